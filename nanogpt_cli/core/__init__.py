@@ -1,0 +1,1 @@
+"""Model, trainer, sampler and inspection. Never prints, exits or knows a terminal."""

@@ -1,0 +1,33 @@
+"""The one exception that is meant for people."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something the user can fix: a bad value, a missing file, a full disk.
+
+    The CLI renders it as one message and one hint on stderr and exits with code 2.
+    Our own invariants use ``assert`` or the built-in exceptions instead.
+
+    Args:
+        message: what is wrong, naming the file, key or position.
+        hint: what to do about it; may be empty.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+def nearest(word: str, known: object) -> str:
+    """The entry of ``known`` (any iterable of str) closest to ``word``, or ``""`` if none is near."""
+    import difflib
+    from collections.abc import Iterable
+
+    assert isinstance(known, Iterable)
+    found = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.6)
+    return found[0] if found else ""

@@ -1,0 +1,169 @@
+"""Writing files so that a crash at any moment leaves either the old state or the new one.
+
+Everything is written beside its target under a temporary name, flushed to the disk and renamed.
+Temporary names begin with ``.tmp-`` so that the next run can recognise and remove leftovers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanogpt_cli.errors import UserError
+
+TEMPORARY_PREFIX = ".tmp-"
+_CHUNK = 1 << 20
+
+
+def fsync_directory(path: Path) -> None:
+    """Make a rename inside ``path`` durable. A no-op where directories cannot be opened."""
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _fsync_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir():
+            fsync_directory(path)
+    fsync_directory(folder)
+
+
+@contextlib.contextmanager
+def readable_os_errors(what: str, path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals (full disk, read-only, no permission) into ``UserError``.
+
+    Args:
+        what: the action in words, e.g. ``"save the checkpoint"``.
+        path: the file or folder concerned.
+    """
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: ("the disk is full", "free some space and run the command again"),
+            errno.EDQUOT: ("the disk quota is used up", "free some space and run it again"),
+            errno.EROFS: ("the disk is read-only", "choose another folder with --out"),
+            errno.EACCES: ("permission denied", "choose another folder with --out"),
+            errno.EPERM: ("permission denied", "choose another folder with --out"),
+        }
+        reason, hint = reasons.get(error.errno or 0, (error.strerror or str(error), ""))
+        raise UserError(f"cannot {what} at {path}: {reason}", hint) from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` with ``data``: temporary file, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        _apply_umask(Path(name))
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``write_bytes`` of UTF-8 text with unchanged newlines."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write strict JSON (no NaN), two spaces of indent, keys in the order given."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _apply_umask(path: Path) -> None:
+    """mkstemp and mkdtemp give 0600/0700; people expect what their umask says."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty temporary folder that becomes ``target`` when the block ends well.
+
+    If the block raises, the temporary folder is removed and ``target`` is untouched.
+
+    Args:
+        target: the folder to make.
+        replace: move an existing ``target`` away first (and remove it afterwards).
+
+    Raises:
+        FileExistsError: ``target`` exists and ``replace`` is false.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
+    try:
+        yield folder
+        _fsync_tree(folder)
+        _apply_umask(folder)
+        _move_into_place(folder, target, replace)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    fsync_directory(target.parent)
+
+
+def _move_into_place(folder: Path, target: Path, replace: bool) -> None:
+    if not target.exists():
+        folder.rename(target)
+        return
+    if not replace:
+        raise FileExistsError(errno.EEXIST, "already exists", str(target))
+    old = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}old-", dir=target.parent))
+    target.rename(old / target.name)
+    try:
+        folder.rename(target)
+    except BaseException:
+        (old / target.name).rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove what killed writers left in ``folder``; returns the paths removed."""
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if p.name.startswith(TEMPORARY_PREFIX)]
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return found
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in chunks of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex sha256 of bytes."""
+    return hashlib.sha256(data).hexdigest()

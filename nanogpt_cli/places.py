@@ -1,0 +1,35 @@
+"""Where things are stored: the cache, prepared data, runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+RUNS = Path("runs")
+DATA = Path("data")
+
+
+def cache_home() -> Path:
+    """The cache folder: ``NANOGPT_HOME`` when set, else the user cache folder of the platform."""
+    home = os.environ.get("NANOGPT_HOME")
+    if home:
+        return Path(home).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("nanogpt-cli", appauthor=False))
+
+
+def assets_folder() -> Path:
+    """Downloaded or rebuilt files, each verified by its sha256."""
+    return cache_home() / "assets"
+
+
+def data_folder(name: str, tokenizer: str) -> Path:
+    """Where the prepared set ``NAME-TOKENIZER`` lies or will lie.
+
+    ``./data/NAME-TOKENIZER`` when that exists, else the same folder name in the cache. A colon in
+    a tokenizer's name (``bpe:4096``) becomes a dash, since not every file system takes it.
+    """
+    folder = f"{name}-{tokenizer}".replace(":", "-").replace("/", "-")
+    local = DATA / folder
+    return local if local.is_dir() else cache_home() / "data" / folder

@@ -1,0 +1,1 @@
+"""From any text to token files. Never imports torch."""

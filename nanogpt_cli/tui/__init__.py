@@ -1,0 +1,1 @@
+"""The dashboard: a reader of run folders."""
