@@ -1,0 +1,334 @@
+"""The run folder: where everything of a run lies, and how its event log is written and followed.
+
+The folder is the only meeting place of trainer, dashboard, sampler and exporter::
+
+    runs/NAME/recipe.toml                 resolved recipe
+              events.jsonl                append-only log, see ``events.py``
+              checkpoints/step-000500/    see ``core/checkpoint.py``
+              incidents/step-000731/      flight recorder
+              control/                    command files for a running trainer
+              samples/  exports/  stdout.log  lock
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from nanogpt_cli import events
+from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.places import RUNS
+
+_SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.toml"
+
+    @property
+    def events(self) -> Path:
+        """The append-only event log."""
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoint folders."""
+        return self.path / "checkpoints"
+
+    @property
+    def incidents(self) -> Path:
+        """What the flight recorder wrote."""
+        return self.path / "incidents"
+
+    @property
+    def control(self) -> Path:
+        """Where command files for a running trainer are dropped."""
+        return self.path / "control"
+
+    @property
+    def samples(self) -> Path:
+        """Texts saved by ``nanogpt sample``."""
+        return self.path / "samples"
+
+    @property
+    def exports(self) -> Path:
+        """Default target of ``nanogpt export``."""
+        return self.path / "exports"
+
+    @property
+    def stdout(self) -> Path:
+        """What a detached trainer printed."""
+        return self.path / "stdout.log"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the trainer while it runs."""
+        return self.path / "lock"
+
+    def is_run(self) -> bool:
+        """Whether this looks like a run: it has a recipe or an event log."""
+        return self.recipe.is_file() or self.events.is_file()
+
+
+def list_runs(root: Path = RUNS) -> list[RunFolder]:
+    """All runs below ``root``, newest activity first."""
+    if not root.is_dir():
+        return []
+    runs = [RunFolder(path) for path in root.iterdir() if path.is_dir()]
+    return sorted((r for r in runs if r.is_run()), key=_last_activity, reverse=True)
+
+
+def _last_activity(run: RunFolder) -> float:
+    for path in (run.events, run.recipe):
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            continue
+    return 0.0
+
+
+def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
+    """The run called ``name`` (a name below ``root`` or a path); the newest one when ``None``.
+
+    Raises:
+        UserError: there is no such run; the message lists those there are.
+    """
+    runs = list_runs(root)
+    if name is None:
+        if not runs:
+            raise UserError(f"there is no run in {root}/", "train one first: nanogpt train small")
+        return runs[0]
+    for path in (Path(name), root / name):
+        if RunFolder(path).is_run():
+            return RunFolder(path)
+    names = [run.name for run in runs]
+    close = nearest(str(name), names)
+    there = f"runs in {root}/: {', '.join(names[:10])}" if names else f"no runs in {root}/"
+    raise UserError(f"no run {str(name)!r}", f"did you mean {close!r}? {there}" if close else there)
+
+
+def fresh_run(name: str, root: Path = RUNS) -> RunFolder:
+    """A folder that does not exist yet: ``NAME``, else ``NAME-2``, ``NAME-3``, …; it is created.
+
+    Raises:
+        UserError: the name cannot be a folder's name.
+    """
+    if not _SAFE_NAME.match(name):
+        raise UserError(
+            f"run name {name!r} is not usable as a folder name",
+            "use letters, digits, dots, dashes and underscores; set it with --set run.name=NAME",
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+            return RunFolder(path)
+        except FileExistsError:
+            number += 1
+
+
+class EventWriter:
+    """Appends events to a log: each line in one ``write``, visible at once to readers.
+
+    A torn last line left by a killed writer is cut off before the first append.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(path)
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def __call__(self, event: events.Event) -> None:
+        """Append one event."""
+        data = (events.encode(event) + "\n").encode("utf-8")
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def sync(self) -> None:
+        """Wait until the log is on the disk."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file; further calls do nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> EventWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Drop what follows the last newline."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        position = end
+        while position > 0:
+            start = max(0, position - 65536)
+            file.seek(start)
+            block = file.read(position - start)
+            found = block.rfind(b"\n")
+            if found >= 0:
+                position = start + found + 1
+                break
+            position = start
+        if position != end:
+            file.truncate(position)
+
+
+@dataclass
+class EventReader:
+    """Follows a growing log without ever re-reading it.
+
+    Reading is bounded per call, a half-written last line waits for its rest, unknown types are
+    skipped and counted, broken lines are counted. When the file shrinks or is replaced, reading
+    starts again from its beginning and ``restarts`` grows: the caller must forget what it had.
+    """
+
+    path: Path
+    offset: int = 0
+    bad_lines: int = 0
+    unknown: int = 0
+    restarts: int = 0
+    missing: bool = False
+    _tail: bytes = b""
+    _identity: tuple[int, int] | None = field(default=None, repr=False)
+
+    def read(self, max_bytes: int = 1 << 20, max_seconds: float = 0.05) -> list[events.Event]:
+        """The next events, at most about ``max_bytes`` of text or ``max_seconds`` of work."""
+        return list(self._read(max_bytes, time.monotonic() + max_seconds))
+
+    def read_all(self) -> list[events.Event]:
+        """Everything there is now."""
+        found: list[events.Event] = []
+        while True:
+            before = self.offset
+            found += self._read(1 << 24, float("inf"))
+            if self.offset == before:
+                return found
+
+    def at_end(self) -> bool:
+        """Whether nothing is left to read for now."""
+        try:
+            return self.path.stat().st_size <= self.offset
+        except OSError:
+            return True
+
+    def _read(self, max_bytes: int, deadline: float) -> Iterator[events.Event]:
+        try:
+            file = self.path.open("rb")
+        except OSError:
+            self.missing = True
+            return
+        self.missing = False
+        with file:
+            self._notice_replacement(os.fstat(file.fileno()))
+            file.seek(self.offset)
+            data = file.read(max_bytes)
+        yield from self._lines(data, deadline)
+
+    def _notice_replacement(self, stat: os.stat_result) -> None:
+        identity = (stat.st_dev, stat.st_ino)
+        replaced = self._identity is not None and identity != self._identity
+        if replaced or stat.st_size < self.offset:
+            self.offset, self._tail = 0, b""
+            self.restarts += 1
+        self._identity = identity
+
+    def _lines(self, data: bytes, deadline: float) -> Iterator[events.Event]:
+        """Decode whole lines; ``offset`` only passes lines that were taken or kept as the tail."""
+        position = 0
+        while (end := data.find(b"\n", position)) >= 0:
+            line = self._tail + data[position:end]
+            self.offset += end + 1 - position
+            self._tail = b""
+            position = end + 1
+            event = self._decode(line)
+            if event is not None:
+                yield event
+            if time.monotonic() > deadline:
+                return
+        self._tail += data[position:]
+        self.offset += len(data) - position
+
+    def _decode(self, line: bytes) -> events.Event | None:
+        if not line.strip():
+            return None
+        try:
+            event = events.decode(line)
+        except (ValueError, RecursionError):
+            self.bad_lines += 1
+            return None
+        if event is None:
+            self.unknown += 1
+        return event
+
+
+COMMANDS = ("pause", "resume", "checkpoint", "eval", "sample", "lr", "stop")
+
+
+def send_command(run: RunFolder, name: str, argument: str = "") -> Path:
+    """Drop a command file for the trainer of ``run``; it is answered by a ``command`` event.
+
+    File names sort by time, so that commands are obeyed in the order they were given.
+    """
+    from nanogpt_cli import files
+
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}", f"one of: {', '.join(COMMANDS)}")
+    path = run.control / f"{time.time_ns():020d}-{uuid.uuid4().hex[:6]}-{name}"
+    files.write_text(path, argument)
+    return path
+
+
+def take_commands(run: RunFolder) -> list[tuple[str, str]]:
+    """The pending ``(name, argument)`` commands, oldest first; their files are removed."""
+    from nanogpt_cli import files
+
+    try:
+        names = sorted(entry.name for entry in os.scandir(run.control))
+    except OSError:
+        return []
+    taken = []
+    for file_name in names:
+        if file_name.startswith(files.TEMPORARY_PREFIX):
+            continue
+        path = run.control / file_name
+        try:
+            argument = path.read_text(encoding="utf-8", errors="replace")
+            path.unlink()
+        except OSError:
+            continue
+        taken.append((file_name.rsplit("-", 1)[-1], argument.strip()))
+    return taken
