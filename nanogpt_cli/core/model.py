@@ -266,8 +266,8 @@ class GPT(nn.Module):
         x: Tensor = self.transformer.wte(idx) + self.transformer.wpe(positions)
         if self.config.multipliers.embedding != 1.0:
             x = x * self.config.multipliers.embedding
-        x = self.transformer.drop(x)
-        return x
+        dropped: Tensor = self.transformer.drop(x)
+        return dropped
 
     def head(self, x: Tensor) -> Tensor:
         """Residual stream (B, T, C) to logits (B, T, V)."""

@@ -1,0 +1,301 @@
+"""Checkpoints: folders that are whole or absent, verified by sha256, without any pickle.
+
+``checkpoints/step-000500/`` holds ``model.safetensors`` (names of ``core/model.py``; a tied head is
+left out), ``optimizer.safetensors`` (state tensors as ``PARAMETER.NAME``), ``tokenizer.json`` and
+``state.json`` (step, model configuration, recipe, random state, versions, sha256 of the others).
+``checkpoints/best.json`` names the step with the lowest validation loss.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nanogpt_cli import files
+from nanogpt_cli.core.model import GPT, GPTConfig
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.runlog import RunFolder
+
+FORMAT = 1
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+TOKENIZER = "tokenizer.json"
+STATE = "state.json"
+BEST = "best.json"
+_STEP = re.compile(r"^step-(\d+)$")
+# Room beside the checkpoint itself for logs and samples.
+_SPARE_BYTES = 16 << 20
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, incomplete or damaged."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model read from a checkpoint.
+
+    Attributes:
+        model: in evaluation mode.
+        state: the content of ``state.json``.
+        folder: where it came from.
+    """
+
+    model: GPT
+    state: dict[str, Any]
+    folder: Path
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps the model has seen."""
+        return int(self.state.get("step", 0))
+
+
+def folder_of(run: RunFolder, step: int) -> Path:
+    """Where the checkpoint of ``step`` lies."""
+    return run.checkpoints / f"step-{step:06d}"
+
+
+def list_steps(run: RunFolder) -> list[int]:
+    """Steps that have a checkpoint folder, ascending."""
+    if not run.checkpoints.is_dir():
+        return []
+    found = (_STEP.match(path.name) for path in run.checkpoints.iterdir() if path.is_dir())
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def model_tensors(model: GPT) -> dict[str, Tensor]:
+    """The tensors of a model by name, a tied head left out."""
+    tensors = dict(model.state_dict())
+    if model.config.tied:
+        tensors.pop("lm_head.weight")
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def save(
+    run: RunFolder,
+    model: GPT,
+    state: Mapping[str, Any],
+    *,
+    tokenizer: Mapping[str, Any],
+    optimizer: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write the checkpoint of ``state["step"]``; returns its folder.
+
+    Args:
+        run: the run it belongs to.
+        model: the raw model (never a compiled wrapper).
+        state: strict JSON values; model configuration and checksums are added.
+        tokenizer: the tokenizer's JSON.
+        optimizer: state tensors by name, for resuming.
+
+    Raises:
+        UserError: the disk is full or read-only; nothing half-written stays.
+    """
+    target = folder_of(run, int(state["step"]))
+    parts = {MODEL: model_tensors(model), OPTIMIZER: dict(optimizer or {})}
+    with files.readable_os_errors("save the checkpoint", target):
+        _check_space(run.path, parts)
+        with files.new_folder(target, replace=True) as folder:
+            for name, tensors in parts.items():
+                if tensors or name == MODEL:
+                    on_cpu = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
+                    save_file(on_cpu, folder / name, metadata={"format": "pt"})
+            files.write_json(folder / TOKENIZER, tokenizer)
+            hashes = {path.name: files.sha256_file(path) for path in sorted(folder.iterdir())}
+            record = {"format": FORMAT, **state, "model": model.config.to_dict(), "sha256": hashes}
+            files.write_json(folder / STATE, record)
+    return target
+
+
+def _check_space(folder: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
+    tensors = [tensor for part in parts.values() for tensor in part.values()]
+    need = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise UserError(
+            f"cannot save the checkpoint in {folder}: it needs {need / 1e6:.0f} MB, "
+            f"{free / 1e6:.0f} MB are free",
+            "free some space; the previous checkpoint is untouched",
+        )
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """``state.json`` of a checkpoint folder.
+
+    Raises:
+        CheckpointError: it is missing or not what this version writes.
+    """
+    path = folder / STATE
+    try:
+        state = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {STATE}") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise CheckpointError(f"{path} has format {found!r}; this version reads {FORMAT}")
+    return state
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Check every file of a checkpoint against its sha256; returns ``state.json``.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or changed; it is named.
+    """
+    state = read_state(folder)
+    hashes = state.get("sha256")
+    if not isinstance(hashes, dict) or MODEL not in hashes:
+        raise CheckpointError(f"{folder / STATE} names no checksums")
+    for name, expected in hashes.items():
+        path = folder / Path(name).name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing")
+        if files.sha256_file(path) != expected:
+            raise CheckpointError(f"{path} is damaged: its sha256 is not the one that was saved")
+    return state
+
+
+def load(folder: Path, *, device: str | torch.device = "cpu", check: bool = True) -> Loaded:
+    """Read the model of a checkpoint folder.
+
+    Args:
+        folder: a checkpoint folder.
+        device: where the weights go; on the CPU they are mapped from the file, not copied.
+        check: verify checksums first (about 2 s per GB).
+
+    Raises:
+        CheckpointError: something is missing, damaged or of the wrong shape.
+    """
+    state = verify(folder) if check else read_state(folder)
+    try:
+        config = GPTConfig.from_dict(state["model"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / STATE}: {error}") from None
+    with torch.device("meta"):
+        model = GPT(config)
+    load_tensors(model, read_tensors(folder / MODEL, device=device), source=str(folder / MODEL))
+    return Loaded(model.eval(), state, folder)
+
+
+def read_tensors(path: Path, *, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """All tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: the file is missing or malformed.
+    """
+    try:
+        return load_file(path, device=str(device))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file, without reading the tensors."""
+    with safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def load_tensors(model: GPT, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Give ``model`` (real or on the meta device) these tensors, names and shapes checked first.
+
+    Raises:
+        CheckpointError: tensors are missing, unknown or of another shape; all are named.
+    """
+    wanted = {name: tensor.shape for name, tensor in model_tensors(model).items()}
+    problems = [f"{name} is missing" for name in wanted if name not in tensors]
+    problems += [f"{name} is unknown" for name in tensors if name not in wanted]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)} instead of {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in tensors and tensors[name].shape != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems[:4])}{more}")
+    model.load_state_dict(dict(tensors), strict=False, assign=True)
+    model.tie()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def mark_best(run: RunFolder, step: int, val_loss: float) -> None:
+    """Remember ``step`` as the best so far."""
+    files.write_json(run.checkpoints / BEST, {"step": step, "val_loss": val_loss})
+
+
+def best_step(run: RunFolder) -> int | None:
+    """The step of the best checkpoint, if one is marked and still there."""
+    try:
+        step = int(json.loads((run.checkpoints / BEST).read_bytes())["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return step if folder_of(run, step).is_dir() else None
+
+
+def find(run: RunFolder, which: str = "last") -> Path:
+    """The checkpoint folder ``which`` of a run: "last", "best" or a step number.
+
+    Raises:
+        CheckpointError: there is none; the message lists those there are.
+    """
+    steps = list_steps(run)
+    if not steps:
+        raise CheckpointError(
+            f"run {run.name} has no checkpoint yet", "wait for its first save, or train longer"
+        )
+    if which == "last":
+        return folder_of(run, steps[-1])
+    if which == "best":
+        best = best_step(run)
+        return folder_of(run, steps[-1] if best is None else best)
+    if which.isdigit() and int(which) in steps:
+        return folder_of(run, int(which))
+    there = ", ".join(str(step) for step in steps)
+    raise CheckpointError(
+        f"run {run.name} has no checkpoint {which!r}", f"there are: best, last, {there}"
+    )
+
+
+def newest_intact(run: RunFolder) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, and what is wrong with the newer ones."""
+    problems: list[str] = []
+    for step in reversed(list_steps(run)):
+        folder = folder_of(run, step)
+        try:
+            verify(folder)
+        except CheckpointError as error:
+            problems.append(error.message)
+        else:
+            return folder, problems
+    return None, problems
+
+
+def prune(run: RunFolder, *, keep: int, keep_every: int = 0) -> list[int]:
+    """Remove old checkpoints; returns the removed steps.
+
+    The newest ``keep``, the best one and each multiple of ``keep_every`` stay.
+    """
+    steps = list_steps(run)
+    best = best_step(run)
+    removed = []
+    for step in steps[: max(0, len(steps) - max(keep, 1))]:
+        if step == best or (keep_every and step % keep_every == 0):
+            continue
+        shutil.rmtree(folder_of(run, step), ignore_errors=True)
+        removed.append(step)
+    return removed
