@@ -1,8 +1,9 @@
-"""The vocabulary of a run: what a trainer yields and ``events.jsonl`` holds, one JSON object a line.
+"""The vocabulary of a run: what a trainer yields and ``events.jsonl`` holds, one object a line.
 
-Every event has ``type`` (the class's key below) and ``time`` (seconds since the epoch, UTC). NaN and
-infinities are written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"`` so that each line
-stays strict JSON, and come back as floats. Readers skip types and fields they do not know.
+Every event has ``type`` (the class's key below) and ``time`` (seconds since the epoch, UTC). NaN
+and infinities are written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"`` so that
+each line stays strict JSON, and come back as floats. Readers skip types and fields they do not
+know.
 """
 
 from __future__ import annotations
@@ -253,16 +254,16 @@ def decode(line: str | bytes) -> Event | None:
     record = json.loads(line)
     if not isinstance(record, dict) or not isinstance(record.get("type"), str):
         raise ValueError("not an event: a JSON object with a type is expected")
-    cls = EVENTS.get(record["type"])
+    cls = EVENTS.get(record.pop("type"))
     if cls is None:
         return None
-    known, numeric = _FIELDS[cls.type], _NUMERIC[cls.type]
-    values = {
-        key: _lively(value) if key in numeric else value
-        for key, value in record.items()
-        if key in known
-    }
+    known = _FIELDS[cls.type]
+    if not record.keys() <= known:
+        record = {key: value for key, value in record.items() if key in known}
+    for key in _NUMERIC[cls.type]:
+        if isinstance(value := record.get(key), (str, dict, list)):
+            record[key] = _lively(value)
     try:
-        return cls(**values)
+        return cls(**record)
     except TypeError as error:
         raise ValueError(f"incomplete {cls.type} event: {error}") from error

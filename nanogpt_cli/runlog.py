@@ -16,13 +16,13 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from nanogpt_cli import events
 from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.follow import EventReader as EventReader
 from nanogpt_cli.places import RUNS
 
 _SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -205,94 +205,6 @@ def _cut_torn_line(path: Path) -> None:
             position = start
         if position != end:
             file.truncate(position)
-
-
-@dataclass
-class EventReader:
-    """Follows a growing log without ever re-reading it.
-
-    Reading is bounded per call, a half-written last line waits for its rest, unknown types are
-    skipped and counted, broken lines are counted. When the file shrinks or is replaced, reading
-    starts again from its beginning and ``restarts`` grows: the caller must forget what it had.
-    """
-
-    path: Path
-    offset: int = 0
-    bad_lines: int = 0
-    unknown: int = 0
-    restarts: int = 0
-    missing: bool = False
-    _tail: bytes = b""
-    _identity: tuple[int, int] | None = field(default=None, repr=False)
-
-    def read(self, max_bytes: int = 1 << 20, max_seconds: float = 0.05) -> list[events.Event]:
-        """The next events, at most about ``max_bytes`` of text or ``max_seconds`` of work."""
-        return list(self._read(max_bytes, time.monotonic() + max_seconds))
-
-    def read_all(self) -> list[events.Event]:
-        """Everything there is now."""
-        found: list[events.Event] = []
-        while True:
-            before = self.offset
-            found += self._read(1 << 24, float("inf"))
-            if self.offset == before:
-                return found
-
-    def at_end(self) -> bool:
-        """Whether nothing is left to read for now."""
-        try:
-            return self.path.stat().st_size <= self.offset
-        except OSError:
-            return True
-
-    def _read(self, max_bytes: int, deadline: float) -> Iterator[events.Event]:
-        try:
-            file = self.path.open("rb")
-        except OSError:
-            self.missing = True
-            return
-        self.missing = False
-        with file:
-            self._notice_replacement(os.fstat(file.fileno()))
-            file.seek(self.offset)
-            data = file.read(max_bytes)
-        yield from self._lines(data, deadline)
-
-    def _notice_replacement(self, stat: os.stat_result) -> None:
-        identity = (stat.st_dev, stat.st_ino)
-        replaced = self._identity is not None and identity != self._identity
-        if replaced or stat.st_size < self.offset:
-            self.offset, self._tail = 0, b""
-            self.restarts += 1
-        self._identity = identity
-
-    def _lines(self, data: bytes, deadline: float) -> Iterator[events.Event]:
-        """Decode whole lines; ``offset`` only passes lines that were taken or kept as the tail."""
-        position = 0
-        while (end := data.find(b"\n", position)) >= 0:
-            line = self._tail + data[position:end]
-            self.offset += end + 1 - position
-            self._tail = b""
-            position = end + 1
-            event = self._decode(line)
-            if event is not None:
-                yield event
-            if time.monotonic() > deadline:
-                return
-        self._tail += data[position:]
-        self.offset += len(data) - position
-
-    def _decode(self, line: bytes) -> events.Event | None:
-        if not line.strip():
-            return None
-        try:
-            event = events.decode(line)
-        except (ValueError, RecursionError):
-            self.bad_lines += 1
-            return None
-        if event is None:
-            self.unknown += 1
-        return event
 
 
 COMMANDS = ("pause", "resume", "checkpoint", "eval", "sample", "lr", "stop")
