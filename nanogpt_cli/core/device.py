@@ -1,0 +1,132 @@
+"""Device, number format and compilation: decided once, with the reasons in words."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+
+from nanogpt_cli import recipe
+from nanogpt_cli.errors import UserError
+
+# Dense bf16 matmul peaks in FLOP/s from the vendors' data sheets, by a part of the device's name.
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "H800": 989e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """How a run computes.
+
+    Attributes:
+        device: where tensors live.
+        precision: "fp32", "tf32", "bf16" or "fp16".
+        compile: whether to wrap the model with ``torch.compile``.
+        name: for people.
+        peak_flops: of the device in this precision, ``None`` where unknown.
+        notes: why it was decided so.
+    """
+
+    device: torch.device
+    precision: str
+    compile: bool
+    name: str
+    peak_flops: float | None
+    notes: tuple[str, ...]
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The context for forward passes."""
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        if dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=dtype)
+
+    @property
+    def muon_dtype(self) -> torch.dtype:
+        """bf16 for Newton-Schulz where the hardware has it, else fp32."""
+        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+    def synchronize(self) -> None:
+        """Wait for queued work, so that a clock tells the truth."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def memory_bytes(self) -> int | None:
+        """Peak memory allocated on an accelerator."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else None
+
+
+def choose(train: recipe.Train) -> Device:
+    """Decide from a recipe and the machine.
+
+    Raises:
+        UserError: the recipe asks for a device or format this machine lacks.
+    """
+    device = _device(train.device)
+    precision = _precision(train.precision, device)
+    if precision == "tf32":
+        torch.set_float32_matmul_precision("high")
+    notes: list[str] = []
+    compiled = _compile(train.compile, device, notes)
+    if train.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=False)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    peak = None
+    if precision in ("bf16", "fp16"):
+        peak = next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+    return Device(device, precision, compiled, name, peak, tuple(notes))
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError:
+        raise UserError(
+            f"train.device = {wanted!r} is not a device", "auto, cpu, cuda, cuda:1 or mps"
+        ) from None
+    missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
+        device.type == "mps" and not torch.backends.mps.is_available()
+    )
+    if missing or (device.index or 0) >= max(1, torch.cuda.device_count()):
+        raise UserError(
+            f"train.device = {wanted!r}, but this machine has no such device",
+            'use train.device = "auto"',
+        )
+    return device
+
+
+def _precision(wanted: str, device: torch.device) -> str:
+    if wanted == "auto":
+        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    if wanted == "fp16" and device.type == "cpu":
+        raise UserError('train.precision = "fp16" needs a GPU', 'use "fp32" or "bf16" on a CPU')
+    return wanted
+
+
+def _compile(wanted: bool | str, device: torch.device, notes: list[str]) -> bool:
+    if wanted == "auto":
+        if device.type != "cuda":
+            notes.append(f"not compiled: auto compiles on CUDA only, this is {device.type}")
+            return False
+        try:
+            torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+        except Exception as error:  # whatever the compiler stack throws, training can go on
+            notes.append(f"not compiled: {str(error).strip().splitlines()[0]}")
+            return False
+        return True
+    return bool(wanted)
