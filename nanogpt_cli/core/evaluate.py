@@ -92,7 +92,7 @@ def evaluate(
         with device.autocast():
             logits, _ = model(x)
         losses = F.cross_entropy(logits.float().flatten(0, 1), y.flatten(), reduction="none")
-        sums[: y.shape[1]] += losses.view(y.shape).double().sum(0).cpu()
+        sums[: y.shape[1]] += losses.view(y.shape).cpu().double().sum(0)
         counts[: y.shape[1]] += y.shape[0]
     model.train(training)
     total = int(counts.sum())

@@ -1,0 +1,237 @@
+"""From statistics to a named layer, a likely cause and an advice. Pure: no clock, no files.
+
+Each rule raises once when its condition has held for a few observations and clears once when it
+has been absent as long (hysteresis), so the log holds changes, not repetitions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from nanogpt_cli.events import Alarm, Eval, Event, Layers, RunStarted, Step
+
+# Observations a condition must hold (or be absent) before its alarm is raised (or cleared).
+_PATIENCE = 3
+_CLIPPED_WINDOW = 200
+
+
+@dataclass
+class _State:
+    held: int = 0
+    absent: int = 0
+    active: bool = False
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """A condition that holds now."""
+
+    kind: str
+    severity: str
+    message: str
+    advice: str
+    layer: int | None = None
+    value: float | None = None
+
+
+@dataclass
+class Alarms:
+    """Feed it every event of a run; it answers with alarms.
+
+    Args:
+        vocab_size: for the loss of a model that knows nothing, ln V.
+    """
+
+    vocab_size: int
+    expected: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    _states: dict[tuple[str, int | None], _State] = field(default_factory=dict)
+    _losses: deque[float] = field(default_factory=lambda: deque(maxlen=200))
+    _clipped: deque[bool] = field(default_factory=lambda: deque(maxlen=_CLIPPED_WINDOW))
+    _speeds: deque[float] = field(default_factory=lambda: deque(maxlen=200))
+    _evals: list[Eval] = field(default_factory=list)
+    _train_at_eval: list[float] = field(default_factory=list)
+
+    def update(self, event: Event) -> list[Alarm]:
+        """The alarms that ``event`` raises or clears."""
+        if isinstance(event, RunStarted):
+            self.expected = event.expected
+        elif isinstance(event, Step):
+            return self._settle(event.step, _STEP_KINDS, list(self._on_step(event)))
+        elif isinstance(event, Layers):
+            return self._settle(event.step, _LAYER_KINDS, list(self._on_layers(event)))
+        elif isinstance(event, Eval):
+            return self._settle(event.step, _EVAL_KINDS, list(self._on_eval(event)), patience=1)
+        return []
+
+    def _settle(
+        self, step: int, kinds: Sequence[str], findings: list[_Finding], patience: int = _PATIENCE
+    ) -> list[Alarm]:
+        """Apply hysteresis to what holds now among ``kinds``."""
+        now = {(f.kind, f.layer): f for f in findings}
+        alarms = []
+        for key in {*now, *(k for k in self._states if k[0] in kinds)}:
+            state = self._states.setdefault(key, _State())
+            found = now.get(key)
+            state.held = state.held + 1 if found else 0
+            state.absent = 0 if found else state.absent + 1
+            at_once = found is not None and found.severity == "error"
+            if found and not state.active and (at_once or state.held >= patience):
+                state.active = True
+                alarms.append(_alarm(step, found))
+            elif not found and state.active and state.absent >= patience:
+                state.active = False
+                alarms.append(
+                    Alarm(
+                        step=step, kind=key[0], layer=key[1], severity="info", active=False,
+                        message=f"{key[0].replace('_', ' ')}: back to normal",
+                    )
+                )  # fmt: skip
+        return sorted(alarms, key=lambda a: (a.kind, -1 if a.layer is None else a.layer))
+
+    def _on_step(self, event: Step) -> Iterator[_Finding]:
+        if not math.isfinite(event.loss) or not math.isfinite(event.grad_norm):
+            what = "loss" if not math.isfinite(event.loss) else "gradient norm"
+            yield _Finding(
+                "non_finite", "error", f"{what} is not finite at step {event.step}",
+                "lower the learning rate or warm up longer; nanogpt replay shows the first "
+                "tensor that broke", value=event.loss,
+            )  # fmt: skip
+            return
+        yield from self._spike(event.loss)
+        self._losses.append(event.loss)
+        self._clipped.append(event.clipped)
+        self._speeds.append(event.tokens_per_s)
+        share = sum(self._clipped) / len(self._clipped)
+        if len(self._clipped) == _CLIPPED_WINDOW and share > 0.9:
+            yield _Finding(
+                "always_clipped", "warning",
+                f"{share:.0%} of the last {_CLIPPED_WINDOW} gradients were clipped",
+                "grad_clip now sets the step size: raise it, or lower the learning rate",
+                value=share,
+            )  # fmt: skip
+        recent = list(self._losses)[-50:]
+        floor = math.log(self.vocab_size)
+        if event.step >= 200 and len(recent) == 50 and min(recent) > floor - 0.1:
+            yield _Finding(
+                "stuck", "warning", f"loss is still {median(recent):.2f}, ln(vocabulary) "
+                f"is {floor:.2f}: nothing has been learned",
+                "check the data and the initialisation (nanogpt init-inspect), raise the "
+                "learning rate", value=median(recent),
+            )  # fmt: skip
+        usual = median(self._speeds)
+        if len(self._speeds) == 200 and median(list(self._speeds)[-10:]) < 0.7 * usual:
+            yield _Finding(
+                "slow", "info", "throughput fell by more than 30 %",
+                "something else uses the machine", value=event.tokens_per_s / max(usual, 1e-9),
+            )  # fmt: skip
+
+    def _spike(self, loss: float) -> Iterator[_Finding]:
+        """A loss far above the recent ones, by the median absolute deviation."""
+        if len(self._losses) < 50:
+            return
+        middle = median(self._losses)
+        spread = 1.4826 * median(abs(x - middle) for x in self._losses)
+        z = (loss - middle) / max(spread, 1e-3)
+        if z > 8 and loss > middle + 0.5:
+            yield _Finding(
+                "loss_spike", "error", f"loss {loss:.3g} is far above the recent {middle:.3g}",
+                "if it does not come back: lower the learning rate, or clip gradients harder",
+                value=z,
+            )  # fmt: skip
+
+    def _on_layers(self, event: Layers) -> Iterator[_Finding]:
+        stats = event.stats
+        for layer, ratio in enumerate(stats.get("update_ratio", ())):
+            # Early steps are large by design: warmup ends and Adam's second moment settles.
+            if event.step >= 100 and not -5.0 <= ratio <= -1.0 and math.isfinite(ratio):
+                fast = ratio > -1.0
+                yield _Finding(
+                    "update_ratio", "warning",
+                    f"layer {layer} changes by 10^{ratio:.1f} of its weights a step",
+                    "lower the learning rate" if fast else "raise the learning rate; the layer "
+                    "hardly learns", layer, ratio,
+                )  # fmt: skip
+        for layer, share in enumerate(stats.get("dead", ())):
+            if share > 0.5:
+                yield _Finding(
+                    "dead_units", "warning", f"{share:.0%} of layer {layer}'s MLP units are silent",
+                    "lower the learning rate or the weight decay; smooth activations recover "
+                    "better", layer, share,
+                )  # fmt: skip
+        for layer, logit in enumerate(stats.get("attn_logit_max", ())):
+            if logit > 50:
+                yield _Finding(
+                    "attention_logits", "warning",
+                    f"layer {layer}'s largest attention logit is {logit:.0f}",
+                    "attention is about to saturate: lower the learning rate", layer, logit,
+                )  # fmt: skip
+        for layer, entropy in enumerate(stats.get("attn_entropy", ())):
+            if entropy < 0.02:
+                yield _Finding(
+                    "entropy_collapse", "warning",
+                    f"layer {layer} attends to single positions (entropy {entropy:.3f} of ln t)",
+                    "often precedes divergence: lower the learning rate", layer, entropy,
+                )  # fmt: skip
+        yield from self._growth(stats.get("resid_rms", ()))
+        yield from self._vanishing(stats.get("grad_norm", ()))
+
+    def _growth(self, rms: Sequence[float]) -> Iterator[_Finding]:
+        """The stream grew far beyond what its initialisation predicts."""
+        expected = self.expected.get("resid_rms", ())
+        if not rms or len(expected) != len(rms):
+            return
+        factor = rms[-1] / max(expected[-1], 1e-12)
+        if factor > 300:
+            yield _Finding(
+                "activation_growth", "warning",
+                f"the residual stream leaves the last layer {factor:.0f} times larger than at "
+                "the start", "raise the weight decay or lower the learning rate",
+                len(rms) - 1, factor,
+            )  # fmt: skip
+
+    def _vanishing(self, grads: Sequence[float]) -> Iterator[_Finding]:
+        finite = [g for g in grads if math.isfinite(g)]
+        if len(finite) < 2 or min(finite) >= 1e-3 * max(finite):
+            return
+        weakest = min(range(len(grads)), key=lambda i: grads[i])
+        yield _Finding(
+            "vanishing_gradient", "warning",
+            f"layer {weakest}'s gradient is {min(finite) / max(max(finite), 1e-30):.0e} of the "
+            "largest", "check the initialisation: nanogpt init-inspect", weakest, grads[weakest],
+        )  # fmt: skip
+
+    def _on_eval(self, event: Eval) -> Iterator[_Finding]:
+        self._evals.append(event)
+        self._train_at_eval.append(median(self._losses) if self._losses else math.nan)
+        if len(self._evals) < 4:
+            return
+        val = [e.val_loss for e in self._evals[-4:]]
+        train = self._train_at_eval[-4:]
+        if val == sorted(val) and val[0] < val[-1] and train == sorted(train, reverse=True):
+            best = min(self._evals, key=lambda e: e.val_loss)
+            yield _Finding(
+                "overfitting", "warning",
+                f"validation loss rose three times in a row while training loss fell; best was "
+                f"{best.val_loss:.3f} at step {best.step}",
+                "stop here (train.patience), use more data, dropout or weight decay",
+                value=event.val_loss,
+            )  # fmt: skip
+
+
+_STEP_KINDS = ("non_finite", "loss_spike", "always_clipped", "stuck", "slow")
+_LAYER_KINDS = (
+    "update_ratio", "dead_units", "attention_logits", "entropy_collapse", "activation_growth",
+    "vanishing_gradient",
+)  # fmt: skip
+_EVAL_KINDS = ("overfitting",)
+
+
+def _alarm(step: int, found: _Finding) -> Alarm:
+    return Alarm(
+        step=step, kind=found.kind, severity=found.severity, message=found.message,
+        advice=found.advice, layer=found.layer, value=found.value,
+    )  # fmt: skip
