@@ -61,8 +61,8 @@ ASSETS: dict[str, Asset] = {
     ),
     "plays": Asset(
         file="plays.txt",
-        sha256="5c888308fbdc65e1fe51f91ffa8951824fe945d7c4d417675e75c27313a0dad8",
-        size=4_672_572,
+        sha256="b8759c2644c98281dac7db1e430f4545fb666073937853a71e061ff0b5015cfc",
+        size=4_673_922,
         wheel=_PLAYS_WHEEL,
         builder="nanogpt_cli.text.shakespeare:plays",
     ),

