@@ -109,7 +109,6 @@ class Train(Section):
     patience: Count = Field(
         0, description="Stop after this many evaluations without a new best; 0: never."
     )
-    ema: Share = Field(0.0, description="Decay of an averaged copy of the weights; 0: none.")
 
 
 class Optim(Section):

@@ -118,7 +118,7 @@ def load(name: str | Path, sets: Sequence[str] = ()) -> Loaded:
 
 def from_values(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """A recipe from plain values, with the same errors as ``load``."""
-    return _validate(_Draft(values={key: value for key, value in values.items()}), source).recipe
+    return _validate(_Draft(values=dict(values)), source).recipe
 
 
 def load_resolved(path: Path) -> Recipe:
@@ -175,7 +175,8 @@ def _parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 def _line_numbers(text: str) -> dict[str, int]:
     """Where each ``section.key`` stands (1-based); good for the plain tables recipes are."""
-    section, found = "", {}
+    section = ""
+    found: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if match := _SECTION_LINE.match(line):
             section = match.group(1)

@@ -211,10 +211,23 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def load_tensors(model: GPT, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Give ``model`` (real or on the meta device) these tensors, names and shapes checked first.
+    """Make these tensors the parameters of ``model``, which may lie on the meta device.
 
     Raises:
-        CheckpointError: tensors are missing, unknown or of another shape; all are named.
+        CheckpointError: see ``check_fit``.
+    """
+    check_fit(model, tensors, source=source)
+    model.load_state_dict(dict(tensors), strict=False, assign=True)
+    model.tie()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+
+
+def check_fit(model: GPT, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Compare names and shapes with those of ``model``.
+
+    Raises:
+        CheckpointError: tensors are missing, unknown or of another shape.
     """
     wanted = {name: tensor.shape for name, tensor in model_tensors(model).items()}
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
@@ -227,10 +240,6 @@ def load_tensors(model: GPT, tensors: Mapping[str, Tensor], *, source: str) -> N
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems[:4])}{more}")
-    model.load_state_dict(dict(tensors), strict=False, assign=True)
-    model.tie()
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
 
 
 def mark_best(run: RunFolder, step: int, val_loss: float) -> None:
