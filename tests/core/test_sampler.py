@@ -1,0 +1,193 @@
+"""The cached path draws the tokens of the naive path, whatever the batch, length or seed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nanogpt_cli.core import sampler
+from nanogpt_cli.core.decode import Decoder, window_start
+from nanogpt_cli.core.model import GPT, GPTConfig, Multipliers
+from nanogpt_cli.core.sampler import Plan, Token, generate, reference_logits
+from nanogpt_cli.sampling import Sampling
+
+V = 61  # rows of the embedding; ids from 57 on are padding in these tests
+GREEDY = Sampling(temperature=0)
+
+
+def make(seed: int = 0, **changes: object) -> GPT:
+    values: dict[str, object] = {
+        "n_layer": 3, "n_head": 4, "n_embd": 32, "block_size": 24, "vocab_size": V,
+        "dropout": 0.0, "bias": True, "activation": "gelu",
+    }  # fmt: skip
+    model = GPT(GPTConfig(**(values | changes)))  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.3 if parameter.dim() == 2 else 0.1
+            noise = torch.randn(parameter.shape, generator=generator) * scale
+            parameter.copy_(noise + (parameter if parameter.dim() == 1 else 0))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    return make()
+
+
+def ids_of(tokens: list[Token]) -> dict[tuple[int, int], list[int]]:
+    found: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for token in tokens:
+        assert token.position == len(found[token.prompt, token.sample])
+        found[token.prompt, token.sample].append(token.id)
+    return dict(found)
+
+
+def run(model: GPT, prompts: list[list[int]], plan: Plan) -> dict[tuple[int, int], list[int]]:
+    return ids_of(list(generate(model, prompts, plan)))
+
+
+SETTINGS = [
+    GREEDY,
+    Sampling(temperature=1.0, top_k=0),
+    Sampling(temperature=0.8, top_k=5),
+    Sampling(temperature=1.3, top_k=0, top_p=0.7),
+    Sampling(temperature=0.9, top_k=40, top_p=0.9, min_p=0.05, repetition_penalty=1.3),
+]
+
+
+@pytest.mark.parametrize("sampling", SETTINGS)
+@pytest.mark.parametrize("context", ["slide", "roll"])
+def test_cached_equals_naive_across_the_context_boundary(
+    model: GPT, sampling: Sampling, context: sampler.Context
+) -> None:
+    prompts = [[1], [5, 6, 7], list(range(20)), list(range(24)), list(range(40))]
+    plan = Plan(30, samples=2, sampling=sampling, vocab_size=57, context=context)
+    assert run(model, prompts, plan) == run(model, prompts, replace(plan, cached=False))
+
+
+def test_cached_equals_naive_on_many_seeds(model: GPT) -> None:
+    for seed in range(40):
+        plan = Plan(12, sampling=Sampling(temperature=1.5, top_k=20), seed=seed)
+        assert run(model, [[seed]], plan) == run(model, [[seed]], replace(plan, cached=False))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bias": False, "activation": "gelu_tanh"},
+        {"activation": "swiglu", "tied": False},
+        {"activation": "relu2", "multipliers": Multipliers(3.0, 0.5, 0.2, 0.25)},
+    ],
+)
+def test_every_architecture_decodes_as_its_module_does(changes: dict[str, object]) -> None:
+    model = make(**changes)
+    ids = torch.randint(0, V, (24,), generator=torch.Generator().manual_seed(1)).tolist()
+    decoder = Decoder(model, 2)
+    logits = [decoder.prefill([0, 1], [ids[:3], ids[:3]])]
+    logits += [decoder.step([0, 1], [ids[n]] * 2, [n] * 2) for n in range(3, 24)]
+    single = Decoder(model, 1)
+    single.prefill([0], [ids[:3]])
+    for n, both in enumerate(logits, start=3):
+        expected = torch.from_numpy(reference_logits(model, ids[:n]))
+        torch.testing.assert_close(both[0], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(both[1], expected, rtol=1e-4, atol=1e-4)
+        if n > 3:
+            one = single.step([0], [ids[n - 1]], [n - 1])[0]
+            torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-4)
+    whole = model(torch.tensor([ids]))[0][0, -1]
+    torch.testing.assert_close(logits[-1][0], whole, rtol=1e-4, atol=1e-4)
+
+
+def test_near_ties_are_decided_on_naive_logits(model: GPT) -> None:
+    """Two tokens with the same embedding row tie exactly; rounding may not choose between them."""
+    tied = make()
+    with torch.no_grad():
+        tied.transformer.wte.weight[31] = tied.transformer.wte.weight[30]
+        tied.transformer.wte.weight[30:32] *= 3
+    plan = Plan(20, samples=6, sampling=Sampling(temperature=1.0, top_k=3))
+    naive = run(tied, [[30]], replace(plan, cached=False))
+    assert run(tied, [[30]], plan) == naive
+    assert any(token in (30, 31) for ids in naive.values() for token in ids)
+    greedy = replace(plan, sampling=GREEDY)
+    assert run(tied, [[30]], greedy) == run(tied, [[30]], replace(greedy, cached=False))
+
+
+def test_sample_three_of_eight_is_sample_three_of_four(model: GPT) -> None:
+    plan = Plan(30, samples=8, sampling=Sampling(temperature=1.0))
+    eight = run(model, [[1, 2]], plan)
+    four = run(model, [[1, 2]], replace(plan, samples=4))
+    alone = run(model, [[1, 2]], replace(plan, samples=1, first_sample=3))
+    assert len({tuple(ids) for ids in eight.values()}) == 8
+    assert all(eight[key] == ids for key, ids in four.items())
+    assert alone[0, 3] == eight[0, 3]
+
+
+def test_seeds_differ_and_repeat(model: GPT) -> None:
+    plan = Plan(20, sampling=Sampling(temperature=1.0))
+    first = run(model, [[1]], plan)
+    assert run(model, [[1]], plan) == first
+    assert run(model, [[1]], replace(plan, seed=1)) != first
+
+
+def test_padding_is_never_drawn() -> None:
+    model = make()
+    with torch.no_grad():
+        model.transformer.wte.weight[57:] *= 20  # padded rows that would win otherwise
+    hot = Plan(50, samples=4, sampling=Sampling(temperature=3.0, top_k=0), vocab_size=57)
+    assert max(max(ids) for ids in run(model, [[1]], hot).values()) < 57
+    unbounded = run(model, [[1]], replace(hot, vocab_size=None))
+    assert max(max(ids) for ids in unbounded.values()) >= 57
+
+
+def test_sequences_end_alone(model: GPT) -> None:
+    """A stop id or the caller ends one sequence; the others go on with the same tokens."""
+    plan = Plan(20, samples=4, sampling=Sampling(temperature=1.0))
+    full = run(model, [[1]], plan)
+    stop = full[0, 2][5]
+    ended = run(model, [[1]], replace(plan, stop_ids=frozenset({stop})))
+    for key, ids in full.items():
+        assert ended[key] == (ids[: ids.index(stop) + 1] if stop in ids else ids)
+    tokens = generate(model, [[1]], plan, done=lambda t: t.sample == 1 and t.position == 3)
+    by_caller = ids_of(list(tokens))
+    assert by_caller == {**full, (0, 1): full[0, 1][:4]}
+
+
+def test_log_probabilities_are_those_of_the_model(model: GPT) -> None:
+    plan = Plan(5, sampling=Sampling(temperature=0.5, top_k=2), logprobs=3, vocab_size=57)
+    ids = [3, 4]
+    for token in generate(model, [[3, 4]], plan):
+        logits = model(torch.tensor([ids]))[0][0, -1, :57]
+        expected = logits.log_softmax(0)
+        assert token.logprob == pytest.approx(float(expected[token.id]), abs=1e-4)
+        top = expected.topk(3)
+        assert [i for i, _ in token.runners_up] == top.indices.tolist()
+        assert [p for _, p in token.runners_up] == pytest.approx(top.values.tolist(), abs=1e-4)
+        ids.append(token.id)
+
+
+@pytest.mark.parametrize("stride", [1, 4, 12])
+def test_windows_end_at_the_last_token_and_fit(stride: int) -> None:
+    previous = 0
+    for length in range(1, 100):
+        start = window_start(length, 24, stride)
+        assert start % stride == 0
+        assert 24 - stride < length - start <= 24 or (start == 0 and length <= 24)
+        assert start in (previous, previous + stride)
+        previous = start
+
+
+def test_bad_prompts_are_refused(model: GPT) -> None:
+    for prompts in ([[]], [[1], []], [[V]], [[-1]]):
+        with pytest.raises(ValueError, match="prompt"):
+            list(generate(model, prompts, Plan(1)))
+
+
+def test_weights_are_shared_not_copied(model: GPT) -> None:
+    decoder = Decoder(model, 1)
+    assert decoder.wte.data_ptr() == model.transformer.wte.weight.data_ptr()
+    attn = model.transformer.h[0].attn.c_attn  # type: ignore[union-attr]
+    assert decoder.layers[0].c_attn[0].data_ptr() == attn.weight.data_ptr()  # type: ignore[union-attr]
