@@ -1,0 +1,163 @@
+"""From points to braille: the pure drawing behind every line chart.
+
+A chart of W x H cells has 2W x 4H dots. All points that fall into one dot column are drawn as the
+span from their smallest to their largest value, so a one-step spike among a million points is
+always there. Work grows with the dots, but for one pass over the visible points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogpt_cli.tui.series import Floats
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+# Bit of each dot of a braille cell, rows from the top (Unicode chapter 21.1).
+_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Maps ``[low, high]`` onto ``[0, 1]``, linearly or by logarithm."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def unit(self, values: Floats) -> Floats:
+        """Where values lie between low (0) and high (1); outside and non-positive logs too."""
+        if not self.log:
+            return (values - self.low) / (self.high - self.low)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log10(np.asarray(values, np.float64))
+        low, high = np.log10(self.low), np.log10(self.high)
+        return (logs - low) / (high - low)
+
+    def edges(self, count: int) -> Floats:
+        """The ``count + 1`` borders of equally wide buckets."""
+        if not self.log:
+            return np.linspace(self.low, self.high, count + 1)
+        return np.logspace(np.log10(self.low), np.log10(self.high), count + 1)
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What each of ``len(low)`` buckets along x holds; NaN in empty ones."""
+
+    low: Floats
+    high: Floats
+    first: Floats
+    last: Floats
+    broken: Bools  # buckets that hold a non-finite value
+
+    @property
+    def filled(self) -> Bools:
+        """Buckets with a finite value."""
+        return ~np.isnan(self.low)
+
+
+def envelope(x: Floats, y: Floats, scale: Scale, buckets: int) -> Envelope:
+    """Smallest, largest, first and last finite ``y`` of each bucket; ``x`` is ascending.
+
+    The last bucket includes its right border, so the newest point is always drawn.
+    """
+    borders = np.searchsorted(x, scale.edges(buckets))
+    borders[-1] = np.searchsorted(x, scale.high, side="right")
+    starts, ends = borders[:-1], borders[1:]
+    has = ends > starts
+    low, high, first, last = (np.full(buckets, np.nan) for _ in range(4))
+    broken = np.zeros(buckets, bool)
+    if not has.any():
+        return Envelope(low, high, first, last, broken)
+    begin, end = int(starts[has][0]), int(ends[has][-1])
+    part = np.asarray(y[begin:end])
+    at = starts[has] - begin
+    if not np.isfinite(part.sum(dtype=np.float64)):
+        bad = ~np.isfinite(part)
+        part = np.where(bad, np.nan, part)
+        broken[has] = np.add.reduceat(bad, at) > 0
+    low[has], high[has] = np.fmin.reduceat(part, at), np.fmax.reduceat(part, at)
+    first[has], last[has] = part[at], part[ends[has] - begin - 1]
+    first = np.where(np.isnan(first), high, first)
+    last = np.where(np.isnan(last), high, last)
+    return Envelope(low, high, first, last, broken)
+
+
+def dots_of(values: Floats, scale: Scale, rows: int) -> Ints:
+    """The dot row (0 at the top) of each value, clamped to the plot; -1 for non-finite ones."""
+    unit = scale.unit(values)
+    # A non-positive value on a logarithmic axis lies at its foot.
+    unit = np.where(np.isneginf(unit) | (np.isnan(unit) & ~np.isnan(values)), 0.0, unit)
+    row = np.rint((1.0 - np.clip(unit, 0.0, 1.0)) * (rows - 1))
+    return np.where(np.isnan(row), -1, row).astype(np.int64)
+
+
+def raster(band: Envelope, scale: Scale, rows: int, *, joined: bool = True) -> Bools:
+    """(rows, buckets) of dots: each bucket's span, joined to the next unless a gap parts them."""
+    top, bottom = dots_of(band.high, scale, rows), dots_of(band.low, scale, rows)
+    filled = band.filled
+    if joined and filled.any():
+        _join(band, scale, rows, top, bottom)
+        filled = top >= 0
+    level = np.arange(rows)[:, None]
+    return (level >= top) & (level <= bottom) & filled
+
+
+def _join(band: Envelope, scale: Scale, rows: int, top: Ints, bottom: Ints) -> None:
+    """Stretch spans so that the line has no holes; interpolate across empty buckets, in place."""
+    at = np.flatnonzero(band.filled)
+    left, right = at[:-1], at[1:]
+    from_row = dots_of(band.last, scale, rows)[left]
+    to_row = dots_of(band.first, scale, rows)[right]
+    breaks = np.cumsum(band.broken & ~band.filled)
+    together = breaks[left] == breaks[right]
+    touching = together & (right == left + 1)
+    middle = (from_row + to_row) // 2
+    for side, rows_there in ((left, from_row), (right, to_row)):
+        s, m, r = side[touching], middle[touching], rows_there[touching]
+        np.minimum.at(top, s, np.minimum(m, r))
+        np.maximum.at(bottom, s, np.maximum(m, r))
+    far = np.flatnonzero(together & (right > left + 1))
+    for index in far.tolist():
+        a, b = left[index], right[index]
+        between = np.arange(a + 1, b)
+        line = from_row[index] + (to_row[index] - from_row[index]) * (between - a) / (b - a)
+        row = np.rint(line).astype(np.int64)
+        slope = abs(int(to_row[index] - from_row[index])) // (2 * (b - a))
+        top[between], bottom[between] = row - slope, row + slope
+
+
+def braille(dots: Bools) -> NDArray[np.uint32]:
+    """(4H, 2W) dots as (H, W) code points, 0 where a cell is empty."""
+    height, width = dots.shape[0] // 4, dots.shape[1] // 2
+    cells = dots.reshape(height, 4, width, 2)
+    codes = np.einsum("hrwc,rc->hw", cells, _BITS, dtype=np.uint32)
+    return np.where(codes > 0, codes + 0x2800, 0).astype(np.uint32)
+
+
+def sparkline(values: Floats, width: int, *, ascii_only: bool = False) -> str:
+    """The last of each of ``width`` equal parts as a bar of 8 heights; ``×`` where not finite."""
+    bars = "_.:-=+*#" if ascii_only else "▁▂▃▄▅▆▇█"
+    if not len(values):
+        return " " * width
+    count = min(width, len(values))
+    ends = np.linspace(0, len(values), count + 1).astype(int)
+    picked = np.asarray(values, np.float64)[ends[1:] - 1]
+    finite = picked[np.isfinite(picked)]
+    if not len(finite):
+        return ("x" if ascii_only else "×") * count + " " * (width - count)
+    low, span = finite.min(), np.ptp(finite)
+    if span <= 1e-9 * max(abs(low), 1e-300):
+        level = np.full(count, 3)
+    else:
+        level = np.clip(np.nan_to_num((picked - low) / span) * 8, 0, 7).astype(int)
+    odd = "x" if ascii_only else "×"
+    text = "".join(
+        bars[k] if ok else odd
+        for k, ok in zip(level.tolist(), np.isfinite(picked).tolist(), strict=True)
+    )
+    return text.rjust(width)

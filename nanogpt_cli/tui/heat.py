@@ -1,0 +1,248 @@
+"""Layers x time as colour: the pure part and the pane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogpt_cli.tui import palette, ticks, units
+from nanogpt_cli.tui.draw import Scale
+from nanogpt_cli.tui.plot import Row, cell_of
+from nanogpt_cli.tui.series import Floats
+
+Grid = NDArray[np.floating]
+RAMP = " .:-=+*#%@"
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """How to speak of and colour one per-layer statistic."""
+
+    name: str
+    label: str
+    log: bool = False
+    colors: str = ""  # a map of its own; empty: the chosen one
+    low: float | None = None  # fixed ends of the colour scale
+    high: float | None = None
+    alarm_above: float | None = None
+    alarm_below: float | None = None
+    about: str = ""
+
+
+STATISTICS = {
+    item.name: item
+    for item in (
+        Statistic("resid_rms", "residual stream RMS", True, about="grows slowly with depth"),
+        Statistic("attn_rms", "attention output RMS", True),
+        Statistic("mlp_rms", "MLP output RMS", True),
+        Statistic("preact_std", "MLP pre-activation std", True),
+        Statistic("grad_norm", "gradient norm", True, about="similar for all layers is healthy"),
+        Statistic("grad_rms", "gradient of the stream RMS", True),
+        Statistic("update_ratio", "log10 update : weight", colors="balance", low=-5, high=-1,
+                  alarm_above=-1.5, alarm_below=-5, about="near -3 is healthy"),
+        Statistic("weight_rms", "weight RMS", True),
+        Statistic("dead", "dead GELU share", low=0, high=1, alarm_above=0.5,
+                  about="units silent for every token"),
+        Statistic("attn_entropy", "attention entropy / ln t", low=0, high=1, alarm_below=0.1,
+                  about="1 looks everywhere, 0 at one token"),
+        Statistic("attn_logit_max", "largest attention logit", True, alarm_above=50,
+                  about="above 50 attention may collapse"),
+        Statistic("attn_score_std", "attention score std", True),
+    )
+}  # fmt: skip
+
+
+def statistic(name: str) -> Statistic:
+    """What is known of a statistic; an unknown one is shown under its own name."""
+    return STATISTICS.get(name) or Statistic(name, name.replace("_", " "))
+
+
+def order(names: Sequence[str]) -> list[str]:
+    """Known statistics in the order of the table above, others after them."""
+    known = [name for name in STATISTICS if name in names]
+    return known + sorted(set(names) - set(known), key=units.natural)
+
+
+def flagged(stat: Statistic, value: float) -> bool:
+    """Whether a value is outside of what is healthy; NaN is not asked here."""
+    above = stat.alarm_above is not None and value > stat.alarm_above
+    return above or (stat.alarm_below is not None and value < stat.alarm_below)
+
+
+def buckets(steps: Floats, values: Grid, x: Scale, columns: int) -> tuple[Grid, NDArray[np.bool_]]:
+    """(layers, columns): the largest value in each column of time, and where one was not finite.
+
+    A column without a sample of its own repeats the one before it, from the first sample on.
+    """
+    borders = np.searchsorted(steps, x.edges(columns))
+    borders[-1] = np.searchsorted(steps, x.high, side="right")
+    starts, ends = borders[:-1], borders[1:]
+    grid = np.full((values.shape[1], columns), np.nan)
+    broken = np.zeros(grid.shape, bool)
+    has = ends > starts
+    if has.any():
+        begin, end = int(starts[has][0]), int(ends[has][-1])
+        part = values[begin:end]
+        grid[:, has] = np.fmax.reduceat(part, starts[has] - begin, axis=0).T
+        broken[:, has] = np.add.reduceat(~np.isfinite(part), starts[has] - begin, axis=0).T > 0
+    source = np.where(has, np.arange(columns), -1)
+    source = np.maximum.accumulate(source)
+    known = source >= 0
+    grid[:, known] = grid[:, source[known]]
+    if not known.all() and starts[~known].max() > 0:  # samples lie left of the window
+        grid[:, ~known] = values[starts[~known] - 1].T
+    return grid, broken
+
+
+def color_range(stat: Statistic, grid: Grid) -> tuple[float, float]:
+    """The values at the two ends of the colours: fixed, or 2-98 % of what is shown."""
+    robust = ticks.nice_robust([grid[grid > 0] if stat.log else grid.reshape(-1)])
+    low, high = robust or (0.0, 1.0)
+    low, high = (
+        stat.low if stat.low is not None else low,
+        (stat.high if stat.high is not None else high),
+    )
+    if high - low < 1e-12 + 1e-6 * abs(low):
+        low, high = (low * 0.9, high * 1.1) if low > 0 else (low - 0.5, high + 0.5)
+    return float(low), float(high)
+
+
+def levels(stat: Statistic, grid: Grid, ends: tuple[float, float], count: int) -> NDArray[np.int64]:
+    """Colour numbers ``0 .. count - 1``; -1 where there is no value."""
+    unit = Scale(*ends, stat.log and ends[0] > 0).unit(grid)
+    unit = np.where(np.isneginf(unit), 0.0, unit)
+    level = np.clip(np.nan_to_num(unit) * count, 0, count - 1).astype(np.int64)
+    return np.where(np.isnan(unit), -1, level)
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Rows of text, the ends of the colour scale, and how many layers share a row."""
+
+    rows: list[Row]
+    ends: tuple[float, float]
+    pooled: int
+
+
+def heat_map(
+    stat: Statistic,
+    steps: Floats,
+    values: Grid,
+    x_range: tuple[float, float],
+    width: int,
+    height: int,
+    *,
+    log_x: bool = False,
+    colors: str = "cividis",
+    ascii_only: bool = False,
+    normalise: bool = False,
+    cursor: float | None = None,
+    selected: int | None = None,
+    names: Sequence[str] | None = None,
+) -> HeatMap:
+    """Draw (samples, layers) ``values``: one row a layer, two when they would not fit."""
+    layers = values.shape[1]
+    names = names or [f"h.{i}" for i in range(layers)]
+    left, right = max(map(len, names), default=0) + 2, 9
+    inner = max(1, width - left - right)
+    x = Scale(max(x_range[0], 1e-3) if log_x else x_range[0], x_range[1], log_x)
+    grid, broken = buckets(steps, values, x, inner)
+    shown = _own_scale(grid) if normalise else grid
+    ends = color_range(stat, shown)
+    names = list(names)
+    last = values[-1].astype(float)
+    half = layers > height and not ascii_only
+    pooled = max(1, -(-layers // (height * (2 if half else 1))))
+    if pooled > 1:
+        grid_rows = [slice(i, i + pooled) for i in range(0, layers, pooled)]
+        shown = np.stack([_most(shown[rows]) for rows in grid_rows])
+        broken = np.stack([broken[rows].any(0) for rows in grid_rows])
+        last = np.array([_most(last[rows, None])[0] for rows in grid_rows])
+        names = [names[rows][0] for rows in grid_rows]
+    column = None if cursor is None else cell_of(cursor, x, inner)
+    count = len(RAMP) if ascii_only else palette.SHADES
+    level = levels(stat, shown, ends, count)
+    scale = palette.shades(stat.colors or colors)
+    step = 2 if half else 1
+    thick = min(3, max(1, height // max(1, len(shown)))) if step == 1 else 1
+    rows: list[Row] = []
+    for index in range(0, len(shown), step):
+        pair = level[index : index + step]
+        bad = broken[index : index + step].any(0)
+        mine = selected is not None and index <= selected // pooled < index + step
+        row: Row = [(names[index].rjust(left - 1) + " ", "key" if mine else "axis")]
+        row += _ramp_row(pair, bad, column) if ascii_only else _row(pair, bad, column, scale)
+        value = float(last[index])
+        mark = "!" if flagged(stat, value) or not np.isfinite(value) else " "
+        row.append((f" {units.number(value):>6}{mark} ", "warning" if mark == "!" else "text"))
+        rows.append(row)
+        blank = [(" " * left, "axis"), *row[1:-1], (" " * right, "axis")]
+        rows += [blank] * (thick - 1)
+    return HeatMap(rows, ends, pooled * step)
+
+
+def _most(rows: Grid) -> Grid:
+    """The largest of pooled layers; NaN only where all are."""
+    return np.asarray(np.fmax.reduce(rows, axis=0))
+
+
+def _own_scale(grid: Grid) -> Grid:
+    """Each layer relative to its own median: what changes, not what is large."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        middle = np.array(
+            [np.median(r[np.isfinite(r)]) if np.isfinite(r).any() else 1 for r in grid]
+        )
+        return grid / np.where(middle == 0, 1, middle)[:, None]
+
+
+def _row(
+    pair: NDArray[np.int64], bad: NDArray[np.bool_], column: int | None, scale: tuple[str, ...]
+) -> Row:
+    """One line: a background colour, or two layers as half blocks."""
+    top = pair[0]
+    low = pair[1] if len(pair) > 1 else None
+    code = top * 100 + (low if low is not None else 0)
+    code = np.where(bad, 10_000, code)
+    if column is not None:
+        code = code.copy()
+        code[column] += 100_000
+    cuts = [0, *(np.flatnonzero(np.diff(code)) + 1).tolist(), len(code)]
+    row: Row = []
+    for a, b in pairwise(cuts):
+        upper = scale[top[a]] if top[a] >= 0 else ""
+        lower = upper if low is None else scale[low[a]] if low[a] >= 0 else ""
+        text, key = _piece(b - a, upper, lower, bool(bad[a]), a == column)
+        row.append((text, key))
+    return row
+
+
+def _piece(size: int, upper: str, lower: str, bad: bool, cursor: bool) -> tuple[str, str]:
+    if bad:
+        return "×" * size, "bold #ffffff on #b00020"
+    if cursor:
+        return "│" * size, f"{palette.ink_on(upper)} on {upper}" if upper else "cursor"
+    if not upper and not lower:
+        return " " * size, "plain"
+    if upper == lower:
+        return " " * size, f"on {upper}"
+    if not lower:
+        return "▀" * size, upper
+    return "▀" * size, f"{upper} on {lower}" if upper else lower
+
+
+def _ramp_row(pair: NDArray[np.int64], bad: NDArray[np.bool_], column: int | None) -> Row:
+    chars = [RAMP[k] if k >= 0 else " " for k in pair[0].tolist()]
+    text = "".join("x" if wrong else char for char, wrong in zip(chars, bad, strict=True))
+    if column is not None:
+        text = text[:column] + "|" + text[column + 1 :]
+    return [(text, "text")]
+
+
+def color_bar(ends: tuple[float, float], ascii_only: bool) -> str:
+    """The scale in words for a border: ends with the ramp between."""
+    ramp = RAMP[1:] if ascii_only else "░▒▓█"
+    return f"{units.number(ends[0], 3)} {ramp} {units.number(ends[1], 3)}"

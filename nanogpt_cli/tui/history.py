@@ -1,0 +1,219 @@
+"""What a dashboard remembers of a run's numbers: steps, evaluations, statistics of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nanogpt_cli.tui.series import Columns, Floats, Smoothed, thin
+
+AXES = ("step", "tokens", "time")
+METRICS = ("loss", "lr", "grad_norm", "tokens_per_s", "step_s")
+SMOOTHING = (0.0, 0.6, 0.9, 0.98, 0.995)
+LONGEST_GAP = 900.0  # seconds between two events that still count as training
+MOST_STEPS = 2_000_000
+MOST_LAYER_ROWS = 20_000
+
+
+class Steps:
+    """Every step so far as columns, about 45 bytes each; beyond ``MOST_STEPS`` thinned.
+
+    ``x`` columns (``step``, ``tokens``, ``time`` in seconds of training) never decrease.
+    """
+
+    def __init__(self, most: int = MOST_STEPS) -> None:
+        self.columns = Columns(
+            step="f8", tokens="f8", time="f8", **dict.fromkeys(METRICS, "f4"), clipped="?"
+        )
+        self.out_of_order = 0
+        self.thinned = False
+        self._most = most
+        self._smooth: dict[tuple[str, float], Smoothed] = {}
+        self._clock: float | None = None
+        self._elapsed = 0.0
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __getitem__(self, name: str) -> Floats:
+        return self.columns[name]
+
+    def extend(self, table: Mapping[str, Floats]) -> None:
+        """Append steps; those that do not advance are counted and left out."""
+        last = self.columns["step"][-1] if len(self) else -1.0
+        table = self._ascending(table, float(last))
+        if not len(table["step"]):
+            return
+        rows = {name: _finite_or_nan(table[name]) for name in METRICS}
+        rows |= {"step": table["step"], "clipped": table["clipped"]}
+        rows["time"] = self._training_time(table["time"], table["step_s"])
+        tokens = np.nan_to_num(table["tokens"])
+        floor = self.columns["tokens"][-1] if len(self) else 0.0
+        rows["tokens"] = np.maximum.accumulate(np.maximum(tokens, floor))
+        self.columns.extend(rows)
+        if len(self) > self._most:
+            self._thin()
+
+    def _ascending(self, table: Mapping[str, Floats], last: float) -> Mapping[str, Floats]:
+        steps = table["step"]
+        if steps[0] > last and (np.diff(steps) > 0).all():
+            return table
+        peak = np.maximum.accumulate(np.concatenate([[last], steps]))[:-1]
+        advances = steps > peak
+        self.out_of_order += int((~advances).sum())
+        return {name: values[advances] for name, values in table.items()}
+
+    def _training_time(self, times: Floats, step_s: Floats) -> Floats:
+        """Seconds of training at each step; jumps of the clock and breaks do not count."""
+        before = times[0] - step_s[0] if self._clock is None else self._clock
+        gaps = np.diff(times, prepend=before)
+        sane = np.isfinite(gaps) & (gaps >= 0) & (gaps <= LONGEST_GAP)
+        gaps = np.where(sane, gaps, np.nan_to_num(np.maximum(step_s, 0.0)))
+        elapsed = self._elapsed + np.cumsum(gaps)
+        self._clock, self._elapsed = float(times[-1]), float(elapsed[-1])
+        return elapsed
+
+    def tick(self, time: float) -> None:
+        """An event that is not a step: the time it took belongs to training all the same."""
+        if self._clock is not None and 0 <= time - self._clock <= LONGEST_GAP:
+            self._elapsed += time - self._clock
+        if time > 0 and self._clock is not None:
+            self._clock = time
+
+    def resume(self, after: float) -> None:
+        """Forget the steps beyond ``after``: they will be repeated."""
+        cut = int(np.searchsorted(self.columns["step"], after, side="right"))
+        if cut < len(self):
+            for smooth in self._smooth.values():
+                smooth.update(self.columns["step"][:0])
+        self.columns.truncate(cut)
+        self._elapsed = float(self.columns["time"][-1]) if len(self) else 0.0
+        self._clock = None
+
+    def smooth(self, metric: str, beta: float) -> Floats:
+        """The debiased moving average of ``metric`` over all its steps."""
+        key = (metric, beta)
+        if key not in self._smooth:
+            self._smooth[key] = Smoothed(beta)
+        return self._smooth[key].update(self.columns[metric])
+
+    def _thin(self) -> None:
+        for (metric, _), smooth in self._smooth.items():
+            smooth.update(self.columns[metric])
+        keep = thin(self.columns, ("loss", "grad_norm", "tokens_per_s"))
+        self.columns.keep(keep)
+        for smooth in self._smooth.values():
+            smooth.keep(keep)
+        self.thinned = True
+
+    def at(self, axis: str, step: float) -> float:
+        """The place of ``step`` on another axis, linear between known steps."""
+        if axis == "step" or not len(self):
+            return step
+        return float(np.interp(step, self.columns["step"], self.columns[axis]))
+
+    def clip_share(self, last: int = 200) -> float:
+        """Share of the latest steps whose gradient was clipped."""
+        return float(self.columns["clipped"][-last:].mean()) if len(self) else 0.0
+
+    def recent(self, metric: str, last: int = 50) -> float:
+        """Median of the latest values, NaN when there are none."""
+        values = self.columns[metric][-last:]
+        values = values[np.isfinite(values)]
+        return float(np.median(values)) if len(values) else float("nan")
+
+
+class LayerHistory:
+    """Statistics of every layer over time: for each name a (samples, layers) array."""
+
+    def __init__(self, most: int = MOST_LAYER_ROWS) -> None:
+        self.steps = Columns(step="f8")
+        self.merged = 1  # samples in one row
+        self.histograms: dict[float, Mapping[str, Any]] = {}
+        self._most = most
+        self._store: dict[str, NDArray[np.float32]] = {}
+        self._layers = 0
+
+    @property
+    def layers(self) -> int:
+        """Number of layers seen."""
+        return self._layers
+
+    def names(self) -> list[str]:
+        """The statistics there are."""
+        return list(self._store)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def values(self, name: str) -> NDArray[np.float32]:
+        """(samples, layers) of one statistic; NaN where it was not sampled."""
+        store = self._store.get(name)
+        return np.empty((0, self._layers), np.float32) if store is None else store[: len(self)]
+
+    def append(self, step: float, stats: Mapping[str, Any], histograms: Mapping[str, Any]) -> None:
+        """Add one sample; what is not a list of numbers is passed over."""
+        if len(self) and step <= self.steps["step"][-1]:
+            return
+        rows = {name: row for name, row in ((n, _row(v)) for n, v in stats.items()) if len(row)}
+        row = len(self)
+        self.steps.extend({"step": np.array([float(step)])})
+        for name, values in rows.items():
+            self._grow(name, row + 1, len(values))[row, : len(values)] = values
+        for name in self._store.keys() - rows.keys():
+            self._grow(name, row + 1, 0)
+        if histograms:
+            self.histograms[float(step)] = histograms
+            if len(self.histograms) > 200:
+                del self.histograms[next(iter(self.histograms))]
+        if len(self) > self._most:
+            self._merge()
+
+    def _grow(self, name: str, rows: int, layers: int) -> NDArray[np.float32]:
+        self._layers = max(self._layers, layers)
+        store = self._store.get(name, np.empty((0, 0), np.float32))
+        if store.shape[0] < rows or store.shape[1] < self._layers:
+            size = (max(rows, 64, store.shape[0] * 3 // 2), self._layers)
+            grown = np.full(size, np.nan, np.float32)
+            grown[: store.shape[0], : store.shape[1]] = store
+            store = self._store[name] = grown
+        return store
+
+    def _merge(self) -> None:
+        """Halve the rows; of two the value farther from the layer's median stays."""
+        half = len(self) // 2
+        for name, store in self._store.items():
+            pairs = store[: 2 * half].reshape(half, 2, -1)
+            middle = np.nan_to_num(np.nanmedian(pairs.reshape(2 * half, -1), axis=0))
+            far = np.abs(pairs[:, 1] - middle) > np.abs(pairs[:, 0] - middle)
+            store[:half] = np.where(far | np.isnan(pairs[:, 0]), pairs[:, 1], pairs[:, 0])
+            store[half:] = np.nan
+            self._store[name] = store
+        self.steps.keep(np.arange(half) * 2 + 1)
+        self.merged *= 2
+
+    def resume(self, after: float) -> None:
+        """Forget the samples beyond ``after``."""
+        cut = int(np.searchsorted(self.steps["step"], after, side="right"))
+        self.steps.truncate(cut)
+        for store in self._store.values():
+            store[cut:] = np.nan
+        self.histograms = {s: h for s, h in self.histograms.items() if s <= after}
+
+
+def _finite_or_nan(values: Floats) -> Floats:
+    return np.where(np.abs(values) < 3e38, values, np.nan)
+
+
+def _row(value: Any) -> Floats:
+    """A list of numbers as they may come from a file; anything else is empty."""
+    if not isinstance(value, (list, tuple)):
+        return np.empty(0)
+    try:
+        row = np.array([np.nan if item is None else item for item in value], np.float64)
+    except (TypeError, ValueError):
+        return np.empty(0)
+    return _finite_or_nan(row) if row.ndim == 1 else np.empty(0)

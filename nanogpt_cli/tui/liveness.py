@@ -1,0 +1,109 @@
+"""Is the run alive? Judged from its log, its process and its lock; never by waiting."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanogpt_cli import events
+from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.tui import units
+from nanogpt_cli.tui.view import RunView
+
+_ENDINGS = {
+    "finished": ("finished", "ok"),
+    "stopped": ("stopped", "ok"),
+    "early_stop": ("stopped early", "ok"),
+    "non_finite": ("stopped: not finite", "error"),
+    "error": ("failed", "error"),
+}
+QUIET = 30.0  # seconds without a line before a run may be called stalled
+
+
+@dataclass(frozen=True)
+class State:
+    """One word for the header, its colour key, and what there is to say about it."""
+
+    word: str
+    key: str
+    detail: str = ""
+    live: bool = False
+
+    @property
+    def symbol(self) -> str:
+        """A sign beside the word: never colour alone."""
+        return {"ok": "●", "warning": "▲", "error": "✖", "dim": "○"}[self.key]
+
+
+def judge(view: RunView, now: float, alive: bool | None, exists: bool = True) -> State:
+    """The state at ``now`` (seconds since the epoch).
+
+    ``alive`` is whether the trainer's process lives; ``None`` when that cannot be known, for
+    instance because it ran on another machine.
+    """
+    if view.ended is not None:
+        word, key = _ENDINGS.get(view.ended.reason, (view.ended.reason, "warning"))
+        return State(word, key, view.ended.message)
+    if not exists:
+        return State("folder gone", "error", "the run folder is not there any more")
+    if alive is False:
+        return State("crashed", "error", "the trainer's process is gone without a last word")
+    if view.started is None and not len(view.steps):
+        return State("waiting", "dim", "no event yet", live=True)
+    quiet = now - view.last_time
+    limit = max(QUIET, 10 * _pace(view))
+    if view.paused:
+        return State("paused", "warning", "training waits; P resumes it", live=True)
+    if quiet > limit:
+        detail = f"nothing written for {units.duration(quiet)}"
+        return State("stalled" if alive else "silent", "warning", detail, live=bool(alive))
+    return State(view.doing or "running", "ok", live=True)
+
+
+def _pace(view: RunView) -> float:
+    pace = view.steps.recent("step_s")
+    return pace if pace == pace else 0.0
+
+
+def process_alive(run: RunFolder, started: events.RunStarted | None) -> bool | None:
+    """Whether the trainer lives; ``None`` when it cannot be known from here."""
+    if started is None or not started.pid or started.host != socket.gethostname():
+        return None
+    if not _pid_alive(started.pid):
+        return False
+    return _locked(run.lock) is not False
+
+
+def _pid_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    try:  # a child nobody has waited for is dead all the same
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[:1] != ["Z"]
+
+
+def _locked(path: Path) -> bool | None:
+    """Whether somebody holds the run's lock: a living process id may belong to someone else."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False

@@ -1,0 +1,83 @@
+"""RowsWidget: shows rows of styled text and repaints only the lines that changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual.geometry import Region
+from textual.strip import Strip
+from textual.widget import Widget
+
+from nanogpt_cli.tui import palette
+from nanogpt_cli.tui.plot import Row
+
+
+class RowsWidget(Widget):
+    """A pane whose content is computed elsewhere, as rows of ``(text, colour key)``.
+
+    Every segment carries a style (Textual's monochrome filter fails on ``None``) and every strip
+    is cut or filled to the pane's width (a wrong one shifts its neighbours).
+    """
+
+    DEFAULT_CSS = "RowsWidget { width: 1fr; height: 1fr; }"
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._rows: list[Row] = []
+        self._strips: dict[int, Strip] = {}
+        self._look: object = None
+
+    @property
+    def dark(self) -> bool:
+        """Whether the theme has a dark ground."""
+        return self.app.current_theme.dark
+
+    def set_rows(self, rows: Sequence[Row]) -> None:
+        """Show ``rows`` from now on."""
+        old, self._rows = self._rows, list(rows)
+        changed = [
+            y
+            for y in range(max(len(old), len(self._rows)))
+            if (old[y] if y < len(old) else None)
+            != (self._rows[y] if y < len(self._rows) else None)
+        ]
+        if not changed:
+            return
+        for y in changed:
+            self._strips.pop(y, None)
+        width = self.size.width
+        if len(changed) > 0.7 * max(1, self.size.height):
+            self.refresh()
+        else:
+            self.refresh(*(Region(0, y, width, 1) for y in changed))
+
+    def set_title(self, title: str, subtitle: str = "") -> None:
+        """Border texts; only a change costs a restyle."""
+        if title != self.border_title:
+            self.border_title = title
+        if subtitle != self.border_subtitle:
+            self.border_subtitle = subtitle
+
+    def text(self) -> str:
+        """What is shown, without colours."""
+        return "\n".join("".join(piece for piece, _ in row) for row in self._rows)
+
+    def render_line(self, y: int) -> Strip:
+        """The strip of one line."""
+        look = (self.size.width, self.rich_style, self.dark)
+        if look != self._look:
+            self._strips.clear()
+            self._look = look
+        strip = self._strips.get(y)
+        if strip is None:
+            row = self._rows[y] if y < len(self._rows) else []
+            strip = self._strips[y] = self._strip(row)
+        return strip
+
+    def _strip(self, row: Row) -> Strip:
+        ground, dark = self.rich_style, self.dark
+        segments = [Segment(text, ground + palette.style(key, dark)) for text, key in row if text]
+        strip = Strip(segments, sum(cell_len(text) for text, _ in row))
+        return strip.adjust_cell_length(self.size.width, ground)

@@ -1,0 +1,121 @@
+"""Columns of numbers that grow at the end, and smoothing that does not depend on the zoom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+
+
+class Columns:
+    """Equally long columns that grow at the end and can be cut; a column is a view, not a copy."""
+
+    def __init__(self, **dtypes: str) -> None:
+        self._store = {name: np.empty(256, dtype) for name, dtype in dtypes.items()}
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, name: str) -> Floats:
+        return self._store[name][: self._length]
+
+    def extend(self, rows: Mapping[str, Floats]) -> None:
+        """Append one value or many to every column."""
+        added = len(next(iter(rows.values())))
+        end = self._length + added
+        for name, store in self._store.items():
+            if end > len(store):
+                grown = np.empty(max(end, len(store) * 3 // 2), store.dtype)
+                grown[: self._length] = store[: self._length]
+                self._store[name] = store = grown
+            store[self._length : end] = rows[name]
+        self._length = end
+
+    def truncate(self, length: int) -> None:
+        """Forget all rows from ``length`` on."""
+        self._length = min(self._length, max(0, length))
+
+    def keep(self, index: NDArray[np.intp]) -> None:
+        """Keep only the rows at ``index`` (ascending)."""
+        for store in self._store.values():
+            store[: len(index)] = store[index]
+        self._length = len(index)
+
+
+class Smoothed:
+    """Debiased exponential moving average of a growing column, O(1) work per new point.
+
+    ``ema_t = n_t / d_t`` with ``n_t = beta n_{t-1} + (1 - beta) x_t`` over the finite ``x`` and
+    ``d_t`` the same recursion over ones, which divides out the start at zero exactly (Adam's bias
+    correction, arXiv 1412.6980, section 3). A non-finite point leaves the average as it was.
+    """
+
+    BLOCK = 64
+
+    def __init__(self, beta: float) -> None:
+        self.beta = beta
+        self.values = Columns(ema="f4")
+        self._carry = (0.0, 0.0)
+        power = np.arange(self.BLOCK)
+        lag = power[:, None] - power[None, :]
+        # Within a block the recursion is one triangular matrix product.
+        self._kernel = np.where(lag >= 0, (1 - beta) * beta ** np.maximum(lag, 0.0), 0.0)
+        self._decay = beta ** (power + 1.0)
+
+    def update(self, column: Floats) -> Floats:
+        """The average of all of ``column``, of which only the new part is worked on."""
+        if len(column) < len(self.values):
+            self.values.truncate(0)
+            self._carry = (0.0, 0.0)
+        new = np.asarray(column[len(self.values) :], np.float64)
+        if len(new):
+            self.values.extend({"ema": self._filter(new)})
+        return self.values["ema"]
+
+    def _filter(self, new: Floats) -> Floats:
+        finite = np.isfinite(new)
+        pair = np.stack([np.where(finite, new, 0.0), finite.astype(np.float64)])
+        blocks = -(-len(new) // self.BLOCK)
+        padded = np.zeros((2, blocks * self.BLOCK))
+        padded[:, : len(new)] = pair
+        inside = padded.reshape(2, blocks, self.BLOCK) @ self._kernel.T
+        numerator, denominator = self._carry
+        carries = np.empty((2, blocks))
+        last = self._decay[-1]
+        for index, (ends_n, ends_d) in enumerate(zip(*inside[:, :, -1].tolist(), strict=True)):
+            carries[:, index] = numerator, denominator
+            numerator = numerator * last + ends_n
+            denominator = denominator * last + ends_d
+        full = (inside + carries[:, :, None] * self._decay).reshape(2, -1)[:, : len(new)]
+        self._carry = (float(full[0, -1]), float(full[1, -1]))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return full[0] / full[1]
+
+    def keep(self, index: NDArray[np.intp]) -> None:
+        """Follow a ``Columns.keep`` of the smoothed column; the average goes on undisturbed."""
+        if len(self.values):
+            self.values.keep(index)
+
+
+def thin(columns: Columns, by: tuple[str, ...], group: int = 16) -> NDArray[np.intp]:
+    """Rows to keep so that about half are gone and every group keeps its extremes.
+
+    Of ``group`` neighbours those with the smallest and largest value of each column of ``by`` stay
+    (real rows, no averages), and non-finite ones always: no spike is lost by growing old.
+    """
+    count = len(columns) // group * group
+    keep = np.zeros(len(columns), bool)
+    keep[count:] = True
+    keep[:1] = True
+    rows = np.arange(count // group) * group
+    for name in by:
+        values = columns[name][:count].reshape(-1, group)
+        finite = np.isfinite(values)
+        keep[rows + np.where(finite, values, np.inf).argmin(1)] = True
+        keep[rows + np.where(finite, values, -np.inf).argmax(1)] = True
+        keep[:count] |= ~finite.reshape(-1)
+    return np.flatnonzero(keep)

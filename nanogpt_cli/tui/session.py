@@ -1,0 +1,97 @@
+"""RunSession: one run folder being followed. Reads, folds, and knows the state of the trainer."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from nanogpt_cli import runlog
+from nanogpt_cli.tui import liveness
+from nanogpt_cli.tui.liveness import State
+from nanogpt_cli.tui.view import RunView
+
+TAIL_BYTES = 64 * 1024
+
+
+class Child(Protocol):
+    """The trainer as a child process (``subprocess.Popen`` is one)."""
+
+    def poll(self) -> int | None:
+        """The exit status, ``None`` while it runs."""
+
+
+class RunSession:
+    """A run folder, its view so far, and how to tell the trainer something."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        child: Child | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.folder = runlog.RunFolder(path)
+        self.clock = clock
+        self.loading = True
+        self.restarts = 0
+        self._child = child
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self.reader = runlog.EventReader(self.folder.events)
+        self.view = RunView(self.folder.name)
+
+    def poll(self, max_bytes: int = 1 << 20, max_seconds: float = 0.1) -> bool:
+        """Read what is new, bounded; whether anything changed."""
+        version, deadline = self.view.version, time.monotonic() + max_seconds
+        while True:
+            batch = self.reader.read_blocks(max_bytes)
+            if self.reader.restarts:
+                self.restarts += 1
+                self._fresh()
+                self.view.version = version + 1
+                continue
+            self.view.fold_many(batch)
+            if self.reader.at_end():
+                self.loading = False
+                break
+            if time.monotonic() > deadline:
+                break
+        return self.view.version != version
+
+    def state(self) -> State:
+        """What the trainer is doing now, as far as can be told."""
+        exists = self.folder.path.is_dir()
+        if self._child is not None:
+            alive: bool | None = self._child.poll() is None
+        else:
+            alive = liveness.process_alive(self.folder, self.view.started)
+        return liveness.judge(self.view, self.clock(), alive, exists)
+
+    def problems(self) -> str:
+        """What was wrong with the log, in words; empty when nothing was."""
+        bad = self.reader.bad_lines + self.view.bad_lines
+        counted = (
+            (self.restarts, "the log was replaced and read again"),
+            (bad, "unreadable lines passed over"),
+            (self.reader.unknown, "events of an unknown kind passed over"),
+            (self.view.steps.out_of_order, "steps out of order passed over"),
+        )
+        return " · ".join(f"{text}: {count}" for count, text in counted if count)
+
+    def output(self) -> str:
+        """The last of what the trainer printed."""
+        try:
+            with self.folder.stdout.open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(0, end - TAIL_BYTES))
+                return file.read().decode("utf-8", "replace")
+        except OSError:
+            return ""
+
+    def send(self, name: str, argument: str = "") -> None:
+        """Ask the trainer for something."""
+        runlog.send_command(self.folder, name, argument)

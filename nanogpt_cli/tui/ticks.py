@@ -1,0 +1,105 @@
+"""Where an axis has its labels: 1-2-5 steps on linear axes, decades on logarithmic ones."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from nanogpt_cli.tui import units
+
+
+def linear(low: float, high: float, most: int) -> list[float]:
+    """At most ``most`` values within ``[low, high]``, 1, 2 or 5 times a power of ten apart."""
+    span = high - low
+    if most < 1 or not math.isfinite(span) or span <= 0:
+        return []
+    exponent = math.floor(math.log10(span / most))
+    for factor in (1, 2, 5, 10, 20, 50, 100):
+        # Integers times or over a power of ten: 0.3, not 0.30000000000000004.
+        step = factor * 10.0**exponent
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first + 1 <= most:
+            scale = 10.0 ** abs(exponent)
+            return [
+                k * factor / scale if exponent < 0 else k * factor * scale
+                for k in range(first, last + 1)
+            ]
+    return []
+
+
+def log10(low: float, high: float, most: int) -> list[float]:
+    """Values for an axis in powers of ten: decades, with 2 and 5 where there is room."""
+    if most < 1 or not 0 < low < high:
+        return []
+    exponents = range(math.floor(math.log10(low) - 1e-9), math.ceil(math.log10(high) + 1e-9) + 1)
+    for factors in ((1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        found = [
+            float(f"{factor}e{e}")
+            for e in exponents
+            for factor in factors
+            if low * (1 - 1e-9) <= float(f"{factor}e{e}") <= high * (1 + 1e-9)
+        ]
+        if len(found) <= most and (len(found) >= 2 or factors == (1,)):
+            return found
+        if len(found) < 2:
+            return linear(low, high, most)
+    decades = [float(f"1e{e}") for e in exponents if low <= float(f"1e{e}") <= high]
+    return decades[:: max(1, -(-len(decades) // most))]
+
+
+def values(low: float, high: float, most: int, log: bool) -> list[float]:
+    """Tick values of a linear or logarithmic axis."""
+    return log10(low, high, most) if log else linear(low, high, most)
+
+
+def labels(at: list[float], axis: str = "") -> list[str]:
+    """Tick labels, equally precise; times as times, counts with SI suffixes."""
+    if axis == "time":
+        return [units.short_time(value) for value in at]
+    for digits in range(2, 8):
+        texts = [_label(value, digits) for value in at]
+        if len(set(texts)) == len(texts):
+            return _even(texts, at)
+    return [_label(value, 8) for value in at]
+
+
+def _label(value: float, digits: int) -> str:
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3:
+        return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace(".0e", "e")
+    return units.si(value, digits)
+
+
+def _even(texts: list[str], at: list[float]) -> list[str]:
+    """The same number of decimals on every plain label: 2.0, 2.5, 3.0."""
+    if any(not text.replace("-", "").replace(".", "").isdigit() for text in texts):
+        return texts
+    decimals = max((len(t.partition(".")[2]) for t in texts), default=0)
+    return [f"{value:.{decimals}f}" for value in at]
+
+
+def padded_bounds(values: list[tuple[float, float]], log: bool) -> tuple[float, float]:
+    """Axis bounds around all ``(low, high)``, with a little air; never empty, never NaN."""
+    finite = [(a, b) for a, b in values if math.isfinite(a) and math.isfinite(b)]
+    if not finite:
+        return (0.1, 1.0) if log else (0.0, 1.0)
+    low, high = min(a for a, _ in finite), max(b for _, b in finite)
+    if log:
+        low, high = math.log10(low), math.log10(high)
+    if high - low < 1e-9 * max(abs(low), abs(high), 1e-300):
+        spread = 0.5 if log else max(abs(low) * 0.05, 1e-6)
+    else:
+        spread = (high - low) * 0.03
+    low, high = low - spread, high + spread
+    return (float(10.0**low), float(10.0**high)) if log else (float(low), float(high))
+
+
+def nice_robust(parts: list[np.ndarray]) -> tuple[float, float] | None:
+    """The 2 to 98 percent range of all finite values, ``None`` when there are none."""
+    values = np.concatenate([p[np.isfinite(p)] for p in parts]) if parts else np.empty(0)
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [0.02, 0.98])
+    return float(low), float(high)

@@ -1,0 +1,93 @@
+"""Numbers as people read them on a narrow screen."""
+
+from __future__ import annotations
+
+import math
+import re
+
+_SI = ("", "k", "M", "G", "T", "P", "E", "Z")
+
+
+def si(value: float, digits: int = 3) -> str:
+    """``1234567`` as ``1.23M``: ``digits`` significant digits and an SI suffix."""
+    if not math.isfinite(value):
+        return number(value)
+    if value == 0:
+        return "0"
+    power = max(0, min(len(_SI) - 1, math.floor(math.log10(abs(value)) / 3 + 1e-12)))
+    scaled = value / 1000**power
+    if power and abs(float(f"{scaled:.{digits}g}")) >= 1000 and power + 1 < len(_SI):
+        power += 1
+        scaled = value / 1000**power
+    text = f"{scaled:.{digits}g}"
+    if "e" in text:
+        text = f"{scaled:.0f}" if abs(scaled) >= 1 else text
+    return text + _SI[power]
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A measured value in at most about 8 characters; NaN and infinities by name."""
+    if value is None:
+        return "–"
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "+inf" if value > 0 else "-inf"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if size >= 10**digits:
+        return si(value)
+    if size < 1e-3:
+        return f"{value:.{digits - 2}e}".replace("e-0", "e-")
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"[: digits + 3]
+
+
+def loss(value: float | None) -> str:
+    """A loss with four decimals."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return f"{value:.4f}"
+
+
+def percent(share: float | None) -> str:
+    """A share between 0 and 1."""
+    if share is None or not math.isfinite(share):
+        return "–"
+    return f"{share * 100:.1f}%" if 0 < abs(share) < 0.0995 else f"{share * 100:.0f}%"
+
+
+def duration(seconds: float | None) -> str:
+    """``12:44``, ``3:07:00``, ``2d 04h``."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return "–"
+    whole = round(seconds)
+    days, rest = divmod(whole, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, second = divmod(rest, 60)
+    if days:
+        return f"{days}d {hours:02d}h"
+    return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
+
+
+def short_time(seconds: float) -> str:
+    """An axis label: ``90s``, ``12m``, ``3h``, ``2d``."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if abs(seconds) >= 2 * size:
+            return f"{seconds / size:.3g}{unit}"
+    return f"{seconds:.3g}s"
+
+
+def size(count: float) -> str:
+    """Bytes, in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Sort key under which ``h.2`` comes before ``h.10``."""
+    parts = re.split(r"(\d+)", text)
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts if p]
