@@ -1,0 +1,186 @@
+"""Byte-pair encodings: tiktoken's by name, Hugging Face files, and training one on own text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer, Tokens
+
+if TYPE_CHECKING:
+    import tiktoken
+    import tokenizers
+
+# Names under which published vocabularies keep their end-of-text token, most specific first.
+_END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
+
+
+class TiktokenTokenizer(Tokenizer):
+    """An encoding of the tiktoken library; ``gpt2`` works without a network once cached."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._encoding = _tiktoken_encoding(kind)
+        self.vocab_size = self._encoding.n_vocab
+        self.eot = self._encoding.eot_token
+
+    def encode_array(self, text: str) -> Tokens:
+        """See ``Tokenizer``. Runs without the interpreter lock, so threads scale."""
+        # With no special token allowed this equals encode_ordinary, without a Python list.
+        return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(self.dtype)
+
+    def encode(self, text: str) -> list[int]:
+        """See ``Tokenizer``."""
+        return self._encoding.encode_ordinary(text)
+
+    def token_bytes(self, id: int) -> bytes:
+        """See ``Tokenizer``."""
+        return self._encoding.decode_single_token_bytes(id)
+
+    def to_json(self) -> dict[str, Any]:
+        """See ``Tokenizer``. The name says all: tiktoken pins the vocabulary's hash."""
+        return self._head()
+
+
+def _tiktoken_encoding(kind: str) -> tiktoken.Encoding:
+    if kind == "gpt2":
+        from nanogpt_cli.text.gpt2_bpe import load_gpt2_encoding
+
+        return load_gpt2_encoding()
+    import tiktoken
+
+    try:
+        return tiktoken.get_encoding(kind)
+    except Exception as error:  # the library raises whatever its HTTP client does
+        raise UserError(
+            f"cannot load the tiktoken encoding {kind!r}: {error}",
+            "tiktoken fetches it once from its server; without a network set TIKTOKEN_CACHE_DIR "
+            "to a cache filled elsewhere, or use --tokenizer gpt2",
+        ) from error
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A tokenizer of the ``tokenizers`` library.
+
+    Args:
+        value: the content of a ``tokenizer.json``.
+        kind: ``hf``, or ``bpe:SIZE`` for one that ``train`` made.
+        eot: id of end of text; by default the id of the first usual name in the vocabulary.
+
+    Raises:
+        UserError: the library refuses ``value``.
+    """
+
+    def __init__(self, value: dict[str, Any], *, kind: str = "hf", eot: int | None = None) -> None:
+        import tokenizers
+
+        self.kind = kind
+        self._value = value
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(value))
+        except Exception as error:  # the library raises plain Exception
+            raise UserError(f"not a Hugging Face tokenizer: {error}") from error
+        # Special tokens spelled out in a document are text, not the end of it.
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
+        self.eot = eot if eot is not None else self._find_eot()
+        self.cut_rule = "words" if _splits_like_gpt2(value) else "checked"
+        self._bytes = None
+        if _is_byte_level(value):
+            from nanogpt_cli.text.gpt2_bpe import byte_characters
+
+            self._bytes = byte_characters()
+
+    def _find_eot(self) -> int | None:
+        ids = (self._tokenizer.token_to_id(name) for name in _END_OF_TEXT_NAMES)
+        return next((i for i in ids if i is not None), None)
+
+    def encode_array(self, text: str) -> Tokens:
+        """See ``Tokenizer``."""
+        # The batch form skips the offsets, which cost twice the time and most of the memory.
+        found = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
+        return np.array(found.ids, dtype=self.dtype)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """See ``Tokenizer``."""
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def token_bytes(self, id: int) -> bytes:
+        """See ``Tokenizer``. Exact for byte-level vocabularies, the decoded text for others."""
+        token = self._tokenizer.id_to_token(id)
+        if token is None:
+            raise KeyError(id)
+        if self._bytes is not None and id != self.eot and all(c in self._bytes for c in token):
+            return bytes(self._bytes[c] for c in token)
+        return self.decode([id]).encode("utf-8", errors="replace")
+
+    def to_json(self) -> dict[str, Any]:
+        """See ``Tokenizer``."""
+        return {**self._head(), "huggingface": self._value}
+
+    @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The library's own object, for export."""
+        return self._tokenizer
+
+
+def read_huggingface(path: Path) -> HuggingFaceTokenizer:
+    """The tokenizer in a ``tokenizer.json`` (or in a folder that holds one)."""
+    from nanogpt_cli.text import tokenizer
+
+    found = tokenizer.load(path / "tokenizer.json" if path.is_dir() else path)
+    if not isinstance(found, HuggingFaceTokenizer):
+        raise UserError(f"{path} holds a {found.kind!r} tokenizer", f"use --tokenizer {found.kind}")
+    return found
+
+
+def _parts(value: dict[str, Any], section: str, children: str) -> Iterator[dict[str, Any]]:
+    part = value.get(section) or {}
+    yield part
+    yield from part.get(children) or ()
+
+
+def _is_byte_level(value: dict[str, Any]) -> bool:
+    return any(p.get("type") == "ByteLevel" for p in _parts(value, "decoder", "decoders"))
+
+
+def _splits_like_gpt2(value: dict[str, Any]) -> bool:
+    """True when the file cuts words by GPT-2's pattern and changes nothing before that."""
+    part = value.get("pre_tokenizer") or {}
+    return (
+        not value.get("normalizer")
+        and part.get("type") == "ByteLevel"
+        and part.get("use_regex", True)
+        and not part.get("add_prefix_space", True)
+    )
+
+
+def train(size: int, texts: Iterable[str]) -> HuggingFaceTokenizer:
+    """Train a byte-level BPE with GPT-2's word pattern; ``<|endoftext|>`` has id 0.
+
+    Args:
+        size: vocabulary size including the 256 bytes and the end-of-text token. A short text may
+            not hold enough repeated pairs; the vocabulary is then smaller.
+        texts: pieces of text, cut where words end.
+    """
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    library = tokenizers.Tokenizer(models.BPE())
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    library.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        show_progress=False,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
+    library.train_from_iterator(texts, trainer)
+    return HuggingFaceTokenizer(json.loads(library.to_str()), kind=f"bpe:{size}", eot=0)

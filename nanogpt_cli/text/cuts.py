@@ -1,0 +1,91 @@
+"""Where a long text may be cut so that its pieces, tokenized alone, give the tokens of the whole.
+
+A byte-pair encoding first cuts text into words by a pattern and never merges across words. All of
+GPT-2's, cl100k's and o200k's patterns end a word where a letter or digit is followed by white space
+or by one of the punctuation marks below, whatever stands before and after; an apostrophe and
+combining marks are not among them. Cutting only there is exact. The tests compare cut and whole
+encodings for each of these patterns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from nanogpt_cli.text.tokenizer import Tokenizer
+
+BLOCK: Final = 1 << 19  # bytes of text in a piece, about
+HEAD: Final = 1 << 16  # no piece but a document's last is shorter
+LIMIT: Final = 1 << 22  # a text without a place to cut is cut by force after this many bytes
+
+_ASCII = re.compile(rb"[A-Za-z0-9](?=[ \n\t\r.,;:!?])")
+_UNICODE = re.compile(
+    r"[^\W_](?=[ \n\t\r.,;:!?\u2026\u3000-\u3003\u3008-\u3011\uff01\uff0c\uff1a-\uff1f])"
+)
+_DIGIT = re.compile(rb"[a-z](?=[0-9])")
+_CHECKED_CONTEXT: Final = 256  # bytes either side of a cut that is checked by encoding
+_CHECKED_TRIES: Final = 16
+
+Cutter = Callable[[bytearray], int]
+
+
+def cutter(tokenizer: Tokenizer | None) -> Cutter:
+    """The function that finds the last safe cut in a buffer: a byte offset, 0 where there is none.
+
+    Args:
+        tokenizer: None stands for a character vocabulary still being collected.
+    """
+    if tokenizer is None or tokenizer.cut_rule == "characters":
+        return character_cut
+    if tokenizer.cut_rule == "words":
+        return word_cut
+    return lambda buffer: _checked_cut(buffer, tokenizer)
+
+
+def character_cut(buffer: bytearray) -> int:
+    """The last offset that does not split a UTF-8 sequence."""
+    end = len(buffer)
+    for back in range(1, min(4, end) + 1):
+        byte = buffer[end - back]
+        if byte < 0x80:
+            return end
+        if byte >= 0xC0:
+            return end - back
+    return end
+
+
+def word_cut(buffer: bytearray) -> int:
+    """The last offset in the buffer where every supported word pattern ends a word."""
+    for size in (1 << 10, 1 << 15):
+        start = max(HEAD, len(buffer) - size)
+        if cut := _last(_ASCII, buffer, start):
+            return cut
+    return _last(_ASCII, buffer, HEAD) or _last_unicode(buffer, HEAD) or _last(_DIGIT, buffer, HEAD)
+
+
+def _last(pattern: re.Pattern[bytes], buffer: bytearray, start: int) -> int:
+    cut = 0
+    for match in pattern.finditer(buffer, start):
+        cut = match.end()
+    return cut
+
+
+def _last_unicode(buffer: bytearray, start: int) -> int:
+    text = buffer[start:].decode("utf-8", "surrogateescape")
+    cut = 0
+    for match in _UNICODE.finditer(text):
+        cut = match.end()
+    return start + len(text[:cut].encode("utf-8", "surrogateescape")) if cut else 0
+
+
+def _checked_cut(buffer: bytearray, tokenizer: Tokenizer) -> int:
+    """A cut that encoding its surroundings allows, for vocabularies with an unknown pattern."""
+    tail = max(HEAD, len(buffer) - (1 << 15))
+    cuts = [match.end() for match in _ASCII.finditer(buffer, tail)]
+    for cut in reversed(cuts[-_CHECKED_TRIES:]):
+        left = buffer[max(0, cut - _CHECKED_CONTEXT) : cut].decode("utf-8", "ignore")
+        right = buffer[cut : cut + _CHECKED_CONTEXT].decode("utf-8", "ignore")
+        if tokenizer.encode(left + right) == tokenizer.encode(left) + tokenizer.encode(right):
+            return cut
+    return 0

@@ -1,0 +1,148 @@
+"""From pieces of documents to tokens: grouped into tasks, encoded on all cores, in order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import cuts
+from nanogpt_cli.text.parallel import ordered_map
+from nanogpt_cli.text.sources import Piece
+from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
+
+TRAIN: Final = 0
+VAL: Final = 1
+_DIGEST = 8  # bytes: among a billion documents two unequal ones meet with probability 0.03
+_DECODING = {"strict": "strict", "replace": "replace", "skip": "ignore"}
+
+
+@dataclass
+class Task:
+    """Pieces that are encoded together, and what is known of the documents they end.
+
+    Attributes:
+        pieces: in order.
+        sides: for each piece the split it goes to.
+        digests: for each piece the 64-bit hash of the document it ends, else None.
+    """
+
+    pieces: list[Piece] = field(default_factory=list)
+    sides: list[int] = field(default_factory=list)
+    digests: list[int | None] = field(default_factory=list)
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A task's tokens.
+
+    Attributes:
+        tokens: of the train and the val side, in order.
+        counts: how often each id stands in both, shape (highest id + 1,).
+        lengths: tokens of each piece, with end-of-text tokens.
+        characters: Unicode characters of each piece.
+        bytes: UTF-8 bytes of each piece's text, after repair.
+    """
+
+    task: Task
+    tokens: tuple[Tokens, Tokens]
+    counts: Tokens
+    lengths: list[int]
+    characters: list[int]
+    bytes: list[int]
+
+
+def digest(data: bytes) -> int:
+    """64-bit blake2b of ``data``: the same in every run, on every machine."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=_DIGEST).digest(), "little")
+
+
+def goes_to_val(head: bytes, val_fraction: float) -> bool:
+    """The side a document takes by the hash of its first 64 KiB.
+
+    It depends on nothing else, so adding documents moves none, and equal documents stay together.
+    """
+    return digest(head[: cuts.HEAD]) < val_fraction * 2.0 ** (8 * _DIGEST)
+
+
+def group(pieces: Iterable[Piece], *, val_fraction: float | None) -> Iterator[Task]:
+    """Collect pieces into tasks of about half a megabyte and hash the documents on the way.
+
+    Args:
+        pieces: of documents, in order. Documents without any byte are dropped.
+        val_fraction: split by the documents' hashes; None leaves everything on the train side.
+    """
+    task, side, hasher = Task(), TRAIN, None
+    for piece in pieces:
+        if hasher is None:
+            if piece.last and not piece.data:
+                continue
+            hasher = hashlib.blake2b(digest_size=_DIGEST)
+            val = val_fraction is not None and goes_to_val(piece.data, val_fraction)
+            side = VAL if val else TRAIN
+        hasher.update(piece.data)
+        ended = int.from_bytes(hasher.digest(), "little") if piece.last else None
+        if piece.last:
+            hasher = None
+        task.pieces.append(piece)
+        task.sides.append(side)
+        task.digests.append(ended)
+        task.size += len(piece.data)
+        if task.size >= cuts.BLOCK // 2 or len(task.pieces) >= 4096:
+            yield task
+            task = Task()
+    if task.pieces:
+        yield task
+
+
+def piece_text(piece: Piece, errors: str) -> str:
+    """The text of a piece. Raises ``UserError`` naming file and byte under ``strict``."""
+    try:
+        return piece.data.decode("utf-8", _DECODING[errors])
+    except UnicodeDecodeError as error:
+        wrong = piece.data[error.start]
+        hint = "use --errors replace or skip, or name the file's --encoding (e.g. latin-1)"
+        if piece.data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            hint = "this looks like UTF-16: use --encoding utf-16"
+        raise UserError(
+            f"{piece.name}: invalid UTF-8 at byte {piece.place + error.start:,} "
+            f"(0x{wrong:02x}: {error.reason})",
+            hint,
+        ) from error
+
+
+def encode_task(task: Task, tokenizer: Tokenizer, errors: str) -> Encoded:
+    """Encode a task's pieces; an end-of-text token follows each document where there is one."""
+    sides: tuple[list[Tokens], list[Tokens]] = ([], [])
+    lengths, characters, sizes = [], [], []
+    end = None if tokenizer.eot is None else np.array([tokenizer.eot], dtype=tokenizer.dtype)
+    for piece, side in zip(task.pieces, task.sides, strict=True):
+        text = piece_text(piece, errors)
+        ids = tokenizer.encode_array(text)
+        sides[side].append(ids)
+        if piece.last and end is not None:
+            sides[side].append(end)
+        lengths.append(len(ids) + (piece.last and end is not None))
+        characters.append(len(text))
+        sizes.append(len(piece.data) if errors == "strict" else len(text.encode("utf-8")))
+    tokens = (_joined(sides[TRAIN], tokenizer), _joined(sides[VAL], tokenizer))
+    counts = np.bincount(tokens[TRAIN] if not len(tokens[VAL]) else np.concatenate(tokens))
+    return Encoded(task, tokens, counts, lengths, characters, sizes)
+
+
+def _joined(arrays: list[Tokens], tokenizer: Tokenizer) -> Tokens:
+    if len(arrays) == 1:
+        return arrays[0]
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype=tokenizer.dtype)
+
+
+def encode_all(
+    tasks: Iterable[Task], tokenizer: Tokenizer, *, errors: str, workers: int
+) -> Iterator[Encoded]:
+    """Encode tasks on ``workers`` threads, in order; memory is bounded by what is in flight."""
+    return ordered_map(lambda task: encode_task(task, tokenizer, errors), tasks, workers)

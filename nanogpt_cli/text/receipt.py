@@ -1,0 +1,149 @@
+"""The data receipt: what a person should know of a data set before training on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from nanogpt_cli.text.pipeline import Encoded
+from nanogpt_cli.text.sources import Tally
+from nanogpt_cli.text.splits import DOCUMENT, SplitWriter
+from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
+
+_SAMPLE_CHARACTERS: Final = 2048
+_SAMPLES: Final = 64
+_BUCKET_DOCUMENTS: Final = 1 << 21
+_MOST_FREQUENT: Final = 10
+
+
+@dataclass
+class Facts:
+    """Counters kept while tokens are written.
+
+    Attributes:
+        longest: tokens, file and place of the longest document.
+        samples: texts on which decode(encode(text)) == text is checked.
+    """
+
+    tokens: int = 0
+    documents: int = 0
+    longest: tuple[int, str, int] = (0, "", 0)
+    samples: list[str] = field(default_factory=list)
+    exact_samples: int = 0
+    _tasks: int = 0
+    _open_tokens: int = 0
+    _open_place: int | None = None
+
+    def add(self, encoded: Encoded) -> None:
+        """Count one task."""
+        for piece, length in zip(encoded.task.pieces, encoded.lengths, strict=True):
+            if self._open_place is None:
+                self._open_place = piece.place
+            self._open_tokens += length
+            if piece.last:
+                self.longest = max(self.longest, (self._open_tokens, piece.name, self._open_place))
+                self.documents += 1
+                self._open_tokens, self._open_place = 0, None
+            self.tokens += length
+        self._sample(encoded)
+
+    def _sample(self, encoded: Encoded) -> None:
+        # Tasks 0 to 32, then 34, 36, ... 64, 68, ...: dense at first, and spread over all input.
+        step = max(1, 1 << max(0, self._tasks.bit_length() - 5))
+        if self._tasks % step == 0 and len(self.samples) < _SAMPLES:
+            data = encoded.task.pieces[-1].data[: 4 * _SAMPLE_CHARACTERS]
+            self.samples.append(data.decode("utf-8", "ignore")[:_SAMPLE_CHARACTERS])
+        self._tasks += 1
+
+    def round_trip(self, tokenizer: Tokenizer) -> None:
+        """Check decode(encode(text)) == text on the samples."""
+        self.exact_samples = sum(tokenizer.decode(tokenizer.encode(s)) == s for s in self.samples)
+
+    def finished(self, writer: SplitWriter, tokenizer: Tokenizer, tally: Tally) -> dict[str, Any]:
+        """The receipt as JSON. ``writer`` is closed, its documents' spool still there."""
+        train, val = writer.sides
+        size = train.bytes + val.bytes
+        return {
+            "documents": self.documents,
+            "bytes": size,
+            "characters": train.characters + val.characters,
+            "tokens": train.tokens + val.tokens,
+            "bytes_per_token": round(size / max(1, train.tokens + val.tokens), 4),
+            "unique_tokens": int(np.count_nonzero(writer.counts)),
+            "vocab_size": tokenizer.vocab_size,
+            "longest_document": _longest(self.longest),
+            "most_frequent": most_frequent(writer.counts, tokenizer),
+            **compare_documents(_spool(writer), self.documents),
+            "round_trip": {"samples": len(self.samples), "exact": self.exact_samples},
+            "forced_cuts": tally.forced_cuts,
+            "skipped_records": tally.skipped_records,
+            "skipped_files": tally.skipped_files,
+        }
+
+
+def _longest(longest: tuple[int, str, int]) -> dict[str, Any]:
+    return {"tokens": longest[0], "source": longest[1], "place": longest[2]}
+
+
+def _spool(writer: SplitWriter) -> Tokens:
+    path = writer.folder / "documents.tmp"
+    if path.stat().st_size == 0:
+        return np.empty(0, dtype=DOCUMENT)
+    return np.memmap(path, dtype=DOCUMENT, mode="r")
+
+
+def most_frequent(counts: Tokens, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """The ten most frequent tokens: id, text, share of all tokens."""
+    total = max(1, int(counts.sum()))
+    order = np.argsort(-counts, kind="stable")[:_MOST_FREQUENT]
+    return [
+        {
+            "id": int(i),
+            "text": tokenizer.token_bytes(int(i)).decode("utf-8", "replace"),
+            "share": round(int(counts[i]) / total, 5),
+        }
+        for i in order
+        if counts[i]
+    ]
+
+
+def compare_documents(spool: Tokens, documents: int) -> dict[str, Any]:
+    """Duplicates and leakage among whole documents, by their 64-bit hashes.
+
+    The hashes are compared in as many passes as keep a pass at about two million documents, so that
+    memory does not grow with the data. Leakage is the share of validation documents that stand
+    verbatim in train; None when there is no validation document to compare.
+
+    Args:
+        spool: shape (documents,), fields ``digest`` and ``place`` (0 train, 1 validation).
+        documents: how many there are.
+    """
+    buckets = -(-max(1, documents) // _BUCKET_DOCUMENTS)
+    unique = leaked = held = 0
+    for bucket in range(buckets):
+        part = _bucket(spool, bucket, buckets)
+        train = np.unique(part["digest"][part["place"] == 0])
+        val = part["digest"][part["place"] == 1]
+        held += len(val)
+        leaked += int(np.isin(val, train).sum())
+        unique += len(np.unique(part["digest"]))
+    return {
+        "duplicates": documents - unique,
+        "leakage": {
+            "val_documents": held,
+            "in_train": leaked,
+            "share": round(leaked / held, 5) if held else None,
+        },
+    }
+
+
+def _bucket(spool: Tokens, bucket: int, buckets: int) -> Tokens:
+    if buckets == 1:
+        return spool
+    chunks = []
+    for start in range(0, len(spool), _BUCKET_DOCUMENTS):
+        rows = spool[start : start + _BUCKET_DOCUMENTS]
+        chunks.append(rows[rows["digest"] % np.uint64(buckets) == bucket])
+    return np.concatenate(chunks)

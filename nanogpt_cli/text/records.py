@@ -1,0 +1,174 @@
+"""Files of records, one document each: JSON lines, CSV, Parquet."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.text.sources import Piece, Reader, Tally, document
+from nanogpt_cli.text.streams import Readable
+
+_PARQUET_ROWS = 256  # at a time: long documents make even this some hundred kilobytes
+
+
+def jsonl(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator[Piece]:
+    """One JSON object a line; blank lines are passed over.
+
+    Raises:
+        UserError: a line is no JSON object or lacks the field; the message has file and line.
+    """
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        try:
+            text = _field(_parsed(line, name, number, reader), name, number, reader)
+        except UserError:
+            if reader.errors != "skip":
+                raise
+            tally.skipped_records += 1
+            continue
+        yield from document(text, name, number, reader, tally)
+
+
+def _parsed(line: bytes, name: str, number: int, reader: Reader) -> dict[str, Any]:
+    hint = "mend the line, or leave such lines out with --errors skip"
+    try:
+        value = json.loads(
+            line.decode("utf-8", "replace" if reader.errors == "replace" else "strict")
+        )
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name}, line {number:,}: invalid UTF-8 at byte {error.start + 1:,} of the line "
+            f"(0x{line[error.start]:02x})",
+            "use --errors replace or skip, or name the file's --encoding",
+        ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{name}, line {number:,}, column {error.colno:,}: not JSON: {error.msg}", hint
+        ) from error
+    except RecursionError as error:
+        raise UserError(f"{name}, line {number:,}: nested too deeply", hint) from error
+    if not isinstance(value, dict):
+        raise UserError(
+            f"{name}, line {number:,}: a {type(value).__name__} where an object is needed",
+            f'each line must look like {{"{reader.text_field}": "..."}}',
+        )
+    return value
+
+
+def _field(record: dict[str, Any], name: str, number: int, reader: Reader) -> bytes:
+    field = reader.text_field
+    if field not in record:
+        raise UserError(f"{name}, line {number:,}: no field {field!r}", _field_hint(field, record))
+    text = record[field]
+    if not isinstance(text, str):
+        raise UserError(
+            f"{name}, line {number:,}: field {field!r} is {type(text).__name__}, not text",
+            "leave such records out with --errors skip",
+        )
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:  # "\ud800" is JSON, but no character
+        if reader.errors == "strict":
+            raise UserError(
+                f"{name}, line {number:,}: field {field!r} holds half a surrogate pair "
+                f"(\\u{ord(text[error.start]):04x}) at character {error.start + 1:,}",
+                "use --errors replace or skip",
+            ) from error
+        return text.encode("utf-8", "replace" if reader.errors == "replace" else "ignore")
+
+
+def _field_hint(field: str, known: Any) -> str:
+    near = nearest(field, known)
+    there = ", ".join(map(repr, list(known)[:8])) or "none"
+    return f"fields here: {there}; choose one with --text-field" + (f" {near}" if near else "")
+
+
+def csv(stream: Readable, name: str, tabs: bool, reader: Reader, tally: Tally) -> Iterator[Piece]:
+    """Records of a CSV (or tab-separated) file whose first line names the columns.
+
+    Raises:
+        UserError: the column is missing, a quote is not closed, or the text is not UTF-8.
+    """
+    csv_module.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    policy = {"strict": "surrogateescape", "replace": "replace", "skip": "ignore"}[reader.errors]
+    lines = (line.decode("utf-8", policy) for line in stream)
+    rows = csv_module.reader(lines, delimiter="\t" if tabs else ",", strict=True)
+    try:
+        header = next(rows, [])
+        header = [column.removeprefix("\ufeff") for column in header]
+        if reader.text_field not in header:
+            raise UserError(
+                f"{name}: no column {reader.text_field!r}", _field_hint(reader.text_field, header)
+            )
+        column = header.index(reader.text_field)
+        for row in rows:
+            if not row:
+                continue
+            text = _cell(row, column, len(header), name, rows.line_num, reader, tally)
+            if text is not None:
+                yield from document(text, name, rows.line_num, reader, tally)
+    except csv_module.Error as error:
+        raise UserError(f"{name}, line {rows.line_num:,}: not CSV: {error}") from error
+
+
+def _cell(
+    row: list[str], column: int, width: int, name: str, line: int, reader: Reader, tally: Tally
+) -> bytes | None:
+    if len(row) != width:
+        if reader.errors == "skip":
+            tally.skipped_records += 1
+            return None
+        raise UserError(
+            f"{name}, line {line:,}: {len(row)} columns where the first line names {width}",
+            "mend the line, or leave such records out with --errors skip",
+        )
+    try:
+        return row[column].encode("utf-8")
+    except UnicodeEncodeError as error:
+        byte = ord(row[column][error.start]) - 0xDC00  # what surrogateescape made of it
+        raise UserError(
+            f"{name}, line {line:,}: invalid UTF-8 (0x{byte:02x})",
+            "use --errors replace or skip, or name the file's --encoding",
+        ) from error
+
+
+def parquet(path: Path, name: str, reader: Reader, tally: Tally) -> Iterator[Piece]:
+    """Rows of a Parquet file; needs pyarrow (the extra ``formats``).
+
+    Raises:
+        UserError: pyarrow is missing, the file is damaged, or lacks the column.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(
+            f"{name}: reading .parquet needs the package pyarrow",
+            "pip install 'nanogpt-cli[formats]'",
+        ) from error
+    field = reader.text_field
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if field not in names:
+                raise UserError(f"{name}: no column {field!r}", _field_hint(field, names))
+            number = 0
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=[field], use_threads=False):
+                for text in batch.column(0).to_pylist():
+                    number += 1
+                    try:
+                        data = _field({field: text}, name, number, reader)
+                    except UserError:
+                        if reader.errors != "skip":
+                            raise
+                        tally.skipped_records += 1
+                        continue
+                    yield from document(data, name, number, reader, tally)
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{name} is a damaged Parquet file: {error}", "fetch it again") from error

@@ -1,0 +1,158 @@
+"""What ``prepare`` was asked for, as a value that the manifest keeps and a later run compares."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import catalogue, nanogpt_data, tokenizer
+from nanogpt_cli.text.sources import FileSource, Source, StandardInput, Tally, expand
+
+SPLIT_RULES: Final = ("auto", "tail", "hash")
+ERROR_POLICIES: Final = ("strict", "replace", "skip")
+VAL_FRACTION: Final = 0.1
+# From this many files on, splitting by whole files gives a validation share near the one asked for.
+_MANY_FILES: Final = 100
+_STDIN: Final = "-"
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options that decide the bytes of a prepared set.
+
+    Attributes:
+        inputs: names of sets, paths of files and folders, ``-`` for standard input.
+        tokenizer: a kind as in ``text.tokenizer``; empty: the named set's own, else ``gpt2``.
+        split: ``tail`` (the last part of the text, nanoGPT's), ``hash`` (each document by its
+            hash) or ``auto``: hash for records and for 100 files or more, else tail.
+        val_fraction: share of the characters (tail) or of the documents (hash) for validation.
+        glob: of a folder's files take only these.
+        text_field: the field of a record (JSONL, CSV, Parquet) that holds the text.
+        errors: what to do with what cannot be read: ``strict``, ``replace``, ``skip``.
+        encoding: of text files.
+        eot: give ``char`` and ``byte`` an end-of-text token, too.
+        limit: stop after this many documents; None reads all.
+    """
+
+    inputs: tuple[str, ...]
+    tokenizer: str = ""
+    split: str = "auto"
+    val_fraction: float = VAL_FRACTION
+    glob: str | None = None
+    text_field: str = "text"
+    errors: str = "strict"
+    encoding: str = "utf-8"
+    eot: bool = False
+    limit: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value, equal for requests that ask for the same set."""
+        return {**asdict(self), "inputs": list(self.inputs)}
+
+
+def checked(request: Request) -> Request:
+    """The request with its defaults resolved and its paths absolute.
+
+    Raises:
+        UserError: an option has an impossible value or an input is absent.
+    """
+    _check_options(request)
+    named = catalogue.find(request.inputs[0]) if len(request.inputs) == 1 else None
+    kind = request.tokenizer or (named.tokenizer if named else "gpt2")
+    tokenizer.check_kind(kind)
+    split = request.split
+    if split == "auto" and named:
+        split = named.split
+    changes = {
+        "inputs": tuple(_absolute(i) for i in request.inputs),
+        "tokenizer": str(Path(kind).absolute()) if Path(kind).exists() else kind,
+        "split": split,
+    }
+    return Request(**{**asdict(request), **changes})
+
+
+def _check_options(request: Request) -> None:
+    if not request.inputs:
+        raise UserError(
+            "nothing to prepare", "name a set, files or folders; see `nanogpt prepare --list`"
+        )
+    if not 0 <= request.val_fraction < 1:
+        raise UserError(f"val_fraction is {request.val_fraction}", "it must lie in 0 <= f < 1")
+    for option, value, known in (
+        ("split", request.split, SPLIT_RULES),
+        ("errors", request.errors, ERROR_POLICIES),
+    ):
+        if value not in known:
+            raise UserError(f"{option} is {value!r}", f"known: {', '.join(known)}")
+    try:
+        codecs.lookup(request.encoding)
+    except LookupError as error:
+        raise UserError(f"unknown encoding {request.encoding!r}", "e.g. utf-8, latin-1") from error
+
+
+def _absolute(text: str) -> str:
+    if text == _STDIN or catalogue.find(text):
+        return text
+    path = Path(text).expanduser()
+    # Not resolved: a link may be turned to other data, and that is then a changed input.
+    return str(path.absolute()) if path.exists() or path.is_symlink() else text
+
+
+def default_name(request: Request) -> str:
+    """The name of the set when the user gave none: the first input's, without its suffixes."""
+    first = request.inputs[0]
+    if first == _STDIN:
+        return "stdin"
+    if catalogue.find(first):
+        return first
+    path = Path(first)
+    name = path.name if path.is_dir() else path.name.split(".")[0] or path.name
+    return name or "data"
+
+
+def tokenizer_label(request: Request) -> str:
+    """The tokenizer's part of the folder's name."""
+    path = Path(request.tokenizer)
+    if not path.is_absolute():
+        return request.tokenizer
+    return "hf-" + (path.parent.name if path.name == "tokenizer.json" else path.stem)
+
+
+def open_sources(request: Request, tally: Tally, report: Report) -> list[Source]:
+    """The sources of a checked request; nothing large is read yet."""
+    sources: list[Source] = []
+    for text in request.inputs:
+        named = catalogue.find(text)
+        if named:
+            sources += catalogue.sources(named, report)
+        elif text == _STDIN:
+            sources.append(StandardInput())
+        elif not Path(text).is_absolute():
+            raise catalogue.unknown(text)
+        else:
+            sources += expand([text], request.glob, tally)
+    return sources
+
+
+def split_rule(request: Request, sources: list[Source]) -> str:
+    """``tail`` or ``hash``: what ``auto`` means for these sources."""
+    if request.split != "auto":
+        return request.split
+    records = any(not isinstance(s, FileSource) or s.kind != "text" for s in sources)
+    if any(isinstance(s, StandardInput) for s in sources):
+        records = False
+    return "hash" if records or len(sources) >= _MANY_FILES else "tail"
+
+
+def nanogpt_folder(request: Request) -> Path | None:
+    """The input, when it is a data folder that nanoGPT's scripts wrote."""
+    if len(request.inputs) != 1 or catalogue.find(request.inputs[0]):
+        return None
+    folder = Path(request.inputs[0])
+    return folder if nanogpt_data.looks_like(folder) else None

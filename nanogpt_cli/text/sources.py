@@ -1,0 +1,266 @@
+"""From what the user names to documents: files, folders, records, standard input.
+
+A document is one file or one record. It comes as pieces of about half a megabyte, so that its
+size does not matter: each piece is cut where cutting does not change the tokens.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol, cast
+
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import cuts
+from nanogpt_cli.text.streams import (
+    PACKED,
+    Meter,
+    Readable,
+    Reading,
+    SourceFile,
+    Transcoded,
+    open_file,
+    readable_errors,
+    unpacked,
+)
+
+_RECORD_KINDS = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
+}  # fmt: skip
+_SNIFFED_BYTES = 8192
+
+
+class Piece(NamedTuple):
+    """A part of a document.
+
+    Attributes:
+        data: text in UTF-8, not yet checked.
+        last: the document ends here; a piece may be empty only to say so.
+        name: the file it comes from, for messages.
+        place: byte offset of ``data`` in the (unpacked) file, or the record's line number.
+    """
+
+    data: bytes
+    last: bool
+    name: str
+    place: int
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How sources are to be read.
+
+    Attributes:
+        cut: finds the last safe cut in a buffer (``text.cuts``).
+        errors: ``strict``, ``replace`` or ``skip``: what to do with what cannot be read.
+        encoding: of text files; ``utf-8`` is passed through unchanged.
+        text_field: the field of a record that holds the text.
+    """
+
+    cut: cuts.Cutter
+    errors: str = "strict"
+    encoding: str = "utf-8"
+    text_field: str = "text"
+
+
+@dataclass
+class Tally:
+    """What reading met besides documents."""
+
+    forced_cuts: int = 0
+    skipped_records: int = 0
+    skipped_files: int = 0
+
+
+class Source(Protocol):
+    """Something that yields the pieces of documents, and then can say what it was."""
+
+    name: str
+    size: int | None
+
+    def pieces(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Piece]:
+        """The documents' pieces, in order."""
+        ...
+
+    def read(self) -> list[SourceFile]:
+        """The files that ``pieces`` read; valid after it ended."""
+        ...
+
+
+def document(data: bytes, name: str, place: int, reader: Reader, tally: Tally) -> Iterator[Piece]:
+    """One document that is already in memory, as pieces."""
+    if len(data) <= cuts.LIMIT:
+        yield Piece(data, True, name, place)
+        return
+    import io
+
+    for piece in text_pieces(cast(Readable, io.BytesIO(data)), name, reader, tally):
+        yield piece._replace(place=place)
+
+
+def text_pieces(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator[Piece]:
+    """A stream that is one document, as pieces."""
+    buffer = bytearray()
+    offset = 0
+    while True:
+        block = stream.read(cuts.BLOCK)
+        buffer += block
+        if len(block) < cuts.BLOCK:
+            yield Piece(bytes(buffer), True, name, offset)
+            return
+        cut = reader.cut(buffer)
+        if not cut and len(buffer) >= cuts.LIMIT:
+            cut = cuts.character_cut(buffer)
+            tally.forced_cuts += 1
+        if cut:
+            yield Piece(bytes(memoryview(buffer)[:cut]), False, name, offset)
+            del buffer[:cut]
+            offset += cut
+
+
+class FileSource:
+    """A file of text or of records, by its suffix; ``.gz`` and ``.zst`` are unpacked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = str(path)
+        self.size: int | None = path.stat().st_size if path.is_file() else None
+        self._read: list[SourceFile] = []
+
+    @property
+    def kind(self) -> str:
+        """``text``, ``jsonl``, ``csv``, ``tsv`` or ``parquet``."""
+        suffixes = [s.lower() for s in self.path.suffixes]
+        if suffixes and suffixes[-1] in PACKED:
+            suffixes.pop()
+        return _RECORD_KINDS.get(suffixes[-1], "text") if suffixes else "text"
+
+    def read(self) -> list[SourceFile]:
+        """See ``Source``."""
+        return self._read
+
+    def pieces(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Piece]:
+        """See ``Source``."""
+        with open_file(self.path, meter) as reading, readable_errors(self.name):
+            yield from self._pieces(reading, reader, tally)
+            self._read = [reading.finished()]
+
+    def _pieces(self, reading: Reading, reader: Reader, tally: Tally) -> Iterator[Piece]:
+        from nanogpt_cli.text import records
+
+        if self.kind == "parquet":
+            yield from records.parquet(self.path, self.name, reader, tally)
+            return
+        stream = unpacked(reading, self.path.suffix.lower())
+        if reader.encoding not in ("utf-8", "utf8"):
+            stream = Transcoded(stream, self.name, reader.encoding, reader.errors)
+        if self.kind == "text":
+            yield from text_pieces(stream, self.name, reader, tally)
+        elif self.kind == "jsonl":
+            yield from records.jsonl(stream, self.name, reader, tally)
+        else:
+            yield from records.csv(stream, self.name, self.kind == "tsv", reader, tally)
+
+
+class StandardInput:
+    """Everything on standard input, as one document."""
+
+    name = "stdin"
+    size: int | None = None
+
+    def __init__(self, stream: BinaryIO | None = None) -> None:
+        self._stream = stream
+        self._read: list[SourceFile] = []
+
+    def read(self) -> list[SourceFile]:
+        """See ``Source``."""
+        return self._read
+
+    def pieces(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Piece]:
+        """See ``Source``."""
+        stream = self._stream or open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
+        reading = Reading(self.name, stream, meter)
+        inner: Readable = cast(Readable, reading.buffered)
+        if reader.encoding not in ("utf-8", "utf8"):
+            inner = Transcoded(inner, self.name, reader.encoding, reader.errors)
+        yield from text_pieces(inner, self.name, reader, tally)
+        self._read = [reading.finished()]
+
+
+def expand(inputs: Sequence[str], glob: str | None, tally: Tally) -> list[FileSource]:
+    """The files that ``inputs`` name, folders walked; in the order given, folders sorted.
+
+    Args:
+        inputs: paths of files and folders.
+        glob: take only a folder's files that match (``*.py``, ``**/*.md``); named files always.
+        tally: counts the binary files of folders, which are left out.
+
+    Raises:
+        UserError: a path is absent, or a folder holds nothing to read.
+    """
+    sources: list[FileSource] = []
+    for text in inputs:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            found = [FileSource(p) for p in walk(path, glob) if _is_text(p, tally)]
+            if not found:
+                raise UserError(
+                    f"no text files in {path}" + (f" match {glob!r}" if glob else ""),
+                    "hidden and binary files are left out",
+                )
+            sources += found
+        else:
+            _check_there(path)
+            sources.append(FileSource(path))
+    return sources
+
+
+def _check_there(path: Path) -> None:
+    try:
+        path.stat()
+    except OSError as error:
+        hint = "check the path; `nanogpt prepare --list` shows the sets known by name"
+        raise UserError(f"cannot read {path}: {error.strerror}", hint) from error
+
+
+def walk(folder: Path, glob: str | None = None) -> Iterator[Path]:
+    """Regular files below ``folder``, sorted, hidden ones left out; each real folder once."""
+    seen: set[tuple[int, int]] = set()
+
+    def visit(current: Path) -> Iterator[Path]:
+        about = current.stat()
+        if (about.st_dev, about.st_ino) in seen:
+            return  # a symbolic link led back here
+        seen.add((about.st_dev, about.st_ino))
+        for path in sorted(current.iterdir()):
+            if path.name.startswith("."):
+                continue
+            try:
+                if path.is_dir():
+                    yield from visit(path)
+                elif path.is_file() and (glob is None or _matches(path, folder, glob)):
+                    yield path
+            except OSError:
+                continue  # a link to itself is neither file nor folder
+
+    with readable_errors(str(folder)):
+        yield from visit(folder)
+
+
+def _matches(path: Path, folder: Path, glob: str) -> bool:
+    from fnmatch import fnmatchcase
+
+    relative = path.relative_to(folder).as_posix()
+    return fnmatchcase(relative, glob) or fnmatchcase(path.name, glob.removeprefix("**/"))
+
+
+def _is_text(path: Path, tally: Tally) -> bool:
+    suffix = path.suffix.lower()
+    if suffix in PACKED or suffix in _RECORD_KINDS:
+        return True
+    with path.open("rb") as file:
+        binary = b"\0" in file.read(_SNIFFED_BYTES)
+    tally.skipped_files += binary
+    return not binary

@@ -1,0 +1,226 @@
+"""Opening files for reading: counted and hashed as they are read, unpacked, turned into UTF-8."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+
+from nanogpt_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+PACKED = (".gz", ".zst")
+
+
+class Readable(Protocol):
+    """What the readers of this package need of an open file."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end."""
+        ...
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The lines, with their ends."""
+        ...
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that was read whole: what the manifest remembers of it.
+
+    Attributes:
+        path: absolute path, or a name for what is no regular file (``stdin``).
+        size: bytes on disk (before unpacking).
+        mtime_ns: modification time; None for a stream.
+        sha256: hex digest of these bytes.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int | None
+    sha256: str
+
+
+class Meter:
+    """Bytes read from disk so far, over all sources; another thread may look at it."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+
+class _Metered(io.RawIOBase):
+    """A raw file whose reads are counted and hashed."""
+
+    def __init__(self, raw: BinaryIO, meter: Meter) -> None:
+        self._raw = raw
+        self._meter = meter
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        count = int(self._raw.readinto(buffer))  # type: ignore[attr-defined]
+        self.digest.update(memoryview(buffer)[:count])
+        self.size += count
+        self._meter.bytes += count
+        return count
+
+
+class Reading:
+    """An open source; ``finished()`` after the last byte was read tells what it was."""
+
+    def __init__(self, name: str, raw: BinaryIO, meter: Meter) -> None:
+        self.name = name
+        self._raw = raw
+        self._before = os.fstat(raw.fileno())
+        self._metered = _Metered(raw, meter)
+        self.buffered = cast(BinaryIO, io.BufferedReader(self._metered, 1 << 18))
+
+    def finished(self) -> SourceFile:
+        """Read what a format left unread, and describe the file. Raises if it changed meanwhile."""
+        while self.buffered.read(1 << 20):
+            pass
+        import stat
+
+        after = os.fstat(self._raw.fileno())
+        regular = stat.S_ISREG(after.st_mode)
+        if regular and (after.st_size, after.st_mtime_ns) != (
+            self._before.st_size,
+            self._before.st_mtime_ns,
+        ):
+            raise UserError(f"{self.name} changed while it was being read", "run it again")
+        mtime = after.st_mtime_ns if regular else None
+        return SourceFile(self.name, self._metered.size, mtime, self._metered.digest.hexdigest())
+
+
+@contextlib.contextmanager
+def readable_errors(name: str) -> Iterator[None]:
+    """Turn what the system and the unpackers raise into a ``UserError`` that names ``name``."""
+    try:
+        yield
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise UserError(
+            f"{name} is a corrupt or cut-short gzip file: {error}", "unpack or fetch it again"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot read {name}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def open_file(path: Path, meter: Meter) -> Iterator[Reading]:
+    """Open a file for one pass over its bytes as they lie on disk."""
+    try:
+        raw = path.open("rb", buffering=0)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", _open_hint(error)) from error
+    with raw:
+        yield Reading(str(path.absolute()), cast(BinaryIO, raw), meter)
+
+
+def _open_hint(error: OSError) -> str:
+    import errno
+
+    if error.errno == errno.ELOOP:
+        return "this symbolic link leads back to itself"
+    return "check the path" if error.errno == errno.ENOENT else ""
+
+
+def unpacked(reading: Reading, suffix: str) -> Readable:
+    """The bytes inside a ``.gz`` or ``.zst`` file; any other suffix reads the file as it is."""
+    if suffix == ".gz":
+        return cast(Readable, gzip.GzipFile(fileobj=reading.buffered, mode="rb"))
+    if suffix == ".zst":
+        return cast(Readable, io.BufferedReader(_zstd(reading), 1 << 18))
+    return cast(Readable, reading.buffered)
+
+
+def _zstd(reading: Reading) -> io.RawIOBase:
+    try:
+        import zstandard
+    except ImportError as error:
+        raise UserError(
+            f"{reading.name}: reading .zst needs the package zstandard",
+            "pip install 'nanogpt-cli[formats]', or unpack it with `zstd -d`",
+        ) from error
+    return _ZstdErrors(
+        reading.name,
+        zstandard.ZstdDecompressor().stream_reader(reading.buffered, read_across_frames=True),
+    )
+
+
+class _ZstdErrors(io.RawIOBase):
+    """A zstandard reader that says which file is corrupt, also when it ends inside a frame."""
+
+    def __init__(self, name: str, reader: BinaryIO) -> None:
+        self._name = name
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        import zstandard
+
+        view = memoryview(buffer)
+        try:
+            data = self._reader.read(len(view))
+        except zstandard.ZstdError as error:
+            raise UserError(
+                f"{self._name} is a corrupt zstd file: {error}", "unpack or fetch it again"
+            ) from error
+        view[: len(data)] = data
+        return len(data)
+
+
+class Transcoded:
+    """A text file in another encoding, read as UTF-8."""
+
+    def __init__(self, inner: Readable, name: str, encoding: str, errors: str) -> None:
+        policy = {"strict": "strict", "replace": "replace", "skip": "ignore"}[errors]
+        self._inner = inner
+        self._name = name
+        self._decoder = codecs.getincrementaldecoder(encoding)(policy)
+        self._ready = b""
+        self._offset = 0
+
+    def _more(self, size: int) -> bool:
+        data = self._inner.read(size)
+        try:
+            text = self._decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{self._name}: not valid {error.encoding} near byte {self._offset + error.start}: "
+                f"{error.reason}",
+                "name the right one with --encoding, or use --errors replace or skip",
+            ) from error
+        self._ready += text.encode("utf-8", "replace")
+        self._offset += len(data)
+        return bool(data)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """See ``Readable``."""
+        while (size < 0 or len(self._ready) < size) and self._more(1 << 18):
+            pass
+        cut = len(self._ready) if size < 0 else size
+        data, self._ready = self._ready[:cut], self._ready[cut:]
+        return data
+
+    def __iter__(self) -> Iterator[bytes]:
+        pending = b""
+        while block := self.read(1 << 18):
+            *lines, pending = (pending + block).split(b"\n")
+            yield from (line + b"\n" for line in lines)
+        if pending:
+            yield pending

@@ -1,0 +1,132 @@
+"""The folder a data set goes to: its lock, its leftovers, and whether it is up to date."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanogpt_cli import files
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import build, tokens
+from nanogpt_cli.text.request import Report, Request
+from nanogpt_cli.text.sources import FileSource, Source
+
+_OURS = {tokens.MANIFEST, tokens.TOKENIZER, build.SOURCES, "train.bin", "val.bin"}
+
+
+@contextlib.contextmanager
+def locked(target: Path, report: Report) -> Iterator[None]:
+    """Hold the target's lock; the system frees it when a process dies, however it dies.
+
+    A second run waits here, saying so.
+    """
+    import filelock
+
+    with files.readable_os_errors("write the data set", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(target.parent / f".{target.name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            report(f"another run is preparing {target}: waiting for it")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_leftovers(target: Path) -> list[Path]:
+    """Remove what killed runs left of ``target``; call it with the lock held."""
+    name = re.escape(target.name)
+    made = re.compile(rf"{re.escape(files.TEMPORARY_PREFIX)}{name}-[a-z0-9_]{{8}}")
+    found = [p for p in target.parent.iterdir() if made.fullmatch(p.name)]
+    for path in target.parent.glob(f"{files.TEMPORARY_PREFIX}old-*"):
+        if path.is_dir() and {p.name for p in path.iterdir()} == {target.name}:
+            found.append(path)
+    for path in found:
+        shutil.rmtree(path, ignore_errors=True)
+    return found
+
+
+def check_replaceable(target: Path) -> None:
+    """Raise ``UserError`` if ``target`` holds anything that ``prepare`` did not write."""
+    if not target.exists():
+        return
+    foreign = (
+        sorted(p.name for p in target.iterdir() if p.name not in _OURS)
+        if target.is_dir()
+        else [target.name]
+    )
+    if foreign or (any(target.iterdir()) and not tokens.is_prepared(target)):
+        what = f"holds {foreign[0]!r}" if foreign else "is no prepared data set"
+        raise UserError(
+            f"{target} {what}: it will not be overwritten", "choose another folder with --out"
+        )
+
+
+def what_changed(target: Path, request: Request, sources: list[Source]) -> str:
+    """Why the set in ``target`` does not answer the request; empty when it does.
+
+    Files count as unchanged when size and modification time are; else their hash decides.
+    """
+    if not tokens.is_prepared(target):
+        return "not prepared yet"
+    try:
+        data = tokens.open_data(target)
+    except UserError as error:
+        return error.message
+    if changed := _options_changed(data.manifest.raw["request"], request.to_json()):
+        return changed
+    return _sources_changed(target, sources)
+
+
+def same_inputs(target: Path, request: Request) -> bool:
+    """True when ``target`` was prepared from the request's inputs, whatever the options."""
+    raw = tokens.read_manifest(target).raw
+    return bool(raw["request"].get("inputs") == list(request.inputs))
+
+
+def _options_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
+    for key, value in new.items():
+        if old.get(key) != value:
+            return f"{key} was {old.get(key)!r}, now {value!r}"
+    return ""
+
+
+def _sources_changed(target: Path, sources: list[Source]) -> str:
+    try:
+        lines = (target / build.SOURCES).read_text(encoding="utf-8").splitlines()
+        old = {row["path"]: row for row in map(json.loads, lines)}
+    except (OSError, ValueError, KeyError) as error:
+        return f"{target / build.SOURCES} cannot be read: {error}"
+    paths = {str(s.path.absolute()): s for s in sources if isinstance(s, FileSource)}
+    for path in paths:
+        if path not in old:
+            return f"{path} is new"
+    for path, row in old.items():
+        if row["mtime_ns"] is None:
+            if path == "stdin" or not path.startswith("hub:"):
+                return f"{path} cannot be compared"
+        elif path not in paths:
+            return f"{path} is gone"
+        elif changed := _file_changed(Path(path), row):
+            return changed
+    return ""
+
+
+def _file_changed(path: Path, row: dict[str, Any]) -> str:
+    try:
+        about = path.stat()
+        if about.st_size == row["size"] and about.st_mtime_ns == row["mtime_ns"]:
+            return ""
+        if about.st_size != row["size"] or files.sha256_file(path) != row["sha256"]:
+            return f"{path} changed"
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return ""

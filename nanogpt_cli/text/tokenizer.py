@@ -1,0 +1,278 @@
+"""Tokenizers behind one interface: characters, bytes, tiktoken encodings, Hugging Face files.
+
+A tokenizer is a value: it can be written as JSON (``save``), read back (``load``) and compared
+(``fingerprint``). The heavy libraries are imported by the tokenizer that needs them, when it is
+made. Encoding never recognises special tokens inside the text: a document that spells out
+``<|endoftext|>`` stays one document.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from nanogpt_cli import files
+from nanogpt_cli.errors import UserError, nearest
+
+FORMAT: Final = "nanogpt-cli tokenizer"
+END_OF_TEXT: Final = "<|endoftext|>"
+TIKTOKEN_KINDS: Final = (
+    "gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony",
+)  # fmt: skip
+_BPE_KIND = re.compile(r"bpe:(\d+)")
+
+Tokens = npt.NDArray[Any]
+
+
+class UnknownCharacters(UserError):  # noqa: N818 - the name says what was found
+    """The text holds characters that a character vocabulary lacks.
+
+    Attributes:
+        positions: offsets of the unknown characters in the text, in characters, ascending.
+    """
+
+    def __init__(self, text: str, positions: list[int], vocab_size: int) -> None:
+        first = text[positions[0]]
+        distinct = sorted({text[i] for i in positions})
+        also = f" ({len(distinct)} such characters in all)" if len(distinct) > 1 else ""
+        super().__init__(
+            f"character {first!r} (U+{ord(first):04X}) at position {positions[0]} is not among "
+            f"the {vocab_size} characters of this vocabulary{also}",
+            "use only characters that stand in the training text, or a byte or BPE tokenizer",
+        )
+        self.positions = positions
+
+
+class Tokenizer(ABC):
+    """Text to token ids and back.
+
+    Attributes:
+        kind: the name people type: ``char``, ``byte``, ``gpt2``, ``bpe:4096``, ``hf``, ...
+        vocab_size: number of ids; ids are 0 .. vocab_size - 1.
+        eot: id of the end-of-text token, None where the vocabulary has none.
+        cut_rule: where a long text may be cut without changing its tokens; see ``text.cuts``.
+    """
+
+    kind: str
+    vocab_size: int
+    eot: int | None = None
+    cut_rule: str = "words"
+
+    @abstractmethod
+    def encode_array(self, text: str) -> Tokens:
+        """Ids of ``text`` as a 1-D array of ``dtype``; the fast way for large texts."""
+
+    @abstractmethod
+    def token_bytes(self, id: int) -> bytes:
+        """The bytes one token stands for (one character may be spread over several tokens)."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value from which ``from_json`` makes an equal tokenizer."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest of little-endian uint16 and uint32 that holds every id."""
+        return np.dtype("<u2") if self.vocab_size <= 1 << 16 else np.dtype("<u4")
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``."""
+        return [int(i) for i in self.encode_array(text)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ``ids``; broken UTF-8 (a character cut in two) becomes U+FFFD."""
+        return b"".join(self.token_bytes(int(i)) for i in ids).decode("utf-8", errors="replace")
+
+    def fingerprint(self) -> str:
+        """sha256 of the canonical JSON: equal for equal tokenizers."""
+        text = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+        return files.sha256_bytes(text.encode())
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT, "version": 1,
+            "kind": self.kind, "vocab_size": self.vocab_size, "eot": self.eot,
+        }  # fmt: skip
+
+
+class CharTokenizer(Tokenizer):
+    """One id per character.
+
+    Args:
+        characters: the vocabulary by id, each character once.
+        eot: append one id for end of text after the characters.
+    """
+
+    kind = "char"
+    cut_rule = "characters"
+
+    def __init__(self, characters: Iterable[str], *, eot: bool = False) -> None:
+        self.characters = list(characters)
+        if len(set(self.characters)) != len(self.characters):
+            raise UserError("the character vocabulary names a character twice")
+        self.vocab_size = len(self.characters) + eot
+        self.eot = len(self.characters) if eot else None
+        points = np.array([ord(c) for c in self.characters], dtype=np.int64)
+        # The last entry answers for every code point beyond the table: also unknown.
+        self._ids = np.full(int(points.max(initial=127)) + 2, -1, dtype=np.int32)
+        self._ids[points] = np.arange(len(points))
+
+    @classmethod
+    def of_text(cls, text: str, *, eot: bool = False) -> CharTokenizer:
+        """The characters of ``text`` in code point order, as nanoGPT's ``shakespeare_char``."""
+        return cls(sorted(set(text)), eot=eot)
+
+    def encode_array(self, text: str) -> Tokens:
+        """See ``Tokenizer``. Raises ``UnknownCharacters``."""
+        ids = self._ids.take(code_points(text), mode="clip")
+        if ids.size and int(ids.min()) < 0:
+            raise UnknownCharacters(text, np.flatnonzero(ids < 0).tolist(), self.vocab_size)
+        return ids.astype(self.dtype)
+
+    def token_bytes(self, id: int) -> bytes:
+        """See ``Tokenizer``."""
+        return (END_OF_TEXT if id == self.eot else self.characters[id]).encode()
+
+    def to_json(self) -> dict[str, Any]:
+        """See ``Tokenizer``."""
+        return {**self._head(), "characters": self.characters}
+
+
+class ByteTokenizer(Tokenizer):
+    """The 256 byte values of the UTF-8 text, optionally with an end-of-text id 256."""
+
+    kind = "byte"
+    cut_rule = "characters"
+
+    def __init__(self, *, eot: bool = False) -> None:
+        self.vocab_size = 256 + eot
+        self.eot = 256 if eot else None
+
+    def encode_array(self, text: str) -> Tokens:
+        """See ``Tokenizer``."""
+        return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(self.dtype)
+
+    def token_bytes(self, id: int) -> bytes:
+        """See ``Tokenizer``."""
+        return END_OF_TEXT.encode() if id == self.eot else bytes([id])
+
+    def to_json(self) -> dict[str, Any]:
+        """See ``Tokenizer``."""
+        return self._head()
+
+
+def code_points(text: str) -> Tokens:
+    """The Unicode code points of ``text``: uint8 for ASCII text, else uint32. Shape (len(text),).
+
+    A lone surrogate (possible in a ``str``, never in UTF-8) passes through as its code point.
+    """
+    if text.isascii():
+        return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+@functools.lru_cache(maxsize=4)
+def get(kind: str, *, eot: bool = False) -> Tokenizer:
+    """The tokenizer ``kind`` that needs no data: ``byte``, a tiktoken encoding, or a file's path.
+
+    Args:
+        kind: ``byte``, one of ``TIKTOKEN_KINDS``, or the path of a Hugging Face ``tokenizer.json``.
+        eot: give ``byte`` an end-of-text id; BPE vocabularies have their own.
+
+    Raises:
+        UserError: ``kind`` is unknown, or its vocabulary can be had from nowhere.
+    """
+    from nanogpt_cli.text import bpe
+
+    if kind == "byte":
+        return ByteTokenizer(eot=eot)
+    if kind in TIKTOKEN_KINDS:
+        return bpe.TiktokenTokenizer(kind)
+    if kind.endswith(".json") or Path(kind).exists():
+        return bpe.read_huggingface(Path(kind))
+    check_kind(kind)
+    raise UserError(
+        f"tokenizer {kind!r} is made from data", "prepare a data set and load its tokenizer.json"
+    )
+
+
+def trained_size(kind: str) -> int | None:
+    """The vocabulary size asked for by ``bpe:SIZE``; None for any other kind."""
+    match = _BPE_KIND.fullmatch(kind)
+    return int(match[1]) if match else None
+
+
+def check_kind(kind: str) -> None:
+    """Raise ``UserError`` unless ``kind`` names a tokenizer that ``prepare`` can use."""
+    size = trained_size(kind)
+    if size is not None and not 257 <= size <= 1_000_000:
+        raise UserError(
+            f"tokenizer {kind!r}: the size must lie in 257 .. 1000000",
+            "256 bytes and the end-of-text token come first; bpe:4096 is a good small size",
+        )
+    if size is None and kind not in ("char", "byte", *TIKTOKEN_KINDS):
+        path = Path(kind)
+        if path.is_file() or (path / "tokenizer.json").is_file():
+            return
+        near = nearest(kind, ("char", "byte", "bpe:4096", *TIKTOKEN_KINDS))
+        raise UserError(
+            f"unknown tokenizer {kind!r}" + (f"; did you mean {near!r}?" if near else ""),
+            f"known: char, byte, bpe:SIZE, {', '.join(TIKTOKEN_KINDS)}, "
+            "or the path of a Hugging Face tokenizer.json",
+        )
+
+
+def from_json(value: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of ``Tokenizer.to_json``, or of a Hugging Face ``tokenizer.json``.
+
+    Raises:
+        UserError: the value is neither.
+    """
+    from nanogpt_cli.text import bpe
+
+    if "model" in value and "format" not in value:
+        return bpe.HuggingFaceTokenizer(value)
+    kind = value.get("kind")
+    if value.get("format") != FORMAT or not isinstance(kind, str):
+        raise UserError("this JSON is not a tokenizer", f'"format" must be "{FORMAT}"')
+    try:
+        if kind == "char":
+            return CharTokenizer(value["characters"], eot=value.get("eot") is not None)
+        if "huggingface" in value:
+            return bpe.HuggingFaceTokenizer(value["huggingface"], kind=kind, eot=value["eot"])
+        return get(kind, eot=value.get("eot") is not None)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"tokenizer of kind {kind!r} is incomplete: {error}") from error
+
+
+def load(path: Path) -> Tokenizer:
+    """Read a ``tokenizer.json``: ours, or a Hugging Face one.
+
+    Raises:
+        UserError: the file is missing or is no tokenizer.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"the tokenizer {path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"the tokenizer {path} is not a JSON object")
+    try:
+        return from_json(value)
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}", error.hint) from error
+
+
+def save(tokenizer: Tokenizer, path: Path) -> None:
+    """Write ``tokenizer`` as JSON, atomically."""
+    files.write_json(path, tokenizer.to_json())
