@@ -202,14 +202,14 @@ EVENTS: dict[str, type[Event]] = {
 }  # fmt: skip
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Values as strict JSON can hold them."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
@@ -217,7 +217,7 @@ def encode(event: Event) -> str:
     """One line of strict JSON without the newline."""
     record = {"type": event.type}
     for item in fields(event):
-        record[item.name] = _plain(getattr(event, item.name))
+        record[item.name] = plain(getattr(event, item.name))
     return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
@@ -226,7 +226,7 @@ def _is_numeric(annotation: Any) -> bool:
 
 
 def _lively(value: Any) -> Any:
-    """The inverse of ``_plain`` inside numeric fields."""
+    """The inverse of ``plain`` inside numeric fields."""
     if isinstance(value, str):
         return _NON_FINITE.get(value, value)
     if isinstance(value, dict):

@@ -1,0 +1,101 @@
+"""The ``nanogpt`` program: registers the commands and renders what goes wrong, nothing else.
+
+Command modules import typer alone; torch, textual and the other rooms are imported inside the
+functions that need them, so that ``nanogpt --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from nanogpt_cli import __version__
+from nanogpt_cli.errors import UserError
+
+# In the order of a first hour; each module has ``register(app)``.
+COMMANDS = (
+    "prepare",
+    "init_inspect",
+    "train",
+    "watch",
+    "sample",
+    "evaluate",
+    "export",
+    "import_",
+    "runs",
+    "recipes",
+    "recipe",
+    "data",
+    "bench",
+)
+
+app = typer.Typer(
+    name="nanogpt",
+    help="Understand, train, watch, sample and export GPT-2-style language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nanogpt-cli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Understand, train, watch, sample and export GPT-2-style language models."""
+
+
+for _name in COMMANDS:
+    if importlib.util.find_spec(f"nanogpt_cli.cli.{_name}") is None:
+        continue
+    importlib.import_module(f"nanogpt_cli.cli.{_name}").register(app)
+
+
+def main() -> NoReturn:
+    """Run the program; exit codes are 0, 1 (a check failed), 2 (bad input), 130 (Ctrl-C)."""
+    try:
+        app()
+    except UserError as error:
+        _complain(error.message, error.hint)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _complain("stopped", "")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has seen enough; keep the interpreter from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:  # a bug of ours: say so in one line, keep the details at hand
+        if os.environ.get("NANOGPT_DEBUG"):
+            raise
+        _complain(
+            f"this is a bug in nanogpt-cli: {type(error).__name__}: {error}",
+            "set NANOGPT_DEBUG=1 and run the command again to see where it happened",
+        )
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _complain(message: str, hint: str) -> None:
+    """One message and one hint on stderr; colour only where a person sees it."""
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    red, dim, off = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colour else ("", "", "")
+    text = f"{red}error:{off} {message}\n"
+    if hint:
+        text += f"{dim}hint: {hint}{off}\n"
+    sys.stderr.write(text)

@@ -1,0 +1,69 @@
+"""What commands say: the product on stdout, commentary on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@cache
+def stderr() -> Console:
+    """The console for commentary."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@cache
+def stdout() -> Console:
+    """The console for what a command produces."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def say(message: str) -> None:
+    """One line of commentary."""
+    stderr().print(message, markup=False)
+
+
+def next_command(command: str) -> None:
+    """The last line of a command: what to type next."""
+    stderr().print(f"[dim]next:[/dim] {command}")
+
+
+def emit_json(value: Mapping[str, Any]) -> None:
+    """The machine's answer: one line of strict JSON on stdout."""
+    sys.stdout.write(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as strings, as in event logs."""
+    from nanogpt_cli.events import plain
+
+    return plain(value)
+
+
+def duration(seconds: float) -> str:
+    """``8 s``, ``2:05`` or ``1:02:03``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
+
+
+def count(number: float) -> str:
+    """``950``, ``12.3k``, ``124M``."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= limit:
+            return f"{number / limit:.3g}{unit}"
+    return f"{number:.0f}"

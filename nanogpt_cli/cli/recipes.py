@@ -1,0 +1,37 @@
+"""``nanogpt recipes``: the shipped recipes at a glance."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nanogpt_cli.cli import console
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(recipes)
+
+
+def recipes(
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """List the shipped recipes: what they make, on which machine, how long, to which loss."""
+    from nanogpt_cli import recipe_files
+
+    headers = recipe_files.shipped()
+    if as_json:
+        rows = [{k: str(v) for k, v in vars(header).items()} for header in headers]
+        console.emit_json({"recipes": rows})
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("recipe", "what", "machine", "minutes", "expected loss"):
+        table.add_column(title, justify="right" if title == "minutes" else "left")
+    for header in headers:
+        table.add_row(header.name, header.what, header.machine, header.minutes, header.loss)
+    console.stdout().print(table)
+    console.next_command("nanogpt train small")

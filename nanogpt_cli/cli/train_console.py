@@ -1,0 +1,130 @@
+"""A run as lines on a terminal: one live line while it trains, one kept line per event."""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from nanogpt_cli import events
+from nanogpt_cli.cli import console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+# Without a terminal, a line at most this often.
+_QUIET_S = 10.0
+
+
+class TrainConsole:
+    """A sink that draws events on stderr. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self.live = console.stderr().is_terminal
+        self._progress: Progress | None = None
+        self._smooth = math.nan
+        self._val = math.nan
+        self._speed = math.nan
+        self._max_steps = 0
+        self._last_line = 0.0
+        self._ended: events.RunEnded | None = None
+
+    def __enter__(self) -> TrainConsole:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        """Show one event."""
+        match event:
+            case events.RunStarted():
+                self._start(event)
+            case events.Step():
+                self._step(event)
+            case events.Eval():
+                self._val = event.val_loss
+                self._line(
+                    f"step {event.step:>6}  val loss {event.val_loss:.4f}"
+                    + (f"  {event.bits_per_byte:.3f} bits/byte" if event.bits_per_byte else "")
+                    + ("  best so far" if event.best else "")
+                )
+            case events.Checkpoint():
+                self._line(f"step {event.step:>6}  saved {event.path}", dim=True)
+            case events.Sample():
+                self._line(f"step {event.step:>6}  sample: {_one_line(event)}", dim=True)
+            case events.Alarm() if event.severity != "info":
+                self._line(f"step {event.step:>6}  {event.severity}: {event.message}")
+                self._line(f"             {event.advice}", dim=True)
+            case events.Incident():
+                self._line(f"step {event.step:>6}  incident: {event.message} ({event.action})")
+            case events.Command():
+                argument = f" {event.argument}" if event.argument else ""
+                self._line(f"step {event.step:>6}  {event.name}{argument}: {event.result}")
+            case events.Note():
+                self._line(event.message, dim=True)
+            case _:
+                pass
+
+    def _line(self, text: str, *, dim: bool = False) -> None:
+        target = self._progress.console if self._progress else console.stderr()
+        target.print(text, style="dim" if dim else None, markup=False, highlight=False)
+
+    def _start(self, event: events.RunStarted) -> None:
+        self._max_steps = event.max_steps
+        for note in event.notes:
+            self._line(note, dim=True)
+        self._line(
+            f"{event.name}: {console.count(event.parameters)} parameters on {event.device} "
+            f"({event.precision}), {event.max_steps} steps of "
+            f"{console.count(event.tokens_per_step)} tokens"
+            + (f", from step {event.step}" if event.step else "")
+        )
+        if self.live:
+            self._open(event.step)
+
+    def _open(self, step: int) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[numbers]}"),
+            console=console.stderr(),
+            refresh_per_second=4,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=self._max_steps, completed=step, numbers="")
+        self._progress.start()
+
+    def _step(self, event: events.Step) -> None:
+        if math.isfinite(event.loss):
+            known = math.isfinite(self._smooth)
+            self._smooth = 0.9 * self._smooth + 0.1 * event.loss if known else event.loss
+        known = math.isfinite(self._speed)
+        self._speed = 0.9 * self._speed + 0.1 * event.step_s if known else event.step_s
+        if self._progress is not None:
+            self._progress.update(self._task, completed=event.step, numbers=self._numbers(event))
+        elif time.monotonic() - self._last_line > _QUIET_S:
+            self._last_line = time.monotonic()
+            self._line(f"step {event.step}/{self._max_steps}  {self._numbers(event)}")
+
+    def _numbers(self, event: events.Step) -> str:
+        val = f"{self._val:.4f}" if math.isfinite(self._val) else "-"
+        eta = console.duration((self._max_steps - event.step) * self._speed)
+        return (
+            f"loss {self._smooth:.4f}  val {val}  lr {event.lr:.2e}  "
+            f"{console.count(event.tokens_per_s)} tok/s  eta {eta}"
+        )
+
+
+def _one_line(event: events.Sample) -> str:
+    text = (event.prompt + event.text).replace("\n", " ⏎ ")
+    return text if len(text) <= 120 else text[:119] + "…"
