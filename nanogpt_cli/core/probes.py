@@ -1,0 +1,148 @@
+"""What is read off a block while it runs: sizes, attention, gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from nanogpt_cli.core.model import Block
+from nanogpt_cli.core.signals import Signals
+
+# A hidden unit whose activation never exceeds this share of the layer's RMS says nothing.
+NEAR_ZERO = 0.01
+_SCORES_AT_ONCE = 1 << 22
+_BINS, _REACH = 41, 4.1
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of one layer's values between equally spaced edges, in units of their RMS."""
+
+    rms: float
+    low: float
+    high: float
+    counts: tuple[int, ...]
+
+
+def rms(x: Tensor) -> float:
+    """Root mean square over all entries, summed in float64."""
+    return float(torch.linalg.vector_norm(x, dtype=torch.float64)) / math.sqrt(x.numel())
+
+
+def mean_cosine(x: Tensor) -> float:
+    """Mean cosine between different positions of a sequence, x (B, T, C)."""
+    B, T, _ = x.shape
+    if T < 2:
+        return math.nan
+    unit = torch.nn.functional.normalize(x.double(), dim=-1)
+    return float((unit.sum(1).square().sum() - unit.square().sum()) / (B * T * (T - 1)))
+
+
+def histogram(x: Tensor) -> Histogram:
+    """Counts of x over its RMS between ±4.1."""
+    size = rms(x)
+    counts = torch.histc(x.float() / (size or 1.0), _BINS, -_REACH, _REACH)
+    return Histogram(size, -_REACH, _REACH, tuple(int(c) for c in counts))
+
+
+class ForwardProbe:
+    """A ``core.model.Probe`` that appends one number per block to each list of ``Signals``."""
+
+    def __init__(self, signals: Signals, scale: float) -> None:
+        self.signals, self.scale = signals, scale
+        self.histograms: dict[str, list[Histogram]] | None = None
+        self._q = torch.empty(0)
+
+    def __call__(self, what: str, layer: int, x: Tensor) -> None:
+        """Take in a named tensor of the running block."""
+        if what == "q":
+            self._q = x
+        elif what == "k":
+            score, entropy = attention_statistics(self._q, x, self.scale)
+            self.signals.score_std.append(score)
+            self.signals.attn_entropy.append(entropy)
+        elif what in ("attn", "mlp"):
+            getattr(self.signals, f"{what}_rms").append(rms(x))
+        elif what == "preact":
+            self.signals.preact_std.append(rms(x))
+        elif what == "hidden":
+            largest = x.abs().flatten(0, -2).amax(0)
+            self.signals.near_zero.append(float((largest <= NEAR_ZERO * rms(x)).double().mean()))
+        if self.histograms is not None and what in ("preact", "resid"):
+            self.histograms.setdefault(what, []).append(histogram(x))
+
+
+def attention_statistics(q: Tensor, k: Tensor, scale: float) -> tuple[float, float]:
+    """RMS of the visible scores, and entropy over ln t averaged over positions t ≥ 2.
+
+    Args:
+        q, k: (B, H, T, D).
+        scale: factor on query·key.
+    """
+    B, H, T, _ = q.shape
+    hidden = torch.ones(T, T, dtype=torch.bool).triu(1)
+    log_t = torch.arange(1, T + 1).log()[1:]
+    square = entropy = 0.0
+    group = max(1, _SCORES_AT_ONCE // (B * T * T))
+    for h in range(0, H, group):
+        scores = scale * q[:, h : h + group] @ k[:, h : h + group].transpose(-1, -2)
+        square += rms(scores.masked_fill(hidden, 0.0)) ** 2 * scores.numel()
+        # Finite instead of -inf: 0·(-1e30) below is 0.
+        scores.masked_fill_(hidden, -1e30)
+        lse = scores.logsumexp(-1, keepdim=True)
+        h_t = lse.squeeze(-1) - ((scores - lse).exp_() * scores).sum(-1)
+        entropy += float((h_t[..., 1:] / log_t).double().sum())
+    pairs = B * H * T * (T + 1) / 2
+    uniform = 1.0 if T < 2 else entropy / (B * H * (T - 1))
+    return math.sqrt(square / pairs), uniform
+
+
+class GradientProbe:
+    """Context in which a backward pass through a block records its weight-gradient norms."""
+
+    def __init__(self, block: Block, norms: dict[str, list[float]]) -> None:
+        matrices: dict[str, nn.Module] = {
+            "c_attn": block.attn.c_attn,
+            "attn_proj": block.attn.c_proj,
+            "fc": block.mlp.c_fc,
+            "mlp_proj": block.mlp.c_proj,
+        }
+        self.handles = [
+            module.register_forward_hook(self._watch(norms[name]))
+            for name, module in matrices.items()
+        ]
+
+    @staticmethod
+    def _watch(into: list[float]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            x = inputs[0].detach()
+            output.register_hook(lambda g: into.append(gradient_norm(g, x)))
+
+        return hook
+
+    def __enter__(self) -> GradientProbe:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+
+def gradient_norm(g: Tensor, x: Tensor) -> float:
+    """‖GᵀX‖_F for output gradients and inputs of a linear layer, without forming GᵀX.
+
+    ‖GᵀX‖² = Σ (GGᵀ)∘(XXᵀ): two (N, N) matrices instead of a weight-sized one.
+    """
+    G, X = g.reshape(-1, g.shape[-1]), x.reshape(-1, x.shape[-1])
+    square = torch.linalg.vecdot((G @ G.T).flatten().double(), (X @ X.T).flatten().double())
+    return math.sqrt(max(0.0, float(square)))

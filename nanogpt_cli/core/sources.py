@@ -1,0 +1,97 @@
+"""Where an inspection reads weights from: a scheme that draws them, or tensors that exist.
+
+A source is asked for one parameter at a time and never needs the whole model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nanogpt_cli.core.init import CHUNK_ROWS, Piece, draw, pieces
+from nanogpt_cli.core.model import GPTConfig
+from nanogpt_cli.core.tensor_stats import TensorStats, measure_tensor
+from nanogpt_cli.schemes import Scheme, get
+
+Observer = Callable[[TensorStats], None]
+
+
+class Source(Protocol):
+    """Weights by parameter name."""
+
+    config: GPTConfig
+    scheme: Scheme | None
+
+    def rows(self, piece: Piece, start: int, out: Tensor) -> Tensor:
+        """Fill ``out`` (float32, CPU) with rows ``start``.. of a matrix, and return it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The weights a scheme gives, drawn when asked for; ``core.init.build`` gives the same bits."""
+
+    config: GPTConfig
+    scheme: Scheme
+    seed: int
+
+    def rows(self, piece: Piece, start: int, out: Tensor) -> Tensor:
+        """See ``Source.rows``."""
+        return draw(piece, self.seed, out, start=start)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Tensors that exist: a checkpoint's, read lazily, or a module's.
+
+    Args:
+        config: the model they belong to.
+        read: gives the tensor of a parameter name.
+        scheme: the scheme they are said to come from, if any.
+    """
+
+    config: GPTConfig
+    read: Callable[[str], Tensor]
+    scheme: Scheme | None = None
+
+    def rows(self, piece: Piece, start: int, out: Tensor) -> Tensor:
+        """See ``Source.rows``."""
+        whole = self.read(piece.parameter).detach()
+        first = piece.start + start
+        return out.copy_(whole[first : first + len(out)].reshape(out.shape))
+
+
+def parts(source: Source, name: str) -> list[Piece]:
+    """The matrices of parameter ``name``; without a scheme their laws mean nothing."""
+    return pieces(name, source.config, source.scheme or get("normal"))
+
+
+def load(source: Source, name: str, out: Tensor, observe: Observer | None = None) -> None:
+    """Fill a whole parameter, reporting the statistics of its matrices."""
+    for piece in parts(source, name):
+        values = out[piece.start : piece.start + piece.shape[0]].view(*piece.shape)
+        source.rows(piece, 0, values)
+        if observe is not None:
+            law = (piece.law, piece.std) if source.scheme else (None, math.nan)
+            kind = piece.tensor_class
+            observe(measure_tensor(values, piece.key, kind, layer_of(name), *law))
+
+
+def chunks(source: Source, name: str) -> Iterator[tuple[int, Tensor]]:
+    """(first row, rows) of a matrix, ``CHUNK_ROWS`` at a time; one buffer serves them all."""
+    (piece,) = parts(source, name)
+    rows, columns = piece.shape
+    buffer = torch.empty(min(CHUNK_ROWS, rows), columns)
+    for start in range(0, rows, CHUNK_ROWS):
+        yield start, source.rows(piece, start, buffer[: min(CHUNK_ROWS, rows - start)])
+
+
+def layer_of(name: str) -> int:
+    """The block a parameter belongs to, -1 outside."""
+    _, found, rest = name.partition("transformer.h.")
+    return int(rest.partition(".")[0]) if found else -1
