@@ -1,0 +1,163 @@
+"""From named tensors of unknown origin to a GPT: names and shapes first, memory afterwards."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core.init import shapes
+from nanogpt_cli.core.model import GPT, GPTConfig
+from nanogpt_cli.errors import UserError
+
+# Wrappers of torch.compile and DistributedDataParallel leave these before every name.
+_PREFIXES = ("_orig_mod.", "module.")
+_BLOCK = re.compile(r"^transformer\.h\.(\d+)\.")
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class TensorSource:
+    """Tensors by name, of one or several files.
+
+    Attributes:
+        name: of the file, for messages.
+        shapes: by the names in the file, known without reading a tensor.
+        get: reads one tensor.
+    """
+
+    name: str
+    shapes: Mapping[str, tuple[int, ...]]
+    get: Callable[[str], Tensor]
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> TensorSource:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+
+def open_safetensors(paths: list[Path]) -> TensorSource:
+    """One or several safetensors files as one source.
+
+    Raises:
+        UserError: a file is missing or malformed, or two hold the same tensor.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    files = {}
+    stack = ExitStack()
+    for path in paths:
+        try:
+            file = stack.enter_context(safe_open(path, framework="pt"))
+            for name in file.keys():  # noqa: SIM118
+                if name in found:
+                    raise UserError(f"{path} holds {name}, which another file holds already")
+                found[name] = tuple(file.get_slice(name).get_shape())
+                files[name] = file
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing") from None
+        except (SafetensorError, OSError, ValueError) as error:
+            reason = str(error)[:200]
+            raise UserError(f"{path} is not a readable safetensors file: {reason}") from None
+
+    def get(name: str) -> Tensor:
+        try:
+            tensor: Tensor = files[name].get_tensor(name)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{name} cannot be read: {str(error)[:200]}") from None
+        return tensor
+
+    return TensorSource(str(paths[0]), found, get, stack)
+
+
+def strip_prefixes(name: str) -> str:
+    """``name`` without what wrappers put before it, in whatever order they were applied."""
+    while True:
+        bare = name
+        for prefix in _PREFIXES:
+            bare = bare.removeprefix(prefix)
+        if bare == name:
+            return name
+        name = bare
+
+
+def build(
+    config: GPTConfig,
+    tensors: TensorSource,
+    named: Mapping[str, str],
+    left_out: frozenset[str] = frozenset(),
+    *,
+    transposed: re.Pattern[str] | None = None,
+    source: str,
+) -> GPT:
+    """A GPT with the tensors of a source, in float32 and evaluation mode.
+
+    Args:
+        config: what the model is said to be.
+        tensors: where its tensors are.
+        named: native name -> name in the source.
+        left_out: native names to ignore.
+        transposed: native names whose tensors the source keeps transposed.
+        source: for messages.
+
+    Raises:
+        UserError: a name or shape does not fit the configuration, or a tensor is not of floats.
+    """
+    _check_layers(config, named, source)
+    wanted = shapes(config)
+    _check_names(wanted, set(named) - left_out, source)
+    found = {}
+    for name, shape in wanted.items():
+        turned = transposed is not None and transposed.search(name)
+        there = tensors.shapes[named[name]]
+        if there != (shape[::-1] if turned else shape):
+            raise UserError(
+                f"{source}: {named[name]} has shape {list(there)}, its configuration says "
+                f"{list(shape[::-1] if turned else shape)}"
+            )
+    for name in wanted:
+        turned = transposed is not None and transposed.search(name)
+        tensor = tensors.get(named[name])
+        if tensor.dtype not in _FLOATS:
+            raise UserError(f"{source}: {named[name]} is of type {tensor.dtype}, not of floats")
+        # A copy: the model must not change when the file does.
+        found[name] = (tensor.T if turned else tensor).to(torch.float32, copy=True).contiguous()
+    with torch.device("meta"):
+        model = GPT(config)
+    checkpoint.load_tensors(model, found, source=source)
+    return model.eval()
+
+
+def _check_layers(config: GPTConfig, named: Mapping[str, str], source: str) -> None:
+    """Refuse a layer count the file cannot fill before anything of that size is made."""
+    matches = (_BLOCK.match(name) for name in named)
+    there = len({match.group(1) for match in matches if match})
+    if there != config.n_layer:
+        raise UserError(f"{source} holds {there} blocks, its configuration says {config.n_layer}")
+
+
+def _check_names(wanted: Mapping[str, object], there: set[str], source: str) -> None:
+    missing = [name for name in wanted if name not in there]
+    unknown = sorted(name for name in there if name not in wanted)
+    if missing:
+        raise UserError(f"{source} lacks {missing[0]}" + _more(missing))
+    if unknown:
+        raise UserError(f"{source} holds {unknown[0]!r:.100}, which no GPT-2 has" + _more(unknown))
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more tensors" if len(names) > 1 else ""

@@ -1,0 +1,208 @@
+"""Tokenizers as the files that transformers, transformers.js and others read, and back.
+
+``tokenizer.json`` is written without any library. A character vocabulary becomes a BPE without
+merges and without a pre-tokenizer: every reader splits such text into characters. Unknown
+characters are dropped by that form, silently; the native tokenizer names them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from nanogpt_cli import assets, files
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.interop import safe_json
+from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text.bpe import HuggingFaceTokenizer
+from nanogpt_cli.text.gpt2_bpe import byte_characters
+from nanogpt_cli.text.tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer
+
+# Encodings of tiktoken that are GPT-2's vocabulary under another name.
+GPT2_KINDS: Final = ("gpt2", "r50k_base")
+_MERGES_HEADER: Final = "#version: 0.2\n"
+
+
+def to_json(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of ``tokenizer.json``.
+
+    Raises:
+        UserError: the tokenizer has no exact equivalent.
+    """
+    value = tokenizer.to_json()
+    if "huggingface" in value:
+        found: dict[str, Any] = value["huggingface"]
+        return found
+    if tokenizer.kind == "char":
+        vocab = {character: i for i, character in enumerate(value["characters"])}
+        return _bpe(vocab, [], tokenizer.eot, pre_tokenizer=None, decoder={"type": "Fuse"})
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    if tokenizer.kind == "byte":
+        stand_in = {byte: character for character, byte in byte_characters().items()}
+        vocab = {stand_in[byte]: byte for byte in range(256)}
+        pre = {**byte_level, "use_regex": False}
+        return _bpe(vocab, [], tokenizer.eot, pre_tokenizer=pre, decoder=byte_level)
+    if tokenizer.kind in GPT2_KINDS:
+        pre = {**byte_level, "use_regex": True}
+        vocab, merges = gpt2_vocabulary()
+        return _bpe(vocab, merges, tokenizer.eot, pre_tokenizer=pre, decoder=byte_level)
+    raise UserError(
+        f"tokenizer {tokenizer.kind!r} cannot be written as a tokenizer.json yet",
+        "char, byte, gpt2, bpe:SIZE and Hugging Face tokenizers can",
+    )
+
+
+def _bpe(
+    vocab: dict[str, int],
+    merges: list[str],
+    eot: int | None,
+    *,
+    pre_tokenizer: dict[str, Any] | None,
+    decoder: dict[str, Any],
+) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [] if eot is None else [{"id": eot, "content": END_OF_TEXT, **flags, "special": True}]
+    if eot is not None:
+        vocab = {**vocab, END_OF_TEXT: eot}
+    model = {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+        "ignore_merges": False, "vocab": vocab, "merges": merges,
+    }  # fmt: skip
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
+        "normalizer": None, "pre_tokenizer": pre_tokenizer, "post_processor": None,
+        "decoder": decoder, "model": model,
+    }  # fmt: skip
+
+
+def gpt2_vocabulary() -> tuple[dict[str, int], list[str]]:
+    """GPT-2's 50256 tokens without end-of-text, token -> id, and its merges as "a b" lines."""
+    merges = assets.fetch("gpt2-vocab.bpe").read_text("utf-8").splitlines()[1:]
+    tokens = [*byte_characters(), *(line.replace(" ", "") for line in merges)]
+    return {token: i for i, token in enumerate(tokens)}, merges
+
+
+def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
+    """Write ``tokenizer.json``, ``tokenizer_config.json`` and, for GPT-2, the older two files."""
+    value = to_json(tokenizer)
+    _dump(folder / "tokenizer.json", value)
+    config: dict[str, Any] = {
+        # Without a class, and with GPT2's for any other vocabulary, transformers 5 builds GPT-2's
+        # word splitting and drops every space and newline of a character vocabulary.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        # Else transformers 4 passes token_type_ids of zero, and GPT-2 adds wte[0] everywhere.
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": block_size,
+    }
+    if tokenizer.eot is not None:
+        name = _name_of(value, tokenizer.eot)
+        config |= {"bos_token": name, "eos_token": name, "unk_token": name, "pad_token": name}
+    if tokenizer.kind in GPT2_KINDS:
+        config |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}
+        _dump(folder / "vocab.json", value["model"]["vocab"])
+        merges = _MERGES_HEADER + "".join(f"{line}\n" for line in value["model"]["merges"])
+        (folder / "merges.txt").write_text(merges, encoding="utf-8", newline="\n")
+    files.write_json(folder / "tokenizer_config.json", config)
+
+
+def _dump(path: Path, value: dict[str, Any]) -> None:
+    path.write_bytes(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8"))
+
+
+def _name_of(value: dict[str, Any], id: int) -> str:
+    for added in value.get("added_tokens") or []:
+        if added["id"] == id:
+            return str(added["content"])
+    vocab = value["model"]["vocab"]
+    return next((token for token, i in vocab.items() if i == id), END_OF_TEXT)
+
+
+def read(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a Hugging Face folder; None if it has none that can be read.
+
+    Characters, bytes and GPT-2's own vocabulary come back as the native tokenizers, so that a
+    model goes out and in again without a change.
+
+    Raises:
+        UserError: the files are there and broken.
+    """
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        value = safe_json.read_object(path, limit=safe_json.LARGEST_VOCABULARY)
+    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        path = folder / "vocab.json"
+        value = _from_two_files(folder)
+    else:
+        return None
+    try:
+        return _recognise(value) or _library(value, folder)
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}", error.hint) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a tokenizer: {error!r:.200}") from None
+    except BaseException as error:  # a panic of the library is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{path} is not a tokenizer: {error!s:.200}") from None
+
+
+def _from_two_files(folder: Path) -> dict[str, Any]:
+    vocab = safe_json.read_object(folder / "vocab.json", limit=safe_json.LARGEST_VOCABULARY)
+    try:
+        text = (folder / "merges.txt").read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {folder / 'merges.txt'}: {error!s:.200}") from None
+    merges = [line for line in text.split("\n") if line and not line.startswith("#version")]
+    eot = vocab.pop(END_OF_TEXT, None)
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    pre = {**byte_level, "use_regex": True}
+    return _bpe(vocab, merges, eot, pre_tokenizer=pre, decoder=byte_level)
+
+
+def _recognise(value: dict[str, Any]) -> Tokenizer | None:
+    """The native tokenizer that ``to_json`` turns into the same vocabulary, if there is one."""
+    model = value["model"]
+    if model["type"] != "BPE":
+        return None
+    merges = [line if isinstance(line, str) else " ".join(line) for line in model["merges"]]
+    if merges:
+        return tokenizers.get("gpt2") if _is_gpt2(model["vocab"], merges) else None
+    eot = END_OF_TEXT in model["vocab"]
+    names = [name for name in sorted(model["vocab"], key=model["vocab"].get) if name != END_OF_TEXT]
+    candidates: list[Tokenizer] = [tokenizers.get("byte", eot=eot)]
+    if all(len(name) == 1 for name in names):
+        candidates.append(CharTokenizer(names, eot=eot))
+    for candidate in candidates:
+        theirs = to_json(candidate)
+        same = (theirs[key] == value.get(key) for key in ("pre_tokenizer", "decoder", "normalizer"))
+        if all(same) and theirs["model"]["vocab"] == model["vocab"]:
+            return candidate
+    return None
+
+
+def _is_gpt2(vocab: dict[str, int], merges: list[str]) -> bool:
+    text = _MERGES_HEADER + "".join(f"{line}\n" for line in merges)
+    expected = assets.ASSETS["gpt2-vocab.bpe"].sha256
+    if files.sha256_bytes(text.encode("utf-8", errors="replace")) != expected:
+        return False
+    try:
+        known, _ = gpt2_vocabulary()
+    except UserError:  # not cached and no network: the library's tokenizer does as well
+        return False
+    return {token: i for token, i in vocab.items() if token != END_OF_TEXT} == known
+
+
+def _library(value: dict[str, Any], folder: Path) -> Tokenizer:
+    """Any other tokenizer, through the ``tokenizers`` library."""
+    config_path = folder / "config.json"
+    config = safe_json.read_object(config_path) if config_path.is_file() else {}
+    marker = config.get("nanogpt_cli")
+    kind, eot = "hf", config.get("eos_token_id")
+    if isinstance(marker, dict) and tokenizers.trained_size(str(marker.get("tokenizer"))):
+        kind = str(marker["tokenizer"])
+    if not isinstance(eot, int) or isinstance(eot, bool):
+        eot = None
+    return HuggingFaceTokenizer(value, kind=kind, eot=eot)

@@ -1,0 +1,231 @@
+"""nanoGPT's ``ckpt.pt`` and ``meta.pkl``, in and out.
+
+Source: nanoGPT's ``train.py`` (what it saves), ``model.py`` (names, ``model_args``) and
+``data/shakespeare_char/prepare.py`` (the vocabulary's pickle). These two files are pickles because
+nanoGPT reads nothing else; the ones written here hold dicts, numbers and tensors only.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from nanogpt_cli import files
+from nanogpt_cli.core.model import GPTConfig
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.interop import Foreign, safe_json, safe_pickle, safe_torch
+from nanogpt_cli.interop.foreign import build, strip_prefixes
+from nanogpt_cli.interop.source import Exportable
+from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text.tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer
+
+CHECKPOINT: Final = "ckpt.pt"
+META: Final = "meta.pkl"
+_ARGUMENTS: Final = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
+
+
+def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
+    """Write ``ckpt.pt`` and, for a character vocabulary, ``data/NAME/meta.pkl``.
+
+    nanoGPT's ``sample.py --out_dir=FOLDER`` looks for the vocabulary in ``data/NAME/`` below the
+    directory it runs in: run it with this folder's ``data`` linked or copied there.
+
+    Raises:
+        UserError: nanoGPT has no such model.
+    """
+    config = source.config
+    if config.activation != "gelu":
+        raise UserError(
+            f"nanoGPT computes GELU by erf; this model was trained with {config.activation!r}",
+            "--to hf keeps the activation",
+        )
+    if not config.tied:
+        raise UserError("nanoGPT ties the head to the embedding; this model does not")
+    report(f"writing {CHECKPOINT}")
+    # Padding stays: nanoGPT pads GPT-2's vocabulary to 50304 itself.
+    weights = source.weights.uncut()
+    model: dict[str, Tensor] = {name: weights.get(name) for name in weights.shapes}
+    model["lm_head.weight"] = model["transformer.wte.weight"]
+    dataset = _dataset(source)
+    value = {
+        "model": model,
+        "optimizer": _fresh_adamw(source),
+        "model_args": {name: getattr(weights.config, name) for name in _ARGUMENTS},
+        "iter_num": source.step,
+        "best_val_loss": float(source.state.get("val_loss") or 1e9),
+        "config": {"dataset": dataset},
+    }
+    torch.save(value, folder / CHECKPOINT)
+    if source.tokenizer is not None and source.tokenizer.kind == "char":
+        _write_meta(source.tokenizer, folder / "data" / dataset / META)
+    files.write_json(
+        folder / "tokenizer.json", source.tokenizer.to_json() if source.tokenizer else {}
+    )
+
+
+def _dataset(source: Exportable) -> str:
+    recipe = source.state.get("recipe")
+    data = recipe.get("data", {}) if isinstance(recipe, dict) else {}
+    kind = source.tokenizer.kind if source.tokenizer else "none"
+    name = Path(str(data.get("name", source.name))).name
+    return f"{name}_{kind}".replace(":", "-")
+
+
+def _fresh_adamw(source: Exportable) -> dict[str, Any]:
+    """The state of an AdamW before its first step, so that nanoGPT can resume from the weights.
+
+    nanoGPT puts all matrices in a first group and all vectors in a second.
+    """
+    dims = [len(shape) for shape in source.weights.shapes.values()]
+    matrices = sum(n >= 2 for n in dims)
+    like = torch.optim.AdamW([torch.zeros(1)], lr=1e-3, betas=(0.9, 0.95)).state_dict()
+    options = {key: value for key, value in like["param_groups"][0].items() if key != "params"}
+    groups = [
+        {**options, "weight_decay": 0.1, "params": list(range(matrices))},
+        {**options, "weight_decay": 0.0, "params": list(range(matrices, len(dims)))},
+    ]
+    return {"state": {}, "param_groups": groups}
+
+
+def _write_meta(tokenizer: Tokenizer, path: Path) -> None:
+    characters = list(tokenizer.to_json()["characters"])
+    if tokenizer.eot is not None:  # one entry that decodes to several characters
+        characters.append(END_OF_TEXT)
+    meta = {
+        "vocab_size": len(characters),
+        "itos": dict(enumerate(characters)),
+        "stoi": {character: i for i, character in enumerate(characters)},
+    }
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps(meta, protocol=2))
+
+
+def read(path: Path, meta: Path | None = None) -> Foreign:
+    """The model of a ``ckpt.pt``, or of the folder that holds one.
+
+    Args:
+        path: the file or its folder.
+        meta: ``meta.pkl`` of a character vocabulary; looked for beside the checkpoint and in
+            nanoGPT's ``data/DATASET/`` if not given.
+
+    Raises:
+        UserError: the file is damaged, hostile, or no nanoGPT checkpoint.
+    """
+    if path.is_dir():
+        path = path / CHECKPOINT
+    value = safe_torch.load(path)
+    if not isinstance(value, dict) or not isinstance(value.get("model_args"), dict):
+        raise UserError(f"{path} is no nanoGPT checkpoint: it has no model_args")
+    config = _config(path, value["model_args"])
+    tensors = safe_torch.tensors_of(value.get("model"), path)
+    named = _native_names(tensors.shapes, path)
+    _check_head(value["model"], named, path)
+    model = build(config, tensors, named, source=str(path))
+    tokenizer, notes = _tokenizer(path, value.get("config"), meta, config)
+    step = value.get("iter_num", 0)
+    return Foreign(model, tokenizer, notes, step if isinstance(step, int) and step >= 0 else 0)
+
+
+def _config(path: Path, values: dict[str, Any]) -> GPTConfig:
+    n_embd, n_head = (safe_json.whole(path, values, name) for name in ("n_embd", "n_head"))
+    if n_embd % n_head:
+        raise UserError(f"{path}: n_embd {n_embd} is not a multiple of n_head {n_head}")
+    bias = values.get("bias", True)
+    if not isinstance(bias, bool):
+        raise UserError(f"{path}: bias must be true or false, not {bias!r:.40}")
+    dropout = safe_json.real(path, values, "dropout", 0.0)
+    return GPTConfig(
+        n_layer=safe_json.whole(path, values, "n_layer"),
+        n_head=n_head,
+        n_embd=n_embd,
+        block_size=safe_json.whole(path, values, "block_size"),
+        vocab_size=safe_json.whole(path, values, "vocab_size"),
+        dropout=dropout,
+        bias=bias,
+        activation="gelu",
+    )
+
+
+def _native_names(shapes: Any, path: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in shapes:
+        native = strip_prefixes(name)
+        if native.endswith((".attn.bias", ".attn.masked_bias")):
+            continue
+        if native in found:
+            raise UserError(f"{path} holds {native!r:.80} twice")
+        found[native] = name
+    return found
+
+
+def _check_head(model: dict[str, Tensor], named: dict[str, str], path: Path) -> None:
+    """The head must be the embedding; then its name can go."""
+    head, embedding = named.pop("lm_head.weight", None), named.get("transformer.wte.weight")
+    if head is None or embedding is None:
+        return
+    one, other = model[head], model[embedding]
+    if one.data_ptr() != other.data_ptr() and not torch.equal(one, other):
+        raise UserError(f"{path}: lm_head.weight differs from the embedding, nanoGPT ties them")
+
+
+def _tokenizer(
+    path: Path, config: object, meta: Path | None, model: GPTConfig
+) -> tuple[Tokenizer | None, tuple[str, ...]]:
+    ours = path.parent / "tokenizer.json"
+    if meta is None and ours.is_file() and ours.stat().st_size > 8:
+        tokenizer: Tokenizer | None = _native_tokenizer(ours)
+    else:
+        found = meta or _find_meta(path, config)
+        tokenizer = None if found is None else read_meta(found)
+    notes: tuple[str, ...] = ()
+    if tokenizer is None and model.vocab_size in (50257, 50304):
+        tokenizer = tokenizers.get("gpt2")
+        notes = ("no meta.pkl found: the vocabulary is taken to be GPT-2's, as nanoGPT does",)
+    elif tokenizer is None:
+        notes = ("no meta.pkl found: text cannot be encoded; give it with --meta",)
+    if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:
+        raise UserError(
+            f"{path}: the vocabulary has {tokenizer.vocab_size} entries, the model only "
+            f"{model.vocab_size} rows",
+            "this meta.pkl belongs to another model",
+        )
+    return tokenizer, notes
+
+
+def _native_tokenizer(path: Path) -> Tokenizer:
+    return tokenizers.from_json(safe_json.read_object(path, limit=safe_json.LARGEST_VOCABULARY))
+
+
+def _find_meta(path: Path, config: object) -> Path | None:
+    dataset = config.get("dataset") if isinstance(config, dict) else None
+    places = [path.parent / META]
+    if isinstance(dataset, str) and dataset and Path(dataset).name == dataset:
+        places += [root / "data" / dataset / META for root in (path.parent, path.parent.parent)]
+    return next((place for place in places if place.is_file()), None)
+
+
+def read_meta(path: Path) -> Tokenizer:
+    """The vocabulary of a ``meta.pkl``, read without running it.
+
+    Raises:
+        UserError: it is damaged, imports something, or maps characters to ids in no usable way.
+    """
+    value = safe_pickle.load_plain(path)
+    characters = value.get("itos") if isinstance(value, dict) else None
+    if isinstance(characters, dict):
+        characters = [characters.get(i) for i in range(len(characters))]
+    if not isinstance(characters, list) or not characters:
+        raise UserError(f"{path} is no nanoGPT vocabulary: it has no itos")
+    if not all(isinstance(c, str) and c for c in characters) or len(set(characters)) < len(
+        characters
+    ):
+        raise UserError(f"{path}: itos must give each id 0, 1, 2, ... a text of its own")
+    eot = characters[-1] == END_OF_TEXT
+    if not all(len(c) == 1 for c in characters[: len(characters) - eot]):
+        raise UserError(f"{path}: the vocabulary does not consist of single characters")
+    return CharTokenizer(characters[: len(characters) - eot], eot=eot)

@@ -1,0 +1,205 @@
+"""What an export is made from: tensors read one at a time, multipliers folded into them.
+
+Peak memory matters: a writer asks for one tensor, writes it, and asks for the next, so that an
+export needs the largest tensor and never the whole model.
+
+Folding is exact algebra. With factors e (embedding), r (residual), a (attention), o (output):
+``wte``, ``wpe`` take e; both ``c_proj`` of a block take r; the query rows of ``c_attn`` take a·√D
+because the target divides by √D; ``ln_f`` takes o, and 1/e more if the head is the (scaled)
+embedding. What remains is the rounding of float32.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core.init import shapes
+from nanogpt_cli.core.model import GPT, GPTConfig, Multipliers
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The tensors of a GPT-2 without multipliers, under the names of ``core/model.py``.
+
+    Attributes:
+        config: of the plain model: no multipliers, vocabulary cut to the tokenizer's.
+        original: of the model as it was trained.
+        read: gives a tensor as it was trained, by name.
+    """
+
+    config: GPTConfig
+    original: GPTConfig
+    read: Callable[[str], Tensor]
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor; a tied head is left out, biases are there only if the model has them."""
+        return shapes(self.config)
+
+    def get(self, name: str) -> Tensor:
+        """One tensor: float32, on the CPU, contiguous, multipliers folded in."""
+        rows = self.shapes[name][0]
+        tensor = self.read(name).detach()[:rows].to("cpu", torch.float32)
+        return _fold(name, tensor, self.original).contiguous()
+
+    def uncut(self) -> Weights:
+        """The same with every row of the embedding, padding included."""
+        return replace(self, config=replace(self.config, vocab_size=self.original.vocab_size))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors in float32."""
+        return 4 * sum(math.prod(shape) for shape in self.shapes.values())
+
+
+def _fold(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
+    factors = config.multipliers
+    if name.startswith(("transformer.wte.", "transformer.wpe.")):
+        return _scaled(tensor, factors.embedding)
+    if ".c_proj." in name:
+        return _scaled(tensor, factors.residual)
+    if name.startswith("transformer.ln_f."):
+        return _scaled(tensor, factors.output / (factors.embedding if config.tied else 1.0))
+    if ".attn.c_attn." in name and factors.attention is not None:
+        scale = factors.attention * math.sqrt(config.head_size)
+        C = config.n_embd
+        return torch.cat([_scaled(tensor[:C], scale), tensor[C:]])
+    return tensor
+
+
+def _scaled(tensor: Tensor, factor: float) -> Tensor:
+    return tensor if factor == 1.0 else tensor * factor
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A trained model and what is known about it.
+
+    Attributes:
+        name: of the run.
+        weights: its tensors.
+        tokenizer: None when the run has none.
+        state: ``state.json`` of the checkpoint (step, recipe, ...), possibly empty.
+        run: its run folder, if it has one.
+    """
+
+    name: str
+    weights: Weights
+    tokenizer: Tokenizer | None
+    state: dict[str, Any] = field(default_factory=dict)
+    run: RunFolder | None = None
+
+    @property
+    def config(self) -> GPTConfig:
+        """Configuration of the plain model."""
+        return self.weights.config
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps the model has seen."""
+        return int(self.state.get("step", 0))
+
+    def require_tokenizer(self, target: str) -> Tokenizer:
+        """The tokenizer, or ``UserError`` when ``target`` cannot do without one."""
+        if self.tokenizer is None:
+            raise UserError(
+                f"run {self.name} has no tokenizer, and {target} needs one",
+                "import it again with --tokenizer",
+            )
+        return self.tokenizer
+
+    def model(self) -> GPT:
+        """The plain model in memory, in evaluation mode."""
+        with torch.device("meta"):
+            model = GPT(self.config)
+        tensors = {name: self.weights.get(name) for name in self.weights.shapes}
+        checkpoint.load_tensors(model, tensors, source=self.name)
+        return model.eval()
+
+
+def plain_config(config: GPTConfig, tokenizer: Tokenizer | None) -> GPTConfig:
+    """``config`` after folding, its vocabulary cut to the ids the tokenizer has.
+
+    Raises:
+        UserError: the multipliers cannot be folded, or the tokenizer has more ids than the model.
+    """
+    factors = config.multipliers
+    values = (factors.embedding, factors.residual, factors.output, config.attention_scale)
+    if not all(math.isfinite(value) for value in values) or factors.embedding == 0:
+        raise UserError(f"the model's multipliers cannot be folded into its weights: {factors}")
+    vocab_size = config.vocab_size if tokenizer is None else tokenizer.vocab_size
+    if vocab_size > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {vocab_size} ids, the model only {config.vocab_size} rows for them",
+            "the checkpoint's tokenizer.json does not belong to it",
+        )
+    return replace(config, vocab_size=vocab_size, multipliers=Multipliers())
+
+
+def from_model(
+    model: GPT, tokenizer: Tokenizer | None, name: str = "model", **state: Any
+) -> Exportable:
+    """An ``Exportable`` of a model in memory."""
+    tensors = checkpoint.model_tensors(model)
+    config = plain_config(model.config, tokenizer)
+    return Exportable(name, Weights(config, model.config, tensors.__getitem__), tokenizer, state)
+
+
+def from_run(run: RunFolder, which: str = "best", *, check: bool = True) -> Exportable:
+    """A checkpoint of a run; no tensor is read yet.
+
+    Args:
+        run: the run folder.
+        which: "best", "last" or a step.
+        check: compare the files' sha256 first.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    folder = checkpoint.find(run, which)
+    state = checkpoint.verify(folder) if check else checkpoint.read_state(folder)
+    try:
+        original = GPTConfig.from_dict(state["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise checkpoint.CheckpointError(f"{folder / checkpoint.STATE}: {error}") from None
+    path = folder / checkpoint.MODEL
+    _check_shapes(path, shapes(original))
+    tokenizer = _tokenizer(folder / checkpoint.TOKENIZER)
+    weights = Weights(plain_config(original, tokenizer), original, lambda name: _read(path, name))
+    return Exportable(run.name, weights, tokenizer, state, run)
+
+
+def _check_shapes(path: Path, wanted: dict[str, tuple[int, ...]]) -> None:
+    found = checkpoint.tensor_shapes(path)
+    wrong = sorted(name for name in wanted.keys() | found.keys()
+                   if wanted.get(name) != found.get(name))  # fmt: skip
+    if wrong:
+        raise checkpoint.CheckpointError(f"{path} does not fit its configuration: {wrong[0]}")
+
+
+def _read(path: Path, name: str) -> Tensor:
+    # Opened for each tensor: closing the file gives its mapped pages back.
+    with safe_open(path, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
+
+
+def _tokenizer(path: Path) -> Tokenizer | None:
+    """The checkpoint's tokenizer; an empty object stands for none."""
+    if not path.is_file() or path.stat().st_size < 8:
+        return None
+    return tokenizers.load(path)
