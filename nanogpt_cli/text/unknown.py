@@ -1,0 +1,90 @@
+"""Characters that a vocabulary lacks: which, where, and the nearest it has."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Collection
+from typing import Literal
+
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.text.tokenizer import CharTokenizer, Tokenizer
+
+Policy = Literal["error", "skip", "replace"]
+
+# Typographic marks that Unicode does not decompose, and what a typewriter has for them.
+_PLAIN = {
+    "‘": "'", "’": "'", "‚": ",", "‛": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"',
+    "‹": "'", "›": "'", "–": "-", "—": "-", "―": "-", "−": "-", "‐": "-", "‑": "-", "•": "-",
+    "×": "x", "÷": "/", "ß": "s", "æ": "a", "Æ": "A", "œ": "o", "Œ": "O", "ø": "o", "Ø": "O",
+    "ł": "l", "Ł": "L", "đ": "d", "Đ": "D", "ð": "d", "þ": "t", "Þ": "T", "\t": " ", "\r": "\n",
+    '"': "'", "`": "'", "[": "(", "]": ")", "{": "(", "}": ")", "<": "(", ">": ")",
+}  # fmt: skip
+
+
+def nearest(character: str, known: Collection[str]) -> str:
+    """The character of ``known`` most like ``character``, or ``""``.
+
+    Tries the letter without its marks, its plain typographic form, and either in the other case;
+    any white space stands for a blank.
+    """
+    plain = _PLAIN.get(character, character)
+    bases = [plain, _PLAIN.get(plain, plain), unicodedata.normalize("NFKD", character)[0]]
+    candidates = [form for base in bases for form in (base, base.swapcase())]
+    if character.isspace():
+        candidates += [" ", "\n"]
+    return next((c for c in candidates if c in known and c != character), "")
+
+
+def encode(tokenizer: Tokenizer, text: str, policy: Policy) -> tuple[list[int], list[str]]:
+    """Ids of ``text``, and a sentence for each unknown character that was skipped or replaced.
+
+    Args:
+        tokenizer: only a character vocabulary lacks anything.
+        text: what to encode.
+        policy: "error" refuses; "skip" leaves unknown characters out; "replace" takes the nearest
+            known one and leaves out those that have none.
+
+    Raises:
+        UserError: characters are unknown under "error"; each is named with its positions.
+    """
+    if not isinstance(tokenizer, CharTokenizer):
+        return tokenizer.encode(text), []
+    known = set(tokenizer.characters)
+    places: dict[str, list[int]] = {}
+    for position, character in enumerate(text):
+        if character not in known:
+            places.setdefault(character, []).append(position)
+    if not places:
+        return tokenizer.encode(text), []
+    if policy == "error":
+        raise _refusal(places, known)
+    substitutes = {c: nearest(c, known) if policy == "replace" else "" for c in places}
+    repaired = "".join(substitutes.get(character, character) for character in text)
+    return tokenizer.encode(repaired), [
+        f"{_named(c)} at {_positions(places[c])}: " + (f"taken as {s!r}" if s else "left out")
+        for c, s in substitutes.items()
+    ]
+
+
+def _refusal(places: dict[str, list[int]], known: Collection[str]) -> UserError:
+    described = []
+    for character, positions in list(places.items())[:5]:
+        near = nearest(character, known)
+        described.append(
+            f"{_named(character)} at {_positions(positions)}"
+            + (f" (nearest: {near!r})" if near else " (nothing near it)")
+        )
+    more = f" and {len(places) - 5} more" if len(places) > 5 else ""
+    return UserError(
+        f"the prompt holds characters this vocabulary lacks: {', '.join(described)}{more}",
+        "--on-unknown replace takes the nearest, --on-unknown skip leaves them out",
+    )
+
+
+def _named(character: str) -> str:
+    return f"{character!r} (U+{ord(character):04X})"
+
+
+def _positions(positions: list[int]) -> str:
+    shown = ", ".join(str(position) for position in positions[:4])
+    return f"position {shown}" + (", …" if len(positions) > 4 else "")
