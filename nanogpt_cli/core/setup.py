@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from nanogpt_cli import schemes
-from nanogpt_cli.core import init
-from nanogpt_cli.core.model import GPTConfig
+import os
+import platform
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from nanogpt_cli import __version__, events, schemes
+from nanogpt_cli.core import batches, init
+from nanogpt_cli.core.batches import Windows
+from nanogpt_cli.core.device import Device
+from nanogpt_cli.core.model import GPT, GPTConfig
+from nanogpt_cli.core.optim import Optimizers
+from nanogpt_cli.core.stepper import Stepper
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.text.tokens import TokenData
+
+_PROBE_SEQUENCES = 2
 
 
 def scheme_of(recipe: Recipe) -> schemes.Scheme:
@@ -57,3 +70,113 @@ def check_data(recipe: Recipe, data: TokenData) -> None:
                 f"model.block_size = {T} needs at least {needed}",
                 "give it more text, or a smaller model.block_size",
             )
+
+
+def assemble(
+    recipe: Recipe, data: TokenData, device: Device, start_from: GPT | None = None
+) -> Stepper:
+    """Model, optimizers and data order of a run.
+
+    Args:
+        recipe: what to do.
+        data: prepared tokens.
+        device: where.
+        start_from: weights to begin with; its architecture must be the recipe's.
+    """
+    config, scheme = model_config(recipe, data.vocab_size), scheme_of(recipe)
+    model = _starting_model(start_from, config) or init.build(config, scheme, recipe.run.seed)
+    model = model.to(device.device).train()
+    optimizers = Optimizers(
+        model,
+        recipe.optim,
+        scheme,
+        max_steps=recipe.train.max_steps,
+        muon_dtype=device.muon_dtype,
+    )
+    windows = Windows(
+        seed=recipe.run.seed,
+        n_tokens=len(data.train),
+        block_size=config.block_size,
+        batch=recipe.tokens_per_step // config.block_size,
+        order=recipe.data.order,
+    )
+    forward: nn.Module = torch.compile(model) if device.compile else model  # type: ignore[assignment]
+    return Stepper(
+        model,
+        forward,
+        optimizers,
+        windows,
+        data.train,
+        device,
+        micro_batch=recipe.train.batch_size,
+        grad_clip=recipe.optim.grad_clip,
+    )
+
+
+def _starting_model(model: GPT | None, config: GPTConfig) -> GPT | None:
+    """A copy of ``model`` with the recipe's dropout; its other settings must agree.
+
+    Raises:
+        UserError: they do not; each difference is named.
+    """
+    if model is None:
+        return None
+    wanted = replace(config, multipliers=model.config.multipliers)
+    found = replace(model.config, dropout=config.dropout)
+    if found != wanted:
+        theirs, ours = found.to_dict(), wanted.to_dict()
+        differing = ", ".join(
+            f"{k} {theirs[k]} (recipe: {v})" for k, v in ours.items() if theirs[k] != v
+        )
+        raise UserError(
+            f"the weights to start from have another shape: {differing}",
+            "set these keys in [model] to what the weights have",
+        )
+    with torch.device("meta"):
+        copy = GPT(found)
+    copy.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
+    copy.tie()
+    return copy.requires_grad_(True)
+
+
+def probe_ids(recipe: Recipe, data: TokenData) -> Tensor:
+    """The fixed training sequences whose activations are watched, (2, T)."""
+    T = recipe.model.block_size
+    fixed = Windows(0, len(data.train), T, _PROBE_SEQUENCES, "random")
+    offsets = fixed.offsets(0, range(_PROBE_SEQUENCES))
+    return torch.from_numpy(batches.fetch(data.train, offsets, T)[:, :-1])
+
+
+def flops_per_token(model: GPT) -> float:
+    """Training FLOPs per token: 6N + 12·L·C·T (Chowdhery et al. 2022, appendix B).
+
+    N counts the blocks and the head; looking up embeddings costs nothing.
+    """
+    config = model.config
+    matrices = model.n_parameters(embedding=False) + config.vocab_size * config.n_embd
+    return 6.0 * matrices + 12.0 * config.n_layer * config.n_embd * config.block_size
+
+
+def describe(
+    recipe: Recipe, data: TokenData, stepper: Stepper, *, name: str, step: int
+) -> events.RunStarted:
+    """The event that opens a run's log."""
+    model, device = stepper.model, stepper.device
+    return events.RunStarted(
+        name=name,
+        step=step,
+        max_steps=recipe.train.max_steps,
+        tokens_per_step=recipe.tokens_per_step,
+        parameters=model.n_parameters(),
+        device=device.name,
+        precision=device.precision,
+        host=platform.node(),
+        pid=os.getpid(),
+        version=__version__,
+        vocab_size=data.vocab_size,
+        n_layer=model.config.n_layer,
+        flops_per_token=flops_per_token(model),
+        peak_flops=device.peak_flops,
+        recipe=recipe.model_dump(mode="json"),
+        notes=device.notes,
+    )

@@ -152,3 +152,7 @@ class Stepper:
     def grad_norms(self) -> dict[str, Tensor]:
         """Gradient norm of each parameter in the last ``measure``, before clipping."""
         return {name: norm for (name, _), norm in zip(self._named, self._norms, strict=True)}
+
+    def broken_gradients(self) -> list[str]:
+        """Parameters whose gradient was not finite in the last ``measure``."""
+        return [n for n, norm in self.grad_norms().items() if not math.isfinite(float(norm))]

@@ -12,28 +12,21 @@ resumed makes the same bits as one that was not.
 from __future__ import annotations
 
 import math
-import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import nn
-
-from nanogpt_cli import __version__, events, recipe_files, runlog
-from nanogpt_cli.core import batches, checkpoint, device, evaluate, init, progress
+from nanogpt_cli import events, runlog
+from nanogpt_cli.core import checkpoint, device, evaluate, progress
 from nanogpt_cli.core.alarms import Alarms
-from nanogpt_cli.core.batches import Windows
 from nanogpt_cli.core.model import GPT
-from nanogpt_cli.core.optim import Optimizers
 from nanogpt_cli.core.progress import Progress
 from nanogpt_cli.core.recorder import Recorder
-from nanogpt_cli.core.setup import check_data, model_config, scheme_of
+from nanogpt_cli.core.setup import assemble, check_data, describe, probe_ids
 from nanogpt_cli.core.stats import Collector
-from nanogpt_cli.core.stepper import Measured, Stepper
+from nanogpt_cli.core.stepper import Measured
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.runlog import RunFolder
@@ -42,7 +35,6 @@ from nanogpt_cli.text.tokens import TokenData
 _COMMAND_POLL_S = 0.5
 _HEARTBEAT_S = 5.0
 _PAUSE_S = 0.1
-_PROBE_SEQUENCES = 2
 
 
 class Trainer:
@@ -75,37 +67,13 @@ class Trainer:
         self.recipe, self.data, self.folder = recipe, data, run
         self.should_stop, self.clock = should_stop, clock
         self.device = device.choose(recipe.train)
-        config, scheme = model_config(recipe, data.vocab_size), scheme_of(recipe)
-        model = start_from or init.build(config, scheme, recipe.run.seed)
-        self.model = model.to(self.device.device).train()
-        optimizers = Optimizers(
-            self.model,
-            recipe.optim,
-            scheme,
-            max_steps=recipe.train.max_steps,
-            muon_dtype=self.device.muon_dtype,
-        )
-        forward: nn.Module = self.model
-        if self.device.compile:
-            forward = torch.compile(self.model)  # type: ignore[assignment]
-        self.stepper = Stepper(
-            self.model,
-            forward,
-            optimizers,
-            Windows(
-                seed=recipe.run.seed,
-                n_tokens=len(data.train),
-                block_size=config.block_size,
-                batch=recipe.tokens_per_step // config.block_size,
-                order=recipe.data.order,
-            ),
-            data.train,
-            self.device,
-            micro_batch=recipe.train.batch_size,
-            grad_clip=recipe.optim.grad_clip,
-        )
+        self.stepper = assemble(recipe, data, self.device, start_from)
+        self.model = self.stepper.model
         self.collector = Collector(
-            self.model, self._probe_ids(), every=recipe.stats.every, budget=recipe.stats.budget
+            self.model,
+            probe_ids(recipe, data).to(self.device.device),
+            every=recipe.stats.every,
+            budget=recipe.stats.budget,
         )
         self.alarms = Alarms(vocab_size=data.vocab_size)
         self.recorder = Recorder(run) if run else None
@@ -115,14 +83,6 @@ class Trainer:
         self._saved_step = self._evaluated_step = -1
         self._step_seconds = 0.0
         self._next_poll = 0.0
-
-    def _probe_ids(self) -> torch.Tensor:
-        """The fixed sequences whose activations are watched."""
-        T = self.recipe.model.block_size
-        fixed = Windows(0, len(self.data.train), T, _PROBE_SEQUENCES, "random")
-        offsets = fixed.offsets(0, range(_PROBE_SEQUENCES))
-        ids = batches.fetch(self.data.train, offsets, T)[:, :-1]
-        return torch.from_numpy(ids).to(self.device.device)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint folder of the same model and data."""
@@ -151,38 +111,8 @@ class Trainer:
             yield replace(alarm, time=self.clock())
 
     def _run_started(self) -> events.RunStarted:
-        config, counts = self.model.config, self.progress
-        parameters = self.model.n_parameters()
-        return events.RunStarted(
-            name=self.folder.name if self.folder else self.recipe.run.name,
-            step=counts.step,
-            max_steps=self.recipe.train.max_steps,
-            tokens_per_step=self.recipe.tokens_per_step,
-            parameters=parameters,
-            device=self.device.name,
-            precision=self.device.precision,
-            host=platform.node(),
-            pid=os.getpid(),
-            version=__version__,
-            vocab_size=self.data.vocab_size,
-            n_layer=config.n_layer,
-            flops_per_token=6 * self.model.n_parameters(embedding=False)
-            + 6 * config.vocab_size * config.n_embd
-            + 12 * config.n_layer * config.n_embd * config.block_size,
-            peak_flops=self.device.peak_flops,
-            recipe=self.recipe.model_dump(mode="json"),
-            expected=self._expected(),
-            notes=self.device.notes,
-        )
-
-    def _expected(self) -> dict[str, list[float]]:
-        """What theory expects of the statistics before the first step."""
-        from nanogpt_cli.core import theory
-
-        if not hasattr(theory, "expected_stats"):
-            return {}
-        expected_stats = theory.expected_stats
-        return expected_stats(self.model.config, scheme_of(self.recipe))
+        name = self.folder.name if self.folder else self.recipe.run.name
+        return describe(self.recipe, self.data, self.stepper, name=name, step=self.progress.step)
 
     def _rehearse(self) -> None:
         """Do once, small, what comes later, so that what cannot work fails in the first minute."""
@@ -267,18 +197,10 @@ class Trainer:
         if self.stepper.scaler.is_enabled() and math.isfinite(measured.loss):
             return  # fp16 overflow: the scaler skips the step and lowers its factor
         action = self.recipe.train.on_nonfinite
-        broken = [n for n, v in self.stepper.grad_norms().items() if not math.isfinite(float(v))]
-        facts = {
-            "step": index + 1,
-            "kind": "non_finite",
-            "loss": str(measured.loss),
-            "grad_norm": str(measured.grad_norm),
-            "gradients": broken,
-            "windows": self.stepper.windows.offsets(index, range(self.stepper.windows.batch))
-            .tolist(),
-            "recipe": self.recipe.model_dump(mode="json"),
-        }  # fmt: skip
-        path = self.recorder.write(self.model, index + 1, facts) if self.recorder else None
+        broken = self.stepper.broken_gradients()
+        path = None
+        if self.recorder:
+            path = self.recorder.write(self.stepper, index, measured, self.recipe)
         yield from self._emit(
             events.Incident(
                 step=index + 1,
@@ -390,7 +312,7 @@ class Trainer:
     def _generate(self, prompt: str, max_new_tokens: int) -> str:
         from nanogpt_cli.core.sampler import generate_text
 
-        return generate_text(
+        text = generate_text(
             self.model,
             self.data.tokenizer,
             prompt,
@@ -398,6 +320,7 @@ class Trainer:
             temperature=self.recipe.sample.temperature,
             seed=self.recipe.run.seed,
         )
+        return text.removeprefix(prompt)
 
     def _obey(self) -> Iterator[events.Event]:
         """Carry out the command files that lie in the run folder."""
@@ -464,11 +387,3 @@ class Trainer:
                 seconds=time.monotonic() - started,
             )
         )
-
-
-def write_recipe(run: RunFolder, recipe: Recipe) -> None:
-    """Put the resolved recipe into the run folder."""
-    from nanogpt_cli import files
-
-    with files.readable_os_errors("write the recipe", run.recipe):
-        files.write_text(run.recipe, recipe_files.to_toml(recipe))
