@@ -114,8 +114,9 @@ def footer(page: str, width: int, readonly: bool) -> list[tuple[str, str]]:
             continue
         if key.control and readonly:
             continue
-        shown = "" if key.footer.startswith(key.shown) else key.shown
-        pieces = [(f" {shown}" if shown else " ", "key"), (f" {key.footer} ", "dim")]
+        inside = key.footer.startswith(key.shown)  # the key is the word's first letter
+        rest = key.footer[len(key.shown) :] if inside else f" {key.footer}"
+        pieces = [(f" {key.shown}", "key"), (f"{rest} ", "dim")]
         size = sum(len(text) for text, _ in pieces)
         if used + size <= width:
             middle += pieces

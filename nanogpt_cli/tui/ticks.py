@@ -74,7 +74,8 @@ def _label(value: float, digits: int) -> str:
 
 def _even(texts: list[str], at: list[float]) -> list[str]:
     """The same number of decimals on every plain label: 2.0, 2.5, 3.0."""
-    if any(not text.replace("-", "").replace(".", "").isdigit() for text in texts):
+    plain = all(text.replace("-", "").replace(".", "").isdigit() for text in texts)
+    if not plain or max(map(abs, at), default=0) < 0.01:
         return texts
     decimals = max((len(t.partition(".")[2]) for t in texts), default=0)
     return [f"{value:.{decimals}f}" for value in at]

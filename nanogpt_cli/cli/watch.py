@@ -1,0 +1,198 @@
+"""``nanogpt watch``: the dashboard on run folders, live, finished or copied from elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nanogpt_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from nanogpt_cli.tui.session import RunSession
+
+_DEFAULT_SIZE = (120, 40)
+_PAUSE = 1.0  # seconds between two looks at the log without a dashboard
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``watch`` to the program."""
+    app.command("watch")(watch)
+
+
+def watch(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(help="Run names or folders; the newest run when none is given."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder that holds the runs.")] = Path("runs"),
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and leave.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the state of each run as one line of JSON.")
+    ] = False,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", metavar="FILE", help="Write one frame as a picture.")
+    ] = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Print a line a second instead of a dashboard.")
+    ] = False,
+    page: Annotated[
+        str, typer.Option(help="overview, layers, compare, samples or logs.")
+    ] = "overview",
+    readonly: Annotated[
+        bool, typer.Option("--readonly", help="Send nothing to the trainer, whatever is pressed.")
+    ] = False,
+    ascii_only: Annotated[
+        bool, typer.Option("--ascii", help="No braille: for poor fonts and screen readers.")
+    ] = False,
+    theme: Annotated[str | None, typer.Option(help="textual-dark, textual-light, nord, …")] = None,
+    size: Annotated[
+        str, typer.Option(metavar="WxH", help="Size of the frame for --once and --svg.")
+    ] = "",
+) -> None:
+    """Watch runs: loss, layers, samples, alarms. Leaving does not stop the training.
+
+    [dim]Examples:[/dim]
+      nanogpt watch
+      nanogpt watch small small-2          (compare)
+      nanogpt watch small --svg small.svg
+    """
+    sessions = _open(runs or [], out)
+    _check_page(page)
+    if json:
+        _print_json(sessions)
+    elif once or svg is not None:
+        _print_frame(sessions, once, svg, _size(size), page, theme, ascii_only)
+    elif plain:
+        _follow(sessions)
+    else:
+        _dashboard(sessions, readonly, ascii_only, theme, page)
+
+
+def _open(names: list[str], root: Path) -> list[RunSession]:
+    from nanogpt_cli.runlog import find_run
+    from nanogpt_cli.tui.session import RunSession
+
+    found = [find_run(name, root) for name in names] or [find_run(None, root)]
+    return [RunSession(run.path) for run in found]
+
+
+def _check_page(page: str) -> None:
+    from nanogpt_cli.errors import nearest
+    from nanogpt_cli.tui.keys import PAGES
+
+    if page not in PAGES:
+        close = nearest(page, PAGES)
+        hint = f"did you mean {close!r}?" if close else f"one of: {', '.join(PAGES)}"
+        raise UserError(f"there is no page {page!r}", hint)
+
+
+def _check_theme(theme: str | None) -> None:
+    from textual.theme import BUILTIN_THEMES
+
+    if theme is not None and theme not in BUILTIN_THEMES:
+        raise UserError(f"there is no theme {theme!r}", f"one of: {', '.join(BUILTIN_THEMES)}")
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    width, _, height = text.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise UserError(f"--size {text!r} is not a size", "write columns x rows, e.g. 120x40")
+    columns, lines = int(width), int(height)
+    if not (20 <= columns <= 500 and 5 <= lines <= 300):
+        raise UserError(f"--size {text} is out of range", "20x5 to 500x300")
+    return columns, lines
+
+
+def _print_json(sessions: list[RunSession]) -> None:
+    from nanogpt_cli.cli.console import emit_json
+    from nanogpt_cli.tui.plain import summary
+
+    for session in sessions:
+        session.poll(1 << 22, float("inf"))
+        emit_json(summary(session))
+
+
+def _print_frame(
+    sessions: list[RunSession],
+    once: bool,
+    svg: Path | None,
+    size: tuple[int, int] | None,
+    page: str,
+    theme: str | None,
+    ascii_only: bool,
+) -> None:
+    import os
+    import shutil
+
+    from nanogpt_cli import files
+    from nanogpt_cli.cli.console import say
+    from nanogpt_cli.tui import still
+
+    _check_theme(theme)
+    terminal = sys.stdout.isatty()
+    if size is None and terminal and svg is None:
+        found = shutil.get_terminal_size(_DEFAULT_SIZE)
+        size = found.columns, found.lines - 1
+    still.load(sessions)
+    frame = still.still(
+        sessions, size or _DEFAULT_SIZE, page=page, theme=theme, ascii_only=ascii_only
+    )
+    if svg is not None:
+        with files.readable_os_errors("write the picture", svg):
+            files.write_text(svg, frame.svg)
+        say(f"wrote {svg}")
+    if once:
+        colours = terminal and not os.environ.get("NO_COLOR")
+        sys.stdout.write(frame.ansi if colours else frame.text)
+
+
+def _follow(sessions: list[RunSession]) -> None:
+    """Lines on stdout while a run lives."""
+    from nanogpt_cli.tui.plain import line
+
+    said: dict[int, tuple[int, str]] = {}
+    while True:
+        live = False
+        for number, session in enumerate(sessions):
+            session.poll(1 << 22, float("inf"))
+            state = session.state()
+            now = (session.view.version, state.word)
+            if said.get(number) != now:
+                said[number] = now
+                sys.stdout.write(line(session) + "\n")
+                sys.stdout.flush()
+            live = live or state.live
+        if not live:
+            return
+        time.sleep(_PAUSE)
+
+
+def _dashboard(
+    sessions: list[RunSession], readonly: bool, ascii_only: bool, theme: str | None, page: str
+) -> None:
+    from nanogpt_cli.cli.console import say
+    from nanogpt_cli.tui import terminal
+
+    reason = terminal.why_not()
+    if reason:
+        say(f"no dashboard: {reason}; plain lines instead (--once prints one frame)")
+        _follow(sessions)
+        return
+    _check_theme(theme)
+    from nanogpt_cli.tui.app import run_dashboard
+
+    left = run_dashboard(
+        [session.folder.path for session in sessions],
+        readonly=readonly, ascii_only=ascii_only, theme=theme, page=page,
+    )  # fmt: skip
+    name = sessions[0].folder.path
+    if left.stop:
+        say(f"{name} was asked to stop; it saves a checkpoint first")
+    elif sessions[0].state().live:
+        say(f"training goes on; nanogpt watch {name} shows it again")

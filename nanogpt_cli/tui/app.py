@@ -1,0 +1,202 @@
+"""Dashboard: polling, pages and keys. Everything shown comes from run folders."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from textual.app import App, ComposeResult, SystemCommand
+from textual.binding import Binding
+from textual.screen import Screen
+from textual.widgets import ContentSwitcher
+
+from nanogpt_cli.tui import header, keys
+from nanogpt_cli.tui.actions import DashboardActions
+from nanogpt_cli.tui.compare import ComparePage
+from nanogpt_cli.tui.desk import Desk
+from nanogpt_cli.tui.layers import LayersPage
+from nanogpt_cli.tui.logs import LogsPage
+from nanogpt_cli.tui.overview import OverviewPage
+from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.rows import RowsWidget
+from nanogpt_cli.tui.samples import SamplesPage
+from nanogpt_cli.tui.session import Child, RunSession
+
+FASTEST, SLOWEST = 0.25, 2.0  # seconds between looks at the log
+SHARE = 0.04  # of one core that drawing may take
+
+
+@dataclass(frozen=True)
+class DashboardExit:
+    """How the dashboard was left: ``stop`` means the run was asked to stop."""
+
+    stop: bool = False
+
+
+class Line(RowsWidget):
+    """The header and the footer."""
+
+    DEFAULT_CSS = "Line { height: 1; background: $panel; }"
+
+
+class Dashboard(DashboardActions, App[DashboardExit]):
+    """The view of one or more run folders."""
+
+    TITLE = "nanogpt"
+    CSS_PATH = "dashboard.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-tiny"), (60, "-narrow"), (100, "-medium"), (120, "-wide"),
+    ]  # fmt: skip
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-flat"), (12, "-short"), (22, "-normal"), (40, "-tall"),
+    ]  # fmt: skip
+    BINDINGS: ClassVar[list[Any]] = [
+        Binding(key.keys, key.action, key.label, show=False, priority=key.keys == "Q,ctrl+c")
+        for key in keys.KEYS
+        if not key.action.startswith("app.")
+    ]
+
+    def __init__(
+        self,
+        sessions: Sequence[RunSession],
+        *,
+        readonly: bool = False,
+        ascii_only: bool = False,
+        theme: str | None = None,
+        page: str = "overview",
+        live: bool = True,
+        still: bool = False,
+    ) -> None:
+        super().__init__()
+        self.still = still
+        self.animation_level = "none" if still else self.animation_level
+        self.desk = Desk(list(sessions), ascii_only=ascii_only, readonly=readonly)
+        self.ascii_only = ascii_only
+        self.start_page = page
+        self.live = live
+        self.ticks = 0
+        self.tick_cost = 0.0  # seconds of CPU one tick takes, averaged
+        self._interval = FASTEST
+        self._drawn: object = None
+        self._slow_due = 0.0
+        if theme:
+            self.theme = theme
+
+    def compose(self) -> ComposeResult:
+        """Header, the page, footer."""
+        yield Line(id="header")
+        with ContentSwitcher(initial=self.start_page, id="pages"):
+            yield OverviewPage(self.desk, id="overview")
+            yield LayersPage(self.desk, id="layers")
+            yield ComparePage(self.desk, id="compare")
+            yield SamplesPage(self.desk, id="samples")
+            yield LogsPage(self.desk, id="logs")
+        yield Line(id="footer")
+
+    def on_mount(self) -> None:
+        """Look at the log at once, then again and again."""
+        self.call_after_refresh(self._start)
+
+    def _start(self) -> None:
+        self.action_page(self.start_page)
+        if self.still:
+            self.set_focus(None)
+        self.draw(force=True)
+        if self.live:
+            self.set_timer(0.05, self._tick)
+
+    @property
+    def page(self) -> Page:
+        """The page in front."""
+        name = self.query_one("#pages", ContentSwitcher).current or "overview"
+        return self.query_one(f"#{name}", Page)
+
+    def _tick(self) -> None:
+        """Read, draw, and choose when to look again so that drawing stays cheap."""
+        started = time.process_time()
+        loading = any(session.loading for session in self.desk.sessions)
+        changed = True in [session.poll() for session in self.desk.sessions]
+        if not self.desk.held:
+            self.draw(force=changed and loading)
+        cost = time.process_time() - started
+        self.ticks += 1
+        if loading:  # finish reading before saving
+            self.set_timer(0.01, self._tick)
+            return
+        self.tick_cost += 0.2 * (cost - self.tick_cost)
+        self._interval = min(SLOWEST, max(FASTEST, self.tick_cost / SHARE))
+        self.set_timer(self._interval, self._tick)
+
+    def draw(self, force: bool = False) -> None:
+        """Draw the header, and the page if there is anything new."""
+        if not self.is_mounted or not self.screen_stack:
+            return
+        now = time.monotonic()
+        slow = force or now >= self._slow_due
+        versions = tuple(session.view.version for session in self.desk.sessions)
+        if force or versions != self._drawn or slow:
+            self._draw_lines()
+        if not force and versions == self._drawn and not self._page_is_restless():
+            return
+        if slow:
+            self._slow_due = now + 1.0
+            self._drawn = versions
+        self.page.update(slow)
+
+    def _page_is_restless(self) -> bool:
+        """The log page also follows the trainer's output; an empty one tells the state."""
+        return self.page.id == "logs" or not len(self.desk.view.steps)
+
+    def _draw_lines(self) -> None:
+        top = self.query_one("#header", Line)
+        row = header.header(
+            self.desk.view, self.desk.state(), self.size.width, held=self.desk.held,
+            ascii_only=self.ascii_only,
+        )  # fmt: skip
+        top.set_rows([row])
+        name = self.page.id or ""
+        bottom = self.query_one("#footer", Line)
+        bottom.set_rows([keys.footer(name, self.size.width, self.desk.readonly)])
+
+    def on_resize(self) -> None:
+        """Breakpoints may have changed what is shown."""
+        self.call_after_refresh(self.draw, True)
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:  # noqa: ARG002
+        """The palette offers every key of the help by name."""
+        for key in keys.KEYS:
+            if key.action == "command_palette" or key.action.startswith("app."):
+                continue
+            label = key.label[:1].upper() + key.label[1:]
+            yield SystemCommand(label, f"{key.group}, key {key.shown}", self._runner(key.action))
+
+    def _runner(self, action: str) -> Any:
+        async def run() -> None:
+            await self.run_action(action)
+
+        return run
+
+
+def run_dashboard(
+    folders: Sequence[Path],
+    *,
+    readonly: bool = False,
+    ascii_only: bool = False,
+    theme: str | None = None,
+    child: Child | None = None,
+    page: str = "overview",
+) -> DashboardExit:
+    """Open the dashboard on run folders and return how it was left.
+
+    ``child`` is the trainer where it is a child process of this one: without asking it, a killed
+    child would look alive for ever. Needs a terminal (see ``nanogpt_cli.tui.terminal``).
+    """
+    sessions = [
+        RunSession(path, child=child if index == 0 else None) for index, path in enumerate(folders)
+    ]
+    app = Dashboard(sessions, readonly=readonly, ascii_only=ascii_only, theme=theme, page=page)
+    return app.run() or DashboardExit()

@@ -1,0 +1,196 @@
+"""Page 3: several runs in one chart, what differs between their recipes, who is best when."""
+
+from __future__ import annotations
+
+import numpy as np
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.widget import Widget
+
+from nanogpt_cli import runlog
+from nanogpt_cli.tui import palette, patterns, traces, units
+from nanogpt_cli.tui.charts import LineChart
+from nanogpt_cli.tui.desk import Desk
+from nanogpt_cli.tui.history import AXES, SMOOTHING
+from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.panes import Pane, table
+from nanogpt_cli.tui.plot import Row, Trace
+from nanogpt_cli.tui.recipes import differing, short
+from nanogpt_cli.tui.session import RunSession
+from nanogpt_cli.tui.view import RunView
+
+METRICS = ("loss", "val_loss", "grad_norm", "lr", "tokens_per_s")
+MARKS = "●■▲◆▼★○"
+
+
+class ComparePage(Page):
+    """The opened runs and their neighbours in the same folder; enter adds or removes one."""
+
+    DEFAULT_CSS = """
+    ComparePage #overlay { height: 3fr; }
+    ComparePage #tables { height: 2fr; }
+    ComparePage #runs { width: 3fr; }
+    ComparePage #diff { width: 2fr; }
+    .-narrow ComparePage #diff, .-tiny ComparePage #diff { display: none; }
+    .-flat ComparePage #tables { display: none; }
+    """
+
+    def __init__(self, desk: Desk, id: str) -> None:
+        super().__init__(desk, id)
+        self.name_of_metric = "loss"
+        self.selected = 0
+        self.hidden: set[str] = set()
+
+    def compose(self) -> ComposeResult:
+        """Chart above, runs and differences below."""
+        yield LineChart("compare", id="overlay")
+        with Horizontal(id="tables"):
+            yield Pane(id="runs")
+            yield Pane(id="diff")
+
+    def first_focus(self) -> Widget | None:
+        """The chart."""
+        return self.query_one("#overlay")
+
+    def shown(self) -> list[tuple[int, RunSession]]:
+        """The runs in the chart with their numbers."""
+        return [
+            (index, session)
+            for index, session in enumerate(self.desk.sessions)
+            if str(session.folder.path) not in self.hidden
+            and patterns.matches(self.filter, session.view.name)
+        ]
+
+    def neighbours(self) -> list[runlog.RunFolder]:
+        """Runs beside the first one that are not open yet."""
+        root = self.desk.session.folder.path.resolve().parent
+        opened = {session.folder.path.resolve() for session in self.desk.sessions}
+        return [
+            run
+            for run in runlog.list_runs(root)
+            if run.path.resolve() not in opened and patterns.matches(self.filter, run.name)
+        ]
+
+    def update(self, slow: bool = True) -> None:
+        """Everything once a second."""
+        if not slow:
+            return
+        window = self.desk.window
+        chart = self.query_one("#overlay", LineChart)
+        chart.label = traces.LABELS[self.name_of_metric]
+        chart.empty = "nothing to compare yet"
+        note = f"{traces.smoothing_note(self.desk.smoothing)} ─ {self._axis_note()}"
+        chart.show([self._trace(i, s.view) for i, s in self.shown()], window, note=note)
+        self._draw_runs(self.query_one("#runs", Pane))
+        draw_differences(self.query_one("#diff", Pane), [s for _, s in self.shown()])
+
+    def _axis_note(self) -> str:
+        return traces.axis_note(self.desk.window.axis, self.desk.window.log)
+
+    def _trace(self, index: int, view: RunView) -> Trace:
+        axis, metric = self.desk.window.axis, self.name_of_metric
+        color = palette.run_color(index)
+        if metric == "val_loss":
+            x = traces.eval_axis(view, axis)
+            return Trace(view.name, x, view.evals["val_loss"], color, "points")
+        y = traces.smoothed(view, metric, SMOOTHING[self.desk.smoothing])
+        kind = "line" if index % 2 == 0 else "dash"
+        return Trace(view.name, traces.axis_of(view, axis), y, color, kind)
+
+    def _draw_runs(self, pane: Pane) -> None:
+        views = [session.view for _, session in self.shown()]
+        tokens = common_tokens(views)
+        heads = ("", "run", "state", "step", "tokens", "best val", f"at {units.si(tokens)} tokens")
+        lines, keys = [], []
+        numbers = {id(session): index for index, session in self.shown()}
+        for session in self.desk.sessions:
+            number = numbers.get(id(session))
+            lines.append(run_line(session, number, tokens, self.desk.ascii_only))
+            keys.append("dim" if number is None else palette.run_color(number))
+        for run in self.neighbours():
+            lines.append(("+", run.name, "not opened", "", "", "", ""))
+            keys.append("dim")
+        self.selected = min(self.selected, max(0, len(lines) - 1))
+        room = max(1, pane.size.height - 1)
+        first = max(0, min(self.selected - room // 2, len(lines) - room))
+        rows = table(heads, lines[first : first + room], self.selected - first, pane.size.width)
+        for row, key in zip(rows[1:], keys[first : first + room], strict=True):
+            text, old = row[0]
+            row[:] = [(text[:3], key), (text[3:], old if key != "dim" or old == "select" else key)]
+        pane.set_rows(rows)
+        pane.set_title("runs ─ best at equal tokens", "enter adds or hides a run")
+
+    def metric(self, step: int) -> None:
+        """Next metric."""
+        here = METRICS.index(self.name_of_metric)
+        self.name_of_metric = METRICS[(here + step) % len(METRICS)]
+
+    def row(self, step: int) -> None:
+        """Next run."""
+        count = len(self.desk.sessions) + len(self.neighbours())
+        self.selected = (self.selected + step) % max(1, count)
+
+    def open(self) -> None:
+        """Open a neighbour, or hide and show an open run."""
+        sessions = self.desk.sessions
+        if self.selected < len(sessions):
+            self.hidden ^= {str(sessions[self.selected].folder.path)}
+            return
+        neighbours = self.neighbours()
+        if self.selected - len(sessions) < len(neighbours):
+            run = neighbours[self.selected - len(sessions)]
+            sessions.append(RunSession(run.path, clock=self.desk.session.clock))
+
+    def set_filter(self, pattern: str) -> None:
+        """Only runs whose name matches."""
+        self.filter = pattern
+
+
+COMPARE_AXES = (*AXES, "flops")
+
+
+def run_line(
+    session: RunSession, number: int | None, tokens: float, ascii_only: bool
+) -> tuple[str, ...]:
+    """A run's row of the table."""
+    view = session.view
+    if number is None:
+        sign = "-"
+    else:
+        sign = str(number + 1) if ascii_only else MARKS[number % len(MARKS)]
+    seen = view.steps["tokens"][-1] if len(view.steps) else 0.0
+    best = best_until(view, tokens)
+    return (sign, view.name, session.state().word, f"{view.step:,}", units.si(float(seen)),
+            units.loss(view.best_val_loss), units.loss(best))  # fmt: skip
+
+
+def common_tokens(views: list[RunView]) -> float:
+    """How many tokens every one of the runs has seen at its last evaluation."""
+    seen = [float(view.evals["tokens"][-1]) for view in views if len(view.evals)]
+    return min(seen, default=0.0)
+
+
+def best_until(view: RunView, tokens: float) -> float | None:
+    """The best validation loss of evaluations at up to ``tokens`` tokens."""
+    values = view.evals["val_loss"][view.evals["tokens"] <= tokens]
+    values = values[np.isfinite(values)]
+    return float(values.min()) if len(values) else None
+
+
+def draw_differences(pane: Pane, sessions: list[RunSession]) -> None:
+    """The recipe keys in which the runs differ."""
+    if len(sessions) < 2:
+        pane.empty("choose a second run with j/k and enter", "what differs")
+        return
+    recipes = [s.view.started.recipe if s.view.started else {} for s in sessions]
+    rows: list[Row] = []
+    for key, values in differing(recipes):
+        row: Row = [(f" {key}  ", "dim")]
+        for index, value in enumerate(values):
+            row.append((f"{short(value)}  ", palette.run_color(index)))
+        rows.append(row)
+    if not rows:
+        pane.empty("the recipes are the same", "what differs")
+        return
+    pane.set_rows(rows)
+    pane.set_title(f"what differs ─ {len(rows)} key{'s' * (len(rows) > 1)}")

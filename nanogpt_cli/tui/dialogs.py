@@ -1,0 +1,109 @@
+"""Small screens on top: help, a question, a line of text."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Input, Static
+
+from nanogpt_cli.tui import keys
+
+
+class HelpScreen(ModalScreen[None]):
+    """Every key, made from the table the bindings are made from."""
+
+    CSS = """
+    HelpScreen #dialog { width: auto; height: 90%; }
+    HelpScreen VerticalScroll { width: 78; max-width: 100%; height: 1fr; }
+    """
+    BINDINGS: ClassVar[list[Any]] = [
+        Binding("escape,q,question_mark", "dismiss", "close"),
+        Binding("j,down", "scroll(2)", "down"),
+        Binding("k,up", "scroll(-2)", "up"),
+    ]
+
+    def __init__(self, page: str, readonly: bool) -> None:
+        super().__init__()
+        self.page_name = page
+        self.readonly = readonly
+
+    def compose(self) -> ComposeResult:
+        """One table a group."""
+        with Vertical(id="dialog"), VerticalScroll():
+            yield Static(self.text())
+
+    def text(self) -> Table:
+        """The keys by group; those that mean nothing on the present page are dimmed."""
+        table = Table.grid(padding=(0, 2))
+        table.add_column(justify="right")
+        table.add_column()
+        group = ""
+        for key in keys.KEYS:
+            if key.group != group:
+                group = key.group
+                table.add_row("", Text(f"\n{group}" if table.row_count else group, style="bold"))
+            here = self.page_name in key.pages and not (key.control and self.readonly)
+            shown = ", ".join([key.shown]) + (" =" if key.shown == "+" else "")
+            note = "  (read-only)" if key.control and self.readonly else ""
+            look = "" if here else "dim"
+            table.add_row(Text(shown, style="bold cyan" if here else "dim"),
+                          Text(key.label + note, style=look))  # fmt: skip
+        return table
+
+    def action_scroll(self, lines: int) -> None:
+        """Move by lines."""
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
+
+
+class Confirm(ModalScreen[bool]):
+    """A yes-or-no question; only ``y`` or enter says yes."""
+
+    BINDINGS: ClassVar[list[Any]] = [
+        Binding("y,enter", "answer(True)", "yes"),
+        Binding("n,escape,q", "answer(False)", "no"),
+    ]
+
+    def __init__(self, question: str, detail: str = "") -> None:
+        super().__init__()
+        self.question, self.detail = question, detail
+
+    def compose(self) -> ComposeResult:
+        """Question, consequence, keys."""
+        with Vertical(id="dialog"):
+            yield Static(Text(self.question, style="bold"))
+            if self.detail:
+                yield Static(Text(self.detail))
+            yield Static(Text("\ny yes    n no", style="dim"))
+
+    def action_answer(self, answer: bool) -> None:
+        """Close with the answer."""
+        self.dismiss(answer)
+
+
+class Ask(ModalScreen[str | None]):
+    """A line of text; escape gives none."""
+
+    BINDINGS: ClassVar[list[Any]] = [Binding("escape", "dismiss(None)", "cancel")]
+
+    def __init__(self, question: str, value: str = "", hint: str = "") -> None:
+        super().__init__()
+        self.question, self.value, self.hint = question, value, hint
+
+    def compose(self) -> ComposeResult:
+        """Question, field, keys."""
+        with Vertical(id="dialog"):
+            yield Static(Text(self.question, style="bold"))
+            if self.hint:
+                yield Static(Text(self.hint, style="dim"))
+            yield Input(value=self.value)
+            yield Static(Text("\nenter takes it    esc leaves", style="dim"))
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Close with the text."""
+        self.dismiss(event.value)

@@ -1,0 +1,96 @@
+"""MetricGrid: any metrics as a page of small charts that fill the space they have."""
+
+from __future__ import annotations
+
+import numpy as np
+from textual.app import ComposeResult
+from textual.containers import Grid
+
+from nanogpt_cli.tui import heat, patterns, traces
+from nanogpt_cli.tui.charts import LineChart
+from nanogpt_cli.tui.desk import Desk
+from nanogpt_cli.tui.history import METRICS
+from nanogpt_cli.tui.panes import sample_axis
+from nanogpt_cli.tui.plot import Trace
+from nanogpt_cli.tui.view import RunView
+
+MOST = 12
+MIN_WIDTH, MIN_HEIGHT = 36, 7
+
+
+def metric_names(view: RunView) -> list[str]:
+    """Every series of a run by name: ``loss``, ``h.3.grad_norm``, …, in natural order."""
+    names = [*METRICS, "val_loss"]
+    names += [f"h.{k}.{n}" for k in range(view.layers.layers) for n in view.layers.names()]
+    return patterns.select("", names)
+
+
+def metric_trace(view: RunView, name: str, axis: str, level: int) -> list[Trace]:
+    """The traces of one named series."""
+    if name == "val_loss":
+        return [Trace("val", traces.eval_axis(view, axis), view.evals["val_loss"], "val", "points")]
+    if name in METRICS:
+        return traces.metric_traces(view, name, axis, level)
+    layer, _, stat = name.removeprefix("h.").partition(".")
+    values = view.layers.values(stat)
+    column = values[:, int(layer)] if len(values) else np.empty(0)
+    return [Trace(name, sample_axis(view, axis), column, "train")]
+
+
+class MetricGrid(Grid):
+    """Up to ``MOST`` charts at once; ``turn`` shows the next ones."""
+
+    DEFAULT_CSS = "MetricGrid { height: 1fr; grid-size: 3; }"
+
+    def __init__(self, desk: Desk, id: str) -> None:
+        super().__init__(id=id)
+        self.desk = desk
+        self.page_number = 0
+        self.names: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        """A pool of charts."""
+        for index in range(MOST):
+            yield LineChart("", id=f"metric-{index}")
+
+    def draw(self, pattern: str) -> None:
+        """Show the metrics that match ``pattern``."""
+        self.names = patterns.select(pattern, metric_names(self.desk.view))
+        columns, rows = self._shape(len(self.names))
+        room = min(MOST, columns * rows)
+        self.page_number %= max(1, -(-len(self.names) // room))
+        shown = self.names[self.page_number * room :][:room]
+        charts = list(self.query(LineChart))
+        self.styles.grid_size_columns = columns
+        self.styles.grid_size_rows = max(1, -(-len(shown) // columns))
+        for chart, name in zip(charts, [*shown, *[""] * (MOST - len(shown))], strict=True):
+            chart.display = bool(name)
+            if name:
+                self._draw_one(chart, name)
+        if not shown:
+            charts[0].display = True
+            charts[0].empty = f"nothing matches {pattern!r}; esc shows all"
+            charts[0].label = "filter"
+            charts[0].show([], self.desk.window)
+
+    def _draw_one(self, chart: LineChart, name: str) -> None:
+        window = self.desk.window
+        stat = name.split(".", 2)[-1]
+        known = heat.STATISTICS.get(stat)
+        chart.label = f"{name} ─ {known.label}" if known else traces.LABELS.get(name, name)
+        chart.empty = "no sample yet"
+        found = metric_trace(self.desk.view, name, window.axis, self.desk.smoothing)
+        chart.show(found, window)
+
+    def _shape(self, count: int) -> tuple[int, int]:
+        """Columns and rows: no more than fit, no more than needed."""
+        most_columns = max(1, self.size.width // MIN_WIDTH)
+        most_rows = max(1, self.size.height // MIN_HEIGHT)
+        columns = 1
+        while columns < most_columns and columns * min(most_rows, columns) < count:
+            columns += 1
+        return columns, min(most_rows, max(1, -(-count // columns)))
+
+    def turn(self, step: int) -> None:
+        """Next or previous page."""
+        self.page_number += step

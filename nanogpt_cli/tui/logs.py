@@ -1,0 +1,199 @@
+"""Page 5: alarms with their advice, what happened, and what the trainer printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+from textual.widget import Widget
+
+from nanogpt_cli import events
+from nanogpt_cli.tui import patterns, units
+from nanogpt_cli.tui.desk import Desk
+from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.panes import Pane, printable, table, wrap
+from nanogpt_cli.tui.plot import Row
+
+
+class LogsPage(Page):
+    """Events on the left, the chosen one's story on the right, the trainer's output below."""
+
+    DEFAULT_CSS = """
+    LogsPage #upper { height: 1fr; }
+    LogsPage #events { width: 3fr; }
+    LogsPage #detail { width: 2fr; }
+    LogsPage #output { height: 1fr; }
+    LogsPage.-other #upper { display: none; }
+    .-narrow LogsPage #detail, .-tiny LogsPage #detail { display: none; }
+    .-short LogsPage #output, .-flat LogsPage #output { display: none; }
+    .-short LogsPage.-other #output, .-flat LogsPage.-other #output { display: block; }
+    """
+
+    def __init__(self, desk: Desk, id: str) -> None:
+        super().__init__(desk, id)
+        self.chosen: int | None = None
+
+    def compose(self) -> ComposeResult:
+        """Events, detail, output."""
+        with Horizontal(id="upper"):
+            yield Pane(id="events")
+            yield Pane(id="detail")
+        yield Pane(id="output")
+
+    def first_focus(self) -> Widget | None:
+        """The list."""
+        return self.query_one("#events")
+
+    def found(self) -> list[events.Event]:
+        """The events that pass the filter, oldest first."""
+        return [
+            event
+            for event in self.desk.view.happenings
+            if patterns.matches(self.filter, f"{event.type} {story(event)[1]}")
+        ]
+
+    def update(self, slow: bool = True) -> None:  # noqa: ARG002
+        """Draw all three."""
+        found = self.found()
+        index = len(found) - 1 if self.chosen is None else min(self.chosen, len(found) - 1)
+        listing, detail = self.query_one("#events", Pane), self.query_one("#detail", Pane)
+        if found:
+            self._draw_list(listing, found, index)
+            detail.set_rows(detail_rows(found[index], detail.size.width))
+            detail.set_title("what happened", "enter shows the step")
+        else:
+            listing.empty(
+                "nothing matches" if self.filter else "nothing has happened yet", "events"
+            )
+            detail.empty("", "what happened")
+        self._draw_output(self.query_one("#output", Pane))
+
+    def _draw_list(self, pane: Pane, found: Sequence[events.Event], index: int) -> None:
+        width = pane.size.width
+        lines = [
+            (f"{getattr(event, 'step', 0):,}", sign(event, self.desk.ascii_only), *story(event))
+            for event in found
+        ]
+        room = max(1, pane.size.height - 1)
+        first = max(0, min(index - room // 2, len(lines) - room))
+        part = lines[first : first + room]
+        rows = table(("step", " ", "what", "how"), part, index - first, width)
+        for row, event in zip(rows[1:], found[first : first + room], strict=True):
+            if row[0][1] == "text":
+                row[0] = (row[0][0], severity(event))
+        pane.set_rows(rows)
+        active = len(self.desk.view.active_alarms)
+        said = f"{active} alarm{'s' * (active != 1)} active" if active else "no alarm active"
+        pane.set_title(f"events ─ {said}", self.desk.session.problems())
+
+    def _draw_output(self, pane: Pane) -> None:
+        state, width = self.desk.state(), pane.size.width
+        text = self.desk.session.output()
+        if not text.strip():
+            pane.empty("the trainer has printed nothing into stdout.log", "output")
+            return
+        bad = state.word in ("crashed", "failed")
+        lines = [part for line in text.rstrip().splitlines() for part in wrap(line, width - 1)]
+        shown = lines[-pane.size.height :]
+        start = max((i for i, line in enumerate(lines) if line.startswith("Traceback")), default=-1)
+        first = len(lines) - len(shown)
+        rows: list[Row] = []
+        for number, line in enumerate(shown, first):
+            key = "error" if bad and 0 <= start <= number else "text"
+            rows.append([(f" {line}", key)])
+        pane.set_rows(rows)
+        title = f"output ─ the run {state.word}" if bad else "output ─ stdout.log"
+        pane.set_title(title, state.detail if bad else "")
+
+    def row(self, step: int) -> None:
+        """Next or previous event."""
+        count = len(self.found())
+        if count:
+            here = count - 1 if self.chosen is None else self.chosen
+            index = min(max(here + step, 0), count - 1)
+            self.chosen = None if index == count - 1 else index
+
+    turn = row
+
+    def open(self) -> None:
+        """Show the event's step in the charts."""
+        found = self.found()
+        if not found:
+            return
+        step = float(getattr(found[-1 if self.chosen is None else self.chosen], "step", 0))
+        window, view = self.desk.window, self.desk.view
+        around = max(50.0, view.step * 0.05)
+        low, high = max(0.0, step - around), min(max(step + around, 1.0), max(view.step, 1))
+        window.show(view.steps.at(window.axis, low), view.steps.at(window.axis, high))
+        window.cursor = view.steps.at(window.axis, step)
+        self.app.action_page("overview")  # type: ignore[attr-defined]
+
+    def alternate(self) -> None:
+        """Only the output, or all."""
+        self.toggle_class("-other")
+
+    def set_filter(self, pattern: str) -> None:
+        """Show only events that match."""
+        self.filter = pattern
+        self.chosen = None
+
+
+def severity(event: events.Event) -> str:
+    """The colour key of an event."""
+    if isinstance(event, events.Incident):
+        return "error"
+    if isinstance(event, events.Alarm):
+        if not event.active:
+            return "dim"
+        return {"error": "error", "warning": "warning"}.get(event.severity, "text")
+    return "text"
+
+
+def sign(event: events.Event, ascii_only: bool = False) -> str:
+    """A sign beside the words."""
+    if isinstance(event, events.Alarm) and not event.active:
+        return "v" if ascii_only else "✓"
+    shown = {"error": "x" if ascii_only else "✖", "warning": "!" if ascii_only else "▲"}
+    return shown.get(severity(event), " ")
+
+
+def story(event: events.Event) -> tuple[str, str]:
+    """What happened in two columns: the kind, and one line about it."""
+    if isinstance(event, events.Alarm):
+        where = f"h.{event.layer}: " if event.layer is not None else ""
+        over = "" if event.active else " (cleared)"
+        return event.kind.replace("_", " "), printable(f"{where}{event.message}{over}")
+    if isinstance(event, events.Eval):
+        best = ", best so far" if event.best else ""
+        return "evaluation", f"val loss {units.loss(event.val_loss)}{best}"
+    if isinstance(event, events.Checkpoint):
+        return "checkpoint", f"{event.path} ({units.size(event.bytes)})"
+    if isinstance(event, events.Command):
+        return "command", printable(f"{event.name} {event.argument}".strip() + f": {event.result}")
+    if isinstance(event, events.Incident):
+        return "incident", printable(f"{event.message} {event.action}".strip())
+    if isinstance(event, events.RunStarted):
+        return "resumed", f"after step {event.step:,}"
+    if isinstance(event, events.RunEnded):
+        return "end", printable(f"{event.reason} {event.message}".strip())
+    return event.type, printable(str(getattr(event, "message", "")))
+
+
+def detail_rows(event: events.Event, width: int) -> list[Row]:
+    """All there is to say about an event."""
+    kind, line = story(event)
+    rows: list[Row] = [[(f" {kind}", "title")]]
+    parts: list[tuple[str, str]] = [(line, severity(event))]
+    if isinstance(event, events.Alarm):
+        parts += [(f"value {units.number(event.value)}", "dim")] if event.value is not None else []
+        parts += [("", "text"), (event.advice, "text")] if event.advice else []
+    if isinstance(event, events.Eval):
+        bits = event.bits_per_byte
+        parts += [(f"{units.number(bits)} bits per byte", "text")] if bits is not None else []
+        parts += [(f"took {units.duration(event.seconds)}", "dim")]
+    if isinstance(event, events.Incident) and event.path:
+        parts += [(f"recorded in {event.path}", "dim")]
+    for text, key in parts:
+        rows += [[(f" {piece}", key)] for piece in wrap(text, max(8, width - 2))]
+    return rows

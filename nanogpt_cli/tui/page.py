@@ -1,0 +1,58 @@
+"""Page: one of the dashboard's five screens, and what the keys may ask of it."""
+
+from __future__ import annotations
+
+from textual.containers import Vertical
+from textual.widget import Widget
+
+from nanogpt_cli.tui.charts import LineChart
+from nanogpt_cli.tui.desk import Desk
+
+
+class Page(Vertical):
+    """Draws from the desk in ``update``; keys that mean nothing here do nothing."""
+
+    title = ""
+
+    def __init__(self, desk: Desk, id: str) -> None:
+        super().__init__(id=id)
+        self.desk = desk
+
+    def update(self, slow: bool = True) -> None:
+        """Draw what is new; ``slow`` parts once a second."""
+
+    def first_focus(self) -> Widget | None:
+        """Where keys go when the page is opened."""
+        return next(iter(self.query(LineChart)), None)
+
+    def chart(self) -> LineChart | None:
+        """The chart that keys act on: the focused one, else the page's first."""
+        focused = self.app.focused
+        if isinstance(focused, LineChart) and focused in self.query(LineChart):
+            return focused
+        shown = [c for c in self.query(LineChart) if c.display and c.size.width > 0]
+        return shown[0] if shown else None
+
+    def metric(self, step: int) -> None:
+        """Next or previous statistic."""
+
+    def row(self, step: int) -> None:
+        """Next or previous row."""
+
+    def turn(self, step: int) -> None:
+        """Next or previous page of a list."""
+
+    def open(self) -> None:
+        """Open the current row."""
+
+    def alternate(self) -> None:
+        """Show the other side of the page."""
+
+    def back(self) -> bool:
+        """Undo the last opening; whether there was anything to undo."""
+        return False
+
+    def set_filter(self, pattern: str) -> None:
+        """Show only what matches."""
+
+    filter = ""

@@ -1,0 +1,187 @@
+"""Panes that are neither chart nor page: heat map, wrapped text, sparkline strip, plain rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len, chop_cells
+
+from nanogpt_cli.tui import heat, traces, units
+from nanogpt_cli.tui.charts import bounds
+from nanogpt_cli.tui.desk import Desk
+from nanogpt_cli.tui.draw import sparkline
+from nanogpt_cli.tui.plot import Row, Trace
+from nanogpt_cli.tui.rows import RowsWidget
+from nanogpt_cli.tui.view import RunView
+
+
+class Pane(RowsWidget, can_focus=True):
+    """A bordered pane of rows that can be focused, maximised and exported."""
+
+    DEFAULT_CSS = """
+    Pane { border: round $panel-lighten-2; border-title-color: $text;
+           border-subtitle-color: $text-muted; }
+    Pane:focus { border: round $accent; }
+    """
+
+    def empty(self, text: str, title: str = "") -> None:
+        """Say calmly why there is nothing to see."""
+        width, height = self.size.width, self.size.height
+        lines = wrap(text, max(10, width - 2))
+        top: list[Row] = [[] for _ in range(max(0, (height - len(lines)) // 2))]
+        self.set_rows([*top, *([(line.center(width), "dim")] for line in lines)])
+        if title:
+            self.set_title(title)
+
+    def csv(self) -> str:
+        """What is shown, as text."""
+        return self.text() + "\n"
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of at most ``width`` cells, broken at blanks where possible; line ends are kept."""
+    lines: list[str] = []
+    for line in printable(text).split("\n"):
+        current = ""
+        for word in line.split(" "):
+            candidate = f"{current} {word}" if current else word
+            if cell_len(candidate) <= width:
+                current = candidate
+                continue
+            if current:
+                lines.append(current)
+            chunks = chop_cells(word, width) if word else [""]
+            lines += chunks[:-1]
+            current = chunks[-1] if chunks else ""
+        lines.append(current)
+    return lines
+
+
+def printable(text: str) -> str:
+    """Text whose control characters (a model may write any) can do no harm on a terminal."""
+    text = text.replace("\r\n", "\n").replace("\t", "    ")
+    return "".join(c if c == "\n" or c.isprintable() else "·" for c in text)
+
+
+class HeatPane(Pane):
+    """Layers x time of the desk's statistic."""
+
+    def draw(self, desk: Desk, *, selected: int | None = None) -> None:
+        """Draw the statistic over the shared window."""
+        view, stat = desk.view, heat.statistic(desk.statistic)
+        title = f"{stat.label} ─ layers × time"
+        values = view.layers.values(desk.statistic)
+        if not len(values):
+            said = "statistics are off" if _stats_off(view) else "waiting for layer statistics"
+            self.empty(said, title)
+            return
+        steps = sample_axis(view, desk.window.axis)
+        full = bounds([Trace("", traces.axis_of(view, desk.window.axis), steps, "")])
+        picture = heat.heat_map(
+            stat, steps, values, desk.window.range(full), self.size.width, self.size.height,
+            log_x=desk.window.log, colors=desk.color_map, ascii_only=desk.ascii_only,
+            normalise=desk.normalise, cursor=desk.window.cursor, selected=selected,
+        )  # fmt: skip
+        self.set_rows(picture.rows)
+        self.set_title(title + _scale_note(stat, desk, picture), _heat_note(view, picture, desk))
+
+    def on_resize(self) -> None:
+        """Every cell moves."""
+        self._rows = []
+
+
+def sample_axis(view: RunView, axis: str) -> traces.Floats:
+    """The x values of the layer samples."""
+    import numpy as np
+
+    steps = view.layers.steps["step"]
+    if axis == "step" or not len(view.steps):
+        return steps
+    return np.interp(steps, view.steps["step"], view.steps[axis])
+
+
+def _stats_off(view: RunView) -> bool:
+    recipe = view.started.recipe if view.started else {}
+    stats = recipe.get("stats") if isinstance(recipe, dict) else None
+    return isinstance(stats, dict) and stats.get("every") in (0, "off", False)
+
+
+def _scale_note(stat: heat.Statistic, desk: Desk, picture: heat.HeatMap) -> str:
+    notes = []
+    if stat.log and picture.ends[0] > 0:
+        notes.append("log")
+    if desk.normalise:
+        notes.append("each layer against its median")
+    if picture.pooled > 1:
+        notes.append(f"{picture.pooled} layers a row")
+    return " ─ " + " · ".join(notes) if notes else ""
+
+
+def _heat_note(view: RunView, picture: heat.HeatMap, desk: Desk) -> str:
+    bar = heat.color_bar(picture.ends, desk.ascii_only)
+    last = view.last_layers
+    if last is None or not last.every:
+        return bar
+    return f"every {last.every} steps · {units.percent(last.cost)} of the time   {bar}"
+
+
+class SparkStrip(RowsWidget):
+    """One line of sparklines for terminals with no room for side charts."""
+
+    DEFAULT_CSS = "SparkStrip { height: 1; }"
+
+    def draw(self, desk: Desk) -> None:
+        """Learning rate, gradient norm, tokens per second."""
+        view, row = desk.view, []
+        names = (("lr", "lr"), ("grad_norm", "grad"), ("tokens_per_s", "tok/s"))
+        width = max(4, (self.size.width - 2) // 3 - 16)
+        for metric, label in names:
+            values = traces.smoothed(view, metric, 0.9 if metric != "lr" else 0.0)
+            line = sparkline(values, width, ascii_only=desk.ascii_only)
+            value = traces.latest(view, metric)
+            row += [(f" {label} ", "dim"), (line, "train"), (f" {value:<8}", "text")]
+        self.set_rows([row])
+
+
+class SamplePane(Pane):
+    """The newest text the model wrote."""
+
+    def draw(self, desk: Desk) -> None:
+        """Prompt in its own colour, then the continuation."""
+        samples = desk.view.samples
+        if not samples:
+            self.empty("no sample yet; g writes one from a prompt", "sample")
+            return
+        sample = samples[-1]
+        self.set_rows(sample_rows(sample.prompt, sample.text, self.size.width, self.size.height))
+        self.set_title(f"sample ─ step {sample.step:,}", f"temperature {sample.temperature:g}")
+
+
+def sample_rows(prompt: str, text: str, width: int, height: int) -> list[Row]:
+    """A wrapped sample; the part that was given is coloured as such."""
+    lines = wrap(prompt + text, max(4, width - 2))
+    left = len(printable(prompt))
+    rows: list[Row] = []
+    for line in lines[:height]:
+        given = line[: max(0, min(left, len(line)))]
+        left -= len(line) + 1
+        rows.append([(" ", "plain"), (given, "prompt"), (line[len(given) :], "text")])
+    if len(lines) > height and rows:
+        rows[-1] = [*rows[-1][:-1], (rows[-1][-1][0][: width - 4] + " …", "dim")]
+    return rows
+
+
+def table(
+    heads: Sequence[str], lines: Sequence[Sequence[str]], selected: int | None, width: int
+) -> list[Row]:
+    """Aligned columns under dim heads; the selected line reversed."""
+    sizes = [max(cell_len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
+
+    def render(cells: Sequence[str]) -> str:
+        joined = "  ".join(c + " " * (s - cell_len(c)) for c, s in zip(cells, sizes, strict=True))
+        return f" {joined} "[:width]
+
+    rows: list[Row] = [[(render(heads), "dim")]]
+    for index, line in enumerate(lines):
+        rows.append([(render(line).ljust(width), "select" if index == selected else "text")])
+    return rows

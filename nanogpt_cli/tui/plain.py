@@ -1,0 +1,53 @@
+"""A run in words: one line for logs, one mapping for machines. No terminal tricks."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from nanogpt_cli.tui import units
+from nanogpt_cli.tui.header import header
+from nanogpt_cli.tui.session import RunSession
+
+
+def line(session: RunSession) -> str:
+    """The header of the dashboard as one plain line."""
+    pieces = header(session.view, session.state(), 200, ascii_only=True)
+    return "".join(text for text, _ in pieces).strip()
+
+
+def summary(session: RunSession) -> dict[str, Any]:
+    """What the dashboard shows, as data; non-finite numbers as strings."""
+    view, state = session.view, session.state()
+    step, evaluation = view.last_step, view.last_eval
+    return {
+        "run": view.name,
+        "folder": str(session.folder.path),
+        "state": state.word,
+        "detail": state.detail,
+        "step": view.step,
+        "max_steps": view.max_steps,
+        "tokens": step.tokens if step else 0,
+        "loss": _plain(step.loss if step else None),
+        "lr": _plain(step.lr if step else None),
+        "grad_norm": _plain(step.grad_norm if step else None),
+        "clip_share": view.steps.clip_share(),
+        "tokens_per_s": _plain(view.steps.recent("tokens_per_s")) if step else None,
+        "mfu": view.mfu,
+        "eta_s": view.eta,
+        "val_loss": _plain(evaluation.val_loss if evaluation else None),
+        "best_val_loss": view.best_val_loss,
+        "alarms": [
+            {"step": a.step, "kind": a.kind, "layer": a.layer, "message": a.message,
+             "advice": a.advice}
+            for a in view.active_alarms
+        ],
+        "non_finite_steps": view.non_finite,
+        "problems": session.problems(),
+    }  # fmt: skip
+
+
+def _plain(value: float | None) -> float | str | None:
+    if value is None or math.isfinite(value):
+        return value
+    return {"+inf": "Infinity", "-inf": "-Infinity"}.get(units.number(value), "NaN")

@@ -1,0 +1,73 @@
+"""One frame of the dashboard without a terminal: as text, with colours, or as a picture."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.segment import Segment, Segments
+
+from nanogpt_cli.tui import export
+from nanogpt_cli.tui.app import Dashboard
+from nanogpt_cli.tui.session import RunSession
+
+
+@dataclass(frozen=True)
+class Still:
+    """A drawn frame."""
+
+    text: str
+    svg: str
+    ansi: str
+
+
+def load(sessions: Sequence[RunSession]) -> None:
+    """Read all there is now."""
+    for session in sessions:
+        session.poll(1 << 22, float("inf"))
+
+
+def still(
+    sessions: Sequence[RunSession],
+    size: tuple[int, int],
+    *,
+    page: str = "overview",
+    theme: str | None = None,
+    ascii_only: bool = False,
+    title: str = "nanogpt watch",
+) -> Still:
+    """Draw one frame of ``size`` (columns, rows) from sessions that are loaded."""
+    return asyncio.run(_still(sessions, size, page, theme, ascii_only, title))
+
+
+async def _still(
+    sessions: Sequence[RunSession],
+    size: tuple[int, int],
+    page: str,
+    theme: str | None,
+    ascii_only: bool,
+    title: str,
+) -> Still:
+    app = Dashboard(
+        sessions, readonly=True, ascii_only=ascii_only, theme=theme, page=page, live=False,
+        still=True,
+    )  # fmt: skip
+    async with app.run_test(size=size) as pilot:
+        app.screen.set_focus(None)
+        await pilot.pause()
+        await pilot.pause()
+        lines = [list(strip) for strip in export.screen_strips(app)]
+        return Still(
+            export.screen_text(app), export.svg_of(lines, size[0], title), _ansi(lines, size[0])
+        )
+
+
+def _ansi(lines: list[list[Segment]], width: int) -> str:
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width, force_terminal=True, legacy_windows=False)
+    for line in lines:
+        console.print(Segments([*line, Segment.line()]), end="", soft_wrap=True)
+    return buffer.getvalue()

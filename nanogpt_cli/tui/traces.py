@@ -1,0 +1,102 @@
+"""Which traces a chart of a run shows."""
+
+from __future__ import annotations
+
+from nanogpt_cli.tui import units
+from nanogpt_cli.tui.history import SMOOTHING
+from nanogpt_cli.tui.plot import Trace
+from nanogpt_cli.tui.series import Floats
+from nanogpt_cli.tui.view import RunView
+
+LABELS = {
+    "loss": "loss",
+    "val_loss": "validation loss",
+    "lr": "learning rate",
+    "grad_norm": "gradient norm",
+    "tokens_per_s": "tokens/s",
+    "step_s": "seconds per step",
+}
+SHORT = {**LABELS, "lr": "lr", "grad_norm": "norm"}
+SMOOTHED = ("loss", "grad_norm", "tokens_per_s", "step_s")
+Mark = tuple[float, str, str]
+
+
+def axis_of(view: RunView, axis: str) -> Floats:
+    """The x values of every step; FLOPs from the tokens seen."""
+    if axis == "flops":
+        per_token = view.started.flops_per_token if view.started else 0.0
+        return view.steps["tokens"] * per_token
+    return view.steps[axis]
+
+
+def eval_axis(view: RunView, axis: str) -> Floats:
+    """The x values of every evaluation."""
+    if axis == "flops":
+        per_token = view.started.flops_per_token if view.started else 0.0
+        return view.evals["tokens"] * per_token
+    return view.evals[axis]
+
+
+def smoothed(view: RunView, metric: str, beta: float) -> Floats:
+    """A metric's moving average, or the metric itself where smoothing makes no sense."""
+    if beta == 0 or metric not in SMOOTHED:
+        return view.steps[metric]
+    return view.steps.smooth(metric, beta)
+
+
+def loss_traces(view: RunView, axis: str, level: int) -> list[Trace]:
+    """Raw envelope behind, moving average on top, validation points over both."""
+    x, beta = axis_of(view, axis), SMOOTHING[level]
+    traces = []
+    if beta:
+        traces.append(Trace("raw", x, view.steps["loss"], "raw", "band"))
+    traces.append(Trace("train", x, smoothed(view, "loss", beta), "train"))
+    if len(view.evals):
+        points = Trace("val", eval_axis(view, axis), view.evals["val_loss"], "val", "points")
+        traces.append(points)
+    return traces
+
+
+def metric_traces(
+    view: RunView, metric: str, axis: str, level: int, color: str = "train"
+) -> list[Trace]:
+    """One metric: its envelope behind its moving average, or just itself."""
+    x, beta = axis_of(view, axis), SMOOTHING[level]
+    if not beta or metric not in SMOOTHED:
+        return [Trace(SHORT[metric], x, view.steps[metric], color)]
+    return [
+        Trace("raw", x, view.steps[metric], "raw", "band"),
+        Trace("smooth", x, smoothed(view, metric, beta), color),
+    ]
+
+
+def alarm_marks(view: RunView, axis: str, most: int = 40) -> list[Mark]:
+    """A sign on the top edge where an alarm was raised."""
+    found: list[Mark] = []
+    for alarm in list(view.alarms)[-most:]:
+        if alarm.severity != "info":
+            key = "error" if alarm.severity == "error" else "warning"
+            found.append((view.steps.at(axis, alarm.step), "▲", key))
+    return found
+
+
+def smoothing_note(level: int) -> str:
+    """The smoothing in force, for a title."""
+    beta = SMOOTHING[level]
+    return f"ema {beta:g}".replace("0.", ".") if beta else "raw"
+
+
+def axis_note(axis: str, log: bool) -> str:
+    """The x axis in force, for a title."""
+    names = {"step": "step", "tokens": "tokens", "time": "time", "flops": "FLOPs"}
+    return f"log {names[axis]}" if log else names[axis]
+
+
+def latest(view: RunView, metric: str) -> str:
+    """The newest value of a metric with its unit."""
+    values = view.steps[metric]
+    if not len(values):
+        return ""
+    if metric == "tokens_per_s":
+        return units.si(view.steps.recent(metric))
+    return units.number(float(values[-1]))
