@@ -18,6 +18,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import bpe, cuts, pipeline, receipt, tokens
 from nanogpt_cli.text import tokenizer as tokenizers
 from nanogpt_cli.text.charset import CharsetCollector
+from nanogpt_cli.text.parallel import ordered_map
 from nanogpt_cli.text.request import Request, split_rule
 from nanogpt_cli.text.sources import Piece, Reader, Source, Tally
 from nanogpt_cli.text.splits import Counts, SplitWriter, TailWriter
@@ -26,7 +27,7 @@ from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 
 SOURCES: Final = "sources.jsonl"
 _TRAINING_BYTES: Final = 1 << 27  # a vocabulary learns little from more text than this
-_RENUMBER = 1 << 20  # tokens at a time
+_RENUMBER: Final = 1 << 20  # bytes at a time
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,10 @@ class Build:
         splits = {}
         for split, counts in zip(tokens.SPLITS, writer.sides, strict=True):
             path = self.folder / f"{split}.bin"
-            digest = files.sha256_file(path) if order is None else _renumber(path, order)
+            if order is None:
+                digest = files.sha256_file(path)
+            else:
+                digest = _renumber(path, order, self.workers)
             splits[split] = _split_info(counts, digest, path)
         return splits
 
@@ -245,13 +249,20 @@ def _renumbered(counts: Tokens, order: Tokens) -> Tokens:
     return result
 
 
-def _renumber(path: Path, order: Tokens) -> str:
+def _renumber(path: Path, order: Tokens, workers: int) -> str:
     """Replace provisional ids by final ones, in place; returns the new file's sha256."""
     digest = hashlib.sha256()
-    with path.open("rb+") as file:
-        while block := file.read(_RENUMBER * order.dtype.itemsize):
-            new = order.take(np.frombuffer(block, dtype=order.dtype)).tobytes()
-            digest.update(new)
-            file.seek(-len(block), 1)
-            file.write(new)
+
+    def blocks() -> Iterator[bytes]:
+        with path.open("rb") as file:
+            while block := file.read(_RENUMBER):
+                yield block
+
+    def renumbered(block: bytes) -> Tokens:
+        return order.take(np.frombuffer(block, dtype=order.dtype), mode="clip")
+
+    with path.open("rb+") as file:  # writing stays behind reading: the sizes are the same
+        for new in ordered_map(renumbered, blocks(), workers):
+            digest.update(new.data)
+            file.write(new.data)
     return digest.hexdigest()

@@ -29,6 +29,7 @@ class CharsetCollector(Tokenizer):
 
     kind = "char"
     cut_rule = "characters"
+    ascii_is_itself = True
     vocab_size = _UNSEEN
 
     def __init__(self, *, eot: bool = False) -> None:

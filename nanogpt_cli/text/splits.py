@@ -174,12 +174,12 @@ class TailWriter(SplitWriter):
             k = round(len(ids) * at / max(1, characters))
             return ids[:k], ids[k:], round(size * at / max(1, characters))
         left_size = 0
-        for span, text in zip(spans, texts, strict=True):
-            if at <= len(text):
-                break
-            at -= len(text)
-            left_size += len(text.encode())
-        start, end = span
+        k = 0
+        while at > len(texts[k]):
+            at -= len(texts[k])
+            left_size += len(texts[k].encode())
+            k += 1
+        (start, end), text = spans[k], texts[k]
         left_size += len(text[:at].encode())
         if at == len(text):  # a document's end: its end-of-text token stays with it
             return ids[: end + 1], ids[end + 1 :], left_size

@@ -58,12 +58,11 @@ def check_replaceable(target: Path) -> None:
     """Raise ``UserError`` if ``target`` holds anything that ``prepare`` did not write."""
     if not target.exists():
         return
-    foreign = (
-        sorted(p.name for p in target.iterdir() if p.name not in _OURS)
-        if target.is_dir()
-        else [target.name]
-    )
-    if foreign or (any(target.iterdir()) and not tokens.is_prepared(target)):
+    if not target.is_dir():
+        raise UserError(f"{target} is a file", "choose another folder with --out")
+    held = sorted(p.name for p in target.iterdir())
+    foreign = [name for name in held if name not in _OURS]
+    if foreign or (held and not tokens.is_prepared(target)):
         what = f"holds {foreign[0]!r}" if foreign else "is no prepared data set"
         raise UserError(
             f"{target} {what}: it will not be overwritten", "choose another folder with --out"

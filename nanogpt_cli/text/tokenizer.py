@@ -59,12 +59,14 @@ class Tokenizer(ABC):
         vocab_size: number of ids; ids are 0 .. vocab_size - 1.
         eot: id of the end-of-text token, None where the vocabulary has none.
         cut_rule: where a long text may be cut without changing its tokens; see ``text.cuts``.
+        ascii_is_itself: every ASCII character's id is its code point.
     """
 
     kind: str
     vocab_size: int
     eot: int | None = None
     cut_rule: str = "words"
+    ascii_is_itself: bool = False
 
     @abstractmethod
     def encode_array(self, text: str) -> Tokens:
@@ -137,6 +139,11 @@ class CharTokenizer(Tokenizer):
             raise UnknownCharacters(text, np.flatnonzero(ids < 0).tolist(), self.vocab_size)
         return ids.astype(self.dtype)
 
+    def decode(self, ids: Iterable[int]) -> str:
+        """See ``Tokenizer``."""
+        names = self.characters if self.eot is None else [*self.characters, END_OF_TEXT]
+        return "".join(map(names.__getitem__, ids))
+
     def token_bytes(self, id: int) -> bytes:
         """See ``Tokenizer``."""
         return (END_OF_TEXT if id == self.eot else self.characters[id]).encode()
@@ -151,6 +158,7 @@ class ByteTokenizer(Tokenizer):
 
     kind = "byte"
     cut_rule = "characters"
+    ascii_is_itself = True
 
     def __init__(self, *, eot: bool = False) -> None:
         self.vocab_size = 256 + eot
@@ -159,6 +167,13 @@ class ByteTokenizer(Tokenizer):
     def encode_array(self, text: str) -> Tokens:
         """See ``Tokenizer``."""
         return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(self.dtype)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """See ``Tokenizer``."""
+        ids = list(ids)
+        if self.eot in ids:
+            return super().decode(ids)
+        return bytes(ids).decode("utf-8", errors="replace")
 
     def token_bytes(self, id: int) -> bytes:
         """See ``Tokenizer``."""
