@@ -41,7 +41,7 @@ class DashboardActions:
         app.screen.minimize()
         app.query_one("#pages", ContentSwitcher).current = name
         target = app.page.first_focus()
-        if target is not None:
+        if target is not None and not app.still:
             target.focus()
         app.call_after_refresh(app.draw, True)
 
@@ -138,7 +138,10 @@ class DashboardActions:
 
     def action_axis(self) -> None:
         """Next meaning of x."""
-        self._app.desk.window.next_axis()
+        desk = self._app.desk
+        desk.window.next_axis()
+        if desk.window.axis == "flops" and not desk.view.steps.flops_per_token:
+            desk.window.next_axis()
         self._redraw()
 
     def action_smooth(self, step: int) -> None:

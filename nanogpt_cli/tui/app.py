@@ -83,6 +83,7 @@ class Dashboard(DashboardActions, App[DashboardExit]):
         self._interval = FASTEST
         self._drawn: object = None
         self._slow_due = 0.0
+        self._draw_wanted = False
         if theme:
             self.theme = theme
 
@@ -103,8 +104,6 @@ class Dashboard(DashboardActions, App[DashboardExit]):
 
     def _start(self) -> None:
         self.action_page(self.start_page)
-        if self.still:
-            self.set_focus(None)
         self.draw(force=True)
         if self.live:
             self.set_timer(0.05, self._tick)
@@ -162,9 +161,15 @@ class Dashboard(DashboardActions, App[DashboardExit]):
         bottom = self.query_one("#footer", Line)
         bottom.set_rows([keys.footer(name, self.size.width, self.desk.readonly)])
 
-    def on_resize(self) -> None:
-        """Breakpoints may have changed what is shown."""
-        self.call_after_refresh(self.draw, True)
+    def request_draw(self) -> None:
+        """Draw soon, once, however many panes ask: sizes have changed."""
+        if not self._draw_wanted:
+            self._draw_wanted = True
+            self.call_after_refresh(self._draw_requested)
+
+    def _draw_requested(self) -> None:
+        self._draw_wanted = False
+        self.draw(force=True)
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:  # noqa: ARG002
         """The palette offers every key of the help by name."""

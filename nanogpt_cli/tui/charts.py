@@ -130,10 +130,6 @@ class LineChart(RowsWidget, can_focus=True):
         self.options = replace(self.options, y_range=span)
         self.redraw()
 
-    def on_resize(self) -> None:
-        """The drawing depends on every cell."""
-        self.redraw()
-
     def csv(self) -> str:
         """The shown traces as long-format CSV, every point, exact."""
         lines = [f"series,{self.window.axis},value"]

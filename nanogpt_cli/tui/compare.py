@@ -11,7 +11,7 @@ from nanogpt_cli import runlog
 from nanogpt_cli.tui import palette, patterns, traces, units
 from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.desk import Desk
-from nanogpt_cli.tui.history import AXES, SMOOTHING
+from nanogpt_cli.tui.history import SMOOTHING
 from nanogpt_cli.tui.page import Page
 from nanogpt_cli.tui.panes import Pane, table
 from nanogpt_cli.tui.plot import Row, Trace
@@ -25,15 +25,6 @@ MARKS = "●■▲◆▼★○"
 
 class ComparePage(Page):
     """The opened runs and their neighbours in the same folder; enter adds or removes one."""
-
-    DEFAULT_CSS = """
-    ComparePage #overlay { height: 3fr; }
-    ComparePage #tables { height: 2fr; }
-    ComparePage #runs { width: 3fr; }
-    ComparePage #diff { width: 2fr; }
-    .-narrow ComparePage #diff, .-tiny ComparePage #diff { display: none; }
-    .-flat ComparePage #tables { display: none; }
-    """
 
     def __init__(self, desk: Desk, id: str) -> None:
         super().__init__(desk, id)
@@ -95,7 +86,7 @@ class ComparePage(Page):
             return Trace(view.name, x, view.evals["val_loss"], color, "points")
         y = traces.smoothed(view, metric, SMOOTHING[self.desk.smoothing])
         kind = "line" if index % 2 == 0 else "dash"
-        return Trace(view.name, traces.axis_of(view, axis), y, color, kind)
+        return Trace(view.name, view.steps[axis], y, color, kind)
 
     def _draw_runs(self, pane: Pane) -> None:
         views = [session.view for _, session in self.shown()]
@@ -144,9 +135,6 @@ class ComparePage(Page):
     def set_filter(self, pattern: str) -> None:
         """Only runs whose name matches."""
         self.filter = pattern
-
-
-COMPARE_AXES = (*AXES, "flops")
 
 
 def run_line(

@@ -34,7 +34,8 @@ def metric_trace(view: RunView, name: str, axis: str, level: int) -> list[Trace]
     layer, _, stat = name.removeprefix("h.").partition(".")
     values = view.layers.values(stat)
     column = values[:, int(layer)] if len(values) else np.empty(0)
-    return [Trace(name, sample_axis(view, axis), column, "train")]
+    label = heat.statistic(stat).short or stat
+    return [Trace(label, sample_axis(view, axis), column, "train")]
 
 
 class MetricGrid(Grid):

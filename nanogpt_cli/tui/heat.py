@@ -31,27 +31,30 @@ class Statistic:
     alarm_above: float | None = None
     alarm_below: float | None = None
     about: str = ""
+    short: str = ""  # for the head of a table
 
 
 STATISTICS = {
     item.name: item
     for item in (
-        Statistic("resid_rms", "residual stream RMS", True, about="grows slowly with depth"),
-        Statistic("attn_rms", "attention output RMS", True),
-        Statistic("mlp_rms", "MLP output RMS", True),
-        Statistic("preact_std", "MLP pre-activation std", True),
-        Statistic("grad_norm", "gradient norm", True, about="similar for all layers is healthy"),
-        Statistic("grad_rms", "gradient of the stream RMS", True),
+        Statistic("resid_rms", "residual stream RMS", True, short="residual",
+                  about="grows slowly with depth"),
+        Statistic("attn_rms", "attention output RMS", True, short="attention"),
+        Statistic("mlp_rms", "MLP output RMS", True, short="MLP"),
+        Statistic("preact_std", "MLP pre-activation std", True, short="pre-act"),
+        Statistic("grad_norm", "gradient norm", True, short="gradient",
+                  about="similar for all layers is healthy"),
+        Statistic("grad_rms", "gradient of the stream RMS", True, short="stream grad"),
         Statistic("update_ratio", "log10 update : weight", colors="balance", low=-5, high=-1,
-                  alarm_above=-1.5, alarm_below=-5, about="near -3 is healthy"),
-        Statistic("weight_rms", "weight RMS", True),
+                  alarm_above=-1.5, alarm_below=-5, about="near -3 is healthy", short="upd:weight"),
+        Statistic("weight_rms", "weight RMS", True, short="weight"),
         Statistic("dead", "dead GELU share", low=0, high=1, alarm_above=0.5,
-                  about="units silent for every token"),
+                  about="units silent for every token", short="dead"),
         Statistic("attn_entropy", "attention entropy / ln t", low=0, high=1, alarm_below=0.1,
-                  about="1 looks everywhere, 0 at one token"),
+                  about="1 looks everywhere, 0 at one token", short="entropy"),
         Statistic("attn_logit_max", "largest attention logit", True, alarm_above=50,
-                  about="above 50 attention may collapse"),
-        Statistic("attn_score_std", "attention score std", True),
+                  about="above 50 attention may collapse", short="max logit"),
+        Statistic("attn_score_std", "attention score std", True, short="score std"),
     )
 }  # fmt: skip
 
@@ -145,7 +148,7 @@ def heat_map(
     names: Sequence[str] | None = None,
 ) -> HeatMap:
     """Draw (samples, layers) ``values``: one row a layer, two when they would not fit."""
-    layers = values.shape[1]
+    layers, height = values.shape[1], max(1, height)
     names = names or [f"h.{i}" for i in range(layers)]
     left, right = max(map(len, names), default=0) + 2, 9
     inner = max(1, width - left - right)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nanogpt_cli.tui.series import Columns, Floats, Smoothed, thin
 
-AXES = ("step", "tokens", "time")
+AXES = ("step", "tokens", "time", "flops")
 METRICS = ("loss", "lr", "grad_norm", "tokens_per_s", "step_s")
 SMOOTHING = (0.0, 0.6, 0.9, 0.98, 0.995)
 LONGEST_GAP = 900.0  # seconds between two events that still count as training
@@ -29,6 +29,7 @@ class Steps:
             step="f8", tokens="f8", time="f8", **dict.fromkeys(METRICS, "f4"), clipped="?"
         )
         self.out_of_order = 0
+        self.flops_per_token = 0.0
         self.thinned = False
         self._most = most
         self._smooth: dict[tuple[str, float], Smoothed] = {}
@@ -39,6 +40,8 @@ class Steps:
         return len(self.columns)
 
     def __getitem__(self, name: str) -> Floats:
+        if name == "flops":
+            return self.columns["tokens"] * self.flops_per_token
         return self.columns[name]
 
     def extend(self, table: Mapping[str, Floats]) -> None:
@@ -113,7 +116,7 @@ class Steps:
         """The place of ``step`` on another axis, linear between known steps."""
         if axis == "step" or not len(self):
             return step
-        return float(np.interp(step, self.columns["step"], self.columns[axis]))
+        return float(np.interp(step, self.columns["step"], self[axis]))
 
     def clip_share(self, last: int = 200) -> float:
         """Share of the latest steps whose gradient was clipped."""

@@ -45,7 +45,7 @@ KEYS = (
     Key("c", "c", "crosshair", "crosshair with read-out", "Charts", _CHARTED, "crosshair"),
     Key("y", "y", "log_y", "logarithmic y axis", "Charts", _CHARTED, "log y"),
     Key("X", "X", "log_x", "logarithmic x axis", "Charts", _CHARTED),
-    Key("x", "x", "axis", "x axis: step, tokens, time", "Charts", _CHARTED, "x axis"),
+    Key("x", "x", "axis", "x axis: step, tokens, time, FLOPs", "Charts", _CHARTED, "x axis"),
     Key("s", "s", "smooth(1)", "smoother", "Charts", _CHARTED, "smooth"),
     Key("S", "S", "smooth(-1)", "less smooth", "Charts", _CHARTED),
     Key("o", "o", "robust", "y axis without outliers (2-98 %)", "Charts", _CHARTED),

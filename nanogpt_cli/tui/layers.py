@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widget import Widget
 
 from nanogpt_cli.tui import heat, units
-from nanogpt_cli.tui.charts import LineChart
+from nanogpt_cli.tui.charts import LineChart, bounds
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.draw import sparkline
 from nanogpt_cli.tui.grid import MetricGrid
@@ -26,22 +28,6 @@ TOLERANCE = 0.1
 
 class LayersPage(Page):
     """Heat map above; table and profile below; a layer's own page; any metrics by filter."""
-
-    DEFAULT_CSS = """
-    LayersPage #map { height: 3fr; }
-    LayersPage #below { height: 4fr; }
-    LayersPage #table { width: 3fr; }
-    LayersPage #profile, LayersPage #histogram { width: 2fr; }
-    LayersPage.-grid #map, LayersPage.-grid #below { display: none; }
-    LayersPage MetricGrid { display: none; }
-    LayersPage.-grid MetricGrid { display: block; }
-    LayersPage #histogram { display: none; }
-    LayersPage.-other #histogram { display: block; }
-    LayersPage.-other #profile { display: none; }
-    .-narrow LayersPage #profile, .-tiny LayersPage #profile { display: none; }
-    .-narrow LayersPage.-other #table, .-tiny LayersPage.-other #table { display: none; }
-    .-flat LayersPage #below { display: none; }
-    """
 
     def __init__(self, desk: Desk, id: str) -> None:
         super().__init__(desk, id)
@@ -150,7 +136,14 @@ class LayerTable(Pane):
         count = max(1, min(len(names), (self.size.width - 7) // size))
         shown = (names[start:] + names[:start])[:count]
         head: Row = [("      ", "dim")]
-        head += [(heat.statistic(n).label[: size - 1].rjust(size - 1) + " ", "dim") for n in shown]
+        head += [
+            (
+                (heat.statistic(n).short or heat.statistic(n).label)[: size - 2].rjust(size - 2)
+                + "  ",
+                "dim",
+            )
+            for n in shown
+        ]
         rows = [head]
         first = max(0, min(selected - (self.size.height - 2) // 2,
                            desk.view.layers.layers - self.size.height + 1))  # fmt: skip
@@ -179,7 +172,7 @@ class ProfileChart(LineChart):
     def __init__(self, title: str, *, id: str | None = None) -> None:
         super().__init__(title, id=id)
         self.depth = Window(axis="layer", axes=("layer",))
-        self._shared: LineChart | None = None
+        self._of = ""
 
     def shared(self) -> LineChart:
         """This chart as the keys see it: moving the shared window over time."""
@@ -195,6 +188,9 @@ class ProfileChart(LineChart):
             traces.append(Trace("first", x, values[0], "dim", "dash"))
             traces.append(Trace("now", x, now, "train"))
         self.label, self.empty = f"{stat.label} by depth", "no sample yet"
+        if self._of != stat.name:
+            self._of = stat.name
+            self.options = replace(self.options, log_y=stat.log, y_range=None)
         full = (0.0, max(1.0, len(now) - 1.0))
         self.show(traces, self.depth, full=full, note=stat.about)
         self.full = self._time_range(desk)
@@ -208,10 +204,7 @@ class ProfileChart(LineChart):
         self.full = kept
 
     def _time_range(self, desk: Desk) -> tuple[float, float]:
-        from nanogpt_cli.tui.charts import bounds
-        from nanogpt_cli.tui.traces import axis_of
-
-        x = axis_of(desk.view, desk.window.axis)
+        x = desk.view.steps[desk.window.axis]
         return bounds([Trace("", x, x, "")], desk.window.log)
 
 
@@ -224,4 +217,4 @@ def theory_traces(expected: list[float]) -> list[Trace]:
     line = np.interp(fine, np.arange(len(middle)), middle)
     x = np.repeat(fine, 2)
     y = np.stack([line * (1 - TOLERANCE), line * (1 + TOLERANCE)], 1).reshape(-1)
-    return [Trace("theory at init ±10 %", x, y, "theory", "band")]
+    return [Trace("theory at init", x, y, "theory", "band")]

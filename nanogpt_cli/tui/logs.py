@@ -19,17 +19,6 @@ from nanogpt_cli.tui.plot import Row
 class LogsPage(Page):
     """Events on the left, the chosen one's story on the right, the trainer's output below."""
 
-    DEFAULT_CSS = """
-    LogsPage #upper { height: 1fr; }
-    LogsPage #events { width: 3fr; }
-    LogsPage #detail { width: 2fr; }
-    LogsPage #output { height: 1fr; }
-    LogsPage.-other #upper { display: none; }
-    .-narrow LogsPage #detail, .-tiny LogsPage #detail { display: none; }
-    .-short LogsPage #output, .-flat LogsPage #output { display: none; }
-    .-short LogsPage.-other #output, .-flat LogsPage.-other #output { display: block; }
-    """
-
     def __init__(self, desk: Desk, id: str) -> None:
         super().__init__(desk, id)
         self.chosen: int | None = None

@@ -14,22 +14,6 @@ from nanogpt_cli.tui.panes import HeatPane, SamplePane, SparkStrip
 class OverviewPage(Page):
     """Everything that matters, at a glance."""
 
-    DEFAULT_CSS = """
-    OverviewPage #top { height: 3fr; }
-    OverviewPage #side { width: 2fr; }
-    OverviewPage #loss { width: 4fr; }
-    OverviewPage #bottom { height: 2fr; }
-    OverviewPage #heat { width: 4fr; }
-    OverviewPage #sample { width: 2fr; }
-    OverviewPage SparkStrip { display: none; }
-    .-medium OverviewPage #sample { display: none; }
-    .-narrow OverviewPage #side, .-tiny OverviewPage #side { display: none; }
-    .-narrow OverviewPage #sample, .-tiny OverviewPage #sample { display: none; }
-    .-narrow OverviewPage SparkStrip { display: block; }
-    .-short OverviewPage #bottom, .-flat OverviewPage #bottom { display: none; }
-    .-short OverviewPage #top, .-flat OverviewPage #top { height: 1fr; }
-    """
-
     def compose(self) -> ComposeResult:
         """Charts above, heat map and sample below."""
         with Horizontal(id="top"):

@@ -76,7 +76,7 @@ class HeatPane(Pane):
             self.empty(said, title)
             return
         steps = sample_axis(view, desk.window.axis)
-        full = bounds([Trace("", traces.axis_of(view, desk.window.axis), steps, "")])
+        full = bounds([Trace("", view.steps[desk.window.axis], steps, "")])
         picture = heat.heat_map(
             stat, steps, values, desk.window.range(full), self.size.width, self.size.height,
             log_x=desk.window.log, colors=desk.color_map, ascii_only=desk.ascii_only,
@@ -84,10 +84,6 @@ class HeatPane(Pane):
         )  # fmt: skip
         self.set_rows(picture.rows)
         self.set_title(title + _scale_note(stat, desk, picture), _heat_note(view, picture, desk))
-
-    def on_resize(self) -> None:
-        """Every cell moves."""
-        self._rows = []
 
 
 def sample_axis(view: RunView, axis: str) -> traces.Floats:
@@ -134,7 +130,7 @@ class SparkStrip(RowsWidget):
         """Learning rate, gradient norm, tokens per second."""
         view, row = desk.view, []
         names = (("lr", "lr"), ("grad_norm", "grad"), ("tokens_per_s", "tok/s"))
-        width = max(4, (self.size.width - 2) // 3 - 16)
+        width = max(4, (self.size.width - 45) // 3)
         for metric, label in names:
             values = traces.smoothed(view, metric, 0.9 if metric != "lr" else 0.0)
             line = sparkline(values, width, ascii_only=desk.ascii_only)

@@ -60,6 +60,12 @@ class RowsWidget(Widget):
         if subtitle != self.border_subtitle:
             self.border_subtitle = subtitle
 
+    def on_resize(self) -> None:
+        """What is shown was made for another size: ask for a new drawing."""
+        request = getattr(self.app, "request_draw", None)
+        if request is not None:
+            request()
+
     def text(self) -> str:
         """What is shown, without colours."""
         return "\n".join("".join(piece for piece, _ in row) for row in self._rows)

@@ -19,13 +19,6 @@ from nanogpt_cli.tui.plot import Row
 class SamplesPage(Page):
     """A list of samples, the chosen one, and the one before it from the same prompt."""
 
-    DEFAULT_CSS = """
-    SamplesPage #list { width: 30; }
-    SamplesPage #before, SamplesPage #chosen { width: 1fr; }
-    .-narrow SamplesPage #before, .-tiny SamplesPage #before { display: none; }
-    .-tiny SamplesPage #list { display: none; }
-    """
-
     def __init__(self, desk: Desk, id: str) -> None:
         super().__init__(desk, id)
         self.chosen: int | None = None  # None: the newest
@@ -67,9 +60,7 @@ class SamplesPage(Page):
         return count - 1 if self.chosen is None else min(max(self.chosen, 0), count - 1)
 
     def _draw_list(self, pane: Pane, samples: list[Sample], index: int) -> None:
-        lines = [
-            (f"{s.step:,}", printable((s.prompt + s.text).replace("\n", " "))) for s in samples
-        ]
+        lines = [(f"{s.step:,}", printable(" ".join(s.text.split()))) for s in samples]
         room = max(1, pane.size.height - 1)
         first = max(0, min(index - room // 2, len(lines) - room))
         pane.set_rows(

@@ -52,11 +52,10 @@ async def _still(
     title: str,
 ) -> Still:
     app = Dashboard(
-        sessions, readonly=True, ascii_only=ascii_only, theme=theme, page=page, live=False,
+        sessions, ascii_only=ascii_only, theme=theme, page=page, live=False,
         still=True,
     )  # fmt: skip
     async with app.run_test(size=size) as pilot:
-        app.screen.set_focus(None)
         await pilot.pause()
         await pilot.pause()
         lines = [list(strip) for strip in export.screen_strips(app)]

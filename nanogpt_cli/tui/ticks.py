@@ -55,6 +55,8 @@ def values(low: float, high: float, most: int, log: bool) -> list[float]:
 
 def labels(at: list[float], axis: str = "") -> list[str]:
     """Tick labels, equally precise; times as times, counts with SI suffixes."""
+    if axis == "layer":
+        return [f"h.{value:.0f}" if value == round(value) else "" for value in at]
     if axis == "time":
         return [units.short_time(value) for value in at]
     for digits in range(2, 8):

@@ -21,19 +21,10 @@ SMOOTHED = ("loss", "grad_norm", "tokens_per_s", "step_s")
 Mark = tuple[float, str, str]
 
 
-def axis_of(view: RunView, axis: str) -> Floats:
-    """The x values of every step; FLOPs from the tokens seen."""
-    if axis == "flops":
-        per_token = view.started.flops_per_token if view.started else 0.0
-        return view.steps["tokens"] * per_token
-    return view.steps[axis]
-
-
 def eval_axis(view: RunView, axis: str) -> Floats:
     """The x values of every evaluation."""
     if axis == "flops":
-        per_token = view.started.flops_per_token if view.started else 0.0
-        return view.evals["tokens"] * per_token
+        return view.evals["tokens"] * view.steps.flops_per_token
     return view.evals[axis]
 
 
@@ -46,7 +37,7 @@ def smoothed(view: RunView, metric: str, beta: float) -> Floats:
 
 def loss_traces(view: RunView, axis: str, level: int) -> list[Trace]:
     """Raw envelope behind, moving average on top, validation points over both."""
-    x, beta = axis_of(view, axis), SMOOTHING[level]
+    x, beta = view.steps[axis], SMOOTHING[level]
     traces = []
     if beta:
         traces.append(Trace("raw", x, view.steps["loss"], "raw", "band"))
@@ -61,7 +52,7 @@ def metric_traces(
     view: RunView, metric: str, axis: str, level: int, color: str = "train"
 ) -> list[Trace]:
     """One metric: its envelope behind its moving average, or just itself."""
-    x, beta = axis_of(view, axis), SMOOTHING[level]
+    x, beta = view.steps[axis], SMOOTHING[level]
     if not beta or metric not in SMOOTHED:
         return [Trace(SHORT[metric], x, view.steps[metric], color)]
     return [

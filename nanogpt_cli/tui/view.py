@@ -115,6 +115,7 @@ class RunView:
         self.started, self.ended, self.paused, self.doing = event, None, False, "starting"
         self.name = self.name or event.name
         after = event.step
+        self.steps.flops_per_token = _number(event.flops_per_token)
         self.steps.resume(after)
         self.evals.truncate(int(np.searchsorted(self.evals["step"], after, side="right")))
         self.layers.resume(after)
