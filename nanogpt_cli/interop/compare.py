@@ -1,0 +1,204 @@
+"""Native answers against a runtime's, and how far apart they may be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far a runtime may be from the model.
+
+    Attributes:
+        logits: largest absolute difference, for logits of magnitude 10 or less; in proportion
+            above. None: not bounded.
+        argmax: least share of positions with the same likeliest token.
+        greedy: whether greedy texts must be equal.
+    """
+
+    logits: float | None
+    argmax: float
+    greedy: bool
+
+
+BOUNDS: Final = {
+    "hf": Bounds(1e-5, 0.999, True),
+    "onnx": Bounds(1e-4, 0.999, True),
+    "pt2": Bounds(1e-5, 0.999, True),
+    # The tanh form of GELU, and a cache of half precision.
+    "gguf-f32": Bounds(0.02, 0.999, False),
+    "gguf-f16": Bounds(0.05, 0.995, False),
+    "gguf-bf16": Bounds(0.3, 0.99, False),
+    "gguf-q8_0": Bounds(1.0, 0.99, False),
+    # Few bits: what they cost is reported, and only nonsense fails.
+    "gguf-q5_1": Bounds(None, 0.9, False),
+    "gguf-q5_0": Bounds(None, 0.9, False),
+    "gguf-q4_1": Bounds(None, 0.8, False),
+    "gguf-q4_0": Bounds(None, 0.8, False),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the native model answers.
+
+    Attributes:
+        windows: token ids (N, T).
+        targets: the next ids (N, T).
+        logits: (N, T, V) float32.
+        prompts: token ids greedy texts begin with.
+        greedy: the ids that follow each prompt.
+        text: for the tokenizer.
+        ids: its tokens, None without a tokenizer.
+        new_tokens: length of a greedy text.
+        origin: where the tokens come from, in words.
+    """
+
+    windows: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
+    logits: Floats
+    prompts: list[list[int]]
+    greedy: list[list[int]]
+    text: str
+    ids: npt.NDArray[Any] | None
+    new_tokens: int
+    origin: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome for one artefact; ``passed`` is None where its runtime is not installed."""
+
+    target: str
+    variant: str
+    artefact: str
+    runtime: str
+    passed: bool | None
+    problems: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Measured differences and which of them are out of bounds."""
+
+    runtime: str
+    facts: dict[str, Any]
+    problems: list[str]
+
+
+def compare(expected: Reference, folder: Path, target: str, variant: str) -> Found:
+    """Compare the answers in ``folder`` (see ``runtimes.py``) with what was expected."""
+    bounds = BOUNDS[f"{target}-{variant}" if variant else target]
+    answer = json.loads((folder / "answer.json").read_text())
+    if (folder / "logits.npy").is_file():
+        facts = _from_logits(expected, np.load(folder / "logits.npy", mmap_mode="r"))
+    else:
+        facts = _from_log_probabilities(expected, folder)
+    if (folder / "padded.npy").is_file():
+        facts["max_abs_diff_left_padded"] = _padded(expected, np.load(folder / "padded.npy"))
+    equal = sum(a == b for a, b in zip(expected.greedy, answer["greedy"], strict=True))
+    facts |= {"greedy_texts": len(expected.greedy), "greedy_equal": equal}
+    problems = _out_of_bounds(bounds, facts, float(np.abs(expected.logits).max()))
+    facts |= _tokenizer(expected, folder, answer, problems)
+    facts["bounds"] = {"logits": bounds.logits, "argmax": bounds.argmax, "greedy": bounds.greedy}
+    return Found(answer["runtime"], facts, problems)
+
+
+def _out_of_bounds(bounds: Bounds, facts: dict[str, Any], magnitude: float) -> list[str]:
+    problems = []
+    if bounds.logits is not None:
+        limit = bounds.logits * max(1.0, magnitude / 10)
+        for key in ("max_abs_diff", "max_abs_diff_left_padded"):
+            # "not <=" so that NaN is out of bounds.
+            if key in facts and not facts[key] <= limit:
+                problems.append(f"{key} {facts[key]:.3g} is above {limit:.3g}")
+    if not facts["argmax_agreement"] >= bounds.argmax:
+        agreement = facts["argmax_agreement"]
+        problems.append(f"likeliest tokens agree at {agreement:.2%}, not {bounds.argmax:.1%}")
+    if bounds.greedy and facts["greedy_equal"] < facts["greedy_texts"]:
+        problems.append(
+            f"{facts['greedy_texts'] - facts['greedy_equal']} of {facts['greedy_texts']} greedy "
+            "texts differ"
+        )
+    return problems
+
+
+def _from_logits(expected: Reference, logits: Floats) -> dict[str, Any]:
+    """Differences over every position; one window at a time, vocabularies are large."""
+    if logits.shape != expected.logits.shape:
+        raise ValueError(f"logits {logits.shape} instead of {expected.logits.shape}")
+    worst, agree, losses = 0.0, 0, [0.0, 0.0]
+    for ours, theirs, targets in zip(expected.logits, logits, expected.targets, strict=True):
+        worst = float(np.maximum(worst, np.abs(ours - theirs).max()))  # NaN stays NaN
+        agree += int((ours.argmax(-1) == theirs.argmax(-1)).sum())
+        for i, values in enumerate((ours, theirs)):
+            losses[i] -= float(log_softmax(values)[np.arange(len(targets)), targets].sum())
+    return _facts(worst, agree, expected.targets.size, losses, expected.targets.size)
+
+
+def _from_log_probabilities(expected: Reference, folder: Path) -> dict[str, Any]:
+    argmax, positions = np.load(folder / "argmax.npy"), np.load(folder / "positions.npy")
+    theirs = np.load(folder / "logprobs.npy")
+    known = argmax >= 0
+    agree = int((expected.logits.argmax(-1) == argmax)[known].sum())
+    n, t = positions.T
+    ours, targets = log_softmax(expected.logits[n, t]), expected.targets[n, t]
+    rows = np.arange(len(targets))
+    losses = [-float(values[rows, targets].sum()) for values in (ours, theirs)]
+    # Below e^-20 nothing is ever sampled, and a server may round it off.
+    likely = ours > -20
+    worst = float(np.abs(ours - theirs)[likely].max())
+    facts = _facts(worst, agree, int(known.sum()), losses, len(targets))
+    return {**facts, "compared": "log-probabilities", "vectors": len(targets)}
+
+
+def _facts(
+    worst: float, agree: int, positions: int, losses: list[float], count: int
+) -> dict[str, Any]:
+    native, runtime = (total / count for total in losses)
+    return {
+        "positions": positions, "max_abs_diff": worst, "argmax_agreement": agree / positions,
+        "loss_native": native, "loss_runtime": runtime, "loss_difference": runtime - native,
+    }  # fmt: skip
+
+
+def _padded(expected: Reference, padded: Floats) -> float:
+    """``padded`` holds the logits behind growing beginnings of the first window."""
+    T = expected.windows.shape[1]
+    lengths = sorted({1, max(1, T // 3), max(1, T // 2), T})
+    return float(np.abs(expected.logits[0, [n - 1 for n in lengths]] - padded).max())
+
+
+def _tokenizer(
+    expected: Reference, folder: Path, answer: dict[str, Any], problems: list[str]
+) -> dict[str, Any]:
+    if expected.ids is None or not (folder / "ids.npy").is_file():
+        return {}
+    same = np.array_equal(np.load(folder / "ids.npy"), expected.ids)
+    if not same:
+        problems.append("the tokenizer gives other ids")
+    if not answer.get("decoded"):
+        problems.append("the tokenizer does not bring the text back")
+    if answer.get("token_type_ids"):
+        problems.append("the tokenizer sends token_type_ids, which GPT-2 adds to its input")
+    return {
+        "tokenizer_characters": len(expected.text), "tokenizer_same_ids": same,
+        "tokenizer_text_equal": bool(answer.get("decoded")),
+    }  # fmt: skip
+
+
+def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
+    """Log-probabilities over the last axis, in float64."""
+    values = logits.astype(np.float64)
+    values = values - values.max(-1, keepdims=True)
+    result: npt.NDArray[np.float64] = values - np.log(np.exp(values).sum(-1, keepdims=True))
+    return result

@@ -1,0 +1,121 @@
+"""Vocabularies in the form llama.cpp's tokenizer "gpt2" reads.
+
+Every token is spelled with GPT-2's printable stand-ins for bytes. A character vocabulary fits as
+well: each character of several bytes gets merges that glue its own bytes together, and since
+leading and continuing bytes of UTF-8 are disjoint, no merge crosses a character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.interop import hf_tokenizer
+from nanogpt_cli.text.gpt2_bpe import byte_characters
+from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer
+
+NORMAL: Final = 1
+CONTROL: Final = 3
+UNUSED: Final = 5
+# llama.cpp refuses a vocabulary without merges, and the file format an empty list. The byte 0xFF
+# (spelled ÿ) never occurs in UTF-8, so this one is never used.
+_NEVER_USED_MERGE: Final = "\u00ff \u00ff"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What ``tokenizer.ggml.*`` holds.
+
+    Attributes:
+        tokens: spelled with stand-ins, by id.
+        types: of each token, llama.cpp's numbers.
+        merges: "a b" by rank.
+        eot: id of end of text.
+        added_eot: whether ``eot`` is a row that the model does not have.
+    """
+
+    tokens: list[str]
+    types: list[int]
+    merges: list[str]
+    eot: int
+    added_eot: bool
+
+
+def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+    """The vocabulary of ``tokenizer``, with an end-of-text id in any case.
+
+    Without one llama.cpp takes id 11 for end of text, whatever it stands for.
+
+    Raises:
+        UserError: llama.cpp has no tokenizer that would give the same ids.
+    """
+    tokens, merges = _tokens_and_merges(tokenizer)
+    types = [UNUSED if token.startswith("[UNUSED") else NORMAL for token in tokens]
+    added = tokenizer.eot is None
+    eot = len(tokens) if tokenizer.eot is None else tokenizer.eot
+    if added:
+        tokens, types = [*tokens, END_OF_TEXT], [*types, CONTROL]
+    else:
+        types[eot] = CONTROL
+    return Vocabulary(tokens, types, merges or [_NEVER_USED_MERGE], eot, added)
+
+
+def _tokens_and_merges(tokenizer: Tokenizer) -> tuple[list[str], list[str]]:
+    if tokenizer.kind in ("char", "byte"):
+        pieces = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
+        merges: dict[str, None] = {}
+        for id, piece in enumerate(pieces):
+            if id != tokenizer.eot:
+                merges |= dict.fromkeys(_gluing(piece))
+        tokens = [spell(piece) for piece in pieces]
+        return _named(tokens, tokenizer.eot), list(merges)
+    value = hf_tokenizer.to_json(tokenizer)
+    _check_word_rule(tokenizer, value)
+    model = value["model"]
+    tokens = [f"[UNUSED{id}]" for id in range(tokenizer.vocab_size)]
+    for token, id in model["vocab"].items():
+        tokens[id] = token
+    for added in value.get("added_tokens") or []:
+        tokens[added["id"]] = added["content"]
+    merges_list = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    return _named(tokens, tokenizer.eot), merges_list
+
+
+def _named(tokens: list[str], eot: int | None) -> list[str]:
+    if eot is not None:
+        tokens[eot] = END_OF_TEXT
+    return tokens
+
+
+def spell(piece: bytes) -> str:
+    """Bytes as GPT-2's printable characters."""
+    return "".join(_STAND_INS[byte] for byte in piece)
+
+
+_STAND_INS: Final = {byte: character for character, byte in byte_characters().items()}
+
+
+def _gluing(piece: bytes) -> Iterator[str]:
+    """Merges that build one character from its bytes, left to right."""
+    for end in range(1, len(piece)):
+        yield f"{spell(piece[:end])} {spell(piece[end : end + 1])}"
+
+
+def _check_word_rule(tokenizer: Tokenizer, value: dict[str, Any]) -> None:
+    """llama.cpp's "gpt-2" cuts words as GPT-2 does; nothing else would give the same ids."""
+    pre = value.get("pre_tokenizer") or {}
+    same = (
+        value["model"]["type"] == "BPE"
+        and not value.get("normalizer")
+        and pre.get("type") == "ByteLevel"
+        and pre.get("use_regex", True)
+        and not pre.get("add_prefix_space", True)
+    )
+    if not same:
+        raise UserError(
+            f"tokenizer {tokenizer.kind!r} does not cut words as GPT-2 does, and llama.cpp would "
+            "encode text otherwise than this model expects",
+            "export it with --to hf and use llama.cpp's own converter, which knows more rules",
+        )

@@ -1,0 +1,158 @@
+"""ONNX with a key/value cache, under the names transformers.js and optimum use.
+
+Inputs ``input_ids``, ``attention_mask``, ``position_ids``, ``past_key_values.N.key|value`` (B, H,
+P, D, P = 0 at first); outputs ``logits``, ``present.N.key|value``. Prompts of different lengths
+are padded on the left; padding is masked, and positions come from the mask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from nanogpt_cli.core.model import GPT, Block
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.interop import huggingface
+from nanogpt_cli.interop.source import Exportable
+
+OPSET: Final = 18
+# A protobuf file ends at 2 GiB; larger models would need their weights beside it.
+_LARGEST: Final = 2_000_000_000
+
+
+class Cached(nn.Module):
+    """A GPT that reads ids behind a cache and returns the longer cache.
+
+    Attention is written out: with a mask, a row of padding sees nothing, and the library's fused
+    form gives NaN there, which would spread through the values.
+    """
+
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past: list[tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Ids and positions (B, T), mask (B, P + T), caches (B, H, P, D) to logits (B, T, V)."""
+        parts = self.model.transformer
+        x = parts.wte(input_ids) + parts.wpe(position_ids)
+        hidden = self._hidden(attention_mask, input_ids.shape[1])
+        present = []
+        for block, cache in zip(parts.h, past, strict=True):
+            x, longer = self._block(block, x, cache, hidden)
+            present.append(longer)
+        return self.model.lm_head(parts.ln_f(x)), present
+
+    @staticmethod
+    def _hidden(mask: Tensor, T: int) -> Tensor:
+        """Which keys a query must not see: (B, 1, T, P + T), the future and padding."""
+        total = mask.shape[1]
+        keys = torch.arange(total, device=mask.device)
+        queries = keys[total - T :]
+        future = keys[None, :] > queries[:, None]
+        return future[None, None] | (mask == 0)[:, None, None]
+
+    @staticmethod
+    def _block(
+        block: Block, x: Tensor, cache: tuple[Tensor, Tensor], hidden: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        attention = block.attn
+        B, T, C = x.shape
+        H = attention.n_head
+        q, k, v = attention.c_attn(block.ln_1(x)).split(C, dim=2)
+        q, k, v = (t.reshape(B, T, H, C // H).transpose(1, 2) for t in (q, k, v))
+        k, v = torch.cat([cache[0], k], dim=2), torch.cat([cache[1], v], dim=2)
+        scores = (q @ k.transpose(2, 3)) * attention.scale
+        scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+        y = (scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, C)
+        x = x + attention.c_proj(y)
+        return x + block.mlp(block.ln_2(x)), (k, v)
+
+
+def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
+    """Write ``onnx/model.onnx`` beside the configuration and tokenizer transformers.js needs.
+
+    Raises:
+        UserError: the model does not fit into one file, or has an activation GPT-2 lacks.
+    """
+    if source.weights.nbytes > _LARGEST:
+        raise UserError(
+            f"the model has {source.weights.nbytes / 1e9:.1f} GB; an ONNX file holds at most 2",
+            "--to hf has no such limit",
+        )
+    if source.config.activation not in huggingface.ACTIVATIONS:
+        raise UserError(
+            f"the configuration of a GPT-2 has no activation {source.config.activation!r}",
+            "--to pt2 takes every model",
+        )
+    report("tracing the model for ONNX (up to a minute)")
+    program = _program(source)
+    (folder / "onnx").mkdir()
+    report(f"writing {source.weights.nbytes / 1e6:,.1f} MB of weights")
+    program.save(folder / "onnx" / "model.onnx", external_data=False)
+    huggingface.write_json_files(source, folder)
+
+
+def _program(source: Exportable) -> Any:
+    config = source.config
+    # Two tensors: one object for both arguments would be traced as one input.
+    ids, positions = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.int64)
+    past_shape = (2, config.n_head, 5, config.head_size)
+    past = [(torch.zeros(past_shape), torch.zeros(past_shape)) for _ in range(config.n_layer)]
+    mask = torch.ones(2, 8, dtype=torch.int64)
+    with _quiet(), torch.no_grad():
+        return torch.onnx.export(
+            Cached(source.model()),
+            (ids, mask, positions, past),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[
+                "input_ids", "attention_mask", "position_ids",
+                *_cache_names("past_key_values", config.n_layer),
+            ],
+            output_names=["logits", *_cache_names("present", config.n_layer)],
+            dynamic_shapes=_dynamic(config.n_layer),
+            verbose=False,
+        )  # fmt: skip
+
+
+def _cache_names(prefix: str, n_layer: int) -> list[str]:
+    return [f"{prefix}.{layer}.{kind}" for layer in range(n_layer) for kind in ("key", "value")]
+
+
+def _dynamic(n_layer: int) -> tuple[Any, ...]:
+    batch, time, past = (torch.export.Dim(name) for name in ("batch", "sequence", "past"))
+    total = torch.export.Dim.AUTO  # past + sequence
+    ids, cache = {0: batch, 1: time}, {0: batch, 2: past}
+    return ids, {0: batch, 1: total}, ids, [(cache, cache) for _ in range(n_layer)]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints and warns about packages that are not needed."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

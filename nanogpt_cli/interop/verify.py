@@ -1,0 +1,217 @@
+"""Proof that an artefact computes what the model computes, given by its own runtime.
+
+The runtime works in a process of its own (``runtimes.py``) and never sees the answers; they are
+compared here: logits, the likeliest token at 1,000 positions or more, greedy texts, tokenizer,
+loss.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core.model import GPT
+from nanogpt_cli.interop import compare
+from nanogpt_cli.interop.compare import Check, Reference
+from nanogpt_cli.interop.source import Exportable
+
+FILE: Final = "verify.json"
+_LEAST_POSITIONS: Final = 1024
+_PROMPTS: Final = 4
+_NEW_TOKENS: Final = 40
+_SECONDS: Final = 1800
+# Tokens of text that the tokenizer has to bring back; small data sets are taken whole.
+_TEXT_TOKENS: Final = 2_000_000
+# Whole vectors asked of llama.cpp, which sends each as text: numbers in all.
+_FULL_NUMBERS: Final = 1_500_000
+# Package that has to be there -> what installs it.
+_PACKAGES: Final = {
+    "transformers": "transformers", "onnxruntime": "onnxruntime", "torch.export": "torch",
+    "llama.cpp": "xllamacpp",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Something to verify.
+
+    Attributes:
+        target: "hf", "gguf", "onnx", "pt2" or "nanogpt".
+        path: what the runtime is given.
+        variant: quantisation of a GGUF file, else "".
+    """
+
+    target: str
+    path: Path
+    variant: str = ""
+
+    @property
+    def runtime(self) -> str:
+        """The runtime that proves it."""
+        names = {"hf": "transformers", "onnx": "onnxruntime", "pt2": "torch.export",
+                 "gguf": "llama.cpp", "nanogpt": "nanogpt-cli"}  # fmt: skip
+        return names[self.target]
+
+
+def reference(source: Exportable) -> Reference:
+    """Ask the native model what the runtimes will be asked."""
+    model = source.model()
+    tokens, text, origin = _material(source)
+    T = source.config.block_size
+    # The last position of a window is out of llama.cpp's reach, and a block of 1 has no other.
+    count = max(1, math.ceil(_LEAST_POSITIONS / max(1, T - 1)))
+    if len(tokens) < count * (T + 1):
+        tokens = np.resize(tokens, count * (T + 1))
+    rows = tokens[: count * (T + 1)].reshape(count, T + 1).astype(np.int64)
+    new = min(_NEW_TOKENS, T // 2)
+    prompts = [row[: max(1, min(T // 2, 32))].tolist() for row in rows[:_PROMPTS]]
+    with torch.inference_mode():
+        logits = torch.stack([model(torch.from_numpy(row[None, :-1]))[0][0] for row in rows])
+        written = [_greedy(model, prompt, new) for prompt in prompts] if new else []
+    ids = None if source.tokenizer is None else source.tokenizer.encode_array(text)
+    return Reference(
+        windows=rows[:, :-1], targets=rows[:, 1:], logits=logits.numpy(), prompts=prompts,
+        greedy=written, text=text, ids=ids, new_tokens=new, origin=origin,
+    )  # fmt: skip
+
+
+def _greedy(model: GPT, prompt: list[int], count: int) -> list[int]:
+    """The slow way on purpose: no cache that could be wrong."""
+    ids = torch.tensor([prompt])
+    for _ in range(count):
+        ids = torch.cat([ids, model(ids)[0][:, -1:].argmax(-1)], dim=1)
+    return ids[0, len(prompt) :].tolist()
+
+
+def _material(source: Exportable) -> tuple[np.ndarray[Any, Any], str, str]:
+    """Tokens and text to ask about: the run's validation data, random ids without it."""
+    from nanogpt_cli.errors import UserError
+    from nanogpt_cli.text.tokens import open_data
+
+    data = source.state.get("data")
+    folder = data.get("folder") if isinstance(data, dict) else None
+    if folder and source.tokenizer is not None:
+        try:
+            opened = open_data(Path(folder))
+            same = opened.manifest.fingerprint == source.tokenizer.fingerprint()
+            whole = np.concatenate([opened.train[:_TEXT_TOKENS], opened.val])[-_TEXT_TOKENS:]
+            if same and len(opened.val) > source.config.block_size:
+                text = source.tokenizer.decode(whole.tolist())
+                return np.asarray(opened.val), text, "validation data"
+        except UserError:
+            pass
+    random = np.random.default_rng(0).integers(0, source.config.vocab_size, 1 << 16)
+    text = "" if source.tokenizer is None else source.tokenizer.decode(random[:4096].tolist())
+    if source.tokenizer is not None and source.tokenizer.kind != "char":
+        text = text.encode("ascii", errors="ignore").decode()
+    return random, text, "random tokens"
+
+
+def installed(artefact: Artefact) -> bool:
+    """Whether this interpreter has the artefact's runtime."""
+    package = _PACKAGES.get(artefact.runtime)
+    return package is None or importlib.util.find_spec(package) is not None
+
+
+def missing(artefact: Artefact) -> Check:
+    """The check of an artefact whose runtime is not there: neither passed nor failed."""
+    package = _PACKAGES[artefact.runtime]
+    problem = f"not verified: {package} is not installed"
+    return Check(artefact.target, artefact.variant, artefact.path.name, package, None, [problem])
+
+
+def verify(
+    source: Exportable,
+    expected: Reference,
+    artefact: Artefact,
+    *,
+    python: str = sys.executable,
+) -> Check:
+    """Run one artefact in its runtime and compare.
+
+    Args:
+        source: what it was made from.
+        expected: from ``reference``.
+        artefact: what to run.
+        python: an interpreter that has the runtime.
+    """
+    if artefact.target == "nanogpt":
+        return _read_back(source, artefact)
+    with tempfile.TemporaryDirectory(prefix="nanogpt-verify-") as name:
+        folder = Path(name)
+        _ask(folder, source, expected)
+        script = Path(__file__).with_name("runtimes.py")
+        command = [python, "-P", str(script), artefact.runtime, str(artefact.path), str(folder)]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return _failed(artefact, str(error))
+        if not (folder / "answer.json").is_file():
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            return _failed(artefact, lines[-1] if lines else f"exit status {done.returncode}")
+        found = compare.compare(expected, folder, artefact.target, artefact.variant)
+    problems = list(found.problems)
+    if artefact.target == "hf" and not _same_tensors(source, artefact):
+        problems.append("read back, the tensors are not bit for bit those written")
+    return Check(
+        artefact.target, artefact.variant, artefact.path.name, found.runtime, not problems,
+        problems, {**found.facts, "asked_about": expected.origin},
+    )  # fmt: skip
+
+
+def _failed(artefact: Artefact, reason: str) -> Check:
+    problem = f"{artefact.runtime} failed: {reason[:300]}"
+    return Check(artefact.target, artefact.variant, artefact.path.name, artefact.runtime, False,
+                 [problem])  # fmt: skip
+
+
+def _ask(folder: Path, source: Exportable, expected: Reference) -> None:
+    vocab_size = source.config.vocab_size
+    asked = {
+        "prompts": expected.prompts, "new_tokens": expected.new_tokens, "vocab_size": vocab_size,
+        "full_vectors": max(16, min(_LEAST_POSITIONS, _FULL_NUMBERS // vocab_size)),
+        "block_size": source.config.block_size,
+    }  # fmt: skip
+    (folder / "request.json").write_text(json.dumps(asked))
+    np.save(folder / "windows.npy", expected.windows)
+    (folder / "text.txt").write_bytes(expected.text.encode("utf-8"))
+
+
+def _read_back(source: Exportable, artefact: Artefact) -> Check:
+    """nanoGPT's files are proved by reading them again: every tensor, bit for bit."""
+    problems = [] if _same_tensors(source, artefact) else ["a tensor is not bit for bit the same"]
+    facts = {"tensors_bit_exact": not problems}
+    runtime = "nanogpt-cli's restricted reader"
+    return Check(artefact.target, "", artefact.path.name, runtime, not problems, problems, facts)
+
+
+def _same_tensors(source: Exportable, artefact: Artefact) -> bool:
+    from nanogpt_cli.interop import huggingface, nanogpt
+
+    if artefact.target == "hf":
+        read: Callable[[Path], Any] = huggingface.read
+        weights = source.weights
+    else:
+        read, weights = nanogpt.read, source.weights.uncut()
+    found = checkpoint.model_tensors(read(artefact.path).model)
+    return found.keys() == weights.shapes.keys() and all(
+        torch.equal(weights.get(name), tensor) for name, tensor in found.items()
+    )
+
+
+def to_json(checks: list[Check]) -> dict[str, Any]:
+    """The content of ``verify.json``."""
+    passed = all(check.passed is not False for check in checks)
+    return {"passed": passed, "checks": [asdict(check) for check in checks]}
