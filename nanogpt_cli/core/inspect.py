@@ -58,12 +58,17 @@ def measure(
     run = _Pass(source, idx, targets, layer_norm=layer_norm, progress=progress)
     if histograms:
         run.probe.histograms = run.found.histograms
-    with torch.no_grad():
-        x = run.forward(run.embed(), keep=backward)
-        lse = run.head(x)
-        gradient = run.head_gradient(x, lse) if backward else None
-    if gradient is not None:
-        run.backward(gradient)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - 1))
+    try:
+        with torch.no_grad():
+            x = run.forward(run.embed(), keep=backward)
+            lse = run.head(x)
+            gradient = run.head_gradient(x, lse) if backward else None
+        if gradient is not None:
+            run.backward(gradient)
+    finally:
+        torch.set_num_threads(threads)
     return run.found
 
 
@@ -80,8 +85,11 @@ class Blocks:
             buffer.to_empty(device="cpu").eval().requires_grad_(False)
 
     def walk(self, layers: list[int], observe: Observer | None = None) -> Iterator[Block]:
-        """Yield each block in turn; a thread fills the next one meanwhile."""
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        """Yield each block in turn; a thread fills the next one meanwhile.
+
+        That thread gets a core of its own: two OpenMP teams on the same cores mostly wait.
+        """
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             coming = pool.submit(self._load, self.buffers[0], layers[0], observe)
             for n in range(len(layers)):
                 block = coming.result()
