@@ -235,6 +235,9 @@ def _suggest(path: str) -> str:
     last = path.rpartition(".")[2]
     same = [name for name in known if name.endswith(f".{last}")]
     close = same[0] if same else nearest(path, known)
+    if not close:
+        bare = {name.rpartition(".")[2]: name for name in known}
+        close = bare.get(nearest(last, bare), "")
     return f"did you mean {close}?" if close else ""
 
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-
-import tiktoken
+from typing import TYPE_CHECKING
 
 from nanogpt_cli import assets
+
+if TYPE_CHECKING:
+    import tiktoken
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TEXT_ID = 50_256
@@ -58,6 +60,8 @@ def merge_ranks(vocab_bpe: str) -> dict[bytes, int]:
 
 @functools.lru_cache(maxsize=1)
 def _encoding(path: Path) -> tiktoken.Encoding:
+    import tiktoken
+
     # tiktoken's own pattern, so that a faster equivalent of GPT-2's reaches us with tiktoken.
     from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
 

@@ -1,0 +1,110 @@
+"""The walls of the house: who may import whom, asserted in fresh interpreters."""
+
+from __future__ import annotations
+
+import ast
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nanogpt_cli
+
+PACKAGE = Path(nanogpt_cli.__file__).parent
+MODULES = sorted(
+    module.name
+    for module in pkgutil.walk_packages([str(PACKAGE)], "nanogpt_cli.")
+    if not module.name.endswith("__main__")
+)
+TERMINAL = ("typer", "rich", "textual")
+# Heavy or optional libraries that no module may import at its top level.
+HEAVY = ("transformers", "onnx", "onnxruntime", "gguf", "datasets", "matplotlib", "tiktoken")
+
+
+def forbidden(module: str) -> tuple[str, ...]:
+    """What importing ``module`` must not bring in."""
+    room = module.split(".")[1] if module.count(".") else ""
+    if module == "nanogpt_cli.tui.view":
+        return ("torch", "typer", "textual", *HEAVY)
+    return {
+        "text": ("torch", *TERMINAL, *HEAVY),
+        "core": (*TERMINAL, *HEAVY),
+        "interop": (*TERMINAL, *HEAVY),
+        "tui": ("torch", "typer", *HEAVY, "nanogpt_cli.core", "nanogpt_cli.text"),
+        "cli": ("torch", "textual", "numpy", *HEAVY, "nanogpt_cli.core", "nanogpt_cli.tui"),
+    }.get(room, ("torch", "numpy", *TERMINAL, *HEAVY))
+
+
+# One interpreter for all modules of a room: importing more only makes the check stricter, and
+# starting Python with torch for every module would take minutes.
+def rooms() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for module in MODULES:
+        room = module.split(".")[1] if module.count(".") else ""
+        is_root = not (PACKAGE / room).is_dir()
+        name = "root" if is_root else room
+        if module == "nanogpt_cli.tui.view":
+            name = "view"
+        found.setdefault(name, []).append(module)
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(rooms()))
+def test_importing_a_room_keeps_to_its_walls(room: str) -> None:
+    modules = rooms()[room]
+    banned = forbidden(modules[-1])
+    code = (
+        "import importlib, sys\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"leaked = [b for b in {banned!r} if b in sys.modules]\n"
+        "print(','.join(leaked))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "", f"importing {room} brought in {done.stdout.strip()}"
+
+
+@pytest.mark.parametrize("room", ["core", "text", "tui"])
+def test_rooms_neither_print_nor_exit_nor_read_arguments(room: str) -> None:
+    found = []
+    for path in (PACKAGE / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                if node.func.id in ("print", "exit", "quit", "input"):
+                    found.append(f"{path.name}:{node.lineno} {node.func.id}")
+            elif isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.exit", "sys.argv"):
+                found.append(f"{path.name}:{node.lineno} {ast.unparse(node)}")
+    assert found == []
+
+
+def test_nobody_imports_the_command_line() -> None:
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name == "cli" or path.name == "__main__.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            found += [f"{path.name}: {n}" for n in names if n.startswith("nanogpt_cli.cli")]
+    assert found == []
+
+
+def test_no_pickle_is_loaded_without_a_restricted_reader() -> None:
+    """Loading goes through ``safe_pickle`` and ``safe_torch``; both refuse all but plain values."""
+    banned = re.compile(
+        r"\bpickle\.(?:load|dump)s?\(|weights_only=False|(?<!safe_)\btorch\.(?:load|save)\("
+    )
+    # nanoGPT's own two files are pickles: its export is the one place that writes any.
+    allowed = {"nanogpt.py": {"pickle.dumps(", "torch.save("}, "safe_torch.py": {"torch.load("}}
+    found = []
+    for path in PACKAGE.rglob("*.py"):
+        words = set(banned.findall(path.read_text(encoding="utf-8")))
+        found += [f"{path.name}: {word}" for word in words - allowed.get(path.name, set())]
+    assert found == []
