@@ -25,22 +25,22 @@ class TiktokenTokenizer(Tokenizer):
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
-        self._encoding = _tiktoken_encoding(kind)
-        self.vocab_size = self._encoding.n_vocab
-        self.eot = self._encoding.eot_token
+        self.encoding = _tiktoken_encoding(kind)
+        self.vocab_size = self.encoding.n_vocab
+        self.eot = self.encoding.eot_token
 
     def encode_array(self, text: str) -> Tokens:
         """See ``Tokenizer``. Runs without the interpreter lock, so threads scale."""
         # With no special token allowed this equals encode_ordinary, without a Python list.
-        return self._encoding.encode_to_numpy(text, disallowed_special=()).astype(self.dtype)
+        return self.encoding.encode_to_numpy(text, disallowed_special=()).astype(self.dtype)
 
     def encode(self, text: str) -> list[int]:
         """See ``Tokenizer``."""
-        return self._encoding.encode_ordinary(text)
+        return self.encoding.encode_ordinary(text)
 
     def token_bytes(self, id: int) -> bytes:
         """See ``Tokenizer``."""
-        return self._encoding.decode_single_token_bytes(id)
+        return self.encoding.decode_single_token_bytes(id)
 
     def to_json(self) -> dict[str, Any]:
         """See ``Tokenizer``. The name says all: tiktoken pins the vocabulary's hash."""

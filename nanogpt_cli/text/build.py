@@ -19,10 +19,10 @@ from nanogpt_cli.text import bpe, cuts, pipeline, receipt, tokens
 from nanogpt_cli.text import tokenizer as tokenizers
 from nanogpt_cli.text.charset import CharsetCollector
 from nanogpt_cli.text.parallel import ordered_map
+from nanogpt_cli.text.reading import Meter, SourceFile
 from nanogpt_cli.text.request import Request, split_rule
 from nanogpt_cli.text.sources import Piece, Reader, Source, Tally
 from nanogpt_cli.text.splits import Counts, SplitWriter, TailWriter
-from nanogpt_cli.text.streams import Meter, SourceFile
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 
 SOURCES: Final = "sources.jsonl"

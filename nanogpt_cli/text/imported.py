@@ -12,8 +12,8 @@ from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import build, nanogpt_data, receipt, tokens
 from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text.reading import SourceFile
 from nanogpt_cli.text.request import Request
-from nanogpt_cli.text.streams import SourceFile
 from nanogpt_cli.text.tokenizer import CharTokenizer, Tokenizer, Tokens
 
 _BLOCK: Final = 1 << 20  # tokens at a time

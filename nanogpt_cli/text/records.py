@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.text.reading import Readable
 from nanogpt_cli.text.sources import Piece, Reader, Tally, document
-from nanogpt_cli.text.streams import Readable
 
 _PARQUET_ROWS = 256  # at a time: long documents make even this some hundred kilobytes
 

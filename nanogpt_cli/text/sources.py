@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple, Protocol, cast
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import cuts
-from nanogpt_cli.text.streams import (
+from nanogpt_cli.text.reading import (
     PACKED,
     Meter,
     Readable,

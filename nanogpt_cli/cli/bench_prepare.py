@@ -1,0 +1,71 @@
+"""The work behind ``nanogpt bench prepare``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanogpt_cli.cli import console
+
+if TYPE_CHECKING:
+    from nanogpt_cli.text.measure import Speed
+
+Megabytes = Annotated[int, typer.Option(min=1, metavar="MB", help="Text to tokenize, in MB.")]
+Source = Annotated[
+    Path | None, typer.Option(help="Text file to repeat.  [default: the plays]", show_default=False)
+]
+
+
+def prepare(
+    megabytes: Megabytes = 256,
+    source: Source = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads. Default: all cores.")] = None,
+    scratch: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the temporary files go.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Tokenizing speed of prepare beside a single-thread tiktoken loop, in one run."""
+    from nanogpt_cli import assets
+    from nanogpt_cli.text import measure
+
+    text = source or assets.fetch("plays", report=console.say)
+    load = os.getloadavg()[0]
+    speeds = measure.preparation(
+        text, megabytes * 10**6, workers=workers, report=console.say, folder=scratch
+    )
+    if as_json:
+        console.emit_json(_as_json(speeds, load, measure.peak_memory()))
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("way", "threads", "MB/s", "tokens/s", "times the loop"):
+        table.add_column(title, justify="left" if title == "way" else "right")
+    for speed in speeds:
+        ratio = speed.megabytes_per_s / speeds[0].megabytes_per_s
+        table.add_row(
+            speed.name, str(speed.threads), f"{speed.megabytes_per_s:.1f}",
+            console.count(speed.tokens_per_s), f"{ratio:.2f}",
+        )  # fmt: skip
+    console.stdout().print(table)
+    console.say(
+        f"{speeds[0].bytes / 1e6:,.0f} MB of {text.name}, {measure.core_count()} cores, "
+        f"load {load:.1f} at the start, peak memory {measure.peak_memory() / 1e6:,.0f} MB"
+    )
+
+
+def _as_json(speeds: list[Speed], load: float, memory: int) -> dict[str, Any]:
+    rows = [
+        {
+            "name": speed.name, "threads": speed.threads, "bytes": speed.bytes,
+            "tokens": speed.tokens, "seconds": speed.seconds,
+            "megabytes_per_s": speed.megabytes_per_s, "tokens_per_s": speed.tokens_per_s,
+        }
+        for speed in speeds
+    ]  # fmt: skip
+    return {"prepare": rows, "load": load, "peak_memory_bytes": memory}

@@ -1,0 +1,154 @@
+"""``nanogpt data``: the prepared sets, and a look into one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanogpt_cli.cli import console
+
+if TYPE_CHECKING:
+    from nanogpt_cli.text.tokens import TokenData
+
+AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON.")]
+
+group = typer.Typer(help="List prepared sets, look into one.", invoke_without_command=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group, name="data")
+
+
+@group.callback()
+def data(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the prepared sets: in ./data and in the cache."""
+    if context.invoked_subcommand:
+        return
+    from nanogpt_cli.text import look, tokens
+
+    folders = look.prepared_folders()
+    if as_json:
+        console.emit_json({"sets": {str(f): tokens.read_manifest(f).raw for f in folders}})
+        return
+    if not folders:
+        console.say("no prepared data sets yet")
+        console.next_command("nanogpt prepare shakespeare")
+        return
+    from rich import box
+    from rich.table import Table
+
+    from nanogpt_cli.cli.prepare_view import short_path
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("name", "tokenizer", "train", "val", "folder"):
+        table.add_column(title, justify="right" if title in ("train", "val") else "left")
+    for folder in folders:
+        about = tokens.read_manifest(folder)
+        counts = (f"{split.tokens:,}" for split in (about.train, about.val))
+        table.add_row(about.name, about.kind, *counts, short_path(folder))
+    console.stdout().print(table)
+    console.next_command(f"nanogpt data inspect {folders[0].name}")
+
+
+@group.command()
+def inspect(
+    name: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A prepared set.")],
+    windows: Annotated[int, typer.Option(min=0, help="Sample windows from each split.")] = 2,
+    length: Annotated[int, typer.Option(min=1, help="Tokens in a window.")] = 64,
+    seed: Annotated[int, typer.Option(help="Which windows.")] = 0,
+    top: Annotated[int, typer.Option(min=1, help="Tokens in the histogram.")] = 16,
+    as_json: AsJson = False,
+) -> None:
+    """Show a set's manifest, sample windows and token histogram, and verify its hashes.
+
+    The exit code is 1 when a file is not what the manifest says.
+    """
+    from nanogpt_cli.errors import UserError
+    from nanogpt_cli.text import look, prepare, tokens
+
+    folder = prepare.find(name)
+    try:
+        opened = tokens.open_data(folder, verify=True)
+    except UserError as error:
+        console.say(f"damaged: {error.message}")
+        console.say(f"hint: {error.hint}")
+        raise typer.Exit(1) from error
+    shown = look.windows(opened, count=windows, length=length, seed=seed)
+    if as_json:
+        console.emit_json(_as_json(opened, shown, top))
+        return
+    _print(opened, shown, top)
+    console.next_command(f"nanogpt train small --set data.name={folder}")
+
+
+def _counts(opened: TokenData) -> Any:
+    from nanogpt_cli.text import look
+
+    size = opened.vocab_size
+    return look.histogram(opened.train, size) + look.histogram(opened.val, size)
+
+
+def _as_json(opened: TokenData, shown: list[Any], top: int) -> dict[str, Any]:
+    import dataclasses
+
+    from nanogpt_cli.text import look
+
+    counts = _counts(opened)
+    order = (-counts).argsort(kind="stable")[:top]
+    return {
+        "folder": str(opened.folder),
+        "verified": True,
+        "manifest": opened.manifest.raw,
+        "windows": [dataclasses.asdict(window) for window in shown],
+        "histogram": {int(i): int(counts[i]) for i in order},
+        "entropy_bits": look.entropy_bits(counts),
+    }
+
+
+def _print(opened: TokenData, shown: list[Any], top: int) -> None:
+    from rich.markup import escape
+
+    out, about = console.stdout(), opened.manifest
+    out.print(f"[bold]{escape(about.name)}[/bold]  {escape(str(opened.folder))}")
+    out.print(f"  written by {about.tool}; both sha256 verified", markup=False)
+    for split, info in (("train", about.train), ("val", about.val)):
+        out.print(
+            f"  {split}: {info.tokens:,} tokens, {info.bytes:,} bytes "
+            f"({info.bytes_per_token:.3f} a token), {info.documents:,} documents, "
+            f"sha256 {info.sha256[:16]}…",
+            markup=False,
+        )
+    out.print(
+        f"  tokenizer: {about.kind}, {about.vocab_size:,} ids, {about.dtype}; "
+        f"split: {about.split}, {about.val_fraction:g}",
+        markup=False,
+    )
+    sources = about.raw["sources"]
+    where = ", ".join(Path(p).name for p in sources["first"])
+    out.print(f"  sources: {sources['files']} file(s), {sources['bytes']:,} bytes: {where}")
+    for window in shown:
+        out.print(f"\n[dim]{window.split}[{window.start:,}:][/dim]")
+        out.print(window.text, markup=False)
+    _print_histogram(opened, top)
+
+
+def _print_histogram(opened: TokenData, top: int) -> None:
+    from nanogpt_cli.text import look
+
+    out, counts = console.stdout(), _counts(opened)
+    total, order = int(counts.sum()), (-counts).argsort(kind="stable")[:top]
+    used = int((counts > 0).sum())
+    out.print(
+        f"\ntokens used: {used:,} of {len(counts):,}; entropy of their frequencies "
+        f"{look.entropy_bits(counts):.3f} bits a token",
+        markup=False,
+    )
+    widest = max(1, int(counts[order[0]]))
+    for i in order:
+        text = opened.tokenizer.token_bytes(int(i)).decode("utf-8", "replace")
+        bar = "█" * max(1, round(40 * int(counts[i]) / widest)) if counts[i] else ""
+        share = int(counts[i]) / max(1, total)
+        out.print(f"  {int(i):>6} {text!r:<14} {share:>7.2%} {bar}", markup=False)

@@ -1,0 +1,119 @@
+"""``nanogpt prepare``: any text to tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nanogpt_cli.cli import console
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="NAME|PATH...",
+        help="A named set (see --list), files, folders, or - for standard input.",
+        show_default=False,
+    ),
+]
+TokenizerKind = Annotated[
+    str,
+    typer.Option(
+        "--tokenizer",
+        "-t",
+        metavar="KIND",
+        help="char, byte, gpt2, cl100k_base, o200k_base, bpe:SIZE (trained on this text), or the "
+        "path of a Hugging Face tokenizer.json. Default: the named set's own, else gpt2.",
+    ),
+]
+Split = Annotated[
+    str,
+    typer.Option(
+        help="tail (the last part of the text, as nanoGPT), hash (each document by its hash), or "
+        "auto: hash for records and many files, else tail."
+    ),
+]
+ValFraction = Annotated[
+    float | None,
+    typer.Option(help="Share of the text for validation.  [default: 0.1]", show_default=False),
+]
+Errors = Annotated[
+    str, typer.Option(help="What cannot be read: strict (stop), replace (U+FFFD), skip.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Make it again even if it is up to date.")]
+ListSets = Annotated[bool, typer.Option("--list", help="List the sets known by name.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest as one line of JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(prepare)
+
+
+def prepare(
+    inputs: Inputs = None,
+    tokenizer: TokenizerKind = "",
+    split: Split = "auto",
+    val_fraction: ValFraction = None,
+    name: Annotated[str | None, typer.Option(help="Name of the prepared set.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write.", metavar="FOLDER")] = None,
+    glob: Annotated[str | None, typer.Option(help="Of a folder take only these, as *.py.")] = None,
+    text_field: Annotated[
+        str, typer.Option(help="Field of a record (JSONL, CSV, Parquet) that holds the text.")
+    ] = "text",
+    errors: Errors = "strict",
+    encoding: Annotated[str, typer.Option(help="Encoding of text files.")] = "utf-8",
+    eot: Annotated[
+        bool, typer.Option("--eot", help="Give char and byte an end-of-text token.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this many documents.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads. Default: all cores.")] = None,
+    force: Force = False,
+    list_sets: ListSets = False,
+    as_json: AsJson = False,
+) -> None:
+    """Turn text into token files that train (and nanoGPT) read.
+
+    Takes .txt .md .jsonl .csv .parquet, packed as .gz or .zst, folders of them, and any text code.
+    """
+    from nanogpt_cli.cli import prepare_view
+
+    if list_sets:
+        prepare_view.print_sets(as_json)
+        return
+    from nanogpt_cli.text import prepare as room
+
+    request = room.Request(
+        inputs=tuple(inputs or ()),
+        tokenizer=tokenizer,
+        split=split,
+        val_fraction=room.VAL_FRACTION if val_fraction is None else val_fraction,
+        glob=glob,
+        text_field=text_field,
+        errors=errors,
+        encoding=encoding,
+        eot=eot,
+        limit=limit,
+    )
+    with prepare_view.progress_line() as progress:
+        made = room.prepare(
+            request, name=name, out=out, force=force, workers=workers,
+            report=console.say, progress=progress,
+        )  # fmt: skip
+    _conclude(made.folder, made.manifest, made.fresh, as_json)
+
+
+def _conclude(folder: Path, manifest: dict[str, Any], fresh: bool, as_json: bool) -> None:
+    from nanogpt_cli.cli import prepare_view
+
+    shown = prepare_view.short_path(folder)
+    if fresh:
+        prepare_view.print_receipt(manifest, folder)
+    else:
+        console.say(f"already prepared: {shown} (inputs unchanged; --force makes it again)")
+    console.next_command(prepare_view.train_command(manifest, folder))
+    if as_json:
+        console.emit_json(manifest)

@@ -1,0 +1,180 @@
+"""What ``nanogpt prepare`` shows: the progress line, the receipt, the list of named sets."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanogpt_cli.cli import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from nanogpt_cli.text.prepare import Progress
+
+
+@contextlib.contextmanager
+def progress_line() -> Iterator[Callable[[Progress], None]]:
+    """A live line on stderr with bytes, tokens/s and the time left; nothing when it is piped."""
+    out = console.stderr()
+    if not out.is_terminal:
+        yield lambda _: None
+        return
+    from rich import progress as rich_progress
+
+    columns = (
+        rich_progress.TextColumn("tokenizing"),
+        rich_progress.BarColumn(bar_width=24),
+        rich_progress.DownloadColumn(),
+        rich_progress.TextColumn("{task.fields[rate]}"),
+        rich_progress.TimeRemainingColumn(),
+    )
+    # Redrawn by hand: a second thread would compete with the tokenizing ones.
+    with rich_progress.Progress(*columns, console=out, transient=True, auto_refresh=False) as bar:
+        task = bar.add_task("", total=None, rate="")
+        yield _Line(bar, task)
+
+
+class _Line:
+    """Draws the counters at most ten times a second."""
+
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar = bar
+        self._task = task
+        self._start = time.monotonic()
+        self._drawn = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._drawn < 0.1:
+            return
+        self._drawn = now
+        rate = progress.tokens / max(1e-9, now - self._start)
+        self._bar.update(
+            self._task,
+            completed=progress.bytes,
+            total=progress.total,
+            rate=f"{console.count(progress.tokens)} tokens, {console.count(rate)}/s",
+            refresh=True,
+        )
+
+
+def short_path(path: Path) -> str:
+    """The path as a person would type it: below the current folder or the home, when it is."""
+    with contextlib.suppress(ValueError, OSError):
+        return str(path.relative_to(Path.cwd()))
+    with contextlib.suppress(ValueError, RuntimeError):
+        return str(Path("~") / path.relative_to(Path.home()))
+    return str(path)
+
+
+def train_command(manifest: dict[str, Any], folder: Path) -> str:
+    """The command that trains on this set."""
+    name, kind = manifest["name"], manifest["tokenizer"]["kind"]
+    if name == "shakespeare" and kind == "char":
+        return "nanogpt train small"
+    return f"nanogpt train small --set data.name={short_path(folder)} --set data.tokenizer={kind}"
+
+
+def _plain_table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def print_receipt(manifest: dict[str, Any], folder: Path) -> None:
+    """The data receipt, on stderr."""
+    receipt = manifest["receipt"]
+    out = console.stderr()
+    kind = manifest["tokenizer"]["kind"]
+    out.print(f"[bold]prepared[/bold] {short_path(folder)}", highlight=False)
+    table = _plain_table()
+    table.show_header = False
+    for label, text in _receipt_rows(manifest, receipt, kind):
+        table.add_row(label, text)
+    out.print(table)
+    for warning in warnings(receipt):
+        out.print(f"[yellow]note:[/yellow] {warning}")
+
+
+def _receipt_rows(
+    manifest: dict[str, Any], receipt: dict[str, Any], kind: str
+) -> Iterator[tuple[str, str]]:
+    from rich.markup import escape
+
+    train, val, split = manifest["train"], manifest["val"], manifest["split"]
+    yield "documents", f"{receipt['documents']:,}"
+    yield "text", f"{receipt['bytes']:,} bytes"
+    yield "tokens", f"{receipt['tokens']:,} {escape(kind)}, {manifest['dtype']}"
+    yield (
+        "split",
+        (
+            f"{train['tokens']:,} train / {val['tokens']:,} val "
+            f"({split['rule']}, {split['val_fraction']:g})"
+        ),
+    )
+    yield "bytes per token", f"{receipt['bytes_per_token']:.3f}"
+    used, size = receipt["unique_tokens"], receipt["vocab_size"]
+    yield "vocabulary used", f"{used:,} of {size:,} ({used / max(1, size):.1%})"
+    longest = receipt.get("longest_document")
+    if longest:
+        where = f" ({short_path(Path(longest['source']))})" if receipt["documents"] > 1 else ""
+        yield "longest document", f"{longest['tokens']:,} tokens{escape(where)}"
+    frequent = (f"{t['text']!r} {t['share']:.1%}" for t in receipt["most_frequent"])
+    yield "most frequent", escape(", ".join(frequent))
+    if "duplicates" in receipt:
+        yield "duplicates", f"{receipt['duplicates']:,} documents"
+        yield "leakage", leakage_words(receipt["leakage"])
+    if "round_trip" in receipt:
+        trip = receipt["round_trip"]
+        yield "round trip", f"{trip['exact']} of {trip['samples']} samples decode to themselves"
+
+
+def leakage_words(leakage: dict[str, Any]) -> str:
+    """The leakage check in words."""
+    if leakage["share"] is None:
+        return "no whole validation document to compare"
+    held, leaked = leakage["val_documents"], leakage["in_train"]
+    return f"{leaked:,} of {held:,} validation documents ({leakage['share']:.2%}) stand in train"
+
+
+def warnings(receipt: dict[str, Any]) -> Iterator[str]:
+    """What a person should act on before training."""
+    trip = receipt.get("round_trip", {"samples": 0, "exact": 0})
+    if trip["exact"] < trip["samples"]:
+        yield "this tokenizer does not give the text back exactly; samples will read differently"
+    if receipt.get("forced_cuts"):
+        yield (
+            f"{receipt['forced_cuts']:,} place(s) had no word end for megabytes and were cut "
+            "there; a token may differ at each"
+        )
+    if receipt.get("skipped_records"):
+        yield f"{receipt['skipped_records']:,} unreadable record(s) were left out"
+    if receipt.get("skipped_files"):
+        yield f"{receipt['skipped_files']:,} binary file(s) were left out"
+    leakage = receipt.get("leakage", {"share": None})
+    if leakage["share"]:
+        yield "validation text stands in train: its loss will look too good; try --split hash"
+
+
+def print_sets(as_json: bool) -> None:
+    """The sets known by name, on stdout."""
+    from nanogpt_cli.text import catalogue
+
+    if as_json:
+        import dataclasses
+
+        rows = [dataclasses.asdict(s) for s in catalogue.SETS.values()]
+        console.emit_json({"sets": rows})
+        return
+    table = _plain_table()
+    for title in ("name", "size", "tokens", "licence", "source"):
+        table.add_column(title, overflow="fold")
+    for named in catalogue.SETS.values():
+        table.add_row(named.name, named.size, named.tokens, named.licence, named.origin)
+    console.stdout().print(table)
+    console.next_command("nanogpt prepare shakespeare")

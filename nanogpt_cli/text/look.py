@@ -1,0 +1,83 @@
+"""Looking into a prepared data set: sample windows, how often each token stands, what lies where."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from nanogpt_cli import places
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import tokens
+from nanogpt_cli.text.tokenizer import Tokens
+from nanogpt_cli.text.tokens import TokenData
+
+_BLOCK: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of tokens of one split, and its text.
+
+    Attributes:
+        start: position of the first token in the split.
+        text: decoded; a character cut at either end shows as U+FFFD.
+    """
+
+    split: str
+    start: int
+    text: str
+
+
+def windows(data: TokenData, *, count: int, length: int, seed: int = 0) -> list[Window]:
+    """``count`` windows of ``length`` tokens from each split, at places that ``seed`` decides."""
+    found = []
+    for split in tokens.SPLITS:
+        ids = getattr(data, split)
+        for slot in range(count):
+            mark = hashlib.sha256(f"{seed} {split} {slot}".encode()).digest()
+            start = int.from_bytes(mark[:8], "little") % max(1, len(ids) - length + 1)
+            text = data.tokenizer.decode(ids[start : start + length].tolist())
+            found.append(Window(split, start, text))
+    return found
+
+
+def histogram(ids: Tokens, vocab_size: int) -> Tokens:
+    """How often each id stands in ``ids``: int64, shape (vocab_size,). Memory does not grow.
+
+    Raises:
+        UserError: an id lies outside the vocabulary.
+    """
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for start in range(0, len(ids), _BLOCK):
+        found = np.bincount(ids[start : start + _BLOCK])
+        if len(found) > vocab_size:
+            raise UserError(
+                f"the data holds the id {len(found) - 1}; the vocabulary has {vocab_size:,} ids"
+            )
+        counts[: len(found)] += found
+    return counts
+
+
+def entropy_bits(counts: Tokens) -> float:
+    """Shannon entropy of the token frequencies, in bits a token: the loss of a unigram model."""
+    p = counts[counts > 0] / max(1, counts.sum())
+    return float(-(p * np.log2(p)).sum())
+
+
+def check_hashes(folder: Path) -> dict[str, str]:
+    """Each token file's state: ``ok``, or what is wrong with it."""
+    try:
+        tokens.open_data(folder, verify=True)
+    except UserError as error:
+        return {"state": error.message}
+    return {"state": "ok"}
+
+
+def prepared_folders() -> list[Path]:
+    """Every prepared set in ``./data`` and in the cache."""
+    shelves = [places.DATA, places.cache_home() / "data"]
+    return [p for shelf in shelves for p in sorted(shelf.glob("*")) if tokens.is_prepared(p)]

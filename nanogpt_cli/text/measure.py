@@ -1,0 +1,122 @@
+"""Measuring how fast text becomes tokens, beside the loop people start from."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text.parallel import core_count
+from nanogpt_cli.text.prepare import Request, prepare
+from nanogpt_cli.text.request import Report
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measured way of tokenizing.
+
+    Attributes:
+        bytes: of text.
+        seconds: wall clock, from the file on disk to token files on disk.
+    """
+
+    name: str
+    threads: int
+    bytes: int
+    tokens: int
+    seconds: float
+
+    @property
+    def megabytes_per_s(self) -> float:
+        """10^6 bytes of text a second."""
+        return self.bytes / self.seconds / 1e6
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds
+
+
+_KINDS: Final = ("gpt2", "char", "byte")
+
+
+def repeat_text(source: Path, target: Path, size: int) -> int:
+    """Write ``source`` over and over until ``target`` has ``size`` bytes or a little more."""
+    data = source.read_bytes()
+    with target.open("wb") as file:
+        for _ in range(-(-size // len(data))):
+            file.write(data)
+    return target.stat().st_size
+
+
+def document_loop(path: Path, length: int, out: Path) -> tuple[int, float]:
+    """The baseline: ``tiktoken.encode_ordinary`` on one document after the other, in one thread.
+
+    As nanoGPT's scripts do: the list of ids, end of text appended, as uint16 to a file.
+
+    Args:
+        path: documents of ``length`` bytes each, one after the other.
+
+    Returns:
+        tokens written, and the seconds it took.
+    """
+    encoding = tokenizers.get("gpt2").encoding  # type: ignore[attr-defined]
+    start, count = time.perf_counter(), 0
+    with path.open("rb") as file, out.open("wb") as target:
+        while block := file.read(length):
+            ids = encoding.encode_ordinary(block.decode())
+            ids.append(encoding.eot_token)
+            target.write(np.array(ids, dtype=np.uint16).tobytes())
+            count += len(ids)
+    return count, time.perf_counter() - start
+
+
+def preparation(
+    source: Path, size: int, *, workers: int | None, report: Report, folder: Path | None = None
+) -> list[Speed]:
+    """Measure the baseline and ``prepare`` on the same text, one after the other.
+
+    Args:
+        source: a text file; it is repeated up to ``size`` bytes, each copy one document.
+        workers: threads for ``prepare``; by default one per core.
+        report: receives one short line before each measurement.
+        folder: where the files go for the while; by default the system's temporary folder.
+
+    Returns:
+        the baseline first, then ``prepare`` with gpt2, char and byte.
+    """
+    threads = workers or core_count()
+    with tempfile.TemporaryDirectory(dir=folder, prefix="nanogpt-bench-") as name:
+        text = Path(name) / "text.txt"
+        report(f"writing {size / 1e6:,.0f} MB of text")
+        total = repeat_text(source, text, size)
+        tokenizers.get("gpt2").encode("warm")
+        report("measuring the single-thread document loop")
+        count, seconds = document_loop(text, source.stat().st_size, Path(name) / "base.bin")
+        found = [Speed("encode_ordinary loop", 1, total, count, seconds)]
+        for kind in _KINDS:
+            report(f"measuring prepare with {kind} on {threads} threads")
+            found.append(_prepare(text, kind, threads, Path(name) / kind, total))
+    return found
+
+
+def _prepare(text: Path, kind: str, threads: int, out: Path, total: int) -> Speed:
+    start = time.perf_counter()
+    made = prepare(Request((str(text),), tokenizer=kind), out=out, workers=threads)
+    seconds = time.perf_counter() - start
+    count = made.manifest["train"]["tokens"] + made.manifest["val"]["tokens"]
+    return Speed(f"prepare {kind}", threads, total, count, seconds)
+
+
+def peak_memory() -> int:
+    """The largest resident memory this process has had, in bytes."""
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
