@@ -1,0 +1,216 @@
+"""What law foreign weights follow, which scheme comes nearest, and what looks like a mistake."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from nanogpt_cli.core.init import pieces
+from nanogpt_cli.core.lint import FAIL, NOTE, OK, WARN, Verdict
+from nanogpt_cli.core.model import GPTConfig
+from nanogpt_cli.core.tensor_stats import ClassStats, TensorStats, by_class
+from nanogpt_cli.schemes import Scheme, catalogue
+
+MATRICES = ("q", "k", "v", "attn_proj", "fc", "mlp_proj")
+# Log-ratios of std: one class may be this far off before it stops telling schemes apart.
+_CAP = 0.7
+# Mean squared log-ratio above which no scheme is near: trained weights, or a law of their own.
+_FAR = 0.06
+_CLOSE = 0.03  # a class this close in std (3 %) agrees with the scheme
+
+
+@dataclass(frozen=True)
+class Match:
+    """The scheme whose standard deviations come nearest.
+
+    Attributes:
+        scheme: that scheme.
+        distance: mean over classes of the squared log-ratio of std, capped per class.
+        near: small enough to mean something.
+    """
+
+    scheme: Scheme
+    distance: float
+
+    @property
+    def near(self) -> bool:
+        """The weights look like this scheme, a class or two aside."""
+        return self.distance < _FAR
+
+
+def guess_law(t: TensorStats) -> str:
+    """The law of a tensor in words, from its moments and its range."""
+    if not t.finite:
+        return "not finite"
+    if t.constant:
+        return f"constant {t.minimum:g}"
+    if t.size < 64:
+        return f"std {t.std:.3g}"
+    reach = max(-t.minimum, t.maximum) / t.std
+    gain = t.std * math.sqrt(max(t.shape))
+    if min(t.shape) > 1 and t.size > 4096 and abs(gain - round(gain, 3)) < 1e-6 * gain:
+        return f"orthogonal({gain:.4g})"
+    if abs(t.kurtosis - 1.8) < 0.1 and reach < 1.8:
+        return f"uniform({t.std:.4g})"
+    cut = _cut(reach)
+    if cut is not None and t.kurtosis < 2.95:
+        return f"truncated({t.std / cut[1]:.4g}, ±{cut[0]:g}σ)"
+    if abs(t.kurtosis - 3) < 0.15 + 12 / math.sqrt(min(t.size, 65_536)) and reach < 6.5:
+        return f"normal({t.std:.4g})"
+    return f"no simple law (std {t.std:.3g}, kurtosis {t.kurtosis:.1f})"
+
+
+def _cut(reach: float) -> tuple[float, float] | None:
+    """The truncation whose largest value over true std would be ``reach``, and its true std."""
+    for cut, true_std in ((2.0, 0.87963), (3.0, 0.98658)):
+        if 0.97 * cut / true_std < reach <= cut / true_std * 1.001:
+            return cut, true_std
+    return None
+
+
+def nearest_scheme(tensors: list[TensorStats], config: GPTConfig) -> Match:
+    """Compare the std of every class and block with every scheme's."""
+    scored = [Match(s, _distance(tensors, s, config)) for s in catalogue().values()]
+    return min(scored, key=lambda match: match.distance)
+
+
+def with_laws(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> list[float]:
+    """Expected std of each tensor under ``scheme``."""
+    cache: dict[str, dict[str, float]] = {}
+    found = []
+    for t in tensors:
+        name = t.key.partition("/")[0]
+        if name not in cache:
+            cache[name] = {p.key: p.std for p in pieces(name, config, scheme)}
+        found.append(cache[name][t.key])
+    return found
+
+
+def _distance(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> float:
+    last = config.n_layer - 1
+    kept = [
+        t
+        for t in tensors
+        if t.tensor_class in (*MATRICES, "wte", "wpe") and t.layer in (-1, 0, last // 2, last)
+    ]
+    by_kind: dict[str, list[float]] = {}
+    for t, expected in zip(kept, with_laws(kept, scheme, config), strict=True):
+        by_kind.setdefault(t.tensor_class, []).append(_gap(t, expected))
+    means = [sum(gaps) / len(gaps) for gaps in by_kind.values()]
+    return sum(means) / max(1, len(means))
+
+
+def _gap(t: TensorStats, expected: float) -> float:
+    """Squared log-ratio of std, capped; the cap where one of them is zero."""
+    if not t.finite or (t.std > 0) != (expected > 0):
+        return _CAP**2
+    if expected == 0:
+        return 0.0
+    return min(abs(math.log(t.std / expected)), _CAP) ** 2
+
+
+def lint_foreign(tensors: list[TensorStats], config: GPTConfig) -> list[Verdict]:
+    """Faults that can be seen in weights alone, and the nearest scheme."""
+    classes = {c.tensor_class: c for c in by_class(tensors)}
+    found = [*_dead_tensors(tensors), *_outliers(classes), *_fused_xavier(classes, config)]
+    found += [*_projections(classes, config), *_embeddings(classes, config)]
+    match = nearest_scheme(tensors, config)
+    if not match.near:
+        text = f"no scheme is near (closest: {match.scheme.name}): trained, or a law of its own"
+        return [Verdict(NOTE, "nearest", text, match.distance), *found]
+    expected = with_laws(tensors, match.scheme, config)
+    laws = [replace(t, expected_std=e) for t, e in zip(tensors, expected, strict=True)]
+    off = list(_apart(by_class(laws), match.scheme))
+    text = f"nearest scheme: {match.scheme.name}"
+    return [Verdict(OK, "nearest", text, match.distance), *off, *found]
+
+
+def _apart(classes: list[ClassStats], scheme: Scheme) -> Iterator[Verdict]:
+    """Classes whose std is not that of the nearest scheme."""
+    for c in classes:
+        if c.tensor_class not in (*MATRICES, "wte", "wpe", "lm_head"):
+            continue
+        expected, std = c.expected_std, c.std
+        noise = 4 / math.sqrt(2 * c.size)
+        if expected == 0 or std == 0:
+            continue
+        if abs(math.log(std / expected)) > _CLOSE + noise:
+            text = (
+                f"{c.tensor_class}: std {std:.4g} is {std / expected:.3g} times "
+                f"{scheme.name}'s {expected:.4g}"
+            )
+            yield Verdict(WARN, "differs", text, std / expected)
+
+
+def _dead_tensors(tensors: list[TensorStats]) -> Iterator[Verdict]:
+    """Zero, non-finite or absurd values where a weight should be."""
+    for t in tensors:
+        if not t.finite:
+            text = f"{t.key}: values that are not finite numbers"
+            yield Verdict(FAIL, "not-finite", text)
+        elif t.constant and t.minimum == 0 and t.tensor_class in ("q", "k", "v", "fc", "wte", "ln"):
+            yield Verdict(FAIL, "zero", f"{t.key} is zero: left uninitialised?")
+        elif max(-t.minimum, t.maximum) > 1e3:
+            largest = max(-t.minimum, t.maximum)
+            text = f"{t.key} reaches {largest:.2g}: uninitialised memory?"
+            yield Verdict(FAIL, "uninitialised", text, largest)
+
+
+def _outliers(classes: dict[str, ClassStats]) -> Iterator[Verdict]:
+    """A block whose matrix leaves the smooth course its class takes over depth."""
+    for name in MATRICES:
+        c = classes.get(name)
+        stds = [t.std for t in c.tensors] if c else []
+        if c is None or len(stds) < 4 or min(stds) <= 0:
+            continue
+        for i, t in enumerate(c.tensors):
+            near = [stds[j] for j in range(max(0, i - 2), min(len(stds), i + 3)) if j != i]
+            middle = sorted(near)[len(near) // 2]
+            if 0 < i < len(stds) - 1 and not 0.66 < t.std / middle < 1.5:
+                text = f"{t.key}: std {t.std:.3g} beside {middle:.3g} in the blocks around it"
+                yield Verdict(WARN, "outlier", text, t.std / middle)
+
+
+def _same(a: float, b: float, tolerance: float = 0.03) -> bool:
+    return b > 0 and abs(a / b - 1) < tolerance
+
+
+def _fused_xavier(classes: dict[str, ClassStats], config: GPTConfig) -> Iterator[Verdict]:
+    fused = math.sqrt(2 / (4 * config.n_embd))
+    proper = 1 / math.sqrt(config.n_embd)
+    std = {name: classes[name].std for name in ("q", "k", "v", "attn_proj") if name in classes}
+    if len(std) < 4 or not _same(std["attn_proj"], proper):
+        return
+    if all(_same(std[name], fused) for name in "qkv"):
+        text = (
+            f"q, k, v have std {fused:.4g} = √(2/4d): Xavier on the fused c_attn matrix; "
+            f"three matrices would have {proper:.4g}"
+        )
+        yield Verdict(WARN, "fused-xavier", text, fused)
+
+
+def _projections(classes: dict[str, ClassStats], config: GPTConfig) -> Iterator[Verdict]:
+    """Depth scaling that is missing, or that sits on the wrong matrix."""
+    if not all(c in classes for c in MATRICES) or config.n_layer < 3:
+        return
+    std = {name: classes[name].std for name in MATRICES}
+    factor = 1 / math.sqrt(2 * config.n_layer)
+    proj = (std["attn_proj"], std["mlp_proj"])
+    for name in ("q", "k", "v", "fc"):
+        others = [std[c] for c in ("q", "k", "v", "fc") if c != name]
+        plain = max(others)
+        if _same(std[name], plain * factor) and any(_same(p, plain) for p in proj):
+            text = f"depth factor 1/√(2L) sits on {name}, not on the projections into the stream"
+            yield Verdict(WARN, "wrong-matrix", text, std[name])
+    if all(_same(s, std["fc"]) for s in std.values()) and _same(std["fc"], 0.02, 0.1):
+        text = f"projections have plain std {std['fc']:.3g}: no depth scaling over "
+        text += f"{config.n_layer} layers"
+        yield Verdict(WARN, "plain-projections", text, std["attn_proj"])
+
+
+def _embeddings(classes: dict[str, ClassStats], config: GPTConfig) -> Iterator[Verdict]:
+    c = classes.get("wte")
+    if c is not None and config.tied and c.std > 0.5:
+        text = f"token embedding has std {c.std:.3g} and is tied to the head"
+        yield Verdict(FAIL, "tied-embedding", text, c.std)
