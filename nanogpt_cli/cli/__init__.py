@@ -1,4 +1,4 @@
-"""The ``nanogpt`` program: registers the commands and renders what goes wrong, nothing else.
+"""The ``nanogpt`` program: its commands, and the rendering of what goes wrong.
 
 Command modules import typer alone; torch, textual and the other rooms are imported inside the
 functions that need them, so that ``nanogpt --help`` answers at once.
@@ -6,8 +6,6 @@ functions that need them, so that ``nanogpt --help`` answers at once.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -15,27 +13,12 @@ from typing import Annotated, NoReturn
 import typer
 
 from nanogpt_cli import __version__
+from nanogpt_cli.cli.lazy import LazyGroup
 from nanogpt_cli.errors import UserError
-
-# In the order of a first hour; each module has ``register(app)``.
-COMMANDS = (
-    "prepare",
-    "init_inspect",
-    "train",
-    "watch",
-    "sample",
-    "evaluate",
-    "export",
-    "import_",
-    "runs",
-    "recipes",
-    "recipe",
-    "data",
-    "bench",
-)
 
 app = typer.Typer(
     name="nanogpt",
+    cls=LazyGroup,
     help="Understand, train, watch, sample and export GPT-2-style language models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -58,12 +41,6 @@ def _root(
     ] = False,
 ) -> None:
     """Understand, train, watch, sample and export GPT-2-style language models."""
-
-
-for _name in COMMANDS:
-    if importlib.util.find_spec(f"nanogpt_cli.cli.{_name}") is None:
-        continue
-    importlib.import_module(f"nanogpt_cli.cli.{_name}").register(app)
 
 
 def main() -> NoReturn:

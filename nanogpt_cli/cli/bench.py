@@ -1,0 +1,21 @@
+"""``nanogpt bench``: every speed this project speaks of, measured again by anyone."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import typer
+
+group = typer.Typer(help="Measure speed against peers and slow twins.", no_args_is_help=True)
+
+# Each is a module ``cli/bench_NAME.py`` with ``register(group)``.
+PARTS = ("train", "sample", "prepare", "inspect", "tui", "startup")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group with its parts."""
+    for part in PARTS:
+        if importlib.util.find_spec(f"nanogpt_cli.cli.bench_{part}"):
+            importlib.import_module(f"nanogpt_cli.cli.bench_{part}").register(group)
+    app.add_typer(group, name="bench")

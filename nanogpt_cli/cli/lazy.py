@@ -1,0 +1,101 @@
+"""A command group that knows its commands by name and imports one only when it is run.
+
+``nanogpt --help`` lists twenty commands; importing and inspecting all their modules for that took
+a third of the time it may take. A test compares ``TABLE`` with what the modules say.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+# Section -> command -> (module, help line), in the order of a first hour.
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Make a model": {
+        "prepare": ("prepare", "Turn text into token files: named sets, files, folders, stdin."),
+        "train": ("train", "Train a model as a recipe says."),
+        "watch": ("watch", "Watch runs in the dashboard: live, finished, one or several."),
+        "sample": ("sample", "Let a model write."),
+    },
+    "Understand it": {
+        "init-inspect": (
+            "init_inspect",
+            "How a GPT starts, and why it trains: theory and measure.",
+        ),
+        "eval": ("evaluate", "Loss, perplexity and bits per byte over a whole split."),
+        "runs": ("runs", "List runs, compare two."),
+        "replay": ("replay", "Run a bad step again and find the first tensor that broke."),
+    },
+    "Carry it elsewhere": {
+        "export": ("export", "Hugging Face, llama.cpp, ONNX, …: written, then proved by running."),
+        "import": ("import_", "Make a run of a foreign checkpoint."),
+    },
+    "Plan and check": {
+        "recipes": ("recipes", "List the shipped recipes."),
+        "recipe": ("recipe", "Show, check and compare recipes."),
+        "plan": ("plan", "Forecast memory, time and disk of a recipe."),
+        "data": ("data", "Look into prepared data."),
+        "verify-resume": ("verify_resume", "Prove that stop and resume change nothing."),
+        "bench": ("bench", "Measure speed against peers and slow twins."),
+    },
+}
+TABLE = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+
+
+def load(name: str) -> Any:
+    """The real command, its module imported."""
+    app = typer.Typer()
+    importlib.import_module(f"nanogpt_cli.cli.{TABLE[name][0]}").register(app)
+    return typer.main.get_group(app).commands[name]
+
+
+class LazyGroup(TyperGroup):
+    """Shows ``TABLE``, loads on use."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """Every command, whether loaded or not."""
+        return list(TABLE)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        """A stand-in good for listing: name and help line."""
+        if cmd_name not in TABLE:
+            return None
+        if cmd_name not in self.commands:
+            help_line = TABLE[cmd_name][1]
+            self.commands[cmd_name] = TyperCommand(cmd_name, help=help_line)
+        return self.commands[cmd_name]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Load what is about to run; unknown names are answered with the nearest one."""
+        for name in TABLE:
+            self.get_command(ctx, name)
+        if args and args[0] in TABLE:
+            self.commands[args[0]] = load(args[0])
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """The front page, in plain text: importing a library to draw it would double its time."""
+        bold, off = ("\x1b[1m", "\x1b[0m") if _coloured() else ("", "")
+        lines = [f"{bold}Usage:{off} nanogpt COMMAND [OPTIONS]", "", self.help or ""]
+        for title, commands in SECTIONS.items():
+            lines += ["", f"{bold}{title}{off}"]
+            lines += [f"  {name:<14} {help_line}" for name, (_, help_line) in commands.items()]
+        lines += [
+            "",
+            f"{bold}Options{off}",
+            "  -h, --help             This page, or a command's own: nanogpt train --help",
+            "  --version              Print the version.",
+            "  --install-completion   Complete commands in your shell.",
+            "",
+            "Begin with: nanogpt train small",
+        ]
+        formatter.write("\n".join(lines) + "\n")
+
+
+def _coloured() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

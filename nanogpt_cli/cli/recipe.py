@@ -1,0 +1,110 @@
+"""``nanogpt recipe``: what a recipe says, where each value comes from, whether it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nanogpt_cli.cli import console
+
+group = typer.Typer(help="Show, check and compare recipes.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A file, or a shipped recipe's name.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group, name="recipe")
+
+
+@group.command()
+def show(recipe: Name, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Print every key with its value and where that comes from."""
+    from nanogpt_cli import recipe_files
+
+    loaded = recipe_files.load(recipe, sets or [])
+    rows = [
+        (section, key, value, loaded.origins.get(f"{section}.{key}", "default"))
+        for section, content in loaded.recipe.model_dump(mode="json").items()
+        if section != "init"
+        for key, value in content.items()
+    ]
+    if as_json:
+        console.emit_json({f"{s}.{k}": {"value": v, "from": o} for s, k, v, o in rows})
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table("key", "value", "from", box=box.SIMPLE_HEAD, pad_edge=False)
+    for section, key, value, origin in rows:
+        style = "dim" if origin == "default" else None
+        table.add_row(f"{section}.{key}", repr(value), origin, style=style)
+    console.stdout().print(table)
+    console.next_command(f"nanogpt train {recipe}")
+
+
+@group.command()
+def check(recipe: Name, sets: Sets = None) -> None:
+    """Say whether a recipe is valid; exit code 2 and every reason if it is not."""
+    from nanogpt_cli import recipe_files
+
+    loaded = recipe_files.load(recipe, sets or [])
+    typer.echo(f"{recipe} is valid: {len(loaded.origins)} keys set, the rest are defaults")
+    console.next_command(f"nanogpt train {recipe}")
+
+
+@group.command()
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="A recipe or a run.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="A recipe or a run.")],
+    as_json: AsJson = False,
+) -> None:
+    """Print the keys that differ between two recipes, or a recipe and a run."""
+    values = [_values(name) for name in (first, second)]
+    keys = [key for key in values[0] if values[0][key] != values[1].get(key)]
+    rows = {key: [v.get(key) for v in values] for key in keys}
+    if as_json:
+        console.emit_json(rows)
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table("", first, second, box=box.SIMPLE_HEAD, pad_edge=False)
+    for key, pair in rows.items():
+        table.add_row(key, *(repr(v) for v in pair))
+    console.stdout().print(table)
+
+
+@group.command()
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors: #:schema FILE on a recipe's first line."""
+    import json
+
+    from nanogpt_cli.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+
+
+def _values(name: str) -> dict[str, Any]:
+    """The flat resolved values of a recipe or a run."""
+    from nanogpt_cli import recipe_files
+    from nanogpt_cli.errors import UserError
+    from nanogpt_cli.runlog import find_run
+
+    try:
+        recipe = recipe_files.load(name).recipe
+    except UserError:
+        if Path(name).suffix == ".toml":
+            raise
+        recipe = recipe_files.load_resolved(find_run(name).recipe)
+    return {
+        f"{section}.{key}": value
+        for section, content in recipe.model_dump(mode="json").items()
+        for key, value in content.items()
+    }
