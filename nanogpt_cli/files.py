@@ -45,7 +45,7 @@ def _fsync_tree(folder: Path) -> None:
 
 @contextlib.contextmanager
 def readable_os_errors(what: str, path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals (full disk, read-only, no permission) into ``UserError``.
+    """Turn the operating system's refusals (full disk, no permission, …) into ``UserError``.
 
     Args:
         what: the action in words, e.g. ``"save the checkpoint"``.
@@ -140,6 +140,16 @@ def _move_into_place(folder: Path, target: Path, replace: bool) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that a crash leaves it whole or under a temporary name, never in part."""
+    try:
+        doomed = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}old-", dir=folder.parent))
+        folder.rename(doomed / folder.name)
+    except OSError:
+        return
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

@@ -196,8 +196,14 @@ class Recipe(Section):
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step on one process, the automatic value resolved."""
+        """Tokens of one optimizer step, the automatic value resolved for one process."""
         return self.train.tokens_per_step or self.train.batch_size * self.model.block_size
+
+    def for_processes(self, number: int) -> Recipe:
+        """The recipe with ``tokens_per_step`` written out for that many processes."""
+        tokens = self.train.tokens_per_step or self.tokens_per_step * number
+        train = self.train.model_copy(update={"tokens_per_step": tokens})
+        return self.model_copy(update={"train": train})
 
 
 def _contradictions(recipe: Recipe) -> Iterator[str]:

@@ -54,6 +54,7 @@ def _trainer(
     from nanogpt_cli.text.tokens import open_data
 
     tokens = open_data(data)
+    files.remove_leftovers(folder.path)
     for leftover in files.remove_leftovers(folder.checkpoints):
         console.say(f"removed {leftover.name}, left by a killed save")
     from nanogpt_cli.core.trainer import Trainer
@@ -76,8 +77,9 @@ def _restore(trainer: Trainer, folder: RunFolder) -> None:
     from nanogpt_cli.core import checkpoint
 
     newest, problems = checkpoint.newest_intact(folder)
-    for problem in problems:
+    for damaged, problem in problems:
         console.say(f"skipped: {problem}")
+        console.say(f"  it is kept as {checkpoint.set_aside(damaged).name}")
     if newest is None:
         raise UserError(
             f"run {folder.name} has no whole checkpoint to go on from",

@@ -17,6 +17,8 @@ from nanogpt_cli.events import Alarm, Eval, Event, Layers, RunStarted, Step
 # Observations a condition must hold (or be absent) before its alarm is raised (or cleared).
 _PATIENCE = 3
 _CLIPPED_WINDOW = 200
+# Medians over the last steps are taken anew after this many of them.
+_REFRESH = 10
 
 
 @dataclass
@@ -54,11 +56,17 @@ class Alarms:
     _speeds: deque[float] = field(default_factory=lambda: deque(maxlen=200))
     _evals: list[Eval] = field(default_factory=list)
     _train_at_eval: list[float] = field(default_factory=list)
+    _middle: float = math.inf
+    _spread: float = 0.0
+    _slow: float = 1.0
+    _seen: int = 0
+    _overflows: bool = False
 
     def update(self, event: Event) -> list[Alarm]:
         """The alarms that ``event`` raises or clears."""
         if isinstance(event, RunStarted):
             self.expected = event.expected
+            self._overflows = event.precision == "fp16"
         elif isinstance(event, Step):
             return self._settle(event.step, _STEP_KINDS, list(self._on_step(event)))
         elif isinstance(event, Layers):
@@ -95,16 +103,26 @@ class Alarms:
     def _on_step(self, event: Step) -> Iterator[_Finding]:
         if not math.isfinite(event.loss) or not math.isfinite(event.grad_norm):
             what = "loss" if not math.isfinite(event.loss) else "gradient norm"
-            yield _Finding(
-                "non_finite", "error", f"{what} is not finite at step {event.step}",
-                "lower the learning rate or warm up longer; nanogpt replay shows the first "
-                "tensor that broke", value=event.loss,
-            )  # fmt: skip
+            if what == "loss" or not self._overflows:  # the loss scaler tries out overflows
+                yield _Finding(
+                    "non_finite", "error", f"{what} is not finite at step {event.step}",
+                    "lower the learning rate or warm up longer; nanogpt replay shows the first "
+                    "tensor that broke", value=event.loss,
+                )  # fmt: skip
             return
-        yield from self._spike(event.loss)
+        if self.is_spike(event.loss):
+            yield _Finding(
+                "loss_spike", "error",
+                f"loss {event.loss:.3g} is far above the recent {self._middle:.3g}",
+                "if it does not come back: lower the learning rate, or clip gradients harder",
+                value=(event.loss - self._middle) / self._spread,
+            )  # fmt: skip
         self._losses.append(event.loss)
         self._clipped.append(event.clipped)
         self._speeds.append(event.tokens_per_s)
+        if self._seen % _REFRESH == 0:
+            self._refresh()
+        self._seen += 1
         share = sum(self._clipped) / len(self._clipped)
         if len(self._clipped) == _CLIPPED_WINDOW and share > 0.9:
             yield _Finding(
@@ -113,34 +131,38 @@ class Alarms:
                 "grad_clip now sets the step size: raise it, or lower the learning rate",
                 value=share,
             )  # fmt: skip
-        recent = list(self._losses)[-50:]
+        yield from self._stuck(event)
+        if self._slow < 0.7:
+            yield _Finding(
+                "slow", "info", f"throughput fell to {self._slow:.0%} of the usual",
+                "something else uses the machine", value=self._slow,
+            )  # fmt: skip
+
+    def is_spike(self, loss: float) -> bool:
+        """Whether a loss is far above the recent ones, by the median absolute deviation."""
+        return loss > self._middle + max(0.5, 8 * self._spread)
+
+    def _refresh(self) -> None:
+        """Medians of the last losses and speeds."""
+        if len(self._losses) >= 50:
+            self._middle = median(self._losses)
+            deviation = median(abs(x - self._middle) for x in self._losses)
+            self._spread = max(1.4826 * deviation, 1e-3)  # sigma of a normal distribution
+        if len(self._speeds) == self._speeds.maxlen:
+            speeds = list(self._speeds)
+            self._slow = median(speeds[-10:]) / max(median(speeds), 1e-9)
+
+    def _stuck(self, event: Step) -> Iterator[_Finding]:
         floor = math.log(self.vocab_size)
-        if event.step >= 200 and len(recent) == 50 and min(recent) > floor - 0.1:
+        if event.step < 200 or event.loss <= floor - 0.1:
+            return
+        recent = list(self._losses)[-50:]
+        if len(recent) == 50 and min(recent) > floor - 0.1:
             yield _Finding(
                 "stuck", "warning", f"loss is still {median(recent):.2f}, ln(vocabulary) "
                 f"is {floor:.2f}: nothing has been learned",
                 "check the data and the initialisation (nanogpt init-inspect), raise the "
                 "learning rate", value=median(recent),
-            )  # fmt: skip
-        usual = median(self._speeds)
-        if len(self._speeds) == 200 and median(list(self._speeds)[-10:]) < 0.7 * usual:
-            yield _Finding(
-                "slow", "info", "throughput fell by more than 30 %",
-                "something else uses the machine", value=event.tokens_per_s / max(usual, 1e-9),
-            )  # fmt: skip
-
-    def _spike(self, loss: float) -> Iterator[_Finding]:
-        """A loss far above the recent ones, by the median absolute deviation."""
-        if len(self._losses) < 50:
-            return
-        middle = median(self._losses)
-        spread = 1.4826 * median(abs(x - middle) for x in self._losses)
-        z = (loss - middle) / max(spread, 1e-3)
-        if z > 8 and loss > middle + 0.5:
-            yield _Finding(
-                "loss_spike", "error", f"loss {loss:.3g} is far above the recent {middle:.3g}",
-                "if it does not come back: lower the learning rate, or clip gradients harder",
-                value=z,
             )  # fmt: skip
 
     def _on_layers(self, event: Layers) -> Iterator[_Finding]:

@@ -89,6 +89,7 @@ def save(
     *,
     tokenizer: Mapping[str, Any],
     optimizer: Mapping[str, Tensor] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write the checkpoint of ``state["step"]``; returns its folder.
 
@@ -98,12 +99,13 @@ def save(
         state: strict JSON values; model configuration and checksums are added.
         tokenizer: the tokenizer's JSON.
         optimizer: state tensors by name, for resuming.
+        weights: whole tensors to write instead of those of a model that is split over processes.
 
     Raises:
         UserError: the disk is full or read-only; nothing half-written stays.
     """
     target = folder_of(run, int(state["step"]))
-    parts = {MODEL: model_tensors(model), OPTIMIZER: dict(optimizer or {})}
+    parts = {MODEL: dict(weights or model_tensors(model)), OPTIMIZER: dict(optimizer or {})}
     with files.readable_os_errors("save the checkpoint", target):
         _check_space(run.path, parts)
         with files.new_folder(target, replace=True) as folder:
@@ -184,10 +186,21 @@ def load(folder: Path, *, device: str | torch.device = "cpu", check: bool = True
         config = GPTConfig.from_dict(state["model"])
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / STATE}: {error}") from None
+    tensors = read_tensors(folder / MODEL, device=device)
+    model = from_tensors(config, tensors, source=str(folder / MODEL))
+    return Loaded(model.eval(), state, folder)
+
+
+def from_tensors(config: GPTConfig, tensors: Mapping[str, Tensor], *, source: str = "") -> GPT:
+    """A model whose parameters are these tensors.
+
+    Raises:
+        CheckpointError: see ``check_fit``.
+    """
     with torch.device("meta"):
         model = GPT(config)
-    load_tensors(model, read_tensors(folder / MODEL, device=device), source=str(folder / MODEL))
-    return Loaded(model.eval(), state, folder)
+    load_tensors(model, tensors, source=source)
+    return model
 
 
 def read_tensors(path: Path, *, device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -280,15 +293,15 @@ def find(run: RunFolder, which: str = "last") -> Path:
     )
 
 
-def newest_intact(run: RunFolder) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that verifies, and what is wrong with the newer ones."""
-    problems: list[str] = []
+def newest_intact(run: RunFolder) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest checkpoint that verifies; the newer ones and what is wrong with them."""
+    problems: list[tuple[Path, str]] = []
     for step in reversed(list_steps(run)):
         folder = folder_of(run, step)
         try:
             verify(folder)
         except CheckpointError as error:
-            problems.append(error.message)
+            problems.append((folder, error.message))
         else:
             return folder, problems
     return None, problems
@@ -305,6 +318,17 @@ def prune(run: RunFolder, *, keep: int, keep_every: int = 0) -> list[int]:
     for step in steps[: max(0, len(steps) - max(keep, 1))]:
         if step == best or (keep_every and step % keep_every == 0):
             continue
-        shutil.rmtree(folder_of(run, step), ignore_errors=True)
+        files.remove_folder(folder_of(run, step))
         removed.append(step)
     return removed
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint so that nothing takes it for one; returns its new path."""
+    target = folder.with_name(f"damaged-{folder.name}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"damaged-{folder.name}-{number}")
+    folder.rename(target)
+    return target

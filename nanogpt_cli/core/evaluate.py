@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nanogpt_cli.core.device import Device
+from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.model import GPT
 
 Tokens = npt.NDArray[np.integer]
@@ -45,20 +46,23 @@ class Result:
         return self.loss / math.log(2) / bytes_per_token
 
 
-def windows(tokens: Tokens, block_size: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Side-by-side windows as (inputs, targets), (≤ batch, T) int64; the last may be shorter.
+def spans(n_tokens: int, block_size: int, batch: int) -> list[tuple[int, int]]:
+    """Where each batch of side-by-side windows starts and what its last target is.
 
-    Every token but the first is a target exactly once.
+    Every token but the first is a target exactly once; a shorter last window is a batch of its own.
     """
-    n_full = (len(tokens) - 1) // block_size
-    for start in range(0, n_full, batch):
-        stop = min(start + batch, n_full)
-        piece = tokens[start * block_size : stop * block_size + 1].astype(np.int64)
-        ids = torch.from_numpy(piece)
-        yield ids[:-1].view(-1, block_size), ids[1:].view(-1, block_size)
-    if (len(tokens) - 1) % block_size:
-        ids = torch.from_numpy(tokens[n_full * block_size :].astype(np.int64))
-        yield ids[None, :-1], ids[None, 1:]
+    whole = (n_tokens - 1) // block_size * block_size
+    step = batch * block_size
+    found = [(start, min(start + step, whole)) for start in range(0, whole, step)]
+    return [*found, (whole, n_tokens - 1)] if whole < n_tokens - 1 else found
+
+
+def windows(tokens: Tokens, span: tuple[int, int], block_size: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of one span, each (≤ batch, ≤ block_size) int64."""
+    start, stop = span
+    ids = torch.from_numpy(tokens[start : stop + 1].astype(np.int64))
+    width = min(block_size, stop - start)
+    return ids[:-1].view(-1, width), ids[1:].view(-1, width)
 
 
 def default_batch(model: GPT) -> int:
@@ -66,7 +70,6 @@ def default_batch(model: GPT) -> int:
     return max(1, min(64, _LOGITS // (model.config.block_size * model.config.vocab_size)))
 
 
-@torch.no_grad()
 def evaluate(
     model: GPT,
     tokens: Tokens,
@@ -74,27 +77,59 @@ def evaluate(
     *,
     batch: int | None = None,
     max_batches: int | None = None,
+    group: Group = Group(),  # noqa: B008 - frozen
 ) -> Result:
     """Mean loss over ``tokens`` (at least 2), without dropout.
 
-    The result does not depend on ``batch`` beyond rounding of single losses. ``max_batches``
-    looks at the beginning only (for rehearsals).
+    The result does not depend on ``batch`` or the number of processes beyond the rounding of
+    single losses. ``max_batches`` looks at the beginning only (for rehearsals).
     """
-    block_size = model.config.block_size
-    sums = torch.zeros(block_size, dtype=torch.float64)
-    counts = torch.zeros(block_size, dtype=torch.float64)
-    training = model.training
-    model.eval()
-    for number, (x, y) in enumerate(windows(tokens, block_size, batch or default_batch(model))):
-        if number == max_batches:
-            break
-        x, y = x.to(device.device), y.to(device.device)
-        with device.autocast():
-            logits, _ = model(x)
-        losses = F.cross_entropy(logits.float().flatten(0, 1), y.flatten(), reduction="none")
-        sums[: y.shape[1]] += losses.view(y.shape).cpu().double().sum(0)
-        counts[: y.shape[1]] += y.shape[0]
-    model.train(training)
+    going = passes(model, tokens, device, batch=batch, max_batches=max_batches, group=group)
+    while True:
+        try:
+            next(going)
+        except StopIteration as done:
+            result: Result = done.value
+            return result
+
+
+def passes(
+    model: GPT,
+    tokens: Tokens,
+    device: Device,
+    *,
+    batch: int | None = None,
+    max_batches: int | None = None,
+    group: Group = Group(),  # noqa: B008 - frozen
+) -> Generator[float, None, Result]:
+    """``evaluate`` in pieces: yields the share done after each batch, returns the result."""
+    T = model.config.block_size
+    wide = torch.float32 if device.device.type == "mps" else torch.float64
+    sums = torch.zeros(T, dtype=wide, device=device.device)
+    counts = torch.zeros(T, dtype=torch.float64)
+    todo = spans(len(tokens), T, batch or default_batch(model))[:max_batches]
+    for first in range(0, len(todo), group.world):
+        # A rank without a batch repeats the first one for nothing: split models need every rank.
+        mine = first + group.rank
+        x, y = windows(tokens, todo[mine % len(todo)], T)
+        losses = _losses(model, x.to(device.device), y.to(device.device), device)
+        if mine < len(todo):
+            sums[: y.shape[1]] += losses.to(wide).sum(0)
+            counts[: y.shape[1]] += y.shape[0]
+        yield min(1.0, (first + group.world) / len(todo))
+    sums, counts = group.sum(sums).cpu().double(), group.sum(counts)
     total = int(counts.sum())
     by_position = (sums / counts.clamp(min=1)).numpy()
     return Result(float(sums.sum() / total), total, by_position)
+
+
+@torch.no_grad()
+def _losses(model: GPT, x: Tensor, y: Tensor, device: Device) -> Tensor:
+    """Negative log-likelihood of each target, float32, the shape of ``y``."""
+    training = model.training
+    model.eval()
+    with device.autocast():
+        logits, _ = model(x)
+    model.train(training)
+    losses = F.cross_entropy(logits.float().flatten(0, 1), y.flatten(), reduction="none")
+    return losses.view(y.shape)

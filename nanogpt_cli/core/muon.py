@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanogpt_cli.core.distributed import gathered, is_split, like, local
+
 # Quintic coefficients of Jordan et al.: steep at zero, singular values end within [0.7, 1.2].
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _EPS = 1e-7
@@ -79,12 +81,18 @@ class Muon(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         assert closure is None, "Muon does not evaluate a closure"
         stacks: dict[tuple[int, int, int], list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
+        changes: list[tuple[Tensor, Tensor]] = []
         for group in self.param_groups:
-            updates = self._momentum(group)
-            for p, update in updates:
+            for p, update in self._momentum(group):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
+                target: Tensor = p
+                if is_split(p):  # split over ranks: each makes all of the change
+                    target = torch.zeros_like(update)
+                    changes.append((p, target))
                 rows = p.shape[0] // group["split"]
-                for part, piece in zip(_parts(p, rows), _parts(update, rows), strict=True):
+                for part, piece in zip(
+                    torch.split(target, rows), torch.split(update, rows), strict=True
+                ):
                     stacks[(*_wide(piece).shape, group["ns_steps"])].append(
                         (part, piece, group["lr"])
                     )
@@ -96,6 +104,8 @@ class Muon(torch.optim.Optimizer):
                 rows, columns = update.shape
                 scale = max(1.0, rows / columns) ** 0.5
                 part.add_(result.mT if rows > columns else result, alpha=-lr * scale)
+        for p, change in changes:
+            p.add_(like(change, p))
 
     def _momentum(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         """Advance the buffers of a group; (parameter, Nesterov update) pairs."""
@@ -105,18 +115,13 @@ class Muon(torch.optim.Optimizer):
         for p in params:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        grads = [p.grad for p in params]
-        buffers = [self.state[p]["momentum_buffer"] for p in params]
+        grads = [local(p.grad) for p in params]
+        buffers = [local(self.state[p]["momentum_buffer"]) for p in params]
         torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
         updates = torch._foreach_lerp(grads, buffers, group["momentum"])
-        return list(zip(params, updates, strict=True))
+        return [(p, gathered(update, p)) for p, update in zip(params, updates, strict=True)]
 
 
 def _wide(matrix: Tensor) -> Tensor:
     """The matrix or its transpose, whichever has fewer rows than columns."""
     return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
-
-
-def _parts(matrix: Tensor, rows: int) -> list[Tensor]:
-    """Views of ``rows`` rows each."""
-    return list(torch.split(matrix, rows))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_cli import recipe, schemes
+from nanogpt_cli.core.distributed import like
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.muon import Muon
 
@@ -160,5 +161,6 @@ class Optimizers:
             part, parameter = owners[name]
             if value.dim() and value.shape != parameter.shape:
                 raise ValueError(f"optimizer state {key} is {tuple(value.shape)}")
-            where = parameter.device if value.dim() else value.device
-            part.state[parameter][item] = value.to(where, copy=True)
+            # Fused AdamW counts its steps on the parameter's device.
+            placed = like(value, parameter) if value.dim() else value.to(parameter.device)
+            part.state[parameter][item] = placed.clone()

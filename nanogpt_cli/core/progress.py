@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nanogpt_cli import files
-from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core import checkpoint, distributed
 from nanogpt_cli.core.environment import versions
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.stepper import Stepper
@@ -31,7 +31,12 @@ class Progress:
     best_step: int = -1
     best_loss: float = math.inf
     evals_without_best: int = 0
+    evaluated_step: int = -1
     skip: set[int] = field(default_factory=set)
+
+    def take(self, other: Progress) -> None:
+        """Become a copy of ``other``; whoever holds this object sees it."""
+        vars(self).update(vars(other))
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON values."""
@@ -50,7 +55,14 @@ class Progress:
 def save(
     run: RunFolder, stepper: Stepper, progress: Progress, recipe: Recipe, data: TokenData
 ) -> Path:
-    """Write a checkpoint from which the run can go on bit by bit."""
+    """Write a checkpoint from which the run can go on bit by bit.
+
+    Every rank must call it; the first one writes.
+    """
+    weights = distributed.whole(checkpoint.model_tensors(stepper.model))
+    optimizer = distributed.whole(stepper.optimizers.tensors())
+    if not stepper.group.leads:
+        return checkpoint.folder_of(run, progress.step)
     state = {
         "step": progress.step,
         "tokens": progress.tokens,
@@ -67,7 +79,8 @@ def save(
         stepper.model,
         state,
         tokenizer=data.tokenizer.to_json(),
-        optimizer=stepper.optimizers.tensors(),
+        optimizer=optimizer,
+        weights=weights,
     )
 
 
@@ -123,4 +136,4 @@ def _copy_weights(model: GPT, path: Path) -> None:
     tensors = checkpoint.read_tensors(path)
     checkpoint.check_fit(model, tensors, source=str(path))
     for name, parameter in model.named_parameters():
-        parameter.copy_(tensors[name])
+        parameter.copy_(distributed.like(tensors[name], parameter))

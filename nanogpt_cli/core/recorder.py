@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from nanogpt_cli import files
+from nanogpt_cli.core import distributed
 from nanogpt_cli.core.checkpoint import MODEL, model_tensors
 from nanogpt_cli.core.stepper import Measured, Stepper
 from nanogpt_cli.events import Layers, Step, encode, plain
@@ -29,32 +30,44 @@ class Recorder:
     def __init__(self, run: RunFolder) -> None:
         self.run = run
         self.recent: deque[Step | Layers] = deque(maxlen=_STEPS)
+        self.written = 0
 
     def note(self, event: Step | Layers) -> None:
         """Remember one step or its statistics."""
         self.recent.append(event)
 
     def write(
-        self, stepper: Stepper, index: int, measured: Measured, recipe: Recipe
+        self, stepper: Stepper, index: int, measured: Measured, recipe: Recipe, kind: str
     ) -> Path | None:
         """Write ``incidents/step-…/``; ``None`` when the run has enough incidents already.
 
-        ``model.safetensors`` holds the weights before the bad update, ``events.jsonl`` the last
-        steps, ``incident.json`` what was not finite and which windows the step saw.
+        ``model.safetensors`` holds the weights before the step's update, ``events.jsonl`` the last
+        steps, ``incident.json`` what happened and which windows of the training split the last
+        steps saw. Batches and dropout follow from the recipe's seed and the step, so the step can
+        be made again from this folder and the data: ``nanogpt replay``.
+
+        Every rank must call it; the first one writes.
         """
         target = self.run.incidents / f"step-{index + 1:06d}"
-        if target.exists() or len(list(self.run.incidents.glob("step-*"))) >= _MOST:
+        if self.written >= _MOST:
+            return None
+        self.written += 1
+        weights = distributed.whole(model_tensors(stepper.model))
+        if not stepper.group.leads or target.exists():
             return None
         facts = {
             "step": index + 1,
+            "kind": kind,
             "loss": plain(measured.loss),
             "grad_norm": plain(measured.grad_norm),
             "gradients": stepper.broken_gradients(),
-            "windows": stepper.windows.offsets(index, range(stepper.windows.batch)).tolist(),
+            "dropout_seeded_by": [stepper.windows.seed, "dropout", index, "first slot"],
+            "windows": self._windows(stepper, index),
+            "loss_scale": stepper.scaler.get_scale(),
             "model": stepper.model.config.to_dict(),
             "recipe": recipe.model_dump(mode="json"),
         }
-        tensors = {k: t.cpu().contiguous() for k, t in model_tensors(stepper.model).items()}
+        tensors = {k: t.cpu().contiguous() for k, t in weights.items()}
         lines = "".join(encode(event) + "\n" for event in self.recent)
         saying = files.readable_os_errors("write the incident", target)
         with saying, files.new_folder(target) as folder:
@@ -62,3 +75,9 @@ class Recorder:
             files.write_text(folder / "events.jsonl", lines)
             files.write_json(folder / "incident.json", facts)
         return target
+
+    def _windows(self, stepper: Stepper, index: int) -> dict[str, list[int]]:
+        """First token of each window by step, of the steps in the log and this one."""
+        steps = {e.step - 1 for e in self.recent if isinstance(e, Step)} | {index}
+        slots = range(stepper.windows.batch)
+        return {str(s + 1): stepper.windows.offsets(s, slots).tolist() for s in sorted(steps)}

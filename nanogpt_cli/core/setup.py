@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_cli import __version__, events, schemes
-from nanogpt_cli.core import batches, init
+from nanogpt_cli.core import batches, distributed, init
 from nanogpt_cli.core.batches import Windows
 from nanogpt_cli.core.device import Device
+from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.core.optim import Optimizers
 from nanogpt_cli.core.stepper import Stepper
@@ -73,7 +74,11 @@ def check_data(recipe: Recipe, data: TokenData) -> None:
 
 
 def assemble(
-    recipe: Recipe, data: TokenData, device: Device, start_from: GPT | None = None
+    recipe: Recipe,
+    data: TokenData,
+    device: Device,
+    start_from: GPT | None = None,
+    group: Group = Group(),  # noqa: B008 - frozen
 ) -> Stepper:
     """Model, optimizers and data order of a run.
 
@@ -82,17 +87,11 @@ def assemble(
         data: prepared tokens.
         device: where.
         start_from: weights to begin with; its architecture must be the recipe's.
+        group: the processes that share the work.
     """
     config, scheme = model_config(recipe, data.vocab_size), scheme_of(recipe)
     model = _starting_model(start_from, config) or init.build(config, scheme, recipe.run.seed)
     model = model.to(device.device).train()
-    optimizers = Optimizers(
-        model,
-        recipe.optim,
-        scheme,
-        max_steps=recipe.train.max_steps,
-        muon_dtype=device.muon_dtype,
-    )
     windows = Windows(
         seed=recipe.run.seed,
         n_tokens=len(data.train),
@@ -100,7 +99,19 @@ def assemble(
         batch=recipe.tokens_per_step // config.block_size,
         order=recipe.data.order,
     )
-    forward: nn.Module = torch.compile(model) if device.compile else model  # type: ignore[assignment]
+    group.part(windows.batch)
+    if group.world > 1 and recipe.train.parallel == "fsdp":
+        distributed.shard(model, device)
+    forward, device = _compiled(model, recipe, device)
+    if group.world > 1 and recipe.train.parallel == "ddp":
+        forward = distributed.replicate(forward, device)
+    optimizers = Optimizers(
+        model,
+        recipe.optim,
+        scheme,
+        max_steps=recipe.train.max_steps,
+        muon_dtype=device.muon_dtype,
+    )
     return Stepper(
         model,
         forward,
@@ -110,7 +121,38 @@ def assemble(
         device,
         micro_batch=recipe.train.batch_size,
         grad_clip=recipe.optim.grad_clip,
+        group=group,
     )
+
+
+def _compiled(model: GPT, recipe: Recipe, device: Device) -> tuple[nn.Module, Device]:
+    """The module to call: compiled and tried once, or the model itself with the reason noted.
+
+    Raises:
+        UserError: ``train.compile = true`` and it cannot be compiled.
+    """
+    if not device.compile:
+        return model, device
+    forward: nn.Module = torch.compile(model)  # type: ignore[assignment]
+    shape = (recipe.train.batch_size, recipe.model.block_size)
+    ids = torch.zeros(shape, dtype=torch.int64, device=device.device)
+    try:
+        with device.autocast():
+            _, loss = forward(ids, ids)
+        loss.backward()
+    except Exception as error:  # whatever the compiler stack throws
+        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        reason = f"{type(error).__name__}: {reason.strip()[:200]}"
+        if recipe.train.compile is True:
+            raise UserError(
+                f"train.compile = true, but compiling failed: {reason}",
+                "set train.compile = false",
+            ) from error
+        note = f"not compiled: {reason}"
+        return model, replace(device, compile=False, notes=(*device.notes, note))
+    finally:
+        model.zero_grad(set_to_none=True)
+    return forward, device
 
 
 def _starting_model(model: GPT | None, config: GPTConfig) -> GPT | None:

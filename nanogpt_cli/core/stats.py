@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanogpt_cli.core.distributed import Group, is_split, local, norms, whole
 from nanogpt_cli.core.model import GPT
 
 # What each statistic is, for help texts and axis labels. All are lists over layers.
@@ -125,6 +126,7 @@ class Collector:
         probe_ids: (B, T) ids for the activation probe.
         every: fixed interval in steps; 0 adapts it to ``budget``.
         budget: largest share of step time.
+        group: the processes of the run; all of them measure, at the same steps.
         clock: seconds, monotonic.
     """
 
@@ -135,12 +137,14 @@ class Collector:
         *,
         every: int,
         budget: float,
+        group: Group = Group(),  # noqa: B008 - frozen
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.model = model
         self.probe_ids = probe_ids
         self.fixed = every
         self.budget = budget
+        self.group = group
         self.clock = clock
         self.every = every or 10
         self.step_seconds = 0.0
@@ -169,7 +173,7 @@ class Collector:
     def before_update(self) -> None:
         """Remember the matrices, to measure the update itself."""
         started = self.clock()
-        self._before = [p.detach().clone() for p in self._matrices]
+        self._before = [local(p.detach()).clone() for p in self._matrices]
         self.seconds = self.clock() - started
 
     @torch.no_grad()
@@ -185,7 +189,7 @@ class Collector:
         """
         started = self.clock()
         activations = self.activations()
-        columns = activations.complete() | self._weights_and_updates()
+        columns: dict[str, Any] = {**activations.complete(), **self._weights_and_updates()}
         columns |= self._gradients(grad_norms)
         found = _to_host(columns)
         self._before = []
@@ -208,8 +212,9 @@ class Collector:
         """Weight, stream and pre-activation histograms by layer, 32 bins of common edges."""
         seen = self.activations(histograms=True)
         weights: list[list[Tensor]] = [[] for _ in range(self.model.config.n_layer)]
-        for layer, p in zip(self._layers, self._matrices, strict=True):
-            weights[layer].append(p.detach().float().flatten())
+        matrices = whole({str(i): p.detach() for i, p in enumerate(self._matrices)})
+        for layer, p in zip(self._layers, matrices.values(), strict=True):
+            weights[layer].append(p.float().flatten())
         groups = {"weights": [torch.cat(parts) for parts in weights]}
         for name, rows in seen.samples.items():
             groups[name] = [row for row in rows if row is not None]
@@ -220,25 +225,26 @@ class Collector:
         if not self.fixed and step_seconds > 0:
             wanted = self.seconds / (self.budget * step_seconds)
             self.every = int(min(max(10, math.ceil(wanted)), 500))
+        self.every = self.group.share(self.every)
         self._next = step + self.every
 
-    def _weights_and_updates(self) -> dict[str, list[Tensor]]:
-        n_layer = self.model.config.n_layer
-        norms = torch._foreach_norm(self._matrices)
-        torch._foreach_sub_(self._before, self._matrices)
-        changes = torch._foreach_norm(self._before)
-        weight = [norms[0].new_zeros(()) for _ in range(n_layer)]
-        change = [norms[0].new_zeros(()) for _ in range(n_layer)]
-        sizes = [0] * n_layer
-        for layer, p, norm, delta in zip(self._layers, self._matrices, norms, changes, strict=True):
-            weight[layer] = weight[layer] + norm.float().square()
-            change[layer] = change[layer] + delta.float().square()
-            sizes[layer] += p.numel()
+    def _weights_and_updates(self) -> dict[str, Tensor]:
+        split = is_split(self._matrices[0])
+        after = [local(p) for p in self._matrices]
+        torch._foreach_sub_(self._before, after)
+        index = torch.tensor(self._layers, device=after[0].device)
+        weight, change = (
+            torch.zeros(self.model.config.n_layer, device=index.device).index_add_(
+                0, index, norms(tensors, self.group if split else Group()).square()
+            )
+            for tensors in (after, self._before)
+        )
+        sizes = torch.zeros_like(weight).index_add_(
+            0, index, torch.tensor([float(p.numel()) for p in self._matrices], device=index.device)
+        )
         return {
-            "weight_rms": [(w / n).sqrt() for w, n in zip(weight, sizes, strict=True)],
-            "update_ratio": [
-                0.5 * (c / w.clamp(min=1e-30)).log10() for c, w in zip(change, weight, strict=True)
-            ],
+            "weight_rms": (weight / sizes).sqrt(),
+            "update_ratio": 0.5 * (change / weight.clamp(min=1e-30)).log10(),
         }
 
     def _gradients(self, grad_norms: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:

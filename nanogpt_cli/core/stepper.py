@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nanogpt_cli.core import batches
+from nanogpt_cli.core import batches, distributed
 from nanogpt_cli.core.device import Device
+from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.evaluate import Tokens
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.optim import Optimizers
@@ -23,14 +24,16 @@ class Measured:
     """Loss and gradient of one step, before any update.
 
     Attributes:
-        loss: mean over all tokens of the step, in nats.
+        loss: mean over all tokens of the step on all ranks, in nats.
         grad_norm: global gradient norm before clipping.
         clipped: whether it is above the limit.
+        attention: whether some rank raised its hand.
     """
 
     loss: float
     grad_norm: float
     clipped: bool
+    attention: bool = False
 
     @property
     def finite(self) -> bool:
@@ -49,13 +52,14 @@ class Stepper:
 
     Args:
         model: the raw module, in training mode.
-        forward: the module that is called, perhaps a compiled wrapper of ``model``.
+        forward: the module that is called, perhaps a compiled or DDP wrapper of ``model``.
         optimizers: of the raw module's parameters.
         windows: the order of the data; its ``batch`` counts all sequences of a step.
         tokens: the training split.
         device: where and how to compute.
         micro_batch: sequences at once.
         grad_clip: largest gradient norm; 0 for none.
+        group: the processes that share each step.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Stepper:
         *,
         micro_batch: int,
         grad_clip: float,
+        group: Group = Group(),  # noqa: B008 - frozen
     ) -> None:
         self.model = model
         self.forward = forward
@@ -78,10 +83,11 @@ class Stepper:
         self.device = device
         self.micro_batch = micro_batch
         self.grad_clip = grad_clip
+        self.group = group
+        self.slots = group.part(windows.batch)
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         self._named = list(model.named_parameters())
-        self._norms: list[Tensor] = []
-        self._norm = torch.zeros(())
+        self._norms = torch.zeros(len(self._named))
 
     def batch(self, step: int, slots: range) -> tuple[Tensor, Tensor]:
         """Inputs and targets of some slots of a step, each (len(slots), T)."""
@@ -93,29 +99,47 @@ class Stepper:
             ids = ids.to(self.device.device)
         return ids[:, :-1], ids[:, 1:]
 
-    def measure(self, step: int) -> Measured:
-        """Accumulate the gradient of ``step`` (from 0) and look at it."""
+    def measure(self, step: int, *, attention: bool = False) -> Measured:
+        """Accumulate the gradient of ``step`` (from 0) and look at it.
+
+        Args:
+            step: which one.
+            attention: this rank's hand; whether any is up comes back with the loss.
+        """
         loss = self._accumulate(step)
         for part in self.optimizers.parts:
             self.scaler.unscale_(part)
-        self._norms = list(torch._foreach_norm(self._grads()))
-        self._norm = torch.linalg.vector_norm(torch.stack(self._norms).float())
-        loss_value, norm = torch.stack([loss, self._norm]).tolist()  # the step's only transfer
-        return Measured(loss_value, norm, bool(self.grad_clip) and norm > self.grad_clip)
+        if self.group.world > 1:
+            loss, hands = self.group.sum(torch.stack([loss, loss.new_tensor(float(attention))]))
+        grads = self._grads()
+        split = self.group if distributed.is_split(grads[0]) else Group()
+        self._norms = distributed.norms([distributed.local(g) for g in grads], split)
+        seen = [loss, torch.linalg.vector_norm(self._norms)]
+        if self.group.world > 1:
+            seen.append(hands)
+        loss_value, norm, *up = torch.stack(seen).tolist()  # the step's only transfer
+        return Measured(
+            loss_value,
+            norm,
+            bool(self.grad_clip) and norm > self.grad_clip,
+            attention or any(up),
+        )
 
     def _accumulate(self, step: int) -> Tensor:
-        """Backward through every micro-batch; the mean loss, still on the device."""
+        """Backward through this rank's micro-batches; its share of the loss, on the device."""
         total = torch.zeros((), device=self.device.device)
-        batch = self.windows.batch
-        for start in range(0, batch, self.micro_batch):
-            slots = range(start, min(start + self.micro_batch, batch))
+        stop = self.slots.stop
+        for start in range(self.slots.start, stop, self.micro_batch):
+            slots = range(start, min(start + self.micro_batch, stop))
             x, y = self.batch(step, slots)
-            with self._dropout_stream(step, start), self.device.autocast():
-                _, loss = self.forward(x, y)
-            loss = loss * (len(slots) / batch)
-            self.scaler.scale(loss).backward()
+            with distributed.reducing(self.forward, self.model, last=slots.stop == stop):
+                with self._dropout_stream(step, start), self.device.autocast():
+                    _, loss = self.forward(x, y)
+                # Ranks average their gradients, so each weighs its share by their number.
+                loss = loss * (len(slots) * self.group.world / self.windows.batch)
+                self.scaler.scale(loss).backward()
             total += loss.detach()
-        return total
+        return total / self.group.world if self.group.world > 1 else total
 
     @contextlib.contextmanager
     def _dropout_stream(self, step: int, start: int) -> Iterator[None]:
@@ -132,7 +156,8 @@ class Stepper:
     def apply(self, measured: Measured) -> None:
         """Clip and update; the gradients are gone afterwards."""
         if measured.clipped:
-            torch._foreach_mul_(self._grads(), self.grad_clip / (measured.grad_norm + 1e-6))
+            grads = [distributed.local(grad) for grad in self._grads()]
+            torch._foreach_mul_(grads, self.grad_clip / (measured.grad_norm + 1e-6))
         for part in self.optimizers.parts:
             self.scaler.step(part)
         self.scaler.update()
@@ -155,4 +180,5 @@ class Stepper:
 
     def broken_gradients(self) -> list[str]:
         """Parameters whose gradient was not finite in the last ``measure``."""
-        return [n for n, norm in self.grad_norms().items() if not math.isfinite(float(norm))]
+        finite = self._norms.isfinite().tolist()
+        return [name for (name, _), good in zip(self._named, finite, strict=True) if not good]

@@ -6,35 +6,37 @@
         ...
 
 A step depends on (recipe, data, step) and the saved tensors alone, so a run that was stopped and
-resumed makes the same bits as one that was not.
+resumed makes the same bits as one that was not. With several processes each rank drives a trainer
+of its own, in lockstep; only the first rank's events are meant to be kept.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from nanogpt_cli import events, runlog
-from nanogpt_cli.core import checkpoint, device, evaluate, progress
+from nanogpt_cli import events
+from nanogpt_cli.core import checkpoint, commands, device, progress
 from nanogpt_cli.core.alarms import Alarms
+from nanogpt_cli.core.distributed import Group
+from nanogpt_cli.core.milestones import Milestones
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.progress import Progress
 from nanogpt_cli.core.recorder import Recorder
 from nanogpt_cli.core.setup import assemble, check_data, describe, probe_ids
 from nanogpt_cli.core.stats import Collector
 from nanogpt_cli.core.stepper import Measured
-from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.runlog import RunFolder
 from nanogpt_cli.text.tokens import TokenData
 
-_COMMAND_POLL_S = 0.5
-_HEARTBEAT_S = 5.0
 _PAUSE_S = 0.1
+_HEARTBEAT_S = 5.0
+# Returns to one and the same checkpoint before a run is given up.
+_ROLLBACKS = 5
 
 
 class Trainer:
@@ -46,6 +48,7 @@ class Trainer:
         run: where checkpoints and incidents go and commands come from; ``None`` keeps everything
             in memory.
         start_from: weights to begin with instead of the recipe's initialisation.
+        group: the processes that share the work, see ``core/distributed.py``.
         should_stop: asked between steps; true ends the run with a saved checkpoint.
         clock: seconds since the epoch, for the events.
 
@@ -60,98 +63,99 @@ class Trainer:
         run: RunFolder | None = None,
         *,
         start_from: GPT | None = None,
+        group: Group = Group(),  # noqa: B008 - frozen
         should_stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         check_data(recipe, data)
-        self.recipe, self.data, self.folder = recipe, data, run
+        self.recipe = recipe = recipe.for_processes(group.world)
+        self.data, self.folder, self.group = data, run, group
         self.should_stop, self.clock = should_stop, clock
-        self.device = device.choose(recipe.train)
-        self.stepper = assemble(recipe, data, self.device, start_from)
+        self.stepper = assemble(recipe, data, device.choose(recipe.train), start_from, group)
         self.model = self.stepper.model
         self.collector = Collector(
             self.model,
-            probe_ids(recipe, data).to(self.device.device),
+            probe_ids(recipe, data).to(self.stepper.device.device),
             every=recipe.stats.every,
             budget=recipe.stats.budget,
+            group=group,
+        )
+        self.progress = Progress()
+        self.milestones = Milestones(
+            recipe, data, run, self.stepper, self.collector, self.progress, should_stop
         )
         self.alarms = Alarms(vocab_size=data.vocab_size)
         self.recorder = Recorder(run) if run else None
-        self.progress = Progress()
+        self.inbox = commands.Inbox(run if group.leads else None)
         self._ending = ""
         self._paused = False
-        self._saved_step = self._evaluated_step = -1
         self._step_seconds = 0.0
-        self._next_poll = 0.0
+        self._rollbacks: list[int] = []
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint folder of the same model and data."""
-        self.progress = progress.restore(folder, self.stepper, self.data)
-        self._saved_step = self.progress.step
+        self.progress.take(progress.restore(folder, self.stepper, self.data))
+        self.milestones.saved_step = self.progress.step
 
     def run(self) -> Iterator[events.Event]:
         """Train to the end, or until asked to stop; the last event is ``RunEnded``."""
         started = time.monotonic()
-        yield from self._emit(self._run_started())
-        self._rehearse()
+        yield from self._emit([self._run_started()])
+        yield from self._emit(self.milestones.rehearse())
+        if self.progress.step:  # an evaluation may have been cut off
+            yield from self._emit(self.milestones.reached())
+        attention = True
         while not self._ended():
-            yield from self._obey()
-            if not self._paused:
-                yield from self._advance()
-                yield from self._milestones()
+            if attention:
+                yield from self._attend()
+                attention = False
+                continue
+            attention = yield from self._advance()
+            yield from self._emit(self.milestones.reached())
         yield from self._finish(started)
 
-    def _emit(self, event: events.Event) -> Iterator[events.Event]:
-        """Stamp an event, and let the alarms see it."""
-        stamped = replace(event, time=self.clock())
-        if isinstance(stamped, events.Step | events.Layers) and self.recorder:
-            self.recorder.note(stamped)
-        yield stamped
-        for alarm in self.alarms.update(stamped):
-            yield replace(alarm, time=self.clock())
+    def _emit(self, found: Iterable[events.Event]) -> Iterator[events.Event]:
+        """Stamp events, and let the recorder and the alarms see them."""
+        for event in found:
+            stamped = replace(event, time=self.clock())
+            if self.recorder and isinstance(stamped, events.Step | events.Layers):
+                self.recorder.note(stamped)
+            yield stamped
+            for alarm in self.alarms.update(stamped):
+                yield replace(alarm, time=self.clock())
 
     def _run_started(self) -> events.RunStarted:
         name = self.folder.name if self.folder else self.recipe.run.name
         return describe(self.recipe, self.data, self.stepper, name=name, step=self.progress.step)
 
-    def _rehearse(self) -> None:
-        """Do once, small, what comes later, so that what cannot work fails in the first minute."""
-        evaluate.evaluate(self.model, self.data.val, self.device, max_batches=1)
-        if self.recipe.stats.budget or self.recipe.stats.every:
-            self.collector.activations()
-        if self.recipe.sample.max_new_tokens:
-            self._generate(self.recipe.sample.prompt, 1)
-        if self.folder and self._saved_step < 0:
-            trial = RunFolder(self.folder.path / ".tmp-rehearsal")
-            try:
-                trial.path.mkdir(exist_ok=True)
-                progress.save(trial, self.stepper, self.progress, self.recipe, self.data)
-            finally:
-                shutil.rmtree(trial.path, ignore_errors=True)
-
     def _ended(self) -> str:
         """Why the loop is over; empty while it is not."""
-        if not self._ending and self.should_stop():
-            self._ending = "stopped"
-        if not self._ending and self.progress.step >= self.recipe.train.max_steps:
-            self._ending = "finished"
         patience = self.recipe.train.patience
-        if not self._ending and patience and self.progress.evals_without_best >= patience:
+        if self._ending:
+            pass
+        elif self.progress.step >= self.recipe.train.max_steps:
+            self._ending = "finished"
+        elif patience and self.progress.evals_without_best >= patience:
             self._ending = "early_stop"
         return self._ending
 
-    def _advance(self) -> Iterator[events.Event]:
-        """One optimizer step and its events."""
+    def _hand(self) -> bool:
+        """Whether this process wants something done between steps."""
+        return self.should_stop() or self.inbox.waiting()
+
+    def _advance(self) -> Generator[events.Event, None, bool]:
+        """One optimizer step and its events; returns whether some rank wants attention."""
         index = self.progress.step
         started = time.perf_counter()
         lr = self.stepper.optimizers.set_lr(index, self.progress.lr_factor)
-        measured = self.stepper.measure(index)
+        measured = self.stepper.measure(index, attention=self.group.world > 1 and self._hand())
         skip = index in self.progress.skip
-        if not measured.finite and not skip:
-            yield from self._incident(index, measured)
-            if self._ending or self.progress.step != index:
-                return
-            skip = True
+        if not skip and not measured.finite:
+            skip = yield from self._incident(index, measured)
+            if not skip:
+                return measured.attention
+        elif self.recorder and self.alarms.is_spike(measured.loss):
+            yield from self._record(index, measured, "loss_spike", "recorded")
         watched = self.collector.due(index) and not skip
         if watched:
             self.collector.before_update()
@@ -162,29 +166,28 @@ class Trainer:
             self.stepper.apply(measured)
         seconds = time.perf_counter() - started
         self._count(seconds if not watched else seconds - self.collector.seconds)
-        yield from self._emit(
-            events.Step(
-                step=self.progress.step,
-                loss=measured.loss,
-                lr=lr,
-                grad_norm=measured.grad_norm,
-                tokens=self.progress.tokens,
-                tokens_per_s=self.recipe.tokens_per_step / seconds,
-                step_s=seconds,
-                clipped=measured.clipped,
-                skipped=skip,
-            )
-        )
+        yield from self._emit([self._step_event(measured, lr, seconds, skip)])
         if watched:
             found = self.collector.after_update(index, norms, self._step_seconds)
-            yield from self._emit(
-                events.Layers(
-                    step=self.progress.step,
-                    stats=found,
-                    every=self.collector.every,
-                    cost=self.collector.cost,
-                )
-            )
+            every, cost = self.collector.every, self.collector.cost
+            layers = events.Layers(step=index + 1, stats=found, every=every, cost=cost)
+            yield from self._emit([layers])
+        return measured.attention if self.group.world > 1 else self._hand()
+
+    def _step_event(
+        self, measured: Measured, lr: float, seconds: float, skipped: bool
+    ) -> events.Step:
+        return events.Step(
+            step=self.progress.step,
+            loss=measured.loss,
+            lr=lr,
+            grad_norm=measured.grad_norm,
+            tokens=self.progress.tokens,
+            tokens_per_s=self.recipe.tokens_per_step / seconds,
+            step_s=seconds,
+            clipped=measured.clipped,
+            skipped=skipped,
+        )
 
     def _count(self, seconds: float) -> None:
         self.progress.step += 1
@@ -192,198 +195,109 @@ class Trainer:
         smooth = 0.9 if self._step_seconds else 0.0
         self._step_seconds = smooth * self._step_seconds + (1 - smooth) * seconds
 
-    def _incident(self, index: int, measured: Measured) -> Iterator[events.Event]:
-        """A loss or gradient that is not finite: record it, and do what the recipe says."""
+    def _incident(self, index: int, measured: Measured) -> Generator[events.Event, None, bool]:
+        """A loss or gradient that is not finite: record it, and do what the recipe says.
+
+        Returns whether the step is to be counted without an update.
+        """
         if self.stepper.scaler.is_enabled() and math.isfinite(measured.loss):
-            return  # fp16 overflow: the scaler skips the step and lowers its factor
+            return True  # fp16 overflow: the scaler lowers its factor, and that is all
         action = self.recipe.train.on_nonfinite
+        yield from self._record(index, measured, "non_finite", action)
+        if action == "skip":
+            return True
+        self.stepper.discard()
+        if action == "rollback" and self._roll_back(index):
+            yield from self._emit([self._run_started()])
+        else:
+            self._ending = "non_finite"
+        return False
+
+    def _record(
+        self, index: int, measured: Measured, kind: str, action: str
+    ) -> Iterator[events.Event]:
+        """Write the flight recorder's folder and say so."""
         broken = self.stepper.broken_gradients()
+        message = f"loss {measured.loss:.6g}, gradient norm {measured.grad_norm:.6g}"
+        if kind == "non_finite":
+            message += f"; not finite: {', '.join(broken[:3]) or 'the loss alone'}"
         path = None
         if self.recorder:
-            path = self.recorder.write(self.stepper, index, measured, self.recipe)
-        yield from self._emit(
-            events.Incident(
-                step=index + 1,
-                kind="non_finite",
-                message=f"loss {measured.loss}, gradient norm {measured.grad_norm}; "
-                f"not finite: {', '.join(broken[:3]) or 'the loss alone'}",
-                path=str(path.relative_to(self.folder.path)) if path and self.folder else "",
-                action=action,
-            )
+            path = self.recorder.write(self.stepper, index, measured, self.recipe, kind)
+        where = str(path.relative_to(self.folder.path)) if path and self.folder else ""
+        incident = events.Incident(
+            step=index + 1, kind=kind, message=message, path=where, action=action
         )
-        if action == "rollback" and self._roll_back(index):
-            return
-        if action != "skip":
-            self.stepper.discard()
-            self._ending = "non_finite"
+        yield from self._emit([incident])
 
     def _roll_back(self, index: int) -> bool:
         """Return to the last checkpoint and leave step ``index`` out this time."""
-        folder = checkpoint.newest_intact(self.folder)[0] if self.folder else None
-        if folder is None:
+        found = checkpoint.newest_intact(self.folder)[0] if self.folder else None
+        folder = self.group.share(str(found) if found else "")
+        if not folder or self._rollbacks.count(index) or len(self._rollbacks) >= _ROLLBACKS:
             return False
-        self.stepper.discard()
         skip = self.progress.skip | {index}
-        self.restore(folder)
-        self.progress.skip = skip
-        return self.progress.step != index
+        self.restore(Path(folder))
+        self.progress.skip |= skip
+        self._rollbacks.append(index)
+        return True
 
-    def _milestones(self) -> Iterator[events.Event]:
-        """Save, then evaluate, then sample, where the recipe says so."""
-        train, step = self.recipe.train, self.progress.step
-        if train.checkpoint_every and step % train.checkpoint_every == 0:
-            yield from self.save()
-        evaluated = train.eval_every and step % train.eval_every == 0
-        if evaluated:
-            yield from self.evaluate()
-        every = self.recipe.sample.every
-        if (step % every == 0) if every else evaluated:
-            yield from self.sample()
-
-    def save(self) -> Iterator[events.Event]:
-        """Write a checkpoint of the present step, unless there is one."""
-        if self.folder is None or self._saved_step == self.progress.step:
-            return
-        started = time.perf_counter()
-        path = progress.save(self.folder, self.stepper, self.progress, self.recipe, self.data)
-        self._saved_step = self.progress.step
-        keep = self.recipe.train
-        checkpoint.prune(self.folder, keep=keep.keep, keep_every=keep.keep_every)
-        yield from self._emit(
-            events.Checkpoint(
-                step=self.progress.step,
-                path=str(path.relative_to(self.folder.path)),
-                seconds=time.perf_counter() - started,
-                bytes=sum(file.stat().st_size for file in path.iterdir()),
-            )
-        )
-
-    def evaluate(self) -> Iterator[events.Event]:
-        """Loss over the whole validation split; the best one so far is kept as a checkpoint."""
-        if self._evaluated_step == self.progress.step:
-            return
-        self._evaluated_step = self.progress.step
-        started = time.perf_counter()
-        result = evaluate.evaluate(self.model, self.data.val, self.device)
-        best = result.loss < self.progress.best_loss
-        if best:
-            self.progress.best_loss, self.progress.best_step = result.loss, self.progress.step
-        self.progress.evals_without_best = 0 if best else self.progress.evals_without_best + 1
-        yield from self._emit(
-            events.Eval(
-                step=self.progress.step,
-                val_loss=result.loss,
-                bits_per_byte=result.bits_per_byte(self.data.manifest.val.bytes_per_token),
-                seconds=time.perf_counter() - started,
-                best=best,
-            )
-        )
-        if best and self.folder:
-            yield from self.save()
-            checkpoint.mark_best(self.folder, self.progress.step, result.loss)
-        if self.recipe.stats.budget or self.recipe.stats.every:
-            yield from self._emit(
-                events.Layers(
-                    step=self.progress.step, stats={}, histograms=self.collector.histograms()
-                )
-            )
-
-    def sample(self, prompt: str | None = None) -> Iterator[events.Event]:
-        """Let the model write."""
-        section = self.recipe.sample
-        if not section.max_new_tokens:
-            return
-        prompt = section.prompt if prompt is None else prompt
-        try:
-            text = self._generate(prompt, section.max_new_tokens)
-        except UserError as error:
-            note = events.Note(step=self.progress.step, message=str(error), level="warning")
-            yield from self._emit(note)
-            return
-        yield from self._emit(
-            events.Sample(
-                step=self.progress.step,
-                prompt=prompt,
-                text=text,
-                temperature=section.temperature,
-            )
-        )
-
-    def _generate(self, prompt: str, max_new_tokens: int) -> str:
-        from nanogpt_cli.core.sampler import generate_text
-
-        text = generate_text(
-            self.model,
-            self.data.tokenizer,
-            prompt,
-            max_new_tokens=max_new_tokens,
-            temperature=self.recipe.sample.temperature,
-            seed=self.recipe.run.seed,
-        )
-        return text.removeprefix(prompt)
-
-    def _obey(self) -> Iterator[events.Event]:
-        """Carry out the command files that lie in the run folder."""
-        now = time.monotonic()
-        if self.folder is None or (now < self._next_poll and not self._paused):
-            return
-        self._next_poll = now + _COMMAND_POLL_S
-        for name, argument in runlog.take_commands(self.folder):
-            result, produced = self._command(name, argument)
-            yield from produced
-            command = events.Command(
-                step=self.progress.step, name=name, argument=argument, result=result
-            )
-            yield from self._emit(command)
-        if self._paused and not self._ended():
+    def _attend(self) -> Iterator[events.Event]:
+        """Stop or carry out commands, on every rank at once; stays here while paused."""
+        quiet_since = time.monotonic()
+        while True:
+            if self.group.any(self.should_stop()):
+                self._ending = self._ending or "stopped"
+            for name, argument in self.group.share(self.inbox.take(look=self._paused)):
+                yield from self._obey(name, argument)
+            if not self._paused or self._ended():
+                return
+            if time.monotonic() - quiet_since > _HEARTBEAT_S:
+                quiet_since = time.monotonic()
+                yield from self._emit([events.Heartbeat(step=self.progress.step, doing="paused")])
             time.sleep(_PAUSE_S)
 
-    def _command(self, name: str, argument: str) -> tuple[str, Iterator[events.Event]]:
-        """The answer to one command and the events it makes."""
+    def _obey(self, name: str, argument: str) -> Iterator[events.Event]:
+        """Carry out one command and say what came of it."""
+        result = "done"
         if name in ("pause", "resume"):
             self._paused = name == "pause"
         elif name == "checkpoint":
-            return "done", self.save()
+            yield from self._emit(self.milestones.save())
         elif name == "eval":
-            return "done", self.evaluate()
+            yield from self._emit(self.milestones.evaluate())
         elif name == "sample":
-            return "done", self.sample(argument or None)
+            yield from self._emit(self.milestones.sample(argument or None))
         elif name == "stop":
             self._ending = "stopped"
         elif name == "lr":
-            return self._scale_lr(argument), iter(())
+            result = self._scale_lr(argument)
         else:
-            return "unknown command", iter(())
-        return "done", iter(())
+            result = "unknown command"
+        step = self.progress.step
+        answer = events.Command(step=step, name=name, argument=argument, result=result)
+        yield from self._emit([answer])
 
     def _scale_lr(self, argument: str) -> str:
         try:
-            factor = float(argument)
-        except ValueError:
-            return f"not a number: {argument}"
-        if not 0 < factor < math.inf:
-            return f"not a usable factor: {argument}"
-        self.progress.lr_factor *= factor
+            self.progress.lr_factor *= commands.factor(argument)
+        except ValueError as error:
+            return str(error)
         return f"learning rate is now {self.progress.lr_factor:g} times the recipe's"
 
     def _finish(self, started: float) -> Iterator[events.Event]:
         """Save, evaluate if the run is complete, and say how it ended."""
         if self._ending != "non_finite":
-            yield from self.save()
+            yield from self._emit(self.milestones.save())
         if self._ending in ("finished", "early_stop"):
-            yield from self.evaluate()
-            if self.recipe.sample.every == 0 and self.progress.step % max(
-                1, self.recipe.train.eval_every
-            ):
-                yield from self.sample()
+            yield from self._emit(self.milestones.complete())
         best = self.progress.best_loss
         last = checkpoint.list_steps(self.folder)[-1:] if self.folder else []
-        yield from self._emit(
-            events.RunEnded(
-                step=self.progress.step,
-                reason=self._ending,
-                best_val_loss=best if math.isfinite(best) else None,
-                checkpoint=f"checkpoints/step-{last[0]:06d}" if last else "",
-                seconds=time.monotonic() - started,
-            )
+        ended = events.RunEnded(
+            step=self.progress.step,
+            reason=self._ending,
+            best_val_loss=best if math.isfinite(best) else None,
+            checkpoint=f"checkpoints/step-{last[0]:06d}" if last else "",
+            seconds=time.monotonic() - started,
         )
+        yield from self._emit([ended])

@@ -1,0 +1,228 @@
+"""One run on several processes: who is who, what they tell each other, and how the model is shared.
+
+Processes are started by ``torch.distributed.run`` (``nanogpt train --procs N``, or ``torchrun``
+directly) and meet through the environment it sets. Every rank runs the same trainer in lockstep;
+rank 0 alone writes. Two ways to share the work:
+
+* DDP: each rank holds the whole model; gradients are averaged after the last micro-batch.
+* FSDP2 (``fully_shard``): each rank holds a slice of every parameter, gradient and moment; a
+  block's weights are put together while it computes. Checkpoints hold whole tensors either way,
+  so a run may go on with another number of processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from nanogpt_cli.core.device import Device
+from nanogpt_cli.core.model import GPT
+from nanogpt_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run; the default is a single one, for which everything is a no-op.
+
+    Attributes:
+        rank: of this process, from 0.
+        world: how many there are.
+        local_rank: of this process on its machine.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks to people."""
+        return self.rank == 0
+
+    def share(self, value: Any) -> Any:
+        """The JSON value rank 0 has, on every rank. Every rank must call it."""
+        if self.world == 1:
+            return value
+        payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        size = torch.tensor(len(payload))
+        dist.broadcast(size, 0)
+        data = payload if self.leads else torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(data, 0)
+        return json.loads(bytes(data.tolist()))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on some rank."""
+        return bool(self.sum(torch.tensor(int(flag))).item()) if self.world > 1 else flag
+
+    def part(self, slots: int) -> range:
+        """This rank's share of the slots of a step.
+
+        Raises:
+            UserError: they cannot be dealt out evenly.
+        """
+        if slots % self.world:
+            raise UserError(
+                f"{slots} sequences a step cannot be dealt to {self.world} processes",
+                "set train.tokens_per_step to a multiple of "
+                "model.block_size * train.batch_size * processes",
+            )
+        each = slots // self.world
+        return range(self.rank * each, (self.rank + 1) * each)
+
+
+def wanted() -> int:
+    """How many processes the launcher started, 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Group]:
+    """Meet the other processes of the launcher, if there are any.
+
+    Tensors on the CPU travel over gloo, those on GPUs over NCCL.
+    """
+    if wanted() == 1:
+        yield Group()
+        return
+    cuda = torch.cuda.is_available()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        yield Group(dist.get_rank(), dist.get_world_size(), local_rank)
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def readable_losses(group: Group) -> Iterator[None]:
+    """Say in words that another process is gone."""
+    try:
+        yield
+    except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
+        text = str(error)
+        lost = ("onnection", "peer", "imed out", "gloo", "NCCL", "ncclRemoteError")
+        if group.world == 1 or not any(word in text for word in lost):
+            raise
+        raise UserError(
+            f"rank {group.rank}: another process of this job is gone "
+            f"({text.strip().splitlines()[0][:160]})",
+            "go on from the last checkpoint: nanogpt train RUN --resume",
+        ) from error
+
+
+def shard(model: GPT, device: Device) -> None:
+    """Split every parameter of ``model`` over all ranks (FSDP2), in place.
+
+    Raises:
+        UserError: the number format cannot be combined with it.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    if device.precision == "fp16":
+        raise UserError(
+            'train.parallel = "fsdp" and train.precision = "fp16" do not go together',
+            'use precision = "bf16", or parallel = "ddp"',
+        )
+    mesh = init_device_mesh(device.device.type, (dist.get_world_size(),))
+    for block in model.transformer.h:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def replicate(forward: nn.Module, device: Device) -> nn.Module:
+    """``forward`` with gradients averaged over ranks (DDP); values must be equal already."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    ids = [device.device] if device.device.type == "cuda" else None
+    return DistributedDataParallel(
+        forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+
+
+@contextlib.contextmanager
+def reducing(forward: nn.Module, model: nn.Module, last: bool) -> Iterator[None]:
+    """Gradients are averaged over ranks in the last micro-batch's backward pass only."""
+    if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
+        model.set_requires_gradient_sync(last)
+        yield
+    elif hasattr(forward, "no_sync") and not last:  # DDP
+        with forward.no_sync():
+            yield
+    else:
+        yield
+
+
+def is_split(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether it is a ``DTensor``, without the second that importing that class takes."""
+    return hasattr(tensor, "full_tensor")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's slice of a tensor; the tensor itself when it is not split."""
+    return tensor.to_local() if is_split(tensor) else tensor
+
+
+def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Split tensors put together one after the other, on the CPU; every rank must call it."""
+    return {
+        name: tensor.full_tensor().cpu() if is_split(tensor) else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def gathered(part: Tensor, reference: Tensor) -> Tensor:
+    """The whole of what each rank has a slice of, split as ``reference`` is."""
+    if not is_split(reference):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    placed = DTensor.from_local(
+        part,
+        reference.device_mesh,
+        reference.placements,
+        shape=reference.shape,
+        stride=reference.stride(),
+        run_check=False,
+    )
+    return placed.full_tensor()
+
+
+def like(full: Tensor, reference: Tensor) -> Tensor:
+    """``full``, split and placed as ``reference`` is."""
+    full = full.to(reference.device)
+    if not is_split(reference):
+        return full
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(full, reference.device_mesh, reference.placements, src_data_rank=None)
+
+
+def norms(tensors: Sequence[Tensor], group: Group) -> Tensor:
+    """Frobenius norms, float32 (len(tensors),), all in one message.
+
+    Args:
+        tensors: whole ones, or this rank's slices.
+        group: the ranks that hold the other slices; ``Group()`` for whole tensors.
+    """
+    found = torch.stack(torch._foreach_norm(list(tensors))).float()
+    return group.sum(found.square()).sqrt() if group.world > 1 else found
