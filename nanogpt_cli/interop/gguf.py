@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -160,16 +161,16 @@ def _entries(source: Exportable, vocabulary: Vocabulary) -> Iterator[_Entry]:
     for name, shape in weights.shapes.items():
         if name not in replaced:
             keep = name == "transformer.wpe.weight"
-            yield _Entry(gguf_name(name), shape, lambda name=name: weights.get(name), keep)
+            yield _Entry(gguf_name(name), shape, partial(weights.get, name), keep)
     if not weights.config.bias:
         for name, size in missing_biases(weights.config):
             name = f"transformer.{name}"
             if name not in replaced:
-                yield _Entry(gguf_name(name), (size,), lambda size=size: torch.zeros(size), True)
+                yield _Entry(gguf_name(name), (size,), partial(torch.zeros, size), True)
     for name, tensor in replaced.items():
         # Rounding the head would move the end-of-text logit of every position.
         keep = name == "lm_head.weight"
-        yield _Entry(gguf_name(name), tuple(tensor.shape), lambda t=tensor: t, keep)
+        yield _Entry(gguf_name(name), tuple(tensor.shape), tensor.detach, keep)
 
 
 def gguf_name(name: str) -> str:

@@ -52,6 +52,7 @@ class Cached(nn.Module):
         hidden = self._hidden(attention_mask, input_ids.shape[1])
         present = []
         for block, cache in zip(parts.h, past, strict=True):
+            assert isinstance(block, Block)
             x, longer = self._block(block, x, cache, hidden)
             present.append(longer)
         return self.model.lm_head(parts.ln_f(x)), present

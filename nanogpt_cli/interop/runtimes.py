@@ -9,6 +9,7 @@ run it. FOLDER holds ``request.json``, ``windows.npy`` (N, T) and ``text.txt``; 
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -52,8 +53,8 @@ class Request:
 def run_transformers(artefact: Path, request: Request) -> None:
     """transformers: logits, greedy generation with its cache, its tokenizer."""
     import torch
-    import transformers
 
+    transformers: Any = importlib.import_module("transformers")
     transformers.logging.set_verbosity_error()
     model = transformers.AutoModelForCausalLM.from_pretrained(artefact).eval()
     greedy = transformers.GenerationConfig(

@@ -105,10 +105,11 @@ def _material(source: Exportable) -> tuple[np.ndarray[Any, Any], str, str]:
     if folder and source.tokenizer is not None:
         try:
             opened = open_data(Path(folder))
+            # End of text is a mark between documents, not text.
             same = opened.manifest.fingerprint == source.tokenizer.fingerprint()
             whole = np.concatenate([opened.train[:_TEXT_TOKENS], opened.val])[-_TEXT_TOKENS:]
             if same and len(opened.val) > source.config.block_size:
-                text = source.tokenizer.decode(whole.tolist())
+                text = source.tokenizer.decode(whole[whole != source.tokenizer.eot].tolist())
                 return np.asarray(opened.val), text, "validation data"
         except UserError:
             pass

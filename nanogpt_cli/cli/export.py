@@ -1,0 +1,197 @@
+"""``nanogpt export``: a run in the formats of other tools, each proved by running it there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nanogpt_cli.cli import console
+from nanogpt_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from nanogpt_cli.interop.compare import Check
+    from nanogpt_cli.interop.source import Exportable
+    from nanogpt_cli.interop.verify import Artefact
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(export)
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="A run, or any model that nanogpt sample takes; the newest run by default.",
+            show_default=False,
+        ),
+    ] = "",
+    to: Annotated[
+        str, typer.Option("--to", metavar="TARGETS", help="Some of hf,gguf,onnx,pt2,nanogpt.")
+    ] = "hf",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", help="Gets one folder per target; exports/ of the run by "
+            "default.", show_default=False,
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which one of the run.")
+    ] = "best",
+    quantize: Annotated[
+        str,
+        typer.Option("--quantize", metavar="TYPES", help="GGUF files to write: f32, f16, bf16, "
+                     "q8_0; lossy: q5_1, q5_0, q4_1, q4_0."),
+    ] = "f16",
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify", help="Run each artefact in its own runtime and compare; by "
+            "default where the runtime is installed.", show_default=False,
+        ),
+    ] = None,
+    verify_with: Annotated[
+        str,
+        typer.Option("--verify-with", metavar="PYTHON", help="A Python interpreter that has the "
+                     "runtimes, e.g. of another version.", show_default=False),
+    ] = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace earlier artefacts.")
+    ] = False,
+    push: Annotated[
+        str,
+        typer.Option("--push", metavar="OWNER/NAME", help="Upload the hf folder to the hub "
+                     "afterwards (if it passed).", show_default=False),
+    ] = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Export a model and prove each artefact in its own runtime.
+
+    Writes whole folders or nothing, and verify.json with what was measured. Exit code 1 means
+    that an artefact computes something else than the model.
+    """
+    from nanogpt_cli.interop import exporting
+
+    targets = exporting.parse_targets(to)
+    if push and "hf" not in targets:
+        raise UserError("--push uploads the Hugging Face folder", "add hf to --to")
+    found = _source(source, checkpoint)
+    folder = out or (found.run.exports if found.run else Path("exports") / found.name)
+    exporting.check_ready(targets, folder, overwrite=overwrite)
+    quantizations = [name.strip() for name in quantize.split(",") if name.strip()]
+    artefacts = []
+    for target in targets:
+        artefacts += exporting.export(
+            found, target, folder, console.say, quantizations=quantizations, overwrite=overwrite
+        )
+    checks = _prove(found, artefacts, verify, verify_with)
+    _report(artefacts, checks, as_json)
+    if any(check.passed is False for check in checks):
+        raise typer.Exit(1)
+    if push:
+        _push(folder / "hf", push)
+
+
+def _source(source: str, checkpoint: str) -> Exportable:
+    """The model to export: a run's checkpoint is read tensor by tensor, others are loaded."""
+    from nanogpt_cli.interop import importing
+    from nanogpt_cli.interop import source as sources
+    from nanogpt_cli.places import RUNS
+    from nanogpt_cli.runlog import RunFolder, find_run
+
+    if not source or RunFolder(Path(source)).is_run() or RunFolder(RUNS / source).is_run():
+        run = find_run(source or None)
+        console.say(f"exporting run {run.name}")
+        return sources.from_run(run, checkpoint)
+    from nanogpt_cli.cli.sources import resolve
+
+    found = resolve(source, checkpoint=checkpoint)
+    for note in found.notes:
+        console.say(note)
+    state = {**found.state, "step": found.step}
+    return sources.from_model(found.model, found.tokenizer, importing.run_name(source), **state)
+
+
+def _prove(
+    found: Exportable, artefacts: list[Artefact], wanted: bool | None, python: str
+) -> list[Check]:
+    from nanogpt_cli.interop import exporting
+
+    if wanted is False:
+        return []
+    return exporting.prove(
+        found, artefacts, console.say, python=python or sys.executable, required=wanted is True
+    )
+
+
+def _report(artefacts: list[Artefact], checks: list[Check], as_json: bool) -> None:
+    """What was measured on stderr, the artefacts on stdout."""
+    for check in checks:
+        console.say(_line(check))
+    if as_json:
+        from nanogpt_cli.interop import verify
+
+        value: dict[str, Any] = {"artefacts": [str(a.path) for a in artefacts]}
+        console.emit_json({**value, **verify.to_json(checks)})
+    else:
+        for artefact in artefacts:
+            typer.echo(artefact.path)
+    if not any(check.passed is False for check in checks):
+        _next(artefacts[0])
+
+
+def _line(check: Check) -> str:
+    name = check.variant or check.target
+    if check.passed is None:
+        return f"{name}: {check.problems[0]} (pip install 'nanogpt-cli[verify]')"
+    facts = check.facts
+    if "max_abs_diff" not in facts:
+        measured = "every tensor bit for bit" if check.passed else ""
+    else:
+        measured = (
+            f"largest difference {facts['max_abs_diff']:.2g}, same likeliest token at "
+            f"{facts['argmax_agreement']:.2%} of {facts['positions']:,} positions, "
+            f"{facts['greedy_equal']} of {facts['greedy_texts']} greedy texts equal"
+        )
+        if "tokenizer_characters" in facts and facts["tokenizer_text_equal"]:
+            measured += f", {facts['tokenizer_characters']:,} characters round-trip"
+    verdict = "passed" if check.passed else f"FAILED ({'; '.join(check.problems)})"
+    return f"{name}: {verdict} in {check.runtime}" + (f": {measured}" if measured else "")
+
+
+def _next(artefact: Artefact) -> None:
+    commands = {
+        "hf": f"nanogpt sample {artefact.path}",
+        "gguf": f"llama-completion -m {artefact.path} -p 'text'",
+        "onnx": f"nanogpt sample {artefact.path.parent}",
+        "nanogpt": f"python sample.py --out_dir={artefact.path}   (in nanoGPT's folder)",
+        "pt2": f"python -c \"import torch; torch.export.load('{artefact.path}')\"",
+    }
+    if artefact.target != "onnx":
+        console.next_command(commands[artefact.target])
+
+
+def _push(folder: Path, repository: str) -> None:
+    """Upload to the hub; the library finds the token by itself."""
+    import huggingface_hub
+
+    api = huggingface_hub.HfApi()
+    console.say(f"uploading {folder} to {repository}")
+    try:
+        api.create_repo(repository, exist_ok=True)
+        address = api.upload_folder(repo_id=repository, folder_path=folder)
+    except Exception as error:  # whatever the hub, the network or the token do
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise UserError(
+            f"cannot upload to {repository}: {reason or type(error).__name__}",
+            "log in with: hf auth login; the folder itself is complete",
+        ) from None
+    console.say(f"uploaded: {address}")

@@ -1,0 +1,100 @@
+"""``nanogpt import``: a checkpoint of another tool becomes a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nanogpt_cli.cli import console
+from nanogpt_cli.places import RUNS
+
+if TYPE_CHECKING:
+    from nanogpt_cli.interop import Foreign
+    from nanogpt_cli.text.tokenizer import Tokenizer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(name="import")(import_)
+
+
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A Hugging Face GPT-2 folder or hub id (gpt2, gpt2-xl), nanoGPT's ckpt.pt, or a "
+            ".bin of llm.c."
+        ),
+    ],
+    name: Annotated[
+        str, typer.Option("--name", help="Name of the run; from SOURCE by default.")
+    ] = "",
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where run folders are made.")
+    ] = RUNS,
+    meta: Annotated[
+        Path | None,
+        typer.Option("--meta", help="nanoGPT's meta.pkl, if it lies elsewhere.",
+                     show_default=False),
+    ] = None,
+    tokenizer: Annotated[
+        str,
+        typer.Option("--tokenizer", metavar="KIND|FILE", help="In place of the one found: gpt2, "
+                     "byte, or a tokenizer.json.", show_default=False),
+    ] = "",
+    data: Annotated[
+        str, typer.Option("--data", help="Data set for eval and further training.")
+    ] = "shakespeare",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")
+    ] = False,
+) -> None:  # fmt: skip
+    """Make a run folder from another tool's checkpoint.
+
+    Then sample, eval, export and init-inspect work on it, and train --from goes on with its
+    weights. Nothing in the file is executed.
+    """
+    from nanogpt_cli.interop import importing
+
+    found = _read(source, meta)
+    for note in found.notes:
+        console.say(note)
+    run = importing.make_run(
+        found, name=name or importing.run_name(source), out=out, source=source, data=data,
+        tokenizer=_tokenizer(tokenizer),
+    )  # fmt: skip
+    config = found.model.config
+    console.say(
+        f"{console.count(found.model.n_parameters())} parameters, {config.n_layer} layers, "
+        f"activation {config.activation}, biases {'yes' if config.bias else 'no'}"
+    )
+    if as_json:
+        console.emit_json({"run": str(run.path), "step": found.step, "notes": list(found.notes),
+                           "model": config.to_dict()})  # fmt: skip
+    else:
+        typer.echo(run.path)
+    console.next_command(f"nanogpt sample {run.path}")
+
+
+def _read(source: str, meta: Path | None) -> Foreign:
+    from nanogpt_cli.interop import Foreign, importing
+
+    if Path(source).exists() or Path(source).suffix in (".pt", ".bin"):
+        return importing.read(Path(source), meta)
+    from nanogpt_cli.cli.sources import resolve
+
+    found = resolve(source)
+    return Foreign(found.model, found.tokenizer, found.notes, found.step)
+
+
+def _tokenizer(text: str) -> Tokenizer | None:
+    if not text:
+        return None
+    from nanogpt_cli.text import tokenizer as tokenizers
+
+    path = Path(text)
+    if path.is_dir():
+        path = path / "tokenizer.json"
+    return tokenizers.load(path) if path.is_file() else tokenizers.get(text)

@@ -1,0 +1,209 @@
+"""The model card: what the model is, how it was trained, how to run it, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from nanogpt_cli import __version__, events, files
+from nanogpt_cli.follow import EventReader
+from nanogpt_cli.interop.compare import Check
+from nanogpt_cli.interop.source import Exportable
+
+CURVES: Final = "curves.svg"
+_WIDTH, _HEIGHT, _MARGIN = 720, 320, 48
+_MOST_POINTS: Final = 600
+_COLOURS: Final = {"train": "#4c78a8", "validation": "#e45756"}
+
+Points = list[tuple[int, float]]
+
+
+def write(source: Exportable, folder: Path, checks: Sequence[Check] = ()) -> None:
+    """Write ``README.md`` and, when the run has a log, ``curves.svg`` into ``folder``."""
+    curves = _curves(source)
+    if any(curves.values()):
+        files.write_text(folder / CURVES, _svg(curves))
+    parts = [_front_matter(source), _what(source), _usage(source), _training(source, curves)]
+    parts += [_measured(checks), _limits(source)]
+    files.write_text(folder / "README.md", "\n\n".join(part for part in parts if part) + "\n")
+
+
+def _front_matter(source: Exportable) -> str:
+    tags = "- gpt2\n- nanogpt-cli"
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n"
+        f"tags:\n{tags}\n---\n\n# {source.name}"
+    )
+
+
+def _what(source: Exportable) -> str:
+    config = source.config
+    kind = source.tokenizer.kind if source.tokenizer else "none"
+    rows = [
+        ("parameters", f"{source.weights.nbytes // 4:,}"), ("layers", config.n_layer),
+        ("heads", config.n_head), ("channels", config.n_embd), ("context", config.block_size),
+        ("vocabulary", f"{config.vocab_size:,} ({kind})"), ("activation", config.activation),
+        ("biases", "yes" if config.bias else "no (written as zeros where a format wants them)"),
+    ]  # fmt: skip
+    notes = [f"A GPT-2 language model, exported by nanogpt-cli {__version__}.", "", *_table(rows)]
+    if source.weights.original.multipliers != config.multipliers:
+        notes += ["", "It was trained with signal multipliers, which are folded into the weights."]
+    return "\n".join(notes)
+
+
+def _table(rows: Sequence[tuple[str, Any]]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+
+
+def _usage(source: Exportable) -> str:
+    prompt = '"\\n"' if source.tokenizer is not None else "..."
+    return (
+        "## Use\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'tokenizer = AutoTokenizer.from_pretrained(".")\n'
+        'model = AutoModelForCausalLM.from_pretrained(".")\n'
+        f'inputs = tokenizer({prompt}, return_tensors="pt")\n'
+        f"new = {source.config.block_size} - inputs.input_ids.shape[1]\n"
+        "ids = model.generate(**inputs, max_new_tokens=new, do_sample=True)\n"
+        "print(tokenizer.decode(ids[0]))\n```"
+    )
+
+
+def _training(source: Exportable, curves: dict[str, Points]) -> str:
+    recipe = source.state.get("recipe")
+    if not isinstance(recipe, dict):
+        return ""
+    data, optim = recipe.get("data", {}), recipe.get("optim", {})
+    rows = [
+        ("data", data.get("name")), ("steps", f"{source.step:,}"),
+        ("tokens", f"{source.state.get('tokens', 0):,}"),
+        ("optimizer", f"{optim.get('name')}, peak learning rate {optim.get('lr')}"),
+        ("initialisation", recipe.get("model", {}).get("init")),
+    ]  # fmt: skip
+    losses = [loss for step, loss in curves["validation"] if step == source.step]
+    if losses:
+        rows.append(("validation loss", f"{losses[-1]:.4f} nats per token"))
+    parts = ["## Training", "", *_table([(k, v) for k, v in rows if v is not None])]
+    if any(curves.values()):
+        parts += ["", f"![training and validation loss]({CURVES})"]
+    return "\n".join(parts)
+
+
+def _measured(checks: Sequence[Check]) -> str:
+    if not checks:
+        return ""
+    lines = [
+        "## Measured", "",
+        "Each file was run by its own runtime and compared with the model it was made from.", "",
+        "| file | runtime | largest difference | same likeliest token | greedy texts | "
+        "tokenizer | loss difference | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    return "\n".join(lines + [_row(check) for check in checks])
+
+
+def _row(check: Check) -> str:
+    facts = check.facts
+    verdict = {True: "passed", False: "**failed**: " + "; ".join(check.problems)}
+    cells = [check.artefact, check.runtime]
+    if "max_abs_diff" in facts:
+        unit = "log-probability" if "compared" in facts else "logit"
+        cells += [
+            f"{facts['max_abs_diff']:.2g} ({unit})",
+            f"{facts['argmax_agreement']:.2%} of {facts['positions']:,}",
+            f"{facts['greedy_equal']} of {facts['greedy_texts']} equal",
+            _tokenizer_cell(facts), f"{facts['loss_difference']:+.2g}",
+        ]  # fmt: skip
+    elif facts.get("tensors_bit_exact"):
+        cells += ["0 (every tensor bit for bit)", "", "", "", ""]
+    else:
+        cells += [""] * 5
+    cells.append(verdict.get(bool(check.passed), "") if check.passed is not None else "not run")
+    return "| " + " | ".join(cells) + " |"
+
+
+def _tokenizer_cell(facts: dict[str, Any]) -> str:
+    if "tokenizer_characters" not in facts:
+        return ""
+    same = facts["tokenizer_same_ids"] and facts["tokenizer_text_equal"]
+    return f"{facts['tokenizer_characters']:,} characters {'equal' if same else 'DIFFER'}"
+
+
+def _limits(source: Exportable) -> str:
+    lines = [
+        "## Limits", "",
+        f"- At most {source.config.block_size} positions: prompt and new text together.",
+    ]  # fmt: skip
+    if source.tokenizer is not None and source.tokenizer.kind == "char":
+        lines.append(
+            "- The vocabulary holds the characters of the training text. Others are dropped by "
+            "the runtimes' tokenizers, silently."
+        )
+    if source.config.activation == "gelu":
+        lines.append(
+            "- GELU is the exact (erf) form. Runtimes that only have the tanh form (llama.cpp, "
+            "MLX) differ by about 0.01 in a logit."
+        )
+    return "\n".join(lines)
+
+
+def _curves(source: Exportable) -> dict[str, Points]:
+    """Training and validation loss by step, up to the exported checkpoint."""
+    found: dict[str, Points] = {"train": [], "validation": []}
+    if source.run is None or not source.run.events.is_file():
+        return found
+    for event in EventReader(source.run.events).read_all():
+        if isinstance(event, events.RunStarted):  # what a resumed run repeats is void
+            found = {k: [p for p in points if p[0] <= event.step] for k, points in found.items()}
+        elif isinstance(event, events.Step):
+            found["train"].append((event.step, event.loss))
+        elif isinstance(event, events.Eval):
+            found["validation"].append((event.step, event.val_loss))
+    return {name: [p for p in points if p[0] <= source.step] for name, points in found.items()}
+
+
+def _svg(curves: dict[str, Points]) -> str:
+    """Both losses over steps; long runs are averaged in equal groups of steps."""
+    curves = {name: _thinned(points) for name, points in curves.items() if points}
+    everything = [point for points in curves.values() for point in points]
+    last = max(step for step, _ in everything) or 1
+    low, high = min(loss for _, loss in everything), max(loss for _, loss in everything)
+    span = (high - low) or 1.0
+
+    def place(step: int, loss: float) -> str:
+        x = _MARGIN + (_WIDTH - 2 * _MARGIN) * step / last
+        y = _HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * (loss - low) / span
+        return f"{x:.1f},{y:.1f}"
+
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+        *_axes(last, low, high),
+    ]
+    for number, (name, points) in enumerate(curves.items()):
+        path = " ".join(place(step, loss) for step, loss in points)
+        colour = _COLOURS[name]
+        lines.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
+        )
+        y = 20 + 16 * number
+        lines.append(f'<text x="{_WIDTH - 150}" y="{y}" fill="{colour}">{name} loss</text>')
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _axes(last: int, low: float, high: float) -> list[str]:
+    bottom, right = _HEIGHT - _MARGIN, _WIDTH - _MARGIN
+    return [
+        f'<path d="M{_MARGIN},{_MARGIN} V{bottom} H{right}" fill="none" stroke="#888"/>',
+        f'<text x="{right}" y="{bottom + 18}" text-anchor="end">step {last:,}</text>',
+        f'<text x="{_MARGIN - 6}" y="{bottom}" text-anchor="end">{low:.2f}</text>',
+        f'<text x="{_MARGIN - 6}" y="{_MARGIN + 4}" text-anchor="end">{high:.2f}</text>',
+    ]
+
+
+def _thinned(points: Points) -> Points:
+    finite = [(step, loss) for step, loss in points if abs(loss) < float("inf")]
+    size = max(1, -(-len(finite) // _MOST_POINTS))
+    groups = [finite[i : i + size] for i in range(0, len(finite), size)]
+    return [(group[-1][0], sum(loss for _, loss in group) / len(group)) for group in groups]

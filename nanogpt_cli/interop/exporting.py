@@ -1,0 +1,208 @@
+"""From a run to artefacts: one folder per target, whole or absent, then proved."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from nanogpt_cli import files
+from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.interop import card, verify
+from nanogpt_cli.interop.compare import Check
+from nanogpt_cli.interop.source import Exportable
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A format.
+
+    Attributes:
+        what: for help texts.
+        packages: what writing needs beyond the installation, and the extra that brings it.
+        extra: the name of that extra.
+    """
+
+    what: str
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+
+
+TARGETS: Final = {
+    "hf": Target("Hugging Face folder: safetensors, config, tokenizer, model card"),
+    "gguf": Target("GGUF for llama.cpp", ("gguf",), "gguf"),
+    "onnx": Target("ONNX with a key/value cache", ("onnx", "onnxscript"), "onnx"),
+    "pt2": Target("torch.export program"),
+    "nanogpt": Target("nanoGPT's ckpt.pt and meta.pkl"),
+}
+
+
+def parse_targets(text: str) -> list[str]:
+    """``"hf,gguf"`` as a list without repetition.
+
+    Raises:
+        UserError: a target is unknown.
+    """
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in TARGETS:
+            near = nearest(name, TARGETS)
+            raise UserError(
+                f"unknown target {name!r}" + (f"; did you mean {near!r}?" if near else ""),
+                f"known: {', '.join(TARGETS)}",
+            )
+    if not names:
+        raise UserError("no target given", f"--to takes some of: {', '.join(TARGETS)}")
+    return names
+
+
+def check_ready(targets: Sequence[str], out: Path, *, overwrite: bool) -> None:
+    """Refuse before any work what would be refused after it.
+
+    Raises:
+        UserError: a package is missing, or a target folder exists.
+    """
+    for name in targets:
+        target = TARGETS[name]
+        absent = [p for p in target.packages if importlib.util.find_spec(p) is None]
+        if absent:
+            raise UserError(
+                f"--to {name} needs the package {absent[0]}",
+                f"pip install 'nanogpt-cli[{target.extra}]'",
+            )
+        if (out / name).exists() and not overwrite:
+            raise UserError(f"{out / name} exists", "--overwrite replaces it; --out goes elsewhere")
+
+
+def export(
+    source: Exportable,
+    target: str,
+    out: Path,
+    report: Report,
+    *,
+    quantizations: Sequence[str] = ("f16",),
+    overwrite: bool = False,
+) -> list[verify.Artefact]:
+    """Write ``out/TARGET``; returns what can be verified in it.
+
+    Raises:
+        UserError: the target cannot express the model, exists, or the disk refuses.
+    """
+    folder = out / target
+    check_ready([target], out, overwrite=overwrite)
+    with (
+        files.readable_os_errors(f"export to {target}", folder),
+        files.new_folder(folder, replace=overwrite) as fresh,
+    ):
+        names = _WRITERS[target](source, fresh, report, quantizations)
+    return [verify.Artefact(target, folder / name, variant) for name, variant in names]
+
+
+Written = list[tuple[str, str]]
+
+
+def _hf(source: Exportable, folder: Path, report: Report, _: Sequence[str]) -> Written:
+    from nanogpt_cli.interop import huggingface
+
+    huggingface.write(source, folder, report)
+    card.write(source, folder)
+    return [("", "")]
+
+
+def _gguf(
+    source: Exportable, folder: Path, report: Report, quantizations: Sequence[str]
+) -> Written:
+    from nanogpt_cli.interop import gguf
+
+    for name in set(quantizations) & set(gguf.LOSSY):
+        report(f"{name} is lossy: it changes what the model writes; q8_0 hardly does")
+    if source.config.activation == "gelu":
+        report("llama.cpp computes GELU by tanh, this model by erf: logits differ by about 0.01")
+    report(
+        f"llama.cpp: prompt and new text together hold at most {source.config.block_size} tokens "
+        f"(-c {source.config.block_size}, and -n below that)"
+    )
+    return [(gguf.write(source, folder, report, name).name, name) for name in quantizations]
+
+
+def _onnx(source: Exportable, folder: Path, report: Report, _: Sequence[str]) -> Written:
+    from nanogpt_cli.interop import onnx
+
+    onnx.write(source, folder, report)
+    return [("", "")]
+
+
+def _pt2(source: Exportable, folder: Path, report: Report, _: Sequence[str]) -> Written:
+    from nanogpt_cli.interop import pt2
+
+    return [(pt2.write(source, folder, report).name, "")]
+
+
+def _nanogpt(source: Exportable, folder: Path, report: Report, _: Sequence[str]) -> Written:
+    from nanogpt_cli.interop import nanogpt
+
+    nanogpt.write(source, folder, report)
+    return [("", "")]
+
+
+_WRITERS: Final[dict[str, Callable[[Exportable, Path, Report, Sequence[str]], Written]]] = {
+    "hf": _hf, "gguf": _gguf, "onnx": _onnx, "pt2": _pt2, "nanogpt": _nanogpt,
+}  # fmt: skip
+
+
+def prove(
+    source: Exportable,
+    artefacts: Sequence[verify.Artefact],
+    report: Report,
+    *,
+    python: str = sys.executable,
+    required: bool = False,
+) -> list[Check]:
+    """Verify artefacts, write ``verify.json`` beside each and the model card anew.
+
+    Args:
+        source: what they were made from.
+        artefacts: from ``export``.
+        report: receives a line per artefact.
+        python: an interpreter that has the runtimes.
+        required: raise when a runtime is missing instead of saying so.
+
+    Raises:
+        UserError: a runtime is missing and ``required``.
+    """
+    foreign = python != sys.executable
+    missing = [a for a in artefacts if not (foreign or verify.installed(a))]
+    if missing and required:
+        raise UserError(verify.missing(missing[0]).problems[0], "pip install 'nanogpt-cli[verify]'")
+    report("asking the model what the runtimes will be asked")
+    expected = verify.reference(source)
+    checks = []
+    for artefact in artefacts:
+        if artefact in missing:
+            checks.append(verify.missing(artefact))
+        else:
+            report(f"running {artefact.path.name} in {artefact.runtime}")
+            checks.append(verify.verify(source, expected, artefact, python=python))
+    _record(source, artefacts, checks)
+    return checks
+
+
+def _record(
+    source: Exportable, artefacts: Sequence[verify.Artefact], checks: Sequence[Check]
+) -> None:
+    """``verify.json`` in every target's folder, the whole table in the model card."""
+    for folder in {_folder_of(artefact) for artefact in artefacts}:
+        own = [c for a, c in zip(artefacts, checks, strict=True) if _folder_of(a) == folder]
+        with files.readable_os_errors("write verify.json", folder):
+            files.write_json(folder / verify.FILE, verify.to_json(own))
+            if own[0].target == "hf":
+                card.write(source, folder, checks)
+
+
+def _folder_of(artefact: verify.Artefact) -> Path:
+    return artefact.path if artefact.path.is_dir() else artefact.path.parent

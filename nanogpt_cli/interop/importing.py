@@ -1,0 +1,122 @@
+"""From a checkpoint of another tool to a run folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from nanogpt_cli import __version__, events, files, recipe, recipe_files, runlog
+from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core.model import GPTConfig
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.interop import Foreign, huggingface, llmc, nanogpt
+from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text.tokenizer import Tokenizer
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def read(path: Path, meta: Path | None = None) -> Foreign:
+    """Recognise and read a checkpoint of another tool.
+
+    Args:
+        path: a Hugging Face folder, nanoGPT's ``ckpt.pt`` or its folder, llm.c's ``.bin``.
+        meta: nanoGPT's ``meta.pkl``, if it lies elsewhere.
+
+    Raises:
+        UserError: it is none of these, or is damaged or hostile.
+    """
+    if huggingface.is_folder(path):
+        return huggingface.read(path)
+    if path.is_file() and llmc.is_file(path):
+        return llmc.read(path)
+    if (path / nanogpt.CHECKPOINT).is_file() or path.suffix in (".pt", ".pth"):
+        return nanogpt.read(path, meta)
+    if not path.exists():
+        raise UserError(f"there is no {path}", "give a folder, a file, or a hub id such as gpt2")
+    raise UserError(
+        f"{path} is not a checkpoint that can be read",
+        "a Hugging Face GPT-2 folder (config.json + model.safetensors), nanoGPT's ckpt.pt or "
+        "llm.c's .bin can be",
+    )
+
+
+def run_name(source: str) -> str:
+    """A folder name for an imported model, from its path or hub id."""
+    path = Path(source)
+    if path.name in ("ckpt.pt", "hf", "nanogpt", "onnx", "") and path.parent.name:
+        path = path.parent
+    return _UNSAFE.sub("-", path.stem if path.suffix in (".pt", ".bin") else path.name).strip(
+        "-._"
+    ) or "imported"  # fmt: skip
+
+
+def make_run(
+    found: Foreign, *, name: str, out: Path, source: str, data: str, tokenizer: Tokenizer | None
+) -> RunFolder:
+    """A run folder with one checkpoint.
+
+    Args:
+        found: what was read.
+        name: of the run; gets a number if it exists.
+        out: where runs lie.
+        source: where it came from, for the record.
+        data: name of the data set for ``eval`` and further training.
+        tokenizer: in place of the one found.
+
+    Raises:
+        UserError: the tokenizer has more ids than the model, or the disk refuses.
+    """
+    tokenizer = tokenizer or found.tokenizer
+    config = found.model.config
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size} rows",
+            "it belongs to another model",
+        )
+    with files.readable_os_errors("make a run folder", out):
+        run = runlog.fresh_run(name, out)
+    try:
+        with files.readable_os_errors("write the run", run.path):
+            _fill(run, found, source, data, tokenizer)
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    return run
+
+
+def _fill(
+    run: RunFolder, found: Foreign, source: str, data: str, tokenizer: Tokenizer | None
+) -> None:
+    resolved = _recipe(run, found.model.config, data, tokenizer)
+    state: dict[str, Any] = {
+        "step": found.step, "tokens": 0, "recipe": resolved.model_dump(mode="json"),
+        "imported": {"from": source, "notes": list(found.notes), "by": __version__},
+    }  # fmt: skip
+    vocabulary = {} if tokenizer is None else tokenizer.to_json()
+    checkpoint.save(run, found.model, state, tokenizer=vocabulary)
+    files.write_text(run.recipe, recipe_files.to_toml(resolved))
+    with runlog.EventWriter(run.events) as write:
+        write(events.Note(time=time.time(), step=found.step, message=f"imported from {source}"))
+
+
+def _recipe(
+    run: RunFolder, config: GPTConfig, data: str, tokenizer: Tokenizer | None
+) -> recipe.Recipe:
+    kind = "gpt2" if tokenizer is None else tokenizer.kind
+    if tokenizer is not None and kind not in ("char", "byte", *tokenizers.TIKTOKEN_KINDS):
+        # A vocabulary of its own: data is prepared with the file itself.
+        path = run.path / "tokenizer.json"
+        tokenizers.save(tokenizer, path)
+        kind = str(path)
+    names = recipe.Model.model_fields.keys() - {"init"}
+    values = {name: getattr(config, name) for name in names}
+    return recipe.Recipe(
+        run=recipe.Run(name=run.name),
+        data=recipe.Data(name=data, tokenizer=kind),
+        model=recipe.Model.model_validate({**values, "init": "gpt2"}),
+    )
