@@ -30,7 +30,7 @@ def prepare(
 ) -> None:
     """Tokenizing speed of prepare beside a single-thread tiktoken loop, in one run."""
     from nanogpt_cli import assets
-    from nanogpt_cli.text import measure
+    from nanogpt_cli.text import measure, parallel
 
     text = source or assets.fetch("plays", report=console.say)
     load = os.getloadavg()[0]
@@ -54,7 +54,7 @@ def prepare(
         )  # fmt: skip
     console.stdout().print(table)
     console.say(
-        f"{speeds[0].bytes / 1e6:,.0f} MB of {text.name}, {measure.core_count()} cores, "
+        f"{speeds[0].bytes / 1e6:,.0f} MB of {text.name}, {parallel.core_count()} cores, "
         f"load {load:.1f} at the start, peak memory {measure.peak_memory() / 1e6:,.0f} MB"
     )
 

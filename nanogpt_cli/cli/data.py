@@ -112,7 +112,7 @@ def _print(opened: TokenData, shown: list[Any], top: int) -> None:
     from rich.markup import escape
 
     out, about = console.stdout(), opened.manifest
-    out.print(f"[bold]{escape(about.name)}[/bold]  {escape(str(opened.folder))}")
+    out.print(f"[bold]{escape(about.name)}[/bold]  {escape(str(opened.folder))}", soft_wrap=True)
     out.print(f"  written by {about.tool}; both sha256 verified", markup=False)
     for split, info in (("train", about.train), ("val", about.val)):
         out.print(
@@ -120,18 +120,22 @@ def _print(opened: TokenData, shown: list[Any], top: int) -> None:
             f"({info.bytes_per_token:.3f} a token), {info.documents:,} documents, "
             f"sha256 {info.sha256[:16]}…",
             markup=False,
+            soft_wrap=True,
         )
     out.print(
         f"  tokenizer: {about.kind}, {about.vocab_size:,} ids, {about.dtype}; "
         f"split: {about.split}, {about.val_fraction:g}",
         markup=False,
+        soft_wrap=True,
     )
     sources = about.raw["sources"]
     where = ", ".join(Path(p).name for p in sources["first"])
-    out.print(f"  sources: {sources['files']} file(s), {sources['bytes']:,} bytes: {where}")
+    out.print(
+        f"  sources: {sources['files']} file(s), {sources['bytes']:,} bytes: {where}", markup=False
+    )
     for window in shown:
         out.print(f"\n[dim]{window.split}[{window.start:,}:][/dim]")
-        out.print(window.text, markup=False)
+        out.print(window.text, markup=False, soft_wrap=True)
     _print_histogram(opened, top)
 
 
@@ -145,6 +149,7 @@ def _print_histogram(opened: TokenData, top: int) -> None:
         f"\ntokens used: {used:,} of {len(counts):,}; entropy of their frequencies "
         f"{look.entropy_bits(counts):.3f} bits a token",
         markup=False,
+        soft_wrap=True,
     )
     widest = max(1, int(counts[order[0]]))
     for i in order:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -73,7 +74,8 @@ class Build:
             facts = self._encode(writer, tokenizer, hashed=rule == "hash")
             writer.close(self.request.val_fraction)
         except BaseException:
-            writer.abandon()
+            with contextlib.suppress(OSError):  # a full disk would complain once more
+                writer.abandon()
             raise
         self._check_splits(writer, rule)
         order = None
@@ -126,12 +128,14 @@ class Build:
             self._pieces(self._reader(tokenizer), meter, self.tally),
             val_fraction=self.request.val_fraction if hashed else None,
         )
-        for encoded in pipeline.encode_all(
+        stream = pipeline.encode_all(
             tasks, tokenizer, errors=self.request.errors, workers=self.workers
-        ):
-            writer.add(encoded)
-            facts.add(encoded)
-            self.progress(Progress(meter.bytes, total, facts.tokens, facts.documents))
+        )
+        with contextlib.closing(stream):  # stops the threads, also on Ctrl-C and a full disk
+            for encoded in stream:
+                writer.add(encoded)
+                facts.add(encoded)
+                self.progress(Progress(meter.bytes, total, facts.tokens, facts.documents))
         return facts
 
     def _check_splits(self, writer: SplitWriter, rule: str) -> None:

@@ -39,6 +39,8 @@ def import_folder(old: Path, fresh: Path, name: str, request: Request) -> dict[s
         splits[split], part, source = _copy(old / f"{split}.bin", fresh, tokenizer)
         counts += part
         read.append(source)
+    if vocabulary is not None:
+        read.append(_described(old / nanogpt_data.META))
     tokenizers.save(tokenizer, fresh / tokens.TOKENIZER)
     total = sum(splits[s]["tokens"] for s in tokens.SPLITS)
     manifest = build.manifest_json(
@@ -94,6 +96,13 @@ def _copy(
         str(path.absolute()), about.st_size, about.st_mtime_ns, digest.hexdigest()
     )
     return info, counts, source_file
+
+
+def _described(path: Path) -> SourceFile:
+    about = path.stat()
+    return SourceFile(
+        str(path.absolute()), about.st_size, about.st_mtime_ns, files.sha256_file(path)
+    )
 
 
 def _receipt(splits: dict[str, Any], counts: Tokens, tokenizer: Tokenizer) -> dict[str, Any]:

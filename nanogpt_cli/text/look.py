@@ -1,4 +1,4 @@
-"""Looking into a prepared data set: sample windows, how often each token stands, what lies where."""
+"""Looking into a prepared data set: sample windows, and how often each token stands."""
 
 from __future__ import annotations
 
@@ -66,15 +66,6 @@ def entropy_bits(counts: Tokens) -> float:
     """Shannon entropy of the token frequencies, in bits a token: the loss of a unigram model."""
     p = counts[counts > 0] / max(1, counts.sum())
     return float(-(p * np.log2(p)).sum())
-
-
-def check_hashes(folder: Path) -> dict[str, str]:
-    """Each token file's state: ``ok``, or what is wrong with it."""
-    try:
-        tokens.open_data(folder, verify=True)
-    except UserError as error:
-        return {"state": error.message}
-    return {"state": "ok"}
 
 
 def prepared_folders() -> list[Path]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import tokens
+from nanogpt_cli.text.sources import FileSource
 
 META: Final = "meta.pkl"
 _LARGEST_META: Final = 1 << 25
@@ -18,6 +19,12 @@ def looks_like(folder: Path) -> bool:
     """True for a folder with both token files and no manifest of ours."""
     both = all((folder / f"{split}.bin").is_file() for split in tokens.SPLITS)
     return both and not tokens.is_prepared(folder)
+
+
+def sources(folder: Path) -> list[FileSource]:
+    """The files of such a folder, to be compared later."""
+    names = (*(f"{split}.bin" for split in tokens.SPLITS), META)
+    return [FileSource(folder / name) for name in names if (folder / name).is_file()]
 
 
 class _PlainUnpickler(pickle.Unpickler):

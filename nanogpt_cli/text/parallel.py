@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ def core_count() -> int:
 
 def ordered_map(
     work: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """``map(work, items)`` on ``workers`` threads; at most ``workers + 2`` items are in flight.
 
     An exception of ``work`` is raised in the order of the items. Leaving the iteration early

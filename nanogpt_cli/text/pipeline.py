@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -159,11 +159,12 @@ def _histogram(arrays: list[Tokens]) -> Tokens:
     # Counting pairs of bytes and summing over either half takes half the time.
     even = len(ids) // 2 * 2
     pairs = np.bincount(ids[:even].view("<u2"), minlength=1 << 16).reshape(256, 256)
-    return pairs.sum(axis=0) + pairs.sum(axis=1) + np.bincount(ids[even:], minlength=256)
+    counts: Tokens = pairs.sum(axis=0) + pairs.sum(axis=1)
+    return counts + np.bincount(ids[even:], minlength=256)
 
 
 def encode_all(
     tasks: Iterable[Task], tokenizer: Tokenizer, *, errors: str, workers: int
-) -> Iterator[Encoded]:
+) -> Generator[Encoded]:
     """Encode tasks on ``workers`` threads, in order; memory is bounded by what is in flight."""
     return ordered_map(lambda task: encode_task(task, tokenizer, errors), tasks, workers)

@@ -74,7 +74,7 @@ def prepare(
     request = checked(request)
     tally = Tally()
     name = name or default_name(request)
-    sources = [] if nanogpt_folder(request) else open_sources(request, tally, report)
+    sources = open_sources(request, tally, report)
     folder = (out or _default_folder(name, request)).absolute()
     if not force and not target.what_changed(folder, request, sources):
         return Prepared(folder, tokens.read_manifest(folder).raw, fresh=False)
@@ -137,7 +137,8 @@ def ensure(name: str, tokenizer: str, *, val_fraction: float, report: Report) ->
         return Path(name)
     request = Request((name,), tokenizer=tokenizer, val_fraction=val_fraction)
     known = catalogue.find(name) is not None or Path(name).exists()
-    folder = places.data_folder(name, tokenizer) if Path(name).name == name else None
+    label = tokenizer_label(checked(request)) if known else tokenizer
+    folder = places.data_folder(name, label) if Path(name).name == name else None
     if folder is not None and tokens.is_prepared(folder):
         held = tokens.read_manifest(folder).val_fraction
         if held == val_fraction or not known:

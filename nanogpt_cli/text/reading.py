@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 from nanogpt_cli.errors import UserError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 PACKED = (".gz", ".zst")
+_ZSTD_BYTES = 1 << 14  # unpacked at a time: what repeats a lot may grow a thousandfold
 
 
 class Readable(Protocol):
@@ -154,34 +155,55 @@ def _zstd(reading: Reading) -> io.RawIOBase:
             f"{reading.name}: reading .zst needs the package zstandard",
             "pip install 'nanogpt-cli[formats]', or unpack it with `zstd -d`",
         ) from error
-    return _ZstdErrors(
-        reading.name,
-        zstandard.ZstdDecompressor().stream_reader(reading.buffered, read_across_frames=True),
-    )
+    del zstandard
+    return _Zstd(reading)
 
 
-class _ZstdErrors(io.RawIOBase):
-    """A zstandard reader that says which file is corrupt, also when it ends inside a frame."""
+class _Zstd(io.RawIOBase):
+    """The bytes inside zstd frames; unlike the library's reader it notices a missing end."""
 
-    def __init__(self, name: str, reader: BinaryIO) -> None:
-        self._name = name
-        self._reader = reader
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._frame: Any = None
+        self._packed = b""
+        self._ready = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Buffer) -> int:
+        while not self._ready and self._advance():
+            pass
+        view = memoryview(buffer)
+        count = min(len(view), len(self._ready))
+        view[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _advance(self) -> bool:
         import zstandard
 
-        view = memoryview(buffer)
+        packed = self._packed or self._reading.buffered.read(_ZSTD_BYTES)
+        self._packed = b""
+        if not packed:
+            if self._frame is not None:
+                raise self._corrupt("it ends in the middle")
+            return False
+        if self._frame is None:
+            self._frame = zstandard.ZstdDecompressor().decompressobj()
         try:
-            data = self._reader.read(len(view))
+            self._ready = self._frame.decompress(packed)
         except zstandard.ZstdError as error:
-            raise UserError(
-                f"{self._name} is a corrupt zstd file: {error}", "unpack or fetch it again"
-            ) from error
-        view[: len(data)] = data
-        return len(data)
+            raise self._corrupt(str(error)) from error
+        if self._frame.eof:
+            self._packed, self._frame = self._frame.unused_data, None
+        return True
+
+    def _corrupt(self, reason: str) -> UserError:
+        return UserError(
+            f"{self._reading.name} is a corrupt or cut-short zstd file: {reason}",
+            "unpack or fetch it again",
+        )
 
 
 class Transcoded:

@@ -126,6 +126,9 @@ def tokenizer_label(request: Request) -> str:
 
 def open_sources(request: Request, tally: Tally, report: Report) -> list[Source]:
     """The sources of a checked request; nothing large is read yet."""
+    old = nanogpt_folder(request)
+    if old is not None:
+        return list(nanogpt_data.sources(old))
     sources: list[Source] = []
     for text in request.inputs:
         named = catalogue.find(text)
@@ -136,7 +139,7 @@ def open_sources(request: Request, tally: Tally, report: Report) -> list[Source]
         elif not Path(text).is_absolute():
             raise catalogue.unknown(text)
         else:
-            sources += expand([text], request.glob, tally)
+            sources += expand([text], request.glob, request.encoding, tally)
     return sources
 
 

@@ -189,12 +189,15 @@ class StandardInput:
         self._read = [reading.finished()]
 
 
-def expand(inputs: Sequence[str], glob: str | None, tally: Tally) -> list[FileSource]:
+def expand(
+    inputs: Sequence[str], glob: str | None, encoding: str, tally: Tally
+) -> list[FileSource]:
     """The files that ``inputs`` name, folders walked; in the order given, folders sorted.
 
     Args:
         inputs: paths of files and folders.
         glob: take only a folder's files that match (``*.py``, ``**/*.md``); named files always.
+        encoding: of text files; a folder's binary files are told by a zero byte, which UTF-16 has.
         tally: counts the binary files of folders, which are left out.
 
     Raises:
@@ -204,7 +207,8 @@ def expand(inputs: Sequence[str], glob: str | None, tally: Tally) -> list[FileSo
     for text in inputs:
         path = Path(text).expanduser()
         if path.is_dir():
-            found = [FileSource(p) for p in walk(path, glob) if _is_text(p, tally)]
+            wide = encoding.lower().startswith(("utf-16", "utf16", "utf-32", "utf32"))
+            found = [FileSource(p) for p in walk(path, glob) if wide or _is_text(p, tally)]
             if not found:
                 raise UserError(
                     f"no text files in {path}" + (f" match {glob!r}" if glob else ""),

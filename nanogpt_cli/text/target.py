@@ -82,7 +82,7 @@ def what_changed(target: Path, request: Request, sources: list[Source]) -> str:
         return error.message
     if changed := _options_changed(data.manifest.raw["request"], request.to_json()):
         return changed
-    return _sources_changed(target, sources)
+    return _sources_changed(target, sources, partly=request.limit is not None)
 
 
 def same_inputs(target: Path, request: Request) -> bool:
@@ -98,7 +98,7 @@ def _options_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ""
 
 
-def _sources_changed(target: Path, sources: list[Source]) -> str:
+def _sources_changed(target: Path, sources: list[Source], *, partly: bool) -> str:
     try:
         lines = (target / build.SOURCES).read_text(encoding="utf-8").splitlines()
         old = {row["path"]: row for row in map(json.loads, lines)}
@@ -106,7 +106,7 @@ def _sources_changed(target: Path, sources: list[Source]) -> str:
         return f"{target / build.SOURCES} cannot be read: {error}"
     paths = {str(s.path.absolute()): s for s in sources if isinstance(s, FileSource)}
     for path in paths:
-        if path not in old:
+        if path not in old and not partly:
             return f"{path} is new"
     for path, row in old.items():
         if row["mtime_ns"] is None:

@@ -1,0 +1,112 @@
+"""A text encoded in pieces has the tokens of the whole."""
+
+import io
+
+import numpy as np
+import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanogpt_cli.text import bpe, cuts, tokenizer
+from nanogpt_cli.text.sources import Reader, Tally, text_pieces
+from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+
+# Everything the word patterns treat specially, beside itself in every order.
+ATOMS = [
+    "a", "The", "don't", "'ll", "'S", "'", " ", "  ", "\n", "\r\n", "\n\n", "\t", ".", "...", ",",
+    "!?", "-", "_", "/", "12", "3456", "²", "½", "é", "e\u0301", "ß", "日本", "語", "。", "，",
+    "「", "🙂", "👩‍👩‍👧", "\u00a0", "\u3000", "\u200b", "x1", "A9b", "(", "İ", "ǅ",
+]  # fmt: skip
+TEXTS = st.lists(st.sampled_from(ATOMS), min_size=40, max_size=300).map("".join)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks():
+    """Blocks of a few words, so that short texts are cut often."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuts, "BLOCK", 48)
+        patch.setattr(cuts, "HEAD", 4)
+        patch.setattr(cuts, "LIMIT", 1 << 20)
+        yield
+
+
+def pieces(text: str, cut: cuts.Cutter) -> tuple[list[str], Tally]:
+    tally = Tally()
+    found = text_pieces(io.BytesIO(text.encode()), "text", Reader(cut), tally)
+    return [piece.data.decode() for piece in found], tally
+
+
+def patterns() -> dict[str, str]:
+    """The word patterns of tiktoken's encodings, without their vocabularies."""
+    from tiktoken_ext import openai_public as public
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(public, "data_gym_to_mergeable_bpe_ranks", lambda **_: {})
+        patch.setattr(public, "load_tiktoken_bpe", lambda *_, **__: {})
+        names = ("gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
+        return {name: getattr(public, name)()["pat_str"] for name in names}
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=TEXTS)
+def test_no_word_of_any_pattern_spans_a_cut(text: str) -> None:
+    found, _ = pieces(text, cuts.word_cut)
+    assert "".join(found) == text
+    for name, pattern in patterns().items():
+        words = regex.compile(pattern).findall
+        assert [w for piece in found for w in words(piece)] == words(text), name
+
+
+def test_texts_are_cut_at_all() -> None:
+    found, _ = pieces("some plain words, and more of them. " * 20, cuts.word_cut)
+    assert len(found) > 10
+    assert len(pieces("今日は良い天気です。" * 30, cuts.word_cut)[0]) > 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=TEXTS)
+def test_pieces_encode_to_the_whole(text: str, kinds: list[Tokenizer]) -> None:
+    for made in kinds:
+        found, tally = pieces(text, cuts.cutter(made))
+        assert tally.forced_cuts == 0
+        ids = np.concatenate([made.encode_array(piece) for piece in found])
+        assert ids.tolist() == made.encode(text), made.kind
+
+
+@pytest.fixture(scope="module")
+def kinds() -> list[Tokenizer]:
+    import json
+
+    trained = bpe.train(400, ["".join(ATOMS) * 5 + "the quick brown fox. " * 50])
+    value = json.loads(trained.backend.to_str())
+    value["pre_tokenizer"] = {
+        "type": "Split", "pattern": {"Regex": r"\s+|\S+"}, "behavior": "Isolated", "invert": False,
+    }  # fmt: skip
+    checked = bpe.HuggingFaceTokenizer(value)
+    assert checked.cut_rule == "checked"
+    return [CharTokenizer.of_text("".join(ATOMS)), ByteTokenizer(), trained, checked]
+
+
+def test_gpt2_pieces_encode_to_the_whole(asset_cache) -> None:
+    asset_cache("gpt2-vocab.bpe")
+    made = tokenizer.get("gpt2")
+    generator = np.random.default_rng(7)
+    for _ in range(200):
+        text = "".join(generator.choice(ATOMS, size=200))
+        found, _ = pieces(text, cuts.cutter(made))
+        ids = np.concatenate([made.encode_array(piece) for piece in found])
+        assert ids.tolist() == made.encode(text)
+
+
+def test_a_text_without_a_word_end_is_cut_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuts, "LIMIT", 200)
+    found, tally = pieces("é" * 1000, cuts.word_cut)
+    assert "".join(found) == "é" * 1000
+    assert tally.forced_cuts == len(found) - 1 > 5
+
+
+@given(st.text(alphabet="aé日🙂", min_size=1, max_size=200))
+def test_character_cuts_never_split_a_character(text: str) -> None:
+    found, _ = pieces(text, cuts.character_cut)
+    assert "".join(found) == text

@@ -1,0 +1,142 @@
+"""Tokenizers: ids, bytes and JSON agree with each other and with the libraries."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import bpe, tokenizer
+from nanogpt_cli.text.charset import CharsetCollector
+from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, UnknownCharacters
+
+WORDS = "the quick brown fox's 12 jumps — naïve 日本語 🙂 don't\n\n  over\tit\r\n<|endoftext|> "
+
+
+@pytest.fixture(scope="module")
+def trained() -> bpe.HuggingFaceTokenizer:
+    return bpe.train(300, [WORDS * 20])
+
+
+def test_char_ids_are_sorted_code_points() -> None:
+    made = CharTokenizer.of_text("hello, wörld")
+    assert made.characters == sorted(set("hello, wörld"))
+    assert made.encode("ö") == [made.vocab_size - 1]
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_char_and_byte_round_trip(text: str) -> None:
+    for made in (CharTokenizer.of_text(text), ByteTokenizer(), ByteTokenizer(eot=True)):
+        ids = made.encode(text)
+        assert made.decode(ids) == text
+        assert b"".join(made.token_bytes(i) for i in ids) == text.encode()
+
+
+def test_unknown_characters_are_all_named() -> None:
+    made = CharTokenizer.of_text("abc")
+    with pytest.raises(UnknownCharacters) as caught:
+        made.encode("aéb🙂")
+    assert caught.value.positions == [1, 3]
+    assert "U+00E9" in caught.value.message
+
+
+@pytest.mark.parametrize("eot", [False, True])
+def test_collected_characters_become_the_sorted_vocabulary(eot: bool) -> None:
+    collector = CharsetCollector(eot=eot)
+    texts = ["zebra", "日本", "äpfel 🙂"]
+    arrays = [collector.encode_array(text) for text in texts]
+    ids = np.concatenate([a for text in arrays for a in (text, *([[collector.eot]] * eot))])
+    made, order = collector.finished(np.bincount(ids.astype(int)))
+    assert made.characters == sorted(set("".join(texts)))
+    expected = [i for text in texts for i in (*made.encode(text), *([made.eot] * eot))]
+    assert order.take(ids.astype(int)).tolist() == expected
+
+
+def test_too_many_characters_are_refused() -> None:
+    everything = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x1F000)]))
+    with pytest.raises(UserError, match="distinct characters"):
+        CharsetCollector().encode_array(everything)
+
+
+def test_gpt2_is_tiktokens(asset_cache) -> None:
+    asset_cache("gpt2-vocab.bpe")
+    made = tokenizer.get("gpt2")
+    assert (made.vocab_size, made.eot, made.dtype) == (50257, 50256, np.dtype("<u2"))
+    assert made.encode_array(WORDS).tolist() == made.encode(WORDS)
+    assert made.encode("Hello world") == [15496, 995]
+    assert 50256 not in made.encode(WORDS)
+    assert made.decode(made.encode(WORDS)) == WORDS
+
+
+def test_trained_bpe_has_its_size_and_gives_text_back(trained: bpe.HuggingFaceTokenizer) -> None:
+    assert (trained.kind, trained.vocab_size, trained.eot) == ("bpe:300", 300, 0)
+    ids = trained.encode(WORDS)
+    assert 0 not in ids  # the text spells the end-of-text token; it stays text
+    assert trained.decode(ids) == WORDS
+    assert b"".join(map(trained.token_bytes, ids)) == WORDS.encode()
+    assert len(ids) < len(WORDS.encode())
+
+
+def test_training_is_deterministic(trained: bpe.HuggingFaceTokenizer) -> None:
+    assert bpe.train(300, [WORDS * 20]).fingerprint() == trained.fingerprint()
+
+
+def test_huggingface_file_agrees_with_the_library(
+    tmp_path: Path, trained: bpe.HuggingFaceTokenizer
+) -> None:
+    import tokenizers
+
+    path = tmp_path / "tokenizer.json"
+    trained.backend.save(str(path))
+    made = tokenizer.get(str(path))
+    library = tokenizers.Tokenizer.from_file(str(path))
+    text = WORDS.replace("<|endoftext|>", "")
+    assert made.encode(text) == library.encode(text).ids
+    assert (made.kind, made.eot, made.cut_rule) == ("hf", 0, "words")
+    assert tokenizer.get(str(tmp_path)).encode(text) == made.encode(text)
+
+
+def test_prefix_space_forbids_cutting_at_words(trained: bpe.HuggingFaceTokenizer) -> None:
+    value = json.loads(trained.backend.to_str())
+    value["pre_tokenizer"]["add_prefix_space"] = True
+    assert bpe.HuggingFaceTokenizer(value).cut_rule == "checked"
+
+
+def test_json_round_trip(tmp_path: Path, trained: bpe.HuggingFaceTokenizer, asset_cache) -> None:
+    asset_cache("gpt2-vocab.bpe")
+    for made in (
+        CharTokenizer("cab"), CharTokenizer("ab", eot=True), ByteTokenizer(),
+        ByteTokenizer(eot=True), trained, tokenizer.get("gpt2"),
+    ):  # fmt: skip
+        tokenizer.save(made, tmp_path / "t.json")
+        again = tokenizer.load(tmp_path / "t.json")
+        assert again.fingerprint() == made.fingerprint()
+        assert (again.kind, again.eot, again.vocab_size) == (made.kind, made.eot, made.vocab_size)
+        assert again.encode("ab") == made.encode("ab")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"kind": "char"}', "not a tokenizer"),
+        ('{"format": "nanogpt-cli tokenizer", "kind": "char"}', "incomplete"),
+        ('{"model": {"type": "no such model"}}', "Hugging Face"),
+    ],
+)
+def test_broken_files_are_refused_by_name(tmp_path: Path, content: str, reason: str) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=reason) as caught:
+        tokenizer.load(path)
+    assert str(path) in caught.value.message
+
+
+@pytest.mark.parametrize("kind", ["bpe:100", "gtp2", "words"])
+def test_unknown_kinds_are_refused(kind: str) -> None:
+    with pytest.raises(UserError, match=kind):
+        tokenizer.check_kind(kind)
