@@ -39,7 +39,7 @@ class LogsPage(Page):
         return [
             event
             for event in self.desk.view.happenings
-            if patterns.matches(self.filter, f"{event.type} {story(event)[1]}")
+            if patterns.matches(self.filter, " ".join((event.type, *story(event))))
         ]
 
     def update(self, slow: bool = True) -> None:  # noqa: ARG002

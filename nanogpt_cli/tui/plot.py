@@ -234,7 +234,7 @@ def _with_y_axis(
 
 def _x_axis(x: Scale, width: int, left: int, options: PlotOptions) -> Row:
     """Labels centred under their place, leaving out those that would touch."""
-    at = ticks.values(x.low, x.high, max(2, width // 9), x.log)
+    at = ticks.values(x.low, x.high, max(2, width // 9), x.log, options.x_axis)
     line = [" "] * (left + width)
     free = 0
     for value, label in zip(at, ticks.labels(at, options.x_axis), strict=True):

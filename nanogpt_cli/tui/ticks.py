@@ -48,9 +48,22 @@ def log10(low: float, high: float, most: int) -> list[float]:
     return decades[:: max(1, -(-len(decades) // most))]
 
 
-def values(low: float, high: float, most: int, log: bool) -> list[float]:
+_CLOCK = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
+
+
+def clock(low: float, high: float, most: int) -> list[float]:
+    """Whole seconds, minutes, hours or days within ``[low, high]``, which are seconds."""
+    for step in _CLOCK:
+        if (high - low) / step <= most:
+            return [float(step * k) for k in range(math.ceil(low / step), int(high // step) + 1)]
+    return [86400 * day for day in linear(low / 86400, high / 86400, most)]
+
+
+def values(low: float, high: float, most: int, log: bool, axis: str = "") -> list[float]:
     """Tick values of a linear or logarithmic axis."""
-    return log10(low, high, most) if log else linear(low, high, most)
+    if log:
+        return log10(low, high, most)
+    return clock(low, high, most) if axis == "time" else linear(low, high, most)
 
 
 def labels(at: list[float], axis: str = "") -> list[str]:

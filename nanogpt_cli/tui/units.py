@@ -73,7 +73,7 @@ def duration(seconds: float | None) -> str:
 def short_time(seconds: float) -> str:
     """An axis label: ``90s``, ``12m``, ``3h``, ``2d``."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if abs(seconds) >= 2 * size:
+        if abs(seconds) >= 2 * size or seconds == size:
             return f"{seconds / size:.3g}{unit}"
     return f"{seconds:.3g}s"
 

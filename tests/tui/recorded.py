@@ -91,7 +91,7 @@ def recorded_events(
         if step == nan:
             yield events.Alarm(
                 time=time, step=step, kind="non_finite", severity="error", layer=layers - 1,
-                message="gradient of h.%d.mlp.c_fc is NaN" % (layers - 1),
+                message=f"gradient of h.{layers - 1}.mlp.c_fc is NaN",
                 advice="the step was skipped; if it comes again use precision float32",
             )  # fmt: skip
         if step % eval_every == 0:

@@ -1,0 +1,290 @@
+"""Every key on every page, pressed at three sizes; and what the important ones do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from helpers import SIZES, dashboard, load, opened, press, screen
+
+from nanogpt_cli.runlog import RunFolder, take_commands
+from nanogpt_cli.tui import keys
+from nanogpt_cli.tui.keys import KEYS, PAGES
+
+LEAVING = {"Q", "ctrl+c", "q", "ctrl+q"}
+# What is the same on all pages is pressed on one of them, turn by turn.
+EVERYWHERE = [key for key in KEYS if key.pages == PAGES and key.group != "Lists"]
+
+
+def presses_on(page: str) -> list[str]:
+    """The keys to press on a page: those that mean something there, and its share of the rest."""
+    number = PAGES.index(page)
+    mine = [k for k in KEYS if k not in EVERYWHERE and page in k.pages]
+    mine += EVERYWHERE[number :: len(PAGES)]
+    return [name for key in mine for name in key.keys.split(",") if name not in LEAVING]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+async def test_every_key_on_every_page_at_every_size(runs: Path, size: tuple[int, int]) -> None:
+    async with opened(load(runs / "small-shakespeare", runs / "deep"), size) as pilot:
+        app = dashboard(pilot)
+        for number, page in enumerate(PAGES, 1):
+            await pilot.press(str(number))
+            await pilot.pause()
+            assert app.page.id == page
+            for name in presses_on(page):
+                await pilot.press(name)
+                if len(app.screen_stack) > 1:  # a dialog or the palette
+                    await pilot.press("escape")
+                if app.page.id != page:
+                    await pilot.press(str(number))
+            assert app.is_running
+            assert len(screen(pilot).splitlines()) == size[1]
+
+
+def test_every_key_is_pressed_somewhere() -> None:
+    pressed = {name for page in PAGES for name in presses_on(page)}
+    assert pressed == {name for key in KEYS for name in key.keys.split(",")} - LEAVING
+
+
+async def test_help_names_every_key(runs: Path) -> None:
+    async with opened(load(runs / "small-shakespeare"), (120, 90)) as pilot:
+        await press(pilot, "question_mark")
+        shown = screen(pilot)
+        for key in KEYS:
+            assert key.label in shown, key
+        await press(pilot, "escape")
+        assert "learning rate" in screen(pilot)
+
+
+def test_every_key_has_an_action_and_a_place_in_the_help() -> None:
+    from nanogpt_cli.tui.app import Dashboard
+
+    bound = {name for binding in Dashboard.BINDINGS for name in binding.key.split(",")}
+    for key in KEYS:
+        action = key.action.partition("(")[0]
+        if not action.startswith("app."):
+            assert hasattr(Dashboard, f"action_{action}"), key
+            assert set(key.keys.split(",")) <= bound
+        assert key.label
+        assert set(key.pages) <= set(PAGES)
+    single = [name for key in KEYS for name in key.keys.split(",")]
+    assert len(single) == len(set(single)), "a key is bound twice"
+
+
+@pytest.mark.parametrize("width", range(41, 200, 11))
+@pytest.mark.parametrize("page", PAGES)
+def test_footer_fits_and_always_offers_help(page: str, width: int) -> None:
+    text = "".join(piece for piece, _ in keys.footer(page, width, readonly=width % 2 == 0))
+    assert "? help" in text
+    assert "q detach" in text
+    assert len(text) <= width
+
+
+async def test_zoom_pan_fit_follow_and_crosshair(runs: Path) -> None:
+    async with opened(load(runs / "small-shakespeare")) as pilot:
+        window = dashboard(pilot).desk.window
+        await press(pilot, "plus", "plus")
+        assert window.low is not None
+        assert window.high == pytest.approx(2000)
+        before = window.low
+        await press(pilot, "h")
+        assert window.low < before
+        assert not window.follow
+        await press(pilot, "f")
+        assert window.follow
+        assert window.high == pytest.approx(2000)
+        await press(pilot, "0", "c", "H", "h")
+        assert window.low is None
+        assert window.cursor == pytest.approx(2000 - 11 * 2000 / 74, rel=0.01)
+        assert "step 1,7" in screen(pilot)  # the read-out
+        await press(pilot, "escape")
+        assert window.cursor is None
+
+
+async def test_axes_and_smoothing(runs: Path) -> None:
+    async with opened(load(runs / "small-shakespeare")) as pilot:
+        assert "ema .98 ─ step" in screen(pilot)
+        await press(pilot, "S", "S")
+        assert "ema .6 ─ step" in screen(pilot)
+        await press(pilot, "x")
+        assert "tokens" in screen(pilot).splitlines()[1]
+        assert "30M" in screen(pilot)
+        await press(pilot, "x")
+        assert "2.5m" in screen(pilot)
+        await press(pilot, "x")
+        assert "FLOPs" in screen(pilot)
+        await press(pilot, "x", "X")
+        assert "log step" in screen(pilot)
+        await press(pilot, "y")
+        assert "log y" in screen(pilot)
+
+
+async def test_smoothing_does_not_change_with_the_zoom(runs: Path) -> None:
+    async with opened(load(runs / "small-shakespeare")) as pilot:
+        from nanogpt_cli.tui.charts import LineChart, value_at
+
+        chart = dashboard(pilot).query_one("#loss", LineChart)
+        before = [value_at(chart.traces[1], x) for x in (1500, 1700, 2000)]
+        await press(pilot, "plus", "plus", "plus", "h")
+        assert [value_at(chart.traces[1], x) for x in (1500, 1700, 2000)] == before
+
+
+async def test_hold_stops_drawing_but_not_reading(runs: Path) -> None:
+    sessions = load(runs / "small-shakespeare")
+    async with opened(sessions) as pilot:
+        await press(pilot, "space")
+        assert "display held" in screen(pilot)
+        held = screen(pilot)
+        with (runs / "small-shakespeare" / "events.jsonl").open("a") as log:
+            log.write('{"type":"step","time":1790000206.0,"step":2001,"loss":1.5,"lr":0.1,'
+                      '"grad_norm":1,"tokens":1,"tokens_per_s":1}\n')  # fmt: skip
+        dashboard(pilot)._tick()
+        await pilot.pause()
+        assert sessions[0].view.step == 2001
+        assert screen(pilot).splitlines()[2:] == held.splitlines()[2:]
+        await press(pilot, "space")
+        assert "2,001" in screen(pilot)
+
+
+async def test_a_layer_opens_and_a_filter_fills_the_page(runs: Path) -> None:
+    async with opened(load(runs / "deep")) as pilot:
+        await press(pilot, "2", "j", "j", "enter")
+        assert "h.2.attn_entropy" in screen(pilot)
+        assert "h.20" not in screen(pilot)
+        await press(pilot, "escape")
+        assert "layers × time" in screen(pilot)
+        await press(pilot, "slash", *"grad !h.1", "enter")
+        shown = screen(pilot)
+        names = ("grad_norm", "h.0.grad_norm", "h.2.grad_norm", "h.20.grad_norm")
+        places = [shown.index(name) for name in names]
+        assert places == sorted(places)
+        assert "h.10.grad_norm" not in shown
+        await press(pilot, "escape", "slash", *"h.23.dead", "enter")
+        chart = next(c for c in dashboard(pilot).query("LineChart") if c.id == "metric-0")
+        assert chart.size.width > 110  # one chart, the whole page
+        await press(pilot, "slash", *"xyz", "enter")
+        assert "nothing matches" in screen(pilot)
+
+
+async def test_statistics_go_round(runs: Path) -> None:
+    async with opened(load(runs / "small-shakespeare")) as pilot:
+        await press(pilot, "2")
+        seen = set()
+        for _ in range(9):
+            seen.add(screen(pilot).splitlines()[1].split("─")[1].strip())
+            await press(pilot, "right_square_bracket")
+        assert len(seen) == 9
+        await press(pilot, "d")
+        assert "distributions ─ step 2,000" in screen(pilot)
+
+
+async def test_alarm_jumps_to_its_step(runs: Path) -> None:
+    async with opened(load(runs / "deep")) as pilot:
+        await press(pilot, "5", "slash", *"finite", "enter")
+        shown = screen(pilot)
+        assert "h.23: gradient of" in shown
+        assert "precision float32" in shown
+        await press(pilot, "enter")
+        app = dashboard(pilot)
+        assert app.page.id == "overview"
+        assert app.desk.window.cursor == 900
+        assert "×" in screen(pilot)
+
+
+async def test_comparison(runs: Path) -> None:
+    async with opened(load(runs / "small-shakespeare")) as pilot:
+        await press(pilot, "3")
+        assert "not opened" in screen(pilot)
+        rows = screen(pilot)
+        await press(pilot, *["j"] * (1 if rows.index("small-lr3e-4") < rows.index("deep") else 2))
+        await press(pilot, "enter")
+        dashboard(pilot)._tick()
+        await press(pilot, "0")
+        shown = screen(pilot)
+        assert "optim.lr  0.001  0.0003" in shown
+        assert "finished" in shown
+        await press(pilot, "right_square_bracket")
+        assert "validation loss" in screen(pilot)
+
+
+async def test_samples_side_by_side(runs: Path) -> None:
+    async with opened(load(runs / "small-shakespeare")) as pilot:
+        await press(pilot, "4")
+        assert "step 1,750" in screen(pilot)
+        assert "step 2,000" in screen(pilot)
+        await press(pilot, "p", "p", "p", "p", "d")
+        assert "step 1,000 ─ new words marked" in screen(pilot)
+        await press(pilot, "n")
+        assert "5 of 8" in screen(pilot)
+
+
+@pytest.mark.parametrize(
+    ("presses", "sent"),
+    [
+        (("K", "y"), ("checkpoint", "")),
+        (("E", "enter"), ("eval", "")),
+        (("P", "y"), ("pause", "")),
+        (("g", "end", *"!", "enter"), ("sample", "ROMEO:!")),
+        (("M", "enter"), ("lr", "0.5")),
+        (("Q", "y"), ("stop", "")),
+        (("ctrl+c", "y"), ("stop", "")),
+    ],
+)
+async def test_commands_after_confirmation(
+    runs: Path, presses: tuple[str, ...], sent: tuple[str, str]
+) -> None:
+    folder = RunFolder(runs / "small-shakespeare")
+    async with opened(load(folder.path)) as pilot:
+        await press(pilot, presses[0], "escape")
+        assert take_commands(folder) == []
+        await press(pilot, *presses)
+        assert take_commands(folder) == [sent]
+        if sent[0] == "stop":
+            assert pilot.app.return_value.stop
+
+
+async def test_a_bad_factor_is_not_sent(runs: Path) -> None:
+    folder = RunFolder(runs / "small-shakespeare")
+    async with opened(load(folder.path)) as pilot:
+        await press(pilot, "M", "ctrl+u", "minus", "2", "enter")
+        assert take_commands(folder) == []
+        assert "not a positive number" in screen(pilot)
+
+
+async def test_readonly_sends_nothing(runs: Path) -> None:
+    folder = RunFolder(runs / "small-shakespeare")
+    async with opened(load(folder.path), readonly=True) as pilot:
+        assert "read-only" in screen(pilot)
+        await press(pilot, "K", "y", "P", "y", "E", "y", "g", "enter")
+        assert take_commands(folder) == []
+        await press(pilot, "ctrl+c")
+        assert not pilot.app.return_value.stop
+
+
+async def test_detach_leaves_the_run_alone(runs: Path) -> None:
+    folder = RunFolder(runs / "small-shakespeare")
+    async with opened(load(folder.path)) as pilot:
+        await press(pilot, "q")
+        assert not pilot.app.return_value.stop
+    assert take_commands(folder) == []
+
+
+async def test_export_writes_a_picture_and_the_numbers(runs: Path) -> None:
+    folder = RunFolder(runs / "small-shakespeare")
+    async with opened(load(folder.path)) as pilot:
+        await press(pilot, "e")
+    assert (folder.exports / "loss-1.svg").read_text().startswith("<svg")
+    lines = (folder.exports / "loss-1.csv").read_text().splitlines()
+    assert lines[0] == "series,step,value"
+    assert sum(line.startswith("raw,") for line in lines) == 2000
+    assert sum(line.startswith("val,") for line in lines) == 8
+
+
+async def test_palette_offers_the_keys_by_name(runs: Path) -> None:
+    async with opened(load(runs / "small-shakespeare")) as pilot:
+        await press(pilot, "ctrl+p", *"logarithmic x")
+        await pilot.pause(0.3)
+        await press(pilot, "enter")
+        await pilot.pause(0.3)
+        assert dashboard(pilot).desk.window.log
