@@ -69,7 +69,8 @@ class Signals:
 
 
 def grid(length: int, points: int) -> list[int]:
-    """At most ``points`` indices spread over ``range(length)``, both ends among them."""
+    """At most ``points`` indices spread over ``range(length)``: the first two and the last, too."""
     if length <= points:
         return list(range(length))
-    return sorted({round(i * (length - 1) / (points - 1)) for i in range(points)})
+    spread = {round(i * (length - 1) / (points - 2)) for i in range(points - 1)}
+    return sorted({0, 1} | spread)

@@ -24,8 +24,15 @@ Observer = Callable[[TensorStats], None]
 class Source(Protocol):
     """Weights by parameter name."""
 
-    config: GPTConfig
-    scheme: Scheme | None
+    @property
+    def config(self) -> GPTConfig:
+        """The model, with the scheme's multipliers."""
+        ...
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """What the weights are said to follow."""
+        ...
 
     def rows(self, piece: Piece, start: int, out: Tensor) -> Tensor:
         """Fill ``out`` (float32, CPU) with rows ``start``.. of a matrix, and return it."""

@@ -88,10 +88,20 @@ class Recursion:
         scheme: the laws.
         idx: (B, T) int64 token ids; cost grows with (B·T)², so keep B·T ≤ 512.
         targets: (B, T) int64 next ids.
+        layer_norm: False leaves every LayerNorm out (an ablation).
     """
 
-    def __init__(self, config: GPTConfig, scheme: Scheme, idx: Tensor, targets: Tensor) -> None:
+    def __init__(
+        self,
+        config: GPTConfig,
+        scheme: Scheme,
+        idx: Tensor,
+        targets: Tensor,
+        *,
+        layer_norm: bool = True,
+    ) -> None:
         self.config = config
+        self.layer_norm = layer_norm
         self.scheme = scheme
         self.idx = idx.reshape(-1)
         self.targets = targets.reshape(-1)
@@ -148,7 +158,7 @@ class Recursion:
     def _field(self, C: Tensor, layer: int) -> attention.Field:
         w, d = self.blocks[layer], self.config.n_embd
         return self.causal.field(
-            _normalise(C, w.gain_1),
+            self._normalise(C, w.gain_1),
             q=(d * w.q, w.bias_qkv),
             k=(d * w.k, w.bias_qkv),
             head_size=self.config.head_size,
@@ -159,7 +169,7 @@ class Recursion:
     def _transform(self, middle: Tensor, layer: int) -> Tensor:
         """The stream after the MLP branch has joined it."""
         w, config = self.blocks[layer], self.config
-        R = config.n_embd * w.fc * _normalise(middle, w.gain_2) + w.bias_fc
+        R = config.n_embd * w.fc * self._normalise(middle, w.gain_2) + w.bias_fc
         value, _ = self.kernel(R)
         M = (config.hidden_size * w.mlp_proj * value + w.bias_mlp) * config.multipliers.residual**2
         self.out.mlp_rms.append(math.sqrt(float(M.diagonal().mean())))
@@ -167,10 +177,26 @@ class Recursion:
         self.out.near_zero.append(_silent(config.activation, R))
         return middle + M
 
+    def _scale(self, variance: Tensor) -> Tensor:
+        """s_i·s_j, what LayerNorm divides by, for (N,) variances of the stream."""
+        s = self._size(variance)
+        return s[:, None] * s
+
+    def _size(self, variance: Tensor) -> Tensor:
+        if not self.layer_norm:
+            return torch.ones_like(variance)
+        return (variance + LAYER_NORM_EPS).sqrt()
+
+    def _normalise(self, C: Tensor, gain: float) -> Tensor:
+        """Covariance after LayerNorm; ε matters at the embedding, where C_ii is 8e-4."""
+        return gain * C / self._scale(C.diagonal()) if self.layer_norm else C
+
     def _finish(self, C: Tensor) -> None:
         config, out = self.config, self.out
         variance = config.n_embd * self.head * config.multipliers.output**2
-        s = (C.diagonal() + LAYER_NORM_EPS).sqrt()
+        s = self._size(C.diagonal())
+        if not self.layer_norm:
+            variance *= float(C.diagonal().mean())
         own = torch.zeros_like(s)
         if config.tied:
             factor = config.multipliers.output * config.multipliers.embedding
@@ -185,7 +211,7 @@ class Recursion:
         config, out = self.config, self.out
         out.weight_grad = {name: [] for name in ("c_attn", "attn_proj", "fc", "mlp_proj")}
         G = self._loss_gradient() * (self.head * config.multipliers.output**2)
-        G = G / _scale(C.diagonal())
+        G = G / self._scale(C.diagonal())
         out.grad_rms.append(math.sqrt(float(G.diagonal().mean())))
         for layer in reversed(range(config.n_layer)):
             G = self._back_mlp(G, layer)
@@ -206,14 +232,14 @@ class Recursion:
     def _back_mlp(self, G: Tensor, layer: int) -> Tensor:
         w, config = self.blocks[layer], self.config
         middle = self.layers[layer].middle.double()
-        X = _normalise(middle, w.gain_2)
+        X = self._normalise(middle, w.gain_2)
         value, slope = self.kernel(config.n_embd * w.fc * X + w.bias_fc)
         branch = G * config.multipliers.residual**2
         inner = config.n_embd * w.mlp_proj * branch * slope
         rows = config.hidden_size
         self._weight("mlp_proj", config.n_embd * rows * (branch * value).sum())
         self._weight("fc", config.n_embd * rows * (inner * X).sum())
-        return G + rows * w.fc * w.gain_2 * inner / _scale(middle.diagonal())
+        return G + rows * w.fc * w.gain_2 * inner / self._scale(middle.diagonal())
 
     def _back_attention(self, G: Tensor, layer: int) -> Tensor:
         w, config = self.blocks[layer], self.config
@@ -224,7 +250,7 @@ class Recursion:
         self._weight("attn_proj", d * d * (branch * field.mix(d * w.v, w.bias_qkv)).sum())
         self._weight("c_attn", d * d * ((grad_q + grad_k + grad_v) * field.X).sum())
         inner = d * (w.q * grad_q + w.k * grad_k + w.v * grad_v)
-        return G + w.gain_1 * inner / _scale(before)
+        return G + w.gain_1 * inner / self._scale(before)
 
     def _weight(self, name: str, square: Tensor) -> None:
         self.out.weight_grad[name].append(math.sqrt(max(0.0, float(square))))
@@ -232,17 +258,6 @@ class Recursion:
 
 def _equal(values: Tensor) -> Tensor:
     return (values[:, None] == values).double()
-
-
-def _scale(variance: Tensor) -> Tensor:
-    """s_i·s_j, what LayerNorm divides by, for (N,) variances of the stream."""
-    s = (variance + LAYER_NORM_EPS).sqrt()
-    return s[:, None] * s
-
-
-def _normalise(C: Tensor, gain: float) -> Tensor:
-    """Covariance after LayerNorm; ε matters at the embedding, where C_ii is 8e-4."""
-    return gain * C / _scale(C.diagonal())
 
 
 def _silent(activation: str, R: Tensor) -> float:
@@ -286,7 +301,13 @@ def initial_loss(vocab_size: int, variance: float, own: Tensor, repeats: Tensor)
 
 
 def expect(
-    config: GPTConfig, scheme: Scheme, idx: Tensor, targets: Tensor, *, backward: bool = True
+    config: GPTConfig,
+    scheme: Scheme,
+    idx: Tensor,
+    targets: Tensor,
+    *,
+    backward: bool = True,
+    layer_norm: bool = True,
 ) -> Signals:
     """Expected signals of ``scheme`` on given tokens, without drawing a weight.
 
@@ -295,11 +316,13 @@ def expect(
         scheme: from ``schemes.get``.
         idx, targets: (B, T) int64; the cost grows with (B·T)².
         backward: gradients too (about twice the time).
+        layer_norm: False leaves every LayerNorm out (an ablation).
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the matrices are small: threads would cost more than they give
     try:
-        return Recursion(config, scheme, idx, targets).run(backward=backward)
+        run = Recursion(config, scheme, idx, targets, layer_norm=layer_norm)
+        return run.run(backward=backward)
     finally:
         torch.set_num_threads(threads)
 

@@ -1,0 +1,187 @@
+"""What ``nanogpt init-inspect`` prints, section by section."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanogpt_cli.cli import console
+from nanogpt_cli.cli import init_inspect_tables as tables
+
+if TYPE_CHECKING:
+    from nanogpt_cli.cli.init_inspect_input import Subject
+    from nanogpt_cli.core.inspect import Inspection
+    from nanogpt_cli.core.lint import Verdict
+    from nanogpt_cli.core.signals import Signals
+
+_WIDTH = 100
+
+
+def header(subject: Subject, tokens: str, seed: int) -> None:
+    """Configuration, scheme, sizes."""
+    from rich.table import Table
+
+    from nanogpt_cli.core.accounting import account
+
+    c, scheme, sizes = subject.config, subject.scheme, account(subject.config)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column()
+    bias, tied = "biases" if c.bias else "no biases", "tied head" if c.tied else "untied head"
+    grid.add_row(
+        "model",
+        f"[bold cyan]{subject.label}[/]: {c.n_layer} layers, {c.n_embd} channels, {c.n_head} heads,"
+        f" context {c.block_size}, vocabulary {c.vocab_size}, {c.activation}, {bias}, {tied}",
+    )
+    if scheme is not None:
+        about = f"[bold cyan]{scheme.name}[/]: {scheme.about}"
+        grid.add_row("scheme", about)
+        grid.add_row("", _escape(scheme.formula))
+        factors = "; ".join(f"{k} {v}" for k, v in scheme.multipliers.items())
+        rates = "; ".join(sorted({f"{v}" for v in scheme.lr.values()}))
+        if factors or rates:
+            grid.add_row(
+                "", f"multipliers: {factors or 'none'}; learning rate of matrices × {rates or 1}"
+            )
+        grid.add_row("", f"[dim]{_escape(scheme.source)}[/]")
+    n = console.count
+    grid.add_row(
+        "size",
+        f"{n(sizes.parameters)} parameters, {n(sizes.non_embedding)} without tables; "
+        f"weight decay on {n(sizes.decayed)}",
+    )
+    flops = f"{n(sizes.flops_training)} FLOPs a token to train (6N + 12LdT), "
+    grid.add_row("work", f"{flops}{n(sizes.flops_forward)} forward (exact)")
+    parts = ", ".join(f"{name} {_bytes(size)}" for name, size in sizes.memory.items())
+    total = _bytes(sum(sizes.memory.values()))
+    grid.add_row("memory", f"{total} to train in float32, one sequence at a time: {parts}")
+    grid.add_row("input", f"{tokens}, seed {seed}")
+    for note in subject.notes:
+        grid.add_row("note", f"[yellow]{_escape(note)}[/]")
+    console.stdout().print(grid)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _bytes(size: float) -> str:
+    for limit, unit in ((1 << 30, "GiB"), (1 << 20, "MiB")):
+        if size >= limit:
+            return f"{size / limit:.3g} {unit}"
+    return f"{size / 1024:.0f} KiB"
+
+
+def theory(expected: Signals, vocab_size: int, seconds: float) -> None:
+    """What is known before a weight is drawn."""
+    out = console.stdout()
+    number = tables.number
+    out.print(f"\n[bold]Expected by theory[/] [dim]({seconds:.1f} s, no weight drawn)[/]")
+    a, b = number(expected.stream_rms[0]), number(expected.stream_rms[-1])
+    gradient = ""
+    if expected.grad_rms:
+        gradient = f"   gradient embed/last ×{number(expected.gradient_ratio)}"
+    out.print(f"  stream RMS {a} → {b} (×{number(expected.growth)}){gradient}")
+    log_v = math.log(vocab_size)
+    out.print(
+        f"  loss {expected.loss:.3f} = ln V {log_v:.3f} {expected.loss - log_v:+.3f}   "
+        f"logit std {expected.logit_std:.3f}   own-token logit {expected.own_logit:.2f}"
+    )
+
+
+def curves(measured: Signals | None, expected: Signals | None) -> None:
+    """The picture over depth with its legend."""
+    out = console.stdout()
+    legend = "[cyan]stream RMS[/]"
+    if (measured or expected) and (measured or expected).grad_rms:  # type: ignore[union-attr]
+        legend += ", [magenta]gradient RMS[/] (scaled: shape only)"
+    if measured and expected:
+        legend += "; [bright_black]grey: expected[/]"
+    out.print(f"\n[bold]Over depth[/]  {legend}")
+    out.print(tables.picture(measured, expected, min(out.width, _WIDTH) - 2, 12), end="")
+
+
+def measured(subject: Subject, found: Inspection, expected: Signals | None, *, full: bool) -> None:
+    """Weights, depth tables, loss."""
+    from nanogpt_cli.core.tensor_stats import by_class
+
+    out = console.stdout()
+    classes = by_class(found.tensors)
+    signals, width = found.signals, min(out.width, _WIDTH)
+    out.print()
+    out.print(tables.parameters(classes, tied=subject.config.tied, width=width))
+    if full:
+        out.print(tables.every_tensor(found.tensors, out.width))
+    curves(signals, expected)
+    out.print()
+    for table in tables.depth(signals, expected, subject.config.n_embd, width):
+        out.print(table)
+    for table in tables.histograms(found.histograms):
+        out.print(table)
+    rows = {"measured": signals, **({"expected": expected} if expected else {})}
+    out.print(tables.loss(rows, subject.config.vocab_size))
+
+
+def judge(found: list[Verdict]) -> None:
+    """The verdicts."""
+    console.stdout().print(tables.verdicts(found))
+
+
+def as_json(
+    subject: Subject, expected: Signals | None, found: Inspection | None, verdicts: list[Verdict]
+) -> dict[str, Any]:
+    """Everything that was shown, for programs."""
+    from nanogpt_cli.core.accounting import account
+
+    scheme = subject.scheme
+    return {
+        "model": subject.config.to_dict(),
+        "scheme": None if scheme is None else {"name": scheme.name, "formula": scheme.formula},
+        "size": asdict(account(subject.config)),
+        "expected": expected.to_dict() if expected else None,
+        "measured": found.signals.to_dict() if found else None,
+        "weights": [_row(t) for t in found.tensors] if found else [],
+        "verdicts": [asdict(v) for v in verdicts],
+    }
+
+
+def _row(t: Any) -> dict[str, Any]:
+    keys = ("key", "tensor_class", "layer", "mean", "std", "minimum", "maximum", "expected_std")
+    more = ("z", "ks", "kurtosis")
+    law = None if t.law is None else str(t.law)
+    values = {key: getattr(t, key) for key in (*keys, *more)}
+    return {**values, "shape": list(t.shape), "law": law, "ok": t.follows}
+
+
+def write_csv(path: Path, expected: Signals | None, found: Inspection | None) -> None:
+    """One line per block (0 is the embedding), measured and expected columns side by side."""
+    import csv
+    import io
+
+    from nanogpt_cli import files
+
+    columns: dict[str, list[float]] = {}
+    for label, signals in (("measured", found and found.signals), ("expected", expected)):
+        if not signals:
+            continue
+        for name, values in signals.to_dict().items():
+            for key, row in _series(name, values):
+                columns[f"{key}_{label}"] = row
+    length = max(map(len, columns.values()))
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["block", *columns])
+    for i in range(length):
+        cells = [row[i - length] if i >= length - len(row) else "" for row in columns.values()]
+        writer.writerow([i, *cells])
+    files.write_text(path, out.getvalue())
+
+
+def _series(name: str, values: Any) -> list[tuple[str, list[float]]]:
+    if isinstance(values, dict):
+        return [(f"weight_grad_{key}", row) for key, row in values.items() if row]
+    return [(name, values)] if isinstance(values, list) and values else []

@@ -1,0 +1,199 @@
+"""Comparisons of ``nanogpt init-inspect``: schemes, ablations, scans, coordinate check."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from nanogpt_cli.cli import console
+from nanogpt_cli.cli.init_inspect_input import Subject, tokens
+from nanogpt_cli.cli.init_inspect_tables import beside, number, simple_table
+from nanogpt_cli.cli.init_inspect_view import Ask, progress
+from nanogpt_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from nanogpt_cli.core.coord_check import Coordinates
+    from nanogpt_cli.core.signals import Signals
+    from nanogpt_cli.core.study import Variant
+    from nanogpt_cli.schemes import Scheme
+
+_COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
+
+
+def list_schemes(as_json: bool) -> None:
+    """All schemes with their laws."""
+    from nanogpt_cli import schemes
+
+    found = schemes.catalogue().values()
+    if as_json:
+        rows = [
+            {"name": s.name, "aliases": list(s.aliases), "about": s.about, "formula": s.formula,
+             "source": s.source, "mismatch": s.mismatch}
+            for s in found
+        ]  # fmt: skip
+        console.emit_json({"schemes": rows})
+        return
+    table = simple_table("", ("scheme", "idea", "projections into the stream"))
+    table.columns[1].no_wrap = False
+    for column in table.columns:
+        column.justify = "left"
+    for s in found:
+        mark = " [yellow](needs another architecture)[/]" if s.mismatch else ""
+        table.add_row(f"[bold]{s.name}[/]", s.about + mark, str(s.rules["mlp_proj"]))
+    console.stdout().print(table)
+    console.next_command("nanogpt init-inspect --n-layer 48 --init gpt2 --compare normal,pytorch")
+
+
+def _needs_scheme(subject: Subject) -> Scheme:
+    if subject.scheme is None:
+        raise UserError("this study varies a scheme, and --from gives weights without one")
+    return subject.scheme
+
+
+def side_by_side(
+    subject: Subject, ask: Ask, tokenizer: str, compare: str, ablate: str, measure: bool
+) -> None:
+    """Schemes or ablations as rows of one table."""
+    from nanogpt_cli import schemes
+    from nanogpt_cli.core import study
+
+    scheme = _needs_scheme(subject)
+    if compare:
+        names = [name for name in compare.split(",") if name]
+        chosen = [scheme, *map(schemes.get, names)]
+        unique = {s.name: s for s in chosen}
+        variants = study.schemes_of(subject.config, list(unique.values()))
+    else:
+        variants = study.ablate(subject.config, scheme, [a for a in ablate.split(",") if a])
+    idx, targets, label = tokens(
+        subject.config, ask.data, ask.batch, ask.length, ask.seed, tokenizer
+    )
+    rows = []
+    with progress("comparing") as report:
+        for n, variant in enumerate(variants):
+            expected = variant.expected(idx, targets)
+            measured = variant.measured(idx, targets, ask.seed) if measure else None
+            rows.append((variant, expected, measured))
+            if report:
+                report(n + 1, len(variants))
+    _show(rows, ask.as_json, f"{_shape(subject)}, {label}")
+
+
+def _shape(subject: Subject) -> str:
+    c = subject.config
+    return f"{c.n_layer} layers × {c.n_embd} channels, vocabulary {c.vocab_size}"
+
+
+def _show(
+    rows: Sequence[tuple[Variant, Signals, Signals | None]], as_json: bool, title: str
+) -> None:
+    if as_json:
+        answer = [
+            {"name": v.name, "expected": e.to_dict(), "measured": m.to_dict() if m else None}
+            for v, e, m in rows
+        ]
+        console.emit_json({"rows": answer})
+        return
+    what = "measured, expected dimmed" if rows[0][2] else "theory"
+    table = simple_table(f"{title} ({what})", _heads(rows[0][2] is not None))
+    for variant, expected, measured in rows:
+        table.add_row(*_row(variant, expected, measured))
+    console.stdout().print(table)
+    console.stdout().print(
+        "[dim]x0, xL: stream RMS at the embedding and after the last block; g0/gL: gradient there; "
+        "own: logit of the\ntoken just read; token: its share of the embedding's variance; "
+        "cos: between positions at the end[/]"
+    )
+
+
+def _heads(measured: bool) -> list[str]:
+    pairs = ["xL", "xL/x0", "g0/gL", "loss - ln V"]
+    heads = [["", "x0"], *([name, "exp."] if measured else [name] for name in pairs)]
+    return [*(h for group in heads for h in group), "logit std", "own", "token", "cos", ""]
+
+
+def _row(variant: Variant, expected: Signals, measured: Signals | None) -> list[Any]:
+    from nanogpt_cli.core import lint
+
+    log_v = math.log(variant.config.vocab_size)
+
+    def facts(s: Signals) -> tuple[float, ...]:
+        return s.stream_rms[-1], s.growth, s.gradient_ratio, s.loss - log_v
+
+    shown = measured or expected
+    cells: list[Any] = [f"[bold]{variant.name}[/]", number(shown.stream_rms[0])]
+    for theory, value in zip(facts(expected), facts(shown), strict=True):
+        cells += beside(value, theory) if measured else [number(value)]
+    cells += [number(shown.logit_std), number(shown.own_logit), f"{shown.token_share:.0%}"]
+    cells.append(f"{shown.cosine[-1]:.2f}")
+    verdicts = lint.on_signals(shown, variant.config) + lint.on_scheme(variant.scheme)
+    bad = [v for v in verdicts if v.severity in ("warn", "fail")]
+    bad.sort(key=lambda v: -lint.SEVERITIES.index(v.severity))
+    marks = ", ".join(f"[{_COLOURS[v.severity]}]{v.topic}[/]" for v in bad[:2]) or "[green]ok[/]"
+    return [*cells, marks + (f" +{len(bad) - 2}" if len(bad) > 2 else "")]
+
+
+def scan(subject: Subject, what: str, as_json: bool) -> None:
+    """Depths or widths as rows, by theory."""
+    from nanogpt_cli.core import study
+
+    scheme = _needs_scheme(subject)
+    idx, targets = study.scan_tokens(subject.config)
+    rows = []
+    with progress("scanning") as report:
+        variants = list(study.scan(subject.config, scheme, what))
+        for n, (_, variant) in enumerate(variants):
+            rows.append((variant, variant.expected(idx, targets), None))
+            if report:
+                report(n + 1, len(variants))
+    _show(rows, as_json, f"{scheme.name} over {what}, {_shape(subject)}")
+
+
+def coordinates(subject: Subject, widths: str, seed: int, as_json: bool, lint: bool) -> None:
+    """The coordinate check; with ``lint``, exit code 1 where something grows with width."""
+    from dataclasses import asdict
+
+    from nanogpt_cli.core.coord_check import coord_check
+
+    scheme = _needs_scheme(subject)
+    try:
+        sizes = [int(w) for w in widths.split(",") if w]
+    except ValueError:
+        raise UserError(f"--widths {widths}: whole numbers, as in 64,128,256") from None
+    if sizes and min(sizes) < 1:
+        raise UserError(f"--widths {widths}: widths are positive")
+    with progress("training") as report:
+        found = coord_check(subject.config, scheme, sizes, seed=seed, progress=report)
+    if as_json:
+        slopes = {name: found.slope(name) for name in found.names}
+        console.emit_json({**asdict(found), "slopes": slopes, "level": found.level})
+    else:
+        _show_coordinates(found, scheme.name)
+    if lint and not found.level:
+        raise typer.Exit(1)
+
+
+def _show_coordinates(found: Coordinates, scheme: str) -> None:
+    steps = len(found.losses[0]) - 1
+    heads = ["RMS of the change", *(f"d = {w}" for w in found.widths), "slope", ""]
+    title = f"Coordinate check of {scheme}: change of activations after {steps} Adam steps"
+    table = simple_table(title, heads)
+    for name in found.names:
+        slope = found.slope(name)
+        mark = "[green]level[/]" if slope < 0.2 else "[yellow]grows[/]"
+        values = [number(rows[-1]) for rows in found.change[name]]
+        table.add_row(name, *values, f"{slope:+.2f}", mark)
+    table.add_row("loss", *(number(losses[-1]) for losses in found.losses), "", "")
+    out = console.stdout()
+    out.print(table)
+    name, slope = found.steepest
+    if found.level:
+        out.print("[green]✓[/] nothing grows with width: one learning rate serves all widths")
+    else:
+        out.print(
+            f"[yellow]![/] {name} grows as width^{slope:.2f}: "
+            "the best learning rate falls with width"
+        )

@@ -1,0 +1,291 @@
+"""The tables and pictures of ``nanogpt init-inspect``, as Rich renderables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    from nanogpt_cli.core.lint import Verdict
+    from nanogpt_cli.core.probes import Histogram
+    from nanogpt_cli.core.signals import Signals
+    from nanogpt_cli.core.tensor_stats import ClassStats, TensorStats
+
+ROWS = 13  # a table shows every block of GPT-2 small, and a selection of more
+_PAIR = 17  # cells that a measured and an expected number take
+_LAW_FROM = 100  # narrower terminals do without the law, which the scheme's formula gives
+_COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
+_MARKS = {"ok": "✓", "note": "i", "warn": "!", "fail": "✗"}
+_PLOT_STYLES = {"stream": "cyan", "grad": "magenta", "theory": "bright_black", "axis": "dim"}
+
+
+def number(x: float) -> str:
+    """Three significant digits, short: 0.0283, 3.04, 122, 2.7e-05; – where there is none."""
+    if math.isnan(x):
+        return "–"
+    if x == 0:
+        return "0"
+    if not 1e-3 <= abs(x) < 1e5:
+        return f"{x:.2e}".replace("e-0", "e-").replace("e+0", "e")
+    digits = max(0, 2 - math.floor(math.log10(abs(x))))
+    return f"{x:.{digits}f}"
+
+
+def beside(
+    measured: float, expected: float, *, room: float = 1.0, digits: int | None = None
+) -> tuple[Text, Text]:
+    """A measured number, coloured where it leaves the expected one, and that one, dimmed.
+
+    Yellow from 5 %, red from 10 % off, times ``room``.
+    """
+    from rich.text import Text
+
+    style = ""
+    if expected and math.isfinite(expected) and math.isfinite(measured):
+        off = abs(measured / expected - 1) / room
+        style = "red" if off > 0.10 else "yellow" if off > 0.05 else ""
+    if digits is None:
+        return Text(number(measured), style), Text(number(expected), "dim")
+    a, b = ("–" if math.isnan(x) else f"{x:.{digits}f}" for x in (measured, expected))
+    return Text(a, style), Text(b, "dim")
+
+
+def simple_table(title: str, columns: Sequence[str]) -> Table:
+    """An open table; all columns but the first are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    return table
+
+
+def parameters(classes: Sequence[ClassStats], *, tied: bool, width: int) -> Table:
+    """One row per class of tensor: law, expected and measured std, range, verdict."""
+    table = _weights_table("Weights by class, measured beside their law", "n", width)
+    for c in classes:
+        name = "wte = head" if c.tensor_class == "wte" and tied else c.tensor_class
+        table.add_row(name, _count(c.size), *_measured(c, width))
+    return table
+
+
+def every_tensor(tensors: Sequence[TensorStats], width: int) -> Table:
+    """One row per tensor."""
+    from nanogpt_cli.core.tensor_stats import ClassStats
+
+    table = _weights_table("Every tensor", "shape", width)
+    for t in tensors:
+        shape = "×".join(str(n) for n in t.shape if n > 1) or "1"
+        one = ClassStats(t.tensor_class, (t,))
+        table.add_row(t.key.removeprefix("transformer."), shape, *_measured(one, width))
+    return table
+
+
+def _weights_table(title: str, size: str, width: int) -> Table:
+    law = ("law (block 1)",) if width >= _LAW_FROM else ()
+    heads = ("", size, *law, "std", "exp.", "z", "min", "max", "exp. ±", "")
+    table = simple_table(title, heads)
+    if law:
+        table.columns[2].justify = "left"
+    return table
+
+
+def _measured(c: ClassStats, width: int) -> tuple[RenderableType, ...]:
+    law = c.tensors[0].law
+    extreme = c.expected_extreme
+    verdict = "" if law is None else "[red]off[/]" if c.off else "[green]✓[/]"
+    z = f"{c.z:+.1f}" if math.isfinite(c.z) else "–"
+    std = f"{c.std:.5f}" if c.std else "0"
+    expected = "–" if math.isnan(c.expected_std) else f"{c.expected_std:.5f}"
+    cells = (std, f"[dim]{expected if c.expected_std else '0'}[/]", z)
+    span = (number(c.minimum), number(c.maximum), f"[dim]{number(extreme)}[/]", verdict)
+    shown = ("" if law is None else str(law),) if width >= _LAW_FROM else ()
+    return *shown, *cells, *span
+
+
+def _count(n: int) -> str:
+    from nanogpt_cli.cli.console import count
+
+    return count(n)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One quantity over depth.
+
+    Attributes:
+        name: its heading.
+        measured, expected: one value per row; ``expected`` may be empty.
+        room: tolerance for the colour, infinite for none.
+        digits: decimals, or None for three significant digits.
+    """
+
+    name: str
+    measured: Sequence[float]
+    expected: Sequence[float]
+    room: float = math.inf
+    digits: int | None = None
+
+    def cells(self, i: int) -> list[Text]:
+        """Row ``i``."""
+        found = list(beside(self.measured[i], self.value(i), room=self.room, digits=self.digits))
+        return found if len(self.expected) else found[:1]
+
+    def value(self, i: int) -> float:
+        """Expected value of row ``i``."""
+        return self.expected[i] if len(self.expected) else math.nan
+
+
+def _depth_tables(
+    title: str, columns: Sequence[Column], names: Sequence[str], width: int
+) -> list[Table]:
+    """Rows over blocks; as many tables as it takes to stay within ``width``."""
+    from nanogpt_cli.core.signals import grid
+
+    columns = [c for c in columns if len(c.measured)]
+    most = max(1, (width - 7) // _PAIR)
+    parts = -(-len(columns) // most)
+    size = -(-len(columns) // parts)
+    tables = []
+    for first in range(0, len(columns), size):
+        part = columns[first : first + size]
+        heads = [h for c in part for h in ([c.name, "exp."] if len(c.expected) else [c.name])]
+        table = simple_table(title if first == 0 else "", ["block", *heads])
+        for i in grid(len(names), ROWS):
+            table.add_row(names[i], *(cell for c in part for cell in c.cells(i)))
+        tables.append(table)
+    return tables
+
+
+def depth(measured: Signals, expected: Signals | None, n_embd: int, width: int) -> list[Table]:
+    """Tables over depth: stream and branches, attention and activations, gradients."""
+    from nanogpt_cli.core.signals import Signals
+
+    e = expected or Signals()
+    room = max(1.0, math.sqrt(256 / n_embd))  # theory is the limit of infinite width
+    blocks = [str(i) for i in range(1, len(measured.attn_rms) + 1)]
+
+    def pad(values: Sequence[float]) -> list[float]:
+        return [math.nan, *values] if len(values) else []
+
+    stream = [
+        Column("stream", measured.stream_rms, e.stream_rms, room),
+        Column("attention", pad(measured.attn_rms), pad(e.attn_rms)),
+        Column("MLP", pad(measured.mlp_rms), pad(e.mlp_rms), room),
+        Column("cosine", measured.cosine, e.cosine, digits=3),
+    ]
+    inner = [
+        Column("score std", measured.score_std, e.score_std),
+        Column("entropy", measured.attn_entropy, e.attn_entropy, digits=3),
+        Column("pre-act", measured.preact_std, e.preact_std, room),
+        Column("silent", measured.near_zero, e.near_zero, digits=2),
+    ]
+    heads = {"c_attn": "∂qkv", "attn_proj": "∂proj", "fc": "∂fc", "mlp_proj": "∂mlp"}
+    gradients = [Column("∂stream", measured.grad_rms, e.grad_rms, room)]
+    for key, head in heads.items():
+        norms = pad(measured.weight_grad.get(key, []))
+        gradients.append(Column(head, norms, pad(e.weight_grad.get(key, []))))
+    return [
+        *_depth_tables("The stream and what joins it (RMS)", stream, ["embed", *blocks], width),
+        *_depth_tables("Inside the blocks", inner, blocks, width),
+        *_depth_tables(
+            "Gradients: stream (RMS), matrices (norm)", gradients, ["embed", *blocks], width
+        ),
+    ]
+
+
+def picture(measured: Signals | None, expected: Signals | None, width: int, height: int) -> Text:
+    """Stream and gradient over depth on a log axis in braille; expected curves are grey."""
+    import numpy as np
+    from rich.text import Text
+
+    from nanogpt_cli.tui.plot import PlotOptions, Trace, plot
+
+    shown = measured or expected
+    assert shown is not None
+    x = np.arange(len(shown.stream_rms), dtype=np.float64)
+    traces = []
+    for name in ("stream", "grad"):
+        for signals, colour, kind in ((expected, "theory", "dash"), (measured, name, "line")):
+            values = [] if signals is None else getattr(signals, f"{name}_rms")
+            colour = name if measured is None else colour
+            if len(values) and max(values) > 0:
+                scale = (
+                    1.0
+                    if name == "stream"
+                    else shown.stream_rms[0] / max(shown.grad_rms[-1], 1e-300)
+                )
+                traces.append(Trace(name, x, np.asarray(values) * scale, colour, kind))
+    options = PlotOptions(log_y=True, x_axis="block")
+    drawn = plot(traces, (0.0, max(1.0, x[-1])), width, height, options)
+    text = Text()
+    for row in drawn.rows:
+        for piece, key in row:
+            text.append(piece, _PLOT_STYLES.get(key, ""))
+        text.append("\n")
+    return text
+
+
+def sparkline(values: Sequence[float], width: int = 48) -> str:
+    """A row of bars from the smallest to the largest value."""
+    import numpy as np
+
+    from nanogpt_cli.tui import draw
+
+    return draw.sparkline(np.asarray(values, dtype=np.float64), min(width, len(values)))
+
+
+def histograms(found: dict[str, list[Histogram]]) -> list[Table]:
+    """A row of bars per layer for pre-activations and the stream."""
+    from nanogpt_cli.core.signals import grid
+
+    titles = {"preact": "Pre-activations", "resid": "Residual stream after the block"}
+    tables = []
+    for name, layers in found.items():
+        title = f"{titles[name]}: values over their RMS, -4 … 4"
+        table = simple_table(title, ("block", "RMS", "distribution"))
+        for i in grid(len(layers), ROWS):
+            h = layers[i]
+            table.add_row(str(i + 1), number(h.rms), sparkline(h.counts, len(h.counts)))
+        tables.append(table)
+    return tables
+
+
+def loss(rows: dict[str, Signals], vocab_size: int) -> Table:
+    """Measured and expected loss against ln V, and the logits behind it."""
+    heads = ("", "loss", "ln V", "above it", "logit std", "own-token logit")
+    table = simple_table("Loss before the first step", heads)
+    log_v = math.log(vocab_size)
+    for name, s in rows.items():
+        values = (f"{s.loss:.3f}", f"{log_v:.3f}", f"{s.loss - log_v:+.3f}")
+        style = "" if name == "measured" else "dim"
+        more = (f"{s.logit_std:.3f}", f"{s.own_logit:.2f}")
+        table.add_row(name, *values, *more, style=style)
+    return table
+
+
+def verdicts(found: Sequence[Verdict]) -> Table:
+    """One line each: a mark, the sentence, coloured by severity; the gravest first."""
+    from rich.table import Table
+
+    from nanogpt_cli.core.lint import SEVERITIES
+
+    table = Table.grid(padding=(0, 1))
+    table.title, table.title_justify, table.title_style = "Verdicts", "left", "bold"
+    for v in sorted(found, key=lambda v: -SEVERITIES.index(v.severity)):
+        colour = _COLOURS[v.severity]
+        style = colour if v.severity in ("warn", "fail") else ""
+        table.add_row(
+            f" [{colour}]{_MARKS[v.severity]}[/]", f"[{style}]{v.text}[/]" if style else v.text
+        )
+    return table
