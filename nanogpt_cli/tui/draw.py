@@ -31,7 +31,8 @@ class Scale:
     def unit(self, values: Floats) -> Floats:
         """Where values lie between low (0) and high (1); outside and non-positive logs too."""
         if not self.log:
-            return (values - self.low) / (self.high - self.low)
+            with np.errstate(over="ignore", invalid="ignore"):
+                return (values - self.low) / (self.high - self.low)
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log10(np.asarray(values, np.float64))
         low, high = np.log10(self.low), np.log10(self.high)
@@ -76,7 +77,9 @@ def envelope(x: Floats, y: Floats, scale: Scale, buckets: int) -> Envelope:
     begin, end = int(starts[has][0]), int(ends[has][-1])
     part = np.asarray(y[begin:end])
     at = starts[has] - begin
-    if not np.isfinite(part.sum(dtype=np.float64)):
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = part.sum(dtype=np.float64)  # one pass tells whether any is not finite
+    if not np.isfinite(total):
         bad = ~np.isfinite(part)
         part = np.where(bad, np.nan, part)
         broken[has] = np.add.reduceat(bad, at) > 0

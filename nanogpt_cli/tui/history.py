@@ -161,7 +161,7 @@ class LayerHistory:
         """Add one sample; what is not a list of numbers is passed over."""
         if len(self) and step <= self.steps["step"][-1]:
             return
-        rows = {name: row for name, row in ((n, _row(v)) for n, v in stats.items()) if len(row)}
+        rows = {name: row for name, row in ((n, numbers(v)) for n, v in stats.items()) if len(row)}
         row = len(self)
         self.steps.extend({"step": np.array([float(step)])})
         for name, values in rows.items():
@@ -211,7 +211,7 @@ def _finite_or_nan(values: Floats) -> Floats:
     return np.where(np.abs(values) < 3e38, values, np.nan)
 
 
-def _row(value: Any) -> Floats:
+def numbers(value: Any) -> Floats:
     """A list of numbers as they may come from a file; anything else is empty."""
     if not isinstance(value, (list, tuple)):
         return np.empty(0)

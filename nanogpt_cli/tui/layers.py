@@ -15,6 +15,7 @@ from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.draw import sparkline
 from nanogpt_cli.tui.grid import MetricGrid
 from nanogpt_cli.tui.histograms import HistogramPane
+from nanogpt_cli.tui.history import numbers
 from nanogpt_cli.tui.overview import next_statistic
 from nanogpt_cli.tui.page import Page
 from nanogpt_cli.tui.panes import HeatPane, Pane, sample_axis
@@ -208,11 +209,11 @@ class ProfileChart(LineChart):
         return bounds([Trace("", x, x, "")], desk.window.log)
 
 
-def theory_traces(expected: list[float]) -> list[Trace]:
+def theory_traces(expected: object) -> list[Trace]:
     """What theory expects at initialisation, as a band of ``TOLERANCE`` around it."""
-    if len(expected) < 2:
+    middle = numbers(expected)
+    if len(middle) < 2:
         return []
-    middle = np.array(expected, float)
     fine = np.linspace(0, len(middle) - 1, 40 * len(middle))
     line = np.interp(fine, np.arange(len(middle)), middle)
     x = np.repeat(fine, 2)

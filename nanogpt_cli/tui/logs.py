@@ -52,9 +52,8 @@ class LogsPage(Page):
             detail.set_rows(detail_rows(found[index], detail.size.width))
             detail.set_title("what happened", "enter shows the step")
         else:
-            listing.empty(
-                "nothing matches" if self.filter else "nothing has happened yet", "events"
-            )
+            listing.empty("nothing matches" if self.filter else "nothing has happened yet")
+            listing.set_title("events", self.desk.session.problems())
             detail.empty("", "what happened")
         self._draw_output(self.query_one("#output", Pane))
 

@@ -14,9 +14,11 @@ def si(value: float, digits: int = 3) -> str:
         return number(value)
     if value == 0:
         return "0"
+    if abs(value) >= 1e24:
+        return f"{value:.{digits - 1}e}".replace("e+", "e")
     power = max(0, min(len(_SI) - 1, math.floor(math.log10(abs(value)) / 3 + 1e-12)))
     scaled = value / 1000**power
-    if power and abs(float(f"{scaled:.{digits}g}")) >= 1000 and power + 1 < len(_SI):
+    if abs(float(f"{scaled:.{digits}g}")) >= 1000 and power + 1 < len(_SI):
         power += 1
         scaled = value / 1000**power
     text = f"{scaled:.{digits}g}"

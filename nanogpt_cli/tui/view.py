@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import TypeVar
 
 import numpy as np
@@ -51,7 +52,10 @@ class RunView:
         steps: list[events.Step] = []
         for item in batch:
             if isinstance(item, events.Step):
-                steps.append(item)
+                if sound(item):
+                    steps.append(item)
+                else:
+                    self.bad_lines += 1
                 continue
             self._fold_steps(steps)
             steps = []
@@ -64,9 +68,12 @@ class RunView:
     def fold(self, event: events.Event) -> None:
         """Take in one event; an unusable one changes nothing."""
         if isinstance(event, events.Step):
-            self._fold_steps([event])
+            self.fold_many([event])
             return
         self.version += 1
+        if not sound(event):
+            self.bad_lines += 1
+            return
         self.steps.tick(event.time)
         self.last_time = max(self.last_time, event.time)
         handler = getattr(self, f"_on_{event.type}", None)
@@ -92,16 +99,8 @@ class RunView:
         self.fold_many(found)
 
     def _fold_steps(self, steps: list[events.Step]) -> None:
-        if not steps:
-            return
-        try:
-            table = stepblocks.from_events(steps)
-        except (TypeError, ValueError):  # a value that is no number
-            if len(steps) > 1:
-                for step in steps:
-                    self._fold_steps([step])
-            return
-        self._take_table(table, steps[-1])
+        if steps:
+            self._take_table(stepblocks.from_events(steps), steps[-1])
 
     def _take_table(self, table: dict[str, stepblocks.Floats], last: events.Step) -> None:
         self.version += 1
@@ -140,9 +139,7 @@ class RunView:
         self.happenings.append(event)
 
     def _on_layers(self, event: events.Layers) -> None:
-        stats = event.stats if isinstance(event.stats, dict) else {}
-        histograms = event.histograms if isinstance(event.histograms, dict) else {}
-        self.layers.append(event.step, stats, histograms)
+        self.layers.append(event.step, event.stats, event.histograms)
         self.last_layers = event
 
     def _on_sample(self, event: events.Sample) -> None:
@@ -230,6 +227,31 @@ class RunView:
         """Statistic -> value per layer that theory expects at initialisation."""
         raw = self.started.expected if self.started else {}
         return {k: list(v) for k, v in raw.items() if isinstance(v, (list, tuple))}
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "str": str, "bool": bool, "int": int, "float": (int, float), "None": type(None),
+    "Mapping[str, Any]": dict, "tuple[str, ...]": (list, tuple),
+}  # fmt: skip
+
+
+def _types(annotation: str) -> tuple[type, ...]:
+    found: list[type] = []
+    for part in annotation.split(" | "):
+        kinds = _KINDS[part]
+        found += kinds if isinstance(kinds, tuple) else (kinds,)
+    return tuple(found)
+
+
+_ALLOWED = {
+    kind: [(item.name, _types(str(item.type))) for item in fields(cls)]
+    for kind, cls in events.EVENTS.items()
+}
+
+
+def sound(event: events.Event) -> bool:
+    """Whether every field holds what its annotation says; a log may hold anything."""
+    return all(isinstance(getattr(event, name), kinds) for name, kinds in _ALLOWED[event.type])
 
 
 def _until(items: deque[T], after: int) -> deque[T]:
