@@ -131,7 +131,8 @@ def _move_into_place(folder: Path, target: Path, replace: bool) -> None:
         return
     if not replace:
         raise FileExistsError(errno.EEXIST, "already exists", str(target))
-    old = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}old-", dir=target.parent))
+    # Named after the target, so that its next writer knows a leftover for its own.
+    old = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
     target.rename(old / target.name)
     try:
         folder.rename(target)

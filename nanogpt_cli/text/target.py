@@ -46,9 +46,6 @@ def remove_leftovers(target: Path) -> list[Path]:
     name = re.escape(target.name)
     made = re.compile(rf"{re.escape(files.TEMPORARY_PREFIX)}{name}-[a-z0-9_]{{8}}")
     found = [p for p in target.parent.iterdir() if made.fullmatch(p.name)]
-    for path in target.parent.glob(f"{files.TEMPORARY_PREFIX}old-*"):
-        if path.is_dir() and {p.name for p in path.iterdir()} == {target.name}:
-            found.append(path)
     for path in found:
         shutil.rmtree(path, ignore_errors=True)
     return found

@@ -1,0 +1,145 @@
+"""``nanogpt prepare``, ``data`` and ``bench prepare`` as people run them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+TEXT = "To be, or not to be: that is the question.\n" * 30
+
+
+@pytest.fixture
+def nanogpt(tmp_path: Path) -> Run:
+    def run(*args: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "nanogpt_cli", *map(str, args)],
+            cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, input=stdin,
+        )  # fmt: skip
+
+    return run
+
+
+def test_prepare_then_inspect(tmp_path: Path, nanogpt: Run) -> None:
+    (tmp_path / "own.txt").write_text(TEXT)
+    first = nanogpt("prepare", "own.txt", "-t", "char", "--out", "data/own-char", "--json")
+    assert first.returncode == 0, first.stderr
+    manifest = json.loads(first.stdout.splitlines()[-1])
+    assert manifest["train"]["tokens"] == int(len(TEXT) * 0.9)
+    assert "round trip" in first.stderr
+    assert "\r" not in first.stderr  # no progress bar where nobody watches
+    assert first.stderr.splitlines()[-1].startswith("next: nanogpt train")
+
+    again = nanogpt("prepare", "own.txt", "-t", "char", "--out", "data/own-char")
+    assert "already prepared" in again.stderr
+    assert again.stdout == ""
+
+    seen = nanogpt("data", "inspect", "own", "--windows", "1", "--top", "99", "--json")
+    assert seen.returncode == 0, seen.stderr
+    told = json.loads(seen.stdout)
+    assert told["manifest"] == manifest
+    assert told["windows"][0]["text"] in TEXT
+    assert sum(told["histogram"].values()) == len(TEXT)
+    table = nanogpt("data", "inspect", "data/own-char")
+    assert "both sha256 verified" in table.stdout
+    assert "own" in nanogpt("data").stdout
+
+
+def test_inspect_fails_on_damage(tmp_path: Path, nanogpt: Run) -> None:
+    (tmp_path / "own.txt").write_text(TEXT)
+    assert nanogpt("prepare", "own.txt", "-t", "byte", "--out", "o").returncode == 0
+    path = tmp_path / "o" / "train.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    seen = nanogpt("data", "inspect", "o")
+    assert seen.returncode == 1
+    assert "it was cut short" in seen.stderr
+    missing = nanogpt("data", "inspect", "nothing")
+    assert missing.returncode == 2
+    assert "no prepared data set is called 'nothing'" in missing.stderr
+
+
+def test_standard_input(tmp_path: Path, nanogpt: Run) -> None:
+    done = nanogpt("prepare", "-", "-t", "byte", "--out", "o", "--json", stdin=TEXT)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["receipt"]["bytes"] == len(TEXT)
+
+
+def test_list_names_every_set(nanogpt: Run) -> None:
+    from nanogpt_cli.text.catalogue import SETS
+
+    done = nanogpt("prepare", "--list")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in SETS)
+    rows = json.loads(nanogpt("prepare", "--list", "--json").stdout)["sets"]
+    assert [row["name"] for row in rows] == list(SETS)
+
+
+def test_bad_input_is_one_message(tmp_path: Path, nanogpt: Run) -> None:
+    (tmp_path / "bad.txt").write_bytes(b"fine \xff")
+    done = nanogpt("prepare", "bad.txt")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "bad.txt: invalid UTF-8 at byte 5" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_already_prepared_imports_no_torch(tmp_path: Path, nanogpt: Run) -> None:
+    (tmp_path / "own.txt").write_text(TEXT)
+    assert nanogpt("prepare", "own.txt", "-t", "char").returncode == 0
+    code = (
+        "import sys; sys.argv = ['nanogpt', 'prepare', 'own.txt', '-t', 'char']\n"
+        "from nanogpt_cli.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'tiktoken', 'tokenizers', 'textual') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "already prepared" in done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    run = subprocess.Popen(
+        [sys.executable, "-m", "nanogpt_cli", "prepare", "-", "-t", "byte", "--out", "o"],
+        cwd=tmp_path, stdin=read, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(read)
+    try:
+        # More than the pipe holds: once this returns, the program is reading.
+        os.write(write, b"x" * 200_000)
+        run.send_signal(signal.SIGINT)
+        _, stderr = run.communicate(timeout=60)
+    finally:
+        os.close(write)
+    assert run.returncode == 130
+    assert "Traceback" not in stderr
+    assert [p.name for p in tmp_path.iterdir()] == [".o.lock"]
+
+
+def test_bench_measures_beside_the_document_loop(
+    tmp_path: Path, asset_cache, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanogpt_cli.cli import bench_prepare
+
+    asset_cache("gpt2-vocab.bpe")
+    path = tmp_path / "a.txt"
+    path.write_text(TEXT)
+    bench_prepare.prepare(megabytes=1, source=path, workers=2, scratch=tmp_path, as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in told["prepare"]] == [
+        "encode_ordinary loop", "prepare gpt2", "prepare char", "prepare byte",
+    ]  # fmt: skip
+    loop, gpt2, char, byte = told["prepare"]
+    documents = loop["bytes"] // len(TEXT)
+    # The loop ends every document; as one text the same tokens come without these ends.
+    assert loop["tokens"] - documents <= gpt2["tokens"] <= loop["tokens"]
+    assert char["tokens"] == byte["tokens"] == loop["bytes"] >= 10**6
+    assert list(tmp_path.iterdir()) == [path]
