@@ -242,5 +242,5 @@ def take_commands(run: RunFolder) -> list[tuple[str, str]]:
             path.unlink()
         except OSError:
             continue
-        taken.append((file_name.rsplit("-", 1)[-1], argument.strip()))
+        taken.append((file_name.rsplit("-", 1)[-1], argument))
     return taken

@@ -160,7 +160,7 @@ def replicate(forward: nn.Module, device: Device) -> nn.Module:
 
 
 @contextlib.contextmanager
-def reducing(forward: nn.Module, model: nn.Module, last: bool) -> Iterator[None]:
+def reducing(forward: Any, model: Any, last: bool) -> Iterator[None]:
     """Gradients are averaged over ranks in the last micro-batch's backward pass only."""
     if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
         model.set_requires_gradient_sync(last)
@@ -179,15 +179,23 @@ def is_split(tensor: Tensor) -> TypeGuard[DTensor]:
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's slice of a tensor; the tensor itself when it is not split."""
-    return tensor.to_local() if is_split(tensor) else tensor
+    if not is_split(tensor):
+        return tensor
+    part: Tensor = tensor.to_local()
+    return part
 
 
 def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Split tensors put together one after the other, on the CPU; every rank must call it."""
     return {
-        name: tensor.full_tensor().cpu() if is_split(tensor) else tensor
+        name: _joined(tensor).cpu() if is_split(tensor) else tensor
         for name, tensor in tensors.items()
     }
+
+
+def _joined(tensor: DTensor) -> Tensor:
+    full: Tensor = tensor.full_tensor()
+    return full
 
 
 def gathered(part: Tensor, reference: Tensor) -> Tensor:
@@ -204,7 +212,7 @@ def gathered(part: Tensor, reference: Tensor) -> Tensor:
         stride=reference.stride(),
         run_check=False,
     )
-    return placed.full_tensor()
+    return _joined(placed)
 
 
 def like(full: Tensor, reference: Tensor) -> Tensor:
