@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli.cli import console
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 
@@ -143,12 +144,10 @@ def _download(hub_id: str) -> Path:
     fetch = huggingface_hub.snapshot_download
     try:
         return Path(fetch(hub_id, allow_patterns=_HUB_FILES, local_files_only=True))
-    except Exception:  # not in the cache yet; the library has a dozen exceptions for that
-        pass
+    except huggingface_hub.errors.LocalEntryNotFoundError:
+        console.say(f"fetching {hub_id} from the hub")
     try:
         return Path(fetch(hub_id, allow_patterns=_HUB_FILES))
-    except KeyboardInterrupt:
-        raise
     except Exception as error:  # whatever the hub, the network or the disk do
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise UserError(

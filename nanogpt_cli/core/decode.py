@@ -10,6 +10,7 @@ Shapes: B rows in use, T = block_size, C channels, H heads, D = C/H, V rows of t
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -227,3 +228,30 @@ def window_start(length: int, block_size: int, stride: int = 1) -> int:
     and the positions keep their numbers until the next.
     """
     return max(0, math.ceil((length - block_size) / stride)) * stride
+
+
+def best_threads(model: GPT, most: int) -> tuple[int, dict[int, float]]:
+    """Thread count with the fastest decode step, and the seconds a step took with each tried.
+
+    Two threads can lose to one by far when the cores are busy, so the choice is measured. One
+    thread is kept unless more are at least a tenth faster. The current setting is restored.
+    """
+    decoder = Decoder(model, 1)
+    decoder.prefill([0], [[0]])
+    before, seconds = torch.get_num_threads(), {}
+    candidates = [1 << n for n in range(most.bit_length()) if 1 << n <= most]
+    try:
+        for threads in candidates:
+            torch.set_num_threads(threads)
+            # The first steps wake the threads and the caches.
+            seconds[threads] = min(_seconds(decoder, at) for at in range(1, 6))
+    finally:
+        torch.set_num_threads(before)
+    best = min(candidates, key=lambda n: seconds[n] * (1.0 if n == 1 else 1.1))
+    return best, seconds
+
+
+def _seconds(decoder: Decoder, length: int) -> float:
+    start = time.perf_counter()
+    decoder.step([0], [0], [min(length, decoder.config.block_size - 1)])
+    return time.perf_counter() - start

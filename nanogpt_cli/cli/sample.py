@@ -1,0 +1,216 @@
+"""``nanogpt sample``: text from a trained model, as it is drawn."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.places import RUNS
+from nanogpt_cli.sampling import Sampling
+
+
+class Context(StrEnum):
+    """What happens beyond the context."""
+
+    slide = "slide"
+    roll = "roll"
+
+
+class OnUnknown(StrEnum):
+    """What happens to characters the vocabulary lacks."""
+
+    error = "error"
+    skip = "skip"
+    nearest = "replace"
+
+
+class Precision(StrEnum):
+    """Number format of weights and cache."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+_PROMPT, _DRAW, _OUTPUT, _MACHINE = "Prompt", "Drawing", "Output", "Machine"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(sample)
+
+
+def sample(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="A run, a checkpoint folder, a Hugging Face GPT-2 folder or hub id (gpt2), or "
+            "nanoGPT's ckpt.pt; the newest run by default.",
+            show_default=False,
+        ),
+    ] = "",
+    run: Annotated[
+        str, typer.Option("--run", metavar="RUN", help="Same as SOURCE.", show_default=False)
+    ] = "",
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which one of a run.")
+    ] = "best",
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where runs lie.")] = RUNS,
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            "--prompt", "-p", help="Text to continue; - reads standard input. By default the "
+            "prompt of the run's recipe.", rich_help_panel=_PROMPT, show_default=False,
+        ),
+    ] = None,
+    prompt_file: Annotated[
+        Path | None,
+        typer.Option("--prompt-file", help="A file with one prompt.", rich_help_panel=_PROMPT),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts", help="A file with a prompt on each line (.jsonl: a JSON string on each).",
+            rich_help_panel=_PROMPT,
+        ),
+    ] = None,
+    crop: Annotated[
+        bool,
+        typer.Option(
+            "--crop", help="Take the end of a prompt that is longer than the context.",
+            rich_help_panel=_PROMPT,
+        ),
+    ] = False,
+    on_unknown: Annotated[
+        OnUnknown,
+        typer.Option(
+            "--on-unknown", help="Characters the vocabulary lacks: refuse, leave out, or take the "
+            "nearest it has.", rich_help_panel=_PROMPT,
+        ),
+    ] = OnUnknown.error,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", "-n", help="Length of a sample in tokens.")
+    ] = 500,
+    num_samples: Annotated[
+        int, typer.Option("--num-samples", help="Samples of each prompt, in one batch.")
+    ] = 1,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option("--stop", metavar="TEXT", help="End before this text. Repeatable."),
+    ] = None,
+    ignore_eot: Annotated[
+        bool, typer.Option("--ignore-eot", help="Go on after the end-of-text token.")
+    ] = False,
+    temperature: Annotated[
+        float, typer.Option("--temperature", "-t", help="0 is greedy.", rich_help_panel=_DRAW)
+    ] = Sampling.temperature,
+    top_k: Annotated[
+        int, typer.Option("--top-k", help="Most probable tokens to keep; 0 is off.",
+                          rich_help_panel=_DRAW)
+    ] = Sampling.top_k,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Probability mass to keep; 1 is off.",
+                            rich_help_panel=_DRAW)
+    ] = Sampling.top_p,
+    min_p: Annotated[
+        float, typer.Option("--min-p", help="Drop tokens below this share of the best one; 0 is "
+                            "off.", rich_help_panel=_DRAW)
+    ] = Sampling.min_p,
+    repetition_penalty: Annotated[
+        float, typer.Option("--repetition-penalty", help="Above 1 avoids tokens seen before.",
+                            rich_help_panel=_DRAW)
+    ] = Sampling.repetition_penalty,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Repeats a text; a new one each time by default.",
+                                 rich_help_panel=_DRAW, show_default=False)
+    ] = None,
+    context: Annotated[
+        Context,
+        typer.Option(
+            "--context", help="Beyond the context: slide reads the last block for every token "
+            "(exact); roll keeps half a block and fills it up again (fast).",
+            rich_help_panel=_DRAW,
+        ),
+    ] = Context.slide,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="A prompt loop with live settings.",
+                           rich_help_panel=_OUTPUT)
+    ] = False,
+    logprobs: Annotated[
+        bool, typer.Option("--logprobs", help="Colour tokens by probability, list the runners-up.",
+                           rich_help_panel=_OUTPUT)
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Texts, tokens and log-probabilities as one line of "
+                           "JSON.", rich_help_panel=_OUTPUT)
+    ] = False,
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Measure instead: latency, tokens/s, memory.",
+                           rich_help_panel=_OUTPUT)
+    ] = False,
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, cuda, mps.", rich_help_panel=_MACHINE)
+    ] = "auto",
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="auto is bf16 on CUDA, else fp32.",
+                                rich_help_panel=_MACHINE)
+    ] = Precision.auto,
+    threads: Annotated[
+        int, typer.Option("--threads", help="CPU threads; 0 measures which count is fastest.",
+                          rich_help_panel=_MACHINE)
+    ] = 0,
+) -> None:  # fmt: skip
+    """Continue a prompt, printing the text as it is drawn.
+
+    Only text goes to standard output; what was loaded, the seed and the speed go to standard
+    error. The same seed gives the same text, and sample 3 of 8 is sample 3 of 4.
+    """
+    sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p)
+    _check(max_new_tokens, num_samples, threads, [prompt, prompt_file, prompts])
+    if source and run:
+        raise UserError("SOURCE and --run name the model twice", "give one of them")
+    from nanogpt_cli.cli import sample_prompts, sample_session
+    from nanogpt_cli.core.sampler import Plan
+
+    given = sample_prompts.gather(prompt, prompt_file, prompts, ask_stdin=not interactive)
+    session = sample_session.open_session(
+        source or run, checkpoint, out, device=device, precision=precision.value, threads=threads
+    )
+    session.on_unknown, session.crop = on_unknown.value, crop
+    session.stop, session.stop_at_end_of_text = tuple(stop or ()), not ignore_eot
+    session.plan = Plan(
+        max_new_tokens, samples=num_samples, sampling=sampling, context=context.value,
+        seed=sample_session.fresh_seed() if seed is None else seed,
+        dtype=session.plan.dtype, exact=session.plan.exact,
+    )  # fmt: skip
+    if bench:
+        from nanogpt_cli.cli import bench_sample
+
+        bench_sample.report(session, given, as_json=as_json)
+    elif interactive:
+        from nanogpt_cli.cli import sample_interactive
+
+        sample_interactive.loop(session, given)
+    else:
+        from nanogpt_cli.cli import sample_output
+
+        sample_output.write(session, given, as_json=as_json, logprobs=logprobs)
+
+
+def _check(max_new_tokens: int, num_samples: int, threads: int, prompts: list[object]) -> None:
+    for name, value, least in (
+        ("--max-new-tokens", max_new_tokens, 1),
+        ("--num-samples", num_samples, 1),
+        ("--threads", threads, 0),
+    ):
+        if value < least:
+            raise UserError(f"{name} is {value}", f"it must be at least {least}")
+    if sum(value is not None for value in prompts) > 1:
+        raise UserError(
+            "--prompt, --prompt-file and --prompts exclude each other", "give one of them"
+        )

@@ -1,0 +1,217 @@
+"""``nanogpt sample --interactive``: a prompt loop with settings that change between texts.
+
+Line editing and history are the standard library's readline: it is there on every Unix, costs
+nothing to import, and a prompt is one line of text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nanogpt_cli.cli import sample_session
+from nanogpt_cli.cli.sample_output import Clock, InOrder
+from nanogpt_cli.cli.sample_session import Session, note
+from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.places import cache_home
+
+HELP = """\
+Type a prompt; the model continues it. \\n in it is a line break, Ctrl-C stops the text.
+  /temp 0.7      temperature, 0 is greedy        /tokens 200   length of a text
+  /topk 50       keep the best tokens, 0 is off  /samples 3    texts for each prompt
+  /topp 0.9      keep this much mass, 1 is off   /seed 42      repeat a text; /seed new
+  /minp 0.05     relative threshold, 0 is off    /stop TEXT    end before it; /stop clears
+  /penalty 1.1   repetition, 1 is off            /context roll beyond the context; or slide
+  /more          go on with the last text        /again        the last prompt, another seed
+  /show          the settings                    /quit         or Ctrl-D"""
+
+
+def loop(session: Session, given: list[str] | None) -> None:
+    """Read prompts until the input ends; a prompt that was given comes first."""
+    note(sample_session.describe(session))
+    note("type a prompt, /help for settings, /quit to leave")
+    chat = _Loop(session)
+    with _history():
+        for text in given or []:
+            chat.answer(text)
+        while True:
+            try:
+                line = input("> " if sys.stdin.isatty() else "")
+            except EOFError:
+                if sys.stdin.isatty():
+                    sys.stdout.write("\n")
+                return
+            except KeyboardInterrupt:
+                sys.stdout.write("\n")
+                note("/quit or Ctrl-D leaves")
+                continue
+            if not chat.obey(line):
+                return
+
+
+class _Loop:
+    """One conversation: the session, the last prompt and what came of it."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.prompt: str | None = None
+        self.last = ""
+
+    def obey(self, line: str) -> bool:
+        """Carry out a line; False ends the loop. What is wrong with it is said, not raised."""
+        try:
+            if line.startswith("/"):
+                return self._command(*_split(line))
+            if line:
+                self.answer(line.replace("\\n", "\n"))
+        except UserError as error:
+            note(str(error))
+        return True
+
+    def answer(self, prompt: str) -> None:
+        """Continue a prompt, streaming; Ctrl-C ends the text only."""
+        session = self.session
+        _, ids = session.encode([prompt])
+        self.prompt, clock = prompt, Clock()
+        show = InOrder([prompt], session.plan.samples)
+        new = ""
+        try:
+            for piece in session.pieces(ids):
+                clock.tick()
+                show(piece)
+                new += piece.text if piece.of.sample == 0 else ""
+        except KeyboardInterrupt:
+            show.finish()
+            note("stopped")
+        else:
+            show.finish()
+        self.last = prompt + new
+        note(f"seed {session.plan.seed} · {clock.summary()}")
+        session.plan = replace(session.plan, seed=sample_session.fresh_seed())
+
+    def _command(self, name: str, value: str) -> bool:
+        if name in ("quit", "exit", "q"):
+            return False
+        if name in _SETTINGS:
+            self._set(name, value)
+        elif name == "help":
+            note(HELP)
+        elif name == "show":
+            note(_settings(self.session))
+        elif name in ("more", "again"):
+            self._repeat(more=name == "more")
+        else:
+            known = [*_SETTINGS, "help", "show", "more", "again", "quit"]
+            near = nearest(name, known)
+            raise UserError(f"no command /{name}", f"did you mean /{near}?" if near else "/help")
+        return True
+
+    def _set(self, name: str, value: str) -> None:
+        convert, change = _SETTINGS[name]
+        try:
+            change(self.session, convert(value))
+        except ValueError:
+            raise UserError(f"/{name} {value}: not a value it takes", "/help") from None
+        note(_settings(self.session))
+
+    def _repeat(self, *, more: bool) -> None:
+        if self.prompt is None:
+            raise UserError("there is no text yet", "type a prompt first")
+        if not more:
+            self.answer(self.prompt)
+            return
+        was, self.session.crop = self.session.crop, True
+        try:
+            self.answer(self.last)
+        finally:
+            self.session.crop = was
+
+
+def _split(line: str) -> tuple[str, str]:
+    name, _, value = line[1:].partition(" ")
+    return name.strip().lower(), value.strip()
+
+
+def _sampling(key: str) -> Callable[[Session, Any], None]:
+    def change(session: Session, value: Any) -> None:
+        sampling = replace(session.plan.sampling, **{key: value})
+        session.plan = replace(session.plan, sampling=sampling)
+
+    return change
+
+
+def _plan(key: str) -> Callable[[Session, Any], None]:
+    def change(session: Session, value: Any) -> None:
+        session.plan = replace(session.plan, **{key: value})
+
+    return change
+
+
+def _set_stop(session: Session, value: str) -> None:
+    session.stop = (value.replace("\\n", "\n"),) if value else ()
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def _seed(text: str) -> int:
+    return sample_session.fresh_seed() if text in ("", "new") else int(text)
+
+
+def _context(text: str) -> str:
+    if text not in ("slide", "roll"):
+        raise ValueError(text)
+    return text
+
+
+_SETTINGS: dict[str, tuple[Callable[[str], Any], Callable[[Session, Any], None]]] = {
+    "temp": (float, _sampling("temperature")),
+    "topk": (int, _sampling("top_k")),
+    "topp": (float, _sampling("top_p")),
+    "minp": (float, _sampling("min_p")),
+    "penalty": (float, _sampling("repetition_penalty")),
+    "tokens": (_positive, _plan("max_new_tokens")),
+    "samples": (_positive, _plan("samples")),
+    "seed": (_seed, _plan("seed")),
+    "context": (_context, _plan("context")),
+    "stop": (str, _set_stop),
+}
+
+
+def _settings(session: Session) -> str:
+    plan, sampling = session.plan, session.plan.sampling
+    values = {
+        "temp": f"{sampling.temperature:g}", "topk": sampling.top_k, "topp": f"{sampling.top_p:g}",
+        "minp": f"{sampling.min_p:g}", "penalty": f"{sampling.repetition_penalty:g}",
+        "tokens": plan.max_new_tokens, "samples": plan.samples, "seed": plan.seed,
+        "context": plan.context, "stop": repr(session.stop[0]) if session.stop else "none",
+    }  # fmt: skip
+    return " · ".join(f"{name} {value}" for name, value in values.items())
+
+
+@contextlib.contextmanager
+def _history() -> Iterator[None]:
+    """Line editing and a history that survives the program, where readline exists."""
+    try:
+        import readline
+    except ImportError:  # Windows
+        yield
+        return
+    path: Path = cache_home() / "sample_history"
+    with contextlib.suppress(OSError):
+        readline.read_history_file(path)
+    readline.set_history_length(1000)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(path)

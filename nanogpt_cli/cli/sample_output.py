@@ -1,0 +1,228 @@
+"""What ``nanogpt sample`` writes: text as it comes, coloured tokens, or one line of JSON."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from nanogpt_cli.cli import console, sample_session
+from nanogpt_cli.cli.sample_session import Session
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from nanogpt_cli.core.continuation import Continuation, Piece
+    from nanogpt_cli.core.sampler import Token
+
+# Between texts, as nanoGPT's sample.py has it.
+SEPARATOR = "---------------\n"
+RUNNERS_UP = 4
+# Colours of a token's probability, from certain to surprising.
+_COLOURS = ((0.8, "green"), (0.4, "cyan"), (0.15, "yellow"), (0.03, "magenta"), (0.0, "red"))
+
+
+def write(session: Session, given: list[str] | None, *, as_json: bool, logprobs: bool) -> None:
+    """Sample and write all texts; commentary goes to stderr."""
+    texts, ids = session.encode(given)
+    session.plan.logprobs = RUNNERS_UP if as_json or logprobs else None
+    sample_session.note(f"{sample_session.describe(session)} · seed {session.plan.seed}")
+    clock = Clock()
+    if as_json:
+        found = _collect(session, ids, clock)
+        console.emit_json(_facts(session, texts, found, clock))
+    elif logprobs:
+        _write_coloured(session, texts, ids, clock)
+    else:
+        _write_plain(session, texts, ids, clock)
+    sample_session.note(clock.summary())
+
+
+class Clock:
+    """Counts tokens and measures how fast they come."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+        self.first: float | None = None
+        self.tokens = 0
+
+    def tick(self) -> None:
+        """A token has come."""
+        self.last = time.perf_counter()
+        self.tokens += 1
+        if self.first is None:
+            self.first = self.last - self.start
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Over the whole time, prompt included."""
+        return self.tokens / max(self.last - self.start, 1e-9)
+
+    def summary(self) -> str:
+        """Tokens, time and speed in one line."""
+        seconds = self.last - self.start
+        return (
+            f"{self.tokens} tokens in {seconds:.2f} s: {self.tokens_per_s:,.0f} tokens/s, "
+            f"the first after {1000 * (self.first or 0):.0f} ms"
+        )
+
+
+def emit(text: str) -> None:
+    """Text to stdout, at once; what its encoding lacks becomes a question mark."""
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def _write_plain(session: Session, texts: list[str], ids: list[list[int]], clock: Clock) -> None:
+    show = InOrder(texts, session.plan.samples)
+    for piece in session.pieces(ids):
+        clock.tick()
+        show(piece)
+    show.finish()
+
+
+class InOrder:
+    """Prints several texts one after the other while all are drawn at once.
+
+    The first unfinished text is printed as it comes; what the later ones say meanwhile waits.
+    """
+
+    def __init__(self, prompts: list[str], samples: int) -> None:
+        self.prompts = prompts
+        self.keys = [(p, s) for p in range(len(prompts)) for s in range(samples)]
+        self.waiting: dict[tuple[int, int], list[str]] = {}
+        self.ended: set[tuple[int, int]] = set()
+        self.at = -1
+        self.line_open = False
+        self._next()
+
+    def __call__(self, piece: Piece) -> None:
+        """Take the next piece."""
+        key = piece.of.prompt, piece.of.sample
+        if piece.of.ending != "interrupted":
+            self.ended.add(key)
+        self.waiting.setdefault(key, []).append(piece.text)
+        self._drain()
+
+    def finish(self) -> None:
+        """End the last line."""
+        if self.line_open:
+            self._emit("\n")
+
+    def _drain(self) -> None:
+        while self.at < len(self.keys):
+            key = self.keys[self.at]
+            self._emit("".join(self.waiting.pop(key, [])))
+            if key not in self.ended:
+                return
+            self._next()
+
+    def _next(self) -> None:
+        self.at += 1
+        if self.at >= len(self.keys):
+            return
+        if self.at > 0:
+            self._emit(("\n" if self.line_open else "") + SEPARATOR)
+        self._emit(self.prompts[self.keys[self.at][0]])
+
+    def _emit(self, text: str) -> None:
+        if text:
+            emit(text)
+            self.line_open = not text.endswith("\n")
+
+
+def _collect(session: Session, ids: list[list[int]], clock: Clock) -> list[Continuation]:
+    found: dict[tuple[int, int], Continuation] = {}
+    for piece in session.pieces(ids):
+        clock.tick()
+        found[piece.of.prompt, piece.of.sample] = piece.of
+    return [found[key] for key in sorted(found)]
+
+
+def _facts(
+    session: Session, texts: list[str], found: list[Continuation], clock: Clock
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "source": session.source.label,
+        "step": session.source.step,
+        "seed": session.plan.seed,
+        "sampling": asdict(session.plan.sampling),
+        "context": session.plan.context,
+        "samples": [
+            {
+                "prompt_index": one.prompt,
+                "sample": one.sample,
+                "prompt": texts[one.prompt],
+                "text": one.text,
+                "ending": one.ending,
+                "tokens": [token.id for token in one.tokens],
+                "logprobs": [round(token.logprob, 5) for token in one.tokens],
+                "runners_up": [
+                    [[i, round(p, 5)] for i, p in token.runners_up] for token in one.tokens
+                ],
+            }
+            for one in found
+        ],
+        "new_tokens": clock.tokens,
+        "seconds": round(clock.last - clock.start, 4),
+        "first_token_s": round(clock.first or 0.0, 4),
+        "tokens_per_s": round(clock.tokens_per_s, 1),
+    }
+
+
+def _write_coloured(session: Session, texts: list[str], ids: list[list[int]], clock: Clock) -> None:
+    from rich.text import Text
+
+    for number, one in enumerate(_collect(session, ids, clock)):
+        if number:
+            emit(SEPARATOR)
+        console.stdout().print(Text(texts[one.prompt], style="dim"), end="", soft_wrap=True)
+        console.stdout().print(_coloured(session, one), soft_wrap=True)
+        _print_runners_up(session, one)
+    sample_session.note("colours: " + ", ".join(f"{name} ≥ {low:.0%}" for low, name in _COLOURS))
+
+
+def _colour(token: Token) -> str:
+    probability = math.exp(token.logprob)
+    return next(name for low, name in _COLOURS if probability >= low)
+
+
+def _coloured(session: Session, one: Continuation) -> Text:
+    from rich.text import Text
+
+    from nanogpt_cli.text.stream import TextStream
+
+    stream, text = TextStream(session.tokenizer), Text()
+    for token in one.tokens:
+        text.append(stream.push(token.id), style=_colour(token))
+    text.append(stream.finish())
+    return text
+
+
+def _print_runners_up(session: Session, one: Continuation) -> None:
+    from rich.text import Text
+
+    for token in one.tokens:
+        line = Text(f"{token.position:5d}  ")
+        line.append(_shown(session, token.id).ljust(14), style=_colour(token))
+        line.append(f"{math.exp(token.logprob):7.1%}  ")
+        others = [(i, p) for i, p in token.runners_up if i != token.id][: RUNNERS_UP - 1]
+        line.append(
+            "  ".join(f"{_shown(session, i)} {math.exp(p):.1%}" for i, p in others), style="dim"
+        )
+        console.stdout().print(line, soft_wrap=True)
+
+
+def _shown(session: Session, id: int) -> str:
+    data = session.tokenizer.token_bytes(id)
+    try:
+        return repr(data.decode())
+    except UnicodeDecodeError:
+        return repr(data)

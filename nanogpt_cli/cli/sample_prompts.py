@@ -1,0 +1,99 @@
+"""The prompts of ``nanogpt sample``: from an option, a file, a list of lines, or a pipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+
+from nanogpt_cli.cli import console
+from nanogpt_cli.errors import UserError
+
+
+def gather(
+    prompt: str | None, prompt_file: Path | None, prompts: Path | None, *, ask_stdin: bool
+) -> list[str] | None:
+    """The prompts that were given, or None for the model's own.
+
+    Args:
+        prompt: the text itself; "-" is standard input.
+        prompt_file: a file that is one prompt; "-" is standard input.
+        prompts: a file with a prompt on each line.
+        ask_stdin: read standard input when it is a pipe or a file and nothing else was given.
+
+    Raises:
+        UserError: a file cannot be read, or a prompt is empty.
+    """
+    if prompts is not None:
+        return _lines(prompts)
+    if prompt == "-" or (prompt_file is not None and str(prompt_file) == "-"):
+        return [_not_empty(_stdin(), "standard input")]
+    if prompt_file is not None:
+        return [_not_empty(_read(prompt_file), str(prompt_file))]
+    if prompt is not None:
+        return [_not_empty(prompt, "--prompt")]
+    if ask_stdin and _is_piped():
+        console.say("reading the prompt from standard input")
+        return [text] if (text := _stdin()) else None
+    return None
+
+
+def _not_empty(text: str, where: str) -> str:
+    if not text:
+        raise UserError(
+            f"the prompt from {where} is empty",
+            "give some text, or leave it out to begin as the model was trained to",
+        )
+    return text
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text: byte {error.start} is invalid") from None
+
+
+def _lines(path: Path) -> list[str]:
+    lines = (_stdin() if str(path) == "-" else _read(path)).splitlines()
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        found.append(_json_string(line, path, number) if path.suffix == ".jsonl" else line)
+    if not found:
+        raise UserError(f"{path} holds no prompt", "put one on each line")
+    return found
+
+
+def _json_string(line: str, path: Path, number: int) -> str:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{path}, line {number} is not JSON: {error}") from None
+    if isinstance(value, dict):
+        value = value.get("prompt")
+    if not isinstance(value, str):
+        raise UserError(
+            f"{path}, line {number} holds no prompt", 'a JSON string, or {"prompt": "…"}'
+        )
+    return _not_empty(value, f"{path}, line {number}")
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8 text: byte {error.start}") from None
+
+
+def _is_piped() -> bool:
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)

@@ -1,0 +1,182 @@
+"""A loaded model with the settings of the moment: what one-shot and interactive sampling share."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nanogpt_cli.cli import console
+from nanogpt_cli.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from nanogpt_cli.cli.sources import Source
+    from nanogpt_cli.core.continuation import Piece
+    from nanogpt_cli.core.model import GPT
+    from nanogpt_cli.core.sampler import Plan
+    from nanogpt_cli.text.tokenizer import Tokenizer
+    from nanogpt_cli.text.unknown import Policy
+
+
+@dataclass
+class Session:
+    """A model ready to sample from, and how.
+
+    Attributes:
+        source: what was loaded.
+        model: on its device.
+        tokenizer: the source's.
+        plan: the settings of the next text.
+        stop: strings that end a text.
+        stop_at_end_of_text: whether the end-of-text token does.
+        on_unknown: see ``text.unknown``.
+        crop: take the end of a prompt that does not fit.
+    """
+
+    source: Source
+    model: GPT
+    tokenizer: Tokenizer
+    plan: Plan
+    stop: tuple[str, ...] = ()
+    stop_at_end_of_text: bool = True
+    on_unknown: Policy = "error"
+    crop: bool = False
+
+    def encode(self, prompts: list[str] | None) -> tuple[list[str], list[list[int]]]:
+        """Prompts as text and ids; without any, the one the model was trained to begin with.
+
+        Raises:
+            UserError: a prompt has unknown characters or does not fit the context.
+        """
+        if prompts is None:
+            return self._own_prompt()
+        from nanogpt_cli.text import unknown
+
+        ids = []
+        for text in prompts:
+            found, notes = unknown.encode(self.tokenizer, text, self.on_unknown)
+            for remark in notes:
+                note(remark)
+            ids.append(self._fitted(found))
+        return prompts, ids
+
+    def pieces(self, prompts: list[list[int]]) -> Iterator[Piece]:
+        """Draw; see ``core.continuation``."""
+        from nanogpt_cli.core.continuation import continue_prompts
+
+        return continue_prompts(
+            self.model, self.tokenizer, prompts, self.plan,
+            stop=self.stop, stop_at_end_of_text=self.stop_at_end_of_text,
+        )  # fmt: skip
+
+    def _own_prompt(self) -> tuple[list[str], list[list[int]]]:
+        recipe = self.source.state.get("recipe")
+        text = recipe.get("sample", {}).get("prompt") if isinstance(recipe, dict) else None
+        if text:
+            return [text], [self._fitted(self.tokenizer.encode(text))]
+        if self.tokenizer.eot is not None:  # a document begins where another has ended
+            return [""], [[self.tokenizer.eot]]
+        from nanogpt_cli.text import unknown
+
+        ids, _ = unknown.encode(self.tokenizer, "\n", "replace")
+        return ["\n"], [ids or [0]]
+
+    def _fitted(self, ids: list[int]) -> list[int]:
+        limit = self.model.config.block_size
+        if not ids:
+            raise UserError(
+                "nothing of the prompt is left after leaving out unknown characters",
+                "use characters of the training text",
+            )
+        if len(ids) <= limit:
+            return ids
+        if not self.crop:
+            raise UserError(
+                f"the prompt has {len(ids)} tokens, the model's context {limit}",
+                "shorten it, or --crop takes its end",
+            )
+        note(f"the prompt's last {limit} of {len(ids)} tokens are read")
+        return ids[-limit:]
+
+
+def open_session(
+    source: str, checkpoint: str, out: Path, *, device: str, precision: str, threads: int
+) -> Session:
+    """Load a model, place it, choose the thread count, and say so on stderr.
+
+    Raises:
+        UserError: there is no such model or device.
+    """
+    from nanogpt_cli.cli import sources
+
+    found = sources.resolve(source, checkpoint=checkpoint, out=out)
+    for remark in found.notes:
+        note(remark)
+    tokenizer = found.need_tokenizer()
+    import torch
+
+    from nanogpt_cli.core.sampler import Plan
+
+    place = _device(device)
+    bf16 = precision == "bf16" or (precision == "auto" and place.type == "cuda")
+    model = found.model.to(place)
+    if place.type == "cpu":
+        _set_threads(model, threads)
+    dtype = torch.bfloat16 if bf16 else None
+    return Session(found, model, tokenizer, Plan(1, dtype=dtype, exact=dtype is None))
+
+
+def describe(session: Session) -> str:
+    """What is sampled from, and how, in one line."""
+    import torch
+
+    dtype = session.plan.dtype or session.model.lm_head.weight.dtype
+    kind = "bf16" if dtype == torch.bfloat16 else "fp32"
+    device = session.model.lm_head.weight.device
+    threads = torch.get_num_threads()
+    where = f"{threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else str(device)
+    size = console.count(session.model.n_parameters())
+    return f"{session.source.label} · {size} parameters · {kind}, {where}"
+
+
+def note(message: str) -> None:
+    """A line of commentary on stderr, dim in a terminal; without Rich, which costs 0.1 s."""
+    dim = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    sys.stderr.write(f"\x1b[2m{message}\x1b[0m\n" if dim else f"{message}\n")
+    sys.stderr.flush()
+
+
+def fresh_seed() -> int:
+    """A seed nobody has chosen, short enough to type again."""
+    return secrets.randbelow(1_000_000)
+
+
+def _device(wanted: str) -> torch.device:
+    import torch
+
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"this machine has no device {wanted!r}", "try --device auto") from None
+    return device
+
+
+def _set_threads(model: GPT, threads: int) -> None:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if threads:
+        torch.set_num_threads(threads)
+    elif not os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        from nanogpt_cli.core.decode import best_threads
+
+        torch.set_num_threads(best_threads(model, cores or 1)[0])
