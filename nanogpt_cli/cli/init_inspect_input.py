@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,8 +70,7 @@ def recipe_of(
     model: dict[str, Any] = {}
     if preset:
         if preset not in PRESETS:
-            hint = nearest(preset, PRESETS) or ", ".join(PRESETS)
-            raise UserError(f"unknown preset {preset!r}", f"known: {hint}")
+            raise UserError(f"unknown preset {preset!r}", f"known: {', '.join(PRESETS)}")
         model = dict(zip(("n_layer", "n_head", "n_embd"), PRESETS[preset], strict=True))
     values = {"model": model | given}
     for text in sets:

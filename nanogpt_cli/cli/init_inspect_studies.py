@@ -68,9 +68,8 @@ def side_by_side(
         variants = study.schemes_of(subject.config, list(unique.values()))
     else:
         variants = study.ablate(subject.config, scheme, [a for a in ablate.split(",") if a])
-    idx, targets, label = tokens(
-        subject.config, ask.data, ask.batch, ask.length, ask.seed, tokenizer
-    )
+    length = ask.length if measure else min(ask.length, study.TOKENS)
+    idx, targets, label = tokens(subject.config, ask.data, ask.batch, length, ask.seed, tokenizer)
     rows = []
     with progress("comparing") as report:
         for n, variant in enumerate(variants):
@@ -97,43 +96,58 @@ def _show(
         ]
         console.emit_json({"rows": answer})
         return
-    what = "measured, expected dimmed" if rows[0][2] else "theory"
-    table = simple_table(f"{title} ({what})", _heads(rows[0][2] is not None))
-    for variant, expected, measured in rows:
-        table.add_row(*_row(variant, expected, measured))
-    console.stdout().print(table)
-    console.stdout().print(
-        "[dim]x0, xL: stream RMS at the embedding and after the last block; g0/gL: gradient there; "
-        "own: logit of the\ntoken just read; token: its share of the embedding's variance; "
-        "cos: between positions at the end[/]"
-    )
+    out, measured = console.stdout(), rows[0][2] is not None
+    title = f"{title} ({'measured' if measured else 'theory'})"
+    table = simple_table(title, [heading for heading, _ in _cells(rows[0], out.width)])
+    table.columns[-1].justify = "left"
+    for row in rows:
+        table.add_row(*(cell for _, cell in _cells(row, out.width)))
+    out.print(table)
+    out.print(f"[dim]{_LEGEND}[/]")
 
 
-def _heads(measured: bool) -> list[str]:
-    pairs = ["xL", "xL/x0", "g0/gL", "loss - ln V"]
-    heads = [["", "x0"], *([name, "exp."] if measured else [name] for name in pairs)]
-    return [*(h for group in heads for h in group), "logit std", "own", "token", "cos", ""]
+_LEGEND = (
+    "x0, xL: stream RMS at the embedding and after the last block; g0/gL: gradients there; "
+    "own: logit of the token just read; token: its share of the embedding's variance; "
+    "cos: between positions at the end"
+)
 
 
-def _row(variant: Variant, expected: Signals, measured: Signals | None) -> list[Any]:
+def _cells(row: tuple[Variant, Signals, Signals | None], width: int) -> list[tuple[str, Any]]:
+    """(heading, cell) of one row; what a narrow terminal lacks room for is left out."""
+    variant, expected, measured = row
+    shown = measured or expected
+    narrow, wide = width < 100 and measured is not None, width >= 110
+    cells: list[tuple[str, Any]] = [("", f"[bold]{variant.name}[/]")]
+    if not narrow:
+        cells.append(("x0", number(shown.stream_rms[0])))
+    cells.append(("xL", number(shown.stream_rms[-1])))
+    for heading, name in (("xL/x0", "growth"), ("g0/gL", "gradient_ratio")):
+        value, theory = beside(getattr(shown, name), getattr(expected, name))
+        cells.append((heading, value))
+        if measured:
+            cells.append(("exp.", theory))
+    excess = shown.loss - math.log(variant.config.vocab_size)
+    cells.append(("loss-ln V", f"{excess:+.3f}" if excess < 10 else f"{excess:+.0f}"))
+    cells.append(("own", f"{shown.own_logit:.2f}"))
+    if wide:
+        cells.append(("logit std", number(shown.logit_std)))
+        cells.append(("token", f"{shown.token_share:.2%}"))
+    if not narrow:
+        cells.append(("cos", f"{shown.cosine[-1]:.2f}"))
+    return [*cells, ("", _marks(variant, shown, 3 if wide else 1))]
+
+
+def _marks(variant: Variant, shown: Signals, most: int) -> str:
+    """The topics of warnings and failures, the gravest first."""
     from nanogpt_cli.core import lint
 
-    log_v = math.log(variant.config.vocab_size)
-
-    def facts(s: Signals) -> tuple[float, ...]:
-        return s.stream_rms[-1], s.growth, s.gradient_ratio, s.loss - log_v
-
-    shown = measured or expected
-    cells: list[Any] = [f"[bold]{variant.name}[/]", number(shown.stream_rms[0])]
-    for theory, value in zip(facts(expected), facts(shown), strict=True):
-        cells += beside(value, theory) if measured else [number(value)]
-    cells += [number(shown.logit_std), number(shown.own_logit), f"{shown.token_share:.0%}"]
-    cells.append(f"{shown.cosine[-1]:.2f}")
     verdicts = lint.on_signals(shown, variant.config) + lint.on_scheme(variant.scheme)
     bad = [v for v in verdicts if v.severity in ("warn", "fail")]
     bad.sort(key=lambda v: -lint.SEVERITIES.index(v.severity))
-    marks = ", ".join(f"[{_COLOURS[v.severity]}]{v.topic}[/]" for v in bad[:2]) or "[green]ok[/]"
-    return [*cells, marks + (f" +{len(bad) - 2}" if len(bad) > 2 else "")]
+    marks = " ".join(f"[{_COLOURS[v.severity]}]{v.topic}[/]" for v in bad[:most])
+    more = f" +{len(bad) - most}" if len(bad) > most else ""
+    return marks + more or "[green]✓[/]"
 
 
 def scan(subject: Subject, what: str, as_json: bool) -> None:
@@ -166,7 +180,7 @@ def coordinates(subject: Subject, widths: str, seed: int, as_json: bool, lint: b
     if sizes and min(sizes) < 1:
         raise UserError(f"--widths {widths}: widths are positive")
     with progress("training") as report:
-        found = coord_check(subject.config, scheme, sizes, seed=seed, progress=report)
+        found = coord_check(subject.config, scheme, sizes, seeds=(seed, seed + 1), progress=report)
     if as_json:
         slopes = {name: found.slope(name) for name in found.names}
         console.emit_json({**asdict(found), "slopes": slopes, "level": found.level})

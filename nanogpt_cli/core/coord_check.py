@@ -71,8 +71,8 @@ def coord_check(
     widths: Sequence[int],
     *,
     steps: int = 4,
-    lr: float = 1e-2,
-    seed: int = 0,
+    lr: float = 1e-3,
+    seeds: Sequence[int] = (0, 1),
     progress: Callable[[int, int], None] | None = None,
 ) -> Coordinates:
     """Train at several widths for a few Adam steps on one batch of random tokens.
@@ -80,7 +80,9 @@ def coord_check(
     Args:
         config: everything but the width; heads keep their size.
         widths: at least two, multiples of the head size.
-        lr: for the base width; the scheme's factors apply per class.
+        lr: for the base width; the scheme's factors apply per class. Large ones leave the first
+            few steps' linear regime, where width says nothing.
+        seeds: of the models; sizes are averaged over them.
         progress: called with (models done, models).
 
     Raises:
@@ -89,44 +91,61 @@ def coord_check(
     if len(set(widths)) < 2:
         raise UserError("a coordinate check needs at least two widths", "--widths 64,128,256")
     D = min(config.head_size, *widths)
-    rows = []
+    runs: list[list[_Trace]] = []
     for n, width in enumerate(widths):
         if width % D:
             raise UserError(f"width {width} is not a multiple of the head size {D}")
         shape = configure(replace(config, n_embd=width, n_head=width // D, dropout=0.0), scheme)
-        rows.append(_train(build(shape, scheme, seed), scheme, steps, lr))
+        runs.append([_train(build(shape, scheme, s), scheme, steps, lr) for s in seeds])
         if progress:
             progress(n + 1, len(widths))
-    names = tuple(rows[0][0][0])
-    size = {name: [[rms(x[name]) for x in acts] for acts, _ in rows] for name in names}
-    change = {
-        name: [[rms(x[name] - acts[0][name]) for x in acts] for acts, _ in rows] for name in names
-    }
-    return Coordinates(tuple(widths), names, size, change, [losses for _, losses in rows])
+    names = tuple(runs[0][0].size)
+    return Coordinates(
+        tuple(widths),
+        names,
+        {name: [_mean([run.size[name] for run in same]) for same in runs] for name in names},
+        {name: [_mean([run.change[name] for run in same]) for same in runs] for name in names},
+        [_mean([run.losses for run in same]) for same in runs],
+    )
 
 
-def _train(
-    model: GPT, scheme: Scheme, steps: int, lr: float
-) -> tuple[list[dict[str, Tensor]], list[float]]:
+def _mean(rows: list[list[float]]) -> list[float]:
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+
+@dataclass
+class _Trace:
+    """One model over its steps: RMS and RMS of the change by name, and the loss."""
+
+    size: dict[str, list[float]]
+    change: dict[str, list[float]]
+    losses: list[float]
+
+
+def _train(model: GPT, scheme: Scheme, steps: int, lr: float) -> _Trace:
     """Activations before each step and after the last, on the batch that is trained on."""
     settings = recipe.Optim(lr=lr, weight_decay=0.0, warmup_steps=0, schedule="constant")
     optimizers = Optimizers(model, settings, scheme, max_steps=steps)
-    config = model.config
-    idx, targets = random_tokens(config, 4, min(64, config.block_size), seed=1)
-    found, losses = [], []
+    idx, targets = random_tokens(model.config, 4, min(64, model.config.block_size), seed=1)
+    first: dict[str, Tensor] = {}
+    trace = _Trace({}, {}, [])
     for step in range(steps + 1):
         watched: dict[str, list[Tensor]] = {}
         logits, loss = model(idx, targets, _recorder(watched))
         assert loss is not None
-        found.append({name: torch.stack(seen) for name, seen in watched.items()})
-        found[-1]["logits"] = logits.detach()
-        losses.append(float(loss.detach()))
+        watched["logits"] = [logits.detach()]
+        now = {name: torch.stack(seen) for name, seen in watched.items()}
+        first = first or now
+        for name, value in now.items():
+            trace.size.setdefault(name, []).append(rms(value))
+            trace.change.setdefault(name, []).append(rms(value - first[name]))
+        trace.losses.append(float(loss.detach()))
         if step < steps:
             optimizers.zero_grad()
             loss.backward()
             optimizers.set_lr(step)
             optimizers.step()
-    return found, losses
+    return trace
 
 
 def _recorder(into: dict[str, list[Tensor]]) -> Callable[[str, int, Tensor], None]:

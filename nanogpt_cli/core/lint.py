@@ -90,10 +90,10 @@ def _growth(found: Signals, expected: Signals | None, shallow: float) -> Iterato
     independent = abs(growth / shallow - 1) < 0.15 if shallow > 0 else False
     if growth > MAX_GROWTH:
         text += ": late blocks add little to so large a stream"
-        yield Verdict(WARN, "residual-growth", text, growth)
+        yield Verdict(WARN, "growth", text, growth)
     else:
         text += ": the same as with 4 layers, independent of depth" if independent else ""
-        yield Verdict(OK, "residual-growth", text, growth)
+        yield Verdict(OK, "growth", text, growth)
 
 
 def _deviation(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
@@ -128,11 +128,11 @@ def _gradients(found: Signals) -> Iterator[Verdict]:
         return
     text = f"gradient at the embedding {ratio:.3g} times that after the last block"
     if ratio > MAX_GRADIENT_RATIO:
-        yield Verdict(WARN, "gradient-ratio", f"{text}: early blocks dominate", ratio)
+        yield Verdict(WARN, "gradients", f"{text}: early blocks dominate", ratio)
     elif ratio < 1 / MAX_GRADIENT_RATIO:
-        yield Verdict(WARN, "gradient-ratio", f"{text}: early blocks hardly learn", ratio)
+        yield Verdict(WARN, "gradients", f"{text}: early blocks hardly learn", ratio)
     else:
-        yield Verdict(OK, "gradient-ratio", text, ratio)
+        yield Verdict(OK, "gradients", text, ratio)
 
 
 def _loss(found: Signals, config: GPTConfig) -> Iterator[Verdict]:
