@@ -171,13 +171,13 @@ def _shards(folder: Path) -> list[Path]:
     """The files an index names: plain names inside the folder, nothing else."""
     index = safe_json.read_object(folder / INDEX, limit=safe_json.LARGEST_VOCABULARY)
     weight_map = index.get("weight_map")
-    names = set(weight_map.values()) if isinstance(weight_map, dict) and weight_map else set()
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     for name in names:
         if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
             raise UserError(f"{folder / INDEX} names {name!r:.80}, which is not a plain file name")
     if not names:
         raise UserError(f"{folder / INDEX} has no weight_map")
-    return [folder / name for name in sorted(names)]
+    return [folder / name for name in sorted(set(names))]
 
 
 def _native_names(tensors: TensorSource) -> dict[str, str]:
@@ -204,7 +204,7 @@ def _config(
         )
     _refuse_variants(path, values)
     activation = values.get("activation_function", "gelu_new")
-    if activation not in _NATIVE:
+    if not isinstance(activation, str) or activation not in _NATIVE:
         raise UserError(f"{path}: activation_function {activation!r:.60} is not supported")
     tied = values.get("tie_word_embeddings", True)
     if not isinstance(tied, bool):

@@ -17,6 +17,8 @@ from nanogpt_cli.runlog import RunFolder
 from nanogpt_cli.text import tokenizer as tokenizers
 from nanogpt_cli.text.tokenizer import Tokenizer
 
+# Folders and files whose names are the same for every model.
+_SAY_NOTHING = ("ckpt.pt", "hf", "nanogpt", "exports", "runs")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -48,11 +50,10 @@ def read(path: Path, meta: Path | None = None) -> Foreign:
 def run_name(source: str) -> str:
     """A folder name for an imported model, from its path or hub id."""
     path = Path(source)
-    if path.name in ("ckpt.pt", "hf", "nanogpt", "onnx", "") and path.parent.name:
+    while path.name in _SAY_NOTHING and path.parent.name:
         path = path.parent
-    return _UNSAFE.sub("-", path.stem if path.suffix in (".pt", ".bin") else path.name).strip(
-        "-._"
-    ) or "imported"  # fmt: skip
+    name = path.stem if path.suffix in (".pt", ".bin") else path.name
+    return _UNSAFE.sub("-", name).strip("-._") or "imported"
 
 
 def make_run(

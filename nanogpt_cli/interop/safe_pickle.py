@@ -57,7 +57,7 @@ def scan(data: bytes, source: str, allowed: Collection[str] = ()) -> None:
 def _refused(source: str, what: str, position: int | None) -> UserError:
     return UserError(
         f"{source} is refused: its pickle {what} at byte {position}",
-        "weights need no code; such a file could run anything, nothing was executed",
+        "neither weights nor a vocabulary need code; nothing of it was executed",
     )
 
 

@@ -59,6 +59,8 @@ def _check_archive(path: Path) -> None:
             if len(pickles) != 1 or pickles[0].file_size > safe_pickle.LARGEST:
                 raise UserError(f"{path} is not a file of torch.save: it needs one data.pkl")
             safe_pickle.scan(archive.read(pickles[0]), str(path), ALLOWED)
+            if (damaged := archive.testzip()) is not None:  # torch itself compares no checksum
+                raise UserError(f"{path} is damaged: the checksum of {damaged!r:.80} is wrong")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
     except UserError:

@@ -126,9 +126,15 @@ class Exportable:
         """The plain model in memory, in evaluation mode."""
         with torch.device("meta"):
             model = GPT(self.config)
-        tensors = {name: self.weights.get(name) for name in self.weights.shapes}
+        tensors = {name: _own(self.weights.get(name)) for name in self.weights.shapes}
         checkpoint.load_tensors(model, tensors, source=self.name)
         return model.eval()
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """The tensor alone in its memory: writers of torch would save the rows cut off as well."""
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole else tensor.clone()
 
 
 def plain_config(config: GPTConfig, tokenizer: Tokenizer | None) -> GPTConfig:

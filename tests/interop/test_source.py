@@ -1,0 +1,75 @@
+"""Folding multipliers, cutting padding, and reading a checkpoint tensor by tensor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nanogpt_cli.core.checkpoint import CheckpointError
+from nanogpt_cli.core.model import Multipliers
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.interop import source
+from nanogpt_cli.runlog import RunFolder
+from tests.interop.conftest import char_tokenizer, exportable, logits, make_model, same_tensors
+
+FACTORS = Multipliers(embedding=3.0, residual=0.4, attention=0.07, output=0.25)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_folded_model_computes_the_same(tied: bool, bias: bool) -> None:
+    tokenizer = char_tokenizer()
+    size = tokenizer.vocab_size
+    model = make_model(tied=tied, bias=bias, vocab_size=size, multipliers=FACTORS)
+    plain = source.from_model(model, tokenizer).model()
+    assert plain.config.multipliers == Multipliers()
+    ids = torch.randint(0, size, (3, 24))
+    expected = logits(model, ids)
+    assert (logits(plain, ids) - expected).abs().max() < 2e-6 * expected.abs().max()
+
+
+def test_factors_of_two_fold_without_any_rounding() -> None:
+    factors = Multipliers(embedding=4.0, residual=0.5, output=2.0)
+    model = make_model(multipliers=factors)
+    plain = source.from_model(model, None).model()
+    ids = torch.randint(0, 65, (2, 24))
+    assert torch.equal(logits(plain, ids), logits(model, ids))
+
+
+def test_zero_embedding_factor_is_refused() -> None:
+    with pytest.raises(UserError, match="multipliers"):
+        source.from_model(make_model(multipliers=Multipliers(embedding=0.0)), None)
+
+
+def test_padding_is_cut_to_the_tokenizer() -> None:
+    tokenizer = char_tokenizer()
+    padded = exportable(tokenizer, vocab_size=64)
+    assert padded.config.vocab_size == tokenizer.vocab_size < 64
+    whole = padded.weights.uncut().get("transformer.wte.weight")
+    assert torch.equal(padded.weights.get("transformer.wte.weight"), whole[: tokenizer.vocab_size])
+    # The cut rows must not travel along in the memory behind the view.
+    embedding = padded.model().transformer.wte.weight
+    assert embedding.untyped_storage().nbytes() == embedding.numel() * 4
+
+
+def test_tokenizer_larger_than_the_model_is_refused() -> None:
+    with pytest.raises(UserError, match="does not belong|rows"):
+        exportable(vocab_size=5)
+
+
+def test_run_gives_the_model_that_was_saved(run: RunFolder) -> None:
+    found = source.from_run(run)
+    size = char_tokenizer().vocab_size
+    assert same_tensors(found.model(), make_model(vocab_size=size, bias=False))
+    assert found.step == 7
+    assert found.tokenizer is not None
+    assert found.tokenizer.fingerprint() == char_tokenizer().fingerprint()
+
+
+def test_damaged_checkpoint_is_refused(run: RunFolder) -> None:
+    path = run.checkpoints / "step-000007" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="damaged"):
+        source.from_run(run)
