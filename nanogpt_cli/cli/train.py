@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from nanogpt_cli.cli import console
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
+    from nanogpt_cli.cli.training import Plan
     from nanogpt_cli.events import RunEnded
     from nanogpt_cli.recipe import Recipe
     from nanogpt_cli.runlog import RunFolder
@@ -51,6 +53,21 @@ def train(
     tui: Annotated[
         bool, typer.Option("--tui", help="Watch in the dashboard; the trainer is its own process.")
     ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--procs", "--gpus", min=1, metavar="N", help="Share each step between N processes."
+        ),
+    ] = 1,
+    restarts: Annotated[
+        int,
+        typer.Option(
+            "--restarts", min=0, metavar="N", help="With --procs: start again N times if one dies."
+        ),
+    ] = 0,
+    lr_find: Annotated[
+        bool, typer.Option("--lr-find", help="Instead of training, try out learning rates.")
+    ] = False,
     out: Annotated[
         Path, typer.Option("--out", metavar="FOLDER", help="Where run folders are made.")
     ] = RUNS,
@@ -66,63 +83,99 @@ def train(
     Prepares the data when it is missing, and never overwrites a run: a second run of the same
     name gets a number. Ctrl-C finishes the step, saves, and says how to go on.
     """
-    from nanogpt_cli.errors import UserError
+    from nanogpt_cli.cli import training
 
     overrides = list(sets or [])
-    if seed is not None:
-        overrides.append(f"run.seed={seed}")
-    if device:
-        overrides.append(f"train.device={device!r}")
+    overrides += [] if seed is None else [f"run.seed={seed}"]
+    overrides += [f"train.device={device!r}"] if device else []
+    _check(recipe, resume, start_from)
+    if lr_find:
+        _try_rates(recipe, overrides, as_json)
+        return
+
+    def plan() -> Plan:
+        number = _launched() or processes
+        if resume:
+            return _resumed(recipe, out, overrides)
+        return _begun(recipe, out, overrides, folder, start_from, number)
+
+    if _launched():
+        ended = training.run_as_rank(plan)
+        if ended is not None:
+            _report(*ended, as_json=as_json, product=not (folder or resume))
+            # To the launcher a run that was stopped in order is no failure.
+            raise typer.Exit(0 if ended[1].reason == "stopped" else _exit_code(ended[1]))
+        return
+    made = plan()
+    if tui or processes > 1:
+        _in_other_processes(made, out, overrides, tui, processes, restarts, as_json)
+        return
+    last = training.run_alone(made)
+    _report(made, last, as_json=as_json)
+    raise typer.Exit(_exit_code(last))
+
+
+def _check(recipe: str, resume: bool, start_from: str) -> None:
+    from nanogpt_cli.errors import UserError
+
     if not recipe and not resume:
         raise UserError("which recipe?", "nanogpt train small; nanogpt recipes lists them")
     if resume and start_from:
         raise UserError("--resume and --from exclude each other", "--from begins a new run")
-    plan = _resumed(recipe, out, overrides) if resume else _begun(recipe, out, overrides, folder)
-    if tui:
-        _with_dashboard(plan, recipe, resume, start_from, overrides, out)
-        return
-    ended = _train(plan, start_from)
-    _report(plan.run, ended, as_json)
-    if ended.reason == "stopped":
-        raise typer.Exit(130)
-    if ended.reason == "non_finite":
-        raise typer.Exit(1)
 
 
-class _Plan:
-    """A recipe, its prepared data and its run folder."""
-
-    def __init__(self, recipe: Recipe, data: Path, run: RunFolder, resume: bool) -> None:
-        self.recipe, self.data, self.run, self.resume = recipe, data, run, resume
+def _launched() -> int:
+    """How many processes a launcher (torchrun) started, 0 without one."""
+    return int(os.environ.get("WORLD_SIZE", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
-def _begun(name: str, out: Path, sets: list[str], folder: str) -> _Plan:
-    """A new run: recipe checked, data ready, folder made."""
+def _begun(name: str, out: Path, sets: list[str], folder: str, source: str, processes: int) -> Plan:
+    """A new run: recipe checked, data ready, folder made; an old one after a restart."""
     from nanogpt_cli import files, recipe_files
+    from nanogpt_cli.cli.training import Plan
     from nanogpt_cli.runlog import RunFolder, fresh_run
 
     loaded = recipe_files.load(name, sets)
     for note in loaded.notes:
         console.say(note)
-    data = _prepared(loaded.recipe)
+    recipe = loaded.recipe.for_processes(processes)
+    again = _restarted(recipe.run.name, out, folder)
+    if again is not None:
+        return Plan(recipe, _prepared(recipe), again, resume=True)
+    data = _prepared(recipe)
     with files.readable_os_errors("make a run folder", out):
-        run = RunFolder(Path(folder)) if folder else fresh_run(loaded.recipe.run.name, out)
-        files.write_text(run.recipe, recipe_files.to_toml(loaded.recipe))
-    if run.name != loaded.recipe.run.name and not folder:
-        console.say(f"{out / loaded.recipe.run.name} exists; this run is {run.path}")
-    return _Plan(loaded.recipe, data, run, resume=False)
+        run = RunFolder(Path(folder)) if folder else fresh_run(recipe.run.name, out)
+        files.write_text(run.recipe, recipe_files.to_toml(recipe))
+    if run.name != recipe.run.name and not folder:
+        console.say(f"{out / recipe.run.name} exists; this run is {run.path}")
+    return Plan(recipe, data, run, resume=False, source=source)
 
 
-def _resumed(name: str, out: Path, sets: list[str]) -> _Plan:
+def _restarted(name: str, out: Path, folder: str) -> RunFolder | None:
+    """The run to go on with when a launcher has started the processes once more."""
+    from nanogpt_cli.runlog import RunFolder, list_runs
+
+    if not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+        return None
+    mine = [RunFolder(Path(folder))] if folder else list_runs(out)
+    for run in mine:
+        begun = folder or run.name == name or run.name.rpartition("-")[0] == name
+        if begun and list(run.checkpoints.glob("step-*")):
+            return run
+    return None
+
+
+def _resumed(name: str, out: Path, sets: list[str]) -> Plan:
     """An earlier run, with its own recipe."""
     from nanogpt_cli import files, recipe_files
+    from nanogpt_cli.cli.training import Plan
     from nanogpt_cli.runlog import find_run
 
     run = find_run(name or None, out)
     loaded = recipe_files.load(run.recipe, sets)
     with files.readable_os_errors("write the recipe", run.recipe):
         files.write_text(run.recipe, recipe_files.to_toml(loaded.recipe))
-    return _Plan(loaded.recipe, _prepared(loaded.recipe), run, resume=True)
+    return Plan(loaded.recipe, _prepared(loaded.recipe), run, resume=True)
 
 
 def _prepared(recipe: Recipe) -> Path:
@@ -135,29 +188,50 @@ def _prepared(recipe: Recipe) -> Path:
     )
 
 
-def _train(plan: _Plan, start_from: str) -> RunEnded:
-    """Run the trainer in this process; returns its last event."""
-    from nanogpt_cli.cli import training
-
-    return training.run(plan.recipe, plan.data, plan.run, resume=plan.resume, source=start_from)
-
-
-def _with_dashboard(
-    plan: _Plan, recipe: str, resume: bool, start_from: str, sets: list[str], out: Path
+def _in_other_processes(
+    plan: Plan,
+    out: Path,
+    sets: list[str],
+    tui: bool,
+    processes: int,
+    restarts: int,
+    as_json: bool,
 ) -> None:
-    """Start the trainer as a child process and follow its run folder."""
-    from nanogpt_cli.cli import training
+    """Start the trainer as a child behind the dashboard, or as several processes."""
+    from nanogpt_cli.cli import launch
 
-    arguments: list[str] = [plan.run.name if resume else recipe, "--out", str(out)]
+    run = plan.run
+    arguments = [str(run.path) if plan.resume else str(run.recipe), "--out", str(out)]
     arguments += [item for text in sets for item in ("--set", text)]
-    arguments += ["--resume"] if resume else ["--run-folder", str(plan.run.path)]
-    arguments += ["--from", start_from] if start_from else []
-    training.run_with_dashboard(plan.run, arguments)
+    arguments += ["--resume"] if plan.resume else ["--run-folder", str(run.path)]
+    arguments += ["--from", plan.source] if plan.source else []
+    if tui:
+        shared = ["--procs", str(processes), "--restarts", str(restarts)]
+        launch.run_with_dashboard(run, arguments + (shared if processes > 1 else []))
+        return
+    launch.run_processes(processes, restarts, arguments, run)
+    last = _last_event(run)
+    if as_json:
+        console.emit_json(_facts(run, last))
+    else:
+        typer.echo(run.path)
+    raise typer.Exit(_exit_code(last))
 
 
-def _report(run: RunFolder, ended: RunEnded, as_json: bool) -> None:
-    """Where the run lies and what to type next."""
-    facts: dict[str, Any] = {
+def _last_event(run: RunFolder) -> RunEnded:
+    from nanogpt_cli import events
+    from nanogpt_cli.runlog import EventReader
+
+    found = [e for e in EventReader(run.events).read_all() if isinstance(e, events.RunEnded)]
+    return found[-1] if found else events.RunEnded(step=0, reason="error")
+
+
+def _exit_code(ended: RunEnded) -> int:
+    return {"stopped": 130, "non_finite": 1, "error": 1}.get(ended.reason, 0)
+
+
+def _facts(run: RunFolder, ended: RunEnded) -> dict[str, Any]:
+    return {
         "run": str(run.path),
         "step": ended.step,
         "reason": ended.reason,
@@ -165,18 +239,47 @@ def _report(run: RunFolder, ended: RunEnded, as_json: bool) -> None:
         "checkpoint": ended.checkpoint,
         "seconds": round(ended.seconds, 2),
     }
+
+
+def _report(plan: Plan, ended: RunEnded, *, as_json: bool, product: bool = True) -> None:
+    """Where the run lies and what to type next; stdout is left to whoever started the ranks."""
+    run = plan.run
     best = f", best val loss {ended.best_val_loss:.4f}" if ended.best_val_loss else ""
     console.say(
         f"{ended.reason} at step {ended.step} after {console.duration(ended.seconds)}{best}"
     )
-    if as_json:
-        console.emit_json(facts)
-    else:
+    if product and as_json:
+        console.emit_json(_facts(run, ended))
+    elif product:
         typer.echo(run.path)
     where = "" if run.path.parent == RUNS else f" --out {run.path.parent}"
     if ended.reason == "stopped":
         console.next_command(f"nanogpt train {run.name} --resume{where}")
     elif ended.reason == "non_finite":
-        console.next_command(f"nanogpt watch {run.path}")
+        console.next_command(f"nanogpt replay {run.path} {ended.step + 1}")
     else:
         console.next_command(f"nanogpt sample --run {run.path}")
+
+
+def _try_rates(name: str, sets: list[str], as_json: bool) -> None:
+    """The learning-rate range test, as a table and a suggestion."""
+    from nanogpt_cli import recipe_files
+    from nanogpt_cli.core import lr_find
+    from nanogpt_cli.text.tokens import open_data
+
+    recipe = recipe_files.load(name, sets).recipe
+    data = open_data(_prepared(recipe))
+    points = []
+    for point in lr_find.sweep(recipe, data):
+        points.append(point)
+        if len(points) % 10 == 0:
+            console.say(f"lr {point.lr:9.2e}  loss {point.loss:.4f}")
+    found = lr_find.suggest(points)
+    if as_json:
+        curve = [[point.lr, point.loss] for point in points]
+        console.emit_json({"suggested": found.lr, "diverged": found.diverged, "curve": curve})
+        return
+    end = f"diverges near {found.diverged:.1e}" if found.diverged else "did not diverge"
+    console.say(f"loss falls fastest near lr = {found.lr:.1e}; {end}")
+    typer.echo(f"{found.lr:.2g}")
+    console.next_command(f"nanogpt train {name} --set optim.lr={found.lr:.2g}")

@@ -1,14 +1,13 @@
-"""Running a trainer from the terminal: signals, lock, sinks, the process behind the dashboard."""
+"""Running a trainer from the terminal: signals, lock, sinks, resuming; alone or as one rank."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
-import sys
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -19,61 +18,137 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.runlog import EventWriter, RunFolder
 
 if TYPE_CHECKING:
+    from nanogpt_cli.core.distributed import Group
     from nanogpt_cli.core.trainer import Trainer
     from nanogpt_cli.recipe import Recipe
 
 
-def run(
-    recipe: Recipe, data: Path, folder: RunFolder, *, resume: bool, source: str
-) -> events.RunEnded:
+@dataclass(frozen=True)
+class Plan:
+    """A recipe, its prepared data and its run folder.
+
+    Attributes:
+        recipe: resolved.
+        data: folder of the prepared set.
+        run: the run folder, which exists.
+        resume: go on from the newest whole checkpoint.
+        source: weights to begin with, or "".
+    """
+
+    recipe: Recipe
+    data: Path
+    run: RunFolder
+    resume: bool
+    source: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON values."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": str(self.data.absolute()),
+            "run": str(self.run.path.absolute()),
+            "resume": self.resume,
+            "source": self.source,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Plan:
+        """The inverse of ``to_json``."""
+        from nanogpt_cli import recipe_files
+
+        recipe = recipe_files.from_values(values["recipe"])
+        run = RunFolder(Path(values["run"]))
+        return cls(recipe, Path(values["data"]), run, values["resume"], values["source"])
+
+
+def run_alone(plan: Plan) -> events.RunEnded:
     """Train in this process until the end, Ctrl-C or SIGTERM; returns the last event.
 
     Raises:
         UserError: another trainer holds the run, or something the user can fix went wrong.
     """
+    from nanogpt_cli.core.distributed import Group
+
+    return _run(plan, Group())
+
+
+def run_as_rank(make_plan: Callable[[], Plan]) -> tuple[Plan, events.RunEnded] | None:
+    """Train as one of the processes a launcher started; the result on the first rank only.
+
+    Args:
+        make_plan: called on the first rank, which tells the others.
+    """
+    from nanogpt_cli.core import distributed
+
+    with distributed.joined() as group:
+        plan = Plan.from_json(group.share(make_plan().to_json() if group.leads else None))
+        with distributed.readable_losses(group):
+            if group.leads:
+                return plan, _run(plan, group)
+            stop = _StopSignal(quiet=True)
+            with stop.installed():
+                for _ in _trainer(plan, group, stop).run():
+                    pass
+    return None
+
+
+def _run(plan: Plan, group: Group) -> events.RunEnded:
+    """The first or only process of a run: it holds the lock and writes."""
+    from nanogpt_cli import sinks
     from nanogpt_cli.cli.train_console import TrainConsole
 
-    with _locked(folder), EventWriter(folder.events) as write, TrainConsole() as show:
+    folder = plan.run
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_locked(folder))
+        write = stack.enter_context(EventWriter(folder.events))
+        show = stack.enter_context(TrainConsole())
+        others = stack.enter_context(sinks.opened(plan.recipe.log.sinks, folder))
         stop = _StopSignal()
+        trainer: Trainer | None = None
         try:
             with stop.installed():
-                trainer = _trainer(recipe, data, folder, resume=resume, source=source, stop=stop)
-                last = _follow(trainer, write, show)
+                _clean(folder)
+                trainer = _trainer(plan, group, stop)
+                return _follow(trainer, [_guarded(write, folder), show, *others])
         except BaseException as error:
-            write(_crash(error))
+            with contextlib.suppress(OSError):  # the disk may be what failed
+                write(_crash(error, trainer.progress.step if trainer else 0))
             raise
         finally:
-            write.sync()
-    return last
+            with contextlib.suppress(OSError):
+                write.sync()
 
 
-def _trainer(
-    recipe: Recipe, data: Path, folder: RunFolder, *, resume: bool, source: str, stop: _StopSignal
-) -> Trainer:
+def _clean(folder: RunFolder) -> None:
+    """Remove what a killed trainer left half-written."""
     from nanogpt_cli import files
-    from nanogpt_cli.text.tokens import open_data
 
-    tokens = open_data(data)
     files.remove_leftovers(folder.path)
     for leftover in files.remove_leftovers(folder.checkpoints):
         console.say(f"removed {leftover.name}, left by a killed save")
-    from nanogpt_cli.core.trainer import Trainer
 
-    model = _weights(source) if source else None
-    trainer = Trainer(recipe, tokens, folder, should_stop=stop, start_from=model)
-    if resume:
-        _restore(trainer, folder)
+
+def _trainer(plan: Plan, group: Group, stop: _StopSignal) -> Trainer:
+    from nanogpt_cli.core.trainer import Trainer
+    from nanogpt_cli.text.tokens import open_data
+
+    tokens = open_data(plan.data)
+    model = None
+    if plan.source:
+        from nanogpt_cli.cli import sources
+
+        model = sources.resolve(plan.source).model
+    trainer = Trainer(
+        plan.recipe, tokens, plan.run, group=group, should_stop=stop, start_from=model
+    )
+    if plan.resume:
+        newest = group.share(str(_newest(plan.run)) if group.leads else None)
+        trainer.restore(Path(newest))
     return trainer
 
 
-def _weights(source: str) -> Any:
-    """The model to begin with."""
-    from nanogpt_cli.cli import sources
-
-    return sources.resolve(source).model
-
-
-def _restore(trainer: Trainer, folder: RunFolder) -> None:
+def _newest(folder: RunFolder) -> Path:
+    """The newest whole checkpoint; damaged ones are named and set aside."""
     from nanogpt_cli.core import checkpoint
 
     newest, problems = checkpoint.newest_intact(folder)
@@ -85,37 +160,46 @@ def _restore(trainer: Trainer, folder: RunFolder) -> None:
             f"run {folder.name} has no whole checkpoint to go on from",
             "start it again: nanogpt train RECIPE",
         )
-    trainer.restore(newest)
     console.say(f"going on from {newest}")
+    return newest
 
 
-def _follow(trainer: Trainer, write: EventWriter, show: Any) -> events.RunEnded:
+def _follow(trainer: Trainer, takers: list[Callable[[events.Event], None]]) -> events.RunEnded:
     for event in trainer.run():
-        write(event)
-        show(event)
+        for take in takers:
+            take(event)
     assert isinstance(event, events.RunEnded)
     return event
 
 
-def _crash(error: BaseException) -> events.RunEnded:
+def _guarded(write: EventWriter, folder: RunFolder) -> Callable[[events.Event], None]:
+    """The writer, its refusals put in words."""
+    from nanogpt_cli import files
+
+    def take(event: events.Event) -> None:
+        try:
+            write(event)
+        except OSError:
+            with files.readable_os_errors("write the event log", folder.events):
+                raise
+
+    return take
+
+
+def _crash(error: BaseException, step: int) -> events.RunEnded:
     """The last line of a run that did not end in order."""
     expected = isinstance(error, UserError | KeyboardInterrupt)
     text = str(error) if expected else "".join(traceback.format_exception(error))
-    import time
-
-    return events.RunEnded(
-        time=time.time(),
-        step=0,
-        reason="stopped" if isinstance(error, KeyboardInterrupt) else "error",
-        message=text[-4000:],
-    )
+    reason = "stopped" if isinstance(error, KeyboardInterrupt) else "error"
+    return events.RunEnded(time=time.time(), step=step, reason=reason, message=text[-4000:])
 
 
 class _StopSignal:
     """True once SIGINT or SIGTERM has come; a second SIGINT interrupts at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self.asked = False
+        self.quiet = quiet
 
     def __call__(self) -> bool:
         return self.asked
@@ -124,8 +208,9 @@ class _StopSignal:
         del frame
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not self.asked and not self.quiet:
+            console.say("stopping: finishing this step and saving (Ctrl-C again to stop at once)")
         self.asked = True
-        console.say("stopping: finishing this step and saving (Ctrl-C again to stop at once)")
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -156,30 +241,3 @@ def _locked(folder: RunFolder) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def run_with_dashboard(folder: RunFolder, arguments: list[str]) -> None:
-    """Train in a child process of its own session and show its run folder.
-
-    Without a terminal the child is followed by plain lines instead.
-    """
-    if not (sys.stdin.isatty() and sys.stderr.isatty()) or os.environ.get("TERM") == "dumb":
-        console.say("no terminal for the dashboard: showing plain progress instead")
-        child = subprocess.run([sys.executable, "-m", "nanogpt_cli", "train", *arguments])
-        sys.exit(child.returncode)
-    with folder.stdout.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "nanogpt_cli", "train", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    from nanogpt_cli.tui.app import run_dashboard
-
-    run_dashboard([folder.path])
-    if process.poll() is None:
-        console.say(f"training goes on (pid {process.pid})")
-        console.next_command(f"nanogpt watch {folder.path}")
-    else:
-        console.next_command(f"nanogpt sample --run {folder.path}")

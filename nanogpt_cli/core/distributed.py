@@ -154,9 +154,7 @@ def replicate(forward: nn.Module, device: Device) -> nn.Module:
     from torch.nn.parallel import DistributedDataParallel
 
     ids = [device.device] if device.device.type == "cuda" else None
-    return DistributedDataParallel(
-        forward, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
+    return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True)
 
 
 @contextlib.contextmanager

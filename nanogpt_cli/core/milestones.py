@@ -73,7 +73,8 @@ class Milestones:
                 trial.path.mkdir(exist_ok=True)
                 progress.save(trial, stepper, self.progress, self.recipe, self.data)
             finally:
-                shutil.rmtree(trial.path, ignore_errors=True)
+                if self.group.leads:
+                    shutil.rmtree(trial.path, ignore_errors=True)
 
     def reached(self) -> Iterator[events.Event]:
         """Save, then evaluate, then sample, where the recipe says so."""

@@ -17,7 +17,7 @@ from nanogpt_cli.runlog import RunFolder
 from nanogpt_cli.text import prepare
 from nanogpt_cli.text.tokens import TokenData, open_data
 
-WORDS = ["the", "king", "and", "queen", "of", "night", "were", "walking", "under", "trees", "while", "rain", "fell", "on", "stone"]
+WORDS = ("the", "king", "and", "queen", "of", "night", "were", "walking", "under", "trees", "rain")
 
 
 @functools.cache

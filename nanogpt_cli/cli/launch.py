@@ -1,0 +1,81 @@
+"""Starting trainers as other processes: one behind the dashboard, or several through PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+
+from nanogpt_cli.cli import console
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.runlog import RunFolder
+
+
+def run_with_dashboard(folder: RunFolder, arguments: list[str]) -> None:
+    """Train in a child process of its own session and show its run folder.
+
+    Without a terminal the child is followed by plain lines instead.
+    """
+    command = [sys.executable, "-m", "nanogpt_cli", "train", *arguments]
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) or os.environ.get("TERM") == "dumb":
+        console.say("no terminal for the dashboard: showing plain progress instead")
+        sys.exit(subprocess.run(command).returncode)
+    with folder.stdout.open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    from nanogpt_cli.tui.app import run_dashboard
+
+    run_dashboard([folder.path])
+    if process.poll() is None:
+        console.say(f"training goes on (pid {process.pid})")
+        console.next_command(f"nanogpt watch {folder.path}")
+    else:
+        console.next_command(f"nanogpt sample --run {folder.path}")
+
+
+def run_processes(number: int, restarts: int, arguments: list[str], run: RunFolder) -> None:
+    """Train with that many processes on this machine, by PyTorch's elastic launcher.
+
+    Args:
+        number: processes.
+        restarts: times all of them are started again after one has died; they go on from the
+            last checkpoint.
+        arguments: of ``nanogpt train``, for every process.
+        run: the run they share.
+
+    Raises:
+        UserError: a process died and no restart was left.
+    """
+    from torch.distributed import run as launcher
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    # Each line of its own log repeats what is said here, with a traceback.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
+    options = ["--standalone", f"--nproc-per-node={number}", f"--max-restarts={restarts}"]
+    try:
+        launcher.main([*options, "-m", "nanogpt_cli", "train", *arguments])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise UserError(
+            f"rank {rank} ended with {_cause(failure.exitcode)}, so the job was ended",
+            f"go on from the last checkpoint: nanogpt train {run.path} --resume --procs {number}",
+        ) from None
+    except SignalException:
+        return  # the ranks were told, and saved before they ended
+
+
+def _cause(code: int) -> str:
+    """An exit code in words."""
+    import signal
+
+    if code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"
