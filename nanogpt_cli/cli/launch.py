@@ -31,8 +31,10 @@ def run_with_dashboard(folder: RunFolder, arguments: list[str]) -> None:
         )
     from nanogpt_cli.tui.app import run_dashboard
 
-    run_dashboard([folder.path])
-    if process.poll() is None:
+    left = run_dashboard([folder.path], child=process)
+    if left.stop and process.poll() is None:
+        console.say(f"{folder.name} was asked to stop; it saves a checkpoint first")
+    elif process.poll() is None:
         console.say(f"training goes on (pid {process.pid})")
         console.next_command(f"nanogpt watch {folder.path}")
     else:
