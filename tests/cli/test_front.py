@@ -1,0 +1,92 @@
+"""The front of the program: commands by name, errors, exit codes, the first page."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from nanogpt_cli import __version__
+from nanogpt_cli.cli import app, lazy
+
+ROOT = Path(__file__).parents[2]
+
+
+def nanogpt(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nanogpt_cli", *arguments],
+        capture_output=True, text=True, cwd=cwd, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", lazy.TABLE)
+def test_every_listed_command_loads_and_documents_every_option(name: str) -> None:
+    command = lazy.load(name)
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert command.help
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and not parameter.hidden:
+            assert parameter.help, f"nanogpt {name} {parameter.opts} has no help"
+
+
+def test_first_page_fits_a_screen_and_names_every_command() -> None:
+    text = CliRunner().invoke(app, ["--help"]).output
+    lines = text.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 100
+    for name, (_, help_line) in lazy.TABLE.items():
+        assert f"  {name:<14} {help_line}" in lines
+
+
+def test_first_page_needs_no_heavy_library() -> None:
+    code = (
+        "import sys\nfrom nanogpt_cli.cli import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = [m for m in ('torch', 'numpy', 'textual', 'pydantic', 'rich.markdown')"
+        " if m in sys.modules]\nsys.stderr.write(','.join(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+
+
+def test_version() -> None:
+    assert nanogpt("--version").stdout.strip() == f"nanogpt-cli {__version__}"
+
+
+def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
+    done = nanogpt("trian")
+    assert done.returncode == 2
+    assert "Did you mean 'train'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("train", "smal"), "did you mean the shipped recipe: small?"),
+        (("train",), "which recipe?"),
+        (("train", "debug", "--set", "model.n_head=5"), "does not divide"),
+        (("train", "--resume"), "there is no run"),
+        (("runs", "diff", "a", "b"), "no run 'a'"),
+        (("recipe", "check", "none.toml"), "no recipe"),
+    ],
+)
+def test_bad_input_is_one_clear_message_and_exit_code_2(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    done = nanogpt(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_recipes_lists_what_is_shipped() -> None:
+    result = CliRunner().invoke(app, ["recipes"])
+    for path in (ROOT / "recipes").glob("*.toml"):
+        assert path.stem in result.output
