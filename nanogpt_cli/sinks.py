@@ -89,7 +89,7 @@ def _tensorboard(run: RunFolder) -> Iterator[Sink]:
     _need("tensorboard", "tensorboard")
     from torch.utils.tensorboard import SummaryWriter  # needs both libraries
 
-    writer: Any = SummaryWriter(str(run.path / "tensorboard"))  # type: ignore[no-untyped-call]
+    writer: Any = SummaryWriter(str(run.path / "tensorboard"))
 
     def take(event: events.Event) -> None:
         step = getattr(event, "step", 0)

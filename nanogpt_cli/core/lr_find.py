@@ -1,4 +1,4 @@
-"""Learning-rate range test (Smith 2017, section 3.3): a short run whose rate rises exponentially."""
+"""Learning-rate range test (Smith 2017, section 3.3): a short run at a rising rate."""
 
 from __future__ import annotations
 

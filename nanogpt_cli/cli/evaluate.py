@@ -1,0 +1,135 @@
+"""``nanogpt eval``: the loss of a model over a whole split."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from nanogpt_cli.cli import console
+from nanogpt_cli.places import RUNS
+
+if TYPE_CHECKING:
+    from nanogpt_cli.cli.sources import Source
+    from nanogpt_cli.core.evaluate import Result
+    from nanogpt_cli.text.tokens import TokenData
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("eval")(evaluate)
+
+
+def evaluate(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="[RUN]",
+            help="A run, checkpoint, Hugging Face folder or ckpt.pt; the newest run by default.",
+            show_default=False,
+        ),
+    ] = "",
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help="A prepared folder or named set; the run's own if left out.",
+        ),
+    ] = "",
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", metavar="WHICH", help="best, last or a step.")
+    ] = "best",
+    split: Annotated[Literal["val", "train"], typer.Option("--split", help="Which split.")] = "val",
+    batch: Annotated[
+        int, typer.Option("--batch", min=0, help="Windows at once; 0: as memory allows.")
+    ] = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "tf32", "bf16", "fp16"],
+        typer.Option("--precision", help="Number format of the forward pass."),
+    ] = "fp32",
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where runs lie.")] = RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Evaluate a model on every token of a split: loss, perplexity, bits per byte, by position."""
+    from nanogpt_cli import recipe as recipes
+    from nanogpt_cli.cli import sources
+    from nanogpt_cli.core import device as devices
+    from nanogpt_cli.core import evaluate as core
+
+    source = sources.resolve(run, checkpoint=checkpoint, out=out)
+    for note in source.notes:
+        console.say(note)
+    found = _data(source, data)
+    where = devices.choose(recipes.Train(device=device, precision=precision, compile=False))
+    console.say(f"{source.label} on the {split} split of {found.folder}")
+    tokens = getattr(found, split)
+    model = source.model.to(where.device)
+    result = core.evaluate(model, tokens, where, batch=batch or None)
+    info = getattr(found.manifest, split)
+    facts: dict[str, Any] = {
+        "model": source.label,
+        "data": str(found.folder),
+        "split": split,
+        "step": source.step,
+        "tokens": result.tokens,
+        "loss": result.loss,
+        "perplexity": result.perplexity,
+        "bits_per_byte": result.bits_per_byte(info.bytes_per_token),
+    }
+    if as_json:
+        console.emit_json(facts | {"by_position": result.by_position.tolist()})
+        return
+    _show(facts, result)
+
+
+def _data(source: Source, name: str) -> TokenData:
+    """The data to evaluate on; its tokenizer must be the model's.
+
+    Raises:
+        UserError: there is none, or its tokens mean something else.
+    """
+    from nanogpt_cli.errors import UserError
+    from nanogpt_cli.text import prepare, tokens
+
+    if not name:
+        name = source.state.get("data", {}).get("folder", "")
+    if not name:
+        raise UserError(
+            f"{source.label} does not say what it was trained on", "name it: --data DATA"
+        )
+    folder = Path(name)
+    if not tokens.is_prepared(folder):
+        kind = source.need_tokenizer().kind
+        section = source.state.get("recipe", {}).get("data", {})
+        share = section.get("val_fraction", prepare.VAL_FRACTION)
+        if name == source.state.get("data", {}).get("folder", ""):  # moved or never here
+            name = section.get("name", name)
+        folder = prepare.ensure(name, kind, val_fraction=share, report=console.say)
+    found = tokens.open_data(folder)
+    if source.tokenizer and source.tokenizer.fingerprint() != found.manifest.fingerprint:
+        raise UserError(
+            f"{folder} was made with another tokenizer ({found.manifest.kind}) than the model's "
+            f"({source.tokenizer.kind})",
+            "prepare the text with the model's tokenizer",
+        )
+    if found.vocab_size > source.model.config.vocab_size:
+        raise UserError(
+            f"{folder} has {found.vocab_size} token ids, the model {source.model.config.vocab_size}"
+        )
+    return found
+
+
+def _show(facts: dict[str, Any], result: Result) -> None:
+    for name in ("tokens", "loss", "perplexity", "bits_per_byte"):
+        value = facts[name]
+        typer.echo(f"{name:14} {value:,}" if name == "tokens" else f"{name:14} {value:.6f}")
+    typer.echo("loss by position in the context:")
+    curve = result.by_position
+    edges = [0, *(2**i for i in range(len(curve).bit_length()) if 2**i < len(curve)), len(curve)]
+    for low, high in itertools.pairwise(edges):
+        span = f"{low + 1}" if high == low + 1 else f"{low + 1}-{high}"
+        typer.echo(f"  {span:>11}  {curve[low:high].mean():.4f}")

@@ -1,0 +1,64 @@
+"""``nanogpt verify-resume``: stopping and going on, checked to the bit for one recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nanogpt_cli.cli import console
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("verify-resume")(verify_resume)
+
+
+def verify_resume(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")],
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Steps of both runs.")] = 20,
+    stop: Annotated[
+        int, typer.Option("--stop", help="Stop after this step; 0: half way.", min=0)
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Train twice, once with a stop and a resume, and compare every tensor and loss bit by bit.
+
+    Exit code 1 names the first tensor that differs.
+    """
+    import tempfile
+    from dataclasses import asdict
+    from pathlib import Path
+
+    from nanogpt_cli import recipe_files
+    from nanogpt_cli.core import verify_resume as core
+    from nanogpt_cli.errors import UserError
+    from nanogpt_cli.text import prepare
+    from nanogpt_cli.text.tokens import open_data
+
+    loaded = recipe_files.load(recipe, list(sets or [])).recipe
+    stop = stop or steps // 2
+    if stop >= steps:
+        raise UserError(f"--stop {stop} is not before --steps {steps}")
+    section = loaded.data
+    prepared = prepare.ensure(
+        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
+    )
+    with tempfile.TemporaryDirectory(prefix="nanogpt-verify-") as folder:
+        verdict = core.check(
+            loaded, open_data(prepared), Path(folder), steps=steps, stop=stop, report=console.say
+        )
+    if as_json:
+        console.emit_json({"recipe": recipe, "equal": not verdict.differing, **asdict(verdict)})
+    elif verdict.differing:
+        typer.echo(f"differs: {verdict.differing}")
+    else:
+        typer.echo(
+            f"equal: {verdict.tensors} tensors and {verdict.losses} losses, bit by bit, "
+            f"stopped after step {verdict.stopped} of {verdict.steps}"
+        )
+    if verdict.differing:
+        raise typer.Exit(1)

@@ -1,0 +1,116 @@
+"""Does stopping and going on give the bits of a run that was never stopped? A check of a recipe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanogpt_cli import events
+from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core.trainer import Trainer
+from nanogpt_cli.recipe import Recipe
+from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.text.tokens import TokenData
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the comparison found.
+
+    Attributes:
+        steps: steps of both runs.
+        stopped: the step after which one of them was stopped.
+        tensors: compared weights and optimizer tensors.
+        losses: compared logged losses.
+        differing: name of the first tensor (or step) that differs, with by how much; "" if none.
+    """
+
+    steps: int
+    stopped: int
+    tensors: int
+    losses: int
+    differing: str
+
+
+@dataclass
+class _Run:
+    losses: dict[int, float] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+
+def check(
+    recipe: Recipe,
+    data: TokenData,
+    folder: Path,
+    *,
+    steps: int,
+    stop: int,
+    report: Callable[[str], None] = lambda _: None,
+) -> Verdict:
+    """Train ``steps`` steps at a stretch, and again with a stop after ``stop``; compare all bits.
+
+    Both runs have the recipe's own schedule. The second goes through a checkpoint on the disk and
+    a trainer made anew.
+
+    Args:
+        folder: an empty folder for checkpoints.
+        report: receives a line per run.
+    """
+    train = {"max_steps": steps, "eval_every": 0, "checkpoint_every": 0}
+    optim = {"warmup_steps": min(recipe.optim.warmup_steps, steps)}
+    recipe = recipe.model_copy(
+        update={
+            "train": recipe.train.model_copy(update=train),
+            "optim": recipe.optim.model_copy(update=optim),
+            "sample": recipe.sample.model_copy(update={"max_new_tokens": 0}),
+        }
+    )
+    report(f"{steps} steps at a stretch")
+    straight = _Run()
+    _drive(Trainer(recipe, data), straight, steps)
+    report(f"{stop} steps, a checkpoint, and {steps - stop} more")
+    resumed = _Run()
+    run = RunFolder(folder)
+    _drive(Trainer(recipe, data, run), resumed, stop)
+    second = Trainer(recipe, data, run)
+    second.restore(checkpoint.find(run, "last"))
+    _drive(second, resumed, steps)
+    return Verdict(
+        steps=steps,
+        stopped=stop,
+        tensors=len(straight.tensors),
+        losses=len(straight.losses),
+        differing=_first_difference(straight, resumed),
+    )
+
+
+def _drive(trainer: Trainer, into: _Run, until: int) -> None:
+    """Run to a step, keep the losses, and at the end the tensors."""
+    for event in trainer.run():
+        if isinstance(event, events.Step):
+            into.losses[event.step] = event.loss
+            if event.step == until:
+                trainer.should_stop = lambda: True
+    weights = checkpoint.model_tensors(trainer.model)
+    moments = trainer.stepper.optimizers.tensors()
+    into.tensors = {name: t.detach().clone() for name, t in (weights | moments).items()}
+
+
+def _first_difference(one: _Run, two: _Run) -> str:
+    for step, loss in one.losses.items():
+        other = two.losses.get(step, math.nan)
+        if loss != other and not (math.isnan(loss) and math.isnan(other)):
+            return f"the loss of step {step}: {loss!r} against {other!r}"
+    for name, tensor in one.tensors.items():
+        found = two.tensors.get(name)
+        if found is None:
+            return f"{name} is missing"
+        if not torch.equal(tensor, found):
+            gap = float((tensor.double() - found.double()).abs().max())
+            return f"{name}: largest difference {gap:.3g}"
+    return ""
