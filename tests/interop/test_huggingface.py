@@ -132,7 +132,9 @@ def test_model_saved_by_transformers_is_read(tmp_path: Path, shard: str) -> None
 def test_pytorch_bin_with_old_masks_and_prefixes_is_read(tmp_path: Path) -> None:
     source = exportable()
     folder = written(source, tmp_path)
-    tensors = {f"module.transformer.{k}": v for k, v in load_file(folder / "model.safetensors").items()}
+    tensors = {
+        f"module.transformer.{k}": v for k, v in load_file(folder / "model.safetensors").items()
+    }
     tensors["module.transformer.h.0.attn.bias"] = torch.ones(1, 1, 24, 24)
     tensors["module.lm_head.weight"] = tensors["module.transformer.wte.weight"]
     torch.save(tensors, folder / "pytorch_model.bin")
