@@ -24,7 +24,7 @@ def register(group: typer.Typer) -> None:
 
 def bench_sample(
     source: Annotated[
-        str, typer.Argument(metavar="[SOURCE]", help="A model, as for nanogpt sample.")
+        str, typer.Argument(metavar="SOURCE", help="A model, as for nanogpt sample.")
     ] = "",
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which one of a run.")

@@ -48,7 +48,7 @@ def sample(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="[SOURCE]",
+            metavar="SOURCE",
             help="A run, a checkpoint folder, a Hugging Face GPT-2 folder or hub id (gpt2), or "
             "nanoGPT's ckpt.pt; the newest run by default.",
             show_default=False,
@@ -175,7 +175,6 @@ def sample(
     if source and run:
         raise UserError("SOURCE and --run name the model twice", "give one of them")
     from nanogpt_cli.cli import sample_prompts, sample_session
-    from nanogpt_cli.core.sampler import Plan
 
     given = sample_prompts.gather(prompt, prompt_file, prompts, ask_stdin=not interactive)
     session = sample_session.open_session(
@@ -183,6 +182,8 @@ def sample(
     )
     session.on_unknown, session.crop = on_unknown.value, crop
     session.stop, session.stop_at_end_of_text = tuple(stop or ()), not ignore_eot
+    from nanogpt_cli.core.sampler import Plan  # after the model was found: it imports torch
+
     session.plan = Plan(
         max_new_tokens, samples=num_samples, sampling=sampling, context=context.value,
         seed=sample_session.fresh_seed() if seed is None else seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,23 @@ def write(session: Session, given: list[str] | None, *, as_json: bool, logprobs:
     session.plan.logprobs = RUNNERS_UP if as_json or logprobs else None
     sample_session.note(f"{sample_session.describe(session)} · seed {session.plan.seed}")
     clock = Clock()
+    try:
+        _write(session, texts, ids, clock, as_json=as_json, logprobs=logprobs)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
+    sample_session.note(clock.summary())
+
+
+def _write(
+    session: Session,
+    texts: list[str],
+    ids: list[list[int]],
+    clock: Clock,
+    *,
+    as_json: bool,
+    logprobs: bool,
+) -> None:
     if as_json:
         found = _collect(session, ids, clock)
         console.emit_json(_facts(session, texts, found, clock))
@@ -36,7 +54,6 @@ def write(session: Session, given: list[str] | None, *, as_json: bool, logprobs:
         _write_coloured(session, texts, ids, clock)
     else:
         _write_plain(session, texts, ids, clock)
-    sample_session.note(clock.summary())
 
 
 class Clock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -191,3 +192,36 @@ def test_weights_are_shared_not_copied(model: GPT) -> None:
     assert decoder.wte.data_ptr() == model.transformer.wte.weight.data_ptr()
     attn = model.transformer.h[0].attn.c_attn  # type: ignore[union-attr]
     assert decoder.layers[0].c_attn[0].data_ptr() == attn.weight.data_ptr()  # type: ignore[union-attr]
+
+
+def test_greedy_equals_transformers_for_200_tokens(tmp_path: Path) -> None:
+    from transformers import GPT2LMHeadModel
+
+    from nanogpt_cli.interop import huggingface
+    from nanogpt_cli.interop.source import from_model
+
+    model = make(seed=3, n_layer=4, n_embd=64, block_size=256, vocab_size=211)
+    huggingface.write(from_model(model, None), tmp_path, lambda _: None)
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    prompt = [5, 17, 100]
+    expected = theirs.generate(
+        torch.tensor([prompt]), max_new_tokens=200, do_sample=False, pad_token_id=0
+    )
+    ours = run(model, [prompt], Plan(200, sampling=GREEDY))[0, 0]
+    assert len(set(ours)) > 20
+    assert prompt + ours == expected[0].tolist()
+
+
+def test_ties_do_reach_the_naive_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard is not decoration: a tied model asks for naive logits, ordinary draws hardly do."""
+    asked = []
+    plain = sampler.reference_logits
+    monkeypatch.setattr(sampler, "reference_logits", lambda *a: (asked.append(1), plain(*a))[1])
+    model = make()
+    run(model, [[30]], Plan(100, sampling=Sampling(temperature=1.0)))
+    assert len(asked) <= 3
+    with torch.no_grad():
+        model.transformer.wte.weight[1::2] = model.transformer.wte.weight[:-1:2]
+    asked.clear()
+    run(model, [[30]], Plan(20, sampling=GREEDY))
+    assert len(asked) == 20
