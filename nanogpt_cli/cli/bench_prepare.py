@@ -19,6 +19,11 @@ Source = Annotated[
 ]
 
 
+def register(group: typer.Typer) -> None:
+    """Add the part to ``bench``."""
+    group.command()(prepare)
+
+
 def prepare(
     megabytes: Megabytes = 256,
     source: Source = None,
@@ -44,13 +49,13 @@ def prepare(
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("way", "threads", "MB/s", "tokens/s", "times the loop"):
+    for title in ("way", "threads", "MB/s", "tokens/s", "CPU s", "times the loop"):
         table.add_column(title, justify="left" if title == "way" else "right")
     for speed in speeds:
         ratio = speed.megabytes_per_s / speeds[0].megabytes_per_s
         table.add_row(
             speed.name, str(speed.threads), f"{speed.megabytes_per_s:.1f}",
-            console.count(speed.tokens_per_s), f"{ratio:.2f}",
+            console.count(speed.tokens_per_s), f"{speed.cpu_seconds:.1f}", f"{ratio:.2f}",
         )  # fmt: skip
     console.stdout().print(table)
     console.say(
@@ -63,7 +68,7 @@ def _as_json(speeds: list[Speed], load: float, memory: int) -> dict[str, Any]:
     rows = [
         {
             "name": speed.name, "threads": speed.threads, "bytes": speed.bytes,
-            "tokens": speed.tokens, "seconds": speed.seconds,
+            "tokens": speed.tokens, "seconds": speed.seconds, "cpu_seconds": speed.cpu_seconds,
             "megabytes_per_s": speed.megabytes_per_s, "tokens_per_s": speed.tokens_per_s,
         }
         for speed in speeds

@@ -1,7 +1,7 @@
 """Work on a stream with all cores, results in order, a bounded number of items in flight.
 
 Threads, not processes: tiktoken, tokenizers, hashlib and zlib release the interpreter lock while
-they work, so threads scale as processes do and neither copy the text nor outlive a killed parent.
+they work, so threads scale as processes do, and neither copy the text nor outlive a killed parent.
 """
 
 from __future__ import annotations
