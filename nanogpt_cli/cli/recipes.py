@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nanogpt_cli.cli import console
+
+if TYPE_CHECKING:
+    from nanogpt_cli.recipe_files import Header
 
 
 def register(app: typer.Typer) -> None:
@@ -16,6 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def recipes(
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
 ) -> None:
     """List the shipped recipes: what they make, on which machine, how long, to which loss."""
     from nanogpt_cli import recipe_files
@@ -24,6 +29,9 @@ def recipes(
     if as_json:
         rows = [{k: str(v) for k, v in vars(header).items()} for header in headers]
         console.emit_json({"recipes": rows})
+        return
+    if as_markdown:
+        typer.echo(markdown(headers))
         return
     from rich import box
     from rich.table import Table
@@ -35,3 +43,10 @@ def recipes(
         table.add_row(header.name, header.what, header.machine, header.minutes, header.loss)
     console.stdout().print(table)
     console.next_command("nanogpt train small")
+
+
+def markdown(headers: Sequence[Header]) -> str:
+    """The table of the README."""
+    rows = ["| Recipe | What | Machine | Minutes | Expected loss |", "|---|---|---|---|---|"]
+    rows += [f"| `{h.name}` | {h.what} | {h.machine} | {h.minutes} | {h.loss} |" for h in headers]
+    return "\n".join(rows)
