@@ -118,12 +118,18 @@ class Dashboard(DashboardActions, App[DashboardExit]):
         """Read, draw, and choose when to look again so that drawing stays cheap."""
         started = time.process_time()
         loading = any(session.loading for session in self.desk.sessions)
-        changed = True in [session.poll() for session in self.desk.sessions]
+        # The first look is short, for a first frame at once; the rest of a long log comes in
+        # large pieces with few drawings between them.
+        patience = 0.4 if loading and self.ticks else 0.1
+        size = 1 << 22 if loading and self.ticks else 1 << 20
+        for session in self.desk.sessions:
+            session.poll(size, patience)
+        done = loading and not any(session.loading for session in self.desk.sessions)
         if not self.desk.held:
-            self.draw(force=changed and loading)
+            self.draw(force=done or not self.ticks)
         cost = time.process_time() - started
         self.ticks += 1
-        if loading:  # finish reading before saving
+        if loading:
             self.set_timer(0.01, self._tick)
             return
         self.tick_cost += 0.2 * (cost - self.tick_cost)
@@ -135,7 +141,10 @@ class Dashboard(DashboardActions, App[DashboardExit]):
         if not self.is_mounted or not self.screen_stack:
             return
         now = time.monotonic()
+        loading = any(session.loading for session in self.desk.sessions)
         slow = force or now >= self._slow_due
+        if loading and not slow:
+            return
         versions = tuple(session.view.version for session in self.desk.sessions)
         if force or versions != self._drawn or slow:
             self._draw_lines()

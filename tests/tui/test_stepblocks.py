@@ -15,6 +15,8 @@ from nanogpt_cli.tui import stepblocks
 numbers = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True, width=64),
     st.floats(0, 1e6, width=32).map(float),
+    st.floats(1e-12, 1e-4),
+    st.floats(1e14, 1e22),
     st.decimals(0, 1000, places=4).map(float),
     st.integers(-5, 10**9).map(float),
 )
@@ -37,7 +39,7 @@ def test_agrees_with_decoding_line_by_line(found: list[events.Step]) -> None:
     slow = stepblocks.from_events([e for e in decoded if isinstance(e, events.Step)])
     assert fast is not None
     for name, values in slow.items():
-        np.testing.assert_allclose(fast[name], values, rtol=4.5e-16, atol=5e-324, err_msg=name)
+        np.testing.assert_allclose(fast[name], values, rtol=7e-16, atol=5e-324, err_msg=name)
 
 
 GOOD = as_block([
