@@ -117,7 +117,7 @@ def _cells(row: tuple[Variant, Signals, Signals | None], width: int) -> list[tup
     """(heading, cell) of one row; what a narrow terminal lacks room for is left out."""
     variant, expected, measured = row
     shown = measured or expected
-    narrow, wide = width < 100 and measured is not None, width >= 110
+    narrow, wide = width < 100, width >= 110
     cells: list[tuple[str, Any]] = [("", f"[bold]{variant.name}[/]")]
     if not narrow:
         cells.append(("x0", number(shown.stream_rms[0])))
@@ -129,11 +129,11 @@ def _cells(row: tuple[Variant, Signals, Signals | None], width: int) -> list[tup
             cells.append(("exp.", theory))
     excess = shown.loss - math.log(variant.config.vocab_size)
     cells.append(("loss-ln V", f"{excess:+.3f}" if excess < 10 else f"{excess:+.0f}"))
-    cells.append(("own", f"{shown.own_logit:.2f}"))
+    cells.append(("own", number(shown.own_logit)))
     if wide:
         cells.append(("logit std", number(shown.logit_std)))
         cells.append(("token", f"{shown.token_share:.2%}"))
-    if not narrow:
+    if not (narrow and measured):
         cells.append(("cos", f"{shown.cosine[-1]:.2f}"))
     return [*cells, ("", _marks(variant, shown, 3 if wide else 1))]
 

@@ -72,7 +72,9 @@ def simple_table(title: str, columns: Sequence[str]) -> Table:
 
 def parameters(classes: Sequence[ClassStats], *, tied: bool, width: int) -> Table:
     """One row per class of tensor: law, expected and measured std, range, verdict."""
-    table = _weights_table("Weights by class, measured beside their law", "n", width)
+    declared = classes[0].tensors[0].law is not None
+    title = "Weights by class" + (", measured beside their law" if declared else "")
+    table = _weights_table(title, "n", width, declared=declared)
     for c in classes:
         name = "wte = head" if c.tensor_class == "wte" and tied else c.tensor_class
         table.add_row(name, _count(c.size), *_measured(c, width))
@@ -83,7 +85,8 @@ def every_tensor(tensors: Sequence[TensorStats], width: int) -> Table:
     """One row per tensor."""
     from nanogpt_cli.core.tensor_stats import ClassStats
 
-    table = _weights_table("Every tensor", "shape", width)
+    declared = tensors[0].law is not None
+    table = _weights_table("Every tensor", "shape", width, declared=declared)
     for t in tensors:
         shape = "×".join(str(n) for n in t.shape if n > 1) or "1"
         one = ClassStats(t.tensor_class, (t,))
@@ -91,7 +94,12 @@ def every_tensor(tensors: Sequence[TensorStats], width: int) -> Table:
     return table
 
 
-def _weights_table(title: str, size: str, width: int) -> Table:
+def _weights_table(title: str, size: str, width: int, *, declared: bool) -> Table:
+    if not declared:
+        heads = ("", size, "looks like (block 1)", "std", "kurtosis", "min", "max")
+        table = simple_table(title, heads)
+        table.columns[2].justify = "left"
+        return table
     law = ("law (block 1)",) if width >= _LAW_FROM else ()
     heads = ("", size, *law, "std", "exp.", "z", "min", "max", "exp. ±", "")
     table = simple_table(title, heads)
@@ -101,6 +109,8 @@ def _weights_table(title: str, size: str, width: int) -> Table:
 
 
 def _measured(c: ClassStats, width: int) -> tuple[RenderableType, ...]:
+    from nanogpt_cli.core.detect import guess_law
+
     law = c.tensors[0].law
     extreme = c.expected_extreme
     verdict = "" if law is None else "[red]off[/]" if c.off else "[green]✓[/]"
@@ -109,7 +119,10 @@ def _measured(c: ClassStats, width: int) -> tuple[RenderableType, ...]:
     expected = "–" if math.isnan(c.expected_std) else f"{c.expected_std:.5f}"
     cells = (std, f"[dim]{expected if c.expected_std else '0'}[/]", z)
     span = (number(c.minimum), number(c.maximum), f"[dim]{number(extreme)}[/]", verdict)
-    shown = ("" if law is None else str(law),) if width >= _LAW_FROM else ()
+    if law is None:  # foreign weights: no expectation, but a law read off the values
+        name = guess_law(c.tensors[0], max(t.layer for t in c.tensors) + 1 or 1)
+        return name, std, z.replace("–", number(c.tensors[0].kurtosis)), *span[:2]
+    shown = (str(law),) if width >= _LAW_FROM else ()
     return *shown, *cells, *span
 
 

@@ -39,8 +39,12 @@ class Match:
         return self.distance < _FAR
 
 
-def guess_law(t: TensorStats) -> str:
-    """The law of a tensor in words, from its moments and its range."""
+def guess_law(t: TensorStats, n_layer: int) -> str:
+    """The law of a tensor in words, from its moments and its range.
+
+    An orthogonal matrix of gain g has norm g·√min(rows, columns) to the last digit; no other law
+    hits one of the usual gains (1, √2, √(2/L)) so exactly.
+    """
     if not t.finite:
         return "not finite"
     if t.constant:
@@ -48,8 +52,9 @@ def guess_law(t: TensorStats) -> str:
     if t.size < 64:
         return f"std {t.std:.3g}"
     reach = max(-t.minimum, t.maximum) / t.std
-    gain = t.std * math.sqrt(max(t.shape))
-    if min(t.shape) > 1 and t.size > 4096 and abs(gain - round(gain, 3)) < 1e-6 * gain:
+    gain = math.hypot(t.std, t.mean) * math.sqrt(max(t.shape))
+    usual = (1.0, math.sqrt(2), math.sqrt(2 / n_layer))
+    if min(t.shape) > 1 and any(math.isclose(gain, g, rel_tol=1e-5) for g in usual):
         return f"orthogonal({gain:.4g})"
     if abs(t.kurtosis - 1.8) < 0.1 and reach < 1.8:
         return f"uniform({t.std:.4g})"
@@ -64,7 +69,7 @@ def guess_law(t: TensorStats) -> str:
 def _cut(reach: float) -> tuple[float, float] | None:
     """The truncation whose largest value over true std would be ``reach``, and its true std."""
     for cut, true_std in ((2.0, 0.87963), (3.0, 0.98658)):
-        if 0.97 * cut / true_std < reach <= cut / true_std * 1.001:
+        if 0.97 * cut / true_std < reach <= cut / true_std * 1.01:
             return cut, true_std
     return None
 

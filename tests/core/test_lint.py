@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nanogpt_cli import schemes
+from nanogpt_cli.core import detect, lint
+from nanogpt_cli.core.init import build, configure
+from nanogpt_cli.core.inspect import measure
+from nanogpt_cli.core.lint import Verdict
+from nanogpt_cli.core.model import GPT, GPTConfig
+from nanogpt_cli.core.sources import Drawn, Stored
+from nanogpt_cli.core.tensor_stats import by_class
+from nanogpt_cli.core.theory import expect, random_tokens
+
+CONFIG = GPTConfig(6, 2, 128, 32, 1000, 0.0, False, "gelu")
+
+
+def foreign(model: GPT, scheme: str = "") -> list[Verdict]:
+    """Lint a model as ``--from`` does, with or without a declared scheme."""
+    declared = schemes.get(scheme) if scheme else None
+    source = Stored(model.config, dict(model.named_parameters()).__getitem__, declared)
+    idx, targets = random_tokens(model.config, 1, 16, seed=0)
+    found = measure(source, idx, targets, backward=False)
+    signals = lint.on_signals(found.signals, model.config)
+    if declared is not None:
+        return lint.on_scheme(declared, by_class(found.tensors)) + signals
+    return detect.lint_foreign(found.tensors, model.config) + signals
+
+
+def topics(verdicts: list[Verdict]) -> set[str]:
+    return {v.topic for v in verdicts if v.severity in (lint.WARN, lint.FAIL)}
+
+
+def each(model: GPT, leaf: str) -> list[torch.nn.Parameter]:
+    return [p for n, p in model.named_parameters() if n.endswith(leaf)]
+
+
+def plain_projections(m: GPT) -> None:
+    for p in (*each(m, "attn.c_proj.weight"), *each(m, "mlp.c_proj.weight")):
+        p.normal_(0, 0.02)
+
+
+def wrong_matrix(m: GPT) -> None:
+    plain_projections(m)
+    for p in each(m, "c_fc.weight"):
+        p.normal_(0, 0.02 / math.sqrt(12))
+
+
+def embeddings_of_one(m: GPT) -> None:
+    m.transformer.wte.weight.normal_()
+
+
+def fused_xavier(m: GPT) -> None:
+    for leaf in ("c_attn.weight", "attn.c_proj.weight", "c_fc.weight", "mlp.c_proj.weight"):
+        for p in each(m, leaf):
+            torch.nn.init.xavier_normal_(p)
+
+
+def one_zero(m: GPT) -> None:
+    m.transformer.h[3].mlp.c_fc.weight.zero_()
+
+
+def garbage(m: GPT) -> None:
+    m.transformer.h[2].attn.c_attn.weight[5, 7] = 3e35
+
+
+def not_a_number(m: GPT) -> None:
+    m.transformer.h[2].attn.c_proj.weight[0, 0] = math.nan
+
+
+def one_block(m: GPT) -> None:
+    m.transformer.h[3].mlp.c_proj.weight.mul_(2)
+
+
+def drowned(m: GPT) -> None:
+    m.transformer.wpe.weight.normal_()
+
+
+FAULTS: dict[str, tuple[Callable[[GPT], None], str]] = {
+    "plain projections": (plain_projections, "plain-projections"),
+    "scaling on the wrong matrix": (wrong_matrix, "wrong-matrix"),
+    "embeddings N(0, 1) with tying": (embeddings_of_one, "tied-embedding"),
+    "fused Xavier": (fused_xavier, "fused-xavier"),
+    "a matrix left at zero": (one_zero, "zero"),
+    "uninitialised memory": (garbage, "uninitialised"),
+    "NaN": (not_a_number, "not-finite"),
+    "one block twice as large": (one_block, "outlier"),
+    "positions N(0, 1)": (drowned, "token-share"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found_and_named_without_knowing_the_scheme(fault: str) -> None:
+    plant, topic = FAULTS[fault]
+    model = build(CONFIG, schemes.get("gpt2"), 0)
+    assert not topics(foreign(model))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        plant(model)
+    assert topic in topics(foreign(model))
+
+
+@pytest.mark.parametrize("kind", ["wte", "wpe", "fc", "q", "v", "attn_proj", "mlp_proj"])
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+def test_ten_percent_in_one_class_is_found_and_named(kind: str, factor: float) -> None:
+    gpt2 = schemes.get("gpt2")
+    rule = gpt2.rules[kind]
+    changed = schemes.parse_custom({kind: f"{rule.kind}({factor} * ({rule.formula}))"})
+    model = build(CONFIG, changed, 0)
+    declared = [v for v in foreign(model, "gpt2") if v.topic == "law"]
+    assert len(declared) == 1
+    assert declared[0].severity == lint.FAIL
+    name = {"wte": "wte", "wpe": "wpe"}.get(kind, kind)
+    assert name in declared[0].text
+    assert f"{factor:.1f}" in declared[0].text or f"{factor - 0.01:.2f}" in declared[0].text
+    unknown = [v for v in foreign(model) if v.topic == "differs"]
+    assert [v.text.partition(":")[0] for v in unknown] == [kind]
+
+
+def test_bounds_that_never_cut() -> None:
+    """torch's trunc_normal_ has absolute bounds: at std 0.02 the default ±2 is 100 σ away."""
+    model = build(CONFIG, schemes.get("full-megatron"), 0)
+    assert not topics(foreign(model, "full-megatron"))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in each(model, "c_fc.weight"):
+            torch.nn.init.trunc_normal_(p, std=0.02)
+    (found,) = [v for v in foreign(model, "full-megatron") if v.topic == "law"]
+    assert "never cuts" in found.text or "fc" in found.text
+    declared = schemes.parse_custom({"fc": "truncated(0.02, 100)"})
+    assert topics(lint.on_scheme(declared)) == {"truncation"}
+
+
+def test_a_wrong_shape_of_distribution_is_found() -> None:
+    model = build(CONFIG, schemes.get("normal"), 0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in each(model, "c_fc.weight"):
+            p.uniform_(-0.02 * 3**0.5, 0.02 * 3**0.5)
+    (found,) = [v for v in foreign(model, "normal") if v.topic == "law"]
+    assert "kurtosis 1.8" in found.text
+
+
+def clean(name: str, seed: int, config: GPTConfig) -> list[Verdict]:
+    scheme = schemes.get(name)
+    config = configure(config, scheme)
+    idx, targets = random_tokens(config, 1, 32, seed)
+    found = measure(Drawn(config, scheme, seed), idx, targets)
+    expected = expect(config, scheme, idx, targets)
+    return lint.on_scheme(scheme, by_class(found.tensors)) + lint.on_signals(
+        found.signals, config, expected
+    )
+
+
+FAULTY_TOPICS = {"law", "not-finite", "theory", "zero", "uninitialised", "outlier"}
+
+
+@pytest.mark.parametrize("name", schemes.names())
+def test_no_false_alarm_on_a_clean_model(name: str) -> None:
+    for seed, config in enumerate((CONFIG, replace(CONFIG, bias=True, n_layer=3, n_embd=64))):
+        assert not topics(clean(name, seed, config)) & FAULTY_TOPICS
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2-w", "small-wang", "mup", "full-megatron",
+                                  "scaled-1L", "layer-index"])  # fmt: skip
+def test_good_schemes_pass_without_a_warning(name: str) -> None:
+    assert not topics(clean(name, 1, CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("name", "topic"),
+    [("pytorch", "token-share"), ("pytorch-embtie", "own-token"), ("nanochat", "mismatch")],
+)
+def test_bad_schemes_are_called_bad(name: str, topic: str) -> None:
+    assert topic in topics(clean(name, 0, CONFIG))
+
+
+def test_normal_at_depth_warns_of_growth_and_gradients() -> None:
+    config = GPTConfig(48, 12, 768, 64, 50304, 0.0, False, "gelu")
+    idx, targets = random_tokens(config, 1, 32, seed=0)
+    for name, warned in (("gpt2", set()), ("normal", {"growth", "gradients", "first-block"})):
+        theory = expect(config, schemes.get(name), idx, targets)
+        assert topics(lint.on_signals(theory, config)) == warned
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gpt2", "normal", "scaled-1L", "proj-x0.02", "zero-proj", "pytorch", "pytorch-embtie",
+     "xavier", "xavier-fused", "kaiming", "lecun", "small-wang", "small-wang-tiny", "mitchell",
+     "layer-index", "scaled-all", "gpt2-tf", "gpt2-w", "modded", "nanochat"],
+)  # fmt: skip
+def test_the_nearest_scheme_is_the_one_that_drew_the_weights(name: str) -> None:
+    model = build(CONFIG, schemes.get(name), 0)
+    source = Stored(CONFIG, dict(model.named_parameters()).__getitem__)
+    idx, targets = random_tokens(CONFIG, 1, 4, seed=0)
+    match = detect.nearest_scheme(measure(source, idx, targets).tensors, CONFIG)
+    assert match.near
+    assert match.scheme.name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("gpt2", r"normal\(0\.0(199\d|2|200\d)\)"), ("pytorch", r"uniform\(0\.05"),
+     ("mitchell", r"truncated\(0\.08\d+, ±3σ\)"), ("orthogonal", r"orthogonal\(1\)"),
+     ("kaiming", r"normal\(0\.12")],
+)  # fmt: skip
+def test_laws_are_named_from_moments(name: str, pattern: str) -> None:
+    model = build(CONFIG, schemes.get(name), 0)
+    source = Stored(CONFIG, dict(model.named_parameters()).__getitem__)
+    idx, targets = random_tokens(CONFIG, 1, 4, seed=0)
+    tensors = {t.key: t for t in measure(source, idx, targets).tensors}
+    law = detect.guess_law(tensors["transformer.h.0.mlp.c_fc.weight"], CONFIG.n_layer)
+    assert re.fullmatch(pattern + ".*", law)
+
+
+def test_weights_of_no_scheme_are_called_that() -> None:
+    model = build(CONFIG, schemes.get("gpt2"), 0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for i, p in enumerate(model.parameters()):
+            p.mul_(1 + 3 * (i % 4)).add_(torch.randn_like(p).pow(3) * 0.05)
+    texts = [v.text for v in foreign(model) if v.topic == "nearest"]
+    assert len(texts) == 1
+    assert "no scheme is near" in texts[0]
