@@ -167,8 +167,9 @@ def sample(
 ) -> None:  # fmt: skip
     """Continue a prompt, printing the text as it is drawn.
 
-    Only text goes to standard output; what was loaded, the seed and the speed go to standard
-    error. The same seed gives the same text, and sample 3 of 8 is sample 3 of 4.
+    Only the text goes to standard output, commentary to standard error.
+
+    The same seed repeats a text; sample 3 of 8 is sample 3 of 4.
     """
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p)
     _check(max_new_tokens, num_samples, threads, [prompt, prompt_file, prompts])

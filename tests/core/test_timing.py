@@ -1,0 +1,58 @@
+"""Benchmarks count what they time: every way gets the same work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from nanogpt_cli.core import decode, timing
+from nanogpt_cli.core.model import GPT, GPTConfig
+from nanogpt_cli.core.sampler import Plan
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT:
+    torch.manual_seed(0)
+    return GPT(GPTConfig(2, 2, 16, 32, 40, 0.0, True, "gelu")).eval()
+
+
+def test_ways_take_turns_at_the_same_work(model: GPT) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def rival(prompt: Sequence[int], new: int) -> None:
+        asked.append((len(prompt), new))
+
+    found = timing.measure(model, [1, 2, 3], Plan(20, samples=2), repeats=3, rivals={"x": rival})
+    assert asked == [(3, 20)] * 3
+    assert found.naive_lengths[0] == 3
+    assert found.naive_lengths[-1] == 22
+    assert found.cache_bytes == 2 * 2 * 2 * 32 * 16 * 4  # layers, rows, key and value, T, C, float
+    assert found.weight_bytes == 4 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("new", [1, 2, 5])
+def test_short_texts_are_timed_too(model: GPT, new: int) -> None:
+    found = timing.measure(model, [1], Plan(new), repeats=1)
+    assert found.naive_lengths == tuple(range(1, new + 1))
+    assert found.cached.tokens_per_s > 0
+    assert found.naive.first_s > 0
+
+
+def test_a_rate_is_made_of_the_gaps_between_positions() -> None:
+    rate = timing._rate(iter([0.5, 0.1, 0.2, 0.3, 0.4]), samples=4)
+    assert rate.first_s == 0.5
+    assert rate.token_s == pytest.approx(0.25)
+    assert rate.slow_s == 0.4
+    assert rate.tokens_per_s == pytest.approx(4 * 5 / 1.5)
+    alone = timing._rate(iter([0.5]), samples=1)
+    assert alone.tokens_per_s == pytest.approx(2)
+
+
+def test_the_thread_probe_tries_powers_of_two_and_restores_the_setting(model: GPT) -> None:
+    before = torch.get_num_threads()
+    best, seconds = decode.best_threads(model, 2)
+    assert set(seconds) == {1, 2}
+    assert best in seconds
+    assert torch.get_num_threads() == before
