@@ -12,6 +12,7 @@ instead of a generator with state. The hash is SplitMix64's finaliser (Steele et
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ Offsets = npt.NDArray[np.int64]
 _U64 = npt.NDArray[np.uint64]
 
 _ROUNDS = 6
+# Slots whose windows are computed together.
+_CHUNK = 4096
 
 
 def mix(values: npt.NDArray[np.uint64] | int, *keys: int) -> _U64:
@@ -81,7 +84,15 @@ class Windows:
 
     def offsets(self, step: int, slots: range) -> Offsets:
         """Start of the window of each slot of ``step`` (steps count from 0)."""
-        index = step * self.batch + np.arange(slots.start, slots.stop, dtype=np.int64)
+        start, stop = (step * self.batch + slot for slot in (slots.start, slots.stop))
+        numbers = range(start // _CHUNK, (max(start, stop - 1)) // _CHUNK + 1)
+        first = numbers.start * _CHUNK
+        chunks = [_chunk(self, number) for number in numbers]
+        found = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+        return found[start - first : stop - first]
+
+    def at(self, index: npt.NDArray[np.int64]) -> Offsets:
+        """Start of the windows of these slots, numbered through the whole run."""
         if self.order == "random":
             choices = self.n_tokens - self.block_size
             return (mix(index.astype(np.uint64), self.seed, 1) % np.uint64(choices)).astype(
@@ -99,6 +110,12 @@ class Windows:
         slack = self.n_tokens - 1 - self.per_epoch * self.block_size
         room = min(slack + 1, self.block_size)
         return int(mix(epoch, self.seed, 3)) % room
+
+
+@functools.lru_cache(maxsize=4)
+def _chunk(windows: Windows, number: int) -> Offsets:
+    """Many slots at once: hashing them one step at a time would cost more than a small model."""
+    return windows.at(np.arange(number * _CHUNK, (number + 1) * _CHUNK, dtype=np.int64))
 
 
 def fetch(

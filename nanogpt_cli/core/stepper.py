@@ -47,6 +47,16 @@ def stream_seed(*keys: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
+def _generator(device: torch.device) -> torch.Generator:
+    """The one dropout draws from; ``torch.random.fork_rng`` would cost more than a small model."""
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()
+    return torch.default_generator
+
+
 class Stepper:
     """Computes the steps of a run: ``measure``, then ``apply`` or ``discard``.
 
@@ -147,11 +157,11 @@ class Stepper:
         if not self.model.config.dropout:
             yield
             return
-        device = self.device.device
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(stream_seed(self.windows.seed, "dropout", step, start))
-            yield
+        generator = _generator(self.device.device)
+        before = generator.get_state()
+        generator.manual_seed(stream_seed(self.windows.seed, "dropout", step, start))
+        yield
+        generator.set_state(before)
 
     def apply(self, measured: Measured) -> None:
         """Clip and update; the gradients are gone afterwards."""

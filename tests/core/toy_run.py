@@ -17,6 +17,8 @@ from nanogpt_cli.runlog import RunFolder
 from nanogpt_cli.text import prepare
 from nanogpt_cli.text.tokens import TokenData, open_data
 
+torch.set_num_threads(1)  # models this small only lose time to a second thread
+
 WORDS = ("the", "king", "and", "queen", "of", "night", "were", "walking", "under", "trees", "rain")
 
 
