@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import catalogue, nanogpt_data, tokenizer
+from nanogpt_cli.text import catalogue, nanogpt_data, tokenizer, tokens
 from nanogpt_cli.text.sources import FileSource, Source, StandardInput, Tally, expand
 
 SPLIT_RULES: Final = ("auto", "tail", "hash")
@@ -82,6 +82,12 @@ def _check_options(request: Request) -> None:
         raise UserError(
             "nothing to prepare", "name a set, files or folders; see `nanogpt prepare --list`"
         )
+    for text in request.inputs:
+        if tokens.is_prepared(Path(text)):
+            raise UserError(
+                f"{text} is a prepared data set already",
+                f"train with --set data.name={text}, or look into it: `nanogpt data inspect {text}`",
+            )
     if not 0 <= request.val_fraction < 1:
         raise UserError(f"val_fraction is {request.val_fraction}", "it must lie in 0 <= f < 1")
     for option, value, known in (

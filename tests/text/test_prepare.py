@@ -253,6 +253,12 @@ def test_ensure_prepares_once_and_takes_folders(tmp_path: Path, asset_cache) -> 
         prepare.ensure("shakespear", "char", val_fraction=0.1, report=said.append)
 
 
+def test_a_prepared_set_is_no_text(tmp_path: Path) -> None:
+    data = made_from(write(tmp_path / "a.txt"), out=tmp_path / "o", tokenizer="byte")
+    with pytest.raises(UserError, match="is a prepared data set already"):
+        prepare.prepare(Request((str(data.folder),)))
+
+
 def test_python_set_needs_no_network() -> None:
     request = Request(("python",), tokenizer="byte", limit=40)
     data = tokens.open_data(prepare.prepare(request).folder)
