@@ -86,7 +86,7 @@ def _check_options(request: Request) -> None:
         if tokens.is_prepared(Path(text)):
             raise UserError(
                 f"{text} is a prepared data set already",
-                f"train with --set data.name={text}, or look into it: `nanogpt data inspect {text}`",
+                f"train with --set data.name={text}, or see `nanogpt data inspect {text}`",
             )
     if not 0 <= request.val_fraction < 1:
         raise UserError(f"val_fraction is {request.val_fraction}", "it must lie in 0 <= f < 1")
