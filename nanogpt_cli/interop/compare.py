@@ -56,6 +56,7 @@ class Reference:
         logits: (N, T, V) float32.
         prompts: token ids greedy texts begin with.
         greedy: the ids that follow each prompt.
+        eot: where greedy texts end; some runtimes stop there.
         text: for the tokenizer.
         ids: its tokens, None without a tokenizer.
         new_tokens: length of a greedy text.
@@ -67,6 +68,7 @@ class Reference:
     logits: Floats
     prompts: list[list[int]]
     greedy: list[list[int]]
+    eot: int | None
     text: str
     ids: npt.NDArray[Any] | None
     new_tokens: int
@@ -105,12 +107,18 @@ def compare(expected: Reference, folder: Path, target: str, variant: str) -> Fou
         facts = _from_log_probabilities(expected, folder)
     if (folder / "padded.npy").is_file():
         facts["max_abs_diff_left_padded"] = _padded(expected, np.load(folder / "padded.npy"))
-    equal = sum(a == b for a, b in zip(expected.greedy, answer["greedy"], strict=True))
+    texts = [[_cut(ids, expected.eot) for ids in side]
+             for side in (expected.greedy, answer["greedy"])]  # fmt: skip
+    equal = sum(ours == theirs for ours, theirs in zip(*texts, strict=True))
     facts |= {"greedy_texts": len(expected.greedy), "greedy_equal": equal}
     problems = _out_of_bounds(bounds, facts, float(np.abs(expected.logits).max()))
     facts |= _tokenizer(expected, folder, answer, problems)
     facts["bounds"] = {"logits": bounds.logits, "argmax": bounds.argmax, "greedy": bounds.greedy}
     return Found(answer["runtime"], facts, problems)
+
+
+def _cut(ids: list[int], eot: int | None) -> list[int]:
+    return ids[: ids.index(eot)] if eot in ids else ids
 
 
 def _out_of_bounds(bounds: Bounds, facts: dict[str, Any], magnitude: float) -> list[str]:

@@ -184,23 +184,43 @@ def run_llama_cpp(artefact: Path, request: Request) -> None:
     parameters.warmup, parameters.n_gpu_layers, parameters.verbosity = False, 0, -1
     server = xllamacpp.Server(parameters)
     _llama_positions(server, request)
-    written = []
-    for prompt in request.prompts:
-        found = _complete(server, prompt, request.new_tokens, 1)
-        written.append([token["id"] for token in found])
-    facts = _llama_round_trip(server.listening_address, request) if request.text else {}
+    address = server.listening_address
+    written = [_greedy_llama(address, prompt, request.new_tokens) for prompt in request.prompts]
+    facts = _llama_round_trip(address, request) if request.text else {}
     request.answer(runtime=_version("xllamacpp"), greedy=written, **facts)
 
 
-def _complete(server: Any, prompt: list[int], count: int, n_probs: int) -> list[Any]:
+def _next_token(server: Any, prompt: list[int], n_probs: int) -> list[Any]:
+    """The likeliest next tokens with log-probabilities, best first.
+
+    Empty when the likeliest is the beginning of a character: the server keeps such tokens back.
+    """
     asked = {
-        "prompt": prompt, "n_predict": count, "n_probs": n_probs, "temperature": -1,
-        "cache_prompt": True, "ignore_eos": True,
+        "prompt": prompt, "n_predict": 1, "n_probs": n_probs, "temperature": -1,
+        "cache_prompt": True,
     }  # fmt: skip
     answer = server.handle_completions(asked)
     if "error" in answer:
         raise RuntimeError(answer["error"]["message"])
-    found: list[Any] = answer["choices"][0]["logprobs"]["content"]
+    given = answer["choices"][0]["logprobs"]
+    found: list[Any] = given["content"][0]["top_logprobs"] if given and given["content"] else []
+    return found
+
+
+def _greedy_llama(address: str, prompt: list[int], count: int) -> list[int]:
+    asked = {"prompt": prompt, "n_predict": count, "temperature": -1, "return_tokens": True}
+    found: list[int] = _post(address + "/completion", asked)["tokens"]
+    return found
+
+
+def _post(address: str, value: dict[str, Any]) -> dict[str, Any]:
+    import urllib.request
+
+    asked = urllib.request.Request(
+        address, json.dumps(value).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(asked) as reply:
+        found: dict[str, Any] = json.loads(reply.read())
     return found
 
 
@@ -215,11 +235,13 @@ def _llama_positions(server: Any, request: Request) -> None:
     for number, (n, t) in enumerate(within):
         full = number % every == every // 2
         prompt = windows[n, : t + 1].tolist()
-        (token,) = _complete(server, prompt, 1, request.vocab_size if full else 1)
-        argmax[n, t] = token["top_logprobs"][0]["id"]
+        likeliest = _next_token(server, prompt, request.vocab_size + 1 if full else 1)
+        if not likeliest:
+            continue
+        argmax[n, t] = likeliest[0]["id"]
         if full:
             vector = np.full(request.vocab_size, np.nan, np.float32)
-            for other in token["top_logprobs"]:
+            for other in likeliest:
                 if other["id"] < request.vocab_size:
                     vector[other["id"]] = other["logprob"]
             vectors.append(vector)
@@ -230,23 +252,13 @@ def _llama_positions(server: Any, request: Request) -> None:
 
 
 def _llama_round_trip(address: str, request: Request) -> dict[str, Any]:
-    import urllib.request
-
-    def post(path: str, value: dict[str, Any]) -> dict[str, Any]:
-        asked = urllib.request.Request(
-            address + path, json.dumps(value).encode(), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(asked) as reply:
-            found: dict[str, Any] = json.loads(reply.read())
-        return found
-
     ids: list[int] = []
     decoded = []
     for start in range(0, len(request.text), _CHUNK):
         piece = request.text[start : start + _CHUNK]
         plain = {"content": piece, "add_special": False, "parse_special": False}
-        found = post("/tokenize", plain)["tokens"]
-        decoded.append(post("/detokenize", {"tokens": found})["content"])
+        found = _post(address + "/tokenize", plain)["tokens"]
+        decoded.append(_post(address + "/detokenize", {"tokens": found})["content"])
         ids += found
     request.save("ids", np.array(ids, dtype=np.int64))
     return {"decoded": "".join(decoded) == request.text}

@@ -26,6 +26,7 @@ from nanogpt_cli.core.model import GPT
 from nanogpt_cli.interop import compare
 from nanogpt_cli.interop.compare import Check, Reference
 from nanogpt_cli.interop.source import Exportable
+from nanogpt_cli.text.tokenizer import Tokenizer
 
 FILE: Final = "verify.json"
 _LEAST_POSITIONS: Final = 1024
@@ -83,7 +84,8 @@ def reference(source: Exportable) -> Reference:
     ids = None if source.tokenizer is None else source.tokenizer.encode_array(text)
     return Reference(
         windows=rows[:, :-1], targets=rows[:, 1:], logits=logits.numpy(), prompts=prompts,
-        greedy=written, text=text, ids=ids, new_tokens=new, origin=origin,
+        greedy=written, eot=source.tokenizer.eot if source.tokenizer else None, text=text,
+        ids=ids, new_tokens=new, origin=origin,
     )  # fmt: skip
 
 
@@ -114,10 +116,15 @@ def _material(source: Exportable) -> tuple[np.ndarray[Any, Any], str, str]:
         except UserError:
             pass
     random = np.random.default_rng(0).integers(0, source.config.vocab_size, 1 << 16)
-    text = "" if source.tokenizer is None else source.tokenizer.decode(random[:4096].tolist())
-    if source.tokenizer is not None and source.tokenizer.kind != "char":
-        text = text.encode("ascii", errors="ignore").decode()
-    return random, text, "random tokens"
+    return random, _random_text(source.tokenizer, random[:4096]), "random tokens"
+
+
+def _random_text(tokenizer: Tokenizer | None, ids: np.ndarray[Any, Any]) -> str:
+    if tokenizer is None:
+        return ""
+    text = tokenizer.decode(ids[ids != tokenizer.eot].tolist())
+    # Random bytes are no UTF-8: only what stands for itself can come back.
+    return text if tokenizer.kind == "char" else text.encode("ascii", errors="ignore").decode()
 
 
 def installed(artefact: Artefact) -> bool:

@@ -1,0 +1,136 @@
+"""Each artefact runs in its own runtime; a wrong one is caught."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.interop import compare, exporting, verify
+from nanogpt_cli.interop.source import Exportable
+from nanogpt_cli.text import bpe
+from tests.interop.conftest import TEXT, char_tokenizer, exportable, quiet
+
+NEEDS = {"hf": "transformers", "gguf": "xllamacpp", "onnx": "onnxruntime", "pt2": "torch"}
+
+
+def proved(source: Exportable, target: str, out: Path, **options: Any) -> list[compare.Check]:
+    for package in (NEEDS[target], *exporting.TARGETS[target].packages):
+        pytest.importorskip(package)
+    artefacts = exporting.export(source, target, out, quiet, **options)
+    return exporting.prove(source, artefacts, quiet)
+
+
+@pytest.mark.parametrize("target", ["hf", "onnx", "pt2"])
+def test_artefact_computes_what_the_model_computes(tmp_path: Path, target: str) -> None:
+    source = exportable(bias=False, vocab_size=40, n_layer=1)
+    (check,) = proved(source, target, tmp_path)
+    assert check.problems == []
+    assert check.facts["positions"] >= 1024
+    assert check.facts["argmax_agreement"] == 1.0
+    assert check.facts["greedy_equal"] == check.facts["greedy_texts"] == 4
+    assert check.facts["max_abs_diff"] <= 1e-5
+    if target == "onnx":
+        assert check.facts["max_abs_diff_left_padded"] <= 1e-5
+    if target != "pt2":
+        assert check.facts["tokenizer_text_equal"]
+    saved = json.loads((tmp_path / target / "verify.json").read_text())
+    assert saved["passed"] is True
+    assert saved["checks"][0]["facts"]["positions"] == check.facts["positions"]
+
+
+@pytest.mark.parametrize("kind", ["char", "char-eot", "bpe"])
+def test_llama_cpp_runs_every_kind_of_vocabulary(tmp_path: Path, kind: str) -> None:
+    tokenizer = bpe.train(280, [TEXT]) if kind == "bpe" else char_tokenizer(eot=kind == "char-eot")
+    source = exportable(tokenizer, activation="gelu_tanh")
+    whole, eight = proved(source, "gguf", tmp_path, quantizations=("f32", "q8_0"))
+    assert whole.problems == []
+    assert whole.facts["max_abs_diff"] < 0.02
+    assert whole.facts["tokenizer_same_ids"]
+    assert whole.facts["tokenizer_text_equal"]
+    assert eight.facts["max_abs_diff"] > whole.facts["max_abs_diff"]
+
+
+def test_changed_weight_and_dropped_spaces_are_caught(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    source = exportable()
+    (artefact,) = exporting.export(source, "hf", tmp_path, quiet)
+    path = artefact.path / "model.safetensors"
+    tensors = load_file(path)
+    tensors["h.0.mlp.c_fc.weight"][0, 0] += 0.5
+    save_file(tensors, path, metadata={"format": "pt"})
+    # The class that transformers would choose by itself for a GPT-2.
+    config = artefact.path / "tokenizer_config.json"
+    config.write_text(config.read_text().replace("PreTrainedTokenizerFast", "GPT2Tokenizer"))
+    (check,) = exporting.prove(source, [artefact], quiet)
+    assert check.passed is False
+    assert any("max_abs_diff" in problem for problem in check.problems)
+    assert any("bit for bit" in problem for problem in check.problems)
+    assert "the tokenizer does not bring the text back" in check.problems
+    assert "**failed**" in (artefact.path / "README.md").read_text()
+    assert json.loads((artefact.path / "verify.json").read_text())["passed"] is False
+
+
+def test_runtime_that_fails_is_a_failure(tmp_path: Path) -> None:
+    pytest.importorskip("xllamacpp")
+    path = tmp_path / "x.gguf"
+    path.write_bytes(b"nothing")
+    artefact = verify.Artefact("gguf", path, "f32")
+    source = exportable()
+    check = verify.verify(source, verify.reference(source), artefact)
+    assert check.passed is False
+    assert "llama.cpp failed" in check.problems[0]
+
+
+def test_interpreter_without_the_runtime_is_a_failure_not_a_pass(tmp_path: Path) -> None:
+    source = exportable()
+    artefacts = exporting.export(source, "hf", tmp_path, quiet)
+    (check,) = exporting.prove(source, artefacts, quiet, python=str(tmp_path / "no-python"))
+    assert check.passed is False
+
+
+def test_missing_runtime_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "installed", lambda artefact: False)
+    source = exportable()
+    artefacts = exporting.export(source, "hf", tmp_path, quiet)
+    (check,) = exporting.prove(source, artefacts, quiet)
+    assert check.passed is None
+    assert "not installed" in check.problems[0]
+    with pytest.raises(UserError, match="transformers"):
+        exporting.prove(source, artefacts, quiet, required=True)
+
+
+def test_nan_is_out_of_bounds(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(2, 3, 5)).astype(np.float32)
+    expected = compare.Reference(
+        windows=np.zeros((2, 3), np.int64), targets=np.ones((2, 3), np.int64), logits=logits,
+        prompts=[], greedy=[], eot=None, text="", ids=None, new_tokens=0, origin="",
+    )  # fmt: skip
+    (tmp_path / "answer.json").write_text('{"runtime": "x", "greedy": []}')
+    np.save(tmp_path / "logits.npy", logits)
+    assert compare.compare(expected, tmp_path, "hf", "").problems == []
+    broken = logits.copy()
+    broken[0, 0, 0] = np.nan
+    np.save(tmp_path / "logits.npy", broken)
+    assert compare.compare(expected, tmp_path, "hf", "").problems
+
+
+def test_log_softmax_agrees_with_torch() -> None:
+    values = torch.randn(4, 7) * 30
+    expected = torch.log_softmax(values.double(), -1).numpy()
+    assert np.allclose(compare.log_softmax(values.numpy()), expected)
+
+
+def test_script_imports_nothing_of_the_package() -> None:
+    """Another interpreter has the runtime, not this package."""
+    text = Path(verify.__file__).with_name("runtimes.py").read_text()
+    assert "nanogpt_cli" not in text
+    assert sys.version_info >= (3, 11)  # -P, which keeps our gguf.py from hiding the library
