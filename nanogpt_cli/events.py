@@ -240,6 +240,10 @@ _NUMERIC = {
     name: {item.name for item in fields(cls) if _is_numeric(item.type)}
     for name, cls in EVENTS.items()
 }
+_TUPLES = {
+    name: [item.name for item in fields(cls) if str(item.type).startswith("tuple")]
+    for name, cls in EVENTS.items()
+}
 _FIELDS = {name: {item.name for item in fields(cls)} for name, cls in EVENTS.items()}
 
 
@@ -263,6 +267,9 @@ def decode(line: str | bytes) -> Event | None:
     for key in _NUMERIC[cls.type]:
         if isinstance(value := record.get(key), (str, dict, list)):
             record[key] = _lively(value)
+    for key in _TUPLES[cls.type]:
+        if isinstance(value := record.get(key), list):
+            record[key] = tuple(value)
     try:
         return cls(**record)
     except TypeError as error:

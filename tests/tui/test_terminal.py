@@ -165,7 +165,7 @@ def test_train_look_around_leave_come_back_and_stop(data: Path, terminal: Termin
     assert not terminal.on_alternate_screen()
     assert alive(pid)
     terminal.type("clear; stty -a > after.txt")
-    until(lambda: (data / "after.txt").exists() and (data / "after.txt").read_text() or "",
+    until(lambda: ((data / "after.txt").exists() and (data / "after.txt").read_text()) or "",
           terminal.screen)  # fmt: skip
     assert (data / "after.txt").read_text() == (data / "before.txt").read_text()
 
@@ -215,9 +215,7 @@ def test_a_trainer_that_fails_at_once_shows_why(data: Path, terminal: Terminal) 
     [("NO_COLOR=1", ""), ("TERM=screen", ""), ("TERM=xterm COLORTERM=", "--ascii"),
      ("TERM=xterm", "--theme ansi-dark")],
 )  # fmt: skip
-def test_odd_terminals(
-    recordings: Path, terminal: Terminal, before: str, option: str
-) -> None:
+def test_odd_terminals(recordings: Path, terminal: Terminal, before: str, option: str) -> None:
     command = f"{sys.executable} -m nanogpt_cli watch {recordings}/small-lr3e-4 {option}"
     terminal.type(f"{before} {command}")
     shown = terminal.wait("finished", "layers × time" if "--ascii" not in option else "layers")
