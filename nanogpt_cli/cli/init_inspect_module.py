@@ -84,6 +84,9 @@ def adopt(module: nn.Module, label: str) -> GPT:
     from nanogpt_cli.core.init import shapes
     from nanogpt_cli.core.model import GPT
 
+    if isinstance(module, GPT):
+        _complete(module.config, dict(module.named_parameters()), label)
+        return module.eval().requires_grad_(False)
     found = {n: p.detach() for n, p in module.named_parameters(remove_duplicate=False)}
     config = _config(module, found, label)
     with torch.device("meta"):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROWS = 13  # a table shows every block of GPT-2 small, and a selection of more
 _PAIR = 17  # cells that a measured and an expected number take
+_NAME = 18
 _LAW_FROM = 100  # narrower terminals do without the law, which the scheme's formula gives
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
 _MARKS = {"ok": "✓", "note": "i", "warn": "!", "fail": "✗"}
@@ -84,6 +85,8 @@ def parameters(classes: Sequence[ClassStats], *, tied: bool, width: int) -> Tabl
 def every_tensor(tensors: Sequence[TensorStats], width: int) -> Table:
     """One row per tensor."""
     from nanogpt_cli.core.tensor_stats import ClassStats
+
+    width -= _NAME  # what these names take more than those of classes
 
     declared = tensors[0].law is not None
     table = _weights_table("Every tensor", "shape", width, declared=declared)
@@ -166,6 +169,8 @@ def _depth_tables(
     from nanogpt_cli.core.signals import grid
 
     columns = [c for c in columns if len(c.measured)]
+    if not columns:
+        return []
     most = max(1, (width - 7) // _PAIR)
     parts = -(-len(columns) // most)
     size = -(-len(columns) // parts)

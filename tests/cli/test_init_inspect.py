@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from nanogpt_cli.cli import app
+from nanogpt_cli.errors import UserError
+
+SMALL = ["--n-layer", "3", "--n-embd", "64", "--n-head", "2", "--vocab-size", "300",
+         "--block-size", "32"]  # fmt: skip
+
+
+def run(*args: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["init-inspect", *args], env={"COLUMNS": "100"})
+    if isinstance(result.exception, UserError):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.stdout
+
+
+def as_json(*args: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(*args, "--json").splitlines()[-1])
+    return found
+
+
+def test_the_page_has_every_section_and_fits_the_terminal() -> None:
+    page = run(*SMALL)
+    for part in ("model", "scheme", "normal(0.02/√(2L))", "memory", "Expected by theory",
+                 "Weights by class", "wte = head", "Over depth", "The stream and what joins it",
+                 "Inside the blocks", "∂mlp", "Loss before the first step", "Verdicts",
+                 "all 27 tensors follow their laws"):  # fmt: skip
+        assert part in page, part
+    assert max(map(len, page.splitlines())) <= 100
+    assert "…" not in page
+
+
+def test_measured_weights_are_those_train_starts_from() -> None:
+    from nanogpt_cli import schemes
+    from nanogpt_cli.core.init import build
+    from nanogpt_cli.core.model import GPTConfig
+
+    rows = {row["key"]: row for row in as_json(*SMALL, "--seed", "5")["weights"]}
+    config = GPTConfig(3, 2, 64, 32, 300, 0.0, False, "gelu")
+    model = build(config, schemes.get("gpt2"), 5)
+    weight = model.transformer.h[2].mlp.c_fc.weight
+    row = rows["transformer.h.2.mlp.c_fc.weight"]
+    assert row["maximum"] == float(weight.max())
+    assert row["std"] == pytest.approx(float(weight.std(correction=0)), rel=1e-5)
+
+
+def test_json_holds_expected_beside_measured() -> None:
+    found = as_json(*SMALL, "--init", "normal", "--activation", "relu", "--bias")
+    assert found["model"]["activation"] == "relu"
+    assert found["scheme"]["name"] == "normal"
+    assert len(found["measured"]["stream_rms"]) == len(found["expected"]["stream_rms"]) == 4
+    assert found["measured"]["growth"] == pytest.approx(found["expected"]["growth"], rel=0.1)
+    assert {v["topic"] for v in found["verdicts"]} >= {"growth", "laws", "loss"}
+
+
+def test_theory_only_draws_no_weight() -> None:
+    assert as_json(*SMALL, "--theory")["measured"] is None
+    assert "Weights by class" not in run(*SMALL, "--theory")
+
+
+def test_presets_recipes_and_sets(tmp_path: Path) -> None:
+    assert as_json("--preset", "gpt2-xl", "--n-layer", "2", "--theory")["model"]["n_embd"] == 1600
+    found = as_json("--set", "model.n_layer=2", "--set", "model.init=mup", "--theory",
+                    "--n-embd", "128")  # fmt: skip
+    assert found["model"]["n_layer"] == 2
+    assert found["model"]["multipliers"]["output"] == 2.0
+    recipe = tmp_path / "own.toml"
+    recipe.write_text(
+        '[model]\nn_layer = 2\nn_head = 2\nn_embd = 32\ninit = "custom"\n'
+        '[init]\nbase = "gpt2"\nfc = "uniform(0.05)"\n[init.multipliers]\nresidual = "1/L"\n'
+    )
+    found = as_json(str(recipe), "--n-head", "4", "--tokens", "16")
+    assert found["model"]["n_head"] == 4
+    assert found["model"]["multipliers"]["residual"] == 0.5
+    laws = {row["tensor_class"]: row["law"] for row in found["weights"]}
+    assert laws["fc"] == "uniform(0.05)"
+
+
+def test_lint_fails_only_on_a_failure() -> None:
+    run(*SMALL, "--lint")
+    page = run(*SMALL, "--init", "pytorch-embtie", "--lint", code=1)
+    assert "copies its input" in page
+
+
+def test_csv_has_a_line_per_block(tmp_path: Path) -> None:
+    run(*SMALL, "--csv", str(tmp_path / "depth.csv"))
+    rows = list(csv.DictReader((tmp_path / "depth.csv").open()))
+    assert [row["block"] for row in rows] == ["0", "1", "2", "3"]
+    assert float(rows[3]["stream_rms_measured"]) > float(rows[0]["stream_rms_expected"])
+    assert rows[0]["mlp_rms_measured"] == ""
+
+
+def test_comparisons_show_a_row_each() -> None:
+    page = run(*SMALL, "--compare", "normal,pytorch,nanogpt")
+    assert page.count("gpt2") == 1
+    assert "token-share" in page
+    found = as_json(*SMALL, "--compare", "normal", "--measure")["rows"]
+    assert [row["name"] for row in found] == ["gpt2", "normal"]
+    assert found[1]["measured"]["growth"] == pytest.approx(found[1]["expected"]["growth"], rel=0.1)
+    assert "- tying" in run(*SMALL, "--ablate", "tying,ln,bias,residual-scale")
+    assert len(as_json(*SMALL, "--scan", "depth")["rows"]) >= 9
+
+
+def test_coordinate_check_as_json() -> None:
+    found = as_json(*SMALL, "--coord-check", "--widths", "32,64", "--init", "mup")
+    assert set(found["slopes"]) == {"embed", "attn", "mlp", "stream", "logits"}
+
+
+def test_list_names_every_scheme() -> None:
+    from nanogpt_cli import schemes
+
+    assert [row["name"] for row in as_json("--list")["schemes"]] == schemes.names()
+    assert "spectral-mup" in run("--list")
+
+
+def test_all_and_hist_add_tables() -> None:
+    page = run(*SMALL, "--all", "--hist", "--no-gradients")
+    assert "h.2.attn.c_attn.weight/v" in page
+    assert "Pre-activations" in page
+    assert "∂mlp" not in page
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["--n-embd", "100", "--n-head", "3"], "n_head = 3 does not divide"),
+        (["--n-layer", "0"], "n_layer"),
+        (["--n-layer", "10000"], "at most 1000"),
+        (["--init", "gtp2"], "gpt2"),
+        (["--preset", "gpt5"], "gpt2-xl"),
+        (["--activation", "tanh"], "activation"),
+        (["--set", "model.n_layer"], "KEY=VALUE"),
+        (["--set", "model.layers=3"], "layers"),
+        (["--scan", "heads"], "depth or width"),
+        (["--ablate", "dropout"], "residual-scale"),
+        (["--compare", "gpt2,nope"], "nope"),
+        (["--coord-check", "--widths", "a,b"], "whole numbers"),
+        (["--coord-check", "--widths", "64"], "two widths"),
+        (["--from", "nowhere"], "nowhere"),
+        (["--from", "x", "--n-layer", "2"], "its own model"),
+        (["--from", "nosuchmodule:make"], "nosuchmodule"),
+        (["--input", "/nowhere/at/all"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_clear_error(args: list[str], word: str) -> None:
+    with pytest.raises(UserError) as caught:
+        run(*args)
+    assert word in str(caught.value)
+
+
+MODULE = """
+import torch
+from torch import nn
+from nanogpt_cli import schemes
+from nanogpt_cli.core.init import build
+from nanogpt_cli.core.model import GPTConfig
+
+CONFIG = GPTConfig(4, 2, 64, 32, 300, 0.0, False, "relu")
+
+def make():
+    return build(CONFIG, schemes.get("small-wang"), 0)
+
+def hot():
+    model = make()
+    with torch.no_grad():
+        model.transformer.wte.weight.normal_()
+    return model
+
+def broken():
+    model = make()
+    with torch.no_grad():
+        model.transformer.h[1].mlp.c_fc.weight[0, 0] = float("nan")
+    return model
+
+def other():
+    return nn.Sequential(nn.Linear(3, 3))
+
+def partial():
+    model = make()
+    del model.transformer.h[2].mlp.c_fc
+    return model
+
+def raises():
+    raise RuntimeError("no such luck")
+
+def text():
+    return "model"
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> str:
+    path = tmp_path / "theirs.py"
+    path.write_text(MODULE)
+    return str(path)
+
+
+def test_a_foreign_module_is_named(module: str) -> None:
+    found = as_json("--from", f"{module}:make")
+    assert found["model"]["activation"] == "relu"
+    assert any("nearest scheme: small-wang" in v["text"] for v in found["verdicts"])
+    page = run("--from", f"{module}:hot", "--lint", code=1)
+    assert "tied to the head" in page
+    assert "looks like" in page
+    assert "not finite" in run("--from", f"{module}:broken", "--lint", code=1)
+
+
+@pytest.mark.parametrize(
+    ("factory", "word"),
+    [("other", "not a GPT-2"), ("partial", "h.2.mlp.c_fc.weight"), ("raises", "no such luck"),
+     ("text", "nn.Module"), ("missing", "has no 'missing'")],
+)  # fmt: skip
+def test_a_module_that_is_no_gpt_is_refused(module: str, factory: str, word: str) -> None:
+    with pytest.raises(UserError) as caught:
+        run("--from", f"{module}:{factory}")
+    assert word in str(caught.value)
+
+
+def test_transformers_modules_and_folders_are_read(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from nanogpt_cli.cli.init_inspect_module import adopt
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_layer=6, n_embd=64, n_head=4, vocab_size=500)
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    ours = adopt(theirs, "theirs")
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids)[0], theirs(ids).logits, atol=1e-5, rtol=1e-4)
+    theirs.save_pretrained(tmp_path / "hf")
+    found = as_json("--from", str(tmp_path / "hf"), "--tokens", "32")
+    assert any("nearest scheme: gpt2" in v["text"] for v in found["verdicts"])
+    assert math.isfinite(found["measured"]["loss"])
+
+
+def test_the_layers_view_gets_the_inspection(tmp_path: Path) -> None:
+    from nanogpt_cli.cli import init_inspect_input as inputs
+    from nanogpt_cli.cli.init_inspect_layers import write_run
+    from nanogpt_cli.core.inspect import measure
+    from nanogpt_cli.tui.plain import summary
+    from nanogpt_cli.tui.session import RunSession
+
+    options = {"n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 50}
+    subject, _ = inputs.subject("", "", [], options, "", 0, "random")
+    idx, targets, _ = inputs.tokens(subject.config, "", 1, 16, 0)
+    found = measure(subject.source, idx, targets, backward=False)
+    write_run(tmp_path / "run", subject, found.signals, None)
+    session = RunSession(tmp_path / "run")
+    session.poll(1 << 22, float("inf"))
+    assert summary(session)
+    assert "resid_rms" in (tmp_path / "run" / "events.jsonl").read_text()
