@@ -85,8 +85,8 @@ def export(
         raise UserError("--push uploads the Hugging Face folder", "add hf to --to")
     found = _source(source, checkpoint)
     folder = out or (found.run.exports if found.run else Path("exports") / found.name)
-    exporting.check_ready(targets, folder, overwrite=overwrite)
     quantizations = [name.strip() for name in quantize.split(",") if name.strip()]
+    exporting.check_ready(targets, folder, overwrite=overwrite, quantizations=quantizations)
     artefacts = []
     for target in targets:
         artefacts += exporting.export(

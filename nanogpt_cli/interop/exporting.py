@@ -61,11 +61,13 @@ def parse_targets(text: str) -> list[str]:
     return names
 
 
-def check_ready(targets: Sequence[str], out: Path, *, overwrite: bool) -> None:
+def check_ready(
+    targets: Sequence[str], out: Path, *, overwrite: bool, quantizations: Sequence[str] = ()
+) -> None:
     """Refuse before any work what would be refused after it.
 
     Raises:
-        UserError: a package is missing, or a target folder exists.
+        UserError: a package is missing, a quantisation unknown, or a target folder exists.
     """
     for name in targets:
         target = TARGETS[name]
@@ -75,6 +77,10 @@ def check_ready(targets: Sequence[str], out: Path, *, overwrite: bool) -> None:
                 f"--to {name} needs the package {absent[0]}",
                 f"pip install 'nanogpt-cli[{target.extra}]'",
             )
+        for quantization in quantizations if name == "gguf" else ():
+            from nanogpt_cli.interop import gguf
+
+            gguf.check_type(quantization)
         if (out / name).exists() and not overwrite:
             raise UserError(f"{out / name} exists", "--overwrite replaces it; --out goes elsewhere")
 

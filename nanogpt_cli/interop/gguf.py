@@ -64,12 +64,7 @@ def write(
     Raises:
         UserError: llama.cpp's GPT-2 cannot express the model or its tokenizer.
     """
-    if quantization not in TYPES:
-        raise UserError(
-            f"unknown quantisation {quantization!r}",
-            f"one of: {', '.join(TYPES)}; for others (Q4_K_M, ...) export f32 and run: "
-            "llama-quantize MODEL-f32.gguf MODEL-Q4_K_M.gguf Q4_K_M",
-        )
+    check_type(quantization)
     if source.config.activation not in ("gelu", "gelu_tanh"):
         raise UserError(
             f"llama.cpp's GPT-2 has no activation {source.config.activation!r}",
@@ -80,6 +75,16 @@ def write(
     report(f"writing {path.name}")
     _write_file(path, source, vocabulary, quantization)
     return path
+
+
+def check_type(quantization: str) -> None:
+    """Raise ``UserError`` unless ``quantization`` is one of ``TYPES``."""
+    if quantization not in TYPES:
+        raise UserError(
+            f"unknown quantisation {quantization!r}",
+            f"one of: {', '.join(TYPES)}; for others (Q4_K_M, ...) export f32 and run: "
+            "llama-quantize MODEL-f32.gguf MODEL-Q4_K_M.gguf Q4_K_M",
+        )
 
 
 def _write_file(path: Path, source: Exportable, vocabulary: Vocabulary, quantization: str) -> None:

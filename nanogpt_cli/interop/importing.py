@@ -32,14 +32,14 @@ def read(path: Path, meta: Path | None = None) -> Foreign:
     Raises:
         UserError: it is none of these, or is damaged or hostile.
     """
+    if not path.exists():
+        raise UserError(f"there is no {path}", "give a folder, a file, or a hub id such as gpt2")
     if huggingface.is_folder(path):
         return huggingface.read(path)
     if path.is_file() and llmc.is_file(path):
         return llmc.read(path)
     if (path / nanogpt.CHECKPOINT).is_file() or path.suffix in (".pt", ".pth"):
         return nanogpt.read(path, meta)
-    if not path.exists():
-        raise UserError(f"there is no {path}", "give a folder, a file, or a hub id such as gpt2")
     raise UserError(
         f"{path} is not a checkpoint that can be read",
         "a Hugging Face GPT-2 folder (config.json + model.safetensors), nanoGPT's ckpt.pt or "

@@ -10,8 +10,7 @@ import pytest
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import huggingface, importing, nanogpt
-from tests.interop.conftest import exportable, make_model, quiet
-from tests.interop.test_llmc import write as write_llmc
+from tests.interop.tiny import exportable, make_model, quiet, write_llmc
 
 FLIPS = 80
 SMALL = {"n_layer": 1, "n_embd": 8, "block_size": 8}

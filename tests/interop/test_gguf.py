@@ -15,7 +15,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import gguf, gguf_vocab
 from nanogpt_cli.text import bpe
 from nanogpt_cli.text.tokenizer import ByteTokenizer
-from tests.interop.conftest import TEXT, char_tokenizer, exportable, quiet
+from tests.interop.tiny import TEXT, char_tokenizer, exportable, quiet
 
 library = pytest.importorskip("gguf")
 

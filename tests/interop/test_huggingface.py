@@ -16,7 +16,7 @@ from nanogpt_cli.interop import huggingface
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.text import bpe
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from tests.interop.conftest import TEXT, char_tokenizer, exportable, logits, quiet, same_tensors
+from tests.interop.tiny import TEXT, char_tokenizer, exportable, logits, quiet, same_tensors
 
 
 def written(source: Exportable, folder: Path) -> Path:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,23 +14,13 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import nanogpt
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.text.tokenizer import ByteTokenizer
-from tests.interop.conftest import char_tokenizer, exportable, quiet, same_tensors
+from tests.interop.tiny import Payload, char_tokenizer, exportable, quiet, same_tensors
 
 
 def written(source: Exportable, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     nanogpt.write(source, folder, quiet)
     return folder
-
-
-class Payload:
-    """A pickle that would create a file when it is loaded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.system, (f"touch {self.path}",)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -12,7 +12,7 @@ import torch
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import safe_torch
-from tests.interop.test_nanogpt import Payload
+from tests.interop.tiny import Payload
 
 
 class HugeBuffer:

@@ -16,7 +16,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import compare, exporting, verify
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.text import bpe
-from tests.interop.conftest import TEXT, char_tokenizer, exportable, quiet
+from tests.interop.tiny import TEXT, char_tokenizer, exportable, quiet
 
 NEEDS = {"hf": "transformers", "gguf": "xllamacpp", "onnx": "onnxruntime", "pt2": "torch"}
 

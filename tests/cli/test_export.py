@@ -1,0 +1,117 @@
+"""The command ``export`` from outside: paths on stdout, exit codes, JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from nanogpt_cli.cli import app
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.interop import exporting
+from tests.interop.tiny import make_run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with one run."""
+    make_run(tmp_path / "runs" / "tiny")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def invoke(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["export", *arguments])
+
+
+def test_artefacts_are_named_on_stdout(here: Path) -> None:
+    pytest.importorskip("gguf")
+    done = invoke("--to", "hf,nanogpt,gguf", "--quantize", "f16,q8_0", "--no-verify")
+    assert done.exit_code == 0
+    names = done.stdout.splitlines()
+    assert names == [
+        "runs/tiny/exports/hf", "runs/tiny/exports/nanogpt",
+        "runs/tiny/exports/gguf/tiny-f16.gguf", "runs/tiny/exports/gguf/tiny-q8_0.gguf",
+    ]  # fmt: skip
+    assert all((here / name).exists() for name in names)
+
+
+def test_folder_can_be_chosen_and_json_is_one_line(here: Path) -> None:
+    done = invoke("tiny", "--out", "elsewhere", "--no-verify", "--json")
+    assert done.exit_code == 0
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["artefacts"] == ["elsewhere/hf"]
+    assert (here / "elsewhere" / "hf" / "config.json").is_file()
+
+
+def test_failed_proof_is_exit_code_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("xllamacpp")
+    pytest.importorskip("gguf")
+    whole = exporting.export
+
+    def broken(*arguments: Any, **options: Any) -> Any:
+        artefacts = whole(*arguments, **options)
+        artefacts[0].path.write_bytes(b"damaged")
+        return artefacts
+
+    monkeypatch.setattr(exporting, "export", broken)
+    done = invoke("--to", "gguf", "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout.splitlines()[-1])["passed"] is False
+
+
+def test_other_models_can_be_exported_too(here: Path) -> None:
+    assert invoke("--no-verify").exit_code == 0
+    done = invoke("runs/tiny/exports/hf", "--to", "nanogpt", "--no-verify")
+    assert done.exit_code == 0
+    assert (here / "exports" / "tiny" / "nanogpt" / "ckpt.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--to", "hff"), "hff"), (("missing",), "missing"), (("--checkpoint", "99"), "99"),
+        (("--to", "nanogpt", "--push", "a/b"), "--push"),
+        (("--to", "gguf", "--quantize", "q3_k"), "q3_k"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_mistakes_are_answered(here: Path, arguments: tuple[str, ...], said: str) -> None:
+    done = invoke(*arguments, "--no-verify")
+    assert isinstance(done.exception, UserError)
+    assert said in str(done.exception)
+    assert not (here / "runs" / "tiny" / "exports").exists()
+
+
+def test_push_uploads_the_folder_that_was_written(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    seen: list[Any] = []
+
+    class Hub:
+        def create_repo(self, name: str, exist_ok: bool) -> None:
+            seen.append((name, exist_ok))
+
+        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
+            seen.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
+            return "https://hub/x"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    assert invoke("--no-verify", "--push", "me/tiny").exit_code == 0
+    assert seen[0] == ("me/tiny", True)
+    assert {"README.md", "config.json", "model.safetensors"} <= set(seen[1][1])
+
+
+def test_damaged_foreign_model_is_refused(here: Path) -> None:
+    invoke("--no-verify")
+    path = here / "runs" / "tiny" / "exports" / "hf" / "model.safetensors"
+    tensors = load_file(path)
+    tensors.pop("ln_f.weight")
+    save_file(tensors, path)
+    done = invoke("runs/tiny/exports/hf", "--to", "nanogpt", "--no-verify")
+    assert isinstance(done.exception, UserError)
