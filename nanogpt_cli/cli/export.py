@@ -75,8 +75,8 @@ def export(
 ) -> None:  # fmt: skip
     """Export a model and prove each artefact in its own runtime.
 
-    Writes whole folders or nothing, and verify.json with what was measured. Exit code 1 means
-    that an artefact computes something else than the model.
+    Writes whole folders or nothing, and verify.json with what was measured.
+    Exit code 1: an artefact computes something else than the model.
     """
     from nanogpt_cli.interop import exporting
 

@@ -53,8 +53,8 @@ def import_(
 ) -> None:  # fmt: skip
     """Make a run folder from another tool's checkpoint.
 
-    Then sample, eval, export and init-inspect work on it, and train --from goes on with its
-    weights. Nothing in the file is executed.
+    sample, eval and export work on it; train --from goes on with its weights.
+    Nothing in the file is executed.
     """
     from nanogpt_cli.interop import importing
 

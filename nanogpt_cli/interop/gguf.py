@@ -25,7 +25,7 @@ from nanogpt_cli.interop import gguf_vocab
 from nanogpt_cli.interop.gguf_vocab import Vocabulary
 from nanogpt_cli.interop.huggingface import missing_biases
 from nanogpt_cli.interop.source import Exportable
-from nanogpt_cli.interop.tensorfile import little_endian
+from nanogpt_cli.interop.tensorfile import ahead, little_endian
 
 # Name on the command line -> names in the library: tensor type and file type.
 TYPES: Final = {
@@ -102,9 +102,8 @@ def _write_file(path: Path, source: Exportable, vocabulary: Vocabulary, quantiza
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for entry in entries:
-        kind, _ = _storage(entry, quantization)
-        writer.write_tensor_data(_encoded(entry.get(), kind))
+    for data in ahead(partial(_encoded, entry, quantization) for entry in entries):
+        writer.write_tensor_data(data)
     writer.close()
 
 
@@ -121,11 +120,13 @@ def _storage(entry: _Entry, quantization: str) -> tuple[Any, int]:
     return kind, math.prod(entry.shape) // block * block_bytes
 
 
-def _encoded(tensor: Tensor, kind: Any) -> np.ndarray[Any, Any]:
-    """The bytes of a tensor in a type of the library, a few rows at a time."""
+def _encoded(entry: _Entry, quantization: str) -> np.ndarray[Any, Any]:
+    """A tensor as it is stored, quantised a few rows at a time."""
     from gguf import GGMLQuantizationType
     from gguf.quants import quantize
 
+    kind, _ = _storage(entry, quantization)
+    tensor = entry.get()
     if kind == GGMLQuantizationType.F32:
         return little_endian(tensor)
     if kind == GGMLQuantizationType.F16:

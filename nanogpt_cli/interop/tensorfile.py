@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 _ALIGNMENT = 8
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,27 @@ def write(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str])
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little"))
         file.write(header)
-        for name, entry in entries.items():
-            tensor = entry.get()
+        tensors = ahead(entry.get for entry in entries.values())
+        for (name, entry), tensor in zip(entries.items(), tensors, strict=True):
             assert tuple(tensor.shape) == entry.shape, name
             assert tensor.dtype == torch.float32, name
             file.write(little_endian(tensor).data)
+
+
+def ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """The results of ``calls`` in order, each computed while the one before it is being used.
+
+    Two results are alive at a time, never more.
+    """
+    pending: Future[T] | None = None
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        for call in calls:
+            following = pool.submit(call)
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()
 
 
 def _header(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:

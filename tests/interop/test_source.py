@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from nanogpt_cli.core.checkpoint import CheckpointError
 from nanogpt_cli.core.model import Multipliers
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import source
+from nanogpt_cli.interop import source, tensorfile
 from nanogpt_cli.runlog import RunFolder
 from tests.interop.tiny import char_tokenizer, exportable, logits, make_model, same_tensors
 
@@ -73,3 +75,20 @@ def test_damaged_checkpoint_is_refused(run: RunFolder) -> None:
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="damaged"):
         source.from_run(run)
+
+
+def test_ahead_keeps_order_holds_two_and_passes_errors_on() -> None:
+    alive: list[int] = []
+
+    def make(number: int) -> int:
+        alive.append(number)
+        if number == 7:
+            raise ValueError("seven")
+        return number
+
+    results = tensorfile.ahead(partial(make, n) for n in range(100))
+    for expected in range(7):
+        assert next(results) == expected
+        assert len(alive) <= expected + 2
+    with pytest.raises(ValueError, match="seven"):
+        next(results)
