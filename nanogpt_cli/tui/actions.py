@@ -28,7 +28,7 @@ class DashboardActions:
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
         """Only what means something on the page in front."""
         app = self._app
-        if app.is_mounted and action in _OURS and len(app.screen_stack) == 1:
+        if app.is_running and action in _OURS and len(app.screen_stack) == 1:
             return action in keys.actions_on(app.page.id or "")
         return not (action in _OURS and len(app.screen_stack) > 1)
 
@@ -58,7 +58,7 @@ class DashboardActions:
             app.screen.maximize(app.focused, container=False)
         app.call_after_refresh(app.draw, True)
 
-    def action_back(self) -> None:
+    def action_leave(self) -> None:
         """Undo the last opening, then the filter, then the crosshair."""
         app = self._app
         if app.screen.maximized is not None:

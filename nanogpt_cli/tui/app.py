@@ -25,7 +25,7 @@ from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import Child, RunSession
 
-FASTEST, SLOWEST = 0.25, 2.0  # seconds between looks at the log
+FASTEST, SLOWEST, HELD = 0.25, 2.0, 1.0  # seconds between looks at the log
 SHARE = 0.04  # of one core that drawing may take
 
 
@@ -48,10 +48,10 @@ class Dashboard(DashboardActions, App[DashboardExit]):
     TITLE = "nanogpt"
     CSS_PATH = "dashboard.tcss"
     ENABLE_COMMAND_PALETTE = True
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012
         (0, "-tiny"), (60, "-narrow"), (100, "-medium"), (120, "-wide"),
     ]  # fmt: skip
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+    VERTICAL_BREAKPOINTS = [  # noqa: RUF012
         (0, "-flat"), (12, "-short"), (22, "-normal"), (40, "-tall"),
     ]  # fmt: skip
     BINDINGS: ClassVar[list[Any]] = [
@@ -80,7 +80,7 @@ class Dashboard(DashboardActions, App[DashboardExit]):
         self.live = live
         self.ticks = 0
         self.tick_cost = 0.0  # seconds of CPU one tick takes, averaged
-        self._interval = FASTEST
+        self._spent = time.process_time()
         self._drawn: object = None
         self._slow_due = 0.0
         self._draw_wanted = False
@@ -116,7 +116,6 @@ class Dashboard(DashboardActions, App[DashboardExit]):
 
     def _tick(self) -> None:
         """Read, draw, and choose when to look again so that drawing stays cheap."""
-        started = time.process_time()
         loading = any(session.loading for session in self.desk.sessions)
         # The first look is short, for a first frame at once; the rest of a long log comes in
         # large pieces with few drawings between them.
@@ -127,18 +126,21 @@ class Dashboard(DashboardActions, App[DashboardExit]):
         done = loading and not any(session.loading for session in self.desk.sessions)
         if not self.desk.held:
             self.draw(force=done or not self.ticks)
-        cost = time.process_time() - started
         self.ticks += 1
-        if loading:
-            self.set_timer(0.01, self._tick)
-            return
-        self.tick_cost += 0.2 * (cost - self.tick_cost)
-        self._interval = min(SLOWEST, max(FASTEST, self.tick_cost / SHARE))
-        self.set_timer(self._interval, self._tick)
+        self.set_timer(0.01 if loading else self._next_interval(), self._tick)
+
+    def _next_interval(self) -> float:
+        """How long to wait, so that all this process does (not only this tick) stays cheap."""
+        now = time.process_time()
+        self.tick_cost += 0.2 * (now - self._spent - self.tick_cost)
+        self._spent = now
+        if self.desk.held:
+            return HELD
+        return min(SLOWEST, max(FASTEST, self.tick_cost / SHARE))
 
     def draw(self, force: bool = False) -> None:
         """Draw the header, and the page if there is anything new."""
-        if not self.is_mounted or not self.screen_stack:
+        if not self.is_running or not self.screen_stack:
             return
         now = time.monotonic()
         loading = any(session.loading for session in self.desk.sessions)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from nanogpt_cli.tui import units
-from nanogpt_cli.tui.plot import Plot, PlotOptions, Trace, plot
+from nanogpt_cli.tui.plot import Plot, PlotOptions, Row, Trace, plot
 from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.window import Window
 
@@ -72,7 +72,7 @@ class LineChart(RowsWidget, can_focus=True):
             return
         if not any(len(trace.x) for trace in self.traces):
             self.set_title(self.label)
-            middle = [[] for _ in range(height // 2)]
+            middle: list[Row] = [[] for _ in range(height // 2)]
             self.set_rows([*middle, [(self.empty.center(width), "dim")]])
             self.drawn = None
             return
@@ -120,7 +120,9 @@ class LineChart(RowsWidget, can_focus=True):
 
     def toggle(self, name: str) -> None:
         """Flip ``log_y`` or ``robust``."""
-        self.options = replace(self.options, **{name: not getattr(self.options, name)})
+        changed = {"log_y": self.options.log_y, "robust": self.options.robust}
+        changed[name] = not changed[name]
+        self.options = replace(self.options, log_y=changed["log_y"], robust=changed["robust"])
         self.redraw()
 
     def freeze(self) -> None:

@@ -32,11 +32,11 @@ class Scale:
         """Where values lie between low (0) and high (1); outside and non-positive logs too."""
         if not self.log:
             with np.errstate(over="ignore", invalid="ignore"):
-                return (values - self.low) / (self.high - self.low)
+                return np.asarray((values - self.low) / (self.high - self.low))
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log10(np.asarray(values, np.float64))
         low, high = np.log10(self.low), np.log10(self.high)
-        return (logs - low) / (high - low)
+        return np.asarray((logs - low) / (high - low))
 
     def edges(self, count: int) -> Floats:
         """The ``count + 1`` borders of equally wide buckets."""

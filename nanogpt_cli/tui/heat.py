@@ -175,7 +175,7 @@ def heat_map(
     rows: list[Row] = []
     for index in range(0, len(shown), step):
         pair = level[index : index + step]
-        bad = broken[index : index + step].any(0)
+        bad = np.asarray(broken[index : index + step].any(axis=0))
         mine = selected is not None and index <= selected // pooled < index + step
         row: Row = [(names[index].rjust(left - 1) + " ", "key" if mine else "axis")]
         row += _ramp_row(pair, bad, column) if ascii_only else _row(pair, bad, column, scale)
@@ -185,7 +185,7 @@ def heat_map(
         rows.append(row)
         blank = [(" " * left, "axis"), *row[1:-1], (" " * right, "axis")]
         rows += [blank] * (thick - 1)
-    return HeatMap(rows, ends, pooled * step)
+    return HeatMap(rows, ends, pooled)
 
 
 def _most(rows: Grid) -> Grid:

@@ -33,7 +33,7 @@ KEYS = (
     Key("tab", "tab", "app.focus_next", "next pane", "Pages"),
     Key("shift+tab", "shift+tab", "app.focus_previous", "previous pane", "Pages"),
     Key("z", "z", "zoom_pane", "maximise the focused pane, and back", "Pages"),
-    Key("escape", "esc", "back", "back: leave a layer, a filter, the crosshair", "Pages"),
+    Key("escape", "esc", "leave", "back: leave a layer, a filter, the crosshair", "Pages"),
     Key("plus,equals_sign", "+", "zoom(1.5)", "zoom in", "Charts", _CHARTED, "zoom"),
     Key("minus", "-", "zoom(0.6667)", "zoom out", "Charts", _CHARTED),
     Key("h,left", "h ←", "pan(-1)", "left: the window, or the crosshair", "Charts", _CHARTED),

@@ -12,6 +12,7 @@ from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.draw import sparkline
 from nanogpt_cli.tui.plot import Row, Trace
 from nanogpt_cli.tui.rows import RowsWidget
+from nanogpt_cli.tui.series import Floats
 from nanogpt_cli.tui.view import RunView
 
 
@@ -86,7 +87,7 @@ class HeatPane(Pane):
         self.set_title(title + _scale_note(stat, desk, picture), _heat_note(view, picture, desk))
 
 
-def sample_axis(view: RunView, axis: str) -> traces.Floats:
+def sample_axis(view: RunView, axis: str) -> Floats:
     """The x values of the layer samples."""
     import numpy as np
 

@@ -82,7 +82,8 @@ class Smoothed:
         blocks = -(-len(new) // self.BLOCK)
         padded = np.zeros((2, blocks * self.BLOCK))
         padded[:, : len(new)] = pair
-        inside = padded.reshape(2, blocks, self.BLOCK) @ self._kernel.T
+        flat = padded.reshape(2 * blocks, self.BLOCK) @ self._kernel.T  # one BLAS call
+        inside = flat.reshape(2, blocks, self.BLOCK)
         numerator, denominator = self._carry
         carries = np.empty((2, blocks))
         last = self._decay[-1]
@@ -93,7 +94,7 @@ class Smoothed:
         full = (inside + carries[:, :, None] * self._decay).reshape(2, -1)[:, : len(new)]
         self._carry = (float(full[0, -1]), float(full[1, -1]))
         with np.errstate(invalid="ignore", divide="ignore"):
-            return full[0] / full[1]
+            return np.asarray(full[0] / full[1])
 
     def keep(self, index: NDArray[np.intp]) -> None:
         """Follow a ``Columns.keep`` of the smoothed column; the average goes on undisturbed."""

@@ -41,10 +41,11 @@ def parse(block: bytes) -> dict[str, Floats] | None:
     text = np.frombuffer(block, np.uint8)
     lines = int(np.count_nonzero(text == ord("\n")))
     colons = np.flatnonzero(text == ord(":")).astype(np.int32)
-    ends = np.flatnonzero((text == ord(",")) | (text == ord("}"))).astype(np.int32)
+    ends: Ints = np.flatnonzero((text == ord(",")) | (text == ord("}"))).astype(np.int32)
     if lines == 0 or len(colons) != lines * len(_KEYS) or len(ends) != len(colons):
         return None
-    starts, ends = colons.reshape(lines, -1) + 1, ends.reshape(lines, -1)
+    starts: Ints = colons.reshape(lines, -1) + np.int32(1)
+    ends = ends.reshape(lines, -1)
     if not _keys_match(text, starts, ends) or not block.endswith(b"}\n"):
         return None
     points = np.flatnonzero(text == ord(".")).astype(np.int32)

@@ -13,9 +13,10 @@ import numpy as np
 from nanogpt_cli import events
 from nanogpt_cli.tui import stepblocks
 from nanogpt_cli.tui.history import LayerHistory, Steps
-from nanogpt_cli.tui.series import Columns
+from nanogpt_cli.tui.series import Columns, Floats
 
 T = TypeVar("T", bound=events.Event)
+SHORT = 8192  # bytes of steps up to which line by line is faster
 MOST_ROWS = 1000  # samples, alarms, notes, ... kept of each kind
 
 
@@ -81,7 +82,7 @@ class RunView:
             handler(event)
 
     def _fold_block(self, block: bytes) -> None:
-        table = stepblocks.parse(block)
+        table = stepblocks.parse(block) if len(block) > SHORT else None
         if table is not None:
             last = events.decode(block[block.rfind(b"\n", 0, -1) + 1 :])
             assert isinstance(last, events.Step)
@@ -102,7 +103,7 @@ class RunView:
         if steps:
             self._take_table(stepblocks.from_events(steps), steps[-1])
 
-    def _take_table(self, table: dict[str, stepblocks.Floats], last: events.Step) -> None:
+    def _take_table(self, table: dict[str, Floats], last: events.Step) -> None:
         self.version += 1
         self.steps.extend(table)
         self.non_finite += int((~np.isfinite(table["loss"])).sum())
