@@ -184,7 +184,8 @@ def _same(a: float, b: float, tolerance: float = 0.03) -> bool:
 def _fused_xavier(classes: dict[str, ClassStats], config: GPTConfig) -> Iterator[Verdict]:
     fused = math.sqrt(2 / (4 * config.n_embd))
     proper = 1 / math.sqrt(config.n_embd)
-    std = {name: classes[name].std for name in ("q", "k", "v", "attn_proj") if name in classes}
+    names: tuple[str, ...] = ("q", "k", "v", "attn_proj")
+    std = {name: classes[name].std for name in names if name in classes}
     if len(std) < 4 or not _same(std["attn_proj"], proper):
         return
     if all(_same(std[name], fused) for name in "qkv"):

@@ -13,9 +13,11 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from nanogpt_cli.core.model import GPT, GPTConfig, Multipliers
 from nanogpt_cli.laws import Law
@@ -23,7 +25,7 @@ from nanogpt_cli.schemes import Scheme, tensor_class
 
 __all__ = [
     "Piece", "build", "configure", "draw", "fill", "init_tensor", "multipliers", "pieces",
-    "shapes", "tensor_class",
+    "shapes", "tensor_class", "undrawn",
 ]  # fmt: skip
 
 CHUNK_ROWS = 4096
@@ -284,7 +286,7 @@ def build(
 ) -> GPT:
     """A GPT with the initial values of ``scheme``.
 
-    The model is constructed without memory, so PyTorch's own initialisation never runs. The
+    PyTorch's own initialisation never runs. The
     scheme's multipliers are not applied here: pass ``configure(config, scheme)``.
 
     Args:
@@ -294,9 +296,30 @@ def build(
         device: where the parameters live.
         dtype: values are drawn in float32 and rounded to this.
     """
-    with torch.device("meta"):
-        model = GPT(config)
-    model.to_empty(device=device).to(dtype)
-    model.tie()  # to_empty gives a shared parameter two memories
+    with torch.device(device), undrawn():
+        model = GPT(config).to(dtype)
+    model.tie()  # a change of dtype may give a shared parameter two memories
     fill(model, scheme, seed)
     return model
+
+
+class undrawn(TorchFunctionMode):  # noqa: N801 - a context manager, named as those are
+    """Within it, modules are constructed without drawing their initial values.
+
+    Their memory is reserved and not touched. (The meta device would do as well, at a second for
+    loading its decompositions.)
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        # A function of torch.nn.init is seen whole; what it calls in turn is not seen here.
+        drawing = getattr(func, "__module__", "") == "torch.nn.init"
+        if drawing or func in (Tensor.uniform_, Tensor.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

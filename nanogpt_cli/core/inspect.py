@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nanogpt_cli.core.init import undrawn
 from nanogpt_cli.core.model import LAYER_NORM_EPS, Block
 from nanogpt_cli.core.probes import ForwardProbe, GradientProbe, Histogram, mean_cosine, rms
 from nanogpt_cli.core.signals import GRADIENT_CLASSES, Signals
@@ -77,12 +78,12 @@ class Blocks:
 
     def __init__(self, source: Source, *, layer_norm: bool) -> None:
         self.source = source
-        with torch.device("meta"):
+        with undrawn():
             self.buffers = [Block(source.config, 0) for _ in range(2)]
         for buffer in self.buffers:
             if not layer_norm:
                 buffer.ln_1 = buffer.ln_2 = nn.Identity()  # type: ignore[assignment]
-            buffer.to_empty(device="cpu").eval().requires_grad_(False)
+            buffer.eval().requires_grad_(False)
 
     def walk(self, layers: list[int], observe: Observer | None = None) -> Iterator[Block]:
         """Yield each block in turn; a thread fills the next one meanwhile.
