@@ -43,6 +43,11 @@ def _decay(step: int, optim: recipe.Optim, max_steps: int) -> float:
     return 1 - done
 
 
+def takes_muon(optim: recipe.Optim, name: str, parameter: Tensor) -> bool:
+    """Whether Muon updates a parameter: the matrices of the blocks, if the recipe asks for it."""
+    return optim.name == "muon" and parameter.dim() >= 2 and ".h." in name
+
+
 def _groups(
     model: GPT, optim: recipe.Optim, scheme: schemes.Scheme
 ) -> Iterator[tuple[str, str, nn.Parameter, dict[str, Any]]]:
@@ -54,7 +59,7 @@ def _groups(
     config = model.config
     for name, parameter in model.named_parameters():
         matrix = parameter.dim() >= 2
-        muon = optim.name == "muon" and matrix and ".h." in name
+        muon = takes_muon(optim, name, parameter)
         scale = scheme.lr_multiplier(
             schemes.tensor_class(name), n_embd=config.n_embd, n_layer=config.n_layer
         )

@@ -110,7 +110,7 @@ def restore(folder: Path, stepper: Stepper, data: TokenData) -> Progress:
             f"{folder} has no optimizer state, so it cannot be resumed exactly",
             "start a new run from its weights: nanogpt train RECIPE --from RUN",
         )
-    _copy_weights(stepper.model, folder / checkpoint.MODEL)
+    copy_weights(stepper.model, folder / checkpoint.MODEL)
     if optimizer.is_file():
         try:
             stepper.optimizers.load_tensors(checkpoint.read_tensors(optimizer))
@@ -131,7 +131,7 @@ def _check_identity(folder: Path, saved: dict[str, Any], now: dict[str, Any]) ->
 
 
 @torch.no_grad()
-def _copy_weights(model: GPT, path: Path) -> None:
+def copy_weights(model: GPT, path: Path) -> None:
     """Copy weights into the existing parameters, which the optimizers hold."""
     tensors = checkpoint.read_tensors(path)
     checkpoint.check_fit(model, tensors, source=str(path))

@@ -143,8 +143,8 @@ class Stepper:
             slots = range(start, min(start + self.micro_batch, stop))
             x, y = self.batch(step, slots)
             with distributed.reducing(self.forward, self.model, last=slots.stop == stop):
-                with self._dropout_stream(step, start), self.device.autocast():
-                    _, loss = self.forward(x, y)
+                with self.dropout_stream(step, start), self.device.autocast():
+                    loss = self.forward(x, y)[1]  # a name for the logits would keep them alive
                 # Ranks average their gradients, so each weighs its share by their number.
                 loss = loss * (len(slots) * self.group.world / self.windows.batch)
                 self.scaler.scale(loss).backward()
@@ -152,7 +152,7 @@ class Stepper:
         return total / self.group.world if self.group.world > 1 else total
 
     @contextlib.contextmanager
-    def _dropout_stream(self, step: int, start: int) -> Iterator[None]:
+    def dropout_stream(self, step: int, start: int) -> Iterator[None]:
         """Dropout noise as a function of (seed, step, slot), whatever ran before."""
         if not self.model.config.dropout:
             yield

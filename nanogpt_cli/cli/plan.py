@@ -1,0 +1,127 @@
+"""``nanogpt plan``: what a recipe will need, before it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nanogpt_cli.cli import console
+from nanogpt_cli.places import RUNS
+
+if TYPE_CHECKING:
+    from nanogpt_cli.core.plan import Forecast
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(plan)
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")],
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option("--procs", "--gpus", min=1, metavar="N", help="Processes that share it.")
+    ] = 1,
+    flops: Annotated[
+        float,
+        typer.Option(
+            "--flops", min=0, help="FLOP/s of one process, for the time; 0: measure here for 3 s."
+        ),
+    ] = 0.0,
+    available: Annotated[
+        float,
+        typer.Option("--memory", min=0, help="Memory in GB to plan for; 0: what is free here."),
+    ] = 0.0,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Where the run would be made.")
+    ] = RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Forecast memory by component, work, time and disk; exit code 1 if it cannot fit."""
+    from dataclasses import replace
+
+    from nanogpt_cli import recipe_files
+    from nanogpt_cli.core import device as devices
+    from nanogpt_cli.core import plan as core
+    from nanogpt_cli.core import setup
+    from nanogpt_cli.text import prepare
+    from nanogpt_cli.text.tokens import open_data
+
+    loaded = recipe_files.load(recipe, list(sets or [])).recipe
+    section = loaded.data
+    prepared = prepare.ensure(
+        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
+    )
+    data = open_data(prepared)
+    device = devices.choose(loaded.train)
+    tokens = len(data.train)
+    found = core.forecast(loaded, data.vocab_size, tokens, device, processes=processes, folder=out)
+    if available:
+        config = setup.model_config(loaded, data.vocab_size)
+        room = int(available * 1e9)
+        largest = core.largest_micro_batch(
+            loaded.for_processes(processes), config, device, room, processes
+        )
+        found = replace(found, available=room, largest_micro_batch=largest)
+    if found.fits:
+        rate = flops or core.speed(loaded, setup.model_config(loaded, data.vocab_size), device)
+        found = replace(
+            found,
+            flops_per_second=rate * processes,
+            seconds=found.flops / rate / processes,
+        )
+    if as_json:
+        console.emit_json({"recipe": recipe, **found.to_json()})
+    else:
+        _show(found, device.name, device.precision)
+    if not found.fits:
+        console.say(_refusal(found))
+        raise typer.Exit(1)
+
+
+def _show(found: Forecast, device: str, precision: str) -> None:
+    memory = found.memory
+    count = console.count
+    rows = [
+        ("parameters", count(found.parameters)),
+        ("FLOPs per token", count(found.flops_per_token)),
+        ("tokens", f"{count(found.tokens)} ({found.epochs:.2g} epochs)"),
+        (f"memory ({device}, {precision})", ""),
+        ("  weights", _bytes(memory.weights)),
+        ("  gradients", _bytes(memory.gradients)),
+        ("  moments", _bytes(memory.moments)),
+        ("  activations", _bytes(memory.activations)),
+        ("  backward pass", _bytes(memory.backward)),
+        ("  update", _bytes(memory.update)),
+        ("  evaluation", _bytes(memory.evaluation)),
+        ("  program", _bytes(memory.program)),
+        ("  peak", f"{_bytes(memory.peak)} of {_bytes(found.available)} free"),
+        ("largest micro-batch", str(found.largest_micro_batch)),
+        ("disk", f"{_bytes(found.disk_bytes)} of {_bytes(found.disk_free)} free"),
+    ]
+    if found.seconds is not None and found.flops_per_second is not None:
+        rows.append(
+            ("time", f"{console.duration(found.seconds)} at {count(found.flops_per_second)} FLOP/s")
+        )
+    for name, value in rows:
+        typer.echo(f"{name:24}{value}".rstrip())
+
+
+def _bytes(number: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f} B"
+
+
+def _refusal(found: Forecast) -> str:
+    if found.disk_bytes > found.disk_free:
+        return "does not fit: the disk is too small for the checkpoints; lower train.keep"
+    if found.largest_micro_batch:
+        return f"does not fit: set train.batch_size = {found.largest_micro_batch}"
+    return "does not fit even with one sequence at a time: use a smaller model or block_size"

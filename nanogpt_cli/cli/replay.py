@@ -1,0 +1,65 @@
+"""``nanogpt replay``: one step of a run again, to find the first tensor that broke."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nanogpt_cli.cli import console
+from nanogpt_cli.places import RUNS
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(replay)
+
+
+def replay(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
+    step: Annotated[
+        int,
+        typer.Argument(
+            metavar="[STEP]", help="The step to make again; the last incident by default."
+        ),
+    ] = 0,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where runs lie.")] = RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Make one step again in fp32, with math attention, without compilation, and watch it.
+
+    Reports the first tensor that is not finite and which change cures it. Exit code 1 means the
+    step is not finite in the way the run made it.
+    """
+    from nanogpt_cli import recipe_files
+    from nanogpt_cli.core import replay as core
+    from nanogpt_cli.errors import UserError
+    from nanogpt_cli.runlog import find_run
+    from nanogpt_cli.text import prepare
+    from nanogpt_cli.text.tokens import open_data
+
+    folder = find_run(run, out)
+    known = core.known_steps(folder.incidents)
+    if not step and not known:
+        raise UserError(
+            f"run {folder.name} has no incident", "name the step: nanogpt replay RUN STEP"
+        )
+    section = recipe_files.load_resolved(folder.recipe).data
+    prepared = prepare.ensure(
+        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
+    )
+    found = core.replay(folder, open_data(prepared), step or known[-1], console.say)
+    if as_json:
+        console.emit_json(core.to_json(found))
+    else:
+        typer.echo(f"step {found.step}, weights from {found.source}")
+        for made in found.passes:
+            broke = made.forward or made.backward or "all finite"
+            typer.echo(
+                f"  {made.way:24} loss {made.loss:<12.6g} gradient {made.grad_norm:<12.6g} "
+                f"largest value {made.largest:<10.4g} {broke}"
+            )
+        typer.echo(found.verdict)
+    if not found.passes[0].finite:
+        raise typer.Exit(1)

@@ -1,0 +1,149 @@
+"""Two processes over gloo against one, through PyTorch's launcher and the program itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import toy_run
+
+from nanogpt_cli import recipe_files
+from nanogpt_cli.core import checkpoint, distributed
+from nanogpt_cli.core.distributed import Group
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.recipe import Recipe
+from nanogpt_cli.runlog import EventReader, RunFolder
+
+
+def written(folder: Path, wanted: Recipe, data: Path) -> Path:
+    section = wanted.data.model_copy(update={"name": str(data)})
+    path = folder / "toy.toml"
+    path.write_text(recipe_files.to_toml(wanted.model_copy(update={"data": section})))
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "nanogpt_cli", "train", *map(str, arguments)]
+
+
+def train(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def compare(one: RunFolder, two: RunFolder) -> None:
+    logs = [list(EventReader(run.events).read_all()) for run in (one, two)]
+    first, second = (toy_run.losses(log) for log in logs)
+    assert first == pytest.approx(second, abs=1e-5)
+    for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
+        ours, theirs = (checkpoint.read_tensors(checkpoint.find(r) / name) for r in (one, two))
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert (ours[key] - theirs[key]).abs().max() < 1e-3, key
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_equal_one_and_resume_as_one(tmp_path: Path, parallel: str) -> None:
+    """Stopped by its length after 6 steps on two processes, run to 12 on one."""
+    wanted = toy_run.recipe(
+        model={"dropout": 0.1},
+        train={"parallel": parallel, "max_steps": 6, "tokens_per_step": 128, "batch_size": 4},
+        optim={"name": "muon", "schedule": "constant"},
+        stats={"every": 3, "budget": 0.5},
+        sample={"max_new_tokens": 3, "prompt": "the "},
+    )
+    recipe = written(tmp_path, wanted, toy_run.data(tmp_path).folder)
+    two = train(tmp_path, recipe, "--procs", 2, "--json")
+    assert two.returncode == 0, two.stderr
+    facts = json.loads(two.stdout.splitlines()[-1])
+    assert (facts["reason"], facts["step"]) == ("finished", 6)
+    more = ["--set", "train.max_steps=12"]
+    done = train(tmp_path, facts["run"], "--resume", *more)
+    assert done.returncode == 0, done.stderr
+    alone = train(tmp_path, recipe, *more, "--set", "run.name=alone")
+    assert alone.returncode == 0, alone.stderr
+    compare(RunFolder(tmp_path / facts["run"]), RunFolder(tmp_path / "runs" / "alone"))
+
+
+def test_a_killed_rank_ends_the_job_in_words_and_a_restart_finishes_it(tmp_path: Path) -> None:
+    wanted = toy_run.recipe(train={"max_steps": 4000, "checkpoint_every": 5, "eval_every": 0})
+    recipe = written(tmp_path, wanted, toy_run.data(tmp_path).folder)
+    process = subprocess.Popen(
+        command(recipe, "--procs", 2),
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    run = RunFolder(tmp_path / "runs" / "toy")
+    while len(checkpoint.list_steps(run)) < 2:
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(_other_rank(run), signal.SIGKILL)
+    _, complaint = process.communicate()
+    assert process.returncode == 2
+    assert "ended with signal SIGKILL" in complaint
+    assert "--resume --procs 2" in complaint
+    assert "Traceback" not in complaint
+    step = checkpoint.list_steps(run)[-1]
+    limit = ["--set", f"train.max_steps={step + 3}"]
+    again = train(tmp_path, run.path, "--resume", "--procs", 2, *limit)
+    assert again.returncode == 0, again.stderr
+    assert "going on from" in again.stderr
+    assert checkpoint.list_steps(run)[-1] == step + 3
+
+
+def _other_rank(run: RunFolder) -> int:
+    """The process id of rank 1: a sibling of the one that writes the log."""
+    (started,) = (e for e in EventReader(run.events).read_all() if e.type == "run_started")
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"RANK=1" in environment and str(run.path).encode() in (entry / "cmdline").read_bytes():
+            return int(entry.name)
+    raise AssertionError(f"no rank 1 beside {started}")
+
+
+def test_slots_are_dealt_evenly_or_refused() -> None:
+    assert [list(Group(rank, 2).part(6)) for rank in range(2)] == [[0, 1, 2], [3, 4, 5]]
+    with pytest.raises(UserError, match="7 sequences a step cannot be dealt to 2 processes"):
+        Group(0, 2).part(7)
+
+
+def test_alone_everything_is_a_no_op() -> None:
+    group, tensor = Group(), torch.ones(2)
+    assert group.share({"a": 1}) == {"a": 1}
+    assert group.sum(tensor) is tensor
+    assert not group.any(False)
+    assert group.leads
+    assert distributed.whole({"t": tensor})["t"] is tensor
+    assert distributed.local(tensor) is tensor
+
+
+def test_a_lost_peer_is_said_in_words() -> None:
+    with (
+        pytest.raises(UserError, match="another process of this job is gone"),
+        distributed.readable_losses(Group(0, 2)),
+    ):
+        raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1")
+    with pytest.raises(RuntimeError, match="shape"), distributed.readable_losses(Group(0, 2)):
+        raise RuntimeError("shape mismatch")
