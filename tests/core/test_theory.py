@@ -60,7 +60,8 @@ def test_theory_knows_every_activation(activation: str) -> None:
     found, theory = both("small-wang", activation=activation)
     last = statistics.fmean(s.stream_rms[-1] for s in found)
     assert last == pytest.approx(theory.stream_rms[-1], rel=0.05)
-    assert found[0].gradient_ratio == pytest.approx(theory.gradient_ratio, rel=0.12)
+    ratio = statistics.fmean(s.gradient_ratio for s in found)
+    assert ratio == pytest.approx(theory.gradient_ratio, rel=0.10)  # one seed scatters by 8 %
 
 
 def test_hot_attention_is_sampled_and_still_right() -> None:
