@@ -101,7 +101,7 @@ class _Loop:
         elif name == "help":
             note(HELP)
         elif name == "show":
-            note(_settings(self.session))
+            note(" · ".join(f"{key} {now}" for key, now in _settings(self.session).items()))
         elif name in ("more", "again"):
             self._repeat(more=name == "more")
         else:
@@ -116,7 +116,7 @@ class _Loop:
             change(self.session, convert(value))
         except ValueError:
             raise UserError(f"/{name} {value}: not a value it takes", "/help") from None
-        note(_settings(self.session))
+        note(f"{name} {_settings(self.session)[name]}")
 
     def _repeat(self, *, more: bool) -> None:
         if self.prompt is None:
@@ -186,15 +186,15 @@ _SETTINGS: dict[str, tuple[Callable[[str], Any], Callable[[Session, Any], None]]
 }
 
 
-def _settings(session: Session) -> str:
+def _settings(session: Session) -> dict[str, Any]:
+    """What each command has set."""
     plan, sampling = session.plan, session.plan.sampling
-    values = {
+    return {
         "temp": f"{sampling.temperature:g}", "topk": sampling.top_k, "topp": f"{sampling.top_p:g}",
         "minp": f"{sampling.min_p:g}", "penalty": f"{sampling.repetition_penalty:g}",
         "tokens": plan.max_new_tokens, "samples": plan.samples, "seed": plan.seed,
         "context": plan.context, "stop": repr(session.stop[0]) if session.stop else "none",
     }  # fmt: skip
-    return " · ".join(f"{name} {value}" for name, value in values.items())
 
 
 @contextlib.contextmanager

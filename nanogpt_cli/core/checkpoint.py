@@ -197,7 +197,10 @@ def from_tensors(config: GPTConfig, tensors: Mapping[str, Tensor], *, source: st
     Raises:
         CheckpointError: see ``check_fit``.
     """
-    with torch.device("meta"):
+    from nanogpt_cli.core.init import undrawn
+
+    # Drawing on the meta device would load torch's decompositions and sympy: a second.
+    with torch.device("meta"), undrawn():
         model = GPT(config)
     load_tensors(model, tensors, source=source)
     return model
