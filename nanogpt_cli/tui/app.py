@@ -100,6 +100,7 @@ class Dashboard(DashboardActions, App[DashboardExit]):
 
     def on_mount(self) -> None:
         """Look at the log at once, then again and again."""
+        self.screen.set_class(self.ascii_only, "-ascii")
         self.call_after_refresh(self._start)
 
     def _start(self) -> None:

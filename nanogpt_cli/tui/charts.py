@@ -34,7 +34,7 @@ class LineChart(RowsWidget, can_focus=True):
     """Shows traces over the shared window. The y axis is its own: log, robust or held."""
 
     DEFAULT_CSS = """
-    LineChart { border: round $panel-lighten-2; border-title-color: $text;
+    LineChart { border: round $foreground 25%; border-title-color: $text;
                 border-subtitle-color: $text-muted; padding: 0; }
     LineChart:focus { border: round $accent; }
     """
@@ -96,7 +96,10 @@ class LineChart(RowsWidget, can_focus=True):
             )
             if on
         ]
-        return " ─ ".join(said + switches) if self.size.width >= 30 else " ".join(said)
+        for parts in (said + switches, said, [self.label]):
+            if len(title := " ─ ".join(parts)) <= self.size.width - 4:
+                return title
+        return self.label
 
     def _legend(self) -> str:
         """Names with the newest values, or the values under the crosshair."""
@@ -109,7 +112,8 @@ class LineChart(RowsWidget, can_focus=True):
             if not len(trace.y):
                 continue
             value = float(trace.y[-1]) if cursor is None else value_at(trace, cursor)
-            parts.append(f"{signs[trace.kind]} {trace.name} {units.number(value)}")
+            shown = "" if trace.color == "theory" else f" {units.number(value)}"
+            parts.append(f"{signs[trace.kind]} {trace.name}{shown}")
         if cursor is not None:
             at = units.duration(cursor) if self.window.axis == "time" else f"{cursor:,.0f}"
             parts.insert(0, f"{self.window.axis} {at}")

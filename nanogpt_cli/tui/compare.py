@@ -91,7 +91,7 @@ class ComparePage(Page):
     def _draw_runs(self, pane: Pane) -> None:
         views = [session.view for _, session in self.shown()]
         tokens = common_tokens(views)
-        heads = ("", "run", "state", "step", "tokens", "best val", f"at {units.si(tokens)} tokens")
+        heads = ("", "run", "state", "step", "tokens", "best val", f"at {units.si(tokens)}")
         lines, keys = [], []
         numbers = {id(session): index for index, session in self.shown()}
         for session in self.desk.sessions:

@@ -218,4 +218,4 @@ def theory_traces(expected: object) -> list[Trace]:
     line = np.interp(fine, np.arange(len(middle)), middle)
     x = np.repeat(fine, 2)
     y = np.stack([line * (1 - TOLERANCE), line * (1 + TOLERANCE)], 1).reshape(-1)
-    return [Trace("theory at init", x, y, "theory", "band")]
+    return [Trace("theory", x, y, "theory", "band")]

@@ -20,7 +20,7 @@ class Pane(RowsWidget, can_focus=True):
     """A bordered pane of rows that can be focused, maximised and exported."""
 
     DEFAULT_CSS = """
-    Pane { border: round $panel-lighten-2; border-title-color: $text;
+    Pane { border: round $foreground 25%; border-title-color: $text;
            border-subtitle-color: $text-muted; }
     Pane:focus { border: round $accent; }
     """

@@ -13,6 +13,9 @@ from textual.widget import Widget
 from nanogpt_cli.tui import palette
 from nanogpt_cli.tui.plot import Row
 
+# For --ascii: one for one, so that nothing moves.
+_ASCII = str.maketrans("─━│┤╌┅×·–…▲✖●○■◆▼★✓←→↓↑█▓▒░", "--|+-.x.-~!x*o#o!*v<>vv#%+.")
+
 
 class RowsWidget(Widget):
     """A pane whose content is computed elsewhere, as rows of ``(text, colour key)``.
@@ -55,6 +58,7 @@ class RowsWidget(Widget):
 
     def set_title(self, title: str, subtitle: str = "") -> None:
         """Border texts; only a change costs a restyle."""
+        title, subtitle = self._plain(title), self._plain(subtitle)
         if title != self.border_title:
             self.border_title = title
         if subtitle != self.border_subtitle:
@@ -82,8 +86,12 @@ class RowsWidget(Widget):
             strip = self._strips[y] = self._strip(row)
         return strip
 
+    def _plain(self, text: str) -> str:
+        return text.translate(_ASCII) if getattr(self.app, "ascii_only", False) else text
+
     def _strip(self, row: Row) -> Strip:
         ground, dark = self.rich_style, self.dark
+        row = [(self._plain(text), key) for text, key in row]
         segments = [Segment(text, ground + palette.style(key, dark)) for text, key in row if text]
         strip = Strip(segments, sum(cell_len(text) for text, _ in row))
         return strip.adjust_cell_length(self.size.width, ground)
