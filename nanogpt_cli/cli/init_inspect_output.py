@@ -105,7 +105,14 @@ def curves(measured: Signals | None, expected: Signals | None) -> None:
     out.print(tables.picture(measured, expected, min(out.width, _WIDTH) - 2, 12), end="")
 
 
-def measured(subject: Subject, found: Inspection, expected: Signals | None, *, full: bool) -> None:
+def measured(
+    subject: Subject,
+    found: Inspection,
+    expected: Signals | None,
+    *,
+    n_tokens: int,
+    full: bool,
+) -> None:
     """Weights, depth tables, loss."""
     from nanogpt_cli.core.tensor_stats import by_class
 
@@ -123,7 +130,7 @@ def measured(subject: Subject, found: Inspection, expected: Signals | None, *, f
     for table in tables.histograms(found.histograms):
         out.print(table)
     rows = {"measured": signals, **({"expected": expected} if expected else {})}
-    out.print(tables.loss(rows, subject.config.vocab_size))
+    out.print(tables.loss(rows, subject.config.vocab_size, n_tokens))
 
 
 def judge(found: list[Verdict]) -> None:

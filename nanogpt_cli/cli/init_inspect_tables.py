@@ -53,7 +53,8 @@ def beside(
         style = "red" if off > 0.10 else "yellow" if off > 0.05 else ""
     if digits is None:
         return Text(number(measured), style), Text(number(expected), "dim")
-    a, b = ("–" if math.isnan(x) else f"{x:.{digits}f}" for x in (measured, expected))
+    a, b = ("–" if math.isnan(x) else f"{round(x, digits) + 0.0:.{digits}f}"
+            for x in (measured, expected))  # fmt: skip
     return Text(a, style), Text(b, "dim")
 
 
@@ -279,13 +280,17 @@ def histograms(found: dict[str, list[Histogram]]) -> list[Table]:
     return tables
 
 
-def loss(rows: dict[str, Signals], vocab_size: int) -> Table:
-    """Measured and expected loss against ln V, and the logits behind it."""
-    heads = ("", "loss", "ln V", "above it", "logit std", "own-token logit")
+def loss(rows: dict[str, Signals], vocab_size: int, n_tokens: int) -> Table:
+    """Measured and expected loss against ln V, and the logits behind it.
+
+    ± is the standard error from the logits of ``n_tokens`` random targets.
+    """
+    heads = ("", "loss", "±", "ln V", "above it", "logit std", "own-token logit")
     table = simple_table("Loss before the first step", heads)
     log_v = math.log(vocab_size)
     for name, s in rows.items():
-        values = (f"{s.loss:.3f}", f"{log_v:.3f}", f"{s.loss - log_v:+.3f}")
+        noise = f"{s.logit_std / math.sqrt(n_tokens):.3f}" if name == "measured" else ""
+        values = (f"{s.loss:.3f}", noise, f"{log_v:.3f}", f"{s.loss - log_v:+.3f}")
         style = "" if name == "measured" else "dim"
         more = (f"{s.logit_std:.3f}", f"{s.own_logit:.2f}")
         table.add_row(name, *values, *more, style=style)

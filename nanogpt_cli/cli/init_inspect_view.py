@@ -67,7 +67,7 @@ def inspect(subject: Subject, ask: Ask, tokenizer: str, files: Files) -> bool:
         found = _measure(subject, idx, targets, ask)
         expected = _beside(subject, idx, targets, ask)
         if not quiet:
-            output.measured(subject, found, expected, full=ask.full)
+            output.measured(subject, found, expected, n_tokens=idx.numel(), full=ask.full)
     elif not quiet:
         output.curves(None, expected)
         console.stdout().print()
