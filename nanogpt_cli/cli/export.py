@@ -128,14 +128,13 @@ def _prove(
     if wanted is False:
         return []
     return exporting.prove(
-        found, artefacts, console.say, python=python or sys.executable, required=wanted is True
-    )
+        found, artefacts, console.say, python=python or sys.executable, required=wanted is True,
+        tell=lambda check: console.say(_line(check)),
+    )  # fmt: skip
 
 
 def _report(artefacts: list[Artefact], checks: list[Check], as_json: bool) -> None:
-    """What was measured on stderr, the artefacts on stdout."""
-    for check in checks:
-        console.say(_line(check))
+    """The artefacts on stdout, the next command on stderr."""
     if as_json:
         from nanogpt_cli.interop import verify
 

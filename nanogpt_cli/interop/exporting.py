@@ -168,6 +168,7 @@ def prove(
     *,
     python: str = sys.executable,
     required: bool = False,
+    tell: Callable[[Check], None] = lambda _: None,
 ) -> list[Check]:
     """Verify artefacts, write ``verify.json`` beside each and the model card anew.
 
@@ -177,6 +178,7 @@ def prove(
         report: receives a line per artefact.
         python: an interpreter that has the runtimes.
         required: raise when a runtime is missing instead of saying so.
+        tell: receives each check when it is done.
 
     Raises:
         UserError: a runtime is missing and ``required``.
@@ -194,6 +196,7 @@ def prove(
         else:
             report(f"running {artefact.path.name} in {artefact.runtime}")
             checks.append(verify.verify(source, expected, artefact, python=python))
+        tell(checks[-1])
     _record(source, artefacts, checks)
     return checks
 
