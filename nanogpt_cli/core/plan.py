@@ -7,6 +7,7 @@ tensors, which have shapes and devices but no memory), so the count follows the 
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import time
@@ -112,8 +113,8 @@ def forecast(
     free = available_bytes(device)
     tokens = recipe.tokens_per_step * recipe.train.max_steps
     flops = setup.flops_per_token(model) * tokens
-    state, gradients, moments = _state_bytes(recipe, model)
-    checkpoint = state + moments
+    weights, _, moments = _state_bytes(recipe, model)
+    checkpoint = weights + moments
     kept = recipe.train.keep + 2  # the best one, and the one being written
     if recipe.train.keep_every:
         kept += recipe.train.max_steps // recipe.train.keep_every
@@ -202,12 +203,15 @@ def _update_bytes(recipe: Recipe, model: GPT) -> int:
 def activation_bytes(config: GPTConfig, micro_batch: int, device: Device) -> int:
     """Bytes autograd keeps for the backward pass of one micro-batch, weights not counted.
 
-    Activations grow linearly with the micro-batch: batches of 1 and 2 are traced.
+    They grow linearly from a micro-batch of two on (with one, some copies are views).
     """
-    one, two = (_traced(config, size, device) for size in (1, 2))
-    return one + (micro_batch - 1) * (two - one)
+    if micro_batch < 2:
+        return _traced(config, 1, device)
+    two, three = (_traced(config, size, device) for size in (2, 3))
+    return two + (micro_batch - 2) * (three - two)
 
 
+@functools.lru_cache(maxsize=64)
 def _traced(config: GPTConfig, micro_batch: int, device: Device) -> int:
     kept: dict[int, Tensor] = {}
 
@@ -233,9 +237,11 @@ def largest_micro_batch(
     """Sequences of the largest micro-batch that fits and divides the step; 0 if none does."""
     slots = recipe.tokens_per_step // config.block_size // processes
     sizes = [size for size in range(1, slots + 1) if slots % size == 0]
-    one, two = (memory(recipe, config, device, micro_batch=s, processes=processes) for s in (1, 2))
-    slope = two.activations - one.activations + two.backward - one.backward
-    fits = [s for s in sizes if one.peak + (s - 1) * slope <= available]
+    fits = [
+        size
+        for size in sizes
+        if memory(recipe, config, device, micro_batch=size, processes=processes).peak <= available
+    ]
     return max(fits, default=0)
 
 

@@ -1,0 +1,176 @@
+"""``nanogpt train`` and its neighbours as programs: signals, locks, folders, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nanogpt_cli.runlog import RunFolder
+
+TEXT = "the king walked under the trees while rain fell on the stone and the queen slept\n" * 120
+RECIPE = """
+[data]
+name = "toy.txt"
+[model]
+n_layer = 1
+n_head = 1
+n_embd = 8
+block_size = 8
+[train]
+max_steps = 6
+batch_size = 4
+eval_every = 3
+checkpoint_every = 3
+precision = "fp32"
+device = "cpu"
+[optim]
+warmup_steps = 1
+[sample]
+prompt = "the "
+max_new_tokens = 4
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a text and a recipe."""
+    (tmp_path / "toy.txt").write_text(TEXT)
+    (tmp_path / "toy.toml").write_text(RECIPE)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "nanogpt_cli", *arguments],
+        cwd=place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def nanogpt(place: Path, *arguments: str) -> tuple[int, str, str]:
+    process = start(place, *arguments)
+    out, commentary = process.communicate()
+    return process.returncode, out, commentary
+
+
+def test_a_run_from_start_to_eval_and_a_second_one_beside_it(place: Path) -> None:
+    code, out, commentary = nanogpt(
+        place, "train", "toy.toml", "--json", "--set", 'log.sinks=["csv"]'
+    )
+    assert code == 0, commentary
+    facts = json.loads(out)
+    assert (facts["run"], facts["step"], facts["reason"]) == ("runs/toy", 6, "finished")
+    assert "next: nanogpt sample --run runs/toy" in commentary
+    rows = (place / "runs" / "toy" / "metrics.csv").read_text().splitlines()
+    assert rows[0].startswith("step,time,loss,val_loss")
+    assert len(rows) == 1 + 6 + 2
+
+    code, out, commentary = nanogpt(place, "train", "toy.toml")
+    assert (code, out.strip()) == (0, "runs/toy-2")
+    assert "runs/toy exists" in commentary
+
+    code, out, commentary = nanogpt(place, "eval", "toy", "--checkpoint", "last", "--json")
+    assert code == 0, commentary
+    measured = json.loads(out)
+    logged = [json.loads(line) for line in (place / "runs/toy/events.jsonl").open()]
+    val = [e["val_loss"] for e in logged if e["type"] == "eval"][-1]
+    assert measured["loss"] == pytest.approx(val, abs=1e-6)
+    assert len(measured["by_position"]) == 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
+    place: Path, number: signal.Signals
+) -> None:
+    long = ["--set", "train.max_steps=1000000", "--set", "train.checkpoint_every=0"]
+    process = start(place, "train", "toy.toml", *long)
+    run = RunFolder(place / "runs" / "toy")
+    while not (run.events.exists() and b'"type":"step"' in run.events.read_bytes()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    locked, _, refusal = nanogpt(place, "train", "toy", "--resume")
+    assert locked == 2
+    assert "is being trained by another process" in refusal
+    process.send_signal(number)
+    _, commentary = process.communicate()
+    assert process.returncode == 130
+    assert "next: nanogpt train toy --resume" in commentary
+    last = json.loads(run.events.read_text().splitlines()[-1])
+    assert (last["type"], last["reason"]) == ("run_ended", "stopped")
+    assert last["checkpoint"] == f"checkpoints/step-{last['step']:06d}"
+
+    limit = f"train.max_steps={last['step'] + 2}"
+    code, out, commentary = nanogpt(place, "train", "toy", "--resume", "--json", "--set", limit)
+    assert code == 0, commentary
+    assert json.loads(out)["step"] == last["step"] + 2
+
+
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_taken(place: Path) -> None:
+    assert nanogpt(place, "train", "toy.toml")[0] == 0
+    checkpoints = place / "runs" / "toy" / "checkpoints"
+    os.truncate(checkpoints / "step-000006" / "model.safetensors", 100)
+    code, _, commentary = nanogpt(place, "train", "toy", "--resume", "--set", "train.max_steps=7")
+    assert code == 0, commentary
+    assert "step-000006/model.safetensors is damaged" in commentary
+    assert "going on from runs/toy/checkpoints/step-000003" in commentary
+    assert (checkpoints / "damaged-step-000006").is_dir()
+
+
+def test_verify_resume_passes_and_can_fail(place: Path) -> None:
+    code, out, commentary = nanogpt(place, "verify-resume", "toy.toml", "--steps", "6")
+    assert code == 0, commentary
+    assert out.startswith("equal: ")
+    broken = (
+        "from nanogpt_cli.core import optim\n"
+        "load = optim.Optimizers.load_tensors\n"
+        "def lossy(self, tensors):\n"
+        "    load(self, {k: v for k, v in tensors.items() if not k.endswith('exp_avg_sq')})\n"
+        "    for part in self.parts:\n"
+        "        for p, state in part.state.items(): state['exp_avg_sq'] = state['exp_avg'] ** 2\n"
+        "optim.Optimizers.load_tensors = lossy\n"
+        "import sys; sys.argv = ['nanogpt', 'verify-resume', 'toy.toml', '--steps', '6']\n"
+        "from nanogpt_cli.cli import main; main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", broken], cwd=place, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.startswith("differs: the loss of step 5")
+
+
+def test_plan_and_lr_find(place: Path) -> None:
+    code, out, commentary = nanogpt(place, "plan", "toy.toml", "--json", "--flops", "1e9")
+    assert code == 0, commentary
+    assert json.loads(out)["fits"] is True
+    code, _, commentary = nanogpt(place, "plan", "toy.toml", "--memory", "0.001")
+    assert code == 1
+    assert "does not fit" in commentary
+    code, out, commentary = nanogpt(place, "train", "toy.toml", "--lr-find", "--json")
+    assert code == 0, commentary
+    found = json.loads(out)
+    assert 1e-5 < found["suggested"] < 10
+    assert not (place / "runs").exists()
+
+
+def test_bad_calls_are_one_line(place: Path) -> None:
+    for arguments, words in [
+        (["train"], "which recipe?"),
+        (["train", "toy.toml", "--resume", "--from", "x"], "exclude each other"),
+        (["train", "toy.toml", "--set", "model.vocab_size=3"], "smaller than the tokenizer's"),
+        (["train", "toy.toml", "--set", 'log.sinks=["wandb"]'], "nanogpt-cli[wandb]"),
+        (["replay", "nothing"], "no run 'nothing'"),
+    ]:
+        code, out, commentary = nanogpt(place, *arguments)
+        assert (code, out) == (2, ""), commentary
+        assert words in commentary
+        assert "Traceback" not in commentary
