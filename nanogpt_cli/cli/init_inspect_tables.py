@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROWS = 13  # a table shows every block of GPT-2 small, and a selection of more
 _PAIR = 17  # cells that a measured and an expected number take
-_NAME = 18
+_NAME = 12
 _LAW_FROM = 100  # narrower terminals do without the law, which the scheme's formula gives
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
 _MARKS = {"ok": "✓", "note": "i", "warn": "!", "fail": "✗"}
@@ -94,7 +94,8 @@ def every_tensor(tensors: Sequence[TensorStats], width: int) -> Table:
     for t in tensors:
         shape = "×".join(str(n) for n in t.shape if n > 1) or "1"
         one = ClassStats(t.tensor_class, (t,))
-        table.add_row(t.key.removeprefix("transformer."), shape, *_measured(one, width))
+        name = t.key.removeprefix("transformer.").replace(".weight", "")
+        table.add_row(name, shape, *_measured(one, width))
     return table
 
 

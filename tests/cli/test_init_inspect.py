@@ -126,7 +126,7 @@ def test_list_names_every_scheme() -> None:
 
 def test_all_and_hist_add_tables() -> None:
     page = run(*SMALL, "--all", "--hist", "--no-gradients")
-    assert "h.2.attn.c_attn.weight/v" in page
+    assert "h.2.attn.c_attn/v" in page
     assert "Pre-activations" in page
     assert "∂mlp" not in page
 
