@@ -87,6 +87,20 @@ def diff(
     console.stdout().print(table)
 
 
+@group.command("csv")
+def csv_(
+    run: Annotated[str, typer.Argument(metavar="[RUN]", help="The newest by default.")] = "",
+    out: Out = RUNS,
+) -> None:
+    """Write the steps and evaluations of a run to stdout as comma-separated values."""
+    import sys
+
+    from nanogpt_cli import sinks
+    from nanogpt_cli.runlog import EventReader, find_run
+
+    sinks.write_csv(iter(EventReader(find_run(run or None, out).events).read_all()), sys.stdout)
+
+
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
@@ -108,7 +122,7 @@ def summary(run: RunFolder) -> dict[str, Any]:
 
     row: dict[str, Any] = {
         "run": run.name, "state": "empty", "step": 0, "max_steps": 0, "loss": None,
-        "best_val_loss": None, "tokens": 0, "when": "",
+        "best_val_loss": None, "bits_per_byte": None, "tokens": 0, "when": "",
     }  # fmt: skip
     started: events.RunStarted | None = None
     for event in EventReader(run.events).read_all():
@@ -121,6 +135,7 @@ def summary(run: RunFolder) -> dict[str, Any]:
         elif isinstance(event, events.Step):
             row |= {"step": event.step, "loss": event.loss, "tokens": event.tokens}
         elif isinstance(event, events.Eval):
+            row["bits_per_byte"] = event.bits_per_byte
             best = row["best_val_loss"]
             row["best_val_loss"] = event.val_loss if best is None else min(best, event.val_loss)
         elif isinstance(event, events.RunEnded):

@@ -14,6 +14,7 @@ from nanogpt_cli.core import batches, distributed, init
 from nanogpt_cli.core.batches import Windows
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.core.distributed import Group
+from nanogpt_cli.core.expected import expected_stats
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.core.optim import Optimizers
 from nanogpt_cli.core.stepper import Stepper
@@ -200,10 +201,17 @@ def flops_per_token(model: GPT) -> float:
 
 
 def describe(
-    recipe: Recipe, data: TokenData, stepper: Stepper, *, name: str, step: int
+    recipe: Recipe, data: TokenData, stepper: Stepper, *, name: str, step: int, scratch: bool
 ) -> events.RunStarted:
-    """The event that opens a run's log."""
+    """The event that opens a run's log.
+
+    Args:
+        scratch: the run began with the scheme's values, so theory knows what to expect of them.
+    """
     model, device = stepper.model, stepper.device
+    expected = {}
+    if scratch and stepper.group.leads:
+        expected = expected_stats(model.config, scheme_of(recipe), probe_ids(recipe, data))
     return events.RunStarted(
         name=name,
         step=step,
@@ -220,5 +228,6 @@ def describe(
         flops_per_token=flops_per_token(model),
         peak_flops=device.peak_flops,
         recipe=recipe.model_dump(mode="json"),
+        expected=expected,
         notes=device.notes,
     )

@@ -87,6 +87,7 @@ class Trainer:
         self.alarms = Alarms(vocab_size=data.vocab_size)
         self.recorder = Recorder(run) if run else None
         self.inbox = commands.Inbox(run if group.leads else None)
+        self._scratch = start_from is None
         self._ending = ""
         self._paused = False
         self._step_seconds = 0.0
@@ -126,7 +127,8 @@ class Trainer:
 
     def _run_started(self) -> events.RunStarted:
         name = self.folder.name if self.folder else self.recipe.run.name
-        return describe(self.recipe, self.data, self.stepper, name=name, step=self.progress.step)
+        step, scratch = self.progress.step, self._scratch
+        return describe(self.recipe, self.data, self.stepper, name=name, step=step, scratch=scratch)
 
     def _ended(self) -> str:
         """Why the loop is over; empty while it is not."""
