@@ -37,6 +37,9 @@ def run_with_dashboard(folder: RunFolder, arguments: list[str]) -> None:
     elif process.poll() is None:
         console.say(f"training goes on (pid {process.pid})")
         console.next_command(f"nanogpt watch {folder.path}")
+    elif process.returncode:
+        console.say(f"the trainer ended with {_cause(process.returncode)}; see {folder.stdout}")
+        console.next_command(f"nanogpt train {folder.path} --resume")
     else:
         console.next_command(f"nanogpt sample --run {folder.path}")
 

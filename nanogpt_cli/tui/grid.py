@@ -33,9 +33,9 @@ def metric_trace(view: RunView, name: str, axis: str, level: int) -> list[Trace]
         return traces.metric_traces(view, name, axis, level)
     layer, _, stat = name.removeprefix("h.").partition(".")
     values = view.layers.values(stat)
-    column = values[:, int(layer)] if len(values) else np.empty(0)
+    column = values[:, int(layer)] if int(layer) < values.shape[1] else np.full(len(values), np.nan)
     label = heat.statistic(stat).short or stat
-    return [Trace(label, sample_axis(view, axis), column, "train")]
+    return [Trace(label, sample_axis(view, axis, stat), column, "train")]
 
 
 class MetricGrid(Grid):

@@ -10,7 +10,7 @@ import numpy as np
 from nanogpt_cli.tui import units
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.draw import sparkline
-from nanogpt_cli.tui.panes import Pane, sample_axis
+from nanogpt_cli.tui.panes import Pane
 from nanogpt_cli.tui.plot import Row
 from nanogpt_cli.tui.series import Floats
 
@@ -56,10 +56,8 @@ class HistogramPane(Pane):
     def _step(self, desk: Desk, steps: list[float]) -> float:
         if desk.window.cursor is None:
             return steps[-1]
-        axis = sample_axis(desk.view, desk.window.axis)
-        known = desk.view.layers.steps["step"]
-        row = max(0, int(np.searchsorted(axis, desk.window.cursor, side="right")) - 1)
-        before = [step for step in steps if step <= known[row]]
+        axis, cursor = desk.window.axis, desk.window.cursor
+        before = [step for step in steps if desk.view.steps.at(axis, step) <= cursor]
         return before[-1] if before else steps[0]
 
     def _rows_of(

@@ -129,81 +129,93 @@ class Steps:
         return float(np.median(values)) if len(values) else float("nan")
 
 
+class Statistic:
+    """One statistic over time: at which steps it was sampled, and (samples, layers) values."""
+
+    def __init__(self) -> None:
+        self.steps = Columns(step="f8")
+        self._rows = np.empty((0, 0), np.float32)
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """(samples, layers); NaN is what was measured, or a layer that was not."""
+        return self._rows[: len(self.steps)]
+
+    def append(self, step: float, row: Floats) -> None:
+        """Add a sample; the number of layers may grow."""
+        count, layers = len(self.steps), max(self._rows.shape[1], len(row))
+        if count >= self._rows.shape[0] or layers > self._rows.shape[1]:
+            grown = np.full((max(count + 1, 64, count * 3 // 2), layers), np.nan, np.float32)
+            grown[:count, : self._rows.shape[1]] = self._rows[:count]
+            self._rows = grown
+        self._rows[count] = np.nan
+        self._rows[count, : len(row)] = row
+        self.steps.extend({"step": np.array([float(step)])})
+
+    def truncate(self, after: float) -> None:
+        """Forget the samples beyond a step."""
+        self.steps.truncate(int(np.searchsorted(self.steps["step"], after, side="right")))
+
+    def merge(self) -> None:
+        """Halve the samples; of two the one farther from the layer's median stays."""
+        half = len(self.steps) // 2
+        pairs = self._rows[: 2 * half].reshape(half, 2, -1)
+        middle = np.nanmedian(np.nan_to_num(pairs).reshape(2 * half, -1), axis=0)
+        far = np.abs(pairs[:, 1] - middle) > np.abs(pairs[:, 0] - middle)
+        kept = np.where(far | np.isnan(pairs[:, 1]), pairs[:, 1], pairs[:, 0])
+        self._rows[:half] = kept
+        self.steps.keep(np.arange(half) * 2 + 1)
+
+
 class LayerHistory:
-    """Statistics of every layer over time: for each name a (samples, layers) array."""
+    """Statistics of every layer over time. Not every sample holds every statistic."""
 
     def __init__(self, most: int = MOST_LAYER_ROWS) -> None:
-        self.steps = Columns(step="f8")
-        self.merged = 1  # samples in one row
         self.histograms: dict[float, Mapping[str, Any]] = {}
         self._most = most
-        self._store: dict[str, NDArray[np.float32]] = {}
-        self._layers = 0
+        self._found: dict[str, Statistic] = {}
 
     @property
     def layers(self) -> int:
         """Number of layers seen."""
-        return self._layers
+        return max((item.values.shape[1] for item in self._found.values()), default=0)
 
     def names(self) -> list[str]:
         """The statistics there are."""
-        return list(self._store)
+        return [name for name, item in self._found.items() if len(item.steps)]
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return max((len(item.steps) for item in self._found.values()), default=0)
 
     def values(self, name: str) -> NDArray[np.float32]:
-        """(samples, layers) of one statistic; NaN where it was not sampled."""
-        store = self._store.get(name)
-        return np.empty((0, self._layers), np.float32) if store is None else store[: len(self)]
+        """(samples, layers) of one statistic."""
+        found = self._found.get(name)
+        return np.empty((0, 0), np.float32) if found is None else found.values
+
+    def steps(self, name: str) -> Floats:
+        """The steps at which a statistic was sampled."""
+        found = self._found.get(name)
+        return np.empty(0) if found is None else found.steps["step"]
 
     def append(self, step: float, stats: Mapping[str, Any], histograms: Mapping[str, Any]) -> None:
         """Add one sample; what is not a list of numbers is passed over."""
-        if len(self) and step <= self.steps["step"][-1]:
-            return
-        rows = {name: row for name, row in ((n, numbers(v)) for n, v in stats.items()) if len(row)}
-        row = len(self)
-        self.steps.extend({"step": np.array([float(step)])})
-        for name, values in rows.items():
-            self._grow(name, row + 1, len(values))[row, : len(values)] = values
-        for name in self._store.keys() - rows.keys():
-            self._grow(name, row + 1, 0)
+        for name, value in stats.items():
+            row = numbers(value)
+            item = self._found.setdefault(name, Statistic())
+            if not len(row) or (len(item.steps) and step <= item.steps["step"][-1]):
+                continue
+            item.append(step, row)
+            if len(item.steps) > self._most:
+                item.merge()
         if histograms:
             self.histograms[float(step)] = histograms
             if len(self.histograms) > 200:
                 del self.histograms[next(iter(self.histograms))]
-        if len(self) > self._most:
-            self._merge()
-
-    def _grow(self, name: str, rows: int, layers: int) -> NDArray[np.float32]:
-        self._layers = max(self._layers, layers)
-        store = self._store.get(name, np.empty((0, 0), np.float32))
-        if store.shape[0] < rows or store.shape[1] < self._layers:
-            size = (max(rows, 64, store.shape[0] * 3 // 2), self._layers)
-            grown = np.full(size, np.nan, np.float32)
-            grown[: store.shape[0], : store.shape[1]] = store
-            store = self._store[name] = grown
-        return store
-
-    def _merge(self) -> None:
-        """Halve the rows; of two the value farther from the layer's median stays."""
-        half = len(self) // 2
-        for name, store in self._store.items():
-            pairs = store[: 2 * half].reshape(half, 2, -1)
-            middle = np.nan_to_num(np.nanmedian(pairs.reshape(2 * half, -1), axis=0))
-            far = np.abs(pairs[:, 1] - middle) > np.abs(pairs[:, 0] - middle)
-            store[:half] = np.where(far | np.isnan(pairs[:, 0]), pairs[:, 1], pairs[:, 0])
-            store[half:] = np.nan
-            self._store[name] = store
-        self.steps.keep(np.arange(half) * 2 + 1)
-        self.merged *= 2
 
     def resume(self, after: float) -> None:
         """Forget the samples beyond ``after``."""
-        cut = int(np.searchsorted(self.steps["step"], after, side="right"))
-        self.steps.truncate(cut)
-        for store in self._store.values():
-            store[cut:] = np.nan
+        for item in self._found.values():
+            item.truncate(after)
         self.histograms = {s: h for s, h in self.histograms.items() if s <= after}
 
 

@@ -118,7 +118,7 @@ def at_cursor(desk: Desk, name: str) -> Floats:
         return np.empty(0)
     row = len(values) - 1
     if desk.window.cursor is not None:
-        steps = sample_axis(desk.view, desk.window.axis)
+        steps = sample_axis(desk.view, desk.window.axis, name)
         row = max(0, int(np.searchsorted(steps, desk.window.cursor, side="right")) - 1)
     return np.asarray(values[row])
 
@@ -157,7 +157,8 @@ class LayerTable(Pane):
     def _line(self, desk: Desk, layer: int, names: list[str], selected: bool) -> Row:
         row: Row = [(f" h.{layer}".ljust(6), "select" if selected else "text")]
         for name in names:
-            stat, past = heat.statistic(name), desk.view.layers.values(name)[:, layer]
+            stat, past = heat.statistic(name), desk.view.layers.values(name)
+            past = past[:, layer] if layer < past.shape[1] else past[:, :0].reshape(-1)
             values = at_cursor(desk, name)
             value = float(values[layer]) if layer < len(values) else float("nan")
             odd = heat.flagged(stat, value) or value != value

@@ -76,7 +76,7 @@ class HeatPane(Pane):
             said = "statistics are off" if _stats_off(view) else "waiting for layer statistics"
             self.empty(said, title)
             return
-        steps = sample_axis(view, desk.window.axis)
+        steps = sample_axis(view, desk.window.axis, desk.statistic)
         full = bounds([Trace("", view.steps[desk.window.axis], steps, "")])
         picture = heat.heat_map(
             stat, steps, values, desk.window.range(full), self.size.width, self.size.height,
@@ -87,11 +87,11 @@ class HeatPane(Pane):
         self.set_title(title + _scale_note(stat, desk, picture), _heat_note(view, picture, desk))
 
 
-def sample_axis(view: RunView, axis: str) -> Floats:
-    """The x values of the layer samples."""
+def sample_axis(view: RunView, axis: str, name: str) -> Floats:
+    """The x values of a statistic's samples."""
     import numpy as np
 
-    steps = view.layers.steps["step"]
+    steps = view.layers.steps(name)
     if axis == "step" or not len(view.steps):
         return steps
     return np.interp(steps, view.steps["step"], view.steps[axis])
@@ -100,7 +100,7 @@ def sample_axis(view: RunView, axis: str) -> Floats:
 def _stats_off(view: RunView) -> bool:
     recipe = view.started.recipe if view.started else {}
     stats = recipe.get("stats") if isinstance(recipe, dict) else None
-    return isinstance(stats, dict) and stats.get("every") in (0, "off", False)
+    return isinstance(stats, dict) and stats.get("budget") == 0
 
 
 def _scale_note(stat: heat.Statistic, desk: Desk, picture: heat.HeatMap) -> str:

@@ -18,7 +18,7 @@ from nanogpt_cli import __file__ as package
 
 TMUX = shutil.which("tmux")
 pytestmark = pytest.mark.skipif(TMUX is None, reason="tmux is not installed")
-PATIENCE = 120.0
+PATIENCE = 180.0
 
 
 class Terminal:
@@ -33,6 +33,8 @@ class Terminal:
         environment.pop("NO_COLOR", None)
         self._tmux("-f", os.devnull, "new-session", "-d", "-x", "120", "-y", "40",
                    "sh", cwd=folder, env=environment)  # fmt: skip
+        self.type("PS1='prom''pt> '; clear")
+        self.wait("prompt>")
 
     def _tmux(self, *arguments: str, **settings: object) -> str:
         done = subprocess.run(
@@ -208,7 +210,9 @@ def test_a_trainer_that_fails_at_once_shows_why(data: Path, terminal: Terminal) 
     nanogpt = f"{sys.executable} -m nanogpt_cli"
     terminal.type(f"{nanogpt} train debug --tui --out runs --set data.name=tobe "
                   "--set train.device=cuda:7")  # fmt: skip
-    terminal.wait("cuda")
+    terminal.wait("✖")
+    terminal.keys("5")
+    terminal.wait("output ─ the run")
     terminal.keys("q")
     terminal.wait("prompt>")
 
