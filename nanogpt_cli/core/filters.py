@@ -1,48 +1,48 @@
 """From logits to the next token: filters, the draw, and whether rounding could have changed it.
 
 All of it is float64 NumPy on one position's logits, the same for every device and for both
-decoding paths. A draw is the inverse of the cumulative distribution, taken in the order of token
-ids: rounding that swaps two nearly equal probabilities then moves no boundary but theirs.
+decoding paths. A draw is the Gumbel-max trick (Gumbel 1954; Maddison et al. 2014, "A* sampling"):
+each token's score gets noise of its own, a hash of where the draw stands and of the token, and the
+highest sum wins, with the probabilities of the softmax. Noise depends on no other token, so
+rounding changes a draw only where the best two sums nearly tie; against the inverse of the
+cumulative distribution, where every boundary moves with all the scores, such ties are rare.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanogpt_cli.core.batches import mix
 from nanogpt_cli.sampling import Sampling
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
 
 
-def uniform(seed: int, prompt: int, sample: int, position: int) -> float:
-    """The random number in [0, 1) behind one draw: a pure function of where the draw stands.
+def draw_key(seed: int, prompt: int, sample: int, position: int) -> int:
+    """The 64-bit key of one draw: a pure function of where it stands.
 
     Sample 3 is the same among 4 and among 8, and a token does not depend on how many draws came
-    before it. 53 bits of BLAKE2b over the four integers.
+    before it.
     """
-    key = struct.pack("<Qqqq", seed % 2**64, prompt, sample, position)
-    return float(int.from_bytes(blake2b(key, digest_size=8).digest(), "little") >> 11) * 2.0**-53
+    place = struct.pack("<Qqqq", seed % 2**64, prompt, sample, position)
+    return int.from_bytes(blake2b(place, digest_size=8).digest(), "little")
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What the filters leave of a distribution.
+def gumbel(key: int, ids: Ids) -> Floats:
+    """Standard Gumbel noise of tokens in the draw named ``key``: -log(-log u), u from a hash.
 
-    Attributes:
-        ids: the tokens that can be drawn, ascending.
-        probs: their probabilities, summing to 1.
+    52 bits of it, and half a step, so that u is never 0 or 1.
     """
-
-    ids: Ids
-    probs: Floats
+    u = ((mix(ids.astype(np.uint64), key) >> np.uint64(12)) + 0.5) * 2.0**-52
+    noise: Floats = -np.log(-np.log(u))
+    return noise
 
 
 def adjusted(
@@ -61,16 +61,17 @@ def adjusted(
     return scores / sampling.temperature if sampling.temperature > 0 else scores
 
 
-def keep(scores: Floats, sampling: Sampling) -> Kept:
-    """Apply top-k, top-p and min-p to adjusted scores (V,)."""
-    order, probs = _ranked(scores, sampling.top_k)
-    count = _count(probs, sampling)
-    return _in_id_order(order[:count], probs[:count])
+def kept(scores: Floats, sampling: Sampling) -> Ids:
+    """The ids that top-k, then top-p, then min-p leave of adjusted scores (V,), ascending.
+
+    Scores equal to the lowest one kept stay as well.
+    """
+    return np.flatnonzero(scores >= _bounds(scores, sampling, 0.0)[0])
 
 
 def next_token(
     logits: Any,
-    rng: Callable[[], float],
+    key: int,
     sampling: Sampling | None = None,
     *,
     seen: Collection[int] = (),
@@ -80,54 +81,48 @@ def next_token(
 
     Args:
         logits: (V,) scores of one position, anything NumPy can read.
-        rng: gives a uniform number in [0, 1); asked once, and not at all at temperature 0.
+        key: of the draw, see ``draw_key``; not read at temperature 0.
         sampling: the settings; their defaults when ``None``.
         seen: ids the repetition penalty applies to.
         vocab_size: ids from here on are padding and are never drawn.
 
     Returns:
-        The token id. Among equal logits the lower id ranks first.
+        The token id; at temperature 0 the lowest among equal logits.
     """
     sampling = sampling or Sampling()
     scores = adjusted(logits, sampling, seen=seen, vocab_size=vocab_size)
     if sampling.temperature == 0:
         return int(scores.argmax())
-    kept = keep(scores, sampling)
-    return int(kept.ids[_drawn(kept, rng())])
+    ids = kept(scores, sampling)
+    return int(ids[(scores[ids] + gumbel(key, ids)).argmax()])
 
 
-def settled_token(scores: Floats, u: float, sampling: Sampling, tolerance: float) -> int | None:
+def settled_token(scores: Floats, key: int, sampling: Sampling, tolerance: float) -> int | None:
     """The token to draw, or ``None`` if moving every logit by up to ``tolerance`` might change it.
 
-    ``None`` near a tie: between the two best (greedy), at the edge of a filter, or with ``u`` close
-    to the boundary between two tokens. Cautious: it may be ``None`` where the draw would hold.
+    ``None`` when the best two nearly tie, or when the best might fall to a filter. A doubtful
+    token that would lose anyway is no reason. Cautious: ``None`` where the draw would hold is
+    possible.
 
     Args:
         scores: adjusted scores (V,).
-        u: the uniform number of the draw.
+        key: of the draw.
         sampling: the settings.
         tolerance: bound on the error of a logit, after the repetition penalty.
     """
-    if scores.size == 1:
-        return 0
     if sampling.temperature == 0:
-        second, first = np.partition(scores, -2)[-2:]
-        return int(scores.argmax()) if first - second > 2 * tolerance else None
-    shift = tolerance / sampling.temperature
-    order, probs, surely, maybe = _edges(scores, sampling, 2 * shift)
-    if surely == 0:  # the best two are tied
-        return None
-    kept = _in_id_order(order[:surely], probs[:surely])
-    upper = np.cumsum(kept.probs)
-    index = min(int(np.searchsorted(upper, u, side="right")), upper.size - 1)
-    uncertain = float(probs[surely:maybe].sum() / probs[:surely].sum())
-    for boundary in (float(upper[index - 1]) if index else 0.0, float(upper[index])):
-        # Scores shifted by ±s move a cumulative probability F by at most 2s F(1 - F), to first
-        # order (a tenth is added for the rest); 0 and 1 stay.
-        error = 2.2 * shift * boundary * (1 - boundary) + uncertain + 1e-12
-        if abs(u - boundary) <= error and (uncertain or 0 < boundary < upper[-1]):
-            return None
-    return int(kept.ids[index])
+        ids, sums, shift, surely = np.arange(scores.size), scores, tolerance, -np.inf
+    else:
+        shift = tolerance / sampling.temperature + 1e-12  # sums and noise are rounded as well
+        perhaps, surely = _bounds(scores, sampling, shift)
+        ids = np.flatnonzero(scores >= perhaps)
+        sums = scores[ids] + gumbel(key, ids)
+    if ids.size == 1:  # filters leave at least one
+        return int(ids[0])
+    best = int(sums.argmax())
+    second = np.partition(sums, -2)[-2]
+    safe = sums[best] - second > 2 * shift and scores[ids[best]] > surely
+    return int(ids[best]) if safe else None
 
 
 def log_softmax(logits: Any, vocab_size: int | None = None) -> Floats:
@@ -138,63 +133,43 @@ def log_softmax(logits: Any, vocab_size: int | None = None) -> Floats:
     return logprobs
 
 
-def _ranked(scores: Floats, top_k: int, slack: float = 0.0) -> tuple[Ids, Floats]:
-    """The ``top_k`` best ids (and those up to ``slack`` below), best first, with probabilities."""
-    ids = np.arange(scores.size)
-    if 0 < top_k < scores.size:
-        edge = np.partition(scores, -top_k)[-top_k]
-        ids = np.flatnonzero(scores >= edge - slack)
-    order = ids[_best_first(scores[ids])]
-    if top_k and not slack:
-        order = order[:top_k]
-    weights = np.exp(scores[order] - scores[order[0]])
-    return order, weights / weights.sum()
+def _bounds(scores: Floats, sampling: Sampling, shift: float) -> tuple[float, float]:
+    """What passes the filters if each score may be wrong by up to ``shift``.
 
-
-def _best_first(scores: Floats) -> Ids:
-    """Indices by falling score, equal scores by index."""
-    order = np.argsort(-scores)
-    ranked = scores[order]
-    if (ranked[1:] == ranked[:-1]).any():  # the stable sort is several times slower
-        return np.argsort(-scores, kind="stable")
-    return order
-
-
-def _count(probs: Floats, sampling: Sampling, error: float = 0.0) -> int:
-    """How many of the ranked tokens top-p and min-p leave; ``error`` > 0 loosens, < 0 tightens."""
-    count = probs.size
-    if sampling.top_p < 1:
-        before = np.cumsum(probs) - probs
-        count = int(np.searchsorted(before, sampling.top_p * (1 + 2 * error), side="left"))
-    if sampling.min_p > 0:
-        count = min(count, int((probs >= probs[0] * sampling.min_p * (1 - error)).sum()))
-    return max(count, 1)
-
-
-def _edges(scores: Floats, sampling: Sampling, slack: float) -> tuple[Ids, Floats, int, int]:
-    """Ranked ids and probabilities, how many surely pass the filters, and how many may."""
-    order, probs = _ranked(scores, sampling.top_k, slack)
-    ranked = scores[order]
-    size = order.size
-    surely = maybe = size
+    Returns:
+        Scores below the first fail for sure, and scores above the second pass for sure. Without
+        an error what is not below the first passes.
+    """
+    low = high = -np.inf
     if 0 < sampling.top_k < scores.size:
         k = sampling.top_k
-        surely = int((ranked > ranked[k] + slack).sum()) if k < size else k
-    extra = 2 * slack + float(probs[surely:].sum())  # relative error of cumulative probability
-    tight, loose = _count(probs, sampling, -extra), _count(probs, sampling, extra)
-    if tight < size:
-        surely = min(surely, int((ranked > ranked[tight] + slack).sum()))
-    if loose < size:
-        maybe = int((ranked >= ranked[loose - 1] - slack).sum())
-    return order, probs, surely, max(maybe, surely)
+        below, edge = np.partition(scores, (-k - 1, -k))[[-k - 1, -k]]
+        low, high = edge - 2 * shift, below + 2 * shift
+    if sampling.top_p < 1:
+        low, high = _mass_bounds(scores[scores >= low], low, high, sampling.top_p, shift)
+    if sampling.min_p > 0:
+        least = scores.max() + np.log(sampling.min_p)
+        low, high = max(low, least - 2 * shift), max(high, least + 2 * shift)
+    return float(low), float(high)
 
 
-def _in_id_order(ids: Ids, probs: Floats) -> Kept:
-    by_id = np.argsort(ids)
-    return Kept(ids[by_id], probs[by_id] / probs.sum())
+def _mass_bounds(
+    candidates: Floats, low: float, high: float, top_p: float, shift: float
+) -> tuple[float, float]:
+    """Tighten the bounds of what passes to scores with less than ``top_p`` of the mass above them.
 
-
-def _drawn(kept: Kept, u: float) -> int:
-    """Index of the token whose share of [0, 1) holds ``u``."""
-    upper = np.cumsum(kept.probs)
-    return min(int(np.searchsorted(upper, u * upper[-1], side="right")), upper.size - 1)
+    An error of ``shift`` in each score changes a share of the mass by a factor of up to
+    exp(2 shift); candidates that may have failed before (not above ``high``) may add nothing to
+    the whole.
+    """
+    ranked = -np.sort(-candidates)
+    mass = np.cumsum(np.exp(ranked - ranked[0]))
+    doubtful = 0.0
+    if shift and ranked[-1] <= high:
+        certain = int((ranked > high).sum())
+        doubtful = 1.0 - float(mass[certain - 1] / mass[-1]) if certain else 1.0
+    above, growth = mass[:-1] / mass[-1], np.exp(2 * shift)
+    loose = int(np.searchsorted(above, top_p * growth))
+    tight = int(np.searchsorted(above, top_p * (1 - doubtful) / growth)) + 1
+    low = max(low, ranked[loose] - 2 * shift)
+    return low, high if tight == ranked.size else max(high, ranked[tight] + 2 * shift)

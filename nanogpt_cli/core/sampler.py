@@ -76,7 +76,7 @@ class Plan:
         max_new_tokens: at most this many per sequence.
         samples: sequences per prompt.
         sampling: how to draw.
-        seed: of all draws; see ``filters.uniform``.
+        seed: of all draws; see ``filters.draw_key``.
         first_sample: index of the first sample, to draw some of a larger set.
         vocab_size: ids from here on are never drawn (padding of the embedding).
         stop_ids: a sequence ends when one of these is drawn; it is still yielded.
@@ -202,18 +202,18 @@ def _stride(model: GPT, plan: Plan) -> int:
 
 def _draw(model: GPT, sequence: _Sequence, logits: Any, plan: Plan) -> Token:
     sampling = plan.sampling
-    u = filters.uniform(plan.seed, sequence.prompt, sequence.sample, sequence.new)
+    key = filters.draw_key(plan.seed, sequence.prompt, sequence.sample, sequence.new)
     # A list: the penalty reads ids as a set, and only if it is on.
     seen = sequence.ids if sampling.repetition_penalty != 1.0 else ()
     scores = filters.adjusted(logits, sampling, seen=seen, vocab_size=plan.vocab_size)
     chosen: int | None = None
     if plan.cached and plan.exact:
-        chosen = filters.settled_token(scores, u, sampling, _tolerance(logits, sampling))
+        chosen = filters.settled_token(scores, key, sampling, _tolerance(logits, sampling))
         if chosen is None:
             window = sequence.window(model.config.block_size, _stride(model, plan))
             logits = reference_logits(model, window)
     if chosen is None:
-        chosen = next_token(logits, lambda: u, sampling, seen=seen, vocab_size=plan.vocab_size)
+        chosen = next_token(logits, key, sampling, seen=seen, vocab_size=plan.vocab_size)
     place = (sequence.prompt, sequence.sample, sequence.new, chosen)
     if plan.logprobs is None:
         return Token(*place)

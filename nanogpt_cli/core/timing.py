@@ -133,7 +133,7 @@ def _seconds_naive(model: GPT, prompt: Sequence[int], plan: Plan, length: int) -
     window = [*prompt, *[prompt[-1]] * (length - len(prompt))][-model.config.block_size :]
     start = time.perf_counter()
     logits = reference_logits(model, window)
-    next_token(logits, lambda: 0.5, plan.sampling, vocab_size=plan.vocab_size)
+    next_token(logits, 0, plan.sampling, vocab_size=plan.vocab_size)
     return time.perf_counter() - start
 
 
