@@ -11,6 +11,7 @@ import sys
 from typing import Annotated, NoReturn
 
 import typer
+from typer.exceptions import Abort, TyperException
 
 from nanogpt_cli import __version__
 from nanogpt_cli.cli.lazy import LazyGroup
@@ -50,17 +51,22 @@ def main() -> NoReturn:
     # torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        app()
+        code = app(prog_name="nanogpt", standalone_mode=False)
     except UserError as error:
         _complain(error.message, error.hint)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except TyperException as error:
+        _complain_of_usage(error)
+        sys.exit(2)
+    except (KeyboardInterrupt, Abort):
         _complain("stopped", "")
         sys.exit(130)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):
+            _leave_quietly()
+        raise
     except BrokenPipeError:
-        # The reader has seen enough; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _leave_quietly()
     except Exception as error:  # a bug of ours: say so in one line, keep the details at hand
         if os.environ.get("NANOGPT_DEBUG"):
             raise
@@ -69,7 +75,23 @@ def main() -> NoReturn:
             "set NANOGPT_DEBUG=1 and run the command again to see where it happened",
         )
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave_quietly() -> NoReturn:
+    """The reader of our output has seen enough; keep the interpreter from complaining at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
+
+
+def _complain_of_usage(error: TyperException) -> None:
+    """An option or argument that is wrong; a command called bare gets its help page."""
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(error.format_message() + "\n")
+    else:
+        command = context.command_path if context else "nanogpt"
+        _complain(error.format_message(), f"{command} --help")
 
 
 def _complain(message: str, hint: str) -> None:

@@ -117,20 +117,12 @@ def _of_checkpoint(folder: Path, name: str) -> Source:
 
 def _of_path(path: Path, label: str = "") -> Source:
     from nanogpt_cli.core import checkpoint
-    from nanogpt_cli.interop import huggingface, nanogpt
+    from nanogpt_cli.interop import importing
 
     label = label or str(path)
     if (path / checkpoint.STATE).is_file():
         return _of_checkpoint(path, label)
-    if huggingface.is_folder(path):
-        return _of_foreign(huggingface.read(path), label)
-    for file in (path, path / nanogpt.CHECKPOINT):
-        if file.is_file() and (file.suffix == ".pt" or file.name == nanogpt.CHECKPOINT):
-            return _of_foreign(nanogpt.read(file), label)
-    raise UserError(
-        f"{path} is not a model that can be read here",
-        "a run folder, a checkpoint folder, a Hugging Face GPT-2 folder or nanoGPT's ckpt.pt",
-    )
+    return _of_foreign(importing.read(path), label)
 
 
 def _of_foreign(found: Foreign, label: str) -> Source:

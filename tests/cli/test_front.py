@@ -49,9 +49,7 @@ def test_first_page_needs_no_heavy_library() -> None:
         "heavy = [m for m in ('torch', 'numpy', 'textual', 'pydantic', 'rich.markdown')"
         " if m in sys.modules]\nsys.stderr.write(','.join(heavy))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == ""
 
 
@@ -70,6 +68,7 @@ def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
     [
         (("train", "smal"), "did you mean the shipped recipe: small?"),
         (("train",), "which recipe?"),
+        (("train", "--steps", "3"), "hint: nanogpt train --help"),
         (("train", "debug", "--set", "model.n_head=5"), "does not divide"),
         (("train", "--resume"), "there is no run"),
         (("runs", "diff", "a", "b"), "no run 'a'"),
@@ -90,3 +89,16 @@ def test_recipes_lists_what_is_shipped() -> None:
     result = CliRunner().invoke(app, ["recipes"])
     for path in (ROOT / "recipes").glob("*.toml"):
         assert path.stem in result.output
+
+
+def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
+    """As in ``nanogpt recipe schema | head -1``."""
+    reader = subprocess.Popen(
+        [sys.executable, "-m", "nanogpt_cli", "recipe", "schema"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, text=True,
+    )  # fmt: skip
+    assert reader.stdout is not None
+    assert reader.stderr is not None
+    reader.stdout.close()
+    assert reader.stderr.read() == ""
+    assert reader.wait() == 0

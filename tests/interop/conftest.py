@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tiny import make_run
 
 from nanogpt_cli.runlog import RunFolder
-from tests.interop.tiny import make_run
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from tiny import exportable, make_run, quiet
 
 from nanogpt_cli import events
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import card, exporting, source
 from nanogpt_cli.interop.compare import Check
 from nanogpt_cli.runlog import EventWriter, RunFolder
-from tests.interop.tiny import exportable, make_run, quiet
 
 
 def test_targets_are_parsed_and_misspellings_answered() -> None:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tiny import exportable, make_model, quiet, write_llmc
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import huggingface, importing, nanogpt
-from tests.interop.tiny import exportable, make_model, quiet, write_llmc
 
 FLIPS = 80
 SMALL = {"n_layer": 1, "n_embd": 8, "block_size": 8}

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny import TEXT, char_tokenizer, exportable, quiet
 from torch.nn import functional as F
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import gguf, gguf_vocab
 from nanogpt_cli.text import bpe
 from nanogpt_cli.text.tokenizer import ByteTokenizer
-from tests.interop.tiny import TEXT, char_tokenizer, exportable, quiet
 
 library = pytest.importorskip("gguf")
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import TEXT, char_tokenizer, exportable, logits, quiet, same_tensors
 
 from nanogpt_cli.core.model import Multipliers
 from nanogpt_cli.errors import UserError
@@ -16,7 +17,6 @@ from nanogpt_cli.interop import huggingface
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.text import bpe
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from tests.interop.tiny import TEXT, char_tokenizer, exportable, logits, quiet, same_tensors
 
 
 def written(source: Exportable, folder: Path) -> Path:

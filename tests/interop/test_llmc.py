@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import make_model, write_llmc
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import llmc
-from tests.interop.tiny import make_model, write_llmc
 
 
 @pytest.mark.parametrize("version", [3, 5])

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import Payload, char_tokenizer, exportable, quiet, same_tensors
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import nanogpt
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.text.tokenizer import ByteTokenizer
-from tests.interop.tiny import Payload, char_tokenizer, exportable, quiet, same_tensors
 
 
 def written(source: Exportable, folder: Path) -> Path:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import Payload
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import safe_torch
-from tests.interop.tiny import Payload
 
 
 class HugeBuffer:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import TEXT, char_tokenizer, exportable, quiet
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import compare, exporting, verify
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.text import bpe
-from tests.interop.tiny import TEXT, char_tokenizer, exportable, quiet
 
 NEEDS = {"hf": "transformers", "gguf": "xllamacpp", "onnx": "onnxruntime", "pt2": "torch"}
 
