@@ -160,10 +160,10 @@ class Law:
     def relative_error(self, n: int) -> float:
         """Standard error of a measured std over ``n`` values, as a share of the std: √((κ-1)/4n).
 
-        An orthogonal matrix has exactly its norm, so only rounding is left.
+        An orthogonal matrix has exactly its norm: only rounding and the mean's share are left.
         """
         if self.kind == "orthogonal":
-            return 1e-4
+            return max(1e-4, 1 / n)
         return math.sqrt((self.kurtosis - 1) / (4 * n))
 
     def largest(self, n: int, std: float) -> float:

@@ -103,8 +103,8 @@ def _deviation(found: Signals, expected: Signals | None, config: GPTConfig) -> I
     off = [abs(measured / theory - 1) if theory else 0.0 for measured, theory in pairs]
     largest = max(off)
     where = off.index(largest)
-    # Theory is the limit of infinite width; one narrow model scatters around it.
-    room = max(1.0, 16 / math.sqrt(config.n_embd))
+    # Theory is the limit of infinite width; one narrow model, with few heads, scatters around it.
+    room = max(1.0, 32 / math.sqrt(config.n_embd))
     text = f"measured stream within {largest:.1%} of theory at every depth"
     if largest <= DEVIATION_NOTE * room:
         yield Verdict(OK, "theory", text, largest)

@@ -13,8 +13,8 @@ from torch import Tensor
 from nanogpt_cli.laws import Law
 
 SAMPLE = 65_536
-# P(√n·D > 2.23) ≈ 1e-4 for the Kolmogorov-Smirnov distance: hundreds of tensors are tested.
-KS_LIMIT = 2.23
+# P(√n·D > 3) ≈ 3e-8 for the Kolmogorov-Smirnov distance: a deep model has thousands of tensors.
+KS_LIMIT = 3.0
 
 
 @dataclass(frozen=True)
