@@ -37,7 +37,8 @@ def recipes(
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("recipe", "what", "machine", "minutes", "expected loss"):
+    table.add_column("recipe", no_wrap=True)
+    for title in ("what", "machine", "minutes", "loss"):
         table.add_column(title, justify="right" if title == "minutes" else "left")
     for header in headers:
         table.add_row(header.name, header.what, header.machine, header.minutes, header.loss)
@@ -47,6 +48,6 @@ def recipes(
 
 def markdown(headers: Sequence[Header]) -> str:
     """The table of the README."""
-    rows = ["| Recipe | What | Machine | Minutes | Expected loss |", "|---|---|---|---|---|"]
+    rows = ["| Recipe | What | Machine | Minutes | Loss |", "|---|---|---|---|---|"]
     rows += [f"| `{h.name}` | {h.what} | {h.machine} | {h.minutes} | {h.loss} |" for h in headers]
     return "\n".join(rows)
