@@ -168,7 +168,7 @@ class Log(Section):
     """Where events go besides events.jsonl."""
 
     sinks: list[Literal["csv", "tensorboard", "wandb", "trackio"]] = Field(
-        default_factory=list, description="Further sinks; all but csv need the extra [sinks]."
+        default_factory=list, description="Further sinks; all but csv need the extra of that name."
     )
 
 

@@ -26,7 +26,8 @@ from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.core.optim import takes_muon
 from nanogpt_cli.recipe import Recipe
 
-# Resident memory of the program before a model exists, measured with torch 2.13 on Linux.
+# Memory of the program before a model exists. CPU: resident, measured with torch 2.13 on Linux.
+# The others are estimates of a driver's context, not measured.
 PROGRAM_BYTES = {"cpu": 345 << 20, "cuda": 500 << 20, "mps": 300 << 20}
 # Bytes of events.jsonl a step, with statistics at the default budget; measured.
 _LOG_BYTES = 400
