@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something the user can fix: a bad value, a missing file, a full disk.
@@ -23,11 +25,9 @@ class UserError(Exception):
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
-def nearest(word: str, known: object) -> str:
-    """The entry of ``known`` (any iterable of str) closest to ``word``, or ``""`` if none is near."""
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The entry of ``known`` that looks most like ``word``; ``""`` if none is near."""
     import difflib
-    from collections.abc import Iterable
 
-    assert isinstance(known, Iterable)
-    found = difflib.get_close_matches(word, [str(k) for k in known], n=1, cutoff=0.6)
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return found[0] if found else ""
