@@ -98,6 +98,7 @@ def _run(
     if new < session.plan.max_new_tokens < 1 << 30:
         sample_session.note(f"measuring {new} new tokens, what the context has room for")
     plan = replace(session.plan, max_new_tokens=new, vocab_size=session.tokenizer.vocab_size)
+    session.choose_threads()
     sample_session.note(sample_session.describe(session))
     found = timing.measure(
         session.model, ids, plan, repeats=repeats, rivals=rivals, report=sample_session.note

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from nanogpt_cli.text.tokenizer import Tokenizer
     from nanogpt_cli.text.unknown import Policy
 
+# Texts shorter than this, from prompts shorter than that, take less time than finding out how
+# many threads would write them fastest (some 7 steps).
+_SHORT_TEXT, _SHORT_PROMPT = 32, 256
+
 
 @dataclass
 class Session:
@@ -37,6 +41,7 @@ class Session:
         stop_at_end_of_text: whether the end-of-text token does.
         on_unknown: see ``text.unknown``.
         crop: take the end of a prompt that does not fit.
+        threads_open: the thread count is yet to be measured; one until then.
     """
 
     source: Source
@@ -47,6 +52,7 @@ class Session:
     stop_at_end_of_text: bool = True
     on_unknown: Policy = "error"
     crop: bool = False
+    threads_open: bool = False
 
     def encode(self, prompts: list[str] | None) -> tuple[list[str], list[list[int]]]:
         """Prompts as text and ids; without any, the one the model was trained to begin with.
@@ -67,13 +73,29 @@ class Session:
         return prompts, ids
 
     def pieces(self, prompts: list[list[int]]) -> Iterator[Piece]:
-        """Draw; see ``core.continuation``."""
+        """Draw; see ``core.continuation``. The first token does not wait for the thread probe."""
         from nanogpt_cli.core.continuation import continue_prompts
 
-        return continue_prompts(
+        if max(map(len, prompts)) > _SHORT_PROMPT:
+            self.choose_threads()
+        for piece in continue_prompts(
             self.model, self.tokenizer, prompts, self.plan,
             stop=self.stop, stop_at_end_of_text=self.stop_at_end_of_text,
-        )  # fmt: skip
+        ):  # fmt: skip
+            yield piece
+            if self.plan.max_new_tokens > _SHORT_TEXT:
+                self.choose_threads()
+
+    def choose_threads(self) -> None:
+        """Measure which thread count decodes fastest, once, unless the user has set it."""
+        if not self.threads_open:
+            return
+        self.threads_open = False
+        import torch
+
+        from nanogpt_cli.core.decode import best_threads
+
+        torch.set_num_threads(best_threads(self.model, _cores())[0])
 
     def _own_prompt(self) -> tuple[list[str], list[list[int]]]:
         recipe = self.source.state.get("recipe")
@@ -108,7 +130,7 @@ class Session:
 def open_session(
     source: str, checkpoint: str, out: Path, *, device: str, precision: str, threads: int
 ) -> Session:
-    """Load a model, place it, choose the thread count, and say so on stderr.
+    """Load a model, place it and set the thread count if the user has.
 
     Raises:
         UserError: there is no such model or device.
@@ -126,10 +148,12 @@ def open_session(
     place = _device(device)
     bf16 = precision == "bf16" or (precision == "auto" and place.type == "cuda")
     model = found.model.to(place)
-    if place.type == "cpu":
-        _set_threads(model, threads)
+    threads_open = place.type == "cpu" and not (threads or _threads_are_set())
+    if threads or threads_open:
+        torch.set_num_threads(threads or 1)
     dtype = torch.bfloat16 if bf16 else None
-    return Session(found, model, tokenizer, Plan(1, dtype=dtype, exact=dtype is None))
+    plan = Plan(1, dtype=dtype, exact=dtype is None)
+    return Session(found, model, tokenizer, plan, threads_open=threads_open)
 
 
 def describe(session: Session) -> str:
@@ -140,7 +164,8 @@ def describe(session: Session) -> str:
     kind = "bf16" if dtype == torch.bfloat16 else "fp32"
     device = session.model.lm_head.weight.device
     threads = torch.get_num_threads()
-    where = f"{threads} thread{'s' * (threads > 1)}" if device.type == "cpu" else str(device)
+    known = device.type == "cpu" and not session.threads_open
+    where = f"{threads} thread{'s' * (threads > 1)}" if known else str(device)
     size = console.count(session.model.n_parameters())
     return f"{session.source.label} · {size} parameters · {kind}, {where}"
 
@@ -170,13 +195,10 @@ def _device(wanted: str) -> torch.device:
     return device
 
 
-def _set_threads(model: GPT, threads: int) -> None:
-    import torch
+def _threads_are_set() -> bool:
+    return os.environ.get("OMP_NUM_THREADS", "").isdigit()
 
+
+def _cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if threads:
-        torch.set_num_threads(threads)
-    elif not os.environ.get("OMP_NUM_THREADS", "").isdigit():
-        from nanogpt_cli.core.decode import best_threads
-
-        torch.set_num_threads(best_threads(model, cores or 1)[0])
+    return cores or 1

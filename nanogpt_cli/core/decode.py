@@ -67,9 +67,10 @@ class Decoder:
         self.activation: Callable[[Tensor], Tensor] = (
             _swiglu if config.activation == "swiglu" else ACTIVATIONS[config.activation]
         )
-        # Key and value of a position lie together: one copy stores both.
+        # Key and value of a position lie together: one copy stores both. Zeros: what a mask hides
+        # is still multiplied by 0, and left-over memory may hold NaN.
         shape = (config.n_layer, rows, 2, config.block_size, config.n_embd)
-        self.cache = torch.empty(shape, dtype=dtype, device=wte.device)
+        self.cache = torch.zeros(shape, dtype=dtype, device=wte.device)
         self._views = self._slot_views()
 
     @property

@@ -19,10 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogpt_cli.core.batches import mix
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.sampling import Sampling
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's increment
 
 
 def draw_key(seed: int, prompt: int, sample: int, position: int) -> int:
@@ -38,11 +41,15 @@ def draw_key(seed: int, prompt: int, sample: int, position: int) -> int:
 def gumbel(key: int, ids: Ids) -> Floats:
     """Standard Gumbel noise of tokens in the draw named ``key``: -log(-log u), u from a hash.
 
-    52 bits of it, and half a step, so that u is never 0 or 1.
+    52 bits of it, and half a step, so that u is never 0 or 1. Of a token id SplitMix64 takes the
+    id-th number of its stream from ``key``.
     """
-    u = ((mix(ids.astype(np.uint64), key) >> np.uint64(12)) + 0.5) * 2.0**-52
-    noise: Floats = -np.log(-np.log(u))
-    return noise
+    u = (mix(ids.astype(np.uint64) * _GOLDEN + np.uint64(key)) >> np.uint64(12)).astype(np.float64)
+    u += 0.5
+    u *= 2.0**-52
+    for _ in range(2):  # in place: a fresh array of a whole vocabulary costs as much as a logarithm
+        np.negative(np.log(u, out=u), out=u)
+    return u
 
 
 def adjusted(
@@ -51,8 +58,13 @@ def adjusted(
     """Logits (V,) as float64: padded ids cut off, seen ids penalised, divided by temperature.
 
     At temperature 0 they are left unscaled.
+
+    Raises:
+        UserError: a logit is not a number.
     """
     scores: Floats = np.array(logits, dtype=np.float64)[:vocab_size]
+    if np.isnan(scores.max()):
+        raise UserError("the model's logits are not numbers", "have its weights diverged?")
     if sampling.repetition_penalty != 1.0 and seen:
         ids = np.fromiter(set(seen), dtype=np.int64)
         old = scores[ids]

@@ -17,9 +17,9 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from nanogpt_cli.cli import app, sources
+from nanogpt_cli.cli import app, sample_session, sources
 from nanogpt_cli.cli.sample_output import SEPARATOR
-from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core import checkpoint, decode
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.core.sampler import generate_text
 from nanogpt_cli.errors import UserError
@@ -125,14 +125,14 @@ def test_stop_strings_end_a_text_and_are_left_out(here: Path) -> None:
 
 def test_end_of_text_ends_a_sample_unless_ignored(here: Path) -> None:
     make_run(here / "runs" / "bytes", ByteTokenizer(eot=True))
-    common = ("bytes", "-p", "A", "-n", "300", "--num-samples", "8", "--seed", "0", "--json",
-              "-t", "1.5")  # fmt: skip
+    common = ("bytes", "-p", "A", "-n", "100", "--num-samples", "8", "--seed", "0", "--json",
+              "-t", "50", "--top-k", "0")  # fmt: skip
     found = json.loads(stdout(*common))["samples"]
     ended = [one for one in found if one["ending"] == "end_of_text"]
     assert ended
     assert all(one["tokens"].index(256) == len(one["tokens"]) - 1 for one in ended)
     ignored = json.loads(stdout(*common, "--ignore-eot"))["samples"]
-    assert all(len(one["tokens"]) == 300 for one in ignored)
+    assert all(len(one["tokens"]) == 100 for one in ignored)
 
 
 def test_prompts_come_from_files_and_standard_input(here: Path) -> None:
@@ -196,7 +196,7 @@ def test_unknown_characters_are_named_or_handled_as_asked(here: Path) -> None:
         (("--num-samples", "-2"), "--num-samples is -2", "at least 1"),
         (("--device", "toaster"), "no device 'toaster'", "auto"),
         (("small", "--run", "small"), "name the model twice", "one"),
-        (("empty.txt",), "not a model", "Hugging Face"),
+        (("empty.txt",), "empty.txt is not a", "Hugging Face"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -278,15 +278,9 @@ class _Hub(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def run_program(*arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **changes.pop("env", {})}
-    return subprocess.run(
-        [sys.executable, "-m", "nanogpt_cli", "sample", *arguments],
-        env=environment, capture_output=True, text=True, timeout=120, **changes,
-    )  # fmt: skip
+def test_hub_ids_are_fetched_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
 
-
-def test_hub_ids_are_fetched_once(here: Path) -> None:
     from nanogpt_cli.interop import huggingface
     from nanogpt_cli.interop.source import from_run
 
@@ -296,18 +290,22 @@ def test_hub_ids_are_fetched_once(here: Path) -> None:
         ("127.0.0.1", 0), lambda *a: _Hub(*a, directory=str(here / "hf"))
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    environment = {
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(here / "cache"),
-        "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "NO_PROXY": "*", "no_proxy": "*",
-    }  # fmt: skip
+    monkeypatch.setenv("NO_PROXY", "*")
+    hub = f"http://127.0.0.1:{server.server_port}"
+    for name, value in {
+        "ENDPOINT": hub,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(here / "cache"), "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(constants, name, value)
     common = ("-p", "ROMEO", "-n", "20", "--seed", "4")
     try:
-        first = run_program("some/model", *common, env=environment)
+        first = nanogpt("some/model", *common)
     finally:
         server.shutdown()
         server.server_close()
-    again = run_program("some/model", *common, env=environment)
-    assert first.returncode == 0, first.stderr
+    again = nanogpt("some/model", *common)
+    assert first.exit_code == 0, first.exception
     assert first.stdout == again.stdout == stdout(*common)
     assert "fetching some/model" in first.stderr
     assert "fetching" not in again.stderr
@@ -328,29 +326,67 @@ def test_a_hub_that_cannot_be_reached_is_one_line(
     assert "openai-community/gpt2" in refusal("gpt2").message
 
 
-def test_a_closed_pipe_ends_quietly(here: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nanogpt_cli", "sample", "-n", "100000", "--prompt", "ABC"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "nanogpt_cli", "sample", *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+def test_the_program_reads_a_pipe_and_a_closed_one_ends_it_quietly(here: Path) -> None:
+    process = start("-n", "100000")
+    assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    assert process.stdout.read(3) == b"ABC"
+    process.stdin.write(b"Piped")
+    process.stdin.close()
+    assert process.stdout.read(5) == b"Piped"
     process.stdout.close()
-    complaints = process.stderr.read().decode()
+    comments = process.stderr.read().decode()
     process.stderr.close()
     assert process.wait(timeout=60) == 0
-    assert "rror" not in complaints
+    assert "reading the prompt from standard input" in comments
+    assert "rror" not in comments
 
 
-def test_the_program_reads_a_pipe_and_exits_with_two_on_bad_input(here: Path) -> None:
-    found = run_program("-n", "5", "--seed", "1", input="Piped")
-    assert found.stdout.startswith("Piped")
-    assert "reading the prompt from standard input" in found.stderr
-    bad = run_program("--run", "nosuch")
-    assert (bad.returncode, bad.stdout) == (2, "")
-    assert bad.stderr.splitlines()[0] == "error: no run 'nosuch'"
-    assert "Traceback" not in bad.stderr
+def test_the_program_exits_with_two_on_bad_input(here: Path) -> None:
+    process = start("--run", "nosuch", "--prompt", "A")
+    out, err = (stream.decode() for stream in process.communicate(timeout=60))
+    assert (process.returncode, out) == (2, "")
+    assert err.splitlines()[0] == "error: no run 'nosuch'"
+    assert "Traceback" not in err
+
+
+def test_the_first_token_does_not_wait_for_the_thread_probe(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short text does without one; a long text and a long prompt ask once."""
+    probed: list[int] = []
+    monkeypatch.setattr(decode, "best_threads", lambda *_: (probed.append(1), (1, {}))[1])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        session = sample_session.open_session(
+            "small", "last", Path("runs"), device="cpu", precision="fp32", threads=0
+        )
+        session.plan.max_new_tokens = 5
+        assert len(list(session.pieces([[1]]))) == 5
+        session.plan.max_new_tokens = 60
+        pieces = session.pieces([[1]])
+        next(pieces)
+        assert not probed
+        assert "cpu" in sample_session.describe(session)
+        next(pieces)
+        assert len(probed) == 1
+        assert len(list(pieces)) == 58
+        assert len(probed) == 1
+        assert "1 thread" in sample_session.describe(session)
+        session.threads_open = True
+        next(session.pieces([[1] * 300]))
+        assert len(probed) == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_interactive_settings_last_and_mistakes_do_not_end_the_loop(here: Path) -> None:
