@@ -77,20 +77,21 @@ class _Loop:
         session = self.session
         _, ids = session.encode([prompt])
         self.prompt, clock = prompt, Clock()
-        show = InOrder([prompt], session.plan.samples)
+        show, ended = None, "stopped · "
         new = ""
         try:
+            show = InOrder([prompt], session.plan.samples)  # writes the prompt
             for piece in session.pieces(ids):
                 clock.tick()
                 show(piece)
                 new += piece.text if piece.of.sample == 0 else ""
+            ended = ""
         except KeyboardInterrupt:
-            show.finish()
-            note("stopped")
-        else:
+            pass
+        if show:
             show.finish()
         self.last = prompt + new
-        note(f"seed {session.plan.seed} · {clock.summary()}")
+        note(f"{ended}seed {session.plan.seed} · {clock.summary()}")
         session.plan = replace(session.plan, seed=sample_session.fresh_seed())
 
     def _command(self, name: str, value: str) -> bool:
