@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tiny import make_run
 from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import exporting
-from tests.interop.tiny import make_run
 
 
 @pytest.fixture

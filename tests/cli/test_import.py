@@ -8,6 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import (
+    TEXT,
+    char_tokenizer,
+    exportable,
+    make_model,
+    quiet,
+    same_tensors,
+    write_llmc,
+)
 from typer.testing import CliRunner
 
 from nanogpt_cli import recipe_files
@@ -18,15 +27,6 @@ from nanogpt_cli.interop import huggingface, nanogpt, source
 from nanogpt_cli.runlog import RunFolder, find_run
 from nanogpt_cli.text import bpe
 from nanogpt_cli.text import tokenizer as tokenizers
-from tests.interop.tiny import (
-    TEXT,
-    char_tokenizer,
-    exportable,
-    make_model,
-    quiet,
-    same_tensors,
-    write_llmc,
-)
 
 
 @pytest.fixture(autouse=True)
