@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 
 import typer
 
 group = typer.Typer(help="Measure speed against peers and slow twins.", no_args_is_help=True)
 
 # Each is a module ``cli/bench_NAME.py`` with ``register(group)``.
-PARTS = ("train", "sample", "prepare", "inspect", "tui", "startup")
+PARTS = ("prepare", "inspect", "sample", "tui")
 
 
 def register(app: typer.Typer) -> None:
     """Add the group with its parts."""
     for part in PARTS:
-        if importlib.util.find_spec(f"nanogpt_cli.cli.bench_{part}"):
-            importlib.import_module(f"nanogpt_cli.cli.bench_{part}").register(group)
+        importlib.import_module(f"nanogpt_cli.cli.bench_{part}").register(group)
     app.add_typer(group, name="bench")
