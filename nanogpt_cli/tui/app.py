@@ -25,7 +25,7 @@ from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import Child, RunSession
 
-FASTEST, SLOWEST, HELD = 0.25, 2.0, 1.0  # seconds between looks at the log
+FASTEST, SLOWEST, HELD = 0.25, 2.0, 2.0  # seconds between looks at the log
 SHARE = 0.04  # of one core that drawing may take
 
 
