@@ -202,6 +202,8 @@ class DashboardActions:
         app = self._app
         app.desk.held = not app.desk.held
         self._redraw()
+        if not app.desk.held:
+            app.look_now()
 
     def action_theme(self) -> None:
         """Next theme."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widgets import ContentSwitcher
 
 from nanogpt_cli.tui import header, keys
@@ -25,7 +26,7 @@ from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import Child, RunSession
 
-FASTEST, SLOWEST, HELD = 0.25, 2.0, 2.0  # seconds between looks at the log
+FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between looks at the log
 SHARE = 0.04  # of one core that drawing may take
 
 
@@ -79,6 +80,7 @@ class Dashboard(DashboardActions, App[DashboardExit]):
         self.start_page = page
         self.live = live
         self.ticks = 0
+        self._next_look: Timer | None = None
         self.tick_cost = 0.0  # seconds of CPU one tick takes, averaged
         self._spent = time.process_time()
         self._drawn: object = None
@@ -107,7 +109,7 @@ class Dashboard(DashboardActions, App[DashboardExit]):
         self.action_page(self.start_page)
         self.draw(force=True)
         if self.live:
-            self.set_timer(0.05, self._tick)
+            self._next_look = self.set_timer(0.05, self._tick)
 
     @property
     def page(self) -> Page:
@@ -128,7 +130,13 @@ class Dashboard(DashboardActions, App[DashboardExit]):
         if not self.desk.held:
             self.draw(force=done or not self.ticks)
         self.ticks += 1
-        self.set_timer(0.01 if loading else self._next_interval(), self._tick)
+        self._next_look = self.set_timer(0.01 if loading else self._next_interval(), self._tick)
+
+    def look_now(self) -> None:
+        """Do not wait for the next look, e.g. when a held display is released."""
+        if self._next_look is not None:
+            self._next_look.stop()
+            self._tick()
 
     def _next_interval(self) -> float:
         """How long to wait, so that all this process does (not only this tick) stays cheap."""

@@ -9,6 +9,7 @@ from helpers import SIZES, dashboard, load, opened, press, screen
 
 from nanogpt_cli.runlog import RunFolder, take_commands
 from nanogpt_cli.tui import keys
+from nanogpt_cli.tui.app import HELD, Dashboard
 from nanogpt_cli.tui.keys import KEYS, PAGES
 
 LEAVING = {"Q", "ctrl+c", "q", "ctrl+q"}
@@ -290,3 +291,16 @@ async def test_palette_offers_the_keys_by_name(runs: Path) -> None:
         await press(pilot, "enter")
         await pilot.pause(0.3)
         assert dashboard(pilot).desk.window.log
+
+
+async def test_releasing_a_held_display_looks_at_once(runs: Path) -> None:
+    """A held display looks seldom; letting it go must not wait for its next look."""
+    app = Dashboard(load(runs / "small-shakespeare"))
+    async with app.run_test(size=(120, 40)) as pilot:
+        while not app.ticks:
+            await pilot.pause()
+        await press(pilot, "space")
+        assert app._next_interval() == HELD
+        before = app.ticks
+        await press(pilot, "space")
+        assert app.ticks > before
