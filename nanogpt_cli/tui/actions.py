@@ -9,7 +9,6 @@ from textual.widgets import ContentSwitcher
 
 from nanogpt_cli.tui import export, keys, palette
 from nanogpt_cli.tui.dialogs import Ask, Confirm, HelpScreen
-from nanogpt_cli.tui.history import SMOOTHING
 
 if TYPE_CHECKING:
     from nanogpt_cli.tui.app import Dashboard
@@ -146,8 +145,7 @@ class DashboardActions:
 
     def action_smooth(self, step: int) -> None:
         """More or less smoothing."""
-        desk = self._app.desk
-        desk.smoothing = min(len(SMOOTHING) - 1, max(0, desk.smoothing + step))
+        self._app.desk.smoother(step)
         self._redraw()
 
     def action_metric(self, step: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from nanogpt_cli.tui.history import SMOOTHING
 from nanogpt_cli.tui.liveness import State
 from nanogpt_cli.tui.session import RunSession
 from nanogpt_cli.tui.view import RunView
@@ -16,7 +17,7 @@ class Desk:
 
     sessions: list[RunSession]
     window: Window = field(default_factory=Window)
-    smoothing: int = 3  # index into ``history.SMOOTHING``
+    more_smoothing: int = 0  # what the person added to the default
     color_map: str = "cividis"
     normalise: bool = False
     statistic: str = "resid_rms"
@@ -33,6 +34,30 @@ class Desk:
     def view(self) -> RunView:
         """Its view."""
         return self.session.view
+
+    @property
+    def smoothing(self) -> int:
+        """Index into ``history.SMOOTHING``."""
+        return min(len(SMOOTHING) - 1, max(0, self._default_smoothing() + self.more_smoothing))
+
+    def smoother(self, step: int) -> None:
+        """Smooth more (1) or less (-1), as far as there are levels."""
+        here = min(len(SMOOTHING) - 1, max(0, self.smoothing + step))
+        self.more_smoothing = here - self._default_smoothing()
+
+    def _default_smoothing(self) -> int:
+        """The most whose memory is a twentieth of the planned run, at most ema .98.
+
+        It hangs on the plan, not on what is on screen: neither zooming nor a new step changes the
+        curve. In a run of 200 steps .98 would trail far behind the loss.
+        """
+        planned = self.view.max_steps or 1000
+        fits = [
+            i
+            for i, beta in enumerate(SMOOTHING[:4])
+            if beta == 0 or 1 / (1 - beta) <= planned / 20 + 1e-6
+        ]
+        return fits[-1]
 
     def state(self) -> State:
         """Its state."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import recorded
 from helpers import SIZES, dashboard, load, opened, press, screen
 
 from nanogpt_cli.runlog import RunFolder, take_commands
@@ -119,6 +120,20 @@ async def test_axes_and_smoothing(runs: Path) -> None:
         assert "log step" in screen(pilot)
         await press(pilot, "y")
         assert "log y" in screen(pilot)
+
+
+@pytest.mark.parametrize(
+    ("planned", "note"),
+    [(20, "raw"), (100, "ema .6"), (220, "ema .9"), (1000, "ema .98"), (100_000, "ema .98")],
+)
+async def test_smoothing_fits_the_planned_length(planned: int, note: str, tmp_path: Path) -> None:
+    recorded.write_run(tmp_path / "run", steps=20, max_steps=planned)
+    async with opened(load(tmp_path / "run")) as pilot:
+        assert f"{note} ─ step" in screen(pilot)
+        await press(pilot, *"ssss", "S")
+        assert "ema .98 ─ step" in screen(pilot)  # one below the most, whatever the start
+        await press(pilot, *"SSSSSS", "s")
+        assert "ema .6 ─ step" in screen(pilot)
 
 
 async def test_smoothing_does_not_change_with_the_zoom(runs: Path) -> None:
