@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,16 +43,18 @@ def runs(context: typer.Context, out: Out = RUNS, as_json: AsJson = False) -> No
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("run", "state", "step", "best val loss", "loss", "tokens", "when"):
-        table.add_column(title, justify="left" if title in ("run", "state", "when") else "right")
+    words = ("run", "state", "when")
+    for title in ("run", "state", "size", "step", "best val", "loss", "tokens", "when"):
+        table.add_column(title, justify="left" if title in words else "right", no_wrap=True)
     for row in rows:
         steps = f"{row['step']}/{row['max_steps']}"
         table.add_row(
-            row["run"], row["state"], steps, _number(row["best_val_loss"]), _number(row["loss"]),
-            console.count(row["tokens"]), row["when"],
+            row["run"], row["state"], console.count(row["parameters"]), steps,
+            _loss(row["best_val_loss"]), _loss(row["loss"]), console.count(row["tokens"]),
+            _when(row),
         )  # fmt: skip
     console.stdout().print(table)
-    console.next_command(f"nanogpt watch {rows[0]['run']}")
+    console.next_command(f"nanogpt watch {rows[0]['folder']}")
 
 
 @group.command()
@@ -83,8 +83,9 @@ def diff(
 
     table = Table("", *(run.name for run in found), box=box.SIMPLE_HEAD, pad_edge=False)
     for key, pair in rows.items():
-        table.add_row(key, *(_number(v) if isinstance(v, float) else str(v) for v in pair))
+        table.add_row(key, *(_cell(key, value) for value in pair))
     console.stdout().print(table)
+    console.next_command("nanogpt watch " + " ".join(str(run.path) for run in found))
 
 
 @group.command("csv")
@@ -109,50 +110,32 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _loss(value: float | str | None) -> str:
+    """A loss for a table; NaN and infinity are words in a summary."""
+    return f"{value:.4f}" if isinstance(value, float) else "-" if value is None else value
+
+
+def _cell(key: str, value: Any) -> str:
+    if key in ("loss", "best_val_loss"):
+        return _loss(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def summary(run: RunFolder) -> dict[str, Any]:
-    """What the event log says of a run, in plain values."""
+    """What the event log says of a run: the same as ``watch --json``."""
+    from nanogpt_cli.tui import plain
+    from nanogpt_cli.tui.session import RunSession
+
+    session = RunSession(run.path)
+    session.poll(1 << 22, float("inf"))
+    return plain.summary(session)
+
+
+def _when(row: dict[str, Any]) -> str:
     import datetime
 
-    from nanogpt_cli import events
-    from nanogpt_cli.runlog import EventReader
-
-    row: dict[str, Any] = {
-        "run": run.name, "state": "empty", "step": 0, "max_steps": 0, "loss": None,
-        "best_val_loss": None, "bits_per_byte": None, "tokens": 0, "when": "",
-    }  # fmt: skip
-    started: events.RunStarted | None = None
-    for event in EventReader(run.events).read_all():
-        if event.time:
-            moment = datetime.datetime.fromtimestamp(event.time)
-            row["when"] = moment.isoformat(" ", "minutes")
-        if isinstance(event, events.RunStarted):
-            started = event
-            row |= {"max_steps": event.max_steps, "state": "running", "step": event.step}
-        elif isinstance(event, events.Step):
-            row |= {"step": event.step, "loss": event.loss, "tokens": event.tokens}
-        elif isinstance(event, events.Eval):
-            row["bits_per_byte"] = event.bits_per_byte
-            best = row["best_val_loss"]
-            row["best_val_loss"] = event.val_loss if best is None else min(best, event.val_loss)
-        elif isinstance(event, events.RunEnded):
-            row["state"] = event.reason
-    if row["state"] == "running" and started and not _alive(started.host, started.pid):
-        row["state"] = "crashed"
-    return row
-
-
-def _alive(host: str, pid: int) -> bool:
-    """Whether the trainer may still run; a foreign host is given the benefit of the doubt."""
-    if host != platform.node() or pid <= 0:
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    if not row["time"]:
+        return ""
+    moment = datetime.datetime.fromtimestamp(row["time"])
+    recent = moment.year == datetime.datetime.now().year
+    return moment.strftime("%m-%d %H:%M" if recent else "%Y-%m-%d")

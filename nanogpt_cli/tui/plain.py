@@ -25,6 +25,8 @@ def summary(session: RunSession) -> dict[str, Any]:
         "folder": str(session.folder.path),
         "state": state.word,
         "detail": state.detail,
+        "time": view.last_time,
+        "parameters": view.started.parameters if view.started else 0,
         "step": view.step,
         "max_steps": view.max_steps,
         "tokens": step.tokens if step else 0,
@@ -37,6 +39,7 @@ def summary(session: RunSession) -> dict[str, Any]:
         "eta_s": view.eta,
         "val_loss": _plain(evaluation.val_loss if evaluation else None),
         "best_val_loss": view.best_val_loss,
+        "bits_per_byte": _plain(evaluation.bits_per_byte if evaluation else None),
         "alarms": [
             {"step": a.step, "kind": a.kind, "layer": a.layer, "message": a.message,
              "advice": a.advice}
