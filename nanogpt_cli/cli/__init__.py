@@ -23,7 +23,7 @@ app = typer.Typer(
     help="Understand, train, watch, sample and export GPT-2-style language models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

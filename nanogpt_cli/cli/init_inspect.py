@@ -22,27 +22,27 @@ def init_inspect(
     n_layer: Annotated[int | None, typer.Option(help="Blocks.", rich_help_panel="Model")] = None,
     n_embd: Annotated[int | None, typer.Option(help="Channels.", rich_help_panel="Model")] = None,
     n_head: Annotated[
-        int | None, typer.Option(help="Heads; else of 64 channels.", rich_help_panel="Model")
+        int | None, typer.Option(help="Heads (of 64).", rich_help_panel="Model")
     ] = None,
     block_size: Annotated[
         int | None, typer.Option(help="Context length.", rich_help_panel="Model")
     ] = None,
     vocab_size: Annotated[
-        int | None, typer.Option(help="Rows of the embedding.", rich_help_panel="Model")
+        int | None, typer.Option(help="Embedding rows.", rich_help_panel="Model")
     ] = None,
     init: Annotated[
         str | None, typer.Option(help="Scheme; see --list.", rich_help_panel="Model")
     ] = None,
     activation: Annotated[
         str | None,
-        typer.Option(help="gelu, gelu_tanh, relu, relu2, silu, swiglu.", rich_help_panel="Model"),
+        typer.Option(help="gelu, gelu_tanh, relu, relu2, silu, swiglu", rich_help_panel="Model"),
     ] = None,
     bias: Annotated[
         bool | None, typer.Option("--bias/--no-bias", help="Biases.", rich_help_panel="Model")
     ] = None,
     preset: Annotated[
         str,
-        typer.Option(help="gpt2, gpt2-medium, gpt2-large, gpt2-xl.", rich_help_panel="Model"),
+        typer.Option(help="gpt2, gpt2-medium, gpt2-large, gpt2-xl", rich_help_panel="Model"),
     ] = "",
     sets: Annotated[
         list[str] | None,
@@ -55,7 +55,6 @@ def init_inspect(
             metavar="WHERE",
             help="Existing weights: a run, checkpoint, Hugging Face folder, ckpt.pt, or "
             "module:factory of a torch module (runs that code).",
-            rich_help_panel="Model",
         ),
     ] = "",
     seed: Annotated[int, typer.Option(help="Of weights and tokens.")] = 0,
@@ -78,13 +77,13 @@ def init_inspect(
     ablate: Annotated[
         str,
         typer.Option(
-            metavar="A,…", help="residual-scale, tying, ln, bias.", rich_help_panel="Studies"
+            metavar="A,…", help="residual-scale, tying, ln, bias", rich_help_panel="Studies"
         ),
     ] = "",
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure each as well.", rich_help_panel="Studies")
     ] = False,
-    scan: Annotated[str, typer.Option(help="depth or width.", rich_help_panel="Studies")] = "",
+    scan: Annotated[str, typer.Option(help="depth, width", rich_help_panel="Studies")] = "",
     coord_check: Annotated[
         bool,
         typer.Option(

@@ -7,12 +7,12 @@ a third of the time it may take. A test compares ``TABLE`` with what the modules
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from nanogpt_cli.cli import help_page
 
 # Section -> command -> (module, help line), in the order of a first hour.
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
@@ -51,7 +51,7 @@ def load(name: str) -> Any:
     """The real command, its module imported."""
     app = typer.Typer()
     importlib.import_module(f"nanogpt_cli.cli.{TABLE[name][0]}").register(app)
-    return typer.main.get_group(app).commands[name]
+    return help_page.attach(typer.main.get_group(app).commands[name])
 
 
 class LazyGroup(TyperGroup):
@@ -80,14 +80,14 @@ class LazyGroup(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """The front page, in plain text: importing a library to draw it would double its time."""
-        bold, off = ("\x1b[1m", "\x1b[0m") if _coloured() else ("", "")
-        lines = [f"{bold}Usage:{off} nanogpt COMMAND [OPTIONS]", "", self.help or ""]
+        heading = help_page.heading
+        lines = [f"{heading('Usage:')} nanogpt COMMAND [OPTIONS]", "", self.help or ""]
         for title, commands in SECTIONS.items():
-            lines += ["", f"{bold}{title}{off}"]
+            lines += ["", heading(title)]
             lines += [f"  {name:<14} {help_line}" for name, (_, help_line) in commands.items()]
         lines += [
             "",
-            f"{bold}Options{off}",
+            heading("Options"),
             "  -h, --help             This page, or a command's own: nanogpt train --help",
             "  --version              Print the version.",
             "  --install-completion   Complete commands in your shell.",
@@ -95,7 +95,3 @@ class LazyGroup(TyperGroup):
             "Begin with: nanogpt train small",
         ]
         formatter.write("\n".join(lines) + "\n")
-
-
-def _coloured() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")

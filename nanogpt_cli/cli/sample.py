@@ -64,8 +64,8 @@ def sample(
     prompt: Annotated[
         str | None,
         typer.Option(
-            "--prompt", "-p", help="Text to continue; - reads standard input. By default the "
-            "prompt of the run's recipe.", rich_help_panel=_PROMPT, show_default=False,
+            "--prompt", "-p", help="Text to continue; - reads stdin; else the recipe's prompt.",
+            rich_help_panel=_PROMPT, show_default=False,
         ),
     ] = None,
     prompt_file: Annotated[
@@ -75,7 +75,7 @@ def sample(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            "--prompts", help="A file with a prompt on each line (.jsonl: a JSON string on each).",
+            "--prompts", help="A file with a prompt a line (.jsonl: a JSON string).",
             rich_help_panel=_PROMPT,
         ),
     ] = None,
@@ -89,8 +89,8 @@ def sample(
     on_unknown: Annotated[
         OnUnknown,
         typer.Option(
-            "--on-unknown", help="Characters the vocabulary lacks: refuse, leave out, or take the "
-            "nearest it has.", rich_help_panel=_PROMPT,
+            "--on-unknown", help="What to do with characters the vocabulary lacks.",
+            rich_help_panel=_PROMPT,
         ),
     ] = OnUnknown.error,
     max_new_tokens: Annotated[
@@ -132,8 +132,7 @@ def sample(
     context: Annotated[
         Context,
         typer.Option(
-            "--context", help="Beyond the context: slide reads the last block for every token "
-            "(exact); roll keeps half a block and fills it up again (fast).",
+            "--context", help="Beyond the context: slide is exact, roll keeps half and is fast.",
             rich_help_panel=_DRAW,
         ),
     ] = Context.slide,
@@ -142,15 +141,14 @@ def sample(
                            rich_help_panel=_OUTPUT)
     ] = False,
     logprobs: Annotated[
-        bool, typer.Option("--logprobs", help="Colour tokens by probability, list the runners-up.",
+        bool, typer.Option("--logprobs", help="Colour by probability, runners-up.",
                            rich_help_panel=_OUTPUT)
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Texts, tokens and log-probabilities as one line of "
-                           "JSON.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--json", help="One line of JSON, tokens too.", rich_help_panel=_OUTPUT)
     ] = False,
     bench: Annotated[
-        bool, typer.Option("--bench", help="Measure instead: latency, tokens/s, memory.",
+        bool, typer.Option("--bench", help="Measure latency, speed, memory.",
                            rich_help_panel=_OUTPUT)
     ] = False,
     device: Annotated[
@@ -167,9 +165,7 @@ def sample(
 ) -> None:  # fmt: skip
     """Continue a prompt, printing the text as it is drawn.
 
-    Only the text goes to standard output, commentary to standard error.
-
-    The same seed repeats a text; sample 3 of 8 is sample 3 of 4.
+    Nothing else goes to stdout. A seed repeats a text, and sample 3 of 8 is sample 3 of 4.
     """
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p)
     _check(max_new_tokens, num_samples, threads, [prompt, prompt_file, prompts])

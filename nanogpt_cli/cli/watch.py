@@ -55,7 +55,7 @@ def watch(
 ) -> None:
     """Watch runs: loss, layers, samples, alarms. Leaving does not stop the training.
 
-    [dim]Examples:[/dim]
+    Examples:
       nanogpt watch
       nanogpt watch small small-2          (compare)
       nanogpt watch small --svg small.svg

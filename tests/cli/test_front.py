@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -31,6 +33,32 @@ def test_every_listed_command_loads_and_documents_every_option(name: str) -> Non
     for parameter in command.params:
         if parameter.param_type_name == "option" and not parameter.hidden:
             assert parameter.help, f"nanogpt {name} {parameter.opts} has no help"
+
+
+def pages(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    yield words
+    for name, child in getattr(command, "commands", {}).items():
+        yield from pages(child, (*words, name))
+
+
+@pytest.mark.parametrize("name", lazy.TABLE)
+def test_every_page_fits_a_screen_of_100_by_40(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    for words in pages(lazy.load(name), (name,)):
+        lines = CliRunner().invoke(app, [*words, "--help"]).output.splitlines()
+        assert lines[0].startswith(f"Usage: nanogpt {' '.join(words)}")
+        assert len(lines) < 40, f"{words}: {len(lines)} lines"
+        assert max(map(len, lines)) <= 100
+
+
+def test_a_page_names_defaults_choices_and_brackets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "70")
+    page = CliRunner().invoke(app, ["sample", "--help"]).output
+    assert "  -n, --max-new-tokens N  " in page
+    assert "slide|roll" in page
+    assert "[0.8]" in page
+    assert max(map(len, page.splitlines())) <= 70
+    assert "needs [plot]" in CliRunner().invoke(app, ["init-inspect", "--help"]).output
 
 
 def test_first_page_fits_a_screen_and_names_every_command() -> None:
