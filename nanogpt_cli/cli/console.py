@@ -52,8 +52,11 @@ def _finite(value: Any) -> Any:
 
 
 def duration(seconds: float) -> str:
-    """``8 s``, ``2:05`` or ``1:02:03``."""
+    """``8 s``, ``2:05``, ``1:02:03`` or ``3 d 5 h``."""
     whole = round(seconds)
+    if whole >= 48 * 3600:
+        days, hours = divmod(round(whole / 3600), 24)
+        return f"{days} d {hours} h"
     if whole < 60:
         return f"{whole} s"
     hours, rest = divmod(whole, 3600)

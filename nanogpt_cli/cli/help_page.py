@@ -87,7 +87,7 @@ def _sections(command: Any, ctx: Any) -> Iterator[tuple[str, list[tuple[str, str
     if arguments:
         yield "Arguments", arguments
     if children := getattr(command, "commands", None):
-        yield "Commands", [(name, c.get_short_help_str(limit=80)) for name, c in children.items()]
+        yield "Commands", [(name, c.get_short_help_str(limit=300)) for name, c in children.items()]
     panels: dict[str, list[tuple[str, str]]] = {}
     for parameter in _shown(command, "option"):
         title = getattr(parameter, "rich_help_panel", None) or "Options"

@@ -12,6 +12,7 @@ from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
     from nanogpt_cli.core.plan import Forecast
+    from nanogpt_cli.recipe import Recipe
 
 
 def register(app: typer.Typer) -> None:
@@ -49,27 +50,20 @@ def plan(
     from nanogpt_cli.core import device as devices
     from nanogpt_cli.core import plan as core
     from nanogpt_cli.core import setup
-    from nanogpt_cli.text import prepare
-    from nanogpt_cli.text.tokens import open_data
 
     loaded = recipe_files.load(recipe, list(sets or [])).recipe
-    section = loaded.data
-    prepared = prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
-    data = open_data(prepared)
+    vocab_size, tokens = _sizes(loaded)
     device = devices.choose(loaded.train)
-    tokens = len(data.train)
-    found = core.forecast(loaded, data.vocab_size, tokens, device, processes=processes, folder=out)
+    found = core.forecast(loaded, vocab_size, tokens, device, processes=processes, folder=out)
+    config = setup.model_config(loaded, vocab_size)
     if available:
-        config = setup.model_config(loaded, data.vocab_size)
         room = int(available * 1e9)
         largest = core.largest_micro_batch(
             loaded.for_processes(processes), config, device, room, processes
         )
         found = replace(found, available=room, largest_micro_batch=largest)
     if found.fits:
-        rate = flops or core.speed(loaded, setup.model_config(loaded, data.vocab_size), device)
+        rate = flops or core.speed(loaded, config, device)
         found = replace(
             found,
             flops_per_second=rate * processes,
@@ -82,6 +76,29 @@ def plan(
     if not found.fits:
         console.say(_refusal(found))
         raise typer.Exit(1)
+    console.next_command(f"nanogpt train {recipe}")
+
+
+def _sizes(recipe: Recipe) -> tuple[int, int]:
+    """Vocabulary and training tokens; a large set on the hub is not fetched to be planned for."""
+    from nanogpt_cli.errors import UserError
+    from nanogpt_cli.text import catalogue, prepare
+    from nanogpt_cli.text.tokens import open_data
+
+    section = recipe.data
+    published = catalogue.published_size(section.name, section.tokenizer)
+    if published:
+        try:
+            folder = prepare.find(section.name, section.tokenizer)
+        except UserError:
+            console.say(f"{section.name} is not prepared yet: planned by its published size")
+            return published[0], round(published[1] * (1 - section.val_fraction))
+    else:
+        folder = prepare.ensure(
+            section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
+        )
+    data = open_data(folder)
+    return data.vocab_size, len(data.train)
 
 
 def _show(found: Forecast, device: str, precision: str) -> None:

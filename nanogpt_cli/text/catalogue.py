@@ -25,6 +25,7 @@ class NamedSet:
         licence: of the text.
         origin: where the text comes from.
         hub: (path, configuration) on the Hugging Face hub, None for what needs no hub.
+        gpt2_tokens: of a hub set, as published, for forecasts made before it is fetched.
     """
 
     name: str
@@ -36,6 +37,7 @@ class NamedSet:
     tokenizer: str = "gpt2"
     split: str = "hash"
     hub: tuple[str, str | None] | None = None
+    gpt2_tokens: int = 0
 
 
 SETS: Final = {
@@ -77,6 +79,7 @@ SETS: Final = {
             "CDLA-Sharing-1.0",
             "hub: roneneldan/TinyStories",
             hub=("roneneldan/TinyStories", None),
+            gpt2_tokens=470_000_000,
         ),
         NamedSet(
             "openwebtext",
@@ -86,6 +89,7 @@ SETS: Final = {
             "CC0",
             "hub: Skylion007/openwebtext",
             hub=("Skylion007/openwebtext", None),
+            gpt2_tokens=9_000_000_000,
         ),
         NamedSet(
             "fineweb-edu",
@@ -95,6 +99,7 @@ SETS: Final = {
             "ODC-By 1.0",
             "hub: HuggingFaceFW/fineweb-edu",
             hub=("HuggingFaceFW/fineweb-edu", "sample-10BT"),
+            gpt2_tokens=10_000_000_000,
         ),
     )
 }
@@ -103,6 +108,21 @@ SETS: Final = {
 def find(name: str) -> NamedSet | None:
     """The set of that name, None where there is none."""
     return SETS.get(name)
+
+
+def published_size(name: str, tokenizer: str) -> tuple[int, int] | None:
+    """(vocabulary, tokens) of a hub set before it is fetched; None where only the data can tell.
+
+    Tokens are those of GPT-2's tokenizer, a fair guess for any other BPE.
+    """
+    from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
+    from nanogpt_cli.text.tokenizer import trained_size
+
+    named = find(name)
+    vocabulary = VOCAB_SIZE if tokenizer == "gpt2" else trained_size(tokenizer)
+    if named is None or named.hub is None or vocabulary is None:
+        return None
+    return vocabulary, named.gpt2_tokens
 
 
 def unknown(name: str) -> UserError:

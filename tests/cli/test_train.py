@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nanogpt_cli import recipe_files
 from nanogpt_cli.runlog import RunFolder
 
 TEXT = "the king walked under the trees while rain fell on the stone and the queen slept\n" * 120
@@ -155,6 +156,15 @@ def test_plan_and_lr_find(place: Path) -> None:
     code, _, commentary = nanogpt(place, "plan", "toy.toml", "--memory", "0.001")
     assert code == 1
     assert "does not fit" in commentary
+    code, out, commentary = nanogpt(
+        place, "plan", "gpt2-124m", "--flops", "4e14", "--memory", "80", "--json"
+    )
+    assert code == 0, commentary
+    assert "openwebtext is not prepared yet" in commentary
+    assert json.loads(out)["epochs"] == pytest.approx(
+        json.loads(out)["tokens"]
+        / (9e9 * (1 - recipe_files.load("gpt2-124m").recipe.data.val_fraction))
+    )
     code, out, commentary = nanogpt(place, "train", "toy.toml", "--lr-find", "--json")
     assert code == 0, commentary
     found = json.loads(out)
