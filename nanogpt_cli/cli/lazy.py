@@ -42,6 +42,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "data": ("data", "Look into prepared data."),
         "verify-resume": ("verify_resume", "Prove that stop and resume change nothing."),
         "bench": ("bench", "Measure speed against peers and slow twins."),
+        "doctor": ("doctor", "What works on this machine, how fast, and what is missing."),
+        "cache": ("cache", "List and clear fetched files and prepared data."),
     },
 }
 TABLE = {name: entry for section in SECTIONS.values() for name, entry in section.items()}

@@ -1,0 +1,91 @@
+"""What the program keeps for later: fetched files and prepared data, with their sizes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanogpt_cli import files, places
+from nanogpt_cli.errors import UserError, nearest
+
+KINDS = ("assets", "data", "other")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One thing in the cache.
+
+    Attributes:
+        kind: "assets" (fetched files), "data" (prepared sets) or "other".
+        name: of the file or folder.
+        path: where it lies.
+        bytes: on disk, everything below it.
+    """
+
+    kind: str
+    name: str
+    path: Path
+    bytes: int
+
+
+def entries() -> list[Entry]:
+    """Everything in the cache, the largest first within its kind."""
+    home = places.cache_home()
+    shelves = {"assets": places.assets_folder(), "data": home / "data", "other": home}
+    found = []
+    for kind, shelf in shelves.items():
+        if not shelf.is_dir():
+            continue
+        paths = [p for p in shelf.iterdir() if kind != "other" or p.name not in ("assets", "data")]
+        found += [Entry(kind, path.name, path, size(path)) for path in paths]
+    return sorted(found, key=lambda entry: (KINDS.index(entry.kind), -entry.bytes, entry.name))
+
+
+def select(names: Sequence[str]) -> list[Entry]:
+    """The entries called by name or kind; all of them when ``names`` is empty.
+
+    Raises:
+        UserError: a name that is not there.
+    """
+    there = entries()
+    known = [*KINDS, *(entry.name for entry in there)]
+    for name in names:
+        if name not in known:
+            close = nearest(name, known)
+            hint = f"did you mean {close}? " if close else ""
+            raise UserError(f"no {name!r} in the cache", f"{hint}nanogpt cache list shows it")
+    return [e for e in there if not names or e.kind in names or e.name in names]
+
+
+def remove(entry: Entry) -> None:
+    """Delete an entry; killed half-way it leaves the entry whole or under a temporary name.
+
+    Raises:
+        UserError: the system refuses.
+    """
+    with files.readable_os_errors("clear the cache", entry.path):
+        if entry.path.is_dir() and not entry.path.is_symlink():
+            files.remove_folder(entry.path)
+            if entry.path.exists():  # on a file system where it cannot be renamed first
+                shutil.rmtree(entry.path)
+        else:
+            entry.path.unlink(missing_ok=True)
+
+
+def size(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder; links are not followed."""
+    total = 0
+    pending = [path]
+    while pending:
+        current = pending.pop()
+        try:
+            if current.is_dir() and not current.is_symlink():
+                pending += [Path(entry.path) for entry in os.scandir(current)]
+            else:
+                total += current.lstat().st_size
+        except OSError:  # vanished, or not ours to read
+            continue
+    return total

@@ -1,0 +1,87 @@
+"""``nanogpt cache``: what is kept for later, and making room."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from nanogpt_cli.cli import console
+
+AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON.")]
+
+group = typer.Typer(help="List and clear fetched files and prepared data.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group."""
+    app.add_typer(group, name="cache")
+
+
+@group.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List what is in the cache, with sizes."""
+    from nanogpt_cli import caches, places
+
+    found = caches.entries()
+    total = sum(entry.bytes for entry in found)
+    if as_json:
+        rows = [{**vars(entry), "path": str(entry.path)} for entry in found]
+        console.emit_json({"cache": str(places.cache_home()), "bytes": total, "entries": rows})
+        return
+    from nanogpt_cli.cli.prepare_view import short_path
+
+    console.say(f"{short_path(places.cache_home())}: {console.size(total)}")
+    if not found:
+        console.next_command("nanogpt prepare shakespeare")
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table("kind", "name", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("size", justify="right")
+    for entry in found:
+        table.add_row(entry.kind, entry.name, console.size(entry.bytes))
+    console.stdout().print(table)
+    console.next_command("nanogpt cache clear data")
+
+
+@group.command()
+def clear(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...", help="Names from the list, or assets, data, other; all by default."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete fetched files and prepared data; both are made again when a command needs them.
+
+    Runs and ./data are not in the cache and stay.
+    """
+    from nanogpt_cli import caches
+    from nanogpt_cli.errors import UserError
+
+    doomed = caches.select(names or [])
+    total = sum(entry.bytes for entry in doomed)
+    if doomed and not yes:
+        if not sys.stdin.isatty():
+            raise UserError(
+                f"{len(doomed)} entries, {console.size(total)}, would be deleted",
+                "say so with --yes",
+            )
+        for entry in doomed:
+            console.say(f"  {entry.kind}  {entry.name}  {console.size(entry.bytes)}")
+        if not typer.confirm(f"delete these, {console.size(total)}?", err=True):
+            console.say("nothing deleted")
+            return
+    for entry in doomed:
+        caches.remove(entry)
+    if as_json:
+        console.emit_json({"deleted": [entry.name for entry in doomed], "bytes": total})
+        return
+    console.say(f"{len(doomed)} deleted, {console.size(total)} freed")
+    console.next_command("nanogpt cache list")

@@ -1,0 +1,210 @@
+"""``nanogpt doctor``: what works on this machine, how fast, and what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nanogpt_cli.cli import console
+
+# Libraries that every command needs, by their module's name.
+ESSENTIAL = ("torch", "numpy", "safetensors", "pydantic", "tiktoken", "tokenizers", "textual")
+# A checkpoint of the smallest GPT-2 with its optimizer; less room than that ends most runs.
+LEAST_FREE_BYTES = 2e9
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(doctor)
+
+
+def doctor(
+    compile_: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Really compile something (up to 1 min).")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Say what works on this machine, how fast, and what is missing.
+
+    The exit code is 1 when something is broken that every command needs.
+    """
+    found: dict[str, Any] = {"versions": _versions()}
+    if found["versions"]["torch"]:
+        found |= _machine(compile_)
+    else:
+        found |= {"devices": [], "threads": {}, "compile": {"works": None, "why": "no torch"}}
+    found |= {"caches": _caches(), "disk": _disk(), "terminal": _terminal(), "extras": _extras()}
+    problems = _problems(found)
+    found = {"ok": not problems, "problems": problems, **found}
+    if as_json:
+        console.emit_json(found)
+    else:
+        from nanogpt_cli.cli import doctor_view
+
+        doctor_view.show(found)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _versions() -> dict[str, str]:
+    """What is installed; "" for what cannot be imported."""
+    import importlib
+    from importlib import metadata
+
+    from nanogpt_cli import __version__
+
+    found = {"nanogpt-cli": __version__, "python": platform.python_version()}
+    for name in ESSENTIAL:
+        try:
+            importlib.import_module(name)
+            found[name] = metadata.version(name)
+        except Exception as error:  # whatever a broken library raises while it is imported
+            console.say(f"{name} cannot be imported: {type(error).__name__}: {error}")
+            found[name] = ""
+    found["platform"] = f"{platform.system()} {platform.release()} {platform.machine()}"
+    return found
+
+
+def _machine(compile_: bool) -> dict[str, Any]:
+    import dataclasses
+
+    import torch
+
+    from nanogpt_cli.core import machine
+
+    console.say("measuring matrix products")
+    units = machine.units()
+    best = units[1] if len(units) > 1 else units[0]
+    compiled: dict[str, Any] = {"device": best.device, "works": None, "seconds": 0.0, "why": ""}
+    if compile_:
+        console.say(f"compiling a small function for {best.device}")
+        tried = machine.try_compile(best.device)
+        compiled |= {"works": tried.works, "seconds": tried.seconds, "why": tried.why_not}
+    else:
+        compiled["why"] = "not tried (--no-compile)"
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(_cores())
+    threads = {
+        "cores": _cores(),
+        "usable": len(usable),
+        "torch": torch.get_num_threads(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
+    }
+    devices = [dataclasses.asdict(unit) for unit in units]
+    return {"devices": devices, "threads": threads, "compile": compiled}
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def _caches() -> list[dict[str, Any]]:
+    """Every folder that grows: ours, and those of the libraries beneath."""
+    from nanogpt_cli import caches, places
+
+    hub = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    compiled = f"{tempfile.gettempdir()}/torchinductor_{_user()}"
+    folders = {
+        "cache": places.cache_home(),
+        "runs": places.RUNS,
+        "data": places.DATA,
+        "Hugging Face": Path(hub).expanduser(),
+        "torch.compile": Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled)),
+    }
+    return [
+        {"name": name, "path": str(path), "bytes": caches.size(path) if path.exists() else 0}
+        for name, path in folders.items()
+    ]
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
+
+
+def _disk() -> list[dict[str, Any]]:
+    """Free room where things are written, and whether one may write there at all."""
+    from nanogpt_cli import places
+
+    temporary = Path(tempfile.gettempdir())
+    rows = []
+    for name, wanted in (
+        ("cache", places.cache_home()), ("here", Path.cwd()), ("temporary", temporary)
+    ):  # fmt: skip
+        path = wanted
+        while not path.exists():
+            path = path.parent
+        free = shutil.disk_usage(path).free
+        rows.append(
+            {"name": name, "path": str(wanted), "free_bytes": free, "writable": _writable(path)}
+        )
+    return rows
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0" * 65536)
+            file.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _terminal() -> dict[str, Any]:
+    from nanogpt_cli.tui import terminal
+
+    out = console.stdout()
+    return {
+        "TERM": os.environ.get("TERM", ""),
+        "tty": sys.stdout.isatty(),
+        "width": out.width,
+        "height": out.height,
+        "colours": out.color_system or "none",
+        "encoding": sys.stdout.encoding,
+        "NO_COLOR": bool(os.environ.get("NO_COLOR")),
+        "dashboard": not terminal.why_not(),
+        "why_no_dashboard": terminal.why_not(),
+    }
+
+
+def _extras() -> dict[str, Any]:
+    from nanogpt_cli import extras
+
+    return {
+        name: {
+            "brings": extra.brings,
+            "installed": not extra.missing,
+            "missing": list(extra.missing),
+        }
+        for name, extra in extras.EXTRAS.items()
+    }
+
+
+def _problems(found: dict[str, Any]) -> list[str]:
+    """What no command can do without, in sentences."""
+    versions = found["versions"]
+    problems = [
+        f"{name} is missing or broken: pip install --force-reinstall {name}"
+        for name in ESSENTIAL
+        if not versions[name]
+    ]
+    problems += [f"{unit['device']}: {unit['wrong']}" for unit in found["devices"] if unit["wrong"]]
+    for row in found["disk"]:
+        if not row["writable"]:
+            problems.append(f"{row['path']} cannot be written to")
+        elif row["free_bytes"] < LEAST_FREE_BYTES:
+            room = console.size(row["free_bytes"])
+            problems.append(f"{row['path']} has only {room} left; nanogpt cache list shows ours")
+    return problems

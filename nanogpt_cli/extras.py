@@ -1,0 +1,53 @@
+"""The optional extras: what each brings, and whether it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Extra:
+    """One extra of the package.
+
+    Attributes:
+        brings: what one can do with it.
+        modules: what it installs; all must be importable.
+    """
+
+    brings: str
+    modules: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The modules that are not installed; finding one does not import it."""
+        return tuple(name for name in self.modules if not _installed(name))
+
+
+EXTRAS: Mapping[str, Extra] = {
+    "formats": Extra("prepare .parquet and .zst files", ("pyarrow", "zstandard")),
+    "hub": Extra("prepare data sets of the Hugging Face hub", ("datasets",)),
+    "gguf": Extra("export and import for llama.cpp", ("gguf",)),
+    "onnx": Extra("export to ONNX", ("onnx", "onnxscript")),
+    "verify": Extra(
+        "prove an export in its own runtime",
+        ("gguf", "onnx", "onnxscript", "transformers", "onnxruntime", "xllamacpp"),
+    ),
+    "plot": Extra("init-inspect --plot: figures as files", ("matplotlib",)),
+    "tensorboard": Extra('log.sinks = ["tensorboard"]', ("tensorboard",)),
+    "wandb": Extra('log.sinks = ["wandb"]', ("wandb",)),
+    "trackio": Extra('log.sinks = ["trackio"]', ("trackio",)),
+}
+
+
+def install_command(name: str) -> str:
+    """What to type to get an extra."""
+    return f'pip install "nanogpt-cli[{name}]"'
+
+
+def _installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # a broken package counts as none
+        return False
