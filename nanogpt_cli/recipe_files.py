@@ -19,6 +19,17 @@ _PACKAGE = Path(__file__).parent
 _HEADER = re.compile(r"^#\s*(what|machine|minutes|loss):\s*(.+)$", re.IGNORECASE)
 _SECTION_LINE = re.compile(r"^\s*\[\s*([A-Za-z0-9_.-]+)\s*\]")
 _KEY_LINE = re.compile(r"^\s*([A-Za-z0-9_.-]+)\s*=")
+# What people who come from elsewhere type for a key.
+_HABITS = {
+    "steps": "train.max_steps", "iters": "train.max_steps", "max_iters": "train.max_steps",
+    "num_iterations": "train.max_steps", "epochs": "train.max_steps",
+    "learning_rate": "optim.lr", "batch": "train.batch_size",
+    "device_batch_size": "train.batch_size", "depth": "model.n_layer", "layers": "model.n_layer",
+    "heads": "model.n_head", "dim": "model.n_embd", "context": "model.block_size",
+    "max_seq_len": "model.block_size", "dtype": "train.precision",
+    "eval_interval": "train.eval_every", "warmup_iters": "optim.warmup_steps",
+    "dataset": "data.name", "optimizer": "optim.name",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -229,15 +240,19 @@ def _toml_value(literal: str) -> Any:
         return literal
 
 
+def nearest_key(name: str) -> str:
+    """The valid ``section.key`` that ``name`` most likely means; empty when nothing is near."""
+    known = [f"{section}.{key}" for section, names in keys().items() for key in names]
+    last = name.rpartition(".")[2]
+    if same := [key for key in known if key.endswith(f".{last}")]:
+        return same[0]
+    bare = {key.rpartition(".")[2]: key for key in known}
+    return _HABITS.get(last) or nearest(name, known) or bare.get(nearest(last, bare), "")
+
+
 def _suggest(path: str) -> str:
     """The nearest valid ``section.key`` in words."""
-    known = [f"{section}.{key}" for section, names in keys().items() for key in names]
-    last = path.rpartition(".")[2]
-    same = [name for name in known if name.endswith(f".{last}")]
-    close = same[0] if same else nearest(path, known)
-    if not close:
-        bare = {name.rpartition(".")[2]: name for name in known}
-        close = bare.get(nearest(last, bare), "")
+    close = nearest_key(path)
     return f"did you mean {close}?" if close else ""
 
 

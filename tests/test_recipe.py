@@ -162,3 +162,11 @@ def test_the_names_others_rely_on_are_there() -> None:
     known = recipe_files.keys()
     for section, names in wanted.items():
         assert set(names.split()) <= set(known[section])
+
+
+def test_habits_from_elsewhere_name_keys_that_exist() -> None:
+    known = {f"{section}.{key}" for section, names in recipe_files.keys().items() for key in names}
+    assert set(recipe_files._HABITS.values()) <= known
+    assert recipe_files.nearest_key("max_iters") == "train.max_steps"
+    assert recipe_files.nearest_key("train.lr") == "optim.lr"
+    assert recipe_files.nearest_key("qqqq") == ""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import Abort, TyperException
@@ -91,7 +92,25 @@ def _complain_of_usage(error: TyperException) -> None:
         sys.stderr.write(error.format_message() + "\n")
     else:
         command = context.command_path if context else "nanogpt"
-        _complain(error.format_message(), f"{command} --help")
+        unknown = getattr(error, "option_name", "")
+        if key := _recipe_key(unknown, getattr(error, "possibilities", None), context):
+            hint = f"keys of a recipe are set with --set {key}=VALUE"
+            _complain(f"No such option: {unknown}", hint)
+        else:
+            _complain(error.format_message(), f"{command} --help")
+
+
+def _recipe_key(option: str, near: Sequence[str] | None, context: Any) -> str:
+    """The recipe's key that an unknown option means, in a command that has ``--set``.
+
+    Empty where it looks like the beginning of an option there is (``near``).
+    """
+    options = {name for p in context.command.params for name in p.opts} if context else set()
+    if not option or "--set" not in options or any(n.startswith(option) for n in near or ()):
+        return ""
+    from nanogpt_cli.recipe_files import nearest_key
+
+    return nearest_key(option.lstrip("-").replace("-", "_"))
 
 
 def _complain(message: str, hint: str) -> None:

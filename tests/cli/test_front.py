@@ -96,7 +96,12 @@ def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
     [
         (("train", "smal"), "did you mean the shipped recipe: small?"),
         (("train",), "which recipe?"),
-        (("train", "--steps", "3"), "hint: nanogpt train --help"),
+        (("train", "--resum"), "hint: nanogpt train --help"),
+        (
+            ("train", "small", "--steps", "3"),
+            "hint: keys of a recipe are set with --set train.max_steps=VALUE",
+        ),
+        (("plan", "small", "--learning_rate=1"), "set with --set optim.lr=VALUE"),
         (("train", "debug", "--set", "model.n_head=5"), "does not divide"),
         (("train", "--resume"), "there is no run"),
         (("runs", "diff", "a", "b"), "no run 'a'"),
