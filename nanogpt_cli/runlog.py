@@ -126,17 +126,27 @@ def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
     raise UserError(f"no run {str(name)!r}", f"did you mean {close!r}? {there}" if close else there)
 
 
-def fresh_run(name: str, root: Path = RUNS) -> RunFolder:
-    """A folder that does not exist yet: ``NAME``, else ``NAME-2``, ``NAME-3``, …; it is created.
+def check_name(name: str) -> str:
+    """The name, when a folder can be called so.
 
     Raises:
-        UserError: the name cannot be a folder's name.
+        UserError: it cannot.
     """
     if not _SAFE_NAME.match(name):
         raise UserError(
             f"run name {name!r} is not usable as a folder name",
             "use letters, digits, dots, dashes and underscores; set it with --set run.name=NAME",
         )
+    return name
+
+
+def fresh_run(name: str, root: Path = RUNS) -> RunFolder:
+    """A folder that does not exist yet: ``NAME``, else ``NAME-2``, ``NAME-3``, …; it is created.
+
+    Raises:
+        UserError: the name cannot be a folder's name.
+    """
+    check_name(name)
     root.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:

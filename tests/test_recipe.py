@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from nanogpt_cli import recipe_files
+from nanogpt_cli import recipe_files, recipe_text
+from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe
 
@@ -170,3 +174,65 @@ def test_habits_from_elsewhere_name_keys_that_exist() -> None:
     assert recipe_files.nearest_key("max_iters") == "train.max_steps"
     assert recipe_files.nearest_key("train.lr") == "optim.lr"
     assert recipe_files.nearest_key("qqqq") == ""
+
+
+def test_the_schema_beside_the_recipes_is_the_generated_one() -> None:
+    stored = json.loads(recipe_text.schema_file().read_text(encoding="utf-8"))
+    assert stored == recipe_text.schema(), "nanogpt recipe schema > recipes/recipe.schema.json"
+    assert set(stored["properties"]) == {"extends", *Recipe.model_fields}
+    for header in recipe_files.shipped():
+        first = header.path.read_text(encoding="utf-8").splitlines()[0]
+        assert first == f"#:schema {recipe_text.schema_file().name}"
+
+
+def new(*arguments: str, answers: str | None = None) -> str:
+    """What ``recipe new`` says; the answers are typed on a terminal when there are any."""
+    terminal = pytest.MonkeyPatch()
+    runner = CliRunner()
+    with terminal.context() as patch:
+        if answers is not None:
+            patch.setattr("nanogpt_cli.cli.recipe_write._on_terminal", lambda: True)
+        result = runner.invoke(app, ["recipe", "new", *arguments], input=answers)
+    return str(result.exception) if isinstance(result.exception, UserError) else result.output
+
+
+def test_new_writes_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("some text", encoding="utf-8")
+    said = new("mine", "--data", "notes.txt", "--steps", "50", "--set", "optim.lr=1e-3")
+    assert "wrote mine.toml" in said
+    assert "next: nanogpt train mine.toml" in said
+    text = Path("mine.toml").read_text(encoding="utf-8")
+    assert text.startswith(f"#:schema {recipe_text.schema_file()}\n# what:    notes.txt\n")
+    assert tomllib.loads(text) == {
+        "extends": "small",
+        "data": {"name": "notes.txt"},
+        "train": {"max_steps": 50},
+        "optim": {"lr": 1e-3},
+    }
+    assert recipe_files.load("mine.toml").recipe.model.n_layer == 4
+    assert "is there already" in new("mine")
+    Path("sub").mkdir()
+    new("other", "--extends", "mine.toml", "--out", "sub/other.toml", "--steps", "60")
+    found = recipe_files.load("sub/other.toml").recipe
+    assert (found.data.name, found.train.max_steps, found.run.name) == ("notes.txt", 60, "other")
+
+
+def test_new_asks_on_a_terminal_until_the_answer_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = new(answers="smal\ndebug\nno-such-text\nplays\nbpe:many\nbyte\nnone\n\nmy run\nmy-run\n")
+    assert "did you mean the shipped recipe: small?" in said
+    assert "'none' is not a number of steps" in said
+    assert "not usable as a folder name" in said
+    found = recipe_files.load("my-run.toml")
+    assert (found.recipe.data.name, found.recipe.data.tokenizer) == ("plays", "byte")
+    assert found.recipe.train.max_steps == recipe_files.load("debug").recipe.train.max_steps
+
+
+def test_new_refuses_what_would_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "warmup_steps = 10 is longer" in new("mine", "--steps", "5")
+    assert "tokenizer" in new("mine", "--tokenizer", "chars")
+    assert list(tmp_path.iterdir()) == []

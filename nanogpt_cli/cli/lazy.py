@@ -37,7 +37,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Plan and check": {
         "recipes": ("recipes", "List the shipped recipes."),
-        "recipe": ("recipe", "Show, check and compare recipes."),
+        "recipe": ("recipe", "Show, check, compare and write recipes."),
         "plan": ("plan", "Forecast memory, time and disk of a recipe."),
         "data": ("data", "Look into prepared data."),
         "verify-resume": ("verify_resume", "Prove that stop and resume change nothing."),

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, recipe_write
 
-group = typer.Typer(help="Show, check and compare recipes.", no_args_is_help=True)
+group = typer.Typer(help="Show, check, compare and write recipes.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A file, or a shipped recipe's name.")]
 Sets = Annotated[
@@ -50,11 +50,15 @@ def show(recipe: Name, sets: Sets = None, as_json: AsJson = False) -> None:
 
 
 @group.command()
-def check(recipe: Name, sets: Sets = None) -> None:
+def check(recipe: Name, sets: Sets = None, as_json: AsJson = False) -> None:
     """Say whether a recipe is valid; exit code 2 and every reason if it is not."""
     from nanogpt_cli import recipe_files
 
     loaded = recipe_files.load(recipe, sets or [])
+    if as_json:
+        facts = {"keys_set": sorted(loaded.origins), "notes": list(loaded.notes)}
+        console.emit_json({"recipe": recipe, "valid": True, **facts})
+        return
     typer.echo(f"{recipe} is valid: {len(loaded.origins)} keys set, the rest are defaults")
     console.next_command(f"nanogpt train {recipe}")
 
@@ -83,12 +87,21 @@ def diff(
 
 @group.command()
 def schema() -> None:
-    """Print the JSON schema of recipes, for editors: #:schema FILE on a recipe's first line."""
+    """Print the JSON schema of recipes; ``#:schema FILE`` on a first line tells editors of it."""
     import json
 
-    from nanogpt_cli.recipe import Recipe
+    from nanogpt_cli import recipe_text
 
-    typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+    typer.echo(json.dumps(recipe_text.schema(), indent=2))
+    console.say(f"the same lies in {recipe_text.schema_file()}")
+    console.next_command("nanogpt recipe new")
+
+
+group.command()(recipe_write.new)
+# Unknown options are nanoGPT's, and become arguments.
+group.command("from-nanogpt", context_settings={"ignore_unknown_options": True})(
+    recipe_write.from_nanogpt
+)
 
 
 def _values(name: str) -> dict[str, Any]:

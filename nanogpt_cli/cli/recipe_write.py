@@ -1,0 +1,174 @@
+"""``nanogpt recipe new`` and ``from-nanogpt``: recipes written for a person to change."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nanogpt_cli.cli import console
+from nanogpt_cli.errors import UserError
+
+
+def new(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="Of the recipe, and so of its runs.")
+    ] = "",
+    base: Annotated[
+        str, typer.Option("--extends", metavar="RECIPE", help="Begin with this one: small.")
+    ] = "",
+    data: Annotated[
+        str, typer.Option("--data", metavar="DATA", help="A named set, a text file or a folder.")
+    ] = "",
+    tokenizer: Annotated[str, typer.Option("--tokenizer", help="char, byte, gpt2, bpe:SIZE.")] = "",
+    steps: Annotated[int, typer.Option("--steps", min=0, help="Optimizer steps.")] = 0,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write; else NAME.toml.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Write a recipe of your own: what differs from a shipped one.
+
+    On a terminal it asks for what the options leave open; elsewhere, or with --yes, that stays as
+    in the recipe it begins with.
+    """
+    from nanogpt_cli import recipe_files, recipe_text
+
+    ask = _keep if yes or as_json or not _on_terminal() else _ask
+    base = base or ask("begin with which recipe", "small", recipe_files.locate)
+    given = recipe_files.load(base).recipe
+    data = data or ask("learn from (a named set, a file or a folder)", given.data.name, _data)
+    data, kind = _data(data), given.data.tokenizer
+    tokenizer = tokenizer or ask("tokenizer (char, byte, gpt2, bpe:SIZE)", kind, _tokenizer(data))
+    _tokenizer(data)(tokenizer)
+    steps = steps or int(ask("steps", str(given.train.max_steps), _positive))
+    name = name or (out.stem if out else "") or ask("name", _free_name(data, base), _name)
+    path = out or Path(f"{_name(name)}.toml")
+    _refuse_to_overwrite(path)
+    wanted: dict[str, int | str] = {
+        "data.name": data, "data.tokenizer": tokenizer, "train.max_steps": steps,
+    }  # fmt: skip
+    text = recipe_text.derived(base, wanted, sets or [], folder=path.parent)
+    _write(path, text, [], f"nanogpt train {path}", as_json)
+
+
+def from_nanogpt(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A file of nanoGPT's config/.")],
+    flags: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[--KEY=VALUE]...", help="nanoGPT's own flags, after the file."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it there, not to stdout.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+) -> None:
+    """Make a recipe of one of nanoGPT's config files.
+
+    The file is read, never run. Each line of the recipe says which setting it comes from; what has
+    no equivalent is said on stderr.
+    """
+    from nanogpt_cli.interop import nanogpt_config, nanogpt_recipe
+
+    try:
+        made = nanogpt_recipe.convert(nanogpt_config.read(config, flags or []))
+        made.recipe()
+    except UserError as error:
+        raise UserError(f"{config}: {error.message}", error.hint) from None
+    text = made.to_toml(f"nanoGPT's {config.name}")
+    for note in made.notes:
+        console.say(f"note: {note}")
+    if out:
+        _refuse_to_overwrite(out)
+    command = made.command.replace("NAME", str(out or f"{config.stem}.toml"))
+    _write(out, text, made.notes, command, as_json)
+
+
+def _write(path: Path | None, text: str, notes: list[str], command: str, as_json: bool) -> None:
+    from nanogpt_cli import files
+
+    if path:
+        with files.readable_os_errors("write the recipe", path):
+            files.write_text(path, text)
+    if as_json:
+        written = str(path) if path else None
+        console.emit_json({"file": written, "toml": text, "notes": notes, "next": command})
+        return
+    if path:
+        console.say(f"wrote {path}")
+    else:
+        typer.echo(text, nl=False)
+        console.say("write it to a file with --out FILE")
+    console.next_command(command)
+
+
+def _refuse_to_overwrite(path: Path) -> None:
+    if path.exists():
+        raise UserError(f"{path} is there already", "choose another name, or --out FILE")
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _ask(question: str, default: str, check: Callable[[str], object]) -> str:
+    """Ask until the answer will do; Enter takes what stands in brackets."""
+    while True:
+        answer = str(typer.prompt(question, default=default, err=True)).strip()
+        try:
+            check(answer)
+        except UserError as error:
+            console.say(f"{error.message}" + (f" ({error.hint})" if error.hint else ""))
+        else:
+            return answer
+
+
+def _keep(_: str, default: str, __: Callable[[str], object]) -> str:
+    return default
+
+
+def _data(text: str) -> str:
+    """A set that ``prepare`` can make, or one that is prepared."""
+    from nanogpt_cli.text import catalogue, tokens
+
+    if catalogue.find(text) or tokens.is_prepared(Path(text)):
+        return text
+    if text != "-" and Path(text).exists():
+        return text
+    raise catalogue.unknown(text)
+
+
+def _tokenizer(data: str) -> Callable[[str], object]:
+    from nanogpt_cli.text import request
+
+    return lambda kind: request.checked(request.Request((data,), tokenizer=kind))
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"{text!r} is not a number of steps")
+    return int(text)
+
+
+def _name(text: str) -> str:
+    from nanogpt_cli.runlog import check_name
+
+    return check_name(text)
+
+
+def _free_name(data: str, base: str) -> str:
+    """``notes-small`` for notes.txt; with a number when that file is there already."""
+    stem = f"{Path(data).stem}-{Path(base).stem}"
+    stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem).lstrip("._-") or "mine"
+    number, name = 1, stem
+    while Path(f"{name}.toml").exists():
+        number += 1
+        name = f"{stem}-{number}"
+    return name
