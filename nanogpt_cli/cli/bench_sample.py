@@ -98,11 +98,13 @@ def _run(
     if new < session.plan.max_new_tokens < 1 << 30:
         sample_session.note(f"measuring {new} new tokens, what the context has room for")
     plan = replace(session.plan, max_new_tokens=new, vocab_size=session.tokenizer.vocab_size)
+    counts = session.open_threads()
     session.choose_threads()
     sample_session.note(sample_session.describe(session))
     found = timing.measure(
-        session.model, ids, plan, repeats=repeats, rivals=rivals, report=sample_session.note
-    )
+        session.model, ids, plan, repeats=repeats, rivals=rivals, rival_threads=counts,
+        report=sample_session.note,
+    )  # fmt: skip
     _show(len(ids), plan.samples, new, found)
     if as_json:
         console.emit_json(_facts(session, len(ids), plan.samples, new, found))
@@ -126,6 +128,9 @@ def _show(prompt: int, samples: int, new: int, found: Report) -> None:
             name, "", "", "", f"{speed:,.1f}", _times(found.cached.tokens_per_s, speed)
         )  # fmt: skip
     console.stdout().print(table)
+    if found.rivals:
+        counts = (f"{name} {_threads(n)}" for name, n in found.rival_threads.items())
+        console.stdout().print(f"each at its fastest: {', '.join(counts)}")
     lengths = f"{len(found.naive_lengths)} context lengths"
     console.stdout().print(
         f"naive: one sample, timed at {lengths}; weights {found.weight_bytes / 1e6:,.1f} MB, "
@@ -152,6 +157,10 @@ def _facts(session: Session, prompt: int, samples: int, new: int, found: Report)
         },
         "peak_bytes": _peak_bytes(),
     }
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 def _ms(seconds: float) -> str:

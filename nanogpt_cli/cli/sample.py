@@ -184,7 +184,7 @@ def sample(
     session.plan = Plan(
         max_new_tokens, samples=num_samples, sampling=sampling, context=context.value,
         seed=sample_session.fresh_seed() if seed is None else seed,
-        dtype=session.plan.dtype, exact=session.plan.exact,
+        weights=session.weights, exact=session.plan.exact,
     )  # fmt: skip
     if bench:
         from nanogpt_cli.cli import bench_sample

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nanogpt_cli.core.continuation import Piece
     from nanogpt_cli.core.model import GPT
     from nanogpt_cli.core.sampler import Plan
+    from nanogpt_cli.core.weights import Weights
     from nanogpt_cli.text.tokenizer import Tokenizer
     from nanogpt_cli.text.unknown import Policy
 
@@ -35,6 +36,7 @@ class Session:
     Attributes:
         source: what was loaded.
         model: on its device.
+        weights: the model's, as decoding reads them.
         tokenizer: the source's.
         plan: the settings of the next text.
         stop: strings that end a text.
@@ -42,10 +44,12 @@ class Session:
         on_unknown: see ``text.unknown``.
         crop: take the end of a prompt that does not fit.
         threads_open: the thread count is yet to be measured; one until then.
+        tuned: nothing is left to be measured.
     """
 
     source: Source
     model: GPT
+    weights: Weights
     tokenizer: Tokenizer
     plan: Plan
     stop: tuple[str, ...] = ()
@@ -53,6 +57,7 @@ class Session:
     on_unknown: Policy = "error"
     crop: bool = False
     threads_open: bool = False
+    tuned: bool = False
 
     def encode(self, prompts: list[str] | None) -> tuple[list[str], list[list[int]]]:
         """Prompts as text and ids; without any, the one the model was trained to begin with.
@@ -87,15 +92,24 @@ class Session:
                 self.choose_threads()
 
     def choose_threads(self) -> None:
-        """Measure which thread count decodes fastest, once, unless the user has set it."""
-        if not self.threads_open:
+        """Measure once how this machine decodes fastest; a thread count the user set is kept."""
+        if self.tuned:
             return
-        self.threads_open = False
+        self.tuned = True
         import torch
 
-        from nanogpt_cli.core.decode import best_threads
+        from nanogpt_cli.core.decode import tune
 
-        torch.set_num_threads(best_threads(self.model, _cores())[0])
+        torch.set_num_threads(tune(self.weights, self.open_threads()).threads)
+        self.threads_open = False
+
+    def open_threads(self) -> list[int]:
+        """The thread counts there are to choose from: those worth trying, or the one in use."""
+        import torch
+
+        from nanogpt_cli.core.decode import thread_counts
+
+        return thread_counts(_cores()) if self.threads_open else [torch.get_num_threads()]
 
     def _own_prompt(self) -> tuple[list[str], list[list[int]]]:
         recipe = self.source.state.get("recipe")
@@ -144,6 +158,7 @@ def open_session(
     import torch
 
     from nanogpt_cli.core.sampler import Plan
+    from nanogpt_cli.core.weights import Weights
 
     place = _device(device)
     bf16 = precision == "bf16" or (precision == "auto" and place.type == "cuda")
@@ -151,17 +166,19 @@ def open_session(
     threads_open = place.type == "cpu" and not (threads or _threads_are_set())
     if threads or threads_open:
         torch.set_num_threads(threads or 1)
-    dtype = torch.bfloat16 if bf16 else None
-    plan = Plan(1, dtype=dtype, exact=dtype is None)
-    return Session(found, model, tokenizer, plan, threads_open=threads_open)
+    weights = Weights.of(model, torch.bfloat16 if bf16 else None)
+    plan = Plan(1, weights=weights, exact=not bf16)
+    return Session(
+        found, model, weights, tokenizer, plan,
+        threads_open=threads_open, tuned=place.type != "cpu",
+    )  # fmt: skip
 
 
 def describe(session: Session) -> str:
     """What is sampled from, and how, in one line."""
     import torch
 
-    dtype = session.plan.dtype or session.model.lm_head.weight.dtype
-    kind = "bf16" if dtype == torch.bfloat16 else "fp32"
+    kind = "bf16" if session.weights.wte.dtype == torch.bfloat16 else "fp32"
     device = session.model.lm_head.weight.device
     threads = torch.get_num_threads()
     known = device.type == "cpu" and not session.threads_open

@@ -11,67 +11,37 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nanogpt_cli.core.model import ACTIVATIONS, GPT, LAYER_NORM_EPS, Block
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """The tensors of one block, fetched once."""
-
-    ln_1: tuple[Tensor, Tensor | None]
-    c_attn: tuple[Tensor, Tensor | None]
-    attn_proj: tuple[Tensor, Tensor | None]
-    ln_2: tuple[Tensor, Tensor | None]
-    c_fc: tuple[Tensor, Tensor | None]
-    mlp_proj: tuple[Tensor, Tensor | None]
-
-
-def _layer(block: Block, dtype: torch.dtype) -> Layer:
-    modules = (
-        block.ln_1, block.attn.c_attn, block.attn.c_proj, block.ln_2, block.mlp.c_fc,
-        block.mlp.c_proj,
-    )  # fmt: skip
-    pairs = [
-        (m.weight.detach().to(dtype), None if m.bias is None else m.bias.detach().to(dtype))
-        for m in modules
-    ]
-    return Layer(*pairs)
+from nanogpt_cli.core.decode_one import SingleStep, Stored
+from nanogpt_cli.core.weights import Layer, Weights
 
 
 class Decoder:
     """Logits of the next token for up to ``rows`` sequences, one cache slot each.
 
     Args:
-        model: the weights; they are shared, not copied, unless ``dtype`` differs.
+        weights: packed or not; that may change between steps.
         rows: sequences decoded side by side.
-        dtype: of weights and cache; the model's own when ``None``.
     """
 
-    def __init__(self, model: GPT, rows: int, dtype: torch.dtype | None = None) -> None:
-        config = model.config
-        wte = model.transformer.wte.weight.detach()
-        dtype = dtype or wte.dtype
-        self.config = config
-        self.layers = [_layer(block, dtype) for block in model.transformer.h]  # type: ignore[arg-type]
-        self.wte = wte.to(dtype)
-        self.wpe = model.transformer.wpe.weight.detach().to(dtype)
-        self.ln_f = _layer_norm_pair(model, dtype)
-        self.head = self.wte if config.tied else model.lm_head.weight.detach().to(dtype)
-        self.activation: Callable[[Tensor], Tensor] = (
-            _swiglu if config.activation == "swiglu" else ACTIVATIONS[config.activation]
-        )
-        # Key and value of a position lie together: one copy stores both. Zeros: what a mask hides
-        # is still multiplied by 0, and left-over memory may hold NaN.
-        shape = (config.n_layer, rows, 2, config.block_size, config.n_embd)
-        self.cache = torch.zeros(shape, dtype=dtype, device=wte.device)
+    def __init__(self, weights: Weights, rows: int) -> None:
+        config = weights.config
+        self.config, self.weights = config, weights
+        # By head, so that attention reads each head's positions in one piece; key and value of a
+        # position together, so that one copy stores both. Zeros: what a mask hides is still
+        # multiplied by 0, and left-over memory may hold NaN.
+        shape = (
+            len(weights.layers), rows, 2, config.n_head, config.block_size, config.head_size,
+        )  # fmt: skip
+        self.cache = torch.zeros(shape, dtype=weights.wte.dtype, device=weights.wte.device)
         self._views = self._slot_views()
+        self._single: SingleStep | None = None
 
     @property
     def cache_bytes(self) -> int:
@@ -91,15 +61,17 @@ class Decoder:
         if n > self.config.block_size:
             raise ValueError(f"window of {n} tokens, but block_size is {self.config.block_size}")
         x = self._embed(idx, torch.arange(n, device=idx.device))
-        for number, layer in enumerate(self.layers):
-            qkv = _linear(_norm(x, layer.ln_1), layer.c_attn)  # (N, n, 3C)
-            q, k, v = qkv.chunk(3, dim=-1)
+        for number, layer in enumerate(self.weights.layers):
+            q, k, v = self._heads(layer.c_attn(layer.ln_1(x)))  # each (N, H, n, D)
             for slot, row in zip(slots, which, strict=True):
-                self.cache[number, slot, 0, :n] = k[row]
-                self.cache[number, slot, 1, :n] = v[row]
-            if number == len(self.layers) - 1:  # only the last position is read further
-                q, x = q[:, -1:], x[:, -1:]
-            x = self._finish_block(x, layer, self._attend(q, k, v, causal=q.shape[1] > 1))
+                self.cache[number, slot, 0, :, :n] = k[row]
+                self.cache[number, slot, 1, :, :n] = v[row]
+            if number == len(self.weights.layers) - 1:  # only the last position is read further
+                q, x = q[:, :, -1:], x[:, -1:]
+            y = F.scaled_dot_product_attention(
+                q, k, v, is_causal=q.shape[2] > 1, scale=self.config.attention_scale
+            )
+            x = self._finish_block(x, layer, y)
         return self._logits(x[:, -1])[which]
 
     @torch.inference_mode()
@@ -111,8 +83,10 @@ class Decoder:
             tokens: the token of each.
             lengths: positions each already holds, < T.
         """
-        if len(slots) == 1:
-            return self._step_one(slots[0], tokens[0], lengths[0])
+        if len(slots) == 1 and self.weights.packed:
+            if self._single is None:
+                self._single = SingleStep(self.weights)
+            return self._output(self._single(tokens[0], lengths[0], self._views[slots[0]]))
         return self._step_many(slots, tokens, lengths)
 
     def keep(self, slots: Sequence[int]) -> None:
@@ -120,36 +94,10 @@ class Decoder:
         self.cache = self.cache[:, list(slots)].contiguous()
         self._views = self._slot_views()
 
-    def _step_one(self, slot: int, token: int, length: int) -> Tensor:
-        # One-dimensional all the way, views made beforehand, the residual sum inside addmv: what
-        # surrounds the matrix-vector products is a fifth of the time.
-        config, n = self.config, length + 1
-        C, H, scale = config.n_embd, config.n_head, config.attention_scale
-        x = self._scaled(self.wte[token] + self.wpe[length])  # (C,)
-        for layer, (stored, keys, values) in zip(self.layers, self._views[slot], strict=True):
-            qkv = _vector(_norm(x, layer.ln_1), layer.c_attn)
-            stored.select(1, length).copy_(qkv.narrow(0, C, 2 * C).view(2, C))
-            y = F.scaled_dot_product_attention(
-                qkv.narrow(0, 0, C).view(1, H, 1, C // H),
-                keys.narrow(2, 0, n), values.narrow(2, 0, n), scale=scale,
-            )  # fmt: skip
-            x = self._join_vector(x, y.view(C), layer.attn_proj)
-            hidden = self.activation(_vector(_norm(x, layer.ln_2), layer.c_fc))
-            x = self._join_vector(x, hidden, layer.mlp_proj)
-        logits = torch.mv(self.head, _norm(x, self.ln_f)).float()
-        return self._output(logits).unsqueeze(0)
-
-    def _join_vector(self, x: Tensor, branch: Tensor, pair: tuple[Tensor, Tensor | None]) -> Tensor:
-        weight, bias = pair
-        residual = self.config.multipliers.residual
-        if bias is not None:
-            x = torch.add(x, bias, alpha=residual)
-        return torch.addmv(x, weight, branch, alpha=residual)
-
-    def _slot_views(self) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
-        """By slot and layer: what is stored (2, T, C), and keys and values (1, H, T, D) in it."""
+    def _slot_views(self) -> list[list[Stored]]:
+        """By slot and layer."""
         return [
-            [(stored, *_heads(stored, self.config.n_head)) for stored in self.cache[:, slot]]
+            [Stored(both, both[None, 0], both[None, 1]) for both in self.cache[:, slot]]
             for slot in range(self.cache.shape[1])
         ]
 
@@ -167,82 +115,43 @@ class Decoder:
         x = self._embed(
             torch.tensor(tokens, device=device)[:, None], position[:, None]
         )  # (B, 1, C)
-        for number, layer in enumerate(self.layers):
-            qkv = _linear(_norm(x, layer.ln_1), layer.c_attn)
-            q, k, v = qkv.chunk(3, dim=-1)
-            cache = self.cache[number]  # (rows, 2, T, C)
-            cache[rows, :, position] = torch.cat((k, v), dim=1)
-            past = cache[:, :, :n] if whole else cache[rows, :, :n]
-            y = self._attend(q, past[:, 0], past[:, 1], mask=mask)
+        for layer, cache in zip(self.weights.layers, self.cache, strict=True):
+            q, k, v = self._heads(layer.c_attn(layer.ln_1(x)))  # each (B, H, 1, D)
+            cache[rows, :, :, position] = torch.stack((k[:, :, 0], v[:, :, 0]), dim=1)
+            past = cache[:, :, :, :n] if whole else cache[rows, :, :, :n]
+            y = F.scaled_dot_product_attention(
+                q, past[:, 0], past[:, 1], attn_mask=mask, scale=self.config.attention_scale
+            )
             x = self._finish_block(x, layer, y)
         return self._logits(x[:, -1])
 
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Tensor | None = None
-    ) -> Tensor:
-        """Attention over (B, n, C) tensors split into heads; (B, queries, C)."""
-        B, queries, C = q.shape
-        H = self.config.n_head
-        q, k, v = (t.view(B, t.shape[1], H, C // H).transpose(1, 2) for t in (q, k, v))
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=causal, scale=self.config.attention_scale
-        )
-        return y.transpose(1, 2).reshape(B, queries, C)
+    def _heads(self, qkv: Tensor) -> list[Tensor]:
+        """Query, key and value (B, H, n, D) each, of (B, n, 3C)."""
+        B, n, _ = qkv.shape
+        C, H = self.config.n_embd, self.config.n_head
+        return [t.view(B, n, H, C // H).transpose(1, 2) for t in qkv.chunk(3, dim=-1)]
 
     def _finish_block(self, x: Tensor, layer: Layer, y: Tensor) -> Tensor:
-        x = self._join(x, _linear(y, layer.attn_proj))
-        hidden = self.activation(_linear(_norm(x, layer.ln_2), layer.c_fc))
-        return self._join(x, _linear(hidden, layer.mlp_proj))
+        """The rest of a block after attention's (B, H, n, D)."""
+        x = self._join(x, layer.attn_proj(y.transpose(1, 2).reshape(x.shape)))
+        hidden = self.weights.activation(layer.c_fc(layer.ln_2(x)))
+        return self._join(x, layer.mlp_proj(hidden))
 
     def _join(self, x: Tensor, branch: Tensor) -> Tensor:
         residual = self.config.multipliers.residual
         return x + (branch if residual == 1.0 else branch * residual)
 
     def _embed(self, idx: Tensor, positions: Tensor) -> Tensor:
-        return self._scaled(self.wte[idx] + self.wpe[positions])
-
-    def _scaled(self, x: Tensor) -> Tensor:
+        x = self.weights.wte[idx] + self.weights.wpe[positions]
         factor = self.config.multipliers.embedding
         return x if factor == 1.0 else x * factor
 
     def _logits(self, x: Tensor) -> Tensor:
-        return self._output(F.linear(_norm(x, self.ln_f), self.head).float())
+        return self._output(self.weights.head(self.weights.ln_f(x)).float())
 
     def _output(self, logits: Tensor) -> Tensor:
         factor = self.config.multipliers.output
         return logits if factor == 1.0 else logits * factor
-
-
-def _layer_norm_pair(model: GPT, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    ln_f = model.transformer.ln_f
-    return ln_f.weight.detach().to(dtype), None if ln_f.bias is None else ln_f.bias.detach().to(
-        dtype
-    )
-
-
-def _heads(stored: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    T = stored.shape[1]
-    keys, values = stored.view(2, 1, T, heads, -1).transpose(2, 3).unbind()
-    return keys, values
-
-
-def _norm(x: Tensor, pair: tuple[Tensor, Tensor | None]) -> Tensor:
-    weight, bias = pair
-    return torch.layer_norm(x, weight.shape, weight, bias, LAYER_NORM_EPS)
-
-
-def _linear(x: Tensor, pair: tuple[Tensor, Tensor | None]) -> Tensor:
-    return F.linear(x, pair[0], pair[1])
-
-
-def _vector(x: Tensor, pair: tuple[Tensor, Tensor | None]) -> Tensor:
-    weight, bias = pair
-    return torch.mv(weight, x) if bias is None else torch.addmv(bias, weight, x)
-
-
-def _swiglu(x: Tensor) -> Tensor:
-    gate, value = x.chunk(2, dim=-1)
-    return F.silu(gate) * value
 
 
 def window_start(length: int, block_size: int, stride: int = 1) -> int:
@@ -255,28 +164,66 @@ def window_start(length: int, block_size: int, stride: int = 1) -> int:
     return max(0, math.ceil((length - block_size) / stride)) * stride
 
 
-def best_threads(model: GPT, most: int) -> tuple[int, dict[int, float]]:
-    """Thread count with the fastest decode step, and the seconds a step took with each tried.
+@dataclass(frozen=True)
+class Tuning:
+    """What ``tune`` found.
 
-    Two threads can lose to one by far when the cores are busy, so the choice is measured. One
-    thread is kept unless more are at least a tenth faster. The current setting is restored.
+    Attributes:
+        threads: for decoding.
+        packed: whether the weights are now packed.
+        seconds: of a step on a part of the model, by threads and layout.
     """
-    decoder = Decoder(model, 1)
-    decoder.prefill([0], [[0]])
-    before, seconds = torch.get_num_threads(), {}
-    candidates = [1 << n for n in range(most.bit_length()) if 1 << n <= most]
+
+    threads: int
+    packed: bool
+    seconds: dict[tuple[int, bool], float]
+
+
+# Enough not to fit the processor's caches, or it would be they that are measured.
+_PROBED_BYTES = 48 << 20
+
+
+def thread_counts(most: int) -> list[int]:
+    """The counts worth trying on so many cores: powers of two."""
+    return [1 << n for n in range(most.bit_length())]
+
+
+def tune(weights: Weights, counts: Sequence[int]) -> Tuning:
+    """Find the thread count and the layout with the fastest decode step, and take the layout.
+
+    Two threads can lose to one by far when the cores are busy, so the choice is measured, on the
+    first layers. More threads must be at least a tenth faster. The thread setting is restored.
+
+    Args:
+        weights: not packed yet.
+        counts: thread counts to try, ascending.
+    """
+    layouts = {False: Decoder(weights.first(_PROBED_BYTES), 1)}
+    if weights.can_pack():
+        part = weights.first(_PROBED_BYTES)
+        part.pack()
+        layouts[True] = Decoder(part, 1)
+    seconds = dict.fromkeys(((n, packed) for packed in layouts for n in counts), math.inf)
+    before = torch.get_num_threads()
     try:
-        for threads in candidates:
-            torch.set_num_threads(threads)
-            # The first steps wake the threads and the caches.
-            seconds[threads] = min(_seconds(decoder, at) for at in range(1, 4))
+        for _ in range(3):  # in turns, so that a busy moment does not fall on one way alone
+            for threads, packed in seconds:
+                torch.set_num_threads(threads)
+                took = _step_seconds(layouts[packed])
+                seconds[threads, packed] = min(seconds[threads, packed], took)
     finally:
         torch.set_num_threads(before)
-    best = min(candidates, key=lambda n: seconds[n] * (1.0 if n == 1 else 1.1))
-    return best, seconds
+    best = min(seconds, key=lambda way: seconds[way] * (1.0 if way[0] == counts[0] else 1.1))
+    if best[1]:
+        weights.pack()
+    return Tuning(*best, seconds)
 
 
-def _seconds(decoder: Decoder, length: int) -> float:
-    start = time.perf_counter()
-    decoder.step([0], [0], [min(length, decoder.config.block_size - 1)])
-    return time.perf_counter() - start
+def _step_seconds(decoder: Decoder) -> float:
+    """The faster of two steps; the first wakes the threads."""
+    found = []
+    for length in range(2):
+        start = time.perf_counter()
+        decoder.step([0], [0], [min(length, decoder.config.block_size - 1)])
+        found.append(time.perf_counter() - start)
+    return min(found)

@@ -20,6 +20,7 @@ from nanogpt_cli.core import filters
 from nanogpt_cli.core.decode import Decoder, window_start
 from nanogpt_cli.core.filters import next_token as next_token
 from nanogpt_cli.core.model import GPT
+from nanogpt_cli.core.weights import Weights
 from nanogpt_cli.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class Plan:
         cached: False takes the naive path.
         exact: let the cached path decide near-ties on naive logits. Pointless below float32.
         logprobs: runners-up to report with each token; ``None`` for no log-probabilities at all.
-        dtype: of the cached path's weights; the model's own when ``None``.
+        weights: what the cached path reads; the model's own when ``None``. Given, they are shared
+            between texts, and may be packed or of another dtype.
     """
 
     max_new_tokens: int
@@ -99,7 +101,7 @@ class Plan:
     cached: bool = True
     exact: bool = True
     logprobs: int | None = None
-    dtype: torch.dtype | None = None
+    weights: Weights | None = None
 
 
 @torch.inference_mode()
@@ -240,7 +242,7 @@ class _Cached:
     """Feeds a ``Decoder``: each sequence either appends its last token or reads its window anew."""
 
     def __init__(self, model: GPT, rows: int, plan: Plan) -> None:
-        self.decoder = Decoder(model, rows, plan.dtype)
+        self.decoder = Decoder(plan.weights or Weights.of(model), rows)
         self.block_size, self.stride = model.config.block_size, _stride(model, plan)
         self.slots: list[_Sequence] = []
 

@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from nanogpt_cli.core.decode import Decoder
 from nanogpt_cli.core.filters import next_token
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.sampler import Plan, generate, reference_logits
+from nanogpt_cli.core.weights import Weights
 
 # Context lengths at which the naive path is timed; its cost in between is nearly linear.
 _NAIVE_LENGTHS = 9
@@ -43,6 +46,7 @@ class Report:
         naive: the module on the whole context for each token, one sample.
         naive_lengths: context lengths at which ``naive`` was timed.
         rivals: tokens/s of other programs' samplers on the same weights, by name.
+        rival_threads: the CPU threads each of them was fastest with.
         cache_bytes: size of the key/value cache.
         weight_bytes: size of the weights it reads.
     """
@@ -51,6 +55,7 @@ class Report:
     naive: Rate
     naive_lengths: tuple[int, ...]
     rivals: dict[str, float]
+    rival_threads: dict[str, int]
     cache_bytes: int
     weight_bytes: int
 
@@ -66,6 +71,7 @@ def measure(
     *,
     repeats: int = 3,
     rivals: dict[str, Rival] | None = None,
+    rival_threads: Sequence[int] = (),
     report: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Time sampling of ``plan.max_new_tokens`` tokens, the ways taking turns.
@@ -76,31 +82,58 @@ def measure(
         plan: what to sample.
         repeats: turns of each way; medians are reported.
         rivals: other samplers to time in the same turns.
+        rival_threads: thread counts a rival is tried with in the first turn; it keeps the
+            fastest. The present one when empty.
         report: receives a line of commentary at a time.
     """
     rivals = rivals or {}
     lengths = _lengths(len(prompt), plan.max_new_tokens)
     cached: list[Rate] = []
     naive: list[list[float]] = []
-    others: dict[str, list[float]] = {name: [] for name in rivals}
+    others = {name: _Turns(rival, rival_threads) for name, rival in rivals.items()}
     list(generate(model, [prompt], replace(plan, max_new_tokens=2)))  # warm up
     for turn in range(repeats):
         report(f"turn {turn + 1} of {repeats}")
         cached.append(_rate(_gaps(model, prompt, plan), plan.samples))
         naive.append([_seconds_naive(model, prompt, plan, length) for length in lengths])
-        for name, rival in rivals.items():
-            start = time.perf_counter()
-            rival(prompt, plan.max_new_tokens)
-            others[name].append(plan.max_new_tokens / (time.perf_counter() - start))
-    decoder = Decoder(model, plan.samples, plan.dtype)
+        for other in others.values():
+            other.take(prompt, plan.max_new_tokens)
+    decoder = Decoder(plan.weights or Weights.of(model), plan.samples)
     return Report(
         cached=_median(cached),
         naive=_naive_rate(naive),
         naive_lengths=tuple(lengths),
-        rivals={name: statistics.median(values) for name, values in others.items()},
+        rivals={name: other.tokens_per_s() for name, other in others.items()},
+        rival_threads={name: other.threads() for name, other in others.items()},
         cache_bytes=decoder.cache_bytes,
         weight_bytes=model.n_parameters() * decoder.cache.element_size(),
     )
+
+
+class _Turns:
+    """A rival's turns, with the number of threads that suits it best."""
+
+    def __init__(self, rival: Rival, threads: Sequence[int]) -> None:
+        self.rival = rival
+        self.speeds: dict[int, list[float]] = {n: [] for n in threads or [torch.get_num_threads()]}
+
+    def take(self, prompt: Sequence[int], new: int) -> None:
+        counts = [self.threads()] if any(self.speeds.values()) else list(self.speeds)
+        before = torch.get_num_threads()
+        try:
+            for threads in counts:
+                torch.set_num_threads(threads)
+                start = time.perf_counter()
+                self.rival(prompt, new)
+                self.speeds[threads].append(new / (time.perf_counter() - start))
+        finally:
+            torch.set_num_threads(before)
+
+    def threads(self) -> int:
+        return max(self.speeds, key=lambda n: statistics.median(self.speeds[n]))
+
+    def tokens_per_s(self) -> float:
+        return statistics.median(self.speeds[self.threads()])
 
 
 def _lengths(prompt: int, new: int) -> list[int]:

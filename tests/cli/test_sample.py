@@ -363,7 +363,8 @@ def test_the_first_token_does_not_wait_for_the_thread_probe(
 ) -> None:
     """A short text does without one; a long text and a long prompt ask once."""
     probed: list[int] = []
-    monkeypatch.setattr(decode, "best_threads", lambda *_: (probed.append(1), (1, {}))[1])
+    found = decode.Tuning(1, False, {})
+    monkeypatch.setattr(decode, "tune", lambda *_: (probed.append(1), found)[1])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()
     try:
@@ -382,7 +383,7 @@ def test_the_first_token_does_not_wait_for_the_thread_probe(
         assert len(list(pieces)) == 58
         assert len(probed) == 1
         assert "1 thread" in sample_session.describe(session)
-        session.threads_open = True
+        session.tuned, session.threads_open = False, True
         next(session.pieces([[1] * 300]))
         assert len(probed) == 2
     finally:

@@ -13,6 +13,7 @@ from nanogpt_cli.core import sampler
 from nanogpt_cli.core.decode import Decoder, window_start
 from nanogpt_cli.core.model import GPT, GPTConfig, Multipliers
 from nanogpt_cli.core.sampler import Plan, Token, generate, reference_logits
+from nanogpt_cli.core.weights import Weights
 from nanogpt_cli.sampling import Sampling
 
 V = 61  # rows of the embedding; ids from 57 on are padding in these tests
@@ -39,6 +40,13 @@ def model() -> GPT:
     return make()
 
 
+@pytest.fixture(scope="module")
+def packed(model: GPT) -> Weights:
+    weights = Weights.of(model)
+    weights.pack()
+    return weights
+
+
 def ids_of(tokens: list[Token]) -> dict[tuple[int, int], list[int]]:
     found: dict[tuple[int, int], list[int]] = defaultdict(list)
     for token in tokens:
@@ -63,11 +71,15 @@ SETTINGS = [
 @pytest.mark.parametrize("sampling", SETTINGS)
 @pytest.mark.parametrize("context", ["slide", "roll"])
 def test_cached_equals_naive_across_the_context_boundary(
-    model: GPT, sampling: Sampling, context: sampler.Context
+    model: GPT, packed: Weights, sampling: Sampling, context: sampler.Context
 ) -> None:
     prompts = [[1], [5, 6, 7], list(range(20)), list(range(24)), list(range(40))]
     plan = Plan(30, samples=2, sampling=sampling, vocab_size=57, context=context)
-    assert run(model, prompts, plan) == run(model, prompts, replace(plan, cached=False))
+    naive = run(model, prompts, replace(plan, cached=False))
+    assert run(model, prompts, plan) == naive
+    assert run(model, prompts, replace(plan, weights=packed)) == naive
+    alone = run(model, prompts[:1], replace(plan, weights=packed, samples=1))
+    assert alone[0, 0] == naive[0, 0]
 
 
 def test_cached_equals_naive_on_many_seeds(model: GPT) -> None:
@@ -87,10 +99,10 @@ def test_cached_equals_naive_on_many_seeds(model: GPT) -> None:
 def test_every_architecture_decodes_as_its_module_does(changes: dict[str, object]) -> None:
     model = make(**changes)
     ids = torch.randint(0, V, (24,), generator=torch.Generator().manual_seed(1)).tolist()
-    decoder = Decoder(model, 2)
+    decoder = Decoder(Weights.of(model), 2)
     logits = [decoder.prefill([0, 1], [ids[:3], ids[:3]])]
     logits += [decoder.step([0, 1], [ids[n]] * 2, [n] * 2) for n in range(3, 24)]
-    single = Decoder(model, 1)
+    single = Decoder(Weights.of(model), 1)
     single.prefill([0], [ids[:3]])
     for n, both in enumerate(logits, start=3):
         expected = torch.from_numpy(reference_logits(model, ids[:n]))
@@ -101,6 +113,10 @@ def test_every_architecture_decodes_as_its_module_does(changes: dict[str, object
             torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-4)
     whole = model(torch.tensor([ids]))[0][0, -1]
     torch.testing.assert_close(logits[-1][0], whole, rtol=1e-4, atol=1e-4)
+    single.weights.pack()  # from one step to the next, as when the threads have been chosen
+    for n in range(4, 24):
+        one = single.step([0], [ids[n - 1]], [n - 1])
+        torch.testing.assert_close(one, logits[n - 3][:1], rtol=1e-4, atol=1e-4)
 
 
 def test_ties_are_decided_on_naive_logits() -> None:
@@ -184,10 +200,25 @@ def test_bad_prompts_are_refused(model: GPT) -> None:
             list(generate(model, prompts, Plan(1)))
 
 
+def test_packed_weights_are_the_weights(model: GPT, packed: Weights) -> None:
+    """Whatever the number of rows, on both sides of where the plain product takes over."""
+    plain = Weights.of(model)
+    for one, other in zip(packed.matrices, plain.matrices, strict=True):
+        for rows in (1, 2, 8, 9):
+            x = torch.randn(rows, 3 if rows == 2 else 1, one.weight.shape[1])
+            torch.testing.assert_close(one(x), other(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_that_tiles_do_not_fit_is_left_as_it_is() -> None:
+    assert not Weights.of(make(n_embd=36)).can_pack()
+    assert not Weights.of(make(), torch.bfloat16).can_pack()
+    assert Weights.of(make()).can_pack()
+
+
 def test_memory_left_by_others_does_not_reach_the_logits(model: GPT) -> None:
     """A shorter row's masked positions are read too, and 0 times NaN is NaN."""
     for _ in range(20):
-        decoder = Decoder(model, 2)
+        decoder = Decoder(Weights.of(model), 2)
         logits = decoder.prefill([0], [[1, 2, 3, 4, 5]]), decoder.prefill([1], [[1]])
         assert all(one.isfinite().all() for one in logits)
         assert decoder.step([0, 1], [7, 7], [5, 1]).isfinite().all()
@@ -195,10 +226,10 @@ def test_memory_left_by_others_does_not_reach_the_logits(model: GPT) -> None:
 
 
 def test_weights_are_shared_not_copied(model: GPT) -> None:
-    decoder = Decoder(model, 1)
-    assert decoder.wte.data_ptr() == model.transformer.wte.weight.data_ptr()
+    decoder = Decoder(Weights.of(model), 1)
+    assert decoder.weights.wte.data_ptr() == model.transformer.wte.weight.data_ptr()
     attn = model.transformer.h[0].attn.c_attn  # type: ignore[union-attr]
-    assert decoder.layers[0].c_attn[0].data_ptr() == attn.weight.data_ptr()  # type: ignore[union-attr]
+    assert decoder.weights.layers[0].c_attn.weight.data_ptr() == attn.weight.data_ptr()  # type: ignore[union-attr]
 
 
 def test_greedy_equals_transformers_for_200_tokens(tmp_path: Path) -> None:

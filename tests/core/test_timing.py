@@ -10,6 +10,7 @@ import torch
 from nanogpt_cli.core import decode, timing
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.core.sampler import Plan
+from nanogpt_cli.core.weights import Weights
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,24 @@ def test_ways_take_turns_at_the_same_work(model: GPT) -> None:
     assert found.weight_bytes == 4 * sum(p.numel() for p in model.parameters())
 
 
+def test_a_rival_is_timed_with_the_threads_it_is_fastest_with(model: GPT) -> None:
+    asked: list[int] = []
+
+    def rival(prompt: Sequence[int], new: int) -> None:
+        asked.append(torch.get_num_threads())
+        if torch.get_num_threads() == 1:
+            for _ in range(2000):
+                torch.randn(100)
+
+    before = torch.get_num_threads()
+    found = timing.measure(
+        model, [1], Plan(2), repeats=3, rivals={"x": rival}, rival_threads=[1, 2]
+    )
+    assert asked == [1, 2, 2, 2]
+    assert found.rival_threads == {"x": 2}
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize("new", [1, 2, 5])
 def test_short_texts_are_timed_too(model: GPT, new: int) -> None:
     found = timing.measure(model, [1], Plan(new), repeats=1)
@@ -50,9 +69,30 @@ def test_a_rate_is_made_of_the_gaps_between_positions() -> None:
     assert alone.tokens_per_s == pytest.approx(2)
 
 
-def test_the_thread_probe_tries_powers_of_two_and_restores_the_setting(model: GPT) -> None:
+def test_tuning_tries_every_way_takes_the_fastest_and_restores_the_threads(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = torch.get_num_threads()
-    best, seconds = decode.best_threads(model, 2)
-    assert set(seconds) == {1, 2}
-    assert best in seconds
+    for fastest in ((1, True), (2, False), (2, True)):
+
+        def seconds(decoder: decode.Decoder, fastest: tuple[int, bool] = fastest) -> float:
+            way = (torch.get_num_threads(), decoder.weights.packed)
+            return 0.5 if way == fastest else 1.0
+
+        monkeypatch.setattr(decode, "_step_seconds", seconds)
+        weights = Weights.of(model)
+        found = decode.tune(weights, decode.thread_counts(2))
+        assert set(found.seconds) == {(1, False), (1, True), (2, False), (2, True)}
+        assert (found.threads, found.packed) == fastest
+        assert weights.packed == found.packed
     assert torch.get_num_threads() == before
+    assert decode.thread_counts(1) == [1]
+    assert decode.thread_counts(6) == [1, 2, 4]
+
+
+def test_tuning_measures_steps_of_a_model_that_cannot_be_packed(model: GPT) -> None:
+    weights = Weights.of(model, torch.bfloat16)
+    found = decode.tune(weights, [1])
+    assert list(found.seconds) == [(1, False)]
+    assert 0 < found.seconds[1, False] < float("inf")
+    assert not weights.packed
