@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -14,10 +15,15 @@ if TYPE_CHECKING:
 
 @cache
 def stderr() -> Console:
-    """The console for commentary."""
+    """The console for commentary; when its reader leaves, the work goes on in silence."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    class Commentary(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+    return Commentary(stderr=True, highlight=False, soft_wrap=True)
 
 
 @cache

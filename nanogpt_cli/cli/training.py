@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import stat
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from nanogpt_cli.core.distributed import Group
     from nanogpt_cli.core.trainer import Trainer
     from nanogpt_cli.recipe import Recipe
+
+_SIGHUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def _run(plan: Plan, group: Group) -> events.RunEnded:
             with stop.installed():
                 _clean(folder)
                 trainer = _trainer(plan, group, stop)
-                return _follow(trainer, [_guarded(write, folder), show, *others])
+                return _follow(trainer, [_guarded(write, folder), _lenient(show), *others])
         except BaseException as error:
             with contextlib.suppress(OSError):  # the disk may be what failed
                 write(_crash(error, trainer.progress.step if trainer else 0))
@@ -172,6 +176,16 @@ def _follow(trainer: Trainer, takers: list[Callable[[events.Event], None]]) -> e
     return event
 
 
+def _lenient(show: Callable[[events.Event], None]) -> Callable[[events.Event], None]:
+    """Commentary that nobody can read any more (a closed terminal or pipe) is left out."""
+
+    def take(event: events.Event) -> None:
+        with contextlib.suppress(OSError):
+            show(event)
+
+    return take
+
+
 def _guarded(write: EventWriter, folder: RunFolder) -> Callable[[events.Event], None]:
     """The writer, its refusals put in words."""
     from nanogpt_cli import files
@@ -195,7 +209,11 @@ def _crash(error: BaseException, step: int) -> events.RunEnded:
 
 
 class _StopSignal:
-    """True once SIGINT or SIGTERM has come; a second SIGINT interrupts at once."""
+    """True once asked to stop; a second SIGINT interrupts at once.
+
+    SIGHUP (the terminal is gone: a window closed, a connection lost) asks as well, unless ``nohup``
+    had it ignored.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.asked = False
@@ -206,6 +224,8 @@ class _StopSignal:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
+        if number == _SIGHUP:
+            _leave_terminal()
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not self.asked and not self.quiet:
@@ -215,13 +235,23 @@ class _StopSignal:
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Handle the signals inside the block."""
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if _SIGHUP is not None and signal.getsignal(_SIGHUP) != signal.SIG_IGN:
+            numbers.append(_SIGHUP)
         before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _leave_terminal() -> None:
+    """Write to nowhere instead of to a terminal that is gone, which would be an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in (1, 2):
+        if stat.S_ISCHR(os.fstat(number).st_mode):
+            os.dup2(nowhere, number)
 
 
 @contextlib.contextmanager

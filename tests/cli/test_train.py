@@ -89,7 +89,7 @@ def test_a_run_from_start_to_eval_and_a_second_one_beside_it(place: Path) -> Non
     assert len(measured["by_position"]) == 8
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     place: Path, number: signal.Signals
 ) -> None:
@@ -114,6 +114,18 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     code, out, commentary = nanogpt(place, "train", "toy", "--resume", "--json", "--set", limit)
     assert code == 0, commentary
     assert json.loads(out)["step"] == last["step"] + 2
+
+
+def test_a_reader_that_leaves_does_not_end_the_run(place: Path) -> None:
+    process = start(place, "train", "toy.toml")
+    assert process.stderr is not None
+    process.stderr.close()
+    process.stderr = None
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    run = RunFolder(place / out.strip())
+    last = json.loads(run.events.read_text().splitlines()[-1])
+    assert (last["type"], last["reason"]) == ("run_ended", "finished")
 
 
 def test_a_damaged_checkpoint_is_named_and_the_previous_one_taken(place: Path) -> None:
