@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 
 _PRELUDE = """
@@ -71,13 +71,11 @@ def register(group: typer.Typer) -> None:
 def bench_inspect(
     n_layer: Annotated[int, typer.Option(min=1, help="Blocks.")] = 48,
     n_embd: Annotated[int, typer.Option(min=1, help="Channels, heads of 64.")] = 768,
-    vocab_size: Annotated[int, typer.Option(min=2, help="Rows of the embedding.")] = 50304,
-    tokens: Annotated[int, typer.Option(min=2, help="Tokens in the forward pass.")] = 256,
+    vocab_size: Annotated[int, typer.Option(min=2, help="Embedding rows.")] = 50304,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens a sequence.")] = 256,
     backward: Annotated[bool, typer.Option(help="Gradient statistics as well.")] = False,
-    nanogpt: Annotated[
-        Path | None, typer.Option(help="nanoGPT's model.py, to run it beside (its own code).")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    nanogpt: options.NanoGPT = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Time and peak memory of init-inspect beside building the model whole, in one run."""
     if n_embd % 64:
@@ -88,14 +86,16 @@ def bench_inspect(
         "whole model, build + forward": _PRELUDE + _OURS + _WHOLE,
     }
     if nanogpt is not None:
+        nanogpt = nanogpt / "model.py" if nanogpt.is_dir() else nanogpt
         if not nanogpt.is_file():
-            raise UserError(f"{nanogpt} is not a file", "give the path of nanoGPT's model.py")
+            raise UserError(f"{nanogpt} is not there", "give the folder of nanoGPT's checkout")
         contenders["nanoGPT, build + forward"] = _PRELUDE + _NANOGPT
     rows = {name: _run(name, code, shape, nanogpt) for name, code in contenders.items()}
     if as_json:
         console.emit_json({"shape": shape, "rows": rows})
-        return
-    _show(rows, f"{n_layer} layers × {n_embd} channels, {tokens} tokens")
+    else:
+        _show(rows, f"{n_layer} layers × {n_embd} channels, {tokens} tokens")
+    console.next_command(f"nanogpt init-inspect --n-layer {n_layer} --n-embd {n_embd}")
 
 
 def _run(name: str, code: str, shape: list[int], extra: Path | None) -> dict[str, float]:

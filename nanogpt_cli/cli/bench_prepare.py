@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 
 if TYPE_CHECKING:
     from nanogpt_cli.text.measure import Speed
@@ -27,11 +27,11 @@ def register(group: typer.Typer) -> None:
 def prepare(
     megabytes: Megabytes = 256,
     source: Source = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads. Default: all cores.")] = None,
+    workers: options.Workers = None,
     scratch: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the temporary files go.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Tokenizing speed of prepare beside a single-thread tiktoken loop, in one run."""
     from nanogpt_cli import assets
@@ -44,7 +44,16 @@ def prepare(
     )
     if as_json:
         console.emit_json(_as_json(speeds, load, measure.peak_memory()))
-        return
+    else:
+        _show(speeds)
+    console.say(
+        f"{speeds[0].bytes / 1e6:,.0f} MB of {text.name}, {parallel.core_count()} cores, "
+        f"load {load:.1f} at the start, peak memory {measure.peak_memory() / 1e6:,.0f} MB"
+    )
+    console.next_command("nanogpt bench sample")
+
+
+def _show(speeds: list[Speed]) -> None:
     from rich import box
     from rich.table import Table
 
@@ -58,10 +67,6 @@ def prepare(
             console.count(speed.tokens_per_s), f"{speed.cpu_seconds:.1f}", f"{ratio:.2f}",
         )  # fmt: skip
     console.stdout().print(table)
-    console.say(
-        f"{speeds[0].bytes / 1e6:,.0f} MB of {text.name}, {parallel.core_count()} cores, "
-        f"load {load:.1f} at the start, peak memory {measure.peak_memory() / 1e6:,.0f} MB"
-    )
 
 
 def _as_json(speeds: list[Speed], load: float, memory: int) -> dict[str, Any]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console, sample_session
+from nanogpt_cli.cli import console, options, sample_session
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 
@@ -29,29 +28,32 @@ def bench_sample(
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which one of a run.")
     ] = "best",
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where runs lie.")] = RUNS,
+    out: options.RunsFolder = RUNS,
     prompt_tokens: Annotated[
         int, typer.Option("--prompt-tokens", help="Length of the prompt.")
     ] = 1,
     new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", "-n", help="Length of a sample; 0 fills the context.")
+        int,
+        typer.Option(
+            "--max-new-tokens", "-n", help="Length of a sample in tokens; 0 fills the context."
+        ),
     ] = 0,
-    num_samples: Annotated[int, typer.Option("--num-samples", help="Samples in a batch.")] = 1,
+    num_samples: Annotated[
+        int, typer.Option("--num-samples", help="Samples of each prompt, in one batch.")
+    ] = 1,
     repeats: Annotated[int, typer.Option("--repeats", help="Turns; medians are shown.")] = 3,
-    nanogpt: Annotated[
-        Path | None,
-        typer.Option("--nanogpt", metavar="CHECKOUT", help="Time nanoGPT's generate as well; runs "
-                     "the model.py of that folder."),
-    ] = None,
+    nanogpt: options.NanoGPT = None,
     transformers: Annotated[
         bool, typer.Option("--transformers", help="Time transformers' cached generate as well.")
     ] = False,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16.")] = "auto",
+    device: options.Device = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto is bf16 on CUDA, else fp32.")
+    ] = "auto",
     threads: Annotated[
         int, typer.Option("--threads", help="CPU threads; 0 measures which count is fastest.")
     ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the end.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
     """Measure sampling: time to first token, latency, tokens/s, the naive path beside it."""
     if min(prompt_tokens, num_samples, repeats) < 1 or new_tokens < 0:
@@ -105,9 +107,11 @@ def _run(
         session.model, ids, plan, repeats=repeats, rivals=rivals, rival_threads=counts,
         report=sample_session.note,
     )  # fmt: skip
-    _show(len(ids), plan.samples, new, found)
     if as_json:
         console.emit_json(_facts(session, len(ids), plan.samples, new, found))
+    else:
+        _show(len(ids), plan.samples, new, found)
+    console.next_command("nanogpt bench inspect")
 
 
 def _show(prompt: int, samples: int, new: int, found: Report) -> None:

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nanogpt_cli.cli import options
 from nanogpt_cli.errors import UserError
 
 _TEXT = "To be, or not to be: that is the question.\n" * 2000
@@ -37,7 +38,7 @@ def bench_tui(
     windows: Annotated[int, typer.Option(help="Windows of each kind, alternating.")] = 6,
     points: Annotated[int, typer.Option(help="Points of each series in the chart.")] = 100_000,
     steps: Annotated[int, typer.Option(help="Steps of the long run that is opened.")] = 1_000_000,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON at the end.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure the dashboard: drawing, opening a long run, and the trainer with and without it.
 
@@ -232,11 +233,14 @@ def _report(found: dict[str, Any], points: int, steps: int, as_json: bool) -> No
             ("the trainer keeps", f"{found['trainer_keeps']:.1%} of its speed"),
             ("statistics, by the trainer's own account", "–" if cost is None else f"{cost:.2%}"),
         ]
+    if as_json:
+        console.emit_json(found)
+        console.next_command("nanogpt watch")
+        return
     table = Table(title=f"dashboard (load {found['loadavg']:.1f} on {found['cpus']} CPUs)")
     table.add_column("what")
     table.add_column("measured", justify="right")
     for name, value in rows:
         table.add_row(name, value)
     console.stdout().print(table)
-    if as_json:
-        console.emit_json(found)
+    console.next_command("nanogpt watch")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 
-AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON.")]
+if TYPE_CHECKING:
+    from nanogpt_cli.caches import Entry
 
 group = typer.Typer(help="List and clear fetched files and prepared data.", no_args_is_help=True)
 
@@ -20,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 @group.command("list")
-def list_(as_json: AsJson = False) -> None:
+def list_(as_json: options.AsJson = False) -> None:
     """List what is in the cache, with sizes."""
     from nanogpt_cli import caches, places
 
@@ -29,22 +30,26 @@ def list_(as_json: AsJson = False) -> None:
     if as_json:
         rows = [{**vars(entry), "path": str(entry.path)} for entry in found]
         console.emit_json({"cache": str(places.cache_home()), "bytes": total, "entries": rows})
-        return
+    else:
+        _show(found, total)
+    console.next_command("nanogpt cache clear data" if found else "nanogpt prepare shakespeare")
+
+
+def _show(found: list[Entry], total: int) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from nanogpt_cli import places
     from nanogpt_cli.cli.prepare_view import short_path
 
     console.say(f"{short_path(places.cache_home())}: {console.size(total)}")
-    if not found:
-        console.next_command("nanogpt prepare shakespeare")
-        return
-    from rich import box
-    from rich.table import Table
 
     table = Table("kind", "name", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("size", justify="right")
     for entry in found:
         table.add_row(entry.kind, entry.name, console.size(entry.bytes))
-    console.stdout().print(table)
-    console.next_command("nanogpt cache clear data")
+    if found:
+        console.stdout().print(table)
 
 
 @group.command()
@@ -55,8 +60,8 @@ def clear(
             metavar="[NAME]...", help="Names from the list, or assets, data, other; all by default."
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: AsJson = False,
+    yes: options.Yes = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Delete fetched files and prepared data; both are made again when a command needs them.
 
@@ -82,6 +87,6 @@ def clear(
         caches.remove(entry)
     if as_json:
         console.emit_json({"deleted": [entry.name for entry in doomed], "bytes": total})
-        return
-    console.say(f"{len(doomed)} deleted, {console.size(total)} freed")
+    else:
+        console.say(f"{len(doomed)} deleted, {console.size(total)} freed")
     console.next_command("nanogpt cache list")

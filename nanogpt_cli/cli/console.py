@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,17 @@ def say(message: str) -> None:
 def next_command(command: str) -> None:
     """The last line of a command: what to type next."""
     stderr().print(f"[dim]next:[/dim] {command}")
+
+
+def side_by_side(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """A table on stdout of what two things say, a key a line."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table("", *titles, box=box.SIMPLE_HEAD, pad_edge=False)
+    for key, pair in rows.items():
+        table.add_row(key, *pair)
+    stdout().print(table)
 
 
 def emit_json(value: Mapping[str, Any]) -> None:

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 
 if TYPE_CHECKING:
     from nanogpt_cli.text.tokens import TokenData
-
-AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON.")]
 
 group = typer.Typer(help="List prepared sets, look into one.", invoke_without_command=True)
 
@@ -23,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 @group.callback()
-def data(context: typer.Context, as_json: AsJson = False) -> None:
+def data(context: typer.Context, as_json: options.AsJson = False) -> None:
     """List the prepared sets: in ./data and in the cache."""
     if context.invoked_subcommand:
         return
@@ -32,15 +30,21 @@ def data(context: typer.Context, as_json: AsJson = False) -> None:
     folders = look.prepared_folders()
     if as_json:
         console.emit_json({"sets": {str(f): tokens.read_manifest(f).raw for f in folders}})
-        return
-    if not folders:
+    elif folders:
+        _list(folders)
+    else:
         console.say("no prepared data sets yet")
-        console.next_command("nanogpt prepare shakespeare")
-        return
+    console.next_command(
+        f"nanogpt data inspect {folders[0].name}" if folders else "nanogpt prepare shakespeare"
+    )
+
+
+def _list(folders: list[Path]) -> None:
     from rich import box
     from rich.table import Table
 
     from nanogpt_cli.cli.prepare_view import short_path
+    from nanogpt_cli.text import tokens
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("name", "tokenizer", "train", "val", "folder"):
@@ -50,7 +54,6 @@ def data(context: typer.Context, as_json: AsJson = False) -> None:
         counts = (f"{split.tokens:,}" for split in (about.train, about.val))
         table.add_row(about.name, about.kind, *counts, short_path(folder))
     console.stdout().print(table)
-    console.next_command(f"nanogpt data inspect {folders[0].name}")
 
 
 @group.command()
@@ -58,9 +61,9 @@ def inspect(
     name: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A prepared set.")],
     windows: Annotated[int, typer.Option(min=0, help="Sample windows from each split.")] = 2,
     length: Annotated[int, typer.Option(min=1, help="Tokens in a window.")] = 64,
-    seed: Annotated[int, typer.Option(help="Which windows.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the windows' places.")] = 0,
     top: Annotated[int, typer.Option(min=1, help="Tokens in the histogram.")] = 16,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show a set's manifest, sample windows and token histogram, and verify its hashes.
 
@@ -79,8 +82,8 @@ def inspect(
     shown = look.windows(opened, count=windows, length=length, seed=seed)
     if as_json:
         console.emit_json(_as_json(opened, shown, top))
-        return
-    _print(opened, shown, top)
+    else:
+        _print(opened, shown, top)
     console.next_command(f"nanogpt train small --set data.name={folder}")
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 
 # Libraries that every command needs, by their module's name.
 ESSENTIAL = ("torch", "numpy", "safetensors", "pydantic", "tiktoken", "tokenizers", "textual")
@@ -29,7 +29,7 @@ def doctor(
     compile_: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Really compile something (up to 1 min).")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Say what works on this machine, how fast, and what is missing.
 
@@ -45,6 +45,7 @@ def doctor(
     found = {"ok": not problems, "problems": problems, **found}
     if as_json:
         console.emit_json(found)
+        console.next_command("nanogpt doctor" if problems else "nanogpt train small")
     else:
         from nanogpt_cli.cli import doctor_view
 

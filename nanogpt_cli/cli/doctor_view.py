@@ -35,7 +35,7 @@ def show(found: dict[str, Any]) -> None:
         console.say("nothing essential is broken")
         console.next_command("nanogpt train small")
     else:
-        console.next_command("nanogpt doctor, once that is repaired")
+        console.next_command("nanogpt doctor")
 
 
 def _add(table: Table, title: str, lines: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def evaluate(
             show_default=False,
         ),
     ] = "",
+    name: options.RunName = "",
     data: Annotated[
         str,
         typer.Option(
@@ -39,20 +40,18 @@ def evaluate(
             help="A prepared folder or named set; the run's own if left out.",
         ),
     ] = "",
-    checkpoint: Annotated[
-        str, typer.Option("--checkpoint", metavar="WHICH", help="best, last or a step.")
-    ] = "best",
+    checkpoint: options.Checkpoint = "best",
     split: Annotated[Literal["val", "train"], typer.Option("--split", help="Which split.")] = "val",
     batch: Annotated[
         int, typer.Option("--batch", min=0, help="Windows at once; 0: as memory allows.")
     ] = 0,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")] = "auto",
+    device: options.Device = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "tf32", "bf16", "fp16"],
-        typer.Option("--precision", help="Number format of the forward pass."),
+        typer.Option("--precision", help="auto is bf16 on CUDA, else fp32."),
     ] = "fp32",
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where runs lie.")] = RUNS,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    out: options.RunsFolder = RUNS,
+    as_json: options.AsJson = False,
 ) -> None:
     """Evaluate a model on every token of a split: loss, perplexity, bits per byte, by position."""
     from nanogpt_cli import recipe as recipes
@@ -60,7 +59,7 @@ def evaluate(
     from nanogpt_cli.core import device as devices
     from nanogpt_cli.core import evaluate as core
 
-    source = sources.resolve(run, checkpoint=checkpoint, out=out)
+    source = sources.resolve(options.either(run, name, "RUN"), checkpoint=checkpoint, out=out)
     for note in source.notes:
         console.say(note)
     found = _data(source, data)
@@ -82,8 +81,9 @@ def evaluate(
     }
     if as_json:
         console.emit_json(facts | {"by_position": result.by_position.tolist()})
-        return
-    _show(facts, result)
+    else:
+        _show(facts, result)
+    console.next_command(f"nanogpt sample {run or name}".rstrip())
 
 
 def _data(source: Source, name: str) -> TokenData:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,19 +31,18 @@ def export(
             show_default=False,
         ),
     ] = "",
+    run: options.RunName = "",
     to: Annotated[
         str, typer.Option("--to", metavar="TARGETS", help="Some of hf,gguf,onnx,pt2,nanogpt.")
     ] = "hf",
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FOLDER", help="Gets one folder per target; exports/ of the run by "
-            "default.", show_default=False,
+            "--out", metavar="FOLDER", help="Where to write a folder per target; exports/ of the "
+            "run by default.", show_default=False,
         ),
     ] = None,
-    checkpoint: Annotated[
-        str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which one of the run.")
-    ] = "best",
+    checkpoint: options.Checkpoint = "best",
     quantize: Annotated[
         str,
         typer.Option("--quantize", metavar="TYPES", help="GGUF files to write: f32, f16, bf16, "
@@ -69,9 +68,7 @@ def export(
         typer.Option("--push", metavar="OWNER/NAME", help="Upload the hf folder to the hub "
                      "afterwards (if it passed).", show_default=False),
     ] = "",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")
-    ] = False,
+    as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
     """Export a model and prove each artefact in its own runtime.
 
@@ -83,7 +80,7 @@ def export(
     targets = exporting.parse_targets(to)
     if push and "hf" not in targets:
         raise UserError("--push uploads the Hugging Face folder", "add hf to --to")
-    found = _source(source, checkpoint)
+    found = _source(options.either(source, run, "SOURCE"), checkpoint)
     folder = out or (found.run.exports if found.run else Path("exports") / found.name)
     quantizations = [name.strip() for name in quantize.split(",") if name.strip()]
     exporting.check_ready(targets, folder, overwrite=overwrite, quantizations=quantizations)

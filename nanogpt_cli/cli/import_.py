@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ def import_(
     name: Annotated[
         str, typer.Option("--name", help="Name of the run; from SOURCE by default.")
     ] = "",
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Where run folders are made.")
-    ] = RUNS,
+    out: options.RunsFolder = RUNS,
     meta: Annotated[
         Path | None,
         typer.Option("--meta", help="nanoGPT's meta.pkl, if it lies elsewhere.",
@@ -47,9 +45,7 @@ def import_(
     data: Annotated[
         str, typer.Option("--data", help="Data set for eval and further training.")
     ] = "shakespeare",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")
-    ] = False,
+    as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
     """Make a run folder from another tool's checkpoint.
 

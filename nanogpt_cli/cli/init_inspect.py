@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from nanogpt_cli.cli import console
+
 Text = Annotated[str, typer.Option(metavar="NAME")]
 
 
@@ -46,7 +48,7 @@ def init_inspect(
     ] = "",
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any key.", rich_help_panel="Model"),
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key.", rich_help_panel="Model"),
     ] = None,
     origin: Annotated[
         str,
@@ -122,6 +124,7 @@ def init_inspect(
 
     if list_schemes:
         studies.list_schemes(as_json)
+        console.next_command("nanogpt init-inspect --init gpt2 --compare normal,pytorch")
         return
     options: dict[str, Any] = {
         **{"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "block_size": block_size},
@@ -137,6 +140,7 @@ def init_inspect(
         studies.coordinates(subject, widths, seed, as_json, lint)
     else:
         files = view.Files(csv, png, svg, tui)
-        failed = view.inspect(subject, ask, tokenizer, files)
-        if lint and failed:
-            raise typer.Exit(1)
+        failed = view.inspect(subject, ask, tokenizer, files) and lint
+        console.next_command("nanogpt init-inspect --compare normal,pytorch,mup")
+        raise typer.Exit(1 if failed else 0)
+    console.next_command("nanogpt train small --set model.init=gpt2")

@@ -44,7 +44,6 @@ def list_schemes(as_json: bool) -> None:
         mark = " [yellow](needs another architecture)[/]" if s.mismatch else ""
         table.add_row(f"[bold]{s.name}[/]", s.about + mark, str(s.rules["mlp_proj"]))
     console.stdout().print(table)
-    console.next_command("nanogpt init-inspect --n-layer 48 --init gpt2 --compare normal,pytorch")
 
 
 def _needs_scheme(subject: Subject) -> Scheme:

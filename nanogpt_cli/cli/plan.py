@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
@@ -22,12 +21,8 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")],
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
-    ] = None,
-    processes: Annotated[
-        int, typer.Option("--procs", "--gpus", min=1, metavar="N", help="Processes that share it.")
-    ] = 1,
+    sets: options.Sets = None,
+    processes: options.Processes = 1,
     flops: Annotated[
         float,
         typer.Option(
@@ -38,10 +33,8 @@ def plan(
         float,
         typer.Option("--memory", min=0, help="Memory in GB to plan for; 0: what is free here."),
     ] = 0.0,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Where the run would be made.")
-    ] = RUNS,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    out: options.RunsFolder = RUNS,
+    as_json: options.AsJson = False,
 ) -> None:
     """Forecast memory by component, work, time and disk; exit code 1 if it cannot fit."""
     from dataclasses import replace
@@ -75,6 +68,7 @@ def plan(
         _show(found, device.name, device.precision)
     if not found.fits:
         console.say(_refusal(found))
+        console.next_command("nanogpt recipes")
         raise typer.Exit(1)
     console.next_command(f"nanogpt train {recipe}")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 
 Inputs = Annotated[
     list[str] | None,
@@ -43,7 +43,6 @@ Errors = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Make it again even if it is up to date.")]
 ListSets = Annotated[bool, typer.Option("--list", help="List the sets known by name.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the manifest as one line of JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +56,10 @@ def prepare(
     split: Split = "auto",
     val_fraction: ValFraction = None,
     name: Annotated[str | None, typer.Option(help="Name of the prepared set.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write.", metavar="FOLDER")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where to write.", metavar="FOLDER"),
+    ] = None,
     glob: Annotated[str | None, typer.Option(help="Of a folder take only these, as *.py.")] = None,
     text_field: Annotated[
         str, typer.Option(help="Field of a record (JSONL, CSV, Parquet) that holds the text.")
@@ -70,10 +72,10 @@ def prepare(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Stop after this many documents.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Threads. Default: all cores.")] = None,
+    workers: options.Workers = None,
     force: Force = False,
     list_sets: ListSets = False,
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Turn text into token files that train (and nanoGPT) read.
 

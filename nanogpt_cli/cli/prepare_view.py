@@ -170,6 +170,7 @@ def print_sets(as_json: bool) -> None:
 
         rows = [dataclasses.asdict(s) for s in catalogue.SETS.values()]
         console.emit_json({"sets": rows})
+        console.next_command("nanogpt prepare shakespeare")
         return
     table = _plain_table()
     for title in ("name", "size", "tokens", "licence", "source"):

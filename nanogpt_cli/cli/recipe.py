@@ -7,15 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console, recipe_write
+from nanogpt_cli.cli import console, options, recipe_write
 
 group = typer.Typer(help="Show, check, compare and write recipes.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A file, or a shipped recipe's name.")]
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 @group.command()
-def show(recipe: Name, sets: Sets = None, as_json: AsJson = False) -> None:
+def show(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = False) -> None:
     """Print every key with its value and where that comes from."""
     from nanogpt_cli import recipe_files
 
@@ -36,8 +32,14 @@ def show(recipe: Name, sets: Sets = None, as_json: AsJson = False) -> None:
         for key, value in content.items()
     ]
     if as_json:
-        console.emit_json({f"{s}.{k}": {"value": v, "from": o} for s, k, v, o in rows})
-        return
+        values = {f"{s}.{k}": {"value": v, "from": o} for s, k, v, o in rows}
+        console.emit_json({"recipe": recipe, "values": values})
+    else:
+        _show(rows)
+    console.next_command(f"nanogpt train {recipe}")
+
+
+def _show(rows: list[tuple[str, str, Any, str]]) -> None:
     from rich import box
     from rich.table import Table
 
@@ -46,11 +48,10 @@ def show(recipe: Name, sets: Sets = None, as_json: AsJson = False) -> None:
         style = "dim" if origin == "default" else None
         table.add_row(f"{section}.{key}", repr(value), origin, style=style)
     console.stdout().print(table)
-    console.next_command(f"nanogpt train {recipe}")
 
 
 @group.command()
-def check(recipe: Name, sets: Sets = None, as_json: AsJson = False) -> None:
+def check(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = False) -> None:
     """Say whether a recipe is valid; exit code 2 and every reason if it is not."""
     from nanogpt_cli import recipe_files
 
@@ -58,8 +59,8 @@ def check(recipe: Name, sets: Sets = None, as_json: AsJson = False) -> None:
     if as_json:
         facts = {"keys_set": sorted(loaded.origins), "notes": list(loaded.notes)}
         console.emit_json({"recipe": recipe, "valid": True, **facts})
-        return
-    typer.echo(f"{recipe} is valid: {len(loaded.origins)} keys set, the rest are defaults")
+    else:
+        typer.echo(f"{recipe} is valid: {len(loaded.origins)} keys set, the rest are defaults")
     console.next_command(f"nanogpt train {recipe}")
 
 
@@ -67,22 +68,20 @@ def check(recipe: Name, sets: Sets = None, as_json: AsJson = False) -> None:
 def diff(
     first: Annotated[str, typer.Argument(metavar="A", help="A recipe or a run.")],
     second: Annotated[str, typer.Argument(metavar="B", help="A recipe or a run.")],
-    as_json: AsJson = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Print the keys that differ between two recipes, or a recipe and a run."""
     values = [_values(name) for name in (first, second)]
     keys = [key for key in values[0] if values[0][key] != values[1].get(key)]
     rows = {key: [v.get(key) for v in values] for key in keys}
     if as_json:
-        console.emit_json(rows)
-        return
-    from rich import box
-    from rich.table import Table
-
-    table = Table("", first, second, box=box.SIMPLE_HEAD, pad_edge=False)
-    for key, pair in rows.items():
-        table.add_row(key, *(repr(v) for v in pair))
-    console.stdout().print(table)
+        console.emit_json({"recipes": [first, second], "values": rows})
+    elif rows:
+        shown = {key: [repr(value) for value in pair] for key, pair in rows.items()}
+        console.side_by_side([first, second], shown)
+    else:
+        typer.echo("no difference")
+    console.next_command(f"nanogpt recipe show {first}")
 
 
 @group.command()

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 
 
@@ -25,14 +25,13 @@ def new(
     ] = "",
     tokenizer: Annotated[str, typer.Option("--tokenizer", help="char, byte, gpt2, bpe:SIZE.")] = "",
     steps: Annotated[int, typer.Option("--steps", min=0, help="Optimizer steps.")] = 0,
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
-    ] = None,
+    sets: options.Sets = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Where to write; else NAME.toml.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Where to write; NAME.toml by default."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    yes: options.Yes = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Write a recipe of your own: what differs from a shipped one.
 
@@ -66,9 +65,10 @@ def from_nanogpt(
         typer.Argument(metavar="[--KEY=VALUE]...", help="nanoGPT's own flags, after the file."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write it there, not to stdout.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Where to write; stdout by default."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Make a recipe of one of nanoGPT's config files.
 
@@ -100,8 +100,7 @@ def _write(path: Path | None, text: str, notes: list[str], command: str, as_json
     if as_json:
         written = str(path) if path else None
         console.emit_json({"file": written, "toml": text, "notes": notes, "next": command})
-        return
-    if path:
+    elif path:
         console.say(f"wrote {path}")
     else:
         typer.echo(text, nl=False)

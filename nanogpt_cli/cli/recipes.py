@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 
 if TYPE_CHECKING:
     from nanogpt_cli.recipe_files import Header
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def recipes(
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    as_json: options.AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
 ) -> None:
     """List the shipped recipes: what they make, on which machine, how long, to which loss."""
@@ -29,10 +29,14 @@ def recipes(
     if as_json:
         rows = [{k: str(v) for k, v in vars(header).items()} for header in headers]
         console.emit_json({"recipes": rows})
-        return
-    if as_markdown:
+    elif as_markdown:
         typer.echo(markdown(headers))
-        return
+    else:
+        _show(headers)
+    console.next_command("nanogpt train small")
+
+
+def _show(headers: Sequence[Header]) -> None:
     from rich import box
     from rich.table import Table
 
@@ -43,7 +47,6 @@ def recipes(
     for header in headers:
         table.add_row(header.name, header.what, header.machine, header.minutes, header.loss)
     console.stdout().print(table)
-    console.next_command("nanogpt train small")
 
 
 def markdown(headers: Sequence[Header]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 from nanogpt_cli.places import RUNS
 
 
@@ -24,8 +23,8 @@ def replay(
             metavar="[STEP]", help="The step to make again; the last incident by default."
         ),
     ] = 0,
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where runs lie.")] = RUNS,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    out: options.RunsFolder = RUNS,
+    as_json: options.AsJson = False,
 ) -> None:
     """Make one step again in fp32, with math attention, without compilation, and watch it.
 
@@ -61,5 +60,6 @@ def replay(
                 f"largest value {made.largest:<10.4g} {broke}"
             )
         typer.echo(found.verdict)
+    console.next_command(f"nanogpt watch {folder.path}")
     if not found.passes[0].finite:
         raise typer.Exit(1)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
     from nanogpt_cli.runlog import RunFolder
-
-Out = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where run folders lie.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON.")]
 
 group = typer.Typer(help="List runs, compare two.", invoke_without_command=True)
 
@@ -25,7 +21,9 @@ def register(app: typer.Typer) -> None:
 
 
 @group.callback()
-def runs(context: typer.Context, out: Out = RUNS, as_json: AsJson = False) -> None:
+def runs(
+    context: typer.Context, out: options.RunsFolder = RUNS, as_json: options.AsJson = False
+) -> None:
     """List runs, newest first: state, step, best validation loss."""
     if context.invoked_subcommand:
         return
@@ -34,11 +32,14 @@ def runs(context: typer.Context, out: Out = RUNS, as_json: AsJson = False) -> No
     rows = [summary(run) for run in list_runs(out)]
     if as_json:
         console.emit_json({"runs": rows})
-        return
-    if not rows:
+    elif rows:
+        _show(rows)
+    else:
         console.say(f"no runs in {out}/")
-        console.next_command("nanogpt train small")
-        return
+    console.next_command(f"nanogpt watch {rows[0]['folder']}" if rows else "nanogpt train small")
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
     from rich import box
     from rich.table import Table
 
@@ -54,15 +55,14 @@ def runs(context: typer.Context, out: Out = RUNS, as_json: AsJson = False) -> No
             _when(row),
         )  # fmt: skip
     console.stdout().print(table)
-    console.next_command(f"nanogpt watch {rows[0]['folder']}")
 
 
 @group.command()
 def diff(
-    first: Annotated[str, typer.Argument(metavar="A")],
-    second: Annotated[str, typer.Argument(metavar="B")],
-    out: Out = RUNS,
-    as_json: AsJson = False,
+    first: Annotated[str, typer.Argument(metavar="A", help="A run.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="A run.")],
+    out: options.RunsFolder = RUNS,
+    as_json: options.AsJson = False,
 ) -> None:
     """Show the recipe keys that differ between two runs, beside their results."""
     from nanogpt_cli import recipe_files
@@ -77,21 +77,16 @@ def diff(
         rows[key] = [result[key] for result in results]
     if as_json:
         console.emit_json({"runs": [r.name for r in found], "values": rows})
-        return
-    from rich import box
-    from rich.table import Table
-
-    table = Table("", *(run.name for run in found), box=box.SIMPLE_HEAD, pad_edge=False)
-    for key, pair in rows.items():
-        table.add_row(key, *(_cell(key, value) for value in pair))
-    console.stdout().print(table)
+    else:
+        shown = {key: [_cell(key, value) for value in pair] for key, pair in rows.items()}
+        console.side_by_side([run.name for run in found], shown)
     console.next_command("nanogpt watch " + " ".join(str(run.path) for run in found))
 
 
 @group.command("csv")
 def csv_(
     run: Annotated[str, typer.Argument(metavar="[RUN]", help="The newest by default.")] = "",
-    out: Out = RUNS,
+    out: options.RunsFolder = RUNS,
 ) -> None:
     """Write the steps and evaluations of a run to stdout as comma-separated values."""
     import sys
@@ -99,7 +94,9 @@ def csv_(
     from nanogpt_cli import sinks
     from nanogpt_cli.runlog import EventReader, find_run
 
-    sinks.write_csv(iter(EventReader(find_run(run or None, out).events).read_all()), sys.stdout)
+    found = find_run(run or None, out)
+    sinks.write_csv(iter(EventReader(found.events).read_all()), sys.stdout)
+    console.next_command(f"nanogpt watch {found.path}")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nanogpt_cli.cli import options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.sampling import Sampling
@@ -54,13 +55,9 @@ def sample(
             show_default=False,
         ),
     ] = "",
-    run: Annotated[
-        str, typer.Option("--run", metavar="RUN", help="Same as SOURCE.", show_default=False)
-    ] = "",
-    checkpoint: Annotated[
-        str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which one of a run.")
-    ] = "best",
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where runs lie.")] = RUNS,
+    run: options.RunName = "",
+    checkpoint: options.Checkpoint = "best",
+    out: options.RunsFolder = RUNS,
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -126,7 +123,7 @@ def sample(
                             rich_help_panel=_DRAW)
     ] = Sampling.repetition_penalty,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Repeats a text; a new one each time by default.",
+        int | None, typer.Option("--seed", help="Of the text; a new one each time by default.",
                                  rich_help_panel=_DRAW, show_default=False)
     ] = None,
     context: Annotated[
@@ -145,7 +142,7 @@ def sample(
                            rich_help_panel=_OUTPUT)
     ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One line of JSON, tokens too.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--json", help="One line of JSON.", rich_help_panel=_OUTPUT)
     ] = False,
     bench: Annotated[
         bool, typer.Option("--bench", help="Measure latency, speed, memory.",
@@ -169,14 +166,14 @@ def sample(
     """
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p)
     _check(max_new_tokens, num_samples, threads, [prompt, prompt_file, prompts])
-    if source and run:
-        raise UserError("SOURCE and --run name the model twice", "give one of them")
+    model = options.either(source, run, "SOURCE")
     from nanogpt_cli.cli import sample_prompts, sample_session
 
     given = sample_prompts.gather(prompt, prompt_file, prompts, ask_stdin=not interactive)
     session = sample_session.open_session(
-        source or run, checkpoint, out, device=device, precision=precision.value, threads=threads
+        model, checkpoint, out, device=device, precision=precision.value, threads=threads
     )
+    session.asked = model
     session.on_unknown, session.crop = on_unknown.value, crop
     session.stop, session.stop_at_end_of_text = tuple(stop or ()), not ignore_eot
     from nanogpt_cli.core.sampler import Plan  # after the model was found: it imports torch

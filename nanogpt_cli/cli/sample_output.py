@@ -36,6 +36,7 @@ def write(session: Session, given: list[str] | None, *, as_json: bool, logprobs:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     sample_session.note(clock.summary())
+    console.next_command(f"nanogpt sample {session.asked} --interactive".replace("  ", " "))
 
 
 def _write(

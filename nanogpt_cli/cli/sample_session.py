@@ -45,6 +45,7 @@ class Session:
         crop: take the end of a prompt that does not fit.
         threads_open: the thread count is yet to be measured; one until then.
         tuned: nothing is left to be measured.
+        asked: the source as it was asked for; empty for the newest run.
     """
 
     source: Source
@@ -58,6 +59,7 @@ class Session:
     crop: bool = False
     threads_open: bool = False
     tuned: bool = False
+    asked: str = ""
 
     def encode(self, prompts: list[str] | None) -> tuple[list[str], list[list[int]]]:
         """Prompts as text and ids; without any, the one the model was trained to begin with.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ def train(
             show_default=False,
         ),
     ] = "",
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Override a key: --set optim.lr=3e-4. Repeatable."
-        ),
-    ] = None,
+    sets: options.Sets = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run from its newest whole checkpoint.")
     ] = False,
@@ -53,12 +48,7 @@ def train(
     tui: Annotated[
         bool, typer.Option("--tui", help="Watch in the dashboard; the trainer is its own process.")
     ] = False,
-    processes: Annotated[
-        int,
-        typer.Option(
-            "--procs", "--gpus", min=1, metavar="N", help="Share each step between N processes."
-        ),
-    ] = 1,
+    processes: options.Processes = 1,
     restarts: Annotated[
         int,
         typer.Option(
@@ -68,14 +58,14 @@ def train(
     lr_find: Annotated[
         bool, typer.Option("--lr-find", help="Instead of training, try out learning rates.")
     ] = False,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Where run folders are made.")
-    ] = RUNS,
-    seed: Annotated[int | None, typer.Option("--seed", help="Same as --set run.seed=…")] = None,
-    device: Annotated[str, typer.Option("--device", help="Same as --set train.device=…")] = "",
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as one line of JSON on stdout.")
-    ] = False,
+    out: options.RunsFolder = RUNS,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of the run; as --set run.seed=N.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, cuda, mps; as --set train.device=…")
+    ] = "",
+    as_json: options.AsJson = False,
     folder: Annotated[str, typer.Option("--run-folder", hidden=True)] = "",
 ) -> None:
     """Train a model as a recipe says.
@@ -278,8 +268,8 @@ def _try_rates(name: str, sets: list[str], as_json: bool) -> None:
     if as_json:
         curve = [[point.lr, point.loss] for point in points]
         console.emit_json({"suggested": found.lr, "diverged": found.diverged, "curve": curve})
-        return
+    else:
+        typer.echo(f"{found.lr:.2g}")
     end = f"diverges near {found.diverged:.1e}" if found.diverged else "did not diverge"
     console.say(f"loss falls fastest near lr = {found.lr:.1e}; {end}")
-    typer.echo(f"{found.lr:.2g}")
     console.next_command(f"nanogpt train {name} --set optim.lr={found.lr:.2g}")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, options
 
 
 def register(app: typer.Typer) -> None:
@@ -16,14 +16,10 @@ def register(app: typer.Typer) -> None:
 
 def verify_resume(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")],
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key.")
-    ] = None,
+    sets: options.Sets = None,
     steps: Annotated[int, typer.Option("--steps", min=2, help="Steps of both runs.")] = 20,
-    stop: Annotated[
-        int, typer.Option("--stop", help="Stop after this step; 0: half way.", min=0)
-    ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON.")] = False,
+    stop: Annotated[int, typer.Option("--stop-at", metavar="STEP", help="0: half way.", min=0)] = 0,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train twice, once with a stop and a resume, and compare every tensor and loss bit by bit.
 
@@ -42,7 +38,7 @@ def verify_resume(
     loaded = recipe_files.load(recipe, list(sets or [])).recipe
     stop = stop or steps // 2
     if stop >= steps:
-        raise UserError(f"--stop {stop} is not before --steps {steps}")
+        raise UserError(f"--stop-at {stop} is not before --steps {steps}")
     section = loaded.data
     prepared = prepare.ensure(
         section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
@@ -60,5 +56,6 @@ def verify_resume(
             f"equal: {verdict.tensors} tensors and {verdict.losses} losses, bit by bit, "
             f"stopped after step {verdict.stopped} of {verdict.steps}"
         )
+    console.next_command(f"nanogpt train {recipe}")
     if verdict.differing:
         raise typer.Exit(1)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nanogpt_cli.cli import options
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
     from nanogpt_cli.tui.session import RunSession
@@ -28,10 +30,10 @@ def watch(
         list[str] | None,
         typer.Argument(help="Run names or folders; the newest run when none is given."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder that holds the runs.")] = Path("runs"),
+    out: options.RunsFolder = RUNS,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and leave.")] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="Print the state of each run as one line of JSON.")
+        bool, typer.Option("--json", help="One line of JSON; one for each run.")
     ] = False,
     svg: Annotated[
         Path | None, typer.Option("--svg", metavar="FILE", help="Write one frame as a picture.")
@@ -64,12 +66,22 @@ def watch(
     _check_page(page)
     if json:
         _print_json(sessions)
+        _next(sessions[0])
     elif once or svg is not None:
         _print_frame(sessions, once, svg, _size(size), page, theme, ascii_only)
+        _next(sessions[0])
     elif plain:
         _follow(sessions)
+        _next(sessions[0])
     else:
         _dashboard(sessions, readonly, ascii_only, theme, page)
+
+
+def _next(session: RunSession) -> None:
+    from nanogpt_cli.cli.console import next_command
+
+    verb = "watch" if session.state().live else "sample"
+    next_command(f"nanogpt {verb} {session.folder.path}")
 
 
 def _open(names: list[str], root: Path) -> list[RunSession]:
@@ -195,4 +207,5 @@ def _dashboard(
     if left.stop:
         say(f"{name} was asked to stop; it saves a checkpoint first")
     elif sessions[0].state().live:
-        say(f"training goes on; nanogpt watch {name} shows it again")
+        say("training goes on")
+    _next(sessions[0])

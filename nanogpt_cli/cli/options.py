@@ -1,0 +1,66 @@
+"""Options that several commands have: the same name, the same meaning, the same words.
+
+A test walks all commands and compares what they call by these names with what stands here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+# Name -> help. Where a command adds to it, its own words follow these after a semicolon.
+WORDS: Final = {
+    "--json": "One line of JSON",
+    "--set": "Override a key",
+    "--yes": "Do not ask",
+    "--device": "auto, cpu, cuda, mps",
+    "--checkpoint": "Which one of a run",
+    "--run": "The model, as RUN or SOURCE",
+    "--procs": "Processes that share each step",
+    "--threads": "CPU threads; 0 measures which count is fastest",
+    "--workers": "Threads; all cores by default",
+    "--seed": "Of",
+    "--out": "Where",
+}
+
+AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key; repeatable: optim.lr=3e-4."),
+]
+RunsFolder = Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where run folders lie.")]
+RunName = Annotated[
+    str,
+    typer.Option("--run", metavar="RUN", help="The model, as RUN or SOURCE.", show_default=False),
+]
+Checkpoint = Annotated[
+    str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which one of a run.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
+Processes = Annotated[
+    int,
+    typer.Option("--procs", "--gpus", min=1, metavar="N", help="Processes that share each step."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Threads; all cores by default.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+NanoGPT = Annotated[
+    Path | None,
+    typer.Option(
+        "--nanogpt", metavar="PATH", help="Time nanoGPT as well: a checkout whose code you trust."
+    ),
+]
+
+
+def either(argument: str, option: str, name: str) -> str:
+    """What the argument or ``--run`` names; both at once are one too many."""
+    from nanogpt_cli.errors import UserError
+
+    if argument and option:
+        raise UserError(f"{name} and --run name the model twice", "give one of them")
+    return argument or option

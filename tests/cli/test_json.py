@@ -1,0 +1,105 @@
+"""Every command's ``--json`` is one line with the documented keys, its last line a next command."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from nanogpt_cli.cli import app, lazy, shapes
+
+ROOT = Path(__file__).parents[2]
+TINY = ["--set", "data.name=data/tiny-char", "--set", "train.eval_every=2",
+        "--set", "train.max_steps=4", "--set", "train.checkpoint_every=2",
+        "--set", "optim.warmup_steps=1", "--set", "model.block_size=16"]  # fmt: skip
+
+ARGUMENTS = {
+    "prepare": ["text.txt", "--tokenizer", "char", "--out", "data/again"],
+    "train": ["debug", *TINY],
+    "train --lr-find": ["debug", *TINY],
+    "watch": ["debug"],
+    "sample": ["debug", "--prompt", "a", "-n", "5"],
+    "eval": ["--run", "runs/debug"],
+    "init-inspect": ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--vocab-size", "20",
+                     "--block-size", "16"],
+    "init-inspect --compare": ["--compare=normal", "--n-layer", "1", "--n-embd", "16",
+                               "--n-head", "2", "--vocab-size", "20", "--block-size", "16"],
+    "runs diff": ["debug", "debug"],
+    "replay": ["debug", "3"],
+    "export": ["debug", "--to", "nanogpt", "--no-verify", "--out", "exported"],
+    "import": ["away/hf", "--name", "back"],
+    "recipe show": ["small"],
+    "recipe check": ["small"],
+    "recipe diff": ["small", "debug"],
+    "recipe new": ["own", "--data", "text.txt"],
+    "recipe from-nanogpt": ["config.py"],
+    "plan": ["debug", *TINY, "--flops", "1e9", "--memory", "8"],
+    "data inspect": ["data/tiny-char"],
+    "verify-resume": ["debug", *TINY, "--steps", "2"],
+    "bench sample": ["debug", "-n", "2", "--repeats", "1", "--threads", "1"],
+    "doctor": ["--no-compile"],
+    "cache clear": ["--yes"],
+}  # fmt: skip
+# They take long; what they print is checked by eye.
+SLOW = {"bench prepare", "bench inspect", "bench tui"}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a text, its tokens, and a run of four steps."""
+    folder = tmp_path_factory.mktemp("workplace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("NANOGPT_HOME", str(folder / "home"))
+        Path("text.txt").write_text("a text of a few letters, again and again\n" * 60)
+        Path("config.py").write_text("n_layer = 2\n")
+        make = ["prepare", "text.txt", "--tokenizer", "char", "--out", "data/tiny-char"]
+        away = ["export", "debug", "--to", "hf", "--no-verify", "--out", "away"]
+        for arguments in (make, ["train", "debug", *TINY], away):
+            done = CliRunner().invoke(app, arguments)
+            assert done.exit_code == 0, done.output
+    return folder
+
+
+def test_the_page_is_made_of_the_table() -> None:
+    assert (ROOT / "docs" / "json.md").read_text(encoding="utf-8") == shapes.markdown()
+
+
+@pytest.mark.parametrize("name", sorted(set(shapes.SHAPES) - SLOW))
+def test_json_has_the_documented_keys(
+    name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr("nanogpt_cli.core.machine._SECONDS", 0.01)
+    monkeypatch.setattr("nanogpt_cli.core.machine._SIDE", {"cpu": 64, "cuda": 64, "mps": 64})
+    words = [word for word in name.split() if word != "--compare"]
+    done = CliRunner().invoke(app, [*words, *ARGUMENTS.get(name, []), "--json"])
+    assert done.exit_code == 0, (done.output, done.exception)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1, done.stdout
+    assert set(json.loads(lines[0])) == set(shapes.SHAPES[name])
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("next: ")
+    check(last.removeprefix("next: "))
+
+
+def check(line: str) -> None:
+    """What is proposed exists, with these options."""
+    if not line.startswith("nanogpt "):
+        return  # another program's command, as for some exports
+    words = shlex.split(line)
+    command: Any = lazy.load(words[1])
+    rest = words[2:]
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command, rest = command.commands[rest[0]], rest[1:]
+    command.make_context(command.name, rest)
+
+
+def test_every_command_is_documented() -> None:
+    from test_language import ALL, FORMATS
+
+    assert {name for name, _ in ALL} - FORMATS == {n.split(" --")[0] for n in shapes.SHAPES}
