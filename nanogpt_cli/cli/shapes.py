@@ -120,6 +120,7 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "samples": "in a batch", "device": "it ran on", "threads": "of the CPU",
         "cached": "seconds and tokens/s with the cache", "naive": "the same without",
         "naive_lengths": "contexts it was timed at", "rivals": "tokens/s of other programs",
+        "rival_threads": "CPU threads they used",
         "cache_bytes": "keys and values", "weight_bytes": "as stored",
         "speedup": "cached over naive", "speedup_over": "each rival",
         "peak_bytes": "of this process",

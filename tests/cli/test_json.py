@@ -81,7 +81,8 @@ def test_json_has_the_documented_keys(
     assert done.exit_code == 0, (done.output, done.exception)
     lines = done.stdout.splitlines()
     assert len(lines) == 1, done.stdout
-    assert set(json.loads(lines[0])) == set(shapes.SHAPES[name])
+    found = set(json.loads(lines[0]))
+    assert found == set(shapes.SHAPES[name]), "say in cli/shapes.py what these keys mean"
     last = done.stderr.splitlines()[-1]
     assert last.startswith("next: ")
     check(last.removeprefix("next: "))
