@@ -55,7 +55,13 @@ def test_json_is_all_there_is_and_has_the_naive_path_beside(
     assert (facts["prompt_tokens"], facts["new_tokens"], facts["threads"]) == (3, 29, 1)
     ratio = facts["cached"]["tokens_per_s"] / facts["naive"]["tokens_per_s"]
     assert facts["speedup"] == pytest.approx(ratio)
-    assert "peak memory" in result.stdout
+
+
+def test_the_table_has_every_rate_and_memory(here: Path) -> None:
+    result = CliRunner().invoke(app, ["sample", "--bench", "-n", "5", "--threads", "1"])
+    assert result.exit_code == 0, result.output
+    for words in ("first token", "cached", "naive", "peak memory"):
+        assert words in result.stdout
 
 
 def test_a_prompt_that_fills_the_context_is_refused(here: Path) -> None:
