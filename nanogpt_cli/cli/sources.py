@@ -96,19 +96,10 @@ def _of_run(run: RunFolder, which: str) -> Source:
 
 
 def _of_checkpoint(folder: Path, name: str) -> Source:
-    from nanogpt_cli import files
     from nanogpt_cli.core import checkpoint
     from nanogpt_cli.text import tokenizer as tokenizers
 
-    state = checkpoint.read_state(folder)
-    # The optimizer's file is twice as large and not used here: it is not checked.
-    for name_of_file in (checkpoint.MODEL, checkpoint.TOKENIZER):
-        path, expected = folder / name_of_file, state.get("sha256", {}).get(name_of_file)
-        if expected and path.is_file() and files.sha256_file(path) != expected:
-            raise checkpoint.CheckpointError(
-                f"{path} is damaged: its sha256 is not the one that was saved",
-                "take another one with --checkpoint",
-            )
+    state = checkpoint.verify(folder, checkpoint.FOR_READING)
     loaded = checkpoint.load(folder, check=False)
     path = folder / checkpoint.TOKENIZER
     tokenizer = tokenizers.load(path) if path.is_file() and path.stat().st_size > 8 else None

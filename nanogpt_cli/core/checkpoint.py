@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ FORMAT = 1
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 TOKENIZER = "tokenizer.json"
+# What a model that is only read needs; the optimizer's file is twice as large.
+FOR_READING = (MODEL, TOKENIZER)
 STATE = "state.json"
 BEST = "best.json"
 _STEP = re.compile(r"^step-(\d+)$")
@@ -151,8 +153,12 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """Check every file of a checkpoint against its sha256; returns ``state.json``.
+def verify(folder: Path, names: Collection[str] = ()) -> dict[str, Any]:
+    """Check files of a checkpoint against their sha256; returns ``state.json``.
+
+    Args:
+        folder: the checkpoint.
+        names: the files that will be used; all when empty.
 
     Raises:
         CheckpointError: a file is missing, truncated or changed; it is named.
@@ -162,11 +168,16 @@ def verify(folder: Path) -> dict[str, Any]:
     if not isinstance(hashes, dict) or MODEL not in hashes:
         raise CheckpointError(f"{folder / STATE} names no checksums")
     for name, expected in hashes.items():
+        if names and name not in names:
+            continue
         path = folder / Path(name).name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing")
         if files.sha256_file(path) != expected:
-            raise CheckpointError(f"{path} is damaged: its sha256 is not the one that was saved")
+            raise CheckpointError(
+                f"{path} is damaged: its sha256 is not the one that was saved",
+                "take another checkpoint of the run",
+            )
     return state
 
 

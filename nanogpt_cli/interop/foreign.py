@@ -136,10 +136,7 @@ def build(
             raise UserError(f"{source}: {named[name]} is of type {tensor.dtype}, not of floats")
         # A copy: the model must not change when the file does.
         found[name] = (tensor.T if turned else tensor).to(torch.float32, copy=True).contiguous()
-    with torch.device("meta"):
-        model = GPT(config)
-    checkpoint.load_tensors(model, found, source=source)
-    return model.eval()
+    return checkpoint.from_tensors(config, found, source=source).eval()
 
 
 def _check_layers(config: GPTConfig, named: Mapping[str, str], source: str) -> None:

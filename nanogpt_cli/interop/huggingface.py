@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from nanogpt_cli import __version__, files
 from nanogpt_cli.core.model import LAYER_NORM_EPS, GPTConfig
@@ -96,21 +95,20 @@ def config_json(source: Exportable) -> dict[str, Any]:
 
 def _entries(weights: Weights) -> Iterator[tuple[str, tensorfile.Entry]]:
     prefix = "" if weights.config.tied else "transformer."
-    for name, shape in weights.shapes.items():
+    for name in weights.shapes:
         target = name if name == "lm_head.weight" else prefix + name.removeprefix("transformer.")
-        if _TRANSPOSED.search(name):
-            yield target, tensorfile.Entry(shape[::-1], _later(weights, name, transpose=True))
-        else:
-            yield target, tensorfile.Entry(shape, _later(weights, name))
+        yield target, entry(weights, name)
     if not weights.config.bias:
         for name, size in missing_biases(weights.config):
             yield prefix + name, tensorfile.Entry((size,), partial(torch.zeros, size))
 
 
-def _later(weights: Weights, name: str, *, transpose: bool = False) -> Callable[[], Tensor]:
-    if transpose:
-        return lambda: weights.get(name).T.contiguous()
-    return lambda: weights.get(name)
+def entry(weights: Weights, name: str) -> tensorfile.Entry:
+    """A tensor as transformers stores it: the matrices of a block transposed."""
+    shape = weights.shapes[name]
+    if _TRANSPOSED.search(name):
+        return tensorfile.Entry(shape[::-1], lambda: weights.get(name).T.contiguous())
+    return tensorfile.Entry(shape, lambda: weights.get(name))
 
 
 def missing_biases(config: GPTConfig) -> Iterator[tuple[str, int]]:

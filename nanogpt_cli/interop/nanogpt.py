@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,9 +19,10 @@ from torch import Tensor
 from nanogpt_cli import files
 from nanogpt_cli.core.model import GPTConfig
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import Foreign, safe_json, safe_pickle, safe_torch
+from nanogpt_cli.interop import Foreign, safe_json, safe_pickle, safe_torch, torchfile
 from nanogpt_cli.interop.foreign import build, strip_prefixes
 from nanogpt_cli.interop.source import Exportable
+from nanogpt_cli.interop.tensorfile import Entry
 from nanogpt_cli.text import tokenizer as tokenizers
 from nanogpt_cli.text.tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer
 
@@ -49,7 +51,8 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
     report(f"writing {CHECKPOINT}")
     # Padding stays: nanoGPT pads GPT-2's vocabulary to 50304 itself.
     weights = source.weights.uncut()
-    model: dict[str, Tensor] = {name: weights.get(name) for name in weights.shapes}
+    model = {name: Entry(shape, partial(weights.get, name))
+             for name, shape in weights.shapes.items()}  # fmt: skip
     model["lm_head.weight"] = model["transformer.wte.weight"]
     dataset = _dataset(source)
     value = {
@@ -60,7 +63,7 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
         "best_val_loss": float(source.state.get("val_loss") or 1e9),
         "config": {"dataset": dataset},
     }
-    torch.save(value, folder / CHECKPOINT)
+    torchfile.save(value, folder / CHECKPOINT)
     if source.tokenizer is not None and source.tokenizer.kind == "char":
         _write_meta(source.tokenizer, folder / "data" / dataset / META)
     files.write_json(

@@ -18,18 +18,21 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from nanogpt_cli.core.model import GPT, Block
+from nanogpt_cli.core.model import GPT, Block, GPTConfig
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import huggingface
+from nanogpt_cli.interop import huggingface, onnxfile
+from nanogpt_cli.interop import source as sources
 from nanogpt_cli.interop.source import Exportable
+from nanogpt_cli.interop.tensorfile import Entry
 
 OPSET: Final = 18
 # A protobuf file ends at 2 GiB; larger models would need their weights beside it.
 _LARGEST: Final = 2_000_000_000
+_PREFIX: Final = "model."
 
 
 class Cached(nn.Module):
-    """A GPT that reads ids behind a cache and returns the longer cache.
+    """A GPT that reads ids behind a cache and returns the longer cache; it takes the model apart.
 
     Attention is written out: with a mask, a row of padding sees nothing, and the library's fused
     form gives NaN there, which would spread through the values.
@@ -38,6 +41,10 @@ class Cached(nn.Module):
     def __init__(self, model: GPT) -> None:
         super().__init__()
         self.model = model
+        for part in list(model.transformer.h.modules()):
+            for name, child in part.named_children():
+                if isinstance(child, nn.Linear):
+                    setattr(part, name, _Turned(child))
 
     def forward(
         self,
@@ -83,6 +90,22 @@ class Cached(nn.Module):
         return x + block.mlp(block.ln_2(x)), (k, v)
 
 
+class _Turned(nn.Module):
+    """A linear layer whose weight is stored (in, out), as ONNX multiplies and transformers stores.
+
+    Otherwise the graph would transpose every weight at every start.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.T.contiguous())
+        self.bias = linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x @ self.weight
+        return y if self.bias is None else y + self.bias
+
+
 def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
     """Write ``onnx/model.onnx`` beside the configuration and tokenizer transformers.js needs.
 
@@ -100,25 +123,27 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
             "--to pt2 takes every model",
         )
     report("tracing the model for ONNX (up to a minute)")
-    program = _program(source)
+    with _quiet():
+        program = _program(source.config)
+        weights = _without_weights(program, source)
     (folder / "onnx").mkdir()
     report(f"writing {source.weights.nbytes / 1e6:,.1f} MB of weights")
-    program.save(folder / "onnx" / "model.onnx", external_data=False)
+    onnxfile.write(folder / "onnx" / "model.onnx", program.model_proto, weights)
     huggingface.write_json_files(source, folder)
 
 
-def _program(source: Exportable) -> Any:
-    config = source.config
-    # Two tensors: one object for both arguments would be traced as one input.
-    ids, positions = torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.int64)
-    past_shape = (2, config.n_head, 5, config.head_size)
-    past = [(torch.zeros(past_shape), torch.zeros(past_shape)) for _ in range(config.n_layer)]
-    mask = torch.ones(2, 8, dtype=torch.int64)
-    with _quiet(), torch.no_grad():
+def _program(config: GPTConfig) -> Any:
+    with sources.without_values(), torch.no_grad():
+        # Two tensors: one object for both arguments would be traced as one input.
+        ids, positions = (torch.zeros(2, 3, dtype=torch.int64) for _ in range(2))
+        past_shape = (2, config.n_head, 5, config.head_size)
+        past = [(torch.zeros(past_shape), torch.zeros(past_shape)) for _ in range(config.n_layer)]
+        mask = torch.ones(2, 8, dtype=torch.int64)
         return torch.onnx.export(
-            Cached(source.model()),
+            Cached(GPT(config).eval()),
             (ids, mask, positions, past),
             dynamo=True,
+            optimize=False,  # constants would be folded, and the weights are not there yet
             opset_version=OPSET,
             input_names=[
                 "input_ids", "attention_mask", "position_ids",
@@ -128,6 +153,25 @@ def _program(source: Exportable) -> Any:
             dynamic_shapes=_dynamic(config.n_layer),
             verbose=False,
         )  # fmt: skip
+
+
+def _without_weights(program: Any, source: Exportable) -> dict[str, Entry]:
+    """Simplify the graph and take the weights out of it; returns them by their names there."""
+    initializers = program.model.graph.initializers
+    names = [name for name in initializers if name.startswith(_PREFIX)]
+    for name in names:
+        initializers[name].const_value = None
+    program.optimize()
+    initializers = program.model.graph.initializers
+    entries = {}
+    for name in names:
+        initializers.pop(name)
+        native = name.removeprefix(_PREFIX)
+        if native == "lm_head.weight" and source.config.tied:
+            native = "transformer.wte.weight"
+        entries[name] = huggingface.entry(source.weights, native)
+    assert len(entries) == len(source.weights.shapes), "the graph has other weights"
+    return entries
 
 
 def _cache_names(prefix: str, n_layer: int) -> list[str]:
@@ -143,10 +187,11 @@ def _dynamic(n_layer: int) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints and warns about packages that are not needed."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """The exporter prints and warns about packages and values that are not needed."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with (
             warnings.catch_warnings(),
@@ -156,4 +201,5 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,15 +1,33 @@
-"""``torch.export`` programs: the model without Python code, run by torch alone."""
+"""``torch.export`` programs: the model without Python code, run by torch alone.
+
+A program is traced on a model without values. The archive torch makes of it is then written again
+with the weights as its members, one at a time.
+"""
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from nanogpt_cli.core.model import GPT
+from nanogpt_cli.core.model import GPT, GPTConfig
+from nanogpt_cli.interop import source as sources
 from nanogpt_cli.interop.source import Exportable
+from nanogpt_cli.interop.torchfile import Archive
+
+_PREFIX: Final = "model."
+_WEIGHTS: Final = "data/weights/"
+_WEIGHTS_CONFIG: Final = _WEIGHTS + "model_weights_config.json"
+# Members that torch's writer adds to every archive by itself.
+_BY_THE_WRITER: Final = ("byteorder", ".data/version", ".data/serialization_id")
+# Of the container, as torch.export.save sets it.
+_VERSION: Final = 6
 
 
 class _Logits(nn.Module):
@@ -26,18 +44,49 @@ class _Logits(nn.Module):
 
 def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> Path:
     """Write ``NAME.pt2`` into ``folder``; any batch size, 1 to block_size positions."""
-    from torch.export import Dim
-
     path = folder / f"{source.name}.pt2"
     report(f"tracing the model for {path.name}")
-    block_size = source.config.block_size
-    example = torch.zeros(2, min(2, block_size), dtype=torch.int64)
-    time = Dim("time", max=block_size) if block_size > 2 else None
-    with torch.no_grad():
-        program = torch.export.export(
-            _Logits(source.model()),
-            (example,),
-            dynamic_shapes={"input_ids": {0: Dim("batch"), **({1: time} if time else {})}},
-        )
-    torch.export.save(program, path)
+    members = _without_weights(_program(source.config))
+    weights = json.loads(members.pop(_WEIGHTS_CONFIG))
+    report(f"writing {source.weights.nbytes / 1e6:,.1f} MB of weights")
+    with Archive(path, version=_VERSION) as archive:
+        for native, name in _place(weights["config"], source).items():
+            archive.add_tensor(_WEIGHTS + name, source.weights.get(native))
+        archive.add(_WEIGHTS_CONFIG, json.dumps(weights).encode())
+        for name, data in members.items():
+            archive.add(name, data)
     return path
+
+
+def _program(config: GPTConfig) -> torch.export.ExportedProgram:
+    from torch.export import Dim
+
+    time = Dim("time", max=config.block_size) if config.block_size > 2 else None
+    shapes = {"input_ids": {0: Dim("batch"), **({1: time} if time else {})}}
+    with sources.without_values():
+        model = GPT(config).eval()
+        example = torch.zeros(2, min(2, config.block_size), dtype=torch.int64)
+    with torch.no_grad():
+        return torch.export.export(_Logits(model), (example,), dynamic_shapes=shapes)
+
+
+def _without_weights(program: torch.export.ExportedProgram) -> dict[str, bytes]:
+    """The members of the program's archive, by name behind the archive's own folder."""
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    with zipfile.ZipFile(file) as archive:
+        found = {name.split("/", 1)[1]: archive.read(name) for name in archive.namelist()}
+    return {name: data for name, data in found.items() if name not in _BY_THE_WRITER
+            and (name == _WEIGHTS_CONFIG or not name.startswith(_WEIGHTS))}  # fmt: skip
+
+
+def _place(entries: dict[str, Any], source: Exportable) -> dict[str, str]:
+    """Give each tensor a member of its own in the archive's list: native name -> member."""
+    placed: dict[str, str] = {}
+    for name, entry in entries.items():
+        native = name.removeprefix(_PREFIX)
+        if native == "lm_head.weight" and source.config.tied:
+            native = "transformer.wte.weight"
+        entry["path_name"] = placed.setdefault(native, f"weight_{len(placed)}")
+    assert placed.keys() == source.weights.shapes.keys(), "the program has other weights"
+    return placed

@@ -11,9 +11,10 @@ embedding. What remains is the rounding of float32.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from nanogpt_cli.core import checkpoint
-from nanogpt_cli.core.init import shapes
+from nanogpt_cli.core.init import shapes, undrawn
 from nanogpt_cli.core.model import GPT, GPTConfig, Multipliers
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.runlog import RunFolder
@@ -124,17 +125,17 @@ class Exportable:
 
     def model(self) -> GPT:
         """The plain model in memory, in evaluation mode."""
-        with torch.device("meta"):
-            model = GPT(self.config)
-        tensors = {name: _own(self.weights.get(name)) for name in self.weights.shapes}
-        checkpoint.load_tensors(model, tensors, source=self.name)
-        return model.eval()
+        tensors = {name: self.weights.get(name) for name in self.weights.shapes}
+        return checkpoint.from_tensors(self.config, tensors, source=self.name).eval()
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """The tensor alone in its memory: writers of torch would save the rows cut off as well."""
-    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-    return tensor if whole else tensor.clone()
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Within it tensors have shapes but no memory: enough to trace a model."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), undrawn():
+        yield
 
 
 def plain_config(config: GPTConfig, tokenizer: Tokenizer | None) -> GPTConfig:
@@ -165,19 +166,18 @@ def from_model(
     return Exportable(name, Weights(config, model.config, tensors.__getitem__), tokenizer, state)
 
 
-def from_run(run: RunFolder, which: str = "best", *, check: bool = True) -> Exportable:
-    """A checkpoint of a run; no tensor is read yet.
+def from_run(run: RunFolder, which: str = "best") -> Exportable:
+    """A checkpoint of a run, its sha256 compared; tensors are read when they are asked for.
 
     Args:
         run: the run folder.
         which: "best", "last" or a step.
-        check: compare the files' sha256 first.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
     folder = checkpoint.find(run, which)
-    state = checkpoint.verify(folder) if check else checkpoint.read_state(folder)
+    state = checkpoint.verify(folder, checkpoint.FOR_READING)
     try:
         original = GPTConfig.from_dict(state["model"])
     except (KeyError, TypeError, ValueError) as error:

@@ -49,9 +49,6 @@ def test_padding_is_cut_to_the_tokenizer() -> None:
     assert padded.config.vocab_size == tokenizer.vocab_size < 64
     whole = padded.weights.uncut().get("transformer.wte.weight")
     assert torch.equal(padded.weights.get("transformer.wte.weight"), whole[: tokenizer.vocab_size])
-    # The cut rows must not travel along in the memory behind the view.
-    embedding = padded.model().transformer.wte.weight
-    assert embedding.untyped_storage().nbytes() == embedding.numel() * 4
 
 
 def test_tokenizer_larger_than_the_model_is_refused() -> None:

@@ -1,0 +1,106 @@
+"""Writing torch's archives one tensor at a time.
+
+``torch.save`` and ``torch.export.save`` want all tensors in memory at once; their container does
+not: it is a zip file without compression, ``data.pkl`` naming the members ``data/0``, ``data/1``,
+... that hold the numbers (torch's notes on serialization, "Serialized file format"). torch's own
+writer of the container is used, so alignment, checksums and versions are its own.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import sys
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanogpt_cli.interop.tensorfile import Entry, ahead
+
+# The one torch.save uses.
+_PROTOCOL = 2
+
+
+class Archive:
+    """An archive being written; use it in ``with``."""
+
+    def __init__(self, path: Path, *, version: int | None = None) -> None:
+        self._file = torch._C.PyTorchFileWriter(str(path))
+        if version is not None:
+            self._file.set_min_version(version)
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.write_end_of_file()
+
+    def add(self, name: str, data: bytes) -> None:
+        """A member with these bytes."""
+        self._file.write_record(name, data, len(data))
+
+    def add_tensor(self, name: str, tensor: Tensor) -> None:
+        """A member with the numbers of a contiguous tensor, in this machine's byte order."""
+        # The writer begins at the start of a storage; rows cut off behind do not matter to it.
+        whole = tensor if tensor.storage_offset() == 0 else tensor.clone()
+        nbytes = tensor.numel() * tensor.itemsize
+        self._file.write_record(name, whole.untyped_storage(), nbytes)  # type: ignore[arg-type]
+
+
+def save(value: Any, path: Path) -> None:
+    """What ``torch.save`` writes, for a value whose tensors are ``Entry``.
+
+    An entry that occurs twice is one tensor.
+    """
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    pickler.dump(value)
+    with Archive(path) as archive:
+        archive.add("data.pkl", file.getvalue())
+        archive.add("byteorder", sys.byteorder.encode())
+        tensors = ahead(entry.get for entry in pickler.entries)
+        for number, (entry, tensor) in enumerate(zip(pickler.entries, tensors, strict=True)):
+            assert tuple(tensor.shape) == entry.shape
+            assert tensor.dtype == torch.float32
+            archive.add_tensor(f"data/{number}", tensor)
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """Stands for a member of the archive in the pickle."""
+
+    key: str
+    numbers: int
+
+
+class _Pickler(pickle.Pickler):
+    """Writes an ``Entry`` as the tensor it will give; ``entries`` are those met, in order."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=_PROTOCOL)
+        self.entries: list[Entry] = []
+
+    def persistent_id(self, obj: Any) -> Any:
+        if isinstance(obj, _Storage):
+            return "storage", torch.FloatStorage, obj.key, "cpu", obj.numbers
+        return None
+
+    def reducer_override(self, obj: Any) -> Any:
+        if not isinstance(obj, Entry):
+            return NotImplemented
+        storage = _Storage(str(len(self.entries)), math.prod(obj.shape))
+        self.entries.append(obj)
+        strides = tuple(math.prod(obj.shape[axis + 1 :]) for axis in range(len(obj.shape)))
+        hooks: OrderedDict[str, Any] = OrderedDict()
+        return torch._utils._rebuild_tensor_v2, (storage, 0, obj.shape, strides, False, hooks)
