@@ -19,6 +19,13 @@ def cache_home() -> Path:
     return Path(platformdirs.user_cache_dir("nanogpt-cli", appauthor=False))
 
 
+def shipped_recipes() -> Path:
+    """The folder of shipped recipes: inside the package, or beside it in a source checkout."""
+    package = Path(__file__).parent
+    inside = package / "recipes"
+    return inside if inside.is_dir() else package.parent / "recipes"
+
+
 def assets_folder() -> Path:
     """Downloaded or rebuilt files, each verified by its sha256."""
     return cache_home() / "assets"

@@ -12,10 +12,10 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
+from nanogpt_cli import places
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.recipe import Recipe
 
-_PACKAGE = Path(__file__).parent
 _HEADER = re.compile(r"^#\s*(what|machine|minutes|loss):\s*(.+)$", re.IGNORECASE)
 _SECTION_LINE = re.compile(r"^\s*\[\s*([A-Za-z0-9_.-]+)\s*\]")
 _KEY_LINE = re.compile(r"^\s*([A-Za-z0-9_.-]+)\s*=")
@@ -68,15 +68,9 @@ class _Draft:
     notes: list[str] = field(default_factory=list)
 
 
-def shipped_folder() -> Path:
-    """The folder of shipped recipes: inside the package, or beside it in a source checkout."""
-    inside = _PACKAGE / "recipes"
-    return inside if inside.is_dir() else _PACKAGE.parent / "recipes"
-
-
 def shipped() -> list[Header]:
     """The shipped recipes, by name."""
-    return [read_header(path) for path in sorted(shipped_folder().glob("*.toml"))]
+    return [read_header(path) for path in sorted(places.shipped_recipes().glob("*.toml"))]
 
 
 def read_header(path: Path) -> Header:
@@ -101,7 +95,7 @@ def locate(name: str | Path) -> Path:
         return path
     names = [header.name for header in shipped()]
     if str(name) in names:
-        return shipped_folder() / f"{name}.toml"
+        return places.shipped_recipes() / f"{name}.toml"
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a recipe", "name a .toml file in it")
     close = path.stem if path.stem in names else nearest(path.stem, names)

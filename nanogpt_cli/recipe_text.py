@@ -9,7 +9,7 @@ from typing import Any
 
 import tomli_w
 
-from nanogpt_cli import recipe_files
+from nanogpt_cli import places, recipe_files
 from nanogpt_cli.recipe import Recipe
 
 
@@ -50,4 +50,4 @@ def schema() -> dict[str, Any]:
 
 def schema_file() -> Path:
     """Where the schema lies; ``#:schema`` on a recipe's first line names it."""
-    return recipe_files.shipped_folder() / "recipe.schema.json"
+    return places.shipped_recipes() / "recipe.schema.json"

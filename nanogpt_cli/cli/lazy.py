@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from nanogpt_cli.cli import help_page
+from nanogpt_cli.cli import complete, help_page
 
 # Section -> command -> (module, help line), in the order of a first hour.
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
@@ -53,7 +53,7 @@ def load(name: str) -> Any:
     """The real command, its module imported."""
     app = typer.Typer()
     importlib.import_module(f"nanogpt_cli.cli.{TABLE[name][0]}").register(app)
-    return help_page.attach(typer.main.get_group(app).commands[name])
+    return complete.attach(help_page.attach(typer.main.get_group(app).commands[name]))
 
 
 class LazyGroup(TyperGroup):

@@ -1,0 +1,129 @@
+"""What a shell proposes for a value: runs, recipes, prepared data, and words that are known.
+
+A shell waits for this at every press of Tab: nothing here may import torch or the like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final
+
+from nanogpt_cli import places
+
+Words = Callable[[Any], Iterable[str]]
+
+
+def attach(command: Any) -> Any:
+    """Give the parameters of a command and its subcommands their proposals; returns the command."""
+    for parameter in command.params:
+        words = next((BY_NAME[n] for n in _names(parameter, command) if n in BY_NAME), None)
+        if words is not None:
+            parameter.shell_complete = _completer(words)
+    for child in getattr(command, "commands", {}).values():
+        attach(child)
+    return command
+
+
+def _names(parameter: Any, command: Any) -> list[str]:
+    """What ``BY_NAME`` may know a parameter by; the command's own word comes first."""
+    names = list(parameter.opts)
+    if parameter.param_type_name == "argument":
+        names = [(parameter.metavar or parameter.name.upper()).strip("[].")]
+    return [*(f"{command.name} {name}" for name in names), *names]
+
+
+def _completer(words: Words) -> Callable[[Any, str], list[Any]]:
+    def complete(ctx: Any, incomplete: str) -> list[Any]:
+        try:
+            found = [word for word in words(ctx) if word.startswith(incomplete)]
+        except Exception:  # a shell must not be shown what went wrong
+            return []
+        items = dict.fromkeys(found)
+        return [SimpleNamespace(value=word, help=None, type="plain") for word in items]
+
+    return complete
+
+
+def runs(ctx: Any) -> Iterator[str]:
+    """Names of the runs in ``--out``, newest first."""
+    from nanogpt_cli.runlog import list_runs
+
+    for run in list_runs(ctx.params.get("out") or places.RUNS):
+        yield run.name
+
+
+def recipes(_: Any) -> Iterator[str]:
+    """Shipped recipes by name, then the files here."""
+    yield from sorted(path.stem for path in places.shipped_recipes().glob("*.toml"))
+    yield from sorted(path.name for path in Path.cwd().glob("*.toml"))
+
+
+def recipes_or_runs(ctx: Any) -> Iterator[str]:
+    """Recipes; with ``--resume`` the runs that can go on."""
+    either = "resume" not in ctx.params  # of what is compared
+    if either or not ctx.params["resume"]:
+        yield from recipes(ctx)
+    if either or ctx.params["resume"]:
+        yield from runs(ctx)
+
+
+def prepared(_: Any) -> Iterator[str]:
+    """Prepared sets in ``./data`` and the cache, by folder name."""
+    for shelf in (places.DATA, places.cache_home() / "data"):
+        yield from sorted(path.parent.name for path in shelf.glob("*/manifest.json"))
+
+
+def named_sets(_: Any) -> Iterable[str]:
+    """The data sets that ``prepare`` knows."""
+    from nanogpt_cli.text import catalogue
+
+    return catalogue.SETS
+
+
+def data(ctx: Any) -> Iterator[str]:
+    """Anything that can be trained on."""
+    yield from prepared(ctx)
+    yield from named_sets(ctx)
+
+
+def cached(_: Any) -> Iterator[str]:
+    """What can be cleared from the cache."""
+    from nanogpt_cli import caches
+
+    yield from caches.KINDS
+    yield from (entry.name for entry in caches.entries())
+
+
+def keys(_: Any) -> Iterator[str]:
+    """``section.key=`` of recipes."""
+    from nanogpt_cli import recipe_files
+
+    for section, names in recipe_files.keys().items():
+        yield from (f"{section}.{name}=" for name in names)
+
+
+def schemes(_: Any) -> Iterable[str]:
+    """Initialisation schemes."""
+    from nanogpt_cli import schemes as known
+
+    return known.names()
+
+
+def _words(*words: str) -> Words:
+    return lambda _: words
+
+
+BY_NAME: Final[dict[str, Words]] = {
+    "RUN": runs, "--run": runs, "RUNS": runs, "SOURCE": runs, "--from": runs,
+    "A": recipes_or_runs, "B": recipes_or_runs, "RECIPE": recipes, "--extends": recipes,
+    "train RECIPE": recipes_or_runs,
+    "NAME|PATH": prepared, "prepare NAME|PATH": named_sets, "--data": data,
+    "clear NAME": cached,
+    "--set": keys, "--init": schemes,
+    "--device": _words("auto", "cpu", "cuda", "mps"),
+    "--checkpoint": _words("best", "last"),
+    "--tokenizer": _words("char", "byte", "gpt2", "cl100k_base", "o200k_base", "bpe:4096"),
+    "--to": _words("hf", "gguf", "onnx", "pt2", "nanogpt"),
+}  # fmt: skip
