@@ -64,7 +64,7 @@ def _unit(device: torch.device) -> Unit:
         try:
             if not _multiplies_correctly(device, dtype):
                 wrong = f"{label} matrix products are wrong"
-            rates[label] = _matmul_tflops(device, dtype)
+            rates[label] = matmul_tflops(device, dtype)
         except RuntimeError as error:  # out of memory, a driver that does not fit, no such format
             if label == "fp32":
                 wrong = str(error).splitlines()[0]
@@ -78,10 +78,11 @@ def _describe(device: torch.device) -> tuple[str, int]:
     memory = 0
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return f"{_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})", memory
+    return f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()})", memory
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's name, as far as the system tells it."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(
@@ -98,8 +99,8 @@ def _multiplies_correctly(device: torch.device, dtype: torch.dtype) -> bool:
     return bool(torch.equal(product.to(torch.int64), exact))
 
 
-def _matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
-    """Best rate of products of square matrices, in TFLOP/s."""
+def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
+    """Best measured rate of products of square matrices, in TFLOP/s."""
     side = _SIDE[device.type]
     a = torch.ones(side, side, device=device, dtype=dtype)
     out = a @ a  # warm up

@@ -65,7 +65,9 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
     }
     torchfile.save(value, folder / CHECKPOINT)
     if source.tokenizer is not None and source.tokenizer.kind == "char":
-        _write_meta(source.tokenizer, folder / "data" / dataset / META)
+        meta = folder / "data" / dataset / META
+        meta.parent.mkdir(parents=True)
+        meta.write_bytes(_meta(source.tokenizer))
     files.write_json(
         folder / "tokenizer.json", source.tokenizer.to_json() if source.tokenizer else {}
     )
@@ -95,7 +97,12 @@ def _fresh_adamw(source: Exportable) -> dict[str, Any]:
     return {"state": {}, "param_groups": groups}
 
 
-def _write_meta(tokenizer: Tokenizer, path: Path) -> None:
+def vocabulary_alone(vocab_size: int) -> bytes:
+    """A ``meta.pkl`` that says how many rows the embedding has, all that ``train.py`` reads."""
+    return pickle.dumps({"vocab_size": vocab_size}, protocol=2)
+
+
+def _meta(tokenizer: Tokenizer) -> bytes:
     characters = list(tokenizer.to_json()["characters"])
     if tokenizer.eot is not None:  # one entry that decodes to several characters
         characters.append(END_OF_TEXT)
@@ -104,8 +111,7 @@ def _write_meta(tokenizer: Tokenizer, path: Path) -> None:
         "itos": dict(enumerate(characters)),
         "stoi": {character: i for i, character in enumerate(characters)},
     }
-    path.parent.mkdir(parents=True)
-    path.write_bytes(pickle.dumps(meta, protocol=2))
+    return pickle.dumps(meta, protocol=2)
 
 
 def read(path: Path, meta: Path | None = None) -> Foreign:
