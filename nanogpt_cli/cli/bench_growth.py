@@ -32,8 +32,8 @@ print(json.dumps(found))
 """
 
 
-def run(recipe: Recipe, *, as_json: bool) -> dict[str, Any]:
-    """Measure every shape in a process of its own and show the tables."""
+def run(recipe: Recipe) -> dict[str, Any]:
+    """Measure every shape in a process of its own."""
     from nanogpt_cli.text import prepare
 
     section = recipe.data
@@ -44,8 +44,6 @@ def run(recipe: Recipe, *, as_json: bool) -> dict[str, Any]:
     for kind, measure, label, changes in shapes(recipe):
         console.say(f"measuring {kind} {label}")
         rows.append({"by": kind, "value": label, **_measure(recipe, data, measure, changes)})
-    if not as_json:
-        _show(rows, recipe)
     return {"growth": rows, "recipe": recipe.model_dump(mode="json")}
 
 
@@ -97,7 +95,8 @@ def _measure(
     return found
 
 
-def _show(rows: list[dict[str, Any]], recipe: Recipe) -> None:
+def show(rows: list[dict[str, Any]], recipe: Recipe) -> None:
+    """The rows as a table."""
     from nanogpt_cli.cli.init_inspect_tables import simple_table
 
     model = recipe.model

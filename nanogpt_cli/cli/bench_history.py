@@ -1,4 +1,4 @@
-"""The last line of a benchmark, and the file that keeps such lines over time."""
+"""The line of JSON of a benchmark, and the file that keeps such lines over time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import os
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from nanogpt_cli import __version__, files
 from nanogpt_cli.cli import console
 from nanogpt_cli.events import plain
 
+History = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="Where results are kept: a line is appended."),
+]
 
-def finish(name: str, result: dict[str, Any], out: Path | None) -> None:
-    """Print a result with its circumstances as one line of JSON, and append it to a file."""
+
+def finish(name: str, result: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
+    """Append a result and its circumstances to ``out`` as a line of JSON, and print it if asked."""
     from nanogpt_cli.core import machine
 
     line = {
@@ -30,4 +37,5 @@ def finish(name: str, result: dict[str, Any], out: Path | None) -> None:
     if out is not None:
         with files.readable_os_errors("keep the result", out), out.open("a", encoding="utf-8") as f:
             f.write(json.dumps(plain(line), ensure_ascii=False, allow_nan=False) + "\n")
-    console.emit_json(line)
+    if as_json:
+        console.emit_json(line)

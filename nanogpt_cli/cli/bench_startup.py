@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import bench_history, console
+from nanogpt_cli.cli import bench_history, console, options
 from nanogpt_cli.errors import UserError
 
 _PROGRAM = (sys.executable, "-m", "nanogpt_cli")
@@ -30,15 +30,13 @@ def register(group: typer.Typer) -> None:
 def bench_startup(
     recipe: Annotated[str, typer.Option("--recipe", help="What is trained.")] = "small",
     repeats: Annotated[int, typer.Option(min=1, help="Turns; medians are shown.")] = 5,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Append the result to this file.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Only the line of JSON.")] = False,
+    out: bench_history.History = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure start-up: help, the list of recipes, and training to its first step.
 
     Training is compared with a bare import of torch in the same turns. The data must be prepared
-    already or is prepared first. The last line is JSON.
+    already or is prepared first.
     """
     from nanogpt_cli import recipe_files
     from nanogpt_cli.text import prepare
@@ -66,7 +64,8 @@ def bench_startup(
     result = _result(times, load)
     if not as_json:
         _show(result)
-    bench_history.finish("startup", result, out)
+    bench_history.finish("startup", result, out, as_json=as_json)
+    console.next_command(f"nanogpt train {recipe}")
 
 
 def _run(*command: str) -> float:

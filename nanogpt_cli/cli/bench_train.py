@@ -11,17 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import bench_growth, bench_history, bench_turns, console
+from nanogpt_cli.cli import bench_growth, bench_history, bench_turns, console, options
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.bench_turns import Loop
     from nanogpt_cli.core.device import Device
     from nanogpt_cli.recipe import Recipe
-
-Sets = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe's key.")
-]
 
 
 def register(group: typer.Typer) -> None:
@@ -33,35 +29,31 @@ def bench_train(
     recipe: Annotated[
         str, typer.Option("--recipe", help="Shapes, batch and data: a recipe's name or file.")
     ] = "small",
-    sets: Sets = None,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            "--against", metavar="CHECKOUT", help="Run this checkout of nanoGPT in turns with it."
-        ),
-    ] = None,
+    sets: options.Sets = None,
+    against: options.NanoGPT = None,
     turns: Annotated[int, typer.Option(min=1, help="Turns of each loop.")] = 6,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of a turn.")] = 5.0,
     growth: Annotated[
         bool, typer.Option("--growth", help="Instead: cost by context, depth, batch and size.")
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Append the result to this file.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Only the line of JSON.")] = False,
+    out: bench_history.History = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Measure training: steps a second in turns with nanoGPT's unmodified loop.
 
     Both loops run in processes of their own, on the same shapes, tokens, optimizer (AdamW unless
-    --set says otherwise) and machine; the one whose turn it is not is stopped. The last line is
-    JSON.
+    --set says otherwise) and machine; the one whose turn it is not is stopped.
     """
     from nanogpt_cli import recipe_files
     from nanogpt_cli.text import prepare
 
     chosen = recipe_files.load(recipe, ['optim.name="adamw"', *(sets or [])]).recipe
     if growth:
-        bench_history.finish("growth", bench_growth.run(chosen, as_json=as_json), out)
+        grown = bench_growth.run(chosen)
+        if not as_json:
+            bench_growth.show(grown["growth"], chosen)
+        bench_history.finish("growth", grown, out, as_json=as_json)
+        console.next_command(f"nanogpt bench train --recipe {recipe}")
         return
     section = chosen.data
     data = prepare.ensure(
@@ -70,7 +62,8 @@ def bench_train(
     result = _measure(chosen, data, against, turns, seconds)
     if not as_json:
         _show(result)
-    bench_history.finish("train", result, out)
+    bench_history.finish("train", result, out, as_json=as_json)
+    console.next_command(f"nanogpt train {recipe}")
 
 
 @dataclass(frozen=True)

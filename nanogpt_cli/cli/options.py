@@ -52,7 +52,10 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 NanoGPT = Annotated[
     Path | None,
     typer.Option(
-        "--nanogpt", metavar="PATH", help="Time nanoGPT as well: a checkout whose code you trust."
+        "--against",
+        "--nanogpt",
+        metavar="PATH",
+        help="Time nanoGPT as well: a checkout whose code you trust.",
     ),
 ]
 

@@ -20,6 +20,10 @@ _SUMMARY: Final = {
     "bits_per_byte": "of the last evaluation", "alarms": "raised so far",
     "non_finite_steps": "steps with NaN or infinity", "problems": "unreadable parts of the log",
 }  # fmt: skip
+_BENCH: Final = {
+    "bench": "which one", "time": "when", "version": "of this program", "torch": "its version",
+    "machine": "its processor", "cpus": "how many",
+}  # fmt: skip
 
 # Command, with the option that changes what it prints -> key -> meaning.
 SHAPES: Final[dict[str, dict[str, str]]] = {
@@ -106,6 +110,24 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "recipe": "as asked for", "equal": "bit by bit", "steps": "of both runs",
         "stopped": "after this step", "tensors": "compared", "losses": "compared",
         "differing": "the first that differs, or empty",
+    },
+    "bench train": {
+        **_BENCH, "shape": "of the model", "batch": "sequences and context of a step",
+        "optimizer": "of both", "parameters": "of the model", "device": "it ran on",
+        "precision": "of ours", "notes": "on compiling", "load": "at the start",
+        "loops": "ours, then nanoGPT's: seconds a step (median, 10 %, 90 %), steps/s, tokens/s",
+        "ratio": "nanoGPT's seconds a step over ours, or null", "turn_ratios": "turn by turn",
+        "flops_per_s": "reached, by 6N + 12LdT", "peak_flops": "of the device, or null",
+        "matmul_flops": "measured where the peak is unknown",
+        "data_share": "of a step, for fetching its tokens",
+    },
+    "bench train --growth": {
+        **_BENCH, "growth": "each row: what is varied, parameters, tokens/s, bytes, seconds",
+        "recipe": "what was varied",
+    },
+    "bench startup": {
+        **_BENCH, "seconds": "medians", "spread": "least and most", "limits": "in seconds",
+        "within": "whether each keeps its limit", "load": "at the start",
     },
     "bench prepare": {
         "prepare": "each way: threads, bytes, tokens, seconds", "load": "at the start",

@@ -45,7 +45,14 @@ ARGUMENTS = {
     "cache clear": ["--yes"],
 }  # fmt: skip
 # They take long; what they print is checked by eye.
-SLOW = {"bench prepare", "bench inspect", "bench tui"}
+SLOW = {
+    "bench train",
+    "bench train --growth",
+    "bench startup",
+    "bench prepare",
+    "bench inspect",
+    "bench tui",
+}
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ OWN = {
     "--from": "weights to begin with, or to look at",
     "--list": "the names there are",
     "--name": "of what is made",
+    "--recipe": "shapes to measure with",
+    "--seconds": "length of a window or turn",
     "--split": "prepare makes it, eval reads one",
     "--steps": "optimizer steps",
     "--svg": "the picture's file",
