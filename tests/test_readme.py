@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,15 +42,23 @@ def test_linked_files_exist() -> None:
         assert (ROOT / target).is_file(), target
 
 
-def test_python_example_runs(shakespeare_path: Path, asset_cache: object) -> None:
-    assert callable(asset_cache)
+def test_python_examples_run(
+    tmp_path: Path, shakespeare_path: Path, asset_cache: Callable[[str], Path]
+) -> None:
+    """One after the other in one folder, as a reader would; the second needs the first's run."""
     asset_cache("tinyshakespeare")
-    example = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert example is not None
+    examples = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(examples) == 3
+    code = "\nprint('=====')\n".join(examples)
     done = subprocess.run(
-        [sys.executable, "-c", example.group(1)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    steps = [line.split() for line in done.stdout.splitlines()]
+    trained, sampled, inspected = done.stdout.split("=====\n")
+    steps = [line.split() for line in trained.splitlines()]
     assert [int(step) for step, _ in steps] == [50, 100]
     assert float(steps[-1][1]) == pytest.approx(2.63, abs=0.05)
+    assert len(sampled.rstrip("\n")) == 40
+    found = [line.split(": std ")[0] for line in inspected.splitlines()]
+    assert found == ["mlp_proj", "transformer.h.3.mlp.c_proj.weight"]
+    assert all(len(example.splitlines()) <= 10 for example in examples)

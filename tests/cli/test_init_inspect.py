@@ -229,7 +229,7 @@ def test_a_module_that_is_no_gpt_is_refused(module: str, factory: str, word: str
 
 def test_transformers_modules_and_folders_are_read(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
-    from nanogpt_cli.cli.init_inspect_module import adopt
+    from nanogpt_cli.interop.module import adopt
 
     torch.manual_seed(0)
     config = transformers.GPT2Config(n_layer=6, n_embd=64, n_head=4, vocab_size=500)

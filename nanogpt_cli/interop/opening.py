@@ -1,0 +1,139 @@
+"""Where a model comes from: a run, a checkpoint, a Hugging Face folder or hub id, a ``ckpt.pt``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanogpt_cli import runlog
+from nanogpt_cli.core import checkpoint as checkpoints
+from nanogpt_cli.core.model import GPT
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.interop import Foreign
+from nanogpt_cli.places import RUNS
+from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text.tokenizer import Tokenizer
+
+# OpenAI's models have no owner in the ids people type.
+_OPENAI = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_HUB_FILES = [
+    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
+    "tokenizer*.json", "vocab.json", "merges.txt",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model to use, and what is known about it.
+
+    Attributes:
+        model: on the CPU, in evaluation mode.
+        tokenizer: its tokenizer, or None if it came without one.
+        label: what it is, for people: ``run small, step 500 (best)``.
+        step: optimizer steps it has seen, 0 where unknown.
+        state: ``state.json`` of a checkpoint; empty for foreign models.
+        notes: what a person should know.
+    """
+
+    model: GPT
+    tokenizer: Tokenizer | None
+    label: str
+    step: int = 0
+    state: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def need_tokenizer(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.tokenizer is None:
+            raise UserError(
+                f"{self.label} has no tokenizer", "put its tokenizer.json (or meta.pkl) beside it"
+            )
+        return self.tokenizer
+
+
+def resolve(
+    source: str = "",
+    *,
+    checkpoint: str = "best",
+    out: Path = RUNS,
+    report: Callable[[str], None] = lambda _: None,
+) -> Source:
+    """Find and read a model.
+
+    Args:
+        source: a run's name or folder, a checkpoint folder, a Hugging Face folder, ``ckpt.pt`` or
+            a folder that holds one, a hub id; empty for the newest run.
+        checkpoint: of a run: "best", "last" or a step.
+        out: where runs are looked for by name.
+        report: receives a line when something is fetched.
+
+    Raises:
+        UserError: there is no such thing, or it is damaged.
+    """
+    path = Path(source)
+    if not source or runlog.RunFolder(path).is_run() or runlog.RunFolder(out / source).is_run():
+        return _of_run(runlog.find_run(source or None, out), checkpoint)
+    if path.exists():
+        return _of_path(path)
+    if source in _OPENAI:
+        return _of_path(_download(f"openai-community/{source}", report), label=source)
+    if _HUB_ID.match(source) and path.parts[0] not in (out.name, ".", ".."):
+        return _of_path(_download(source, report), label=source)
+    return _of_run(runlog.find_run(source, out), checkpoint)  # says which runs there are
+
+
+def _of_run(run: RunFolder, which: str) -> Source:
+    folder = checkpoints.find(run, which)
+    best = checkpoints.best_step(run)
+    found = _of_checkpoint(folder, f"run {run.name}")
+    mark = " (best)" if best == found.step else ""
+    return Source(found.model, found.tokenizer, found.label + mark, found.step, found.state)
+
+
+def _of_checkpoint(folder: Path, name: str) -> Source:
+    state = checkpoints.verify(folder, checkpoints.FOR_READING)
+    loaded = checkpoints.load(folder, check=False)
+    path = folder / checkpoints.TOKENIZER
+    tokenizer = tokenizers.load(path) if path.is_file() and path.stat().st_size > 8 else None
+    return Source(loaded.model, tokenizer, f"{name}, step {loaded.step}", loaded.step, state)
+
+
+def _of_path(path: Path, label: str = "") -> Source:
+    label = label or str(path)
+    if (path / checkpoints.STATE).is_file():
+        return _of_checkpoint(path, label)
+    from nanogpt_cli.interop import importing  # every format's reader; a run needs none
+
+    return _of_foreign(importing.read(path), label)
+
+
+def _of_foreign(found: Foreign, label: str) -> Source:
+    return Source(found.model, found.tokenizer, label, found.step, notes=found.notes)
+
+
+def _download(hub_id: str, report: Callable[[str], None]) -> Path:
+    """The folder of a hub model, from the hub library's cache or downloaded into it."""
+    import huggingface_hub
+
+    fetch = huggingface_hub.snapshot_download
+    try:
+        return Path(fetch(hub_id, allow_patterns=_HUB_FILES, local_files_only=True))
+    except huggingface_hub.errors.LocalEntryNotFoundError:
+        report(f"fetching {hub_id} from the hub")
+    try:
+        return Path(fetch(hub_id, allow_patterns=_HUB_FILES))
+    except Exception as error:  # whatever the hub, the network or the disk do
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        raise UserError(
+            f"cannot fetch {hub_id} from the hub: {reason or type(error).__name__}",
+            "check the id and the network, or give the path of a local folder",
+        ) from None
