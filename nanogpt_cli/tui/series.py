@@ -106,12 +106,12 @@ def thin(columns: Columns, by: tuple[str, ...], group: int = 16) -> NDArray[np.i
     """Rows to keep so that about half are gone and every group keeps its extremes.
 
     Of ``group`` neighbours those with the smallest and largest value of each column of ``by`` stay
-    (real rows, no averages), and non-finite ones always: no spike is lost by growing old.
+    (real rows, no averages), and the ends and non-finite ones always: no spike is lost by age.
     """
     count = len(columns) // group * group
     keep = np.zeros(len(columns), bool)
     keep[count:] = True
-    keep[:1] = True
+    keep[:1] = keep[-1:] = True
     rows = np.arange(count // group) * group
     for name in by:
         values = columns[name][:count].reshape(-1, group)

@@ -124,7 +124,7 @@ async def test_axes_and_smoothing(runs: Path) -> None:
 
 @pytest.mark.parametrize(
     ("planned", "note"),
-    [(20, "raw"), (100, "ema .6"), (220, "ema .9"), (1000, "ema .98"), (100_000, "ema .98")],
+    [(20, "raw"), (220, "ema .9"), (100_000, "ema .98")],
 )
 async def test_smoothing_fits_the_planned_length(planned: int, note: str, tmp_path: Path) -> None:
     recorded.write_run(tmp_path / "run", steps=20, max_steps=planned)
