@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nanogpt_cli.core.decode_graph import Replay
 from nanogpt_cli.core.decode_one import SingleStep, Stored
 from nanogpt_cli.core.weights import Layer, Weights
 
@@ -42,6 +43,7 @@ class Decoder:
         self.cache = torch.zeros(shape, dtype=weights.wte.dtype, device=weights.wte.device)
         self._views = self._slot_views()
         self._single: SingleStep | None = None
+        self._replay: Replay | None = None
 
     @property
     def cache_bytes(self) -> int:
@@ -87,12 +89,18 @@ class Decoder:
             if self._single is None:
                 self._single = SingleStep(self.weights)
             return self._output(self._single(tokens[0], lengths[0], self._views[slots[0]]))
-        return self._step_many(slots, tokens, lengths)
+        whole = list(slots) == list(range(self.cache.shape[1]))
+        if whole and replays(self.cache.device):
+            if self._replay is None:
+                self._replay = Replay(self._step_fixed, len(slots), self.cache.device)
+            return self._replay(tokens, lengths)
+        return self._step_many(slots, tokens, lengths, whole=whole)
 
     def keep(self, slots: Sequence[int]) -> None:
         """Forget all but these slots; they become slots 0, 1, …"""
         self.cache = self.cache[:, list(slots)].contiguous()
         self._views = self._slot_views()
+        self._replay = None
 
     def _slot_views(self) -> list[list[Stored]]:
         """By slot and layer."""
@@ -102,23 +110,30 @@ class Decoder:
         ]
 
     def _step_many(
-        self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int]
+        self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int], *, whole: bool
     ) -> Tensor:
-        device = self.cache.device
-        rows = torch.tensor(slots, device=device)
-        position = torch.tensor(lengths, device=device)
-        n = max(lengths) + 1
-        whole = list(slots) == list(range(self.cache.shape[1]))
-        mask = None
-        if min(lengths) + 1 < n:
-            mask = (torch.arange(n, device=device) <= position[:, None])[:, None, None]
-        x = self._embed(
-            torch.tensor(tokens, device=device)[:, None], position[:, None]
-        )  # (B, 1, C)
+        """Any slots, in the shapes that they need."""
+        device, n = self.cache.device, max(lengths) + 1
+        positions = torch.tensor(lengths, device=device)
+        mask = None if min(lengths) + 1 == n else _mask(positions, n)
+        rows = None if whole else torch.tensor(slots, device=device)
+        return self._advance(torch.tensor(tokens, device=device), positions, n, mask, rows)
+
+    def _step_fixed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """All slots, in shapes that do not change: attention reads and masks the whole cache."""
+        T = self.config.block_size
+        return self._advance(tokens, positions, T, _mask(positions, T), None)
+
+    def _advance(
+        self, tokens: Tensor, positions: Tensor, n: int, mask: Tensor | None, rows: Tensor | None
+    ) -> Tensor:
+        """Append tokens (B,) at positions (B,) to cache rows (all: ``None``), n positions seen."""
+        every = torch.arange(len(tokens), device=tokens.device) if rows is None else rows
+        x = self._embed(tokens[:, None], positions[:, None])  # (B, 1, C)
         for layer, cache in zip(self.weights.layers, self.cache, strict=True):
             q, k, v = self._heads(layer.c_attn(layer.ln_1(x)))  # each (B, H, 1, D)
-            cache[rows, :, :, position] = torch.stack((k[:, :, 0], v[:, :, 0]), dim=1)
-            past = cache[:, :, :, :n] if whole else cache[rows, :, :, :n]
+            cache[every, :, :, positions] = torch.stack((k[:, :, 0], v[:, :, 0]), dim=1)
+            past = cache[:, :, :, :n] if rows is None else cache[rows, :, :, :n]
             y = F.scaled_dot_product_attention(
                 q, past[:, 0], past[:, 1], attn_mask=mask, scale=self.config.attention_scale
             )
@@ -152,6 +167,16 @@ class Decoder:
     def _output(self, logits: Tensor) -> Tensor:
         factor = self.config.multipliers.output
         return logits if factor == 1.0 else logits * factor
+
+
+def replays(device: torch.device) -> bool:
+    """Whether steps on this device are worth replaying; see ``decode_graph``."""
+    return device.type == "cuda"
+
+
+def _mask(positions: Tensor, n: int) -> Tensor:
+    """What each row sees (B, 1, 1, n): its positions up to the present one."""
+    return (torch.arange(n, device=positions.device) <= positions[:, None])[:, None, None]
 
 
 def window_start(length: int, block_size: int, stride: int = 1) -> int:

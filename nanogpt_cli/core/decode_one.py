@@ -100,5 +100,5 @@ class SingleStep:
         """Add a branch's product and bias to the residual stream."""
         if bias is not None:
             self.x.add_(bias, alpha=self.residual)
-        branch = branch.expand(len(tiles.weight), *branch.shape)
-        self.x_tiles.baddbmm_(branch, tiles.weight, alpha=self.residual)
+        n = self.x_tiles.shape[0]
+        self.x_tiles.baddbmm_(branch.expand(n, -1, -1), tiles.weight, alpha=self.residual)

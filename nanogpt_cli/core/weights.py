@@ -34,7 +34,7 @@ class Tiles(NamedTuple):
 
     def apply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """The product with the rows of ``x`` (B, I) as (⌈O/16⌉, B, 16), written to ``out``."""
-        x = x.expand(len(self.weight), *x.shape)
+        x = x.expand(self.weight.shape[0], -1, -1)
         if self.bias is None:
             return torch.bmm(x, self.weight, out=out)
         return torch.baddbmm(self.bias, x, self.weight, out=out)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanogpt_cli.core import sampler
+from nanogpt_cli.core import decode, decode_graph, sampler
 from nanogpt_cli.core.decode import Decoder, window_start
 from nanogpt_cli.core.model import GPT, GPTConfig, Multipliers
 from nanogpt_cli.core.sampler import Plan, Token, generate, reference_logits
@@ -198,6 +198,57 @@ def test_bad_prompts_are_refused(model: GPT) -> None:
     for prompts in ([[]], [[1], []], [[V]], [[-1]]):
         with pytest.raises(ValueError, match="prompt"):
             list(generate(model, prompts, Plan(1)))
+
+
+@pytest.mark.parametrize("context", ["slide", "roll"])
+def test_the_step_that_a_gpu_replays_draws_the_same_tokens(
+    model: GPT, monkeypatch: pytest.MonkeyPatch, context: sampler.Context
+) -> None:
+    """Run as it is, which is what it does without CUDA; sequences end alone on the way."""
+    used: list[int] = []
+    monkeypatch.setattr(decode, "replays", lambda _: used.append(1) is None)
+    prompts = [[1], [5, 6, 7], list(range(20))]
+    for sampling in (GREEDY, Sampling(temperature=1.2, top_k=0)):
+        plan = Plan(
+            30, samples=2, sampling=sampling, context=context, stop_ids=frozenset(range(0, V, 9))
+        )
+        naive = run(model, prompts, replace(plan, cached=False))
+        assert len({len(ids) for ids in naive.values()}) > 1
+        assert run(model, prompts, plan) == naive
+        alone = replace(plan, samples=1)
+        assert run(model, prompts[:1], alone)[0, 0] == naive[0, 0]
+    assert used
+
+
+def test_a_step_can_be_replayed_when_it_depends_on_its_buffers_alone(model: GPT) -> None:
+    """As capturing does: the same input twice is as good as once, and earlier logits stay."""
+    decoder = Decoder(Weights.of(model), 2)
+    decoder.prefill([0, 1], [[1, 2, 3]] * 2)
+    replay = decode_graph.Replay(decoder._step_fixed, 2, torch.device("cpu"))
+    with torch.inference_mode():
+        first = replay([4, 5], [3, 3])
+        kept = first.clone()
+        assert torch.equal(replay([4, 5], [3, 3]), kept)
+        replay([6, 7], [4, 4])
+        assert torch.equal(first, kept)
+    expected = torch.from_numpy(reference_logits(model, [1, 2, 3, 4]))
+    torch.testing.assert_close(kept[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_captured_step_gives_the_logits_of_the_step(model: GPT) -> None:
+    import copy
+
+    weights = Weights.of(copy.deepcopy(model).cuda())
+    captured, eager = Decoder(weights, 2), Decoder(weights, 2)
+    for decoder in (captured, eager):
+        decoder.prefill([0, 1], [[1, 2, 3], [4, 5, 6]])
+    for n in range(3, 24):
+        tokens = [n, 2 * n]
+        plain = eager._step_many([0, 1], tokens, [n, n], whole=True)
+        torch.testing.assert_close(captured.step([0, 1], tokens, [n, n]), plain)
+    assert captured._replay is not None
+    assert captured._replay.failure == ""
 
 
 def test_packed_weights_are_the_weights(model: GPT, packed: Weights) -> None:
