@@ -26,7 +26,8 @@ Type a prompt; the model continues it. \\n in it is a line break, Ctrl-C stops t
   /topp 0.9      keep this much mass, 1 is off   /seed 42      repeat a text; /seed new
   /minp 0.05     relative threshold, 0 is off    /stop TEXT    end before it; /stop clears
   /penalty 1.1   repetition, 1 is off            /context roll beyond the context; or slide
-  /more          go on with the last text        /again        the last prompt, another seed
+  /unknown skip  characters the model lacks:     /more         go on with the last text
+                 skip, replace or error          /again        the last prompt, another seed
   /show          the settings                    /quit         or Ctrl-D"""
 
 
@@ -106,15 +107,15 @@ class _Loop:
         elif name in ("more", "again"):
             self._repeat(more=name == "more")
         else:
-            known = [*_SETTINGS, "help", "show", "more", "again", "quit"]
-            near = nearest(name, known)
+            near = nearest(name, _COMMANDS)
             raise UserError(f"no command /{name}", f"did you mean /{near}?" if near else "/help")
         return True
 
     def _set(self, name: str, value: str) -> None:
         convert, change = _SETTINGS[name]
         try:
-            change(self.session, convert(value))
+            if value or name in _CLEARED:
+                change(self.session, convert(value))
         except ValueError:
             raise UserError(f"/{name} {value}: not a value it takes", "/help") from None
         note(f"{name} {_settings(self.session)[name]}")
@@ -167,10 +168,17 @@ def _seed(text: str) -> int:
     return sample_session.fresh_seed() if text in ("", "new") else int(text)
 
 
-def _context(text: str) -> str:
-    if text not in ("slide", "roll"):
-        raise ValueError(text)
-    return text
+def _one_of(*words: str) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text not in words:
+            raise ValueError(text)
+        return text
+
+    return convert
+
+
+def _set_unknown(session: Session, value: Any) -> None:
+    session.on_unknown = value
 
 
 _SETTINGS: dict[str, tuple[Callable[[str], Any], Callable[[Session, Any], None]]] = {
@@ -182,9 +190,15 @@ _SETTINGS: dict[str, tuple[Callable[[str], Any], Callable[[Session, Any], None]]
     "tokens": (_positive, _plan("max_new_tokens")),
     "samples": (_positive, _plan("samples")),
     "seed": (_seed, _plan("seed")),
-    "context": (_context, _plan("context")),
+    "context": (_one_of("slide", "roll"), _plan("context")),
+    "unknown": (_one_of("error", "skip", "replace"), _set_unknown),
     "stop": (str, _set_stop),
 }
+# Those that mean something without a value; the others then show theirs.
+_CLEARED = ("seed", "stop")
+
+
+_COMMANDS = [*_SETTINGS, "help", "show", "more", "again", "quit"]
 
 
 def _settings(session: Session) -> dict[str, Any]:
@@ -194,8 +208,15 @@ def _settings(session: Session) -> dict[str, Any]:
         "temp": f"{sampling.temperature:g}", "topk": sampling.top_k, "topp": f"{sampling.top_p:g}",
         "minp": f"{sampling.min_p:g}", "penalty": f"{sampling.repetition_penalty:g}",
         "tokens": plan.max_new_tokens, "samples": plan.samples, "seed": plan.seed,
-        "context": plan.context, "stop": repr(session.stop[0]) if session.stop else "none",
+        "context": plan.context, "unknown": session.on_unknown,
+        "stop": repr(session.stop[0]) if session.stop else "none",
     }  # fmt: skip
+
+
+def _complete(text: str, state: int) -> str | None:
+    """The state-th command that begins so, for the Tab key."""
+    found = [f"/{name} " for name in _COMMANDS if text and f"/{name}".startswith(text)]
+    return found[state] if state < len(found) else None
 
 
 @contextlib.contextmanager
@@ -206,6 +227,9 @@ def _history() -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
+    readline.set_completer_delims("")
+    readline.set_completer(_complete)
+    readline.parse_and_bind("tab: complete")
     path: Path = cache_home() / "sample_history"
     with contextlib.suppress(OSError):
         readline.read_history_file(path)

@@ -12,7 +12,7 @@ from nanogpt_cli.cli import console, sample_session
 from nanogpt_cli.cli.sample_session import Session
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from collections.abc import Callable
 
     from nanogpt_cli.core.continuation import Continuation, Piece
     from nanogpt_cli.core.sampler import Token
@@ -107,50 +107,66 @@ def _write_plain(session: Session, texts: list[str], ids: list[list[int]], clock
 class InOrder:
     """Prints several texts one after the other while all are drawn at once.
 
-    The first unfinished text is printed as it comes; what the later ones say meanwhile waits.
+    The first unfinished text is printed as it comes; what the later ones say meanwhile waits. In a
+    terminal prompts are dim.
+
+    Args:
+        prompts: their texts.
+        samples: of each.
+        colour: of a token's text in a terminal; plain by default.
+        after: called with each text when it has ended and its line is closed.
     """
 
-    def __init__(self, prompts: list[str], samples: int) -> None:
-        self.prompts = prompts
+    def __init__(
+        self,
+        prompts: list[str],
+        samples: int,
+        *,
+        colour: Callable[[Token], str] = lambda _: "",
+        after: Callable[[Continuation], None] | None = None,
+    ) -> None:
+        self.prompts, self.colour, self.after = prompts, colour, after
         self.keys = [(p, s) for p in range(len(prompts)) for s in range(samples)]
-        self.waiting: dict[tuple[int, int], list[str]] = {}
-        self.ended: set[tuple[int, int]] = set()
-        self.at = -1
+        self.waiting: dict[tuple[int, int], list[Piece]] = {}
+        self.ended: dict[tuple[int, int], Continuation] = {}
+        self.at = 0
         self.line_open = False
-        self._next()
+        self._begin()
 
     def __call__(self, piece: Piece) -> None:
         """Take the next piece."""
         key = piece.of.prompt, piece.of.sample
         if piece.of.ending != "interrupted":
-            self.ended.add(key)
-        self.waiting.setdefault(key, []).append(piece.text)
-        self._drain()
+            self.ended[key] = piece.of
+        self.waiting.setdefault(key, []).append(piece)
+        while self.at < len(self.keys):
+            key = self.keys[self.at]
+            for one in self.waiting.pop(key, []):
+                self._emit(one.text, self.colour(one.token))
+            if key not in self.ended:
+                return
+            self._end(self.ended[key])
 
     def finish(self) -> None:
         """End the last line."""
         if self.line_open:
             self._emit("\n")
 
-    def _drain(self) -> None:
-        while self.at < len(self.keys):
-            key = self.keys[self.at]
-            self._emit("".join(self.waiting.pop(key, [])))
-            if key not in self.ended:
-                return
-            self._next()
-
-    def _next(self) -> None:
+    def _end(self, one: Continuation) -> None:
+        if self.after:
+            self.finish()
+            self.after(one)
         self.at += 1
-        if self.at >= len(self.keys):
-            return
-        if self.at > 0:
+        if self.at < len(self.keys):
             self._emit(("\n" if self.line_open else "") + SEPARATOR)
-        self._emit(self.prompts[self.keys[self.at][0]])
+            self._begin()
 
-    def _emit(self, text: str) -> None:
+    def _begin(self) -> None:
+        self._emit(self.prompts[self.keys[self.at][0]], "dim")
+
+    def _emit(self, text: str, colour: str = "") -> None:
         if text:
-            emit(text)
+            emit(sample_session.painted(text, colour, sys.stdout))
             self.line_open = not text.endswith("\n")
 
 
@@ -196,15 +212,16 @@ def _facts(
 
 
 def _write_coloured(session: Session, texts: list[str], ids: list[list[int]], clock: Clock) -> None:
-    from rich.text import Text
-
-    for number, one in enumerate(_collect(session, ids, clock)):
-        if number:
-            emit(SEPARATOR)
-        console.stdout().print(Text(texts[one.prompt], style="dim"), end="", soft_wrap=True)
-        console.stdout().print(_coloured(session, one), soft_wrap=True)
-        _print_runners_up(session, one)
-    sample_session.note("colours: " + ", ".join(f"{name} ≥ {low:.0%}" for low, name in _COLOURS))
+    show = InOrder(
+        texts, session.plan.samples, colour=_colour, after=lambda one: _list_tokens(session, one)
+    )
+    for piece in session.pieces(ids):
+        clock.tick()
+        show(piece)
+    if sys.stdout.isatty():
+        sample_session.note(
+            "colours: " + ", ".join(f"{name} ≥ {low:.0%}" for low, name in _COLOURS)
+        )
 
 
 def _colour(token: Token) -> str:
@@ -212,19 +229,8 @@ def _colour(token: Token) -> str:
     return next(name for low, name in _COLOURS if probability >= low)
 
 
-def _coloured(session: Session, one: Continuation) -> Text:
-    from rich.text import Text
-
-    from nanogpt_cli.text.stream import TextStream
-
-    stream, text = TextStream(session.tokenizer), Text()
-    for token in one.tokens:
-        text.append(stream.push(token.id), style=_colour(token))
-    text.append(stream.finish())
-    return text
-
-
-def _print_runners_up(session: Session, one: Continuation) -> None:
+def _list_tokens(session: Session, one: Continuation) -> None:
+    """Each token, its probability and the runners-up, a line each."""
     from rich.text import Text
 
     for token in one.tokens:

@@ -17,7 +17,7 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
-from nanogpt_cli.cli import app, sample_session, sources
+from nanogpt_cli.cli import app, sample_interactive, sample_session, sources
 from nanogpt_cli.cli.sample_output import SEPARATOR
 from nanogpt_cli.core import checkpoint, decode
 from nanogpt_cli.core.model import GPT, GPTConfig
@@ -113,6 +113,15 @@ def test_logprobs_list_every_token_with_runners_up(here: Path) -> None:
     rows = [line for line in text.splitlines() if line.strip()[:1].isdigit()]
     assert [int(row.split()[0]) for row in rows] == [0, 1, 2, 3, 4]
     assert all(row.count("%") == 4 for row in rows)
+    plain = stdout("-p", "AB", "-n", "5", "--seed", "1")
+    assert text.startswith(plain)
+    stop = plain[4:6]
+    cut = stdout("-p", "AB", "-n", "5", "--seed", "1", "--logprobs", "--stop", stop)
+    assert cut.startswith(plain[:4] + "\n" + "    0")
+    both = stdout("-p", "AB", "-n", "5", "--seed", "1", "--logprobs", "--num-samples", "2")
+    first, second = both.split(SEPARATOR)
+    assert first == text
+    assert second.startswith("AB")
 
 
 def test_stop_strings_end_a_text_and_are_left_out(here: Path) -> None:
@@ -393,7 +402,7 @@ def test_the_first_token_does_not_wait_for_the_thread_probe(
 def test_interactive_settings_last_and_mistakes_do_not_end_the_loop(here: Path) -> None:
     script = "\n".join([
         "/temp 0", "/tokens 6", "ABC", "/foo", "/tokens x", "/topp 7", "é", "ABC", "/more",
-        "/show", "never ends with\\nthis", "/quit", "not reached",
+        "/show", "never ends with\\nthis", "/topp", "/unknown skip", "é!", "/quit", "not reached",
     ])  # fmt: skip
     result = nanogpt("--interactive", input=script)
     assert result.exit_code == 0
@@ -402,8 +411,16 @@ def test_interactive_settings_last_and_mistakes_do_not_end_the_loop(here: Path) 
     assert more.startswith(first.rstrip("\n"))
     assert "never ends with\nthis" in result.stdout
     assert "not reached" not in result.stdout
-    for part in ("no command /foo", "/tokens x: not a value", "top-p is 7", "'é'", "temp 0 · "):
+    for part in ("no command /foo", "/tokens x: not a value", "top-p is 7", "'é'", "temp 0 · ",
+                 "topp 1\n", "'é' (U+00E9) at position 0: left out"):  # fmt: skip
         assert part in result.stderr
+
+
+def test_tab_completes_commands() -> None:
+    complete = sample_interactive._complete
+    assert [complete("/to", n) for n in range(4)] == ["/topk ", "/topp ", "/tokens ", None]
+    assert complete("to", 0) is None
+    assert complete("", 0) is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
@@ -423,7 +440,7 @@ def test_ctrl_c_stops_the_text_not_the_program(here: Path) -> None:
     try:
         read_until(b"> ")
         os.write(terminal, b"ABC\n")
-        read_until(b"ABC\r\nABC", b"\r\n")
+        read_until(b"ABC\r\n", b"\x1b[2mABC\x1b[0m", b"\r\n")
         os.write(terminal, b"\x03")
         assert b"tokens/s" in read_until(b"stopped", b"tokens/s", b"> ")
         os.write(terminal, b"/tokens 4\n")
