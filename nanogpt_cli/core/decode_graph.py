@@ -53,7 +53,8 @@ class Replay:
         return self._logits.clone()
 
     def _capture(self) -> None:
-        graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        graph = torch.cuda.CUDAGraph()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         try:
             # Libraries set themselves up in the first calls, which a capture forbids.
             side.wait_stream(torch.cuda.current_stream())
