@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # As the program itself does: OpenMP threads must not spin. Read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -18,6 +19,12 @@ from nanogpt_cli import assets, places
 # A shell that starts the suite in the background ignores Ctrl-C for it, and programs inherit that:
 # those which the tests interrupt would never stop.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine is not a slow program. Examples are new ones each time, except where a check must
+# judge the change at hand alone.
+settings.register_profile("patient", deadline=None)
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.load_profile("same" if os.environ.get("CI") else "patient")
 
 
 @pytest.fixture(autouse=True)

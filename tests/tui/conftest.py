@@ -9,11 +9,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import recorded
-from hypothesis import settings
-
-# A busy machine is not a slow drawing.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
