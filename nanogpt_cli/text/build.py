@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 
 SOURCES: Final = "sources.jsonl"
 _TRAINING_BYTES: Final = 1 << 27  # a vocabulary learns little from more text than this
+_SETTLING_BYTES: Final = 1 << 23  # the characters of most texts all stand in their beginning
 _RENUMBER: Final = 1 << 20  # bytes at a time
 
 
@@ -74,14 +76,14 @@ class Build:
             facts = self._encode(writer, tokenizer, hashed=rule == "hash")
             writer.close(self.request.val_fraction)
         except BaseException:
-            with contextlib.suppress(OSError):  # a full disk would complain once more
-                writer.abandon()
+            writer.abandon()
             raise
         self._check_splits(writer, rule)
         order = None
         if isinstance(tokenizer, CharsetCollector):
             tokenizer, order = tokenizer.finished(writer.counts)
-            writer.counts = _renumbered(writer.counts, order)
+            if order is not None:
+                writer.counts = _renumbered(writer.counts, order)
         facts.round_trip(tokenizer)
         tokenizers.save(tokenizer, self.folder / tokens.TOKENIZER)
         splits = self._seal(writer, order)
@@ -124,8 +126,11 @@ class Build:
         sizes = [source.size for source in self.sources]
         total = None if None in sizes else sum(size or 0 for size in sizes)
         meter, facts = Meter(), receipt.Facts()
+        pieces = self._pieces(self._reader(tokenizer), meter, self.tally)
+        if isinstance(tokenizer, CharsetCollector):
+            pieces = self._settled(tokenizer, pieces)
         tasks = pipeline.group(
-            self._pieces(self._reader(tokenizer), meter, self.tally),
+            pieces,
             val_fraction=self.request.val_fraction if hashed else None,
         )
         stream = pipeline.encode_all(
@@ -137,6 +142,18 @@ class Build:
                 facts.add(encoded)
                 self.progress(Progress(meter.bytes, total, facts.tokens, facts.documents))
         return facts
+
+    def _settled(self, collector: CharsetCollector, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        """The same pieces, when the collector has seen the characters of the first of them."""
+        head: deque[Piece] = deque()
+        while sum(len(piece.data) for piece in head) < _SETTLING_BYTES:
+            if (piece := next(pieces, None)) is None:
+                break
+            head.append(piece)
+        collector.settle(pipeline.piece_text(piece, self.request.errors) for piece in head)
+        while head:
+            yield head.popleft()
+        yield from pieces
 
     def _check_splits(self, writer: SplitWriter, rule: str) -> None:
         train, val = writer.sides
@@ -160,10 +177,10 @@ class Build:
 
     def _seal(self, writer: SplitWriter, order: Tokens | None) -> dict[str, dict[str, Any]]:
         splits = {}
-        for split, counts in zip(tokens.SPLITS, writer.sides, strict=True):
-            path = self.folder / f"{split}.bin"
+        for side, split in enumerate(tokens.SPLITS):
+            path, counts = self.folder / f"{split}.bin", writer.sides[side]
             if order is None:
-                digest = files.sha256_file(path)
+                digest = writer.sha256(side)
             else:
                 digest = _renumber(path, order, self.workers)
             splits[split] = _split_info(counts, digest, path)

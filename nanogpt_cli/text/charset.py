@@ -1,8 +1,8 @@
 """Collecting a character vocabulary while the text is being encoded, in one pass.
 
-Characters get provisional ids, ASCII its own code points and the rest in order of appearance; when
-all text was seen the token files are renumbered to the sorted vocabulary. One pass means that
-standard input and hub streams need no copy on disk.
+Characters get provisional ids: those of the text's beginning in their final, sorted order, others
+as they appear. Where others did appear the token files are renumbered at the end. One pass means
+that standard input and hub streams need no copy on disk.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.text.tokenizer import CharTokenizer, Tokenizer, Tokens, code_points
 
 _ASCII: Final = 128
+_CODE_POINTS: Final = 0x110000
 _UNSEEN: Final = 0xFFFF
 
 
@@ -29,25 +30,38 @@ class CharsetCollector(Tokenizer):
 
     kind = "char"
     cut_rule = "characters"
-    ascii_is_itself = True
     vocab_size = _UNSEEN
 
     def __init__(self, *, eot: bool = False) -> None:
-        self.eot = _ASCII if eot else None
-        self._ids = np.full(0x110000, _UNSEEN, dtype="<u2")
-        self._ids[:_ASCII] = np.arange(_ASCII)
-        self._points = list(range(_ASCII + 1))  # by provisional id
+        self._with_eot = eot
         self._lock = threading.Lock()
+        self.settle(())
+
+    def settle(self, texts: Iterable[str]) -> None:
+        """Begin anew with the characters of ``texts`` in sorted order, then the rest of ASCII."""
+        seen = np.zeros(_CODE_POINTS, dtype=bool)
+        for text in texts:
+            seen[code_points(text)] = True
+        first = np.flatnonzero(seen)
+        self.eot = len(first) if self._with_eot else None
+        others = np.flatnonzero(~seen[:_ASCII])
+        nothing = [0] * self._with_eot  # end of text has an id, but no code point
+        self._points = [*first.tolist(), *nothing, *others.tolist()]  # by provisional id
+        _check_room(len(self._points))
+        self._ids = np.full(_CODE_POINTS, _UNSEEN, dtype="<u2")
+        self._ids[first] = np.arange(len(first))
+        self._ids[others] = np.arange(len(self._points) - len(others), len(self._points))
+        ascii_ids = self._ids[:_ASCII]
+        fits = int(ascii_ids.max()) < 256
+        self.ascii_ids = bytes(ascii_ids.tolist()).ljust(256, b"\0") if fits else None
 
     def encode_array(self, text: str) -> Tokens:
         """See ``Tokenizer``; ids are provisional.
 
         Raises:
-            UserError: more than 65,406 distinct characters beyond ASCII.
+            UserError: more than 65,406 distinct characters.
         """
         points = code_points(text)
-        if points.dtype == np.uint8:
-            return points.astype("<u2")
         ids = self._ids.take(points)
         if int(ids.max(initial=0)) == _UNSEEN:
             self._learn(np.unique(points[ids == _UNSEEN]))
@@ -57,16 +71,10 @@ class CharsetCollector(Tokenizer):
     def _learn(self, points: Tokens) -> None:
         with self._lock:
             for point in points.tolist():
-                if self._ids[point] != _UNSEEN:
-                    continue
-                if len(self._points) >= _UNSEEN:
-                    raise UserError(
-                        f"more than {_UNSEEN - _ASCII - 1:,} distinct characters",
-                        "a vocabulary of characters does not suit this text: use --tokenizer byte, "
-                        "gpt2 or bpe:32000",
-                    )
-                self._ids[point] = len(self._points)
-                self._points.append(point)
+                if self._ids[point] == _UNSEEN:
+                    _check_room(len(self._points) + 1)
+                    self._ids[point] = len(self._points)
+                    self._points.append(point)
 
     def decode(self, ids: Iterable[int]) -> str:
         """See ``Tokenizer``."""
@@ -80,17 +88,31 @@ class CharsetCollector(Tokenizer):
         """A growing vocabulary has no lasting form; see ``finished``."""
         raise NotImplementedError
 
-    def finished(self, counts: Tokens) -> tuple[CharTokenizer, Tokens]:
+    def finished(self, counts: Tokens) -> tuple[CharTokenizer, Tokens | None]:
         """The vocabulary of what was seen, and the map from provisional to final ids.
 
         Args:
             counts: how often each provisional id stands in the data, shape (<= 65535,).
+
+        Returns:
+            the vocabulary, and an array that gives the final id at each provisional one; None
+            where every id is final already.
         """
         seen = [i for i in np.flatnonzero(counts).tolist() if i != self.eot]
         characters = sorted(chr(self._points[i]) for i in seen)
-        tokenizer = CharTokenizer(characters, eot=self.eot is not None)
+        tokenizer = CharTokenizer(characters, eot=self._with_eot)
         order = np.zeros(len(counts), dtype=tokenizer.dtype)
         order[seen] = [tokenizer.encode(chr(self._points[i]))[0] for i in seen]
         if self.eot is not None and self.eot < len(order):
             order[self.eot] = tokenizer.eot
-        return tokenizer, order
+        used = np.flatnonzero(counts)
+        return tokenizer, None if np.array_equal(order[used], used) else order
+
+
+def _check_room(size: int) -> None:
+    if size > _UNSEEN:
+        raise UserError(
+            f"more than {_UNSEEN - _ASCII - 1:,} distinct characters",
+            "a vocabulary of characters does not suit this text: use --tokenizer byte, "
+            "gpt2 or bpe:32000",
+        )

@@ -13,7 +13,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import cuts
 from nanogpt_cli.text.parallel import ordered_map
 from nanogpt_cli.text.sources import Piece
-from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
+from nanogpt_cli.text.tokenizer import SAME_BYTES, Tokenizer, Tokens
 
 TRAIN: Final = 0
 VAL: Final = 1
@@ -82,10 +82,11 @@ def group(pieces: Iterable[Piece], *, val_fraction: float | None) -> Iterator[Ta
         if hasher is None:
             if piece.last and not piece.data:
                 continue
-            hasher = hashlib.sha256()
+            hasher = piece.digest or hashlib.sha256()
             val = val_fraction is not None and goes_to_val(piece.data, val_fraction)
             side = VAL if val else TRAIN
-        hasher.update(piece.data)
+        if piece.digest is None:
+            hasher.update(piece.data)
         ended = int.from_bytes(hasher.digest()[:_DIGEST], "little") if piece.last else None
         if piece.last:
             hasher = None
@@ -136,9 +137,11 @@ def encode_task(task: Task, tokenizer: Tokenizer, errors: str) -> Encoded:
 
 def _encode_piece(piece: Piece, tokenizer: Tokenizer, errors: str) -> tuple[Tokens, int, int]:
     """A piece's ids, characters and bytes."""
-    if tokenizer.ascii_is_itself and piece.data.isascii():
-        # The bytes are the ids: no text is made of them.
-        return np.frombuffer(piece.data, dtype=np.uint8), len(piece.data), len(piece.data)
+    table = tokenizer.ascii_ids
+    if table is not None and piece.data.isascii():
+        # Each byte has its id: no text is made of them.
+        ids = piece.data if table == SAME_BYTES else piece.data.translate(table)
+        return np.frombuffer(ids, dtype=np.uint8), len(ids), len(ids)
     text = piece_text(piece, errors)
     size = len(piece.data) if errors == "strict" else len(text.encode("utf-8"))
     return tokenizer.encode_array(text), len(text), size

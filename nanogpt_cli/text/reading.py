@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
+    from hashlib import _Hash
+
     from typing_extensions import Buffer
 
 PACKED = (".gz", ".zst")
@@ -88,6 +90,10 @@ class Reading:
         self._before = os.fstat(raw.fileno())
         self._metered = _Metered(raw, meter)
         self.buffered = cast(BinaryIO, io.BufferedReader(self._metered, 1 << 18))
+
+    def digest_of(self, stream: Readable) -> _Hash | None:
+        """The running sha256 of what ``stream`` gave, where that is the file as it lies on disk."""
+        return self._metered.digest if stream is self.buffered else None
 
     def finished(self) -> SourceFile:
         """Read what a format left unread, and describe the file. Raises if it changed meanwhile."""

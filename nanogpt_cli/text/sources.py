@@ -6,11 +6,12 @@ size does not matter: each piece is cut where cutting does not change the tokens
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, cast
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import cuts
@@ -26,6 +27,9 @@ from nanogpt_cli.text.reading import (
     unpacked,
 )
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 _RECORD_KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
 }  # fmt: skip
@@ -40,12 +44,15 @@ class Piece(NamedTuple):
         last: the document ends here; a piece may be empty only to say so.
         name: the file it comes from, for messages.
         place: byte offset of ``data`` in the (unpacked) file, or the record's line number.
+        digest: the running sha256 of the document where reading keeps one; at the last piece it
+            covers all of it.
     """
 
     data: bytes
     last: bool
     name: str
     place: int
+    digest: _Hash | None = None
 
 
 @dataclass(frozen=True)
@@ -100,24 +107,33 @@ def document(data: bytes, name: str, place: int, reader: Reader, tally: Tally) -
         yield piece._replace(place=place)
 
 
-def text_pieces(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator[Piece]:
-    """A stream that is one document, as pieces."""
+def text_pieces(
+    stream: Readable, name: str, reader: Reader, tally: Tally, digest: _Hash | None = None
+) -> Iterator[Piece]:
+    """A stream that is one document, as pieces; ``digest`` as in ``Piece``."""
     buffer = bytearray()
     offset = 0
     while True:
         block = stream.read(cuts.BLOCK)
         buffer += block
         if len(block) < cuts.BLOCK:
-            yield Piece(bytes(buffer), True, name, offset)
+            yield Piece(bytes(buffer), True, name, offset, digest)
             return
         cut = reader.cut(buffer)
         if not cut and len(buffer) >= cuts.LIMIT:
             cut = cuts.character_cut(buffer)
             tally.forced_cuts += 1
         if cut:
-            yield Piece(bytes(memoryview(buffer)[:cut]), False, name, offset)
+            yield Piece(bytes(memoryview(buffer)[:cut]), False, name, offset, digest)
             del buffer[:cut]
             offset += cut
+
+
+def as_utf8(stream: Readable, name: str, reader: Reader) -> Readable:
+    """The same text in UTF-8."""
+    if codecs.lookup(reader.encoding).name == "utf-8":
+        return stream
+    return Transcoded(stream, name, reader.encoding, reader.errors)
 
 
 class FileSource:
@@ -153,11 +169,9 @@ class FileSource:
         if self.kind == "parquet":
             yield from records.parquet(self.path, self.name, reader, tally)
             return
-        stream = unpacked(reading, self.path.suffix.lower())
-        if reader.encoding not in ("utf-8", "utf8"):
-            stream = Transcoded(stream, self.name, reader.encoding, reader.errors)
+        stream = as_utf8(unpacked(reading, self.path.suffix.lower()), self.name, reader)
         if self.kind == "text":
-            yield from text_pieces(stream, self.name, reader, tally)
+            yield from text_pieces(stream, self.name, reader, tally, reading.digest_of(stream))
         elif self.kind == "jsonl":
             yield from records.jsonl(stream, self.name, reader, tally)
         else:
@@ -182,10 +196,8 @@ class StandardInput:
         """See ``Source``."""
         stream = self._stream or open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
         reading = Reading(self.name, stream, meter)
-        inner: Readable = cast(Readable, reading.buffered)
-        if reader.encoding not in ("utf-8", "utf8"):
-            inner = Transcoded(inner, self.name, reader.encoding, reader.errors)
-        yield from text_pieces(inner, self.name, reader, tally)
+        text = as_utf8(unpacked(reading, ""), self.name, reader)
+        yield from text_pieces(text, self.name, reader, tally, reading.digest_of(text))
         self._read = [reading.finished()]
 
 

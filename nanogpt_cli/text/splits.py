@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import BinaryIO, Final
 import numpy as np
 
 from nanogpt_cli.text.pipeline import TRAIN, VAL, Encoded
+from nanogpt_cli.text.token_file import TokenFile
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 
 _COPY: Final = 1 << 22
@@ -45,16 +47,13 @@ class SplitWriter:
         self.sides = (Counts(), Counts())
         self.counts: Tokens = np.zeros(0, dtype=np.int64)
         self.exact = True
-        self.files: tuple[BinaryIO, BinaryIO] = (
-            (folder / "train.bin").open("wb"),
-            (folder / "val.bin").open("wb"),
-        )
+        self.files = (TokenFile(folder / "train.bin"), TokenFile(folder / "val.bin"))
         self.documents: BinaryIO = (folder / "documents.tmp").open("wb")
 
     def add(self, encoded: Encoded) -> None:
         """Write one task's tokens."""
         for side in (TRAIN, VAL):
-            self.files[side].write(encoded.tokens[side].data)
+            self.files[side].write(encoded.tokens[side])
         task = encoded.task
         rows = zip(task.sides, encoded.lengths, encoded.characters, encoded.bytes, strict=True)
         for side, length, characters, size in rows:
@@ -72,12 +71,19 @@ class SplitWriter:
     def close(self, val_fraction: float) -> None:
         """Flush the files; they are complete afterwards."""
         del val_fraction
-        self.abandon()
-
-    def abandon(self) -> None:
-        """Close the files as they are."""
         for file in (*self.files, self.documents):
             file.close()
+
+    def abandon(self) -> None:
+        """Close the files as they are, whatever the disk says."""
+        for file in self.files:
+            file.abandon()
+        with contextlib.suppress(OSError):
+            self.documents.close()
+
+    def sha256(self, side: int) -> str:
+        """The hex digest of a side's file; after ``close``."""
+        return self.files[side].sha256()
 
 
 class TailWriter(SplitWriter):
@@ -91,6 +97,7 @@ class TailWriter(SplitWriter):
         super().__init__(folder, tokenizer)
         # After each task: characters, tokens and bytes so far.
         self._ends = (array("Q", [0]), array("Q", [0]), array("Q", [0]))
+        self._unchanged = 0  # bytes of train.bin before the task that was cut
         self._open_document = 0  # the character with which the current document began
 
     def add(self, encoded: Encoded) -> None:
@@ -114,7 +121,7 @@ class TailWriter(SplitWriter):
 
     def close(self, val_fraction: float) -> None:
         """Cut the tail off; counts and document sides are exact afterwards."""
-        self.abandon()
+        super().close(val_fraction)
         path = self.folder / "train.bin"
         self._drop_last_end(path)
         cut = int(self.sides[TRAIN].characters * (1 - val_fraction))
@@ -124,6 +131,10 @@ class TailWriter(SplitWriter):
             with path.open("rb+") as train, (self.folder / "val.bin").open("wb") as val:
                 self._cut(train, val, task, cut)
         self._settle_documents(cut)
+
+    def sha256(self, side: int) -> str:
+        """See ``SplitWriter``."""
+        return self.files[side].sha256(self._unchanged if side == TRAIN else 0)
 
     def _drop_last_end(self, path: Path) -> None:
         # End-of-text tokens stand between documents; after the last there is nothing to part.
@@ -139,7 +150,8 @@ class TailWriter(SplitWriter):
     def _cut(self, train: BinaryIO, val: BinaryIO, task: int, cut: int) -> None:
         characters, tokens, sizes = (ends[task : task + 2] for ends in self._ends)
         itemsize = self.tokenizer.dtype.itemsize
-        train.seek(tokens[0] * itemsize)
+        self._unchanged = tokens[0] * itemsize
+        train.seek(self._unchanged)
         old = np.frombuffer(
             train.read((tokens[1] - tokens[0]) * itemsize), dtype=self.tokenizer.dtype
         )
@@ -149,7 +161,7 @@ class TailWriter(SplitWriter):
         val.write(right.data)
         while block := train.read(_COPY):
             val.write(block)
-        train.seek(tokens[0] * itemsize)
+        train.seek(self._unchanged)
         train.write(left.data)
         train.truncate()
         whole = self.sides[TRAIN]

@@ -27,6 +27,7 @@ END_OF_TEXT: Final = "<|endoftext|>"
 TIKTOKEN_KINDS: Final = (
     "gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony",
 )  # fmt: skip
+SAME_BYTES: Final = bytes(range(256))
 _BPE_KIND = re.compile(r"bpe:(\d+)")
 
 Tokens = npt.NDArray[Any]
@@ -59,14 +60,15 @@ class Tokenizer(ABC):
         vocab_size: number of ids; ids are 0 .. vocab_size - 1.
         eot: id of the end-of-text token, None where the vocabulary has none.
         cut_rule: where a long text may be cut without changing its tokens; see ``text.cuts``.
-        ascii_is_itself: every ASCII character's id is its code point.
+        ascii_ids: where each ASCII character's id is below 256, these ids, 256 of them for
+            ``bytes.translate``; else None.
     """
 
     kind: str
     vocab_size: int
     eot: int | None = None
     cut_rule: str = "words"
-    ascii_is_itself: bool = False
+    ascii_ids: bytes | None = None
 
     @abstractmethod
     def encode_array(self, text: str) -> Tokens:
@@ -158,7 +160,7 @@ class ByteTokenizer(Tokenizer):
 
     kind = "byte"
     cut_rule = "characters"
-    ascii_is_itself = True
+    ascii_ids = SAME_BYTES
 
     def __init__(self, *, eot: bool = False) -> None:
         self.vocab_size = 256 + eot

@@ -113,6 +113,8 @@ def test_threads_and_blocks_change_nothing(tmp_path: Path, monkeypatch: pytest.M
     one = files(1, "one")
     monkeypatch.setattr(cuts, "BLOCK", 100)
     assert files(4, "four") == one
+    monkeypatch.setattr(build, "_SETTLING_BYTES", 0)  # every character appears later: renumbered
+    assert files(4, "late") == one
 
 
 def test_large_vocabularies_are_uint32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,13 +44,18 @@ def test_unknown_characters_are_all_named() -> None:
 
 
 @pytest.mark.parametrize("eot", [False, True])
-def test_collected_characters_become_the_sorted_vocabulary(eot: bool) -> None:
+@pytest.mark.parametrize("head", [[], ["zeal"], ["zebra", "日"], ["zebra 日本", "äpfel 🙂"]])
+def test_collected_characters_become_the_sorted_vocabulary(eot: bool, head: list[str]) -> None:
     collector = CharsetCollector(eot=eot)
-    texts = ["zebra", "日本", "äpfel 🙂"]
+    collector.settle(head)
+    texts = ["zebra", "日本", "äpfel 🙂", *head]
     arrays = [collector.encode_array(text) for text in texts]
     ids = np.concatenate([a for text in arrays for a in (text, *([[collector.eot]] * eot))])
     made, order = collector.finished(np.bincount(ids.astype(int)))
     assert made.characters == sorted(set("".join(texts)))
+    assert (order is None) == (set("".join(head)) == set("".join(texts)))
+    if order is None:
+        order = np.arange(made.vocab_size)
     expected = [i for text in texts for i in (*made.encode(text), *([made.eot] * eot))]
     assert order.take(ids.astype(int)).tolist() == expected
 
