@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from nanogpt_cli.text import cuts
 from nanogpt_cli.text.parallel import ordered_map
 from nanogpt_cli.text.sources import Piece
 from nanogpt_cli.text.tokenizer import SAME_BYTES, Tokenizer, Tokens
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 TRAIN: Final = 0
 VAL: Final = 1
@@ -59,15 +62,19 @@ class Encoded:
 
 def digest(data: bytes) -> int:
     """The first 64 bits of sha256 of ``data``: the same in every run, on every machine."""
-    return int.from_bytes(hashlib.sha256(data).digest()[:_DIGEST], "little")
+    return _shortened(hashlib.sha256(data))
 
 
-def goes_to_val(head: bytes, val_fraction: float) -> bool:
-    """The side a document takes by the hash of its first 64 KiB.
+def _shortened(hasher: _Hash) -> int:
+    return int.from_bytes(hasher.digest()[:_DIGEST], "little")
+
+
+def goes_to_val(start: int, val_fraction: float) -> bool:
+    """The side a document takes by ``start``, the digest of its first 64 KiB.
 
     It depends on nothing else, so adding documents moves none, and equal documents stay together.
     """
-    return digest(head[: cuts.HEAD]) < val_fraction * 2.0 ** (8 * _DIGEST)
+    return start < val_fraction * 2.0 ** (8 * _DIGEST)
 
 
 def group(pieces: Iterable[Piece], *, val_fraction: float | None) -> Iterator[Task]:
@@ -79,17 +86,21 @@ def group(pieces: Iterable[Piece], *, val_fraction: float | None) -> Iterator[Ta
     """
     task, side, hasher = Task(), TRAIN, None
     for piece in pieces:
+        ended = None
         if hasher is None:
             if piece.last and not piece.data:
                 continue
-            hasher = piece.digest or hashlib.sha256()
-            val = val_fraction is not None and goes_to_val(piece.data, val_fraction)
-            side = VAL if val else TRAIN
-        if piece.digest is None:
-            hasher.update(piece.data)
-        ended = int.from_bytes(hasher.digest()[:_DIGEST], "little") if piece.last else None
-        if piece.last:
-            hasher = None
+            start = digest(piece.data[: cuts.HEAD])
+            side = VAL if val_fraction is not None and goes_to_val(start, val_fraction) else TRAIN
+            if piece.last and len(piece.data) <= cuts.HEAD:
+                ended = start
+            else:
+                hasher = piece.digest or hashlib.sha256()
+        if hasher is not None:
+            if piece.digest is None:
+                hasher.update(piece.data)
+            if piece.last:
+                ended, hasher = _shortened(hasher), None
         task.pieces.append(piece)
         task.sides.append(side)
         task.digests.append(ended)

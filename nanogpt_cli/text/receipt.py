@@ -124,11 +124,11 @@ def compare_documents(spool: Tokens, documents: int) -> dict[str, Any]:
     unique = leaked = held = 0
     for bucket in range(buckets):
         part = _bucket(spool, bucket, buckets)
-        train = np.unique(part["digest"][part["place"] == 0])
+        train = _distinct(part["digest"][part["place"] == 0])
         val = part["digest"][part["place"] == 1]
         held += len(val)
-        leaked += int(np.isin(val, train).sum())
-        unique += len(np.unique(part["digest"]))
+        leaked += int(_stands_in(val, train).sum())
+        unique += len(_distinct(part["digest"]))
     return {
         "duplicates": documents - unique,
         "leakage": {
@@ -137,6 +137,22 @@ def compare_documents(spool: Tokens, documents: int) -> dict[str, Any]:
             "share": round(leaked / held, 5) if held else None,
         },
     }
+
+
+def _distinct(digests: Tokens) -> Tokens:
+    """Sorted, each once. ``np.unique`` takes ten times as long."""
+    ordered = np.sort(digests)
+    first = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return ordered[first]
+
+
+def _stands_in(digests: Tokens, ordered: Tokens) -> Tokens:
+    """For each digest whether it is among the ``ordered`` ones."""
+    if not len(ordered):
+        return np.zeros(len(digests), dtype=bool)
+    found: Tokens = ordered.take(np.searchsorted(ordered, digests), mode="clip") == digests
+    return found
 
 
 def _bucket(spool: Tokens, bucket: int, buckets: int) -> Tokens:
