@@ -100,11 +100,15 @@ def prepare(
         eot=eot,
         limit=limit,
     )
-    with prepare_view.progress_line() as progress:
-        made = room.prepare(
-            request, name=name, out=out, force=force, workers=workers,
-            report=console.say, progress=progress,
-        )  # fmt: skip
+    try:
+        with prepare_view.progress_line() as progress:
+            made = room.prepare(
+                request, name=name, out=out, force=force, workers=workers,
+                report=console.say, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        console.say("stopped: nothing was written")
+        raise
     _conclude(made.folder, made.manifest, made.fresh, as_json)
 
 

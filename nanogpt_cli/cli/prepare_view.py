@@ -26,15 +26,16 @@ def progress_line() -> Iterator[Callable[[Progress], None]]:
     from rich import progress as rich_progress
 
     columns = (
-        rich_progress.TextColumn("tokenizing"),
+        rich_progress.TextColumn("{task.description}"),
         rich_progress.BarColumn(bar_width=24),
         rich_progress.DownloadColumn(),
         rich_progress.TextColumn("{task.fields[rate]}"),
         rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("left"),
     )
     # Redrawn by hand: a second thread would compete with the tokenizing ones.
     with rich_progress.Progress(*columns, console=out, transient=True, auto_refresh=False) as bar:
-        task = bar.add_task("", total=None, rate="")
+        task = bar.add_task("tokenizing", total=None, rate="")
         yield _Line(bar, task)
 
 
@@ -147,6 +148,8 @@ def warnings(receipt: dict[str, Any]) -> Iterator[str]:
     trip = receipt.get("round_trip", {"samples": 0, "exact": 0})
     if trip["exact"] < trip["samples"]:
         yield "this tokenizer does not give the text back exactly; samples will read differently"
+    if receipt.get("broken_bytes"):
+        yield f"{receipt['broken_bytes']:,} byte(s) were no UTF-8 and were replaced or left out"
     if receipt.get("forced_cuts"):
         yield (
             f"{receipt['forced_cuts']:,} place(s) had no word end for megabytes and were cut "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy as np
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import cuts
 from nanogpt_cli.text.parallel import ordered_map
+from nanogpt_cli.text.reading import CODEC_POLICY
 from nanogpt_cli.text.sources import Piece
 from nanogpt_cli.text.tokenizer import SAME_BYTES, Tokenizer, Tokens
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 TRAIN: Final = 0
 VAL: Final = 1
 _DIGEST = 8  # bytes: among a billion documents two unequal ones meet with probability 0.03
-_DECODING = {"strict": "strict", "replace": "replace", "skip": "ignore"}
 
 
 @dataclass
@@ -47,9 +48,10 @@ class Encoded:
     Attributes:
         tokens: of the train and the val side, in order.
         counts: how often each id stands in both, shape (highest id + 1,).
-        lengths: tokens of each piece, with end-of-text tokens.
+        lengths: tokens of each piece, without end-of-text tokens.
         characters: Unicode characters of each piece.
         bytes: UTF-8 bytes of each piece's text, after repair.
+        broken: bytes of all pieces that were no UTF-8 and were replaced or left out.
     """
 
     task: Task
@@ -58,6 +60,7 @@ class Encoded:
     lengths: list[int]
     characters: list[int]
     bytes: list[int]
+    broken: int
 
 
 def digest(data: bytes) -> int:
@@ -115,11 +118,12 @@ def group(pieces: Iterable[Piece], *, val_fraction: float | None) -> Iterator[Ta
 def piece_text(piece: Piece, errors: str) -> str:
     """The text of a piece. Raises ``UserError`` naming file and byte under ``strict``."""
     try:
-        return piece.data.decode("utf-8", _DECODING[errors])
+        return piece.data.decode("utf-8", CODEC_POLICY[errors])
     except UnicodeDecodeError as error:
         wrong = piece.data[error.start]
         hint = "use --errors replace or skip, or name the file's --encoding (e.g. latin-1)"
-        if piece.data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        marked = piece.data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        if marked or 4 * piece.data.count(0) > len(piece.data):
             hint = "this looks like UTF-16: use --encoding utf-16"
         raise UserError(
             f"{piece.name}: invalid UTF-8 at byte {piece.place + error.start:,} "
@@ -131,19 +135,26 @@ def piece_text(piece: Piece, errors: str) -> str:
 def encode_task(task: Task, tokenizer: Tokenizer, errors: str) -> Encoded:
     """Encode a task's pieces; an end-of-text token follows each document where there is one."""
     sides: tuple[list[Tokens], list[Tokens]] = ([], [])
-    lengths, characters, sizes = [], [], []
+    lengths, characters, sizes, broken = [], [], [], 0
     end = None if tokenizer.eot is None else np.array([tokenizer.eot], dtype=tokenizer.dtype)
     for piece, side in zip(task.pieces, task.sides, strict=True):
         ids, count, size = _encode_piece(piece, tokenizer, errors)
         sides[side].append(ids)
         if piece.last and end is not None:
             sides[side].append(end)
-        lengths.append(len(ids) + (piece.last and end is not None))
+        lengths.append(len(ids))
         characters.append(count)
         sizes.append(size)
+        if errors != "strict":
+            broken += _broken_bytes(piece.data)
     counts = _histogram([*sides[TRAIN], *sides[VAL]])
     tokens = (_joined(sides[TRAIN], tokenizer), _joined(sides[VAL], tokenizer))
-    return Encoded(task, tokens, counts, lengths, characters, sizes)
+    return Encoded(task, tokens, counts, lengths, characters, sizes, broken)
+
+
+def _broken_bytes(data: bytes) -> int:
+    """How many bytes are no UTF-8."""
+    return 0 if data.isascii() else len(data) - len(data.decode("utf-8", "ignore").encode())
 
 
 def _encode_piece(piece: Piece, tokenizer: Tokenizer, errors: str) -> tuple[Tokens, int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nanogpt_cli import files, places
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import catalogue, imported, target, tokens
+from nanogpt_cli.text import catalogue, imported, look, target, tokens
 from nanogpt_cli.text.build import Build, Progress
 from nanogpt_cli.text.parallel import core_count
 from nanogpt_cli.text.request import (
@@ -167,8 +167,7 @@ def find(name: str, tokenizer: str | None = None) -> Path:
     """
     if tokens.is_prepared(Path(name)):
         return Path(name)
-    shelves = [places.DATA, places.cache_home() / "data"]
-    found = [p for shelf in shelves for p in sorted(shelf.glob("*")) if tokens.is_prepared(p)]
+    found = look.prepared_folders()
     wanted = f"{name}-{tokenizer}".replace(":", "-") if tokenizer else name
     for path in found:
         if path.name == wanted or (not tokenizer and tokens.read_manifest(path).name == name):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import gzip
 import hashlib
 import io
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, cast
 
 from nanogpt_cli.errors import UserError
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 PACKED = (".gz", ".zst")
+# What each policy of --errors is called by Python's codecs.
+CODEC_POLICY: Final = {"strict": "strict", "replace": "replace", "skip": "ignore"}
 _ZSTD_BYTES = 1 << 14  # unpacked at a time: what repeats a lot may grow a thousandfold
 
 
@@ -99,8 +103,6 @@ class Reading:
         """Read what a format left unread, and describe the file. Raises if it changed meanwhile."""
         while self.buffered.read(1 << 20):
             pass
-        import stat
-
         after = os.fstat(self._raw.fileno())
         regular = stat.S_ISREG(after.st_mode)
         if regular and (after.st_size, after.st_mtime_ns) != (
@@ -137,8 +139,6 @@ def open_file(path: Path, meter: Meter) -> Iterator[Reading]:
 
 
 def _open_hint(error: OSError) -> str:
-    import errno
-
     if error.errno == errno.ELOOP:
         return "this symbolic link leads back to itself"
     return "check the path" if error.errno == errno.ENOENT else ""
@@ -216,10 +216,9 @@ class Transcoded:
     """A text file in another encoding, read as UTF-8."""
 
     def __init__(self, inner: Readable, name: str, encoding: str, errors: str) -> None:
-        policy = {"strict": "strict", "replace": "replace", "skip": "ignore"}[errors]
         self._inner = inner
         self._name = name
-        self._decoder = codecs.getincrementaldecoder(encoding)(policy)
+        self._decoder = codecs.getincrementaldecoder(encoding)(CODEC_POLICY[errors])
         self._ready = b""
         self._offset = 0
 

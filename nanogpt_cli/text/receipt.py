@@ -23,12 +23,14 @@ class Facts:
     """Counters kept while tokens are written.
 
     Attributes:
+        broken: bytes that were no UTF-8 and were replaced or left out.
         longest: tokens, file and place of the longest document.
         samples: texts on which decode(encode(text)) == text is checked.
     """
 
     tokens: int = 0
     documents: int = 0
+    broken: int = 0
     longest: tuple[int, str, int] = (0, "", 0)
     samples: list[str] = field(default_factory=list)
     exact_samples: int = 0
@@ -46,7 +48,8 @@ class Facts:
                 self.longest = max(self.longest, (self._open_tokens, piece.name, self._open_place))
                 self.documents += 1
                 self._open_tokens, self._open_place = 0, None
-            self.tokens += length
+        self.tokens += sum(map(len, encoded.tokens))
+        self.broken += encoded.broken
         self._sample(encoded)
 
     def _sample(self, encoded: Encoded) -> None:
@@ -77,6 +80,7 @@ class Facts:
             "most_frequent": most_frequent(writer.counts, tokenizer),
             **compare_documents(_spool(writer), self.documents),
             "round_trip": {"samples": len(self.samples), "exact": self.exact_samples},
+            "broken_bytes": self.broken,
             "forced_cuts": tally.forced_cuts,
             "skipped_records": tally.skipped_records,
             "skipped_files": tally.skipped_files,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv as csv_module
 import json
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_cli.errors import UserError, nearest
-from nanogpt_cli.text.reading import Readable
+from nanogpt_cli.text.reading import CODEC_POLICY, Readable
 from nanogpt_cli.text.sources import Piece, Reader, Tally, document
 
 _PARQUET_ROWS = 256  # at a time: long documents make even this some hundred kilobytes
@@ -23,6 +24,8 @@ def jsonl(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator
         UserError: a line is no JSON object or lacks the field; the message has file and line.
     """
     for number, line in enumerate(stream, 1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
         try:
@@ -96,7 +99,8 @@ def csv(stream: Readable, name: str, tabs: bool, reader: Reader, tally: Tally) -
         UserError: the column is missing, a quote is not closed, or the text is not UTF-8.
     """
     csv_module.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    policy = {"strict": "surrogateescape", "replace": "replace", "skip": "ignore"}[reader.errors]
+    # Strictness waits for the field that is wanted; see _cell.
+    policy = "surrogateescape" if reader.errors == "strict" else CODEC_POLICY[reader.errors]
     lines = (line.decode("utf-8", policy) for line in stream)
     rows = csv_module.reader(lines, delimiter="\t" if tabs else ",", strict=True)
     try:

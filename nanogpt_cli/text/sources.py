@@ -7,9 +7,11 @@ size does not matter: each piece is cut where cutting does not change the tokens
 from __future__ import annotations
 
 import codecs
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, cast
 
@@ -101,8 +103,6 @@ def document(data: bytes, name: str, place: int, reader: Reader, tally: Tally) -
     if len(data) <= cuts.LIMIT:
         yield Piece(data, True, name, place)
         return
-    import io
-
     for piece in text_pieces(cast(Readable, io.BytesIO(data)), name, reader, tally):
         yield piece._replace(place=place)
 
@@ -266,8 +266,6 @@ def walk(folder: Path, glob: str | None = None) -> Iterator[Path]:
 
 
 def _matches(path: Path, folder: Path, glob: str) -> bool:
-    from fnmatch import fnmatchcase
-
     relative = path.relative_to(folder).as_posix()
     return fnmatchcase(relative, glob) or fnmatchcase(path.name, glob.removeprefix("**/"))
 

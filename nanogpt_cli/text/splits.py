@@ -28,9 +28,8 @@ class Counts:
     characters: int = 0
     documents: int = 0
 
-    def add(self, tokens: int, characters: int, size: int) -> None:
+    def add(self, characters: int, size: int) -> None:
         """Count a piece of text."""
-        self.tokens += tokens
         self.characters += characters
         self.bytes += size
 
@@ -54,10 +53,10 @@ class SplitWriter:
         """Write one task's tokens."""
         for side in (TRAIN, VAL):
             self.files[side].write(encoded.tokens[side])
-        task = encoded.task
-        rows = zip(task.sides, encoded.lengths, encoded.characters, encoded.bytes, strict=True)
-        for side, length, characters, size in rows:
-            self.sides[side].add(length, characters, size)
+            self.sides[side].tokens += len(encoded.tokens[side])
+        rows = zip(encoded.task.sides, encoded.characters, encoded.bytes, strict=True)
+        for side, characters, size in rows:
+            self.sides[side].add(characters, size)
         self._add_documents(encoded)
         self.counts = _sum(self.counts, encoded.counts)
 

@@ -120,6 +120,7 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
     finally:
         os.close(write)
     assert run.returncode == 130
+    assert "stopped: nothing was written" in stderr
     assert "Traceback" not in stderr
     assert [p.name for p in tmp_path.iterdir()] == [".o.lock"]
 

@@ -40,6 +40,12 @@ def test_jsonl(tmp_path: Path) -> None:
     assert read(records(tmp_path / "b.ndjson", "body"), text_field="body") == DOCUMENTS
 
 
+def test_jsonl_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = records(tmp_path / "a.jsonl")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read(path) == DOCUMENTS
+
+
 @pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t")])
 def test_csv(tmp_path: Path, suffix: str, delimiter: str) -> None:
     import csv
@@ -200,10 +206,13 @@ def test_invalid_utf8_is_found_to_the_byte(
     assert not (tmp_path / "o").exists()
     assert prepared(path, tmp_path / "r", errors="replace") == "é" * 300 + "\ufffdtail"
     assert prepared(path, tmp_path / "s", errors="skip") == "é" * 300 + "tail"
-    path.write_bytes("hé".encode("utf-16"))
-    with pytest.raises(UserError) as caught:
-        prepared(path, tmp_path / "o")
-    assert "--encoding utf-16" in caught.value.hint
+    for out in ("r", "s"):
+        assert tokens.read_manifest(tmp_path / out).raw["receipt"]["broken_bytes"] == 1
+    for wide in ("utf-16", "utf-16-le"):
+        path.write_bytes("hold é".encode(wide))
+        with pytest.raises(UserError) as caught:
+            prepared(path, tmp_path / "o")
+        assert "--encoding utf-16" in caught.value.hint
 
 
 @pytest.mark.parametrize(
