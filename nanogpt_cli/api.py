@@ -146,11 +146,18 @@ def sample(
     Raises:
         UserError: the source has no tokenizer, or the prompt has characters it does not know.
     """
+    import torch
+
     from nanogpt_cli.core.continuation import continue_prompts
+    from nanogpt_cli.core.decode import tune
     from nanogpt_cli.core.sampler import Plan
+    from nanogpt_cli.core.weights import Weights
 
     tokenizer = source.need_tokenizer()
-    plan = Plan(max_new_tokens, seed=seed, sampling=sampling or Sampling())
+    weights = Weights.of(source.model)
+    if max_new_tokens > 64:  # else finding the fastest layout takes longer than it saves
+        tune(weights, [torch.get_num_threads()])
+    plan = Plan(max_new_tokens, seed=seed, sampling=sampling or Sampling(), weights=weights)
     prompts = [tokenizer.encode(prompt)]
     for piece in continue_prompts(source.model, tokenizer, prompts, plan, stop=stop):
         yield piece.text

@@ -166,6 +166,7 @@ def sample(
     """
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p)
     _check(max_new_tokens, num_samples, threads, [prompt, prompt_file, prompts])
+    _check_modes(interactive=interactive, logprobs=logprobs, json=as_json, bench=bench)
     model = options.either(source, run, "SOURCE")
     from nanogpt_cli.cli import sample_prompts, sample_session
 
@@ -195,6 +196,12 @@ def sample(
         from nanogpt_cli.cli import sample_output
 
         sample_output.write(session, given, as_json=as_json, logprobs=logprobs)
+
+
+def _check_modes(**modes: bool) -> None:
+    given = [f"--{name}" for name, on in modes.items() if on]
+    if len(given) > 1 and given != ["--json", "--bench"]:
+        raise UserError(f"{' and '.join(given)} exclude each other", "give one of them")
 
 
 def _check(max_new_tokens: int, num_samples: int, threads: int, prompts: list[object]) -> None:

@@ -206,6 +206,7 @@ def test_unknown_characters_are_named_or_handled_as_asked(here: Path) -> None:
         (("--device", "toaster"), "no device 'toaster'", "auto"),
         (("small", "--run", "small"), "name the model twice", "one"),
         (("empty.txt",), "empty.txt is not a", "Hugging Face"),
+        (("--json", "-i"), "--interactive and --json exclude each other", "one"),
     ],
 )
 def test_mistakes_are_one_line(
