@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from nanogpt_cli.laws import Law
 
 SAMPLE = 65_536
+# Quantiles of the law between which values are counted: their distance from it is read there.
+_QUANTILES = 4096
 # P(√n·D > 3) ≈ 3e-8 for the Kolmogorov-Smirnov distance: a deep model has thousands of tensors.
 KS_LIMIT = 3.0
 
@@ -31,8 +31,8 @@ class TensorStats:
         finite: no NaN or infinity among the entries.
         law: the declared law, where there is one.
         expected_std: of that law.
-        ks: Kolmogorov-Smirnov distance to that law on the same entries; NaN where it has no
-            density (constants, orthogonal matrices).
+        ks: Kolmogorov-Smirnov distance to that law on the same entries, over its 4,096-quantiles;
+            NaN where it has no density (constants, orthogonal matrices).
         z: (std/expected - 1) in standard errors.
     """
 
@@ -90,7 +90,7 @@ class Accumulator:
         self.low, self.high = math.inf, -math.inf
         self.finite = True
         self.step = max(1, shape[0] * shape[1] // SAMPLE)
-        self.samples: list[NDArray[np.float32]] = []
+        self.samples: list[Tensor] = []
 
     def add(self, values: Tensor) -> None:
         """Take in the next rows. Sums run over rows first, then in float64."""
@@ -100,7 +100,7 @@ class Accumulator:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.finite &= math.isfinite(low + high)  # aminmax passes NaN on
         flat = values.reshape(-1)
-        self.samples.append(flat[-self.seen % self.step :: self.step].numpy())
+        self.samples.append(flat[-self.seen % self.step :: self.step].clone())
         self.seen += flat.numel()
 
     def stats(self, key: str, kind: str, layer: int, law: Law | None, std: float) -> TensorStats:
@@ -109,17 +109,16 @@ class Accumulator:
         measured = math.sqrt(max(0.0, self.square / self.seen - mean * mean))
         if self.low == self.high:
             mean, measured = self.low, 0.0
-        ordered = np.zeros(0)
-        if self.finite and self.low < self.high:
-            ordered = np.sort(np.concatenate(self.samples)).astype(np.float64)
+        varies = self.finite and self.low < self.high
+        sample = torch.cat(self.samples) if varies else torch.zeros(0)
         ks = z = math.nan
         if law is not None and self.finite:
             # Entries of an orthogonal matrix are normal only in the limit of a large one.
-            ks = math.nan if law.kind == "orthogonal" else ks_distance(ordered, law, std)
+            ks = math.nan if law.kind == "orthogonal" else ks_distance(sample, law)
             z = (measured / std - 1) / law.relative_error(self.seen) if std > 0 else math.nan
         return TensorStats(
             *(key, kind, layer, self.shape, mean, measured, self.low, self.high),
-            kurtosis=kurtosis(ordered) if len(ordered) > 1 else math.nan,
+            kurtosis=kurtosis(sample) if varies else math.nan,
             finite=self.finite,
             law=law,
             expected_std=std,
@@ -128,32 +127,38 @@ class Accumulator:
         )
 
 
-def ks_distance(ordered: NDArray[np.float64], law: Law, std: float) -> float:
-    """Kolmogorov-Smirnov distance of sorted values from a law; NaN for a constant."""
-    if law.kind == "constant" or not len(ordered):
+def ks_distance(sample: Tensor, law: Law) -> float:
+    """Kolmogorov-Smirnov distance of float32 values from a law; NaN for a constant.
+
+    Counted between the law's quantiles instead of sorted: at most 1/4096 less than the exact
+    distance, in a fifth of the time.
+    """
+    if law.kind == "constant" or not len(sample):
         return math.nan
-    cdf = _cdf(ordered, law, std)
-    steps = np.arange(len(ordered) + 1) / len(ordered)
-    return float(max(np.max(steps[1:] - cdf), np.max(cdf - steps[:-1])))
+    bins = (_cdf(sample, law) * _QUANTILES).int()
+    below = torch.bincount(bins, minlength=_QUANTILES + 1)[:_QUANTILES].cumsum(0) / len(sample)
+    return float((below - torch.arange(1, _QUANTILES + 1) / _QUANTILES).abs().max())
 
 
-def _cdf(x: NDArray[np.float64], law: Law, std: float) -> NDArray[np.float64]:
+def _cdf(x: Tensor, law: Law) -> Tensor:
     if law.kind == "uniform":
         bound = math.sqrt(3) * law.scale
-        return np.clip((x + bound) / (2 * bound), 0, 1)
-    sigma = std if law.kind == "orthogonal" else law.scale
-    below: NDArray[np.float64] = torch.special.ndtr(torch.from_numpy(x) / sigma).numpy()
+        return ((x + bound) / (2 * bound)).clamp(0, 1)
+    below = torch.special.ndtr(x / law.scale)
     if law.kind != "truncated":
         return below
     tail = 0.5 * math.erfc(law.cut / math.sqrt(2))
-    return np.clip((below - tail) / (1 - 2 * tail), 0, 1)
+    return ((below - tail) / (1 - 2 * tail)).clamp(0, 1)
 
 
-def kurtosis(ordered: NDArray[np.float64]) -> float:
-    """Fourth central moment over squared variance; NaN for fewer than two different values."""
-    square = np.square(ordered - ordered.mean())
+def kurtosis(sample: Tensor) -> float:
+    """Fourth central moment over squared variance; NaN if all values are the same.
+
+    On torch alone: numpy's BLAS keeps a thread of its own spinning after each product.
+    """
+    square = (sample.double() - float(sample.double().mean())).square_()
     variance = float(square.mean())
-    return float(square @ square) / len(square) / variance**2 if variance > 0 else math.nan
+    return float(square.square_().mean()) / variance**2 if variance > 0 else math.nan
 
 
 def measure_tensor(
