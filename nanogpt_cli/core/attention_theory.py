@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nanogpt_cli.core.probes import softmax_entropy
+from nanogpt_cli.core.probes import causal_softmax
 
 # Above this score variance (within a row) heads are sampled.
 HOT = 0.15
@@ -198,11 +198,10 @@ class Sampled:
         self.rng = torch.Generator().manual_seed(seed)
         self.root = _root(X)
         self.q, self.k = self._draw(self.root, *q), self._draw(self.root, *k)
-        scores = scale * self.q @ self.k.transpose(-1, -2)  # (heads, B, T, T)
-        hidden = torch.ones(causal.T, causal.T, dtype=torch.bool).triu(1)
+        scores = (scale * self.q @ self.k.mT).tril_()  # (heads, B, T, T)
         pairs = self.heads * causal.B * causal.T * (causal.T + 1) / 2
-        self.score_std = math.sqrt(float(scores.tril().square().sum()) / pairs)
-        self.weights, entropy = softmax_entropy(scores, hidden)
+        self.score_std = math.sqrt(float(scores.square().sum()) / pairs)
+        self.weights, entropy = causal_softmax(scores)
         self.entropy = causal.mean_entropy(entropy.mean(0).double().view(-1))
 
     def _draw(self, root: Tensor, gain: float, bias: float) -> Tensor:

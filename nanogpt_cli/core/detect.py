@@ -61,7 +61,7 @@ def guess_law(t: TensorStats, n_layer: int) -> str:
     cut = _cut(reach)
     if cut is not None and t.kurtosis < 2.95:
         return f"truncated({t.std / cut[1]:.4g}, ±{cut[0]:g}σ)"
-    if abs(t.kurtosis - 3) < 0.15 + 12 / math.sqrt(min(t.size, 65_536)) and reach < 6.5:
+    if abs(t.kurtosis - 3) < 0.15 + 12 / math.sqrt(t.sampled) and reach < 6.5:
         return f"normal({t.std:.4g})"
     return f"no simple law (std {t.std:.3g}, kurtosis {t.kurtosis:.1f})"
 

@@ -210,6 +210,7 @@ class _Pass:
             self._table(seen, HEAD)
         mean = total / V
         self.signals.loss = float((lse - target).double().mean())
+        self.signals.loss_any = float((lse - mean).mean())
         self.signals.logit_std = math.sqrt(float((square / V - mean.square()).clamp_min(0).mean()))
         self.signals.own_logit = float((own - mean).mean())
         return lse

@@ -30,6 +30,8 @@ class Signals:
         grad_rms: gradient of the loss with respect to the stream.
         weight_grad: Frobenius norm of the loss gradient by class of matrix and block.
         loss: mean cross-entropy in nats.
+        loss_any: the same averaged over every target there could be, instead of the given ones:
+            without the chance of which logits those have.
         logit_std: of the logits over the vocabulary.
         own_logit: mean logit of the token that was just read, over the mean logit.
         token_share: share of the stream's variance that comes from the token embedding, at x0.
@@ -46,6 +48,7 @@ class Signals:
     grad_rms: list[float] = field(default_factory=list)
     weight_grad: dict[str, list[float]] = field(default_factory=dict)
     loss: float = math.nan
+    loss_any: float = math.nan
     logit_std: float = math.nan
     own_logit: float = math.nan
     token_share: float = math.nan

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nanogpt_cli.laws import Law
 
-SAMPLE = 65_536
+SAMPLE = 32_768
 # Quantiles of the law between which values are counted: their distance from it is read there.
 _QUANTILES = 4096
 # P(√n·D > 3) ≈ 3e-8 for the Kolmogorov-Smirnov distance: a deep model has thousands of tensors.
@@ -27,8 +27,9 @@ class TensorStats:
         layer: block index, -1 outside the blocks.
         shape: (rows, columns).
         mean, std, minimum, maximum: over all entries.
-        kurtosis: fourth moment over squared variance, on at most ``SAMPLE`` entries.
+        kurtosis: fourth moment over squared variance, on ``sampled`` entries.
         finite: no NaN or infinity among the entries.
+        sampled: size of the sample, whole rows at equal distances: about ``SAMPLE`` entries.
         law: the declared law, where there is one.
         expected_std: of that law.
         ks: Kolmogorov-Smirnov distance to that law on the same entries, over its 4,096-quantiles;
@@ -46,6 +47,7 @@ class TensorStats:
     maximum: float
     kurtosis: float
     finite: bool
+    sampled: int = 0
     law: Law | None = None
     expected_std: float = math.nan
     ks: float = math.nan
@@ -59,7 +61,7 @@ class TensorStats:
     @property
     def ks_scaled(self) -> float:
         """√n·D, to compare with ``KS_LIMIT``."""
-        return self.ks * math.sqrt(min(self.size, SAMPLE))
+        return self.ks * math.sqrt(self.sampled)
 
     @property
     def constant(self) -> bool:
@@ -85,11 +87,11 @@ class Accumulator:
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.shape = shape
-        self.seen = 0
+        self.rows = 0
         self.total = self.square = 0.0
         self.low, self.high = math.inf, -math.inf
         self.finite = True
-        self.step = max(1, shape[0] * shape[1] // SAMPLE)
+        self.step = -(-shape[0] * shape[1] // SAMPLE)
         self.samples: list[Tensor] = []
 
     def add(self, values: Tensor) -> None:
@@ -99,14 +101,15 @@ class Accumulator:
         low, high = (float(x) for x in torch.aminmax(values))
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.finite &= math.isfinite(low + high)  # aminmax passes NaN on
-        flat = values.reshape(-1)
-        self.samples.append(flat[-self.seen % self.step :: self.step].clone())
-        self.seen += flat.numel()
+        chosen = values[-self.rows % self.step :: self.step]
+        self.samples.append(chosen.clone(memory_format=torch.contiguous_format).view(-1))
+        self.rows += len(values)
 
     def stats(self, key: str, kind: str, layer: int, law: Law | None, std: float) -> TensorStats:
         """The result, compared with ``law`` of standard deviation ``std`` if there is one."""
-        mean = self.total / self.seen
-        measured = math.sqrt(max(0.0, self.square / self.seen - mean * mean))
+        seen = self.rows * self.shape[1]
+        mean = self.total / seen
+        measured = math.sqrt(max(0.0, self.square / seen - mean * mean))
         if self.low == self.high:
             mean, measured = self.low, 0.0
         varies = self.finite and self.low < self.high
@@ -115,11 +118,12 @@ class Accumulator:
         if law is not None and self.finite:
             # Entries of an orthogonal matrix are normal only in the limit of a large one.
             ks = math.nan if law.kind == "orthogonal" else ks_distance(sample, law)
-            z = (measured / std - 1) / law.relative_error(self.seen) if std > 0 else math.nan
+            z = (measured / std - 1) / law.relative_error(seen) if std > 0 else math.nan
         return TensorStats(
             *(key, kind, layer, self.shape, mean, measured, self.low, self.high),
             kurtosis=kurtosis(sample) if varies else math.nan,
             finite=self.finite,
+            sampled=len(sample),
             law=law,
             expected_std=std,
             ks=ks,

@@ -205,6 +205,8 @@ class Recursion:
         out.own_logit = float(own.mean())
         repeats = (self.idx == self.targets).double()
         out.loss = initial_loss(config.vocab_size, variance, own, repeats)
+        # Of all V targets one is the token just read.
+        out.loss_any = out.loss + float(((repeats - 1 / config.vocab_size) * own).mean())
 
     def _backward(self, C: Tensor) -> None:
         """Γ from the loss down to the embedding, filling gradient RMS and weight gradients."""
