@@ -88,7 +88,7 @@ def theory(expected: Signals, vocab_size: int, seconds: float) -> None:
     out.print(f"  stream RMS {a} → {b} (×{number(expected.growth)}){gradient}")
     log_v = math.log(vocab_size)
     out.print(
-        f"  loss {expected.loss:.3f} = ln V {log_v:.3f} {expected.loss - log_v:+.3f}   "
+        f"  loss {expected.loss_any:.3f} = ln V {log_v:.3f} {expected.loss_any - log_v:+.3f}   "
         f"logit std {expected.logit_std:.3f}   own-token logit {expected.own_logit:.2f}"
     )
 
@@ -103,6 +103,21 @@ def curves(measured: Signals | None, expected: Signals | None) -> None:
         legend += "; [bright_black]grey: expected[/]"
     out.print(f"\n[bold]Over depth[/]  {legend}")
     out.print(tables.picture(measured, expected, min(out.width, _WIDTH) - 2, 12), end="")
+
+
+def declared(subject: Subject, expected: Signals) -> None:
+    """What stands in place of a measurement where only theory was asked for."""
+    from nanogpt_cli.core.expected import expected_tensors
+    from nanogpt_cli.core.tensor_stats import by_class
+
+    out, config = console.stdout(), subject.config
+    assert subject.scheme is not None
+    out.print()
+    out.print(tables.laws(by_class(expected_tensors(config, subject.scheme)), tied=config.tied))
+    curves(None, expected)
+    out.print()
+    for table in tables.depth(expected, None, config.n_embd, min(out.width, _WIDTH)):
+        out.print(table)
 
 
 def measured(

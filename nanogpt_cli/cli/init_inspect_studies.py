@@ -126,7 +126,7 @@ def _cells(row: tuple[Variant, Signals, Signals | None], width: int) -> list[tup
         cells.append((heading, value))
         if measured:
             cells.append(("exp.", theory))
-    excess = shown.loss - math.log(variant.config.vocab_size)
+    excess = shown.loss_any - math.log(variant.config.vocab_size)
     cells.append(("loss-ln V", f"{excess:+.3f}" if excess < 10 else f"{excess:+.0f}"))
     cells.append(("own", number(shown.own_logit)))
     if wide:

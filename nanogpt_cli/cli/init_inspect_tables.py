@@ -83,6 +83,18 @@ def parameters(classes: Sequence[ClassStats], *, tied: bool, width: int) -> Tabl
     return table
 
 
+def laws(classes: Sequence[ClassStats], *, tied: bool) -> Table:
+    """One row per class of tensor that was not drawn: law, expected std and largest value."""
+    heads = ("", "n", "law (block 1)", "std (all)", "largest")
+    table = simple_table("Weights by class, as declared", heads)
+    table.columns[2].justify = "left"
+    for c in classes:
+        name = "wte = head" if c.tensor_class == "wte" and tied else c.tensor_class
+        cells = (str(c.tensors[0].law), number(c.expected_std), number(c.expected_extreme))
+        table.add_row(name, _count(c.size), *cells)
+    return table
+
+
 def every_tensor(tensors: Sequence[TensorStats], width: int) -> Table:
     """One row per tensor."""
     from nanogpt_cli.core.tensor_stats import ClassStats
@@ -165,11 +177,9 @@ class Column:
 
 
 def _depth_tables(
-    title: str, columns: Sequence[Column], names: Sequence[str], width: int
+    title: str, columns: Sequence[Column], rows: dict[int, str], width: int
 ) -> list[Table]:
-    """Rows over blocks; as many tables as it takes to stay within ``width``."""
-    from nanogpt_cli.core.signals import grid
-
+    """Named rows, by index; as many tables as it takes to stay within ``width``."""
     columns = [c for c in columns if len(c.measured)]
     if not columns:
         return []
@@ -181,19 +191,20 @@ def _depth_tables(
         part = columns[first : first + size]
         heads = [h for c in part for h in ([c.name, "exp."] if len(c.expected) else [c.name])]
         table = simple_table(title if first == 0 else "", ["block", *heads])
-        for i in grid(len(names), ROWS):
-            table.add_row(names[i], *(cell for c in part for cell in c.cells(i)))
+        for i, name in rows.items():
+            table.add_row(name, *(cell for c in part for cell in c.cells(i)))
         tables.append(table)
     return tables
 
 
 def depth(measured: Signals, expected: Signals | None, n_embd: int, width: int) -> list[Table]:
     """Tables over depth: stream and branches, attention and activations, gradients."""
-    from nanogpt_cli.core.signals import Signals
+    from nanogpt_cli.core.signals import Signals, grid
 
     e = expected or Signals()
     room = max(1.0, math.sqrt(256 / n_embd))  # theory is the limit of infinite width
-    blocks = [str(i) for i in range(1, len(measured.attn_rms) + 1)]
+    blocks = {i: str(i) for i in grid(len(measured.stream_rms), ROWS) if i}
+    rows = {0: "embed", **blocks}
 
     def pad(values: Sequence[float]) -> list[float]:
         return [math.nan, *values] if len(values) else []
@@ -205,10 +216,10 @@ def depth(measured: Signals, expected: Signals | None, n_embd: int, width: int) 
         Column("cosine", measured.cosine, e.cosine, digits=3),
     ]
     inner = [
-        Column("score std", measured.score_std, e.score_std),
-        Column("entropy", measured.attn_entropy, e.attn_entropy, digits=3),
-        Column("pre-act", measured.preact_std, e.preact_std, room),
-        Column("silent", measured.near_zero, e.near_zero, digits=2),
+        Column("score std", pad(measured.score_std), pad(e.score_std)),
+        Column("entropy", pad(measured.attn_entropy), pad(e.attn_entropy), digits=3),
+        Column("pre-act", pad(measured.preact_std), pad(e.preact_std), room),
+        Column("silent", pad(measured.near_zero), pad(e.near_zero), digits=2),
     ]
     heads = {"c_attn": "∂qkv", "attn_proj": "∂proj", "fc": "∂fc", "mlp_proj": "∂mlp"}
     gradients = [Column("∂stream", measured.grad_rms, e.grad_rms, room)]
@@ -216,11 +227,9 @@ def depth(measured: Signals, expected: Signals | None, n_embd: int, width: int) 
         norms = pad(measured.weight_grad.get(key, []))
         gradients.append(Column(head, norms, pad(e.weight_grad.get(key, []))))
     return [
-        *_depth_tables("The stream and what joins it (RMS)", stream, ["embed", *blocks], width),
+        *_depth_tables("The stream and what joins it (RMS)", stream, rows, width),
         *_depth_tables("Inside the blocks", inner, blocks, width),
-        *_depth_tables(
-            "Gradients: stream (RMS), matrices (norm)", gradients, ["embed", *blocks], width
-        ),
+        *_depth_tables("Gradients: stream (RMS), matrices (norm)", gradients, rows, width),
     ]
 
 
@@ -284,16 +293,17 @@ def histograms(found: dict[str, list[Histogram]]) -> list[Table]:
 def loss(rows: dict[str, Signals], vocab_size: int, n_tokens: int) -> Table:
     """Measured and expected loss against ln V, and the logits behind it.
 
-    ± is the standard error from the logits of ``n_tokens`` random targets.
+    ± is the standard error from the logits of ``n_tokens`` random targets; the loss over all
+    targets has none.
     """
-    heads = ("", "loss", "±", "ln V", "above it", "logit std", "own-token logit")
+    heads = ("", "loss", "±", "all targets", "ln V", "above it", "logit std", "own logit")
     table = simple_table("Loss before the first step", heads)
     log_v = math.log(vocab_size)
     for name, s in rows.items():
         noise = f"{s.logit_std / math.sqrt(n_tokens):.3f}" if name == "measured" else ""
-        values = (f"{s.loss:.3f}", noise, f"{log_v:.3f}", f"{s.loss - log_v:+.3f}")
+        values = (f"{s.loss:.3f}", noise, f"{s.loss_any:.3f}", f"{log_v:.3f}")
         style = "" if name == "measured" else "dim"
-        more = (f"{s.logit_std:.3f}", f"{s.own_logit:.2f}")
+        more = (f"{s.loss_any - log_v:+.3f}", f"{s.logit_std:.3f}", f"{s.own_logit:.2f}")
         table.add_row(name, *values, *more, style=style)
     return table
 

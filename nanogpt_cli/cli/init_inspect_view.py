@@ -69,8 +69,7 @@ def inspect(subject: Subject, ask: Ask, tokenizer: str, files: Files) -> bool:
         if not quiet:
             output.measured(subject, found, expected, n_tokens=idx.numel(), full=ask.full)
     elif not quiet:
-        output.curves(None, expected)
-        console.stdout().print()
+        output.declared(subject, expected)
     verdicts = _judge(subject, expected, found)
     if not quiet:
         output.judge(verdicts)

@@ -1,4 +1,4 @@
-"""Expected statistics of a run's first step, for the band a dashboard draws."""
+"""What is expected before a weight is drawn: every matrix's law, a run's first statistics."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from nanogpt_cli.core.init import pieces
+from nanogpt_cli.core.init import pieces, shapes
 from nanogpt_cli.core.model import GPTConfig
+from nanogpt_cli.core.sources import layer_of
+from nanogpt_cli.core.tensor_stats import TensorStats
 from nanogpt_cli.core.theory import expect, random_tokens
 from nanogpt_cli.schemes import Scheme
 
@@ -53,3 +55,18 @@ def weight_rms(config: GPTConfig, scheme: Scheme, layer: int) -> float:
     found = [piece for name in names for piece in pieces(name, config, scheme)]
     total = sum(piece.size * (piece.std**2 + piece.law.mean**2) for piece in found)
     return math.sqrt(total / sum(piece.size for piece in found))
+
+
+def expected_tensors(config: GPTConfig, scheme: Scheme) -> list[TensorStats]:
+    """Every matrix with its law and expected std; what only a measurement knows is NaN."""
+    unknown = (math.nan,) * 5
+    return [
+        TensorStats(
+            *(piece.key, piece.tensor_class, layer_of(name), piece.shape, *unknown),
+            finite=True,
+            law=piece.law,
+            expected_std=piece.std,
+        )
+        for name in shapes(config)
+        for piece in pieces(name, config, scheme)
+    ]

@@ -137,8 +137,8 @@ def _gradients(found: Signals) -> Iterator[Verdict]:
 
 def _loss(found: Signals, config: GPTConfig) -> Iterator[Verdict]:
     log_v = math.log(config.vocab_size)
-    excess = found.loss - log_v
-    text = f"loss {found.loss:.3f} = ln V {excess:+.3f}"
+    excess = found.loss_any - log_v
+    text = f"loss over all targets {found.loss_any:.3f} = ln V {excess:+.3f}"
     if excess > MAX_LOSS_EXCESS:
         yield Verdict(WARN, "loss", f"{text}: the first steps go into shrinking logits", excess)
     else:

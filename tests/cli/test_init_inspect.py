@@ -51,8 +51,8 @@ def test_measured_weights_are_those_train_starts_from() -> None:
     model = build(config, schemes.get("gpt2"), 5)
     weight = model.transformer.h[2].mlp.c_fc.weight
     row = rows["transformer.h.2.mlp.c_fc.weight"]
-    assert row["maximum"] == float(weight.max())
-    assert row["std"] == pytest.approx(float(weight.std(correction=0)), rel=1e-5)
+    assert row["maximum"] == float(weight.detach().max())
+    assert row["std"] == pytest.approx(float(weight.detach().std(correction=0)), rel=1e-5)
 
 
 def test_json_holds_expected_beside_measured() -> None:
@@ -66,7 +66,10 @@ def test_json_holds_expected_beside_measured() -> None:
 
 def test_theory_only_draws_no_weight() -> None:
     assert as_json(*SMALL, "--theory")["measured"] is None
-    assert "Weights by class" not in run(*SMALL, "--theory")
+    page = run(*SMALL, "--theory", "--init", "layer-index")
+    for part in ("as declared", "normal(0.01414)", "The stream and what joins it", "∂mlp"):
+        assert part in page, part
+    assert "measured" not in page
 
 
 def test_presets_recipes_and_sets(tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_cli import schemes
+from nanogpt_cli.core.expected import expected_tensors
 from nanogpt_cli.core.init import build, configure
 from nanogpt_cli.core.inspect import measure
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.core.probes import attention_statistics, gradient_norm
 from nanogpt_cli.core.signals import Signals, grid
 from nanogpt_cli.core.sources import Drawn, Stored
+from nanogpt_cli.core.tensor_stats import ks_distance, kurtosis, measure_tensor
 from nanogpt_cli.core.theory import random_tokens
+from nanogpt_cli.laws import Law
 
 CONFIG = GPTConfig(3, 4, 64, 48, 5000, 0.0, True, "gelu")  # wte spans two chunks of rows
 
@@ -30,9 +33,10 @@ def whole(model: GPT, idx: Tensor, targets: Tensor) -> tuple[dict[str, list[floa
             x.retain_grad()
             streams.append(x)
 
-    _, loss = model(idx, targets, probe)
+    logits, loss = model(idx, targets, probe)
     assert loss is not None
     loss.backward()
+    found["any"] = [float((logits.logsumexp(-1) - logits.mean(-1)).mean().detach())]
     found["stream"] = found.pop("embed") + found.pop("resid")
     found["grad"] = [float(x.grad.square().mean().sqrt()) for x in streams if x.grad is not None]
     for name, leaf in (("c_attn", "attn.c_attn"), ("attn_proj", "attn.c_proj"),
@@ -51,6 +55,7 @@ def test_streamed_equals_whole(name: str, change: dict[str, object]) -> None:
     expected, loss = whole(build(config, scheme, seed=3), idx, targets)
     found = measure(Drawn(config, scheme, 3), idx, targets).signals
     assert found.loss == pytest.approx(loss, rel=1e-6)
+    assert [found.loss_any] == pytest.approx(expected["any"], rel=1e-6)
     close = {"rel": 1e-5}
     assert found.stream_rms == pytest.approx(expected["stream"], **close)
     assert found.attn_rms == pytest.approx(expected["attn"], **close)
@@ -84,12 +89,56 @@ def test_statistics_of_a_chunked_table_are_those_of_the_table() -> None:
     assert found.follows
 
 
+def test_a_sample_outlives_the_buffer_it_was_taken_from() -> None:
+    config = GPTConfig(1, 1, 4, 8, 5000, 0.0, False, "gelu")  # few enough values to keep them all
+    scheme = schemes.get("pytorch-embtie")
+    found = measure(Drawn(config, scheme, 0), *random_tokens(config, 1, 8, seed=0)).tensors[0]
+    wte = build(config, scheme, 0).transformer.wte.weight.detach()
+    assert found.sampled == wte.numel()
+    assert found == measure_tensor(wte, found.key, "wte", -1, found.law, found.expected_std)
+
+
+@pytest.mark.parametrize(
+    "law", [Law("normal", 0.02), Law("uniform", 0.1), Law("truncated", 0.02, 2.0)]
+)
+def test_distance_from_a_law_written_out(law: Law) -> None:
+    """Sorted values against the law's distribution function, and against a law they miss."""
+    x = torch.empty(20_000)
+    rng = torch.Generator().manual_seed(1)
+    bound = 3**0.5 * law.scale
+    if law.kind == "uniform":
+        x.uniform_(-bound, bound, generator=rng)
+    else:
+        x.normal_(0, law.scale, generator=rng)
+        x = x[x.abs() < law.cut * law.scale]
+
+    def exact(law: Law) -> float:
+        u = x.double().sort().values / law.scale
+        cdf = (u / 3**0.5 + 1) / 2 if law.kind == "uniform" else torch.special.ndtr(u)
+        if law.kind == "truncated":
+            tail = float(torch.special.ndtr(torch.tensor(-law.cut).double()))
+            cdf = (cdf - tail) / (1 - 2 * tail)
+        steps = torch.arange(len(x) + 1).double() / len(x)
+        cdf = cdf.clamp(0, 1)
+        return float(torch.maximum(steps[1:] - cdf, cdf - steps[:-1]).max())
+
+    for asked in (law, Law("normal", 0.03), Law("uniform", 0.02)):
+        assert ks_distance(x, asked) == pytest.approx(exact(asked), abs=1 / 4096)
+    assert kurtosis(x) == pytest.approx(law.kurtosis, abs=0.1)
+
+
 def test_every_matrix_is_reported_once() -> None:
     scheme = schemes.get("gpt2")
     idx, targets = random_tokens(CONFIG, 1, 8, seed=0)
     keys = [t.key for t in measure(Drawn(CONFIG, scheme, 0), idx, targets).tensors]
     assert len(keys) == len(set(keys)) == 2 + 3 * 14 + 2
     assert "transformer.h.2.attn.c_attn.weight/k" in keys
+    declared = expected_tensors(CONFIG, scheme)
+    assert sorted(t.key for t in declared) == sorted(keys)
+    assert {t.key: (t.law, t.expected_std) for t in declared} == {
+        t.key: (t.law, t.expected_std)
+        for t in measure(Drawn(CONFIG, scheme, 0), idx, targets).tensors
+    }
 
 
 def test_attention_statistics_written_out() -> None:
