@@ -20,19 +20,32 @@ _NAMES = {"stream_rms": "stream", "attn_rms": "attention", "mlp_rms": "MLP", "gr
 _COLOURS = ("#0072B2", "#D55E00")  # Okabe & Ito: distinct for colour-blind readers
 
 
-def draw(path: Path, title: str, measured: Signals | None, expected: Signals | None) -> None:
-    """Four panels over depth, measured as points and expected as lines, as PNG or SVG.
+def check(path: Path) -> str:
+    """The kind of picture ``path`` asks for, before anything is computed for it.
 
     Raises:
-        UserError: matplotlib is not installed.
+        UserError: matplotlib is not installed, or it is no kind of picture.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError(
-            "pictures need matplotlib", "pip install 'nanogpt-cli[plot]', or use --csv"
-        ) from None
+    from importlib.util import find_spec
+
+    kind = path.suffix.lstrip(".").lower()
+    if kind not in ("png", "svg", "pdf"):
+        raise UserError(f"{path}: pictures are .png, .svg or .pdf")
+    if find_spec("matplotlib") is None:
+        hint = "pip install 'nanogpt-cli[plot]', or use --csv"
+        raise UserError("pictures need matplotlib", hint)
+    return kind
+
+
+def draw(path: Path, title: str, measured: Signals | None, expected: Signals | None) -> None:
+    """Four panels over depth, measured as points and expected as lines.
+
+    The same numbers give the same bytes, so a committed picture changes only with its content.
+    """
     import io
+
+    import matplotlib
+    from matplotlib.figure import Figure
 
     from nanogpt_cli import files
 
@@ -45,15 +58,24 @@ def draw(path: Path, title: str, measured: Signals | None, expected: Signals | N
         for name, colour in zip(names, _COLOURS, strict=False):
             _panel(axes, name, colour, measured, expected)
         if log and axes.lines:
-            axes.set_yscale("log")
+            _log_axis(axes)
         if axes.lines:
             axes.legend(fontsize=8, frameon=False)
-    buffer = io.BytesIO()
-    kind = path.suffix.lstrip(".").lower() or "png"
-    if kind not in ("png", "svg", "pdf"):
-        raise UserError(f"{path}: pictures are .png, .svg or .pdf")
-    figure.savefig(buffer, format=kind, dpi=150)
+    buffer, kind = io.BytesIO(), check(path)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        still = {"metadata": {"Date": None}} if kind == "svg" else {}
+        figure.savefig(buffer, format=kind, dpi=150, **still)
     files.write_bytes(path, buffer.getvalue())
+
+
+def _log_axis(axes: Any) -> None:
+    """A logarithmic axis labelled with plain numbers."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    # Within less than two decades the powers of ten alone would be too few.
+    steps = range(2, 10) if high < 3 * low else (2, 3, 5) if high < 100 * low else ()
+    axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if int(f"{y:e}"[0]) in steps else "")
 
 
 def _panel(

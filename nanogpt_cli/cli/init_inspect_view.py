@@ -53,8 +53,12 @@ class Files:
 
 def inspect(subject: Subject, ask: Ask, tokenizer: str, files: Files) -> bool:
     """Show everything; True if a check failed."""
+    from nanogpt_cli.cli.init_inspect_plot import check
     from nanogpt_cli.core import lint
 
+    for path in (files.png, files.svg):
+        if path:
+            check(path)
     idx, targets, label = tokens(
         subject.config, ask.data, ask.batch, ask.length, ask.seed, tokenizer
     )
@@ -186,7 +190,10 @@ def _write(
         if path:
             from nanogpt_cli.cli.init_inspect_plot import draw
 
-            draw(path, subject.label, found.signals if found else None, expected)
+            c, scheme = subject.config, subject.scheme
+            title = f"{subject.label}: {c.n_layer} layers × {c.n_embd} channels"
+            title += f", init {scheme.name}" if scheme else ""
+            draw(path, title, found.signals if found else None, expected)
             console.say(f"wrote {path}")
     if files.tui:
         from nanogpt_cli.cli.init_inspect_layers import show

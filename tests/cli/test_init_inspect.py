@@ -104,6 +104,24 @@ def test_csv_has_a_line_per_block(tmp_path: Path) -> None:
     assert rows[0]["mlp_rms_measured"] == ""
 
 
+def test_a_picture_is_refused_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"\.png, \.svg or \.pdf"):
+        run("--n-layer", "1000", "--svg", "x.jpg")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="matplotlib"):
+        run("--n-layer", "1000", "--png", "x.png")
+
+
+def test_the_same_inspection_draws_the_same_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name in ("a", "b"):
+        run(*SMALL, "--svg", str(tmp_path / f"{name}.svg"), "--png", str(tmp_path / f"{name}.png"))
+    picture = (tmp_path / "a.svg").read_text()
+    assert "GPT-2: 3 layers × 64 channels, init gpt2" in picture
+    assert picture == (tmp_path / "b.svg").read_text()
+    assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG"
+
+
 def test_comparisons_show_a_row_each() -> None:
     page = run(*SMALL, "--compare", "normal,pytorch,nanogpt")
     assert page.count("gpt2") == 1
