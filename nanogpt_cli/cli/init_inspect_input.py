@@ -119,6 +119,31 @@ def check_depth(n_layer: int) -> None:
         )
 
 
+def check_memory(config: GPTConfig) -> None:
+    """Refuse blocks so wide that the two a measurement needs are more than the machine's memory.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    import math
+    import os
+    from dataclasses import replace
+
+    from nanogpt_cli.core.init import shapes
+
+    if "SC_PHYS_PAGES" not in os.sysconf_names:
+        return
+    one = shapes(replace(config, n_layer=1))
+    two = 2 * 4 * sum(math.prod(s) for name, s in one.items() if ".h.0." in name)
+    room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if two > room:
+        raise UserError(
+            f"two blocks of {config.n_embd} channels take {two / 2**30:.3g} GiB, "
+            f"this machine has {room / 2**30:.3g}",
+            "--theory needs no weights",
+        )
+
+
 def subject(
     name: str,
     preset: str,

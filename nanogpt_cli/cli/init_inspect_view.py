@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from nanogpt_cli.cli import console
 from nanogpt_cli.cli import init_inspect_output as output
-from nanogpt_cli.cli.init_inspect_input import Subject, tokens
+from nanogpt_cli.cli.init_inspect_input import Subject, check_memory, tokens
+from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,13 +53,20 @@ class Files:
 
 
 def inspect(subject: Subject, ask: Ask, tokenizer: str, files: Files) -> bool:
-    """Show everything; True if a check failed."""
+    """Show everything; True if a check failed.
+
+    Raises:
+        UserError: something cannot be read or computed; after the page, for weights that are not
+            numbers.
+    """
     from nanogpt_cli.cli.init_inspect_plot import check
     from nanogpt_cli.core import lint
 
     for path in (files.png, files.svg):
         if path:
             check(path)
+    if not ask.theory_only:
+        check_memory(subject.config)
     idx, targets, label = tokens(
         subject.config, ask.data, ask.batch, ask.length, ask.seed, tokenizer
     )
@@ -80,7 +88,18 @@ def inspect(subject: Subject, ask: Ask, tokenizer: str, files: Files) -> bool:
     _write(files, subject, expected, found)
     if quiet:
         console.emit_json(output.as_json(subject, expected, found, verdicts))
+    _refuse_broken(found)
     return lint.worst(verdicts) == lint.FAIL
+
+
+def _refuse_broken(found: Inspection | None) -> None:
+    broken = [t.key for t in found.tensors if not t.finite] if found else []
+    if broken:
+        more = f" and {len(broken) - 1} more" if broken[1:] else ""
+        raise UserError(
+            f"{broken[0]}{more} holds NaN or infinity: these weights cannot run",
+            "the page shows how far the stream gets; look for an earlier checkpoint",
+        )
 
 
 def _theory(

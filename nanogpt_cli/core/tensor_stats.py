@@ -109,7 +109,8 @@ class Accumulator:
         """The result, compared with ``law`` of standard deviation ``std`` if there is one."""
         seen = self.rows * self.shape[1]
         mean = self.total / seen
-        measured = math.sqrt(max(0.0, self.square / seen - mean * mean))
+        variance = self.square / seen - mean * mean
+        measured = math.sqrt(max(0.0, variance)) if self.finite else math.nan
         if self.low == self.high:
             mean, measured = self.low, 0.0
         varies = self.finite and self.low < self.high

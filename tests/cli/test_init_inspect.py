@@ -158,6 +158,7 @@ def test_all_and_hist_add_tables() -> None:
         (["--n-embd", "100", "--n-head", "3"], "n_head = 3 does not divide"),
         (["--n-layer", "0"], "n_layer"),
         (["--n-layer", "10000"], "at most 1000"),
+        (["--n-embd", "50000000", "--n-head", "2"], "two blocks of 50000000 channels"),
         (["--init", "gtp2"], "gpt2"),
         (["--preset", "gpt5"], "gpt2-xl"),
         (["--activation", "tanh"], "activation"),
@@ -234,7 +235,17 @@ def test_a_foreign_module_is_named(module: str) -> None:
     page = run("--from", f"{module}:hot", "--lint", code=1)
     assert "tied to the head" in page
     assert "looks like" in page
-    assert "not finite" in run("--from", f"{module}:broken", "--lint", code=1)
+
+
+@pytest.mark.parametrize("lint", [[], ["--lint"]])
+def test_weights_that_are_not_numbers_are_shown_and_refused(module: str, lint: list[str]) -> None:
+    asked = ["init-inspect", "--from", f"{module}:broken", *lint]
+    result = CliRunner().invoke(app, asked, env={"COLUMNS": "100"})
+    assert "c_fc.weight: values that are not finite numbers" in result.stdout
+    assert "the stream after block 2 is not a finite number" in result.stdout
+    assert "times small-wang" not in result.stdout  # a NaN's std is no std of 0
+    assert isinstance(result.exception, UserError)
+    assert "h.1.mlp.c_fc.weight holds NaN" in str(result.exception)
 
 
 @pytest.mark.parametrize(
