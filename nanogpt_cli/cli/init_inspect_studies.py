@@ -162,7 +162,9 @@ def scan(subject: Subject, what: str, as_json: bool) -> None:
             rows.append((variant, variant.expected(idx, targets), None))
             if report:
                 report(n + 1, len(variants))
-    _show(rows, as_json, f"{scheme.name} over {what}, {_shape(subject)}")
+    c = subject.config
+    fixed = f"{c.n_embd} channels" if what == "depth" else f"{c.n_layer} layers"
+    _show(rows, as_json, f"{scheme.name} over {what}, {fixed}")
 
 
 def coordinates(subject: Subject, widths: str, seed: int, as_json: bool, lint: bool) -> None:

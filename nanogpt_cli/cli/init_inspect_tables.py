@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ROWS = 13  # a table shows every block of GPT-2 small, and a selection of more
 _PAIR = 17  # cells that a measured and an expected number take
 _NAME = 12
-_LAW_FROM = 100  # narrower terminals do without the law, which the scheme's formula gives
+# Narrower terminals do without the law, which the scheme's formula gives, and the largest value.
+_LAW_FROM, _EXTREME_FROM = 100, 70
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
 _MARKS = {"ok": "✓", "note": "i", "warn": "!", "fail": "✗"}
 _PLOT_STYLES = {"stream": "cyan", "grad": "magenta", "theory": "bright_black", "axis": "dim"}
@@ -118,7 +119,8 @@ def _weights_table(title: str, size: str, width: int, *, declared: bool) -> Tabl
         table.columns[2].justify = "left"
         return table
     law = ("law (block 1)",) if width >= _LAW_FROM else ()
-    heads = ("", size, *law, "std", "exp.", "z", "min", "max", "exp. ±", "")
+    extreme = ("exp. ±",) if width >= _EXTREME_FROM else ()
+    heads = ("", size, *law, "std", "exp.", "z", "min", "max", *extreme, "")
     table = simple_table(title, heads)
     if law:
         table.columns[2].justify = "left"
@@ -135,7 +137,8 @@ def _measured(c: ClassStats, width: int) -> tuple[RenderableType, ...]:
     std = f"{c.std:.5f}" if c.std else "0"
     expected = "–" if math.isnan(c.expected_std) else f"{c.expected_std:.5f}"
     cells = (std, f"[dim]{expected if c.expected_std else '0'}[/]", z)
-    span = (number(c.minimum), number(c.maximum), f"[dim]{number(extreme)}[/]", verdict)
+    far = (f"[dim]{number(extreme)}[/]",) if width >= _EXTREME_FROM else ()
+    span = (number(c.minimum), number(c.maximum), *far, verdict)
     if law is None:  # foreign weights: no expectation, but a law read off the values
         name = guess_law(c.tensors[0], max(t.layer for t in c.tensors) + 1 or 1)
         return name, std, z.replace("–", number(c.tensors[0].kurtosis)), *span[:2]
@@ -278,11 +281,13 @@ def histograms(found: dict[str, list[Histogram]]) -> list[Table]:
     """A row of bars per layer for pre-activations and the stream."""
     from nanogpt_cli.core.signals import grid
 
-    titles = {"preact": "Pre-activations", "resid": "Residual stream after the block"}
+    titles = {
+        "preact": "Pre-activations over their RMS, -4 … 4",
+        "resid": "Stream after the block over its RMS, -4 … 4",
+    }
     tables = []
     for name, layers in found.items():
-        title = f"{titles[name]}: values over their RMS, -4 … 4"
-        table = simple_table(title, ("block", "RMS", "distribution"))
+        table = simple_table(titles[name], ("block", "RMS", "distribution"))
         for i in grid(len(layers), ROWS):
             h = layers[i]
             table.add_row(str(i + 1), number(h.rms), sparkline(h.counts, len(h.counts)))

@@ -63,7 +63,10 @@ def values(low: float, high: float, most: int, log: bool, axis: str = "") -> lis
     """Tick values of a linear or logarithmic axis."""
     if log:
         return log10(low, high, most)
-    return clock(low, high, most) if axis == "time" else linear(low, high, most)
+    if axis == "time":
+        return clock(low, high, most)
+    found = linear(low, high, most)
+    return [value for value in found if value == round(value)] if axis == "block" else found
 
 
 def labels(at: list[float], axis: str = "") -> list[str]:
