@@ -149,7 +149,7 @@ def _cdf(x: Tensor, law: Law) -> Tensor:
     if law.kind == "uniform":
         bound = math.sqrt(3) * law.scale
         return ((x + bound) / (2 * bound)).clamp(0, 1)
-    below = torch.special.ndtr(x / law.scale)
+    below: Tensor = torch.special.ndtr(x / law.scale)
     if law.kind != "truncated":
         return below
     tail = 0.5 * math.erfc(law.cut / math.sqrt(2))

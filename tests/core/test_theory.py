@@ -50,9 +50,21 @@ def test_theory_agrees_with_measurement(name: str) -> None:
     assert ratio == pytest.approx(theory.gradient_ratio, rel=0.10)
     noise = theory.logit_std / math.sqrt(2 * 128)  # of the targets' logits, two seeds
     assert statistics.fmean(s.loss for s in found) == pytest.approx(theory.loss, abs=4 * noise)
+    assert statistics.fmean(s.loss_any for s in found) == pytest.approx(theory.loss_any, abs=0.02)
     assert found[0].logit_std == pytest.approx(theory.logit_std, rel=0.06)
     for one, other in zip(found[0].mlp_rms, theory.mlp_rms, strict=True):
         assert one == pytest.approx(other, rel=0.08, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "normal"])
+def test_theory_agrees_at_depth_48(name: str) -> None:
+    found, theory = both(name, L=48, T=32)
+    measured = mean([s.stream_rms for s in found])
+    assert measured == pytest.approx(theory.stream_rms, rel=0.05)
+    off = [abs(m / e - 1) for m, e in zip(measured, theory.stream_rms, strict=True)]
+    assert statistics.median(off) < 0.03
+    ratio = statistics.fmean(s.gradient_ratio for s in found)
+    assert ratio == pytest.approx(theory.gradient_ratio, rel=0.10)
 
 
 @pytest.mark.parametrize("activation", ["gelu_tanh", "relu", "relu2", "silu", "swiglu"])
