@@ -143,4 +143,5 @@ def init_inspect(
         failed = view.inspect(subject, ask, tokenizer, files) and lint
         console.next_command("nanogpt init-inspect --compare normal,pytorch,mup")
         raise typer.Exit(1 if failed else 0)
-    console.next_command("nanogpt train small --set model.init=gpt2")
+    name = subject.scheme.name if subject.scheme else "gpt2"
+    console.next_command(f"nanogpt train small --set model.init={name}")

@@ -192,13 +192,16 @@ def coordinates(subject: Subject, widths: str, seed: int, as_json: bool, lint: b
 
 
 def _show_coordinates(found: Coordinates, scheme: str) -> None:
+    from nanogpt_cli.core.coord_check import MAX_SLOPE
+
     steps = len(found.losses[0]) - 1
     heads = ["RMS of the change", *(f"d = {w}" for w in found.widths), "slope", ""]
-    title = f"Coordinate check of {scheme}: change of activations after {steps} Adam steps"
+    title = f"Coordinate check of {scheme}: change in {steps} Adam steps"
     table = simple_table(title, heads)
     for name in found.names:
         slope = found.slope(name)
-        mark = "[green]level[/]" if slope < 0.2 else "[yellow]grows[/]"
+        marks = ("shrinks", "[green]level[/]", "[yellow]grows[/]")
+        mark = marks[1 + (slope > MAX_SLOPE) - (slope < -MAX_SLOPE)]
         values = [number(rows[-1]) for rows in found.change[name]]
         table.add_row(name, *values, f"{slope:+.2f}", mark)
     table.add_row("loss", *(number(losses[-1]) for losses in found.losses), "", "")
