@@ -143,5 +143,6 @@ def init_inspect(
         failed = view.inspect(subject, ask, tokenizer, files) and lint
         console.next_command("nanogpt init-inspect --compare normal,pytorch,mup")
         raise typer.Exit(1 if failed else 0)
-    name = subject.scheme.name if subject.scheme else "gpt2"
+    name = subject.scheme.name if subject.scheme else "custom"
+    name = "gpt2" if name == "custom" else name  # a custom table has no name to ask for
     console.next_command(f"nanogpt train small --set model.init={name}")
