@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from nanogpt_cli import __version__
+from nanogpt_cli.cli import console
 from nanogpt_cli.cli.lazy import LazyGroup
 from nanogpt_cli.errors import UserError
 
@@ -115,7 +116,7 @@ def _recipe_key(option: str, near: Sequence[str] | None, context: Any) -> str:
 
 def _complain(message: str, hint: str) -> None:
     """One message and one hint on stderr; colour only where a person sees it."""
-    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    colour = console.coloured(sys.stderr)
     red, dim, off = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colour else ("", "", "")
     text = f"{red}error:{off} {message}\n"
     if hint:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether bold and colours may be written there: a terminal that knows them, and no wish."""
+    dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
+    return stream.isatty() and not dumb and not os.environ.get("NO_COLOR")
 
 
 @cache
@@ -31,7 +38,9 @@ def stdout() -> Console:
     """The console for what a command produces."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    # Rich takes every terminal that calls itself dumb for 80 columns wide.
+    dumb = os.environ.get("TERM", "") in ("dumb", "unknown") and sys.stdout.isatty()
+    return Console(highlight=False, width=shutil.get_terminal_size().columns if dumb else None)
 
 
 def say(message: str) -> None:
@@ -41,7 +50,12 @@ def say(message: str) -> None:
 
 def next_command(command: str) -> None:
     """The last line of a command: what to type next."""
-    stderr().print(f"[dim]next:[/dim] {command}")
+    word = "\x1b[2mnext:\x1b[0m" if coloured(sys.stderr) else "next:"
+    try:
+        sys.stderr.write(f"{word} {command}\n")
+        sys.stderr.flush()
+    except BrokenPipeError:  # its reader has left; the work is done all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def side_by_side(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:

@@ -7,7 +7,6 @@ person can do stands here in one line each, and importing a library to show it i
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import shutil
 import sys
@@ -15,6 +14,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
 from typing import Any
+
+from nanogpt_cli.cli import console
 
 _WIDEST, _TALLEST = 100, 39  # a page of up to that many lines is on one screen with the prompt
 _NAMES = 32  # widest column of option names; a longer name has a line of its own
@@ -30,11 +31,11 @@ def attach(command: Any) -> Any:
 
 def page(command: Any, ctx: Any) -> str:
     """The whole page, ending in a newline."""
-    width = min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)
+    width = terminal_width()
     top = [f"{heading('Usage:')} {_usage(command, ctx)}", ""]
-    top += _prose(inspect.cleandoc(command.help or ""), width)
+    top += prose(inspect.cleandoc(command.help or ""), width)
     sections = list(_sections(command, ctx))
-    lines = [*top, *_body(sections, width, [""], _columns)]
+    lines = [*top, *_body(sections, width, [""], columns)]
     if len(lines) > _TALLEST:
         dense = [*top, "", *_body(sections, width, [], _pairs)]
         lines = dense if len(dense) <= _TALLEST else lines
@@ -55,8 +56,7 @@ def _body(
 
 def heading(text: str) -> str:
     """Bold where a person reads it."""
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    return f"\x1b[1m{text}\x1b[0m" if coloured else text
+    return f"\x1b[1m{text}\x1b[0m" if console.coloured(sys.stdout) else text
 
 
 def _usage(command: Any, ctx: Any) -> str:
@@ -70,7 +70,7 @@ def _usage(command: Any, ctx: Any) -> str:
     return " ".join(words)
 
 
-def _prose(text: str, width: int) -> list[str]:
+def prose(text: str, width: int) -> list[str]:
     """Paragraphs filled to the width; one that holds indented lines is left as it is."""
     lines: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text):
@@ -145,7 +145,12 @@ def _default(parameter: Any) -> str:
     return f"[{value}]" if parameter.help else f"Default: {value}."
 
 
-def _columns(rows: list[tuple[str, str]], width: int) -> list[str]:
+def terminal_width() -> int:
+    """Columns to fill: those of the terminal, up to what reads well."""
+    return min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)
+
+
+def columns(rows: list[tuple[str, str]], width: int) -> list[str]:
     """Names on the left, wrapped help on the right."""
     left = min(_NAMES, max(len(name) for name, _ in rows))
     lines: list[str] = []
@@ -161,14 +166,14 @@ def _columns(rows: list[tuple[str, str]], width: int) -> list[str]:
 
 
 def _pairs(rows: list[tuple[str, str]], width: int) -> list[str]:
-    """Two rows a line, read downwards, where a whole section fits so; else as ``_columns``."""
+    """Two rows a line, read downwards, where a whole section fits so; else as ``columns``."""
     middle = -(-len(rows) // 2)
     if len(rows) < 4:
-        return _columns(rows, width)
-    left, right = _columns(rows[:middle], 999), _columns(rows[middle:], 999)
+        return columns(rows, width)
+    left, right = columns(rows[:middle], 999), columns(rows[middle:], 999)
     needed, room = max(map(len, left)) + 2, width - max(map(len, right))
     if needed > room or len(left) + len(right) > len(rows):
-        return _columns(rows, width)
+        return columns(rows, width)
     edge = max(needed, min(width // 2, room))
     right += [""] * (middle - len(right))
     return [f"{a:<{edge}}{b}".rstrip() for a, b in zip(left, right, strict=True)]

@@ -82,18 +82,19 @@ class LazyGroup(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """The front page, in plain text: importing a library to draw it would double its time."""
-        heading = help_page.heading
-        lines = [f"{heading('Usage:')} nanogpt COMMAND [OPTIONS]", "", self.help or ""]
-        for title, commands in SECTIONS.items():
-            lines += ["", heading(title)]
-            lines += [f"  {name:<14} {help_line}" for name, (_, help_line) in commands.items()]
-        lines += [
-            "",
-            heading("Options"),
-            "  -h, --help             This page, or a command's own: nanogpt train --help",
-            "  --version              Print the version.",
-            "  --install-completion   Complete commands in your shell.",
-            "",
-            "Begin with: nanogpt train small",
+        heading, width = help_page.heading, help_page.terminal_width()
+        lines = [f"{heading('Usage:')} nanogpt COMMAND [OPTIONS]", ""]
+        lines += help_page.prose(self.help or "", width)
+        pages = {
+            title: [(f"{name:<13}", help_line) for name, (_, help_line) in commands.items()]
+            for title, commands in SECTIONS.items()
+        }
+        pages["Options"] = [
+            ("-h, --help", "This page, or a command's own: nanogpt train --help"),
+            ("--version", "Print the version."),
+            ("--install-completion", "Complete commands in your shell."),
         ]
+        for title, rows in pages.items():
+            lines += ["", heading(title), *help_page.columns(rows, width)]
+        lines += ["", "Begin with: nanogpt train small"]
         formatter.write("\n".join(lines) + "\n")

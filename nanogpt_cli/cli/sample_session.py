@@ -197,7 +197,7 @@ def painted(text: str, style: str, stream: TextIO) -> str:
 
     Without Rich, which costs 0.1 s before the first token.
     """
-    if not style or not stream.isatty() or os.environ.get("NO_COLOR"):
+    if not style or not console.coloured(stream):
         return text
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
 

@@ -139,11 +139,10 @@ def _print_frame(
     theme: str | None,
     ascii_only: bool,
 ) -> None:
-    import os
     import shutil
 
     from nanogpt_cli import files
-    from nanogpt_cli.cli.console import say
+    from nanogpt_cli.cli.console import coloured, say
     from nanogpt_cli.tui import still
 
     _check_theme(theme)
@@ -160,8 +159,7 @@ def _print_frame(
             files.write_text(svg, frame.svg)
         say(f"wrote {svg}")
     if once:
-        colours = terminal and not os.environ.get("NO_COLOR")
-        sys.stdout.write(frame.ansi if colours else frame.text)
+        sys.stdout.write(frame.ansi if coloured(sys.stdout) else frame.text)
 
 
 def _follow(sessions: list[RunSession]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nanogpt_cli import __version__
-from nanogpt_cli.cli import app, lazy
+from nanogpt_cli.cli import app, console, lazy
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,3 +135,21 @@ def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
     reader.stdout.close()
     assert reader.stderr.read() == ""
     assert reader.wait() == 0
+
+
+def test_narrow_and_dumb_terminals_get_plain_lines_that_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    page = CliRunner().invoke(app, ["--help"]).output
+    assert max(map(len, page.splitlines())) <= 60
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    for kind, coloured in ("xterm", True), ("dumb", False):
+        monkeypatch.setenv("TERM", kind)
+        console.next_command("nanogpt runs")
+        assert ("\x1b" in capsys.readouterr().err) == coloured
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    console.next_command("nanogpt runs")
+    assert capsys.readouterr().err == "next: nanogpt runs\n"
