@@ -27,7 +27,7 @@ class Extra:
 
 EXTRAS: Mapping[str, Extra] = {
     "formats": Extra("prepare .parquet and .zst files", ("pyarrow", "zstandard")),
-    "hub": Extra("prepare data sets of the Hugging Face hub", ("datasets",)),
+    "hub": Extra("data sets and models of the Hugging Face hub", ("datasets", "huggingface_hub")),
     "gguf": Extra("export and import for llama.cpp", ("gguf",)),
     "onnx": Extra("export to ONNX", ("onnx", "onnxscript")),
     "verify": Extra(

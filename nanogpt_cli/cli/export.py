@@ -10,6 +10,7 @@ import typer
 
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.extras import install_command
 
 if TYPE_CHECKING:
     from nanogpt_cli.interop.compare import Check
@@ -75,11 +76,13 @@ def export(
     Writes whole folders or nothing, and verify.json with what was measured.
     Exit code 1: an artefact computes something else than the model.
     """
-    from nanogpt_cli.interop import exporting
+    from nanogpt_cli.interop import exporting, hub
 
     targets = exporting.parse_targets(to)
-    if push and "hf" not in targets:
-        raise UserError("--push uploads the Hugging Face folder", "add hf to --to")
+    if push:
+        if "hf" not in targets:
+            raise UserError("--push uploads the Hugging Face folder", "add hf to --to")
+        hub.check_push(push)
     found = _source(options.either(source, run, "SOURCE"), checkpoint)
     folder = out or (found.run.exports if found.run else Path("exports") / found.name)
     quantizations = [name.strip() for name in quantize.split(",") if name.strip()]
@@ -94,7 +97,8 @@ def export(
     if any(check.passed is False for check in checks):
         raise typer.Exit(1)
     if push:
-        _push(folder / "hf", push)
+        console.say(f"uploading {folder / 'hf'} to {push}")
+        console.say(f"uploaded: {hub.push(folder / 'hf', push)}")
 
 
 def _source(source: str, checkpoint: str) -> Exportable:
@@ -147,7 +151,7 @@ def _report(artefacts: list[Artefact], checks: list[Check], as_json: bool) -> No
 def _line(check: Check) -> str:
     name = check.variant or check.target
     if check.passed is None:
-        return f"{name}: {check.problems[0]} (pip install 'nanogpt-cli[verify]')"
+        return f"{name}: {check.problems[0]} ({install_command('verify')})"
     facts = check.facts
     if "max_abs_diff" not in facts:
         measured = "every tensor bit for bit" if check.passed else ""
@@ -173,21 +177,3 @@ def _next(artefact: Artefact) -> None:
     }
     if artefact.target != "onnx":
         console.next_command(commands[artefact.target])
-
-
-def _push(folder: Path, repository: str) -> None:
-    """Upload to the hub; the library finds the token by itself."""
-    import huggingface_hub
-
-    api = huggingface_hub.HfApi()
-    console.say(f"uploading {folder} to {repository}")
-    try:
-        api.create_repo(repository, exist_ok=True)
-        address = api.upload_folder(repo_id=repository, folder_path=folder)
-    except Exception as error:  # whatever the hub, the network or the token do
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise UserError(
-            f"cannot upload to {repository}: {reason or type(error).__name__}",
-            "log in with: hf auth login; the folder itself is complete",
-        ) from None
-    console.say(f"uploaded: {address}")

@@ -11,6 +11,7 @@ from typing import Final
 
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.extras import install_command
 from nanogpt_cli.interop import card, verify
 from nanogpt_cli.interop.compare import Check
 from nanogpt_cli.interop.source import Exportable
@@ -75,7 +76,7 @@ def check_ready(
         if absent:
             raise UserError(
                 f"--to {name} needs the package {absent[0]}",
-                f"pip install 'nanogpt-cli[{target.extra}]'",
+                install_command(target.extra),
             )
         for quantization in quantizations if name == "gguf" else ():
             from nanogpt_cli.interop import gguf
@@ -186,7 +187,7 @@ def prove(
     foreign = python != sys.executable
     missing = [a for a in artefacts if not (foreign or verify.installed(a))]
     if missing and required:
-        raise UserError(verify.missing(missing[0]).problems[0], "pip install 'nanogpt-cli[verify]'")
+        raise UserError(verify.missing(missing[0]).problems[0], install_command("verify"))
     report("asking the model what the runtimes will be asked")
     expected = verify.reference(source)
     checks = []

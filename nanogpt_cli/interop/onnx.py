@@ -179,7 +179,9 @@ def _cache_names(prefix: str, n_layer: int) -> list[str]:
 
 
 def _dynamic(n_layer: int) -> tuple[Any, ...]:
-    batch, time, past = (torch.export.Dim(name) for name in ("batch", "sequence", "past"))
+    # transformers.js makes the empty cache from these names: "batch_size" must be among them.
+    names = ("batch_size", "sequence_length", "past_sequence_length")
+    batch, time, past = (torch.export.Dim(name) for name in names)
     total = torch.export.Dim.AUTO  # past + sequence
     ids, cache = {0: batch, 1: time}, {0: batch, 2: past}
     return ids, {0: batch, 1: total}, ids, [(cache, cache) for _ in range(n_layer)]

@@ -12,7 +12,7 @@ from nanogpt_cli import runlog
 from nanogpt_cli.core import checkpoint as checkpoints
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import Foreign
+from nanogpt_cli.interop import Foreign, hub
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.runlog import RunFolder
 from nanogpt_cli.text import tokenizer as tokenizers
@@ -21,10 +21,6 @@ from nanogpt_cli.text.tokenizer import Tokenizer
 # OpenAI's models have no owner in the ids people type.
 _OPENAI = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-_HUB_FILES = [
-    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
-    "tokenizer*.json", "vocab.json", "merges.txt",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,9 +81,9 @@ def resolve(
     if path.exists():
         return _of_path(path)
     if source in _OPENAI:
-        return _of_path(_download(f"openai-community/{source}", report), label=source)
+        return _of_path(hub.download(f"openai-community/{source}", report), label=source)
     if _HUB_ID.match(source) and path.parts[0] not in (out.name, ".", ".."):
-        return _of_path(_download(source, report), label=source)
+        return _of_path(hub.download(source, report), label=source)
     return _of_run(runlog.find_run(source, out), checkpoint)  # says which runs there are
 
 
@@ -118,22 +114,3 @@ def _of_path(path: Path, label: str = "") -> Source:
 
 def _of_foreign(found: Foreign, label: str) -> Source:
     return Source(found.model, found.tokenizer, label, found.step, notes=found.notes)
-
-
-def _download(hub_id: str, report: Callable[[str], None]) -> Path:
-    """The folder of a hub model, from the hub library's cache or downloaded into it."""
-    import huggingface_hub
-
-    fetch = huggingface_hub.snapshot_download
-    try:
-        return Path(fetch(hub_id, allow_patterns=_HUB_FILES, local_files_only=True))
-    except huggingface_hub.errors.LocalEntryNotFoundError:
-        report(f"fetching {hub_id} from the hub")
-    try:
-        return Path(fetch(hub_id, allow_patterns=_HUB_FILES))
-    except Exception as error:  # whatever the hub, the network or the disk do
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise UserError(
-            f"cannot fetch {hub_id} from the hub: {reason or type(error).__name__}",
-            "check the id and the network, or give the path of a local folder",
-        ) from None

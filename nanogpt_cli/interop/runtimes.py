@@ -120,7 +120,9 @@ class _Onnx:
 
     @staticmethod
     def _empty(shape: list[Any], batch: int) -> tuple[int, ...]:
-        return (batch, shape[1], 0, shape[3])
+        # By the names of the dimensions, as transformers.js does it.
+        sizes = {"batch_size": batch}
+        return tuple(d if isinstance(d, int) else sizes.get(d, 0) for d in shape)
 
 
 def _padded(run: _Onnx, window: Any) -> Any:

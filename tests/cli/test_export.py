@@ -87,26 +87,6 @@ def test_mistakes_are_answered(here: Path, arguments: tuple[str, ...], said: str
     assert not (here / "runs" / "tiny" / "exports").exists()
 
 
-def test_push_uploads_the_folder_that_was_written(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    huggingface_hub = pytest.importorskip("huggingface_hub")
-    seen: list[Any] = []
-
-    class Hub:
-        def create_repo(self, name: str, exist_ok: bool) -> None:
-            seen.append((name, exist_ok))
-
-        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
-            seen.append((repo_id, sorted(path.name for path in folder_path.iterdir())))
-            return "https://hub/x"
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
-    assert invoke("--no-verify", "--push", "me/tiny").exit_code == 0
-    assert seen[0] == ("me/tiny", True)
-    assert {"README.md", "config.json", "model.safetensors"} <= set(seen[1][1])
-
-
 def test_damaged_foreign_model_is_refused(here: Path) -> None:
     invoke("--no-verify")
     path = here / "runs" / "tiny" / "exports" / "hf" / "model.safetensors"
