@@ -35,6 +35,9 @@ def write(session: Session, given: list[str] | None, *, as_json: bool, logprobs:
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
+    except KeyboardInterrupt:
+        sample_session.note(f"stopped · {clock.summary()}")
+        raise
     sample_session.note(clock.summary())
     console.next_command(f"nanogpt sample {session.asked} --interactive".replace("  ", " "))
 
@@ -52,9 +55,16 @@ def _write(
         found = _collect(session, ids, clock)
         console.emit_json(_facts(session, texts, found, clock))
     elif logprobs:
-        _write_coloured(session, texts, ids, clock)
+        show = InOrder(
+            texts, session.plan.samples,
+            colour=_colour, after=lambda one: _list_tokens(session, one),
+        )  # fmt: skip
+        _stream(session, ids, clock, show)
+        if sys.stdout.isatty():
+            names = ", ".join(f"{name} ≥ {low:.0%}" for low, name in _COLOURS)
+            sample_session.note(f"colours: {names}")
     else:
-        _write_plain(session, texts, ids, clock)
+        _stream(session, ids, clock, InOrder(texts, session.plan.samples))
 
 
 class Clock:
@@ -96,11 +106,14 @@ def emit(text: str) -> None:
     sys.stdout.flush()
 
 
-def _write_plain(session: Session, texts: list[str], ids: list[list[int]], clock: Clock) -> None:
-    show = InOrder(texts, session.plan.samples)
-    for piece in session.pieces(ids):
-        clock.tick()
-        show(piece)
+def _stream(session: Session, ids: list[list[int]], clock: Clock, show: InOrder) -> None:
+    try:
+        for piece in session.pieces(ids):
+            clock.tick()
+            show(piece)
+    except KeyboardInterrupt:
+        show.finish()
+        raise
     show.finish()
 
 
@@ -209,19 +222,6 @@ def _facts(
         "first_token_s": round(clock.first or 0.0, 4),
         "tokens_per_s": round(clock.tokens_per_s, 1),
     }
-
-
-def _write_coloured(session: Session, texts: list[str], ids: list[list[int]], clock: Clock) -> None:
-    show = InOrder(
-        texts, session.plan.samples, colour=_colour, after=lambda one: _list_tokens(session, one)
-    )
-    for piece in session.pieces(ids):
-        clock.tick()
-        show(piece)
-    if sys.stdout.isatty():
-        sample_session.note(
-            "colours: " + ", ".join(f"{name} ≥ {low:.0%}" for low, name in _COLOURS)
-        )
 
 
 def _colour(token: Token) -> str:

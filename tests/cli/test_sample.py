@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import json
 import os
 import pty
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +424,23 @@ def test_tab_completes_commands() -> None:
     assert [complete("/to", n) for n in range(4)] == ["/topk ", "/topp ", "/tokens ", None]
     assert complete("to", 0) is None
     assert complete("", 0) is None
+
+
+@pytest.mark.parametrize("options", [(), ("--logprobs",), ("--json",)])
+def test_a_text_that_is_stopped_says_how_far_it_came(
+    here: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    pieces = sample_session.Session.pieces
+
+    def stopped(session: sample_session.Session, ids: list[list[int]]) -> Iterator[Any]:
+        yield from itertools.islice(pieces(session, ids), 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample_session.Session, "pieces", stopped)
+    result = nanogpt("-p", "AB", "-n", "9", "--seed", "1", *options)
+    assert result.exit_code == 130
+    assert "stopped · 3 tokens in" in result.stderr
+    assert result.stdout == "" if "--json" in options else result.stdout.endswith("\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
