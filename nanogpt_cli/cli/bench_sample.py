@@ -138,6 +138,7 @@ def _show(prompt: int, samples: int, new: int, found: Report) -> None:
     lengths = f"{len(found.naive_lengths)} context lengths"
     console.stdout().print(
         f"naive: one sample, timed at {lengths}; weights {found.weight_bytes / 1e6:,.1f} MB, "
+        f"packed {found.packed_bytes / 1e6:,.1f} MB, "
         f"cache {found.cache_bytes / 1e6:,.1f} MB, peak memory {_peak_bytes() / 1e6:,.0f} MB"
     )
 

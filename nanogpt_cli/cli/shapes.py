@@ -144,6 +144,7 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "naive_lengths": "contexts it was timed at", "rivals": "tokens/s of other programs",
         "rival_threads": "CPU threads they used",
         "cache_bytes": "keys and values", "weight_bytes": "as stored",
+        "packed_bytes": "their copy laid out for few rows, 0 without one",
         "speedup": "cached over naive", "speedup_over": "each rival",
         "peak_bytes": "of this process",
     },

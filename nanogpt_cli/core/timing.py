@@ -49,6 +49,7 @@ class Report:
         rival_threads: the CPU threads each of them was fastest with.
         cache_bytes: size of the key/value cache.
         weight_bytes: size of the weights it reads.
+        packed_bytes: size of the copy laid out for few rows; 0 without one.
     """
 
     cached: Rate
@@ -58,6 +59,7 @@ class Report:
     rival_threads: dict[str, int]
     cache_bytes: int
     weight_bytes: int
+    packed_bytes: int
 
 
 # Takes a prompt and a number of new tokens and makes that many.
@@ -98,7 +100,8 @@ def measure(
         naive.append([_seconds_naive(model, prompt, plan, length) for length in lengths])
         for other in others.values():
             other.take(prompt, plan.max_new_tokens)
-    decoder = Decoder(plan.weights or Weights.of(model), plan.samples)
+    weights = plan.weights or Weights.of(model)
+    decoder = Decoder(weights, plan.samples)
     return Report(
         cached=_median(cached),
         naive=_naive_rate(naive),
@@ -107,6 +110,7 @@ def measure(
         rival_threads={name: other.threads() for name, other in others.items()},
         cache_bytes=decoder.cache_bytes,
         weight_bytes=model.n_parameters() * decoder.cache.element_size(),
+        packed_bytes=weights.packed_bytes,
     )
 
 

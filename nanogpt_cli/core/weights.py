@@ -181,6 +181,11 @@ class Weights:
         """Whether the tiles are there; asked at each step, so it looks at the last to be made."""
         return self.head.tiles is not None
 
+    @property
+    def packed_bytes(self) -> int:
+        """Memory the tiles take."""
+        return sum(m.tiles.weight.nbytes for m in self.matrices if m.tiles is not None)
+
     def can_pack(self) -> bool:
         """Whether tiles are of use, and a quarter of the machine's memory holds them."""
         plain = self.wte.device.type == "cpu" and self.wte.dtype == torch.float32

@@ -254,6 +254,9 @@ def test_a_captured_step_gives_the_logits_of_the_step(model: GPT) -> None:
 def test_packed_weights_are_the_weights(model: GPT, packed: Weights) -> None:
     """Whatever the number of rows, on both sides of where the plain product takes over."""
     plain = Weights.of(model)
+    assert plain.packed_bytes == 0
+    rows = [m.weight.shape for m in plain.matrices]
+    assert packed.packed_bytes == sum(4 * -(-out // 16) * 16 * size for out, size in rows)
     for one, other in zip(packed.matrices, plain.matrices, strict=True):
         for rows in (1, 2, 8, 9):
             x = torch.randn(rows, 3 if rows == 2 else 1, one.weight.shape[1])

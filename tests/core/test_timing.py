@@ -30,6 +30,7 @@ def test_ways_take_turns_at_the_same_work(model: GPT) -> None:
     assert found.naive_lengths[0] == 3
     assert found.naive_lengths[-1] == 22
     assert found.cache_bytes == 2 * 2 * 2 * 32 * 16 * 4  # layers, rows, key and value, T, C, float
+    assert found.packed_bytes == 0
     assert found.weight_bytes == 4 * sum(p.numel() for p in model.parameters())
 
 
