@@ -1,8 +1,8 @@
 """What ``--json`` prints, key by key: one object on one line, written by a machine for machines.
 
 NaN and infinities stand in it as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``; what
-is unknown is null. Keys may be added; those here stay. ``docs/json.md`` is made of this table, and
-a test runs the commands and compares.
+is unknown is null. Keys may be added; those here stay. ``.github/json.md`` is made of this table,
+and a test runs the commands and compares.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
 
 
 def markdown() -> str:
-    """The page ``docs/json.md``."""
+    """The page ``.github/json.md``."""
     text = (__doc__ or "").replace("``", "`").split("\n\n")
     lines = ["# What `--json` prints", "", text[0], "", text[1].replace("\n", " ").strip()]
     for command, keys in SHAPES.items():

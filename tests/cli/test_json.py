@@ -73,7 +73,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_is_made_of_the_table() -> None:
-    assert (ROOT / "docs" / "json.md").read_text(encoding="utf-8") == shapes.markdown()
+    assert (ROOT / ".github" / "json.md").read_text(encoding="utf-8") == shapes.markdown()
 
 
 @pytest.mark.parametrize("name", sorted(set(shapes.SHAPES) - SLOW))
