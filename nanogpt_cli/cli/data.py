@@ -133,8 +133,11 @@ def _print(opened: TokenData, shown: list[Any], top: int) -> None:
     )
     sources = about.raw["sources"]
     where = ", ".join(Path(p).name for p in sources["first"])
+    more = ", …" if sources["files"] > len(sources["first"]) else ""
     out.print(
-        f"  sources: {sources['files']} file(s), {sources['bytes']:,} bytes: {where}", markup=False
+        f"  sources: {sources['files']:,} file(s), {sources['bytes']:,} bytes: {where}{more}",
+        markup=False,
+        soft_wrap=True,
     )
     for window in shown:
         out.print(f"\n[dim]{window.split}[{window.start:,}:][/dim]")

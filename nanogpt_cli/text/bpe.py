@@ -91,7 +91,7 @@ def _tiktoken_encoding(kind: str) -> tiktoken.Encoding:
         return tiktoken.get_encoding(kind)
     except Exception as error:  # the library raises whatever its HTTP client does
         raise UserError(
-            f"cannot load the tiktoken encoding {kind!r}: {error}",
+            f"cannot fetch the vocabulary of {kind!r}: {type(error).__name__}",
             "tiktoken fetches it once from its server; without a network set TIKTOKEN_CACHE_DIR "
             "to a cache filled elsewhere, or use --tokenizer gpt2",
         ) from error

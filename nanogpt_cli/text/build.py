@@ -100,7 +100,10 @@ class Build:
         if size is None:
             return tokenizers.get(kind, eot=eot)
         self.report(f"training a byte-level BPE of {size:,} tokens on this text")
-        return bpe.train(size, self._training_texts())
+        trained = bpe.train(size, self._training_texts())
+        if trained.vocab_size < size:
+            self.report(f"the text has pairs to merge for {trained.vocab_size:,} tokens only")
+        return trained
 
     def _training_texts(self) -> Iterator[str]:
         reader = self._reader(None)

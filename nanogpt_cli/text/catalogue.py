@@ -151,8 +151,4 @@ def sources(named: NamedSet, report: Callable[[str], None]) -> list[Source]:
 def standard_library() -> list[FileSource]:
     """The ``.py`` files of the running interpreter's standard library, without tests."""
     folder = Path(sysconfig.get_path("stdlib"))
-    return [
-        FileSource(path)
-        for path in walk(folder, "*.py")
-        if not _TESTS.intersection(path.relative_to(folder).parts)
-    ]
+    return [FileSource(path) for path in walk(folder, "*.py", without=_TESTS)]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import codecs
 import io
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -241,33 +242,49 @@ def _check_there(path: Path) -> None:
         raise UserError(f"cannot read {path}: {error.strerror}", hint) from error
 
 
-def walk(folder: Path, glob: str | None = None) -> Iterator[Path]:
-    """Regular files below ``folder``, sorted, hidden ones left out; each real folder once."""
+def walk(folder: Path, glob: str | None = None, without: Collection[str] = ()) -> Iterator[Path]:
+    """Regular files below ``folder``, sorted, hidden ones left out; each real folder once.
+
+    Args:
+        folder: where to begin.
+        glob: only files whose name, or path below ``folder``, matches.
+        without: names of folders that are not entered.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
     seen: set[tuple[int, int]] = set()
 
-    def visit(current: Path) -> Iterator[Path]:
-        about = current.stat()
-        if (about.st_dev, about.st_ino) in seen:
-            return  # a symbolic link led back here
-        seen.add((about.st_dev, about.st_ino))
-        for path in sorted(current.iterdir()):
-            if path.name.startswith("."):
+    def visit(current: str) -> Iterator[Path]:
+        with readable_errors(current):
+            about = Path(current).stat()
+            if (about.st_dev, about.st_ino) in seen:
+                return  # a symbolic link led back here
+            seen.add((about.st_dev, about.st_ino))
+            with os.scandir(current) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.name.startswith("."):
                 continue
-            try:
-                if path.is_dir():
-                    yield from visit(path)
-                elif path.is_file() and (glob is None or _matches(path, folder, glob)):
-                    yield path
-            except OSError:
-                continue  # a link to itself is neither file nor folder
+            if _is(entry.is_dir):
+                if entry.name not in without:
+                    yield from visit(entry.path)
+            elif _is(entry.is_file) and (glob is None or _matches(entry, folder, glob)):
+                yield Path(entry.path)
 
-    with readable_errors(str(folder)):
-        yield from visit(folder)
+    yield from visit(str(folder))
 
 
-def _matches(path: Path, folder: Path, glob: str) -> bool:
-    relative = path.relative_to(folder).as_posix()
-    return fnmatchcase(relative, glob) or fnmatchcase(path.name, glob.removeprefix("**/"))
+def _is(kind: Callable[[], bool]) -> bool:
+    try:
+        return kind()
+    except OSError:
+        return False  # a link to itself is neither file nor folder
+
+
+def _matches(entry: os.DirEntry[str], folder: Path, glob: str) -> bool:
+    relative = Path(entry.path).relative_to(folder).as_posix()
+    return fnmatchcase(relative, glob) or fnmatchcase(entry.name, glob.removeprefix("**/"))
 
 
 def _is_text(path: Path, tally: Tally) -> bool:

@@ -105,6 +105,7 @@ def test_folders_are_walked_once_sorted_without_hidden_and_binary(tmp_path: Path
     assert read(tmp_path, glob="*.md") == ["two"]
     assert read(tmp_path, glob="**/*.py") == ["one"]
     assert read(tmp_path, glob="b/*") == ["two"]
+    assert list(sources.walk(tmp_path, "*.md", without={"deep"})) == []
     with pytest.raises(UserError, match="no text files"):
         read(tmp_path, glob="*.rs")
 
