@@ -257,8 +257,15 @@ def _validate(draft: _Draft, source: str) -> Loaded:
         problems = [line for item in error.errors() for line in _describe(item, draft, source)]
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         listing = "\n".join(f"  {problem}" for problem in problems)
-        raise UserError(f"{source} has {count}:\n{listing}") from None
+        raise UserError(f"{source} has {count}:\n{listing}", _other_version(Path(source))) from None
     return Loaded(recipe, dict(draft.origins), tuple(draft.notes))
+
+
+def _other_version(path: Path) -> str:
+    """What to do about the recipe of a run, which nobody wrote by hand."""
+    if not path.with_name("events.jsonl").is_file():
+        return ""
+    return "the run is of another version of nanogpt-cli; take out or correct what is named"
 
 
 def _describe(item: Any, draft: _Draft, source: str) -> list[str]:
@@ -282,6 +289,9 @@ def _leading_key(sentence: str, section: str) -> str:
 
 
 def _unknown_section(name: str) -> str:
+    home = next((section for section, names in keys().items() if name in names), "")
+    if home:
+        return f"unknown section [{name}]; the key {name} stands below [{home}]"
     close = nearest(name, [*keys(), "init"])
     sections = ", ".join(f"[{section}]" for section in keys())
     hint = f"did you mean [{close}]?" if close else f"sections are {sections}"

@@ -115,14 +115,20 @@ def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
     runs = list_runs(root)
     if name is None:
         if not runs:
-            raise UserError(f"there is no run in {root}/", "train one first: nanogpt train small")
+            raise UserError(
+                f"there is no run in {root}/",
+                "train one first: nanogpt train small; or go to the folder that holds it, or name "
+                "where runs lie with --out",
+            )
         return runs[0]
     for path in (Path(name), root / name):
         if RunFolder(path).is_run():
             return RunFolder(path)
     names = [run.name for run in runs]
     close = nearest(str(name), names)
-    there = f"runs in {root}/: {', '.join(names[:10])}" if names else f"no runs in {root}/"
+    there = f"runs in {root}/: {', '.join(names[:10])}"
+    if not names:
+        there = f"there is none in {root}/; go to the folder that holds it, or use --out"
     raise UserError(f"no run {str(name)!r}", f"did you mean {close!r}? {there}" if close else there)
 
 

@@ -129,6 +129,17 @@ def _hosted(name: str, run: RunFolder) -> Iterator[Sink]:
             library.finish()
 
 
+def check(names: Sequence[str]) -> None:
+    """Find out before a run is made whether its sinks can be opened.
+
+    Raises:
+        UserError: a library is missing; the extra that brings it is named.
+    """
+    for name in names:
+        if name != "csv":
+            _need(name, name)
+
+
 def _need(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)

@@ -65,13 +65,21 @@ def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path: Path) -> N
         ('[model]\ninit = "gpt3"\n', "model.init: "),
         ("[optim]\nlr = nan\n", "optim.lr"),
         ("[model]\nbias = 1\n", "line 2: model.bias = 1"),
-        ("n_layer = 3\n", "unknown section [n_layer]"),
+        ("n_layer = 3\n", "unknown section [n_layer]; the key n_layer stands below [model]"),
         ("model = 3\n", "model = 3"),
         ("[optim]\nbetas = [0.9]\n", "optim.betas"),
     ],
 )
 def test_each_kind_of_mistake(tmp_path: Path, text: str, expected: str) -> None:
     assert expected in problems(write(tmp_path, text))
+
+
+def test_a_run_of_another_version_is_recognised(tmp_path: Path) -> None:
+    path = write(tmp_path, "[log]\ncolour = 3\n", "recipe.toml")
+    assert "another version" not in problems(path)
+    (tmp_path / "events.jsonl").touch()
+    assert "line 2: unknown key log.colour" in problems(path)
+    assert "the run is of another version" in problems(path)
 
 
 def test_syntax_errors_name_the_line(tmp_path: Path) -> None:

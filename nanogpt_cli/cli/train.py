@@ -121,13 +121,14 @@ def _launched() -> int:
 
 def _begun(name: str, out: Path, sets: list[str], folder: str, source: str, processes: int) -> Plan:
     """A new run: recipe checked, data ready, folder made; an old one after a restart."""
-    from nanogpt_cli import files, recipe_files
+    from nanogpt_cli import files, recipe_files, sinks
     from nanogpt_cli.cli.training import Plan
     from nanogpt_cli.runlog import RunFolder, fresh_run
 
     loaded = recipe_files.load(name, sets)
     for note in loaded.notes:
         console.say(note)
+    sinks.check(loaded.recipe.log.sinks)
     recipe = loaded.recipe.for_processes(processes)
     again = _restarted(recipe.run.name, out, folder)
     if again is not None:
@@ -159,12 +160,16 @@ def _resumed(name: str, out: Path, sets: list[str]) -> Plan:
     """An earlier run, with its own recipe."""
     from nanogpt_cli import files, recipe_files
     from nanogpt_cli.cli.training import Plan
+    from nanogpt_cli.core import checkpoint
     from nanogpt_cli.runlog import find_run
 
     run = find_run(name or None, out)
     loaded = recipe_files.load(run.recipe, sets)
     with files.readable_os_errors("write the recipe", run.recipe):
         files.write_text(run.recipe, recipe_files.to_toml(loaded.recipe))
+    planned = loaded.recipe.train.max_steps
+    if max(checkpoint.list_steps(run), default=0) >= planned:
+        console.say(f"all {planned} steps are made; --set train.max_steps=N makes the run longer")
     return Plan(loaded.recipe, _prepared(loaded.recipe), run, resume=True)
 
 

@@ -149,7 +149,10 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise CheckpointError(f"{path} has format {found!r}; this version reads {FORMAT}")
+        raise CheckpointError(
+            f"{path} has format {found!r}; this version reads {FORMAT}",
+            "another version of nanogpt-cli wrote it; nanogpt --version is the one here",
+        )
     return state
 
 

@@ -103,7 +103,12 @@ def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
         ),
         (("plan", "small", "--learning_rate=1"), "set with --set optim.lr=VALUE"),
         (("train", "debug", "--set", "model.n_head=5"), "does not divide"),
-        (("train", "--resume"), "there is no run"),
+        (("train", "--resume"), "go to the folder that holds it"),
+        (
+            ("train", "debug", "--set", 'log.sinks=["trackio"]'),
+            "nanogpt-cli[trackio]",
+        ),
+        (("replay", "small"), "there is none in runs/"),
         (("runs", "diff", "a", "b"), "no run 'a'"),
         (("recipe", "check", "none.toml"), "no recipe"),
     ],
@@ -116,6 +121,7 @@ def test_bad_input_is_one_clear_message_and_exit_code_2(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_recipes_lists_what_is_shipped() -> None:
