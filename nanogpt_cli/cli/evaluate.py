@@ -95,16 +95,16 @@ def _data(source: Source, name: str) -> TokenData:
     from nanogpt_cli.errors import UserError
     from nanogpt_cli.text import prepare, tokens
 
-    if not name:
-        name = source.state.get("data", {}).get("folder", "")
+    section = source.state.get("recipe", {}).get("data", {})
+    if not name:  # an imported run has seen no data here, but its recipe names some
+        name = source.state.get("data", {}).get("folder", "") or section.get("name", "")
     if not name:
         raise UserError(
             f"{source.label} does not say what it was trained on", "name it: --data DATA"
         )
     folder = Path(name)
     if not tokens.is_prepared(folder):
-        kind = source.need_tokenizer().kind
-        section = source.state.get("recipe", {}).get("data", {})
+        kind = section.get("tokenizer") or source.need_tokenizer().kind
         share = section.get("val_fraction", prepare.VAL_FRACTION)
         if name == source.state.get("data", {}).get("folder", ""):  # moved or never here
             name = section.get("name", name)

@@ -49,7 +49,8 @@ def import_(
 ) -> None:  # fmt: skip
     """Make a run folder from another tool's checkpoint.
 
-    sample, eval and export work on it; train --from goes on with its weights.
+    sample, eval, export and init-inspect --from work on it; to fine-tune it:
+    nanogpt train runs/NAME/recipe.toml --from runs/NAME.
     Nothing in the file is executed.
     """
     from nanogpt_cli.interop import importing

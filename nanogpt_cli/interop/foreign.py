@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,9 +18,12 @@ from nanogpt_cli.core import checkpoint
 from nanogpt_cli.core.init import shapes
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
 
 # Wrappers of torch.compile and DistributedDataParallel leave these before every name.
 _PREFIXES = ("_orig_mod.", "module.")
+# GPT-2's vocabulary, and the same padded to a multiple of 64: no other is this large by chance.
+GPT2_ROWS: Final = (VOCAB_SIZE, 50304)
 _BLOCK = re.compile(r"^transformer\.h\.(\d+)\.")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

@@ -20,8 +20,15 @@ from nanogpt_cli import __version__, files
 from nanogpt_cli.core.model import LAYER_NORM_EPS, GPTConfig
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import Foreign, hf_tokenizer, safe_json, tensorfile
-from nanogpt_cli.interop.foreign import TensorSource, build, open_safetensors, strip_prefixes
+from nanogpt_cli.interop.foreign import (
+    GPT2_ROWS,
+    TensorSource,
+    build,
+    open_safetensors,
+    strip_prefixes,
+)
 from nanogpt_cli.interop.source import Exportable, Weights
+from nanogpt_cli.text import tokenizer as tokenizers
 
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -141,6 +148,11 @@ def read(folder: Path) -> Foreign:
         config, left_out = _without_zero_biases(config, values, tensors, named, notes)
         model = build(config, tensors, named, left_out, transposed=_TRANSPOSED, source=str(folder))
     tokenizer = hf_tokenizer.read(folder)
+    if tokenizer is None and config.vocab_size in GPT2_ROWS:
+        tokenizer = tokenizers.get("gpt2")
+        notes.append("no tokenizer found: the vocabulary is taken to be GPT-2's")
+    elif tokenizer is None:
+        notes.append("no tokenizer found: text cannot be encoded; give it with --tokenizer")
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model "

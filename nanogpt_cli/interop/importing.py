@@ -19,6 +19,9 @@ from nanogpt_cli.text.tokenizer import Tokenizer
 
 # Folders and files whose names are the same for every model.
 _SAY_NOTHING = ("ckpt.pt", "hf", "nanogpt", "exports", "runs")
+# What is trained already is spoilt by the rates that begin from noise; these are nanoGPT's
+# (config/finetune_shakespeare.py).
+_FINE_TUNING = recipe.Optim(lr=3e-5, schedule="constant")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -34,6 +37,8 @@ def read(path: Path, meta: Path | None = None) -> Foreign:
     """
     if not path.exists():
         raise UserError(f"there is no {path}", "give a folder, a file, or a hub id such as gpt2")
+    if RunFolder(path).is_run():
+        raise UserError(f"{path} is a run already", f"nanogpt sample {path}")
     if huggingface.is_folder(path):
         return huggingface.read(path)
     if path.is_file() and llmc.is_file(path):
@@ -113,11 +118,12 @@ def _recipe(
         # A vocabulary of its own: data is prepared with the file itself.
         path = run.path / "tokenizer.json"
         tokenizers.save(tokenizer, path)
-        kind = str(path)
+        kind = str(path.resolve())
     names = recipe.Model.model_fields.keys() - {"init"}
     values = {name: getattr(config, name) for name in names}
     return recipe.Recipe(
         run=recipe.Run(name=run.name),
         data=recipe.Data(name=data, tokenizer=kind),
         model=recipe.Model.model_validate({**values, "init": "gpt2"}),
+        optim=_FINE_TUNING,
     )

@@ -20,7 +20,7 @@ from nanogpt_cli import files
 from nanogpt_cli.core.model import GPTConfig
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import Foreign, safe_json, safe_pickle, safe_torch, torchfile
-from nanogpt_cli.interop.foreign import build, strip_prefixes
+from nanogpt_cli.interop.foreign import GPT2_ROWS, build, strip_prefixes
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.interop.tensorfile import Entry
 from nanogpt_cli.text import tokenizer as tokenizers
@@ -192,7 +192,7 @@ def _tokenizer(
         found = meta or _find_meta(path, config)
         tokenizer = None if found is None else read_meta(found)
     notes: tuple[str, ...] = ()
-    if tokenizer is None and model.vocab_size in (50257, 50304):
+    if tokenizer is None and model.vocab_size in GPT2_ROWS:
         tokenizer = tokenizers.get("gpt2")
         notes = ("no meta.pkl found: the vocabulary is taken to be GPT-2's, as nanoGPT does",)
     elif tokenizer is None:

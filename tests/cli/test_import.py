@@ -52,6 +52,7 @@ def test_huggingface_folder_becomes_a_run() -> None:
     recipe = recipe_files.load(run.recipe).recipe
     assert (recipe.model.n_layer, recipe.model.bias) == (2, False)
     assert recipe.data.tokenizer == "char"
+    assert recipe.optim.lr < 1e-4  # it is trained already
     assert (
         source.from_run(run).require_tokenizer("x").fingerprint() == char_tokenizer().fingerprint()
     )
@@ -125,3 +126,30 @@ def test_tokenizer_larger_than_the_model_leaves_no_run() -> None:
     assert isinstance(done.exception, UserError)
     assert "256" in str(done.exception)
     assert not Path("runs").exists()
+
+
+def test_eval_uses_the_data_the_import_names() -> None:
+    Path("text.txt").write_text(TEXT * 20, encoding="utf-8", newline="")
+    Path("hf").mkdir()
+    huggingface.write(exportable(), Path("hf"), quiet)
+    assert invoke("hf", "--name", "a", "--data", "text.txt").exit_code == 0
+    done = CliRunner().invoke(app, ["eval", "a", "--json"])
+    assert done.exit_code == 0, done.exception
+    assert json.loads(done.stdout.splitlines()[-1])["tokens"] > 0
+
+
+def test_a_run_is_no_foreign_checkpoint() -> None:
+    Path("hf").mkdir()
+    huggingface.write(exportable(), Path("hf"), quiet)
+    assert invoke("hf", "--name", "a").exit_code == 0
+    done = invoke("runs/a")
+    assert isinstance(done.exception, UserError)
+    assert "is a run already" in done.exception.message
+
+
+def test_a_folder_without_a_tokenizer_says_so() -> None:
+    Path("hf").mkdir()
+    huggingface.write(exportable(), Path("hf"), quiet)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        Path("hf", name).unlink()
+    assert "no tokenizer found" in invoke("hf", "--name", "a").stderr
