@@ -105,6 +105,11 @@ class Train(Section):
     on_nonfinite: Literal["skip", "stop", "rollback"] = Field(
         "stop", description="What to do when a loss or gradient is not finite."
     )
+    parts: Count = Field(
+        0,
+        description="CPU: parts of a micro-batch computed side by side, a thread each; "
+        "0: one per core. Bits depend on it, speed more so.",
+    )
     deterministic: bool = Field(False, description="Same bits every time on a GPU too (slower).")
     patience: Count = Field(
         0, description="Stop after this many evaluations without a new best; 0: never."

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nanogpt_cli.core import distributed, parts
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.model import GPT
@@ -123,13 +124,20 @@ def passes(
     return Result(float(sums.sum() / total), total, by_position)
 
 
-@torch.no_grad()
 def _losses(model: GPT, x: Tensor, y: Tensor, device: Device) -> Tensor:
     """Negative log-likelihood of each target, float32, the shape of ``y``."""
     training = model.training
     model.eval()
-    with device.autocast():
-        logits, _ = model(x)
+
+    @torch.no_grad()  # of the thread that calls it
+    def work(mine: range) -> Tensor:
+        ids, targets = x[mine.start : mine.stop], y[mine.start : mine.stop]
+        with device.autocast():
+            logits, _ = model(ids)
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        return losses.view(targets.shape)
+
+    whole = any(distributed.is_split(p) for p in model.parameters())
+    found = parts.run(work, range(len(x)), 1 if whole else parts.side_by_side(device))
     model.train(training)
-    losses = F.cross_entropy(logits.float().flatten(0, 1), y.flatten(), reduction="none")
-    return losses.view(y.shape)
+    return torch.cat(found)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanogpt_cli.core.adamw import Optimizer
 from nanogpt_cli.core.distributed import gathered, is_split, like, local
 
 # Quintic coefficients of Jordan et al.: steep at zero, singular values end within [0.7, 1.2].
@@ -33,17 +34,42 @@ def orthogonalize(x: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     Returns:
         Tensor of the shape and dtype of ``x`` with singular values near 1.
     """
-    a, b, c = COEFFICIENTS
     y = x.to(dtype)
     y = y / (y.norm(dim=(-2, -1), keepdim=True) + _EPS)
+    # Squares of singular values need float32's digits, so bfloat16 goes the plain way.
+    small = dtype != torch.bfloat16 and y.shape[-1] >= 2 * y.shape[-2]
+    return (_by_gram(y, steps) if small else _plainly(y, steps)).to(x.dtype)
+
+
+def _plainly(y: Tensor, steps: int) -> Tensor:
+    """Newton-Schulz on the matrices themselves, (N, rows, columns) of norm at most 1."""
+    a, b, c = COEFFICIENTS
     for _ in range(steps):
         gram = y @ y.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         y = torch.baddbmm(y, polynomial, y, beta=a)
-    return y.to(x.dtype)
+    return y
 
 
-class Muon(torch.optim.Optimizer):
+def _by_gram(y: Tensor, steps: int) -> Tensor:
+    """The same through the (rows, rows) matrices G = YYᵀ, which commute with their polynomials.
+
+    Y ← PY with P = a + bG + cG² makes G ← PGP, so the factors can be collected in Q and the wide
+    matrix is touched twice instead of twice a step: 0.6 of the time for 4 columns a row.
+    """
+    a, b, c = COEFFICIENTS
+    gram = y @ y.mT
+    product: Tensor | None = None
+    for step in range(steps):
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
+        product = polynomial if product is None else polynomial @ product
+        if step < steps - 1:
+            gram = polynomial @ (gram @ polynomial)
+    return y if product is None else product @ y
+
+
+class Muon(Optimizer):
     """Muon for 2-D weights stored (out, in).
 
     Args:
@@ -77,9 +103,8 @@ class Muon(torch.optim.Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update every parameter that has a gradient."""
-        assert closure is None, "Muon does not evaluate a closure"
         stacks: dict[tuple[int, int, int], list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
         changes: list[tuple[Tensor, Tensor]] = []
         for group in self.param_groups:

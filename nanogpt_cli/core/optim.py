@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_cli import recipe, schemes
+from nanogpt_cli.core.adamw import AdamW, Optimizer
 from nanogpt_cli.core.distributed import like
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.muon import Muon
@@ -94,13 +95,9 @@ class Optimizers:
             key = (kind, repr(sorted(options.items())))
             groups.setdefault(key, {"params": [], **options})["params"].append(parameter)
         parts = {kind: [g for (k, _), g in groups.items() if k == kind] for kind, _ in groups}
-        self.parts: list[torch.optim.Optimizer] = []
+        self.parts: list[Optimizer] = []
         if "adamw" in parts:
-            self.parts.append(
-                torch.optim.AdamW(
-                    parts["adamw"], lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True
-                )
-            )
+            self.parts.append(AdamW(parts["adamw"], lr=optim.lr, betas=optim.betas, eps=optim.eps))
         if "muon" in parts:
             self.parts.append(
                 Muon(
@@ -134,7 +131,7 @@ class Optimizers:
     def zero_grad(self) -> None:
         """Forget all gradients."""
         for part in self.parts:
-            part.zero_grad(set_to_none=True)
+            part.zero_grad()
 
     def tensors(self) -> dict[str, Tensor]:
         """Every state tensor as ``PARAMETER.NAME``."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_cli import __version__, events, schemes
-from nanogpt_cli.core import batches, distributed, init
+from nanogpt_cli.core import batches, distributed, init, memory, parts
 from nanogpt_cli.core.batches import Windows
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.core.distributed import Group
@@ -91,6 +91,8 @@ def assemble(
         group: the processes that share the work.
     """
     config, scheme = model_config(recipe, data.vocab_size), scheme_of(recipe)
+    if device.device.type == "cpu":
+        memory.keep_freed()
     model = _starting_model(start_from, config) or init.build(config, scheme, recipe.run.seed)
     model = model.to(device.device).train()
     windows = Windows(
@@ -123,6 +125,7 @@ def assemble(
         micro_batch=recipe.train.batch_size,
         grad_clip=recipe.optim.grad_clip,
         group=group,
+        n_parts=parts.choose(recipe, device, group.world),
     )
 
 

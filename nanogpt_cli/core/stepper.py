@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nanogpt_cli.core import batches, distributed
+from nanogpt_cli.core import batches, distributed, parts
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.evaluate import Tokens
@@ -70,6 +70,7 @@ class Stepper:
         micro_batch: sequences at once.
         grad_clip: largest gradient norm; 0 for none.
         group: the processes that share each step.
+        n_parts: of a micro-batch, computed side by side (``core/parts.py``).
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Stepper:
         micro_batch: int,
         grad_clip: float,
         group: Group = Group(),  # noqa: B008 - frozen
+        n_parts: int = 1,
     ) -> None:
         self.model = model
         self.forward = forward
@@ -94,6 +96,7 @@ class Stepper:
         self.micro_batch = micro_batch
         self.grad_clip = grad_clip
         self.group = group
+        self.n_parts = n_parts
         self.slots = group.part(windows.batch)
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         self._named = list(model.named_parameters())
@@ -118,7 +121,7 @@ class Stepper:
         """
         loss = self._accumulate(step)
         for part in self.optimizers.parts:
-            self.scaler.unscale_(part)
+            self.scaler.unscale_(part)  # type: ignore[arg-type]  # uses param_groups alone
         if self.group.world > 1:
             loss, hands = self.group.sum(torch.stack([loss, loss.new_tensor(float(attention))]))
         grads = self._grads()
@@ -141,6 +144,9 @@ class Stepper:
         stop = self.slots.stop
         for start in range(self.slots.start, stop, self.micro_batch):
             slots = range(start, min(start + self.micro_batch, stop))
+            if self.n_parts > 1:
+                total += self._in_parts(step, slots)
+                continue
             x, y = self.batch(step, slots)
             with distributed.reducing(self.forward, self.model, last=slots.stop == stop):
                 with self.dropout_stream(step, start), self.device.autocast():
@@ -150,6 +156,21 @@ class Stepper:
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total / self.group.world if self.group.world > 1 else total
+
+    def _in_parts(self, step: int, slots: range) -> Tensor:
+        """The same for one micro-batch in parts: one process, no dropout, nothing to scale."""
+
+        def loss(mine: range) -> Tensor:
+            x, y = self.batch(step, mine)
+            with self.device.autocast():
+                found: Tensor = self.model(x, y)[1]
+            return found * (len(mine) / self.windows.batch)
+
+        parameters = [p for _, p in self._named]
+        total, found = parts.gradients(loss, slots, self.n_parts, parameters)
+        for parameter, grad in zip(parameters, found, strict=True):
+            parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+        return total
 
     @contextlib.contextmanager
     def dropout_stream(self, step: int, start: int) -> Iterator[None]:
@@ -169,7 +190,7 @@ class Stepper:
             grads = [distributed.local(grad) for grad in self._grads()]
             torch._foreach_mul_(grads, self.grad_clip / (measured.grad_norm + 1e-6))
         for part in self.optimizers.parts:
-            self.scaler.step(part)
+            self.scaler.step(part)  # type: ignore[arg-type]
         self.scaler.update()
         self.optimizers.zero_grad()
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanogpt_cli import events
-from nanogpt_cli.core import checkpoint, commands, device, progress
+from nanogpt_cli.core import checkpoint, commands, device, parts, progress
 from nanogpt_cli.core.alarms import Alarms
 from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.milestones import Milestones
@@ -72,6 +72,7 @@ class Trainer:
         self.data, self.folder, self.group = data, run, group
         self.should_stop, self.clock = should_stop, clock
         self.stepper = assemble(recipe, data, device.choose(recipe.train), start_from, group)
+        self.recipe = recipe = parts.noted(recipe, self.stepper.device, self.stepper.n_parts)
         self.model = self.stepper.model
         self.collector = Collector(
             self.model,
@@ -96,6 +97,8 @@ class Trainer:
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint folder of the same model and data."""
         self.progress.take(progress.restore(folder, self.stepper, self.data))
+        self.recipe = parts.restored(self.recipe, folder)
+        self.stepper.n_parts = parts.choose(self.recipe, self.stepper.device, self.group.world)
         self.milestones.saved_step = self.progress.step
 
     def run(self) -> Iterator[events.Event]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from nanogpt_cli.core import muon
 from nanogpt_cli.core.muon import COEFFICIENTS, Muon, orthogonalize
 
 SETTINGS = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1, "ns_steps": 5}
@@ -76,3 +77,14 @@ def test_a_parameter_without_gradient_stays() -> None:
     p = torch.nn.Parameter(torch.ones(4, 4))
     Muon([p], **SETTINGS).step()
     assert torch.equal(p, torch.ones(4, 4))
+
+
+@pytest.mark.parametrize("rank", [8, 32])
+def test_the_way_through_gram_matrices_agrees_with_the_plain_one(rank: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 32, rank) @ torch.randn(3, rank, 128) + 1e-3 * torch.randn(3, 32, 128)
+    y = x / x.norm(dim=(-2, -1), keepdim=True)
+    exact = muon._plainly(y.double(), 5)
+    for way in (muon._plainly, muon._by_gram):
+        error = (way(y, 5) - exact).norm() / exact.norm()
+        assert error < 3e-4

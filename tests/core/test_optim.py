@@ -9,6 +9,7 @@ import torch
 
 from nanogpt_cli import recipe, schemes
 from nanogpt_cli.core import init
+from nanogpt_cli.core.adamw import AdamW
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.core.optim import Optimizers, lr_factor
 
@@ -147,3 +148,30 @@ def test_state_that_belongs_to_nothing_is_refused() -> None:
         optimizers.load_tensors({"transformer.h.9.mlp.c_fc.weight.exp_avg": torch.zeros(2)})
     with pytest.raises(ValueError, match=r"is \(2,\)"):
         optimizers.load_tensors({"transformer.wte.weight.exp_avg": torch.zeros(2)})
+
+
+def test_adamw_is_pytorchs() -> None:
+    """The class around the kernel left out, the bits are the same."""
+    torch.manual_seed(0)
+    ours = [torch.randn(5, 3), torch.randn(7)]
+    theirs = [p.clone().requires_grad_() for p in ours]
+    options = {"lr": 0.1, "betas": (0.9, 0.95), "eps": 1e-8}
+    mine = AdamW(
+        [{"params": ours[:1], "weight_decay": 0.1}, {"params": ours[1:], "lr": 0.01}], **options
+    )
+    slow = torch.optim.AdamW(
+        [{"params": theirs[:1]}, {"params": theirs[1:], "lr": 0.01, "weight_decay": 0.0}],
+        **options, weight_decay=0.1, fused=True,
+    )  # fmt: skip
+    for _ in range(4):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        mine.step()
+        slow.step()
+        mine.zero_grad()
+    for p, q in zip(ours, theirs, strict=True):
+        assert p.grad is None
+        assert torch.equal(p, q)
+        for key, value in slow.state[q].items():
+            assert torch.equal(mine.state[p][key], value)
