@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nanogpt_cli.core import evaluate, setup
+from nanogpt_cli.core import evaluate, parts, setup
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.core.optim import takes_muon
@@ -148,8 +148,9 @@ def memory(
 ) -> Memory:
     """Memory of one process.
 
-    The peak is the largest of three moments: the turn from the forward to the backward pass, the
-    update, and an evaluation. With a single micro-batch gradients appear as activations go.
+    The peak is the largest of four moments: the turn from the forward to the backward pass, its
+    end, the update, and an evaluation. With a single micro-batch gradients appear as activations
+    go, as many copies as there are parts side by side (``core/parts.py``).
     """
     size = micro_batch or recipe.train.batch_size
     model = _shape(config)
@@ -163,7 +164,9 @@ def memory(
     program = PROGRAM_BYTES[device.device.type]
     accumulating = recipe.tokens_per_step > size * T * processes
     turn = activations + backward + (gradients if accumulating or processes > 1 else 0)
-    peak = program + weights + moments + max(turn, gradients + update, evaluation)
+    n_parts = parts.choose(recipe, device, processes)
+    end = gradients * (n_parts + int(accumulating and n_parts > 1))
+    peak = program + weights + moments + max(turn, end, gradients + update, evaluation)
     return Memory(
         weights, gradients, moments, activations, backward, update, evaluation, program, peak
     )
