@@ -6,6 +6,7 @@ step it is given must be a function of two buffers alone: tokens and positions o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -35,7 +36,7 @@ class Replay:
         self.tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         self.positions = torch.zeros_like(self.tokens)
         self.failure = ""
-        self._eager_left = _EAGER_STEPS
+        self._eager_left = _EAGER_STEPS if device.type == "cuda" else math.inf
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0)
 
@@ -43,28 +44,30 @@ class Replay:
         """One step of all rows; logits (B, V) that later steps do not change."""
         self.tokens.copy_(torch.tensor(tokens))
         self.positions.copy_(torch.tensor(positions))
-        if self._graph is None and self.tokens.is_cuda and not self.failure:
-            self._eager_left -= 1
-            if self._eager_left < 0:
-                self._capture()
+        if self._eager_left == 0:
+            try:
+                self._graph = self._captured()
+            except RuntimeError as error:  # something that cannot be captured, too little memory
+                self.failure = str(error).splitlines()[0]
+        self._eager_left -= 1
         if self._graph is None:
             return self.step(self.tokens, self.positions)
         self._graph.replay()
         return self._logits.clone()
 
-    def _capture(self) -> None:
+    def _captured(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        current = torch.cuda.current_stream()
         try:
             # Libraries set themselves up in the first calls, which a capture forbids.
-            side.wait_stream(torch.cuda.current_stream())
+            side.wait_stream(current)
             with torch.cuda.stream(side):
                 for _ in range(2):
                     self.step(self.tokens, self.positions)
-            torch.cuda.current_stream().wait_stream(side)
+            current.wait_stream(side)
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._logits = self.step(self.tokens, self.positions)
-        except RuntimeError as error:  # an operation that cannot be captured, or too little memory
-            self.failure = str(error).splitlines()[0]
-            return
-        self._graph = graph
+        finally:
+            torch.cuda.set_stream(current)  # a capture that breaks off leaves its own behind
+        return graph

@@ -235,6 +235,19 @@ def test_a_step_can_be_replayed_when_it_depends_on_its_buffers_alone(model: GPT)
     torch.testing.assert_close(kept[0], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_step_that_cannot_be_captured_goes_on_as_it_is(
+    model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: decode_graph.Replay) -> None:
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    monkeypatch.setattr(decode_graph.Replay, "_captured", refused)
+    replay = decode_graph.Replay(lambda t, p: t + p, 1, torch.device("cpu"))
+    replay._eager_left = 2
+    assert [int(replay([n], [1])) for n in range(5)] == [1, 2, 3, 4, 5]
+    assert replay.failure == "operation not permitted"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_captured_step_gives_the_logits_of_the_step(model: GPT) -> None:
     import copy
