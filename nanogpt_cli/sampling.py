@@ -37,7 +37,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _require(self.repetition_penalty > 0, "repetition penalty", self.repetition_penalty, "> 0")
-        _require(self.temperature >= 0, "temperature", self.temperature, "≥ 0 (0 is greedy)")
+        # Below that, logits divided by it leave the numbers there are.
+        fits = self.temperature == 0 or self.temperature >= 1e-6
+        _require(fits, "temperature", self.temperature, "≥ 1e-6, or 0, which is greedy")
         _require(self.top_k >= 0, "top-k", self.top_k, "≥ 0 (0 is off)")
         _require(0 < self.top_p <= 1, "top-p", self.top_p, "above 0 and at most 1 (1 is off)")
         _require(0 <= self.min_p <= 1, "min-p", self.min_p, "between 0 and 1 (0 is off)")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli.cli import console, sample_session
 from nanogpt_cli.cli.sample_session import Session
+from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,7 +112,7 @@ def _stream(session: Session, ids: list[list[int]], clock: Clock, show: InOrder)
         for piece in session.pieces(ids):
             clock.tick()
             show(piece)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, UserError):
         show.finish()
         raise
     show.finish()

@@ -65,10 +65,16 @@ class Session:
         """Prompts as text and ids; without any, the one the model was trained to begin with.
 
         Raises:
-            UserError: a prompt has unknown characters or does not fit the context.
+            UserError: a prompt has unknown characters or does not fit the context, or there is
+                not the memory for so many texts.
         """
-        if prompts is None:
-            return self._own_prompt()
+        from nanogpt_cli.core.decode import check_room
+
+        texts, ids = self._own_prompt() if prompts is None else self._encoded(prompts)
+        check_room(self.weights, len(ids) * self.plan.samples)
+        return texts, ids
+
+    def _encoded(self, prompts: list[str]) -> tuple[list[str], list[list[int]]]:
         from nanogpt_cli.text import unknown
 
         ids = []

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from nanogpt_cli.core.decode_graph import Replay
 from nanogpt_cli.core.decode_one import SingleStep, Stored
-from nanogpt_cli.core.weights import Layer, Weights
+from nanogpt_cli.core.weights import Layer, Weights, machine_memory
+from nanogpt_cli.errors import UserError
 
 
 class Decoder:
@@ -29,6 +30,9 @@ class Decoder:
     Args:
         weights: packed or not; that may change between steps.
         rows: sequences decoded side by side.
+
+    Raises:
+        UserError: there is not the memory for so many.
     """
 
     def __init__(self, weights: Weights, rows: int) -> None:
@@ -40,6 +44,7 @@ class Decoder:
         shape = (
             len(weights.layers), rows, 2, config.n_head, config.block_size, config.head_size,
         )  # fmt: skip
+        check_room(weights, rows)
         self.cache = torch.zeros(shape, dtype=weights.wte.dtype, device=weights.wte.device)
         self._views = self._slot_views()
         self._single: SingleStep | None = None
@@ -167,6 +172,25 @@ class Decoder:
     def _output(self, logits: Tensor) -> Tensor:
         factor = self.config.multipliers.output
         return logits if factor == 1.0 else logits * factor
+
+
+def check_room(weights: Weights, rows: int) -> None:
+    """Refuse a cache that this machine cannot hold, before anything is as long as it.
+
+    Raises:
+        UserError: it takes more memory than the machine or the device has.
+    """
+    config, like = weights.config, weights.wte
+    positions = len(weights.layers) * rows * config.block_size
+    nbytes = 2 * positions * config.n_embd * like.element_size()
+    on_cuda = like.device.type == "cuda"
+    there = torch.cuda.mem_get_info(like.device)[1] if on_cuda else machine_memory()
+    if nbytes > there:
+        raise UserError(
+            f"a cache for {rows} texts at once takes {nbytes / 1e9:,.1f} GB, "
+            f"more than the {there / 1e9:,.1f} there are",
+            "ask for fewer at a time",
+        )
 
 
 def replays(device: torch.device) -> bool:

@@ -26,6 +26,14 @@ TILE = 16  # outputs side by side; 8 to 32 are about as fast, 4 and 48 half
 _PACKED_ROWS = 8  # with more rows at once the plain product has caught up
 
 
+def machine_memory() -> int:
+    """Bytes of memory this machine has; 4 GiB where the system does not say (Windows)."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 32
+
+
 class Tiles(NamedTuple):
     """A weight (O, I) in tiles (⌈O/16⌉, I, 16), missing outputs 0, and its bias (⌈O/16⌉, 1, 16)."""
 
@@ -191,11 +199,7 @@ class Weights:
         plain = self.wte.device.type == "cpu" and self.wte.dtype == torch.float32
         if not plain or self.config.n_embd % TILE:
             return False
-        try:
-            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, ValueError, OSError):  # Windows
-            memory = 1 << 32
-        return 4 * sum(m.weight.nbytes for m in self.matrices) < memory
+        return 4 * sum(m.weight.nbytes for m in self.matrices) < machine_memory()
 
     def pack(self) -> None:
         """Make the tiles that are missing; they take the weights' memory again."""

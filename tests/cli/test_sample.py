@@ -208,6 +208,8 @@ def test_unknown_characters_are_named_or_handled_as_asked(here: Path) -> None:
         (("--device", "toaster"), "no device 'toaster'", "auto"),
         (("small", "--run", "small"), "name the model twice", "one"),
         (("empty.txt",), "empty.txt is not a", "Hugging Face"),
+        (("--num-samples", "9000000000"), "9000000000 texts at once takes", "fewer"),
+        (("-t", "1e-320"), "temperature is", "greedy"),
         (("--json", "-i"), "--interactive and --json exclude each other", "one"),
     ],
 )
