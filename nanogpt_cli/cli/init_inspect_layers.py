@@ -29,7 +29,7 @@ def show(subject: Subject, measured: Signals | None, expected: Signals | None) -
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "init-inspect"
         write_run(run, subject, measured, expected)
-        Dashboard([RunSession(run)], readonly=True, page="layers", live=False).run()
+        Dashboard([RunSession(run)], readonly=True, page="layers").run()
 
 
 def write_run(

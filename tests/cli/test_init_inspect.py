@@ -292,3 +292,18 @@ def test_the_layers_view_gets_the_inspection(tmp_path: Path) -> None:
     session.poll(1 << 22, float("inf"))
     assert summary(session)
     assert "resid_rms" in (tmp_path / "run" / "events.jsonl").read_text()
+
+
+def test_the_layers_view_reads_what_it_is_opened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanogpt_cli.tui.app import Dashboard
+
+    opened: list[tuple[bool, str, bool]] = []
+
+    def look(app: Dashboard) -> None:
+        (session,) = app.desk.sessions
+        session.poll(1 << 22, float("inf"))
+        opened.append((app.live, app.start_page, session.view.ended is not None))
+
+    monkeypatch.setattr(Dashboard, "run", look)
+    run(*SMALL, "--theory", "--tui")
+    assert opened == [(True, "layers", True)]

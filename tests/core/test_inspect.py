@@ -38,7 +38,9 @@ def whole(model: GPT, idx: Tensor, targets: Tensor) -> tuple[dict[str, list[floa
     loss.backward()
     found["any"] = [float((logits.logsumexp(-1) - logits.mean(-1)).mean().detach())]
     found["stream"] = found.pop("embed") + found.pop("resid")
-    found["grad"] = [float(x.grad.double().square().mean().sqrt()) for x in streams if x.grad is not None]
+    found["grad"] = [
+        float(x.grad.double().square().mean().sqrt()) for x in streams if x.grad is not None
+    ]
     for name, leaf in (("c_attn", "attn.c_attn"), ("attn_proj", "attn.c_proj"),
                        ("fc", "mlp.c_fc"), ("mlp_proj", "mlp.c_proj")):  # fmt: skip
         grads = [block.get_submodule(leaf).weight.grad for block in model.transformer.h]
