@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -123,23 +123,25 @@ def build(
     """
     _check_layers(config, named, source)
     wanted = shapes(config)
-    _check_names(wanted, set(named) - left_out, source)
-    found = {}
-    for name, shape in wanted.items():
-        turned = transposed is not None and transposed.search(name)
-        there = tensors.shapes[named[name]]
-        if there != (shape[::-1] if turned else shape):
+    # What is left out must fit as well: a file that lies is not believed in part.
+    everything = shapes(replace(config, bias=True)) if left_out else wanted
+    _check_names(everything, set(named), source)
+    turned = {name for name in named if transposed is not None and transposed.search(name)}
+    for name in named:
+        shape, there = everything[name], tensors.shapes[named[name]]
+        if there != (shape[::-1] if name in turned else shape):
             raise UserError(
                 f"{source}: {named[name]} has shape {list(there)}, its configuration says "
-                f"{list(shape[::-1] if turned else shape)}"
+                f"{list(shape[::-1] if name in turned else shape)}"
             )
+    found = {}
     for name in wanted:
-        turned = transposed is not None and transposed.search(name)
         tensor = tensors.get(named[name])
         if tensor.dtype not in _FLOATS:
             raise UserError(f"{source}: {named[name]} is of type {tensor.dtype}, not of floats")
         # A copy: the model must not change when the file does.
-        found[name] = (tensor.T if turned else tensor).to(torch.float32, copy=True).contiguous()
+        plain = (tensor.T if name in turned else tensor).to(torch.float32, copy=True)
+        found[name] = plain.contiguous()
     return checkpoint.from_tensors(config, found, source=source).eval()
 
 

@@ -209,6 +209,15 @@ def test_missing_and_unknown_tensors_are_named(tmp_path: Path) -> None:
         huggingface.read(folder)
 
 
+def test_biases_that_are_left_out_have_to_fit_too(tmp_path: Path) -> None:
+    folder = written(exportable(bias=False), tmp_path)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "h.0.ln_1.bias": torch.zeros(2, 16)}, path)
+    with pytest.raises(UserError, match=r"h\.0\.ln_1\.bias has shape"):
+        huggingface.read(folder)
+
+
 def test_integers_are_not_weights(tmp_path: Path) -> None:
     folder = written(exportable(), tmp_path)
     tensors = load_file(folder / "model.safetensors")
