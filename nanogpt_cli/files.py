@@ -116,8 +116,9 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
     try:
         yield folder
+        for path in (folder, *folder.rglob("*")):  # some libraries leave files to their owner only
+            _apply_umask(path)
         _fsync_tree(folder)
-        _apply_umask(folder)
         _move_into_place(folder, target, replace)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

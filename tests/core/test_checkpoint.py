@@ -53,6 +53,13 @@ def test_round_trip(run: RunFolder, gpt: GPT) -> None:
         assert torch.equal(loaded.model.state_dict()[name], tensor)
 
 
+def test_others_may_read_it_as_the_umask_says(run: RunFolder) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in checkpoint.find(run, "20").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
+
+
 def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
