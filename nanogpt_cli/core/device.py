@@ -110,8 +110,6 @@ def _device(wanted: str) -> torch.device:
 def _precision(wanted: str, device: torch.device) -> str:
     if wanted == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    if wanted == "fp16" and device.type == "cpu":
-        raise UserError('train.precision = "fp16" needs a GPU', 'use "fp32" or "bf16" on a CPU')
     return wanted
 
 

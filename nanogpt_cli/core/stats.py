@@ -209,16 +209,22 @@ class Collector:
 
     @torch.no_grad()
     def histograms(self) -> dict[str, Any]:
-        """Weight, stream and pre-activation histograms by layer, 32 bins of common edges."""
+        """Weight, stream and pre-activation histograms by layer, 32 bins of common edges.
+
+        With several processes on the first rank only; every rank must call it.
+        """
         seen = self.activations(histograms=True)
         weights: list[list[Tensor]] = [[] for _ in range(self.model.config.n_layer)]
-        matrices = whole({str(i): p.detach() for i, p in enumerate(self._matrices)})
+        matrices = whole({str(i): p.detach() for i, p in enumerate(self._matrices)}, self.group)
+        if not matrices:
+            return {}
         for layer, p in zip(self._layers, matrices.values(), strict=True):
             weights[layer].append(p.float().flatten())
         groups = {"weights": [torch.cat(parts) for parts in weights]}
         for name, rows in seen.samples.items():
             groups[name] = [row for row in rows if row is not None]
-        return {name: _histogram(rows) for name, rows in groups.items() if rows}
+        found = {name: _histogram(rows) for name, rows in groups.items() if rows}
+        return {name: histogram for name, histogram in found.items() if histogram}
 
     def _plan(self, step: int, step_seconds: float) -> None:
         self.step_seconds = step_seconds
@@ -270,8 +276,13 @@ def _to_host(columns: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def _histogram(rows: list[Tensor]) -> dict[str, Any]:
-    """Counts per row over common edges from the smallest to the largest finite value."""
+    """Counts per row over common edges from the smallest to the largest finite value.
+
+    Empty where nothing is finite.
+    """
     finite = [row[torch.isfinite(row)] for row in rows]
+    if not any(row.numel() for row in finite):
+        return {}
     ends = torch.stack([torch.stack(list(torch.aminmax(row))) for row in finite if row.numel()])
     low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
     high = high if high > low else low + 1e-6

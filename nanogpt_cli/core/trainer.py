@@ -37,6 +37,8 @@ _PAUSE_S = 0.1
 _HEARTBEAT_S = 5.0
 # Returns to one and the same checkpoint before a run is given up.
 _ROLLBACKS = 5
+# Steps without an update, one after the other, before a run is given up.
+_SKIPS = 20
 
 
 class Trainer:
@@ -93,6 +95,7 @@ class Trainer:
         self._paused = False
         self._step_seconds = 0.0
         self._rollbacks: list[int] = []
+        self._skips = 0
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint folder of the same model and data."""
@@ -169,6 +172,8 @@ class Trainer:
         else:
             norms = self.stepper.grad_norms() if watched else {}
             self.stepper.apply(measured)
+            self.stepper.average.update(index)
+            self._skips = 0
         seconds = time.perf_counter() - started
         self._count(seconds if not watched else seconds - self.collector.seconds)
         yield from self._emit([self._step_event(measured, lr, seconds, skip)])
@@ -209,13 +214,18 @@ class Trainer:
             return True  # fp16 overflow: the scaler lowers its factor, and that is all
         action = self.recipe.train.on_nonfinite
         yield from self._record(index, measured, "non_finite", action)
-        if action == "skip":
+        if action == "skip" and self._skips < _SKIPS:
+            self._skips += 1
             return True
         self.stepper.discard()
-        if action == "rollback" and self._roll_back(index):
+        problem = f"{_SKIPS} steps in a row had no update"
+        if action == "rollback" and not (problem := self._roll_back(index)):
             yield from self._emit([self._run_started()])
-        else:
-            self._ending = "non_finite"
+            return False
+        if action != "stop":
+            note = events.Note(step=index, message=f"given up: {problem}", level="warning")
+            yield from self._emit([note])
+        self._ending = "non_finite"
         return False
 
     def _record(
@@ -235,17 +245,19 @@ class Trainer:
         )
         yield from self._emit([incident])
 
-    def _roll_back(self, index: int) -> bool:
-        """Return to the last checkpoint and leave step ``index`` out this time."""
+    def _roll_back(self, index: int) -> str:
+        """Return to the last checkpoint and leave step ``index`` out; "", or why it cannot be."""
         found = checkpoint.newest_intact(self.folder)[0] if self.folder else None
         folder = self.group.share(str(found) if found else "")
-        if not folder or self._rollbacks.count(index) or len(self._rollbacks) >= _ROLLBACKS:
-            return False
+        if not folder:
+            return "there is no checkpoint to return to"
+        if self._rollbacks.count(index) or len(self._rollbacks) >= _ROLLBACKS:
+            return "going on from the last checkpoint did not help"
         skip = self.progress.skip | {index}
         self.restore(Path(folder))
         self.progress.skip |= skip
         self._rollbacks.append(index)
-        return True
+        return ""
 
     def _attend(self) -> Iterator[events.Event]:
         """Stop or carry out commands, on every rank at once; stays here while paused."""

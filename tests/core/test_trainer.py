@@ -161,7 +161,26 @@ def test_rollback_without_a_checkpoint_stops(tmp_path: Path) -> None:
     run = toy_run.folder(tmp_path / "run")
     trainer = Trainer(recipe(train={"on_nonfinite": "rollback"}), toy_run.data(tmp_path), run)
     poisoned(trainer, 1)
-    assert toy_run.run(trainer)[-1].reason == "non_finite"  # type: ignore[attr-defined]
+    found = toy_run.run(trainer)
+    assert found[-1].reason == "non_finite"  # type: ignore[attr-defined]
+    assert "there is no checkpoint to return to" in of_type(found, events.Note)[0].message
+
+
+def test_skipping_gives_up_when_no_step_is_sound_and_survives_weights_of_nan(
+    tmp_path: Path,
+) -> None:
+    wanted = recipe(
+        train={"on_nonfinite": "skip", "max_steps": 40, "eval_every": 10}, stats={"every": 10}
+    )
+    trainer = Trainer(wanted, toy_run.data(tmp_path))
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.fill_(math.nan)
+    found = toy_run.run(trainer)
+    assert [e.step for e in of_type(found, events.Eval)] == [10, 20]
+    assert [e.skipped for e in of_type(found, events.Step)] == [True] * 20
+    assert found[-1].reason == "non_finite"  # type: ignore[attr-defined]
+    assert "20 steps in a row" in of_type(found, events.Note)[0].message
 
 
 def test_rollback_gives_up_when_every_step_is_broken(tmp_path: Path) -> None:
