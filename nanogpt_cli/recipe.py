@@ -138,6 +138,11 @@ class Optim(Section):
     )
     decay_shape: Literal["linear", "1-sqrt"] = Field("linear", description="wsd's decay.")
     grad_clip: NonNegative = Field(1.0, description="Largest gradient norm; 0: no clipping.")
+    ema: Share = Field(
+        0.0,
+        description="Decay of a moving average of the weights, which evaluations, samples and "
+        "exports then use; 0: none.",
+    )
     muon_lr: Rate = Field(0.02, description="Peak learning rate of Muon.")
     momentum: Share = Field(0.95, description="Muon's momentum.")
     ns_steps: Positive = Field(5, description="Muon's Newton-Schulz iterations.")

@@ -41,6 +41,7 @@ def evaluate(
         ),
     ] = "",
     checkpoint: options.Checkpoint = "best",
+    raw: options.Raw = False,
     split: Annotated[Literal["val", "train"], typer.Option("--split", help="Which split.")] = "val",
     batch: Annotated[
         int, typer.Option("--batch", min=0, help="Windows at once; 0: as memory allows.")
@@ -59,7 +60,8 @@ def evaluate(
     from nanogpt_cli.core import device as devices
     from nanogpt_cli.core import evaluate as core
 
-    source = sources.resolve(options.either(run, name, "RUN"), checkpoint=checkpoint, out=out)
+    model_name = options.either(run, name, "RUN")
+    source = sources.resolve(model_name, checkpoint=checkpoint, out=out, raw=raw)
     for note in source.notes:
         console.say(note)
     found = _data(source, data)

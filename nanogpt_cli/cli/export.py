@@ -44,6 +44,7 @@ def export(
         ),
     ] = None,
     checkpoint: options.Checkpoint = "best",
+    raw: options.Raw = False,
     quantize: Annotated[
         str,
         typer.Option("--quantize", metavar="TYPES", help="GGUF files to write: f32, f16, bf16, "
@@ -83,7 +84,7 @@ def export(
         if "hf" not in targets:
             raise UserError("--push uploads the Hugging Face folder", "add hf to --to")
         hub.check_push(push)
-    found = _source(options.either(source, run, "SOURCE"), checkpoint)
+    found = _source(options.either(source, run, "SOURCE"), checkpoint, raw)
     folder = out or (found.run.exports if found.run else Path("exports") / found.name)
     quantizations = [name.strip() for name in quantize.split(",") if name.strip()]
     exporting.check_ready(targets, folder, overwrite=overwrite, quantizations=quantizations)
@@ -101,7 +102,7 @@ def export(
         console.say(f"uploaded: {hub.push(folder / 'hf', push)}")
 
 
-def _source(source: str, checkpoint: str) -> Exportable:
+def _source(source: str, checkpoint: str, raw: bool) -> Exportable:
     """The model to export: a run's checkpoint is read tensor by tensor, others are loaded."""
     from nanogpt_cli.interop import importing
     from nanogpt_cli.interop import source as sources
@@ -111,10 +112,10 @@ def _source(source: str, checkpoint: str) -> Exportable:
     if not source or RunFolder(Path(source)).is_run() or RunFolder(RUNS / source).is_run():
         run = find_run(source or None)
         console.say(f"exporting run {run.name}")
-        return sources.from_run(run, checkpoint)
+        return sources.from_run(run, checkpoint, raw=raw)
     from nanogpt_cli.cli.sources import resolve
 
-    found = resolve(source, checkpoint=checkpoint)
+    found = resolve(source, checkpoint=checkpoint, raw=raw)
     for note in found.notes:
         console.say(note)
     state = {**found.state, "step": found.step}

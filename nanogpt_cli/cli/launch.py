@@ -64,6 +64,8 @@ def run_processes(number: int, restarts: int, arguments: list[str], run: RunFold
     # Each line of its own log repeats what is said here, with a traceback.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
+    # Else restarted processes find the addresses of the dead ones in a store that outlives them.
+    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     options = ["--standalone", f"--nproc-per-node={number}", f"--max-restarts={restarts}"]
     try:
         launcher.main([*options, "-m", "nanogpt_cli", "train", *arguments])

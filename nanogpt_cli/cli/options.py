@@ -38,6 +38,12 @@ RunName = Annotated[
 Checkpoint = Annotated[
     str, typer.Option("--checkpoint", metavar="best|last|STEP", help="Which one of a run.")
 ]
+Raw = Annotated[
+    bool,
+    typer.Option(
+        "--raw", help="Of a run with optim.ema, the weights themselves, not their average."
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
 Processes = Annotated[
     int,

@@ -57,6 +57,7 @@ def sample(
     ] = "",
     run: options.RunName = "",
     checkpoint: options.Checkpoint = "best",
+    raw: options.Raw = False,
     out: options.RunsFolder = RUNS,
     prompt: Annotated[
         str | None,
@@ -172,8 +173,9 @@ def sample(
 
     given = sample_prompts.gather(prompt, prompt_file, prompts, ask_stdin=not interactive)
     session = sample_session.open_session(
-        model, checkpoint, out, device=device, precision=precision.value, threads=threads
-    )
+        model, checkpoint, out, raw=raw, device=device, precision=precision.value,
+        threads=threads,
+    )  # fmt: skip
     session.asked = model
     session.on_unknown, session.crop = on_unknown.value, crop
     session.stop, session.stop_at_end_of_text = tuple(stop or ()), not ignore_eot

@@ -150,7 +150,14 @@ class Session:
 
 
 def open_session(
-    source: str, checkpoint: str, out: Path, *, device: str, precision: str, threads: int
+    source: str,
+    checkpoint: str,
+    out: Path,
+    *,
+    device: str,
+    precision: str,
+    threads: int,
+    raw: bool = False,
 ) -> Session:
     """Load a model, place it and set the thread count if the user has.
 
@@ -159,7 +166,7 @@ def open_session(
     """
     from nanogpt_cli.cli import sources
 
-    found = sources.resolve(source, checkpoint=checkpoint, out=out)
+    found = sources.resolve(source, checkpoint=checkpoint, out=out, raw=raw)
     for remark in found.notes:
         note(remark)
     tokenizer = found.need_tokenizer()

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from nanogpt_cli.interop.opening import Source as Source
 
 
-def resolve(source: str = "", *, checkpoint: str = "best", out: Path = RUNS) -> Source:
+def resolve(
+    source: str = "", *, checkpoint: str = "best", out: Path = RUNS, raw: bool = False
+) -> Source:
     """Find and read a model; see ``interop.opening``."""
     from nanogpt_cli.interop import opening
 
-    return opening.resolve(source, checkpoint=checkpoint, out=out, report=console.say)
+    return opening.resolve(source, checkpoint=checkpoint, out=out, raw=raw, report=console.say)

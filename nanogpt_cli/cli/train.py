@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,11 +84,12 @@ def train(
         _try_rates(recipe, overrides, as_json)
         return
 
-    def plan() -> Plan:
+    def plan(again: bool = False) -> Plan:
         number = _launched() or processes
         if resume:
             return _resumed(recipe, out, overrides)
-        return _begun(recipe, out, overrides, folder, start_from, number)
+        resumed = _restarted(recipe, out, overrides, folder) if again else None
+        return resumed or _begun(recipe, out, overrides, folder, start_from, number)
 
     if _launched():
         ended = training.run_as_rank(plan)
@@ -120,7 +122,7 @@ def _launched() -> int:
 
 
 def _begun(name: str, out: Path, sets: list[str], folder: str, source: str, processes: int) -> Plan:
-    """A new run: recipe checked, data ready, folder made; an old one after a restart."""
+    """A new run: recipe checked, data ready, folder made."""
     from nanogpt_cli import files, recipe_files, sinks
     from nanogpt_cli.cli.training import Plan
     from nanogpt_cli.runlog import RunFolder, fresh_run
@@ -130,9 +132,6 @@ def _begun(name: str, out: Path, sets: list[str], folder: str, source: str, proc
         console.say(note)
     sinks.check(loaded.recipe.log.sinks)
     recipe = loaded.recipe.for_processes(processes)
-    again = _restarted(recipe.run.name, out, folder)
-    if again is not None:
-        return Plan(recipe, _prepared(recipe), again, resume=True)
     data = _prepared(recipe)
     with files.readable_os_errors("make a run folder", out):
         run = RunFolder(Path(folder)) if folder else fresh_run(recipe.run.name, out)
@@ -142,18 +141,19 @@ def _begun(name: str, out: Path, sets: list[str], folder: str, source: str, proc
     return Plan(recipe, data, run, resume=False, source=source)
 
 
-def _restarted(name: str, out: Path, folder: str) -> RunFolder | None:
-    """The run to go on with when a launcher has started the processes once more."""
+def _restarted(name: str, out: Path, sets: list[str], folder: str) -> Plan | None:
+    """The run a launcher's first try has begun, if it came to a checkpoint."""
+    from nanogpt_cli import recipe_files
     from nanogpt_cli.runlog import RunFolder, list_runs
 
-    if not int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")):
+    wanted = recipe_files.load(name, sets).recipe.run.name
+    begun = [
+        run for run in list_runs(out) if re.fullmatch(rf"{re.escape(wanted)}(-\d+)?", run.name)
+    ]
+    newest = RunFolder(Path(folder)) if folder else next(iter(begun), None)
+    if newest is None or not list(newest.checkpoints.glob("step-*")):
         return None
-    mine = [RunFolder(Path(folder))] if folder else list_runs(out)
-    for run in mine:
-        begun = folder or run.name == name or run.name.rpartition("-")[0] == name
-        if begun and list(run.checkpoints.glob("step-*")):
-            return run
-    return None
+    return _resumed(str(newest.path), out, [])
 
 
 def _resumed(name: str, out: Path, sets: list[str]) -> Plan:
@@ -247,7 +247,8 @@ def _report(plan: Plan, ended: RunEnded, *, as_json: bool, product: bool = True)
         console.emit_json(_facts(run, ended))
     elif product:
         typer.echo(run.path)
-    where = "" if run.path.parent == RUNS else f" --out {run.path.parent}"
+    home = run.path.parent.resolve() == RUNS.resolve()
+    where = "" if home else f" --out {run.path.parent}"
     if ended.reason == "stopped":
         console.next_command(f"nanogpt train {run.name} --resume{where}")
     elif ended.reason == "non_finite":

@@ -76,16 +76,18 @@ def run_alone(plan: Plan) -> events.RunEnded:
     return _run(plan, Group())
 
 
-def run_as_rank(make_plan: Callable[[], Plan]) -> tuple[Plan, events.RunEnded] | None:
+def run_as_rank(make_plan: Callable[[bool], Plan]) -> tuple[Plan, events.RunEnded] | None:
     """Train as one of the processes a launcher started; the result on the first rank only.
 
     Args:
-        make_plan: called on the first rank, which tells the others.
+        make_plan: called on the first rank, which tells the others; its argument says whether the
+            launcher has started the job again.
     """
     from nanogpt_cli.core import distributed
 
     with distributed.joined() as group:
-        plan = Plan.from_json(group.share(make_plan().to_json() if group.leads else None))
+        again = distributed.restarted(group)
+        plan = Plan.from_json(group.share(make_plan(again).to_json() if group.leads else None))
         with distributed.readable_losses(group):
             if group.leads:
                 return plan, _run(plan, group)
@@ -117,10 +119,24 @@ def _run(plan: Plan, group: Group) -> events.RunEnded:
         except BaseException as error:
             with contextlib.suppress(OSError):  # the disk may be what failed
                 write(_crash(error, trainer.progress.step if trainer else 0))
+            if isinstance(error, KeyboardInterrupt):
+                _say_what_is_kept(folder)
             raise
         finally:
             with contextlib.suppress(OSError):
                 write.sync()
+
+
+def _say_what_is_kept(folder: RunFolder) -> None:
+    """After a second Ctrl-C."""
+    from nanogpt_cli.core import checkpoint
+
+    steps = checkpoint.list_steps(folder)
+    if steps:
+        console.say(f"stopped at once; what came after step {steps[-1]} is not saved")
+        console.next_command(f"nanogpt train {folder.path} --resume")
+    else:
+        console.say("stopped at once; nothing is saved yet")
 
 
 def _clean(folder: RunFolder) -> None:

@@ -1,8 +1,9 @@
 """Checkpoints: folders that are whole or absent, verified by sha256, without any pickle.
 
 ``checkpoints/step-000500/`` holds ``model.safetensors`` (names of ``core/model.py``; a tied head is
-left out), ``optimizer.safetensors`` (state tensors as ``PARAMETER.NAME``), ``tokenizer.json`` and
-``state.json`` (step, model configuration, recipe, random state, versions, sha256 of the others).
+left out), ``optimizer.safetensors`` (state tensors as ``PARAMETER.NAME``), ``ema.safetensors`` (the
+average of the weights, if the run keeps one), ``tokenizer.json`` and ``state.json`` (step, model
+configuration, recipe, random state, versions, sha256 of the others).
 ``checkpoints/best.json`` names the step with the lowest validation loss.
 """
 
@@ -18,10 +19,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from nanogpt_cli import files
+from nanogpt_cli.core import distributed, tensor_files
+from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.runlog import RunFolder
@@ -29,9 +32,10 @@ from nanogpt_cli.runlog import RunFolder
 FORMAT = 1
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+EMA = "ema.safetensors"
 TOKENIZER = "tokenizer.json"
 # What a model that is only read needs; the optimizer's file is twice as large.
-FOR_READING = (MODEL, TOKENIZER)
+FOR_READING = (MODEL, EMA, TOKENIZER)
 STATE = "state.json"
 BEST = "best.json"
 _STEP = re.compile(r"^step-(\d+)$")
@@ -91,9 +95,10 @@ def save(
     *,
     tokenizer: Mapping[str, Any],
     optimizer: Mapping[str, Tensor] | None = None,
-    weights: Mapping[str, Tensor] | None = None,
+    average: Mapping[str, Tensor] | None = None,
+    group: Group = Group(),  # noqa: B008 - frozen
 ) -> Path:
-    """Write the checkpoint of ``state["step"]``; returns its folder.
+    """Write the checkpoint of ``state["step"]``; returns its folder. Every rank must call it.
 
     Args:
         run: the run it belongs to.
@@ -101,30 +106,36 @@ def save(
         state: strict JSON values; model configuration and checksums are added.
         tokenizer: the tokenizer's JSON.
         optimizer: state tensors by name, for resuming.
-        weights: whole tensors to write instead of those of a model that is split over processes.
+        average: moving averages of the weights by the same names.
+        group: the processes that share the run; each writes its slices, the first one the rest.
 
     Raises:
         UserError: the disk is full or read-only; nothing half-written stays.
     """
     target = folder_of(run, int(state["step"]))
-    parts = {MODEL: dict(weights or model_tensors(model)), OPTIMIZER: dict(optimizer or {})}
+    parts = {
+        MODEL: model_tensors(model),
+        OPTIMIZER: optimizer or {},
+        EMA: average or {},
+    }
     with files.readable_os_errors("save the checkpoint", target):
-        _check_space(run.path, parts)
-        with files.new_folder(target, replace=True) as folder:
+        if group.leads:
+            _check_space(run.path, sum(map(tensor_files.n_bytes, parts.values())))
+        with distributed.new_folder(target, group, replace=True) as folder:
             for name, tensors in parts.items():
                 if tensors or name == MODEL:
-                    on_cpu = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-                    save_file(on_cpu, folder / name, metadata={"format": "pt"})
-            files.write_json(folder / TOKENIZER, tokenizer)
-            hashes = {path.name: files.sha256_file(path) for path in sorted(folder.iterdir())}
-            record = {"format": FORMAT, **state, "model": model.config.to_dict(), "sha256": hashes}
-            files.write_json(folder / STATE, record)
+                    tensor_files.write(folder / name, tensors, group)
+            if group.leads:
+                files.write_json(folder / TOKENIZER, tokenizer)
+                hashes = {path.name: files.sha256_file(path) for path in sorted(folder.iterdir())}
+                config = model.config.to_dict()
+                record = {"format": FORMAT, **state, "model": config, "sha256": hashes}
+                files.write_json(folder / STATE, record)
     return target
 
 
-def _check_space(folder: Path, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-    tensors = [tensor for part in parts.values() for tensor in part.values()]
-    need = sum(tensor.numel() * tensor.element_size() for tensor in tensors) + _SPARE_BYTES
+def _check_space(folder: Path, need: int) -> None:
+    need += _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < need:
         raise UserError(
@@ -184,11 +195,20 @@ def verify(folder: Path, names: Collection[str] = ()) -> dict[str, Any]:
     return state
 
 
-def load(folder: Path, *, device: str | torch.device = "cpu", check: bool = True) -> Loaded:
+def weights_file(folder: Path, *, raw: bool = False) -> Path:
+    """Where the weights to use lie: their moving average where there is one and not ``raw``."""
+    averaged = folder / EMA
+    return averaged if averaged.is_file() and not raw else folder / MODEL
+
+
+def load(
+    folder: Path, *, device: str | torch.device = "cpu", check: bool = True, raw: bool = False
+) -> Loaded:
     """Read the model of a checkpoint folder.
 
     Args:
         folder: a checkpoint folder.
+        raw: the weights themselves, also where there is a moving average of them.
         device: where the weights go; on the CPU they are mapped from the file, not copied.
         check: verify checksums first (about 2 s per GB).
 
@@ -200,8 +220,8 @@ def load(folder: Path, *, device: str | torch.device = "cpu", check: bool = True
         config = GPTConfig.from_dict(state["model"])
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"{folder / STATE}: {error}") from None
-    tensors = read_tensors(folder / MODEL, device=device)
-    model = from_tensors(config, tensors, source=str(folder / MODEL))
+    path = weights_file(folder, raw=raw)
+    model = from_tensors(config, read_tensors(path, device=device), source=str(path))
     return Loaded(model.eval(), state, folder)
 
 

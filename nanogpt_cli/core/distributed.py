@@ -6,8 +6,9 @@ rank 0 alone writes. Two ways to share the work:
 
 * DDP: each rank holds the whole model; gradients are averaged after the last micro-batch.
 * FSDP2 (``fully_shard``): each rank holds a slice of every parameter, gradient and moment; a
-  block's weights are put together while it computes. Checkpoints hold whole tensors either way,
-  so a run may go on with another number of processes.
+  block's weights are put together while it computes. Each rank writes its rows into the one file of
+  whole tensors (``core/tensor_files.py``) and reads its rows from it, so a run may go on with
+  another number of processes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nanogpt_cli import files
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.errors import UserError
@@ -67,6 +70,10 @@ class Group:
             dist.all_reduce(values)
         return values
 
+    def meet(self) -> None:
+        """Wait until every rank has come here."""
+        self.any(False)
+
     def any(self, flag: bool) -> bool:
         """Whether it is true on some rank."""
         return bool(self.sum(torch.tensor(int(flag))).item()) if self.world > 1 else flag
@@ -92,11 +99,22 @@ def wanted() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def restarted(group: Group) -> bool:
+    """Whether the launcher has started these processes again. Every rank must call it.
+
+    Only the machine on which one failed counts it as a restart.
+    """
+    return group.any(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0)
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[Group]:
     """Meet the other processes of the launcher, if there are any.
 
     Tensors on the CPU travel over gloo, those on GPUs over NCCL.
+
+    Raises:
+        UserError: they cannot be met.
     """
     if wanted() == 1:
         yield Group()
@@ -105,7 +123,15 @@ def joined() -> Iterator[Group]:
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if cuda:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    except (dist.DistError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(
+            f"rank {os.environ.get('RANK')}: the other processes cannot be met ({reason})",
+            "after a restart they may look for dead ones: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+            "for torchrun on every machine",
+        ) from error
     try:
         yield Group(dist.get_rank(), dist.get_world_size(), local_rank)
     finally:
@@ -170,6 +196,12 @@ def reducing(forward: Any, model: Any, last: bool) -> Iterator[None]:
         yield
 
 
+def forget_gathered(model: Any) -> None:
+    """After weights were changed in place: FSDP2 gathers again what an evaluation left whole."""
+    if hasattr(model, "reshard"):
+        model.reshard()
+
+
 def is_split(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether it is a ``DTensor``, without the second that importing that class takes."""
     return hasattr(tensor, "full_tensor")
@@ -183,12 +215,39 @@ def local(tensor: Tensor) -> Tensor:
     return part
 
 
-def whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Split tensors put together one after the other, on the CPU; every rank must call it."""
-    return {
-        name: _joined(tensor).cpu() if is_split(tensor) else tensor
-        for name, tensor in tensors.items()
-    }
+def rows(tensor: Tensor) -> tuple[int, Tensor]:
+    """This rank's rows and the number of the first one; all of them when it is not split."""
+    part = local(tensor)
+    if not is_split(tensor) or not tensor.placements[0].is_shard():
+        return 0, part
+    each = -(-len(tensor) // tensor.device_mesh.size())
+    first = min(tensor.device_mesh.get_local_rank() * each, len(tensor))
+    assert len(part) == min(each, len(tensor) - first), "split otherwise than by equal rows"
+    return first, part
+
+
+def whole(tensors: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
+    """Split tensors put together one after the other, on the first rank's CPU; empty elsewhere.
+
+    Every rank must call it.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        full = _joined(tensor) if is_split(tensor) else tensor
+        if group.leads:
+            found[name] = full.cpu()
+    return found
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, group: Group, *, replace: bool = False) -> Iterator[Path]:
+    """``files.new_folder`` of the first rank, for every rank to write into."""
+    if not group.leads:
+        yield Path(group.share(None))
+        return
+    with files.new_folder(target, replace=replace) as folder:
+        group.share(str(folder.absolute()))
+        yield folder
 
 
 def _joined(tensor: DTensor) -> Tensor:
@@ -200,9 +259,14 @@ def gathered(part: Tensor, reference: Tensor) -> Tensor:
     """The whole of what each rank has a slice of, split as ``reference`` is."""
     if not is_split(reference):
         return part
+    return _joined(_split(part, reference))
+
+
+def _split(part: Tensor, reference: DTensor) -> DTensor:
+    """What each rank has a slice of, split as ``reference`` is."""
     from torch.distributed.tensor import DTensor
 
-    placed = DTensor.from_local(
+    return DTensor.from_local(
         part,
         reference.device_mesh,
         reference.placements,
@@ -210,17 +274,14 @@ def gathered(part: Tensor, reference: Tensor) -> Tensor:
         stride=reference.stride(),
         run_check=False,
     )
-    return _joined(placed)
 
 
 def like(full: Tensor, reference: Tensor) -> Tensor:
     """``full``, split and placed as ``reference`` is."""
-    full = full.to(reference.device)
     if not is_split(reference):
-        return full
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(full, reference.device_mesh, reference.placements, src_data_rank=None)
+        return full.to(reference.device)
+    first, mine = rows(reference)
+    return _split(full[first : first + len(mine)].to(reference.device), reference)
 
 
 def norms(tensors: Sequence[Tensor], group: Group) -> Tensor:

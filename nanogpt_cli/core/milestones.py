@@ -57,9 +57,10 @@ class Milestones:
     def rehearse(self) -> Iterator[events.Event]:
         """Do once, small, what comes later, so that what cannot work fails in the first minute."""
         stepper = self.stepper
-        evaluate.evaluate(
-            stepper.model, self.data.val, stepper.device, max_batches=1, group=self.group
-        )
+        with stepper.average.in_place():
+            evaluate.evaluate(
+                stepper.model, self.data.val, stepper.device, max_batches=1, group=self.group
+            )
         if self.recipe.stats.budget or self.recipe.stats.every:
             self.collector.activations()
         if self.recipe.sample.max_new_tokens:
@@ -119,7 +120,8 @@ class Milestones:
         if self.progress.evaluated_step == step:
             return
         started = time.perf_counter()
-        result = yield from self._loss()
+        with self.stepper.average.in_place():
+            result = yield from self._loss()
         if result is None:
             return
         best = self._note_result(step, result.loss)
@@ -183,10 +185,14 @@ class Milestones:
 
     def _generate(self, prompt: str, max_new_tokens: int) -> str:
         """The continuation of ``prompt``; made by the first rank, empty on the others."""
+        with self.stepper.average.in_place():
+            return self._continue(prompt, max_new_tokens)
+
+    def _continue(self, prompt: str, max_new_tokens: int) -> str:
         from nanogpt_cli.core.sampler import generate_text
 
         model = self._whole_model()
-        if not self.group.leads:
+        if model is None:
             return ""
         text = generate_text(
             model,
@@ -198,13 +204,14 @@ class Milestones:
         )
         return text.removeprefix(prompt)
 
-    def _whole_model(self) -> GPT:
-        """The model; where it is split over ranks, a whole copy on the CPU."""
+    def _whole_model(self) -> GPT | None:
+        """On the first rank the model; where it is split over ranks, a whole copy on the CPU."""
         raw = self.stepper.model
         tensors = checkpoint.model_tensors(raw)
         if not any(distributed.is_split(tensor) for tensor in tensors.values()):
-            return raw
-        return checkpoint.from_tensors(raw.config, distributed.whole(tensors))
+            return raw if self.group.leads else None
+        gathered = distributed.whole(tensors, self.group)
+        return checkpoint.from_tensors(raw.config, gathered) if self.group.leads else None
 
     def _warning(self, message: str) -> events.Note:
         return events.Note(step=self.progress.step, message=message, level="warning")

@@ -38,7 +38,8 @@ class Memory:
     """Bytes on one device. All but ``peak`` are components; not all exist at the same time.
 
     Attributes:
-        weights, gradients, moments: of the model, or of this process's slice of it.
+        weights, gradients, moments: of the model, or of this process's slice of it; an average
+            of the weights counts as a moment.
         activations: what the forward pass of one micro-batch keeps for the backward pass.
         backward: temporaries of the backward pass: gradients of the logits or of one MLP.
         update: temporaries of the optimizer and of statistics.
@@ -181,7 +182,8 @@ def _state_bytes(recipe: Recipe, model: GPT) -> tuple[int, int, int]:
     """(weights, gradients, moments) of the whole model, float32."""
     muon = sum(p.numel() for n, p in model.named_parameters() if takes_muon(recipe.optim, n, p))
     every = model.n_parameters()
-    return 4 * every, 4 * every, 4 * (2 * (every - muon) + muon)
+    average = every if recipe.optim.ema else 0
+    return 4 * every, 4 * every, 4 * (2 * (every - muon) + muon + average)
 
 
 def _backward_bytes(config: GPTConfig, micro_batch: int) -> int:

@@ -57,12 +57,8 @@ def save(
 ) -> Path:
     """Write a checkpoint from which the run can go on bit by bit.
 
-    Every rank must call it; the first one writes.
+    Every rank must call it; what is split over ranks is written by all of them.
     """
-    weights = distributed.whole(checkpoint.model_tensors(stepper.model))
-    optimizer = distributed.whole(stepper.optimizers.tensors())
-    if not stepper.group.leads:
-        return checkpoint.folder_of(run, progress.step)
     state = {
         "step": progress.step,
         "tokens": progress.tokens,
@@ -79,8 +75,9 @@ def save(
         stepper.model,
         state,
         tokenizer=data.tokenizer.to_json(),
-        optimizer=optimizer,
-        weights=weights,
+        optimizer=stepper.optimizers.tensors(),
+        average=stepper.average.values,
+        group=stepper.group,
     )
 
 
@@ -116,8 +113,18 @@ def restore(folder: Path, stepper: Stepper, data: TokenData) -> Progress:
             stepper.optimizers.load_tensors(checkpoint.read_tensors(optimizer))
         except ValueError as error:
             raise UserError(f"{optimizer}: {error}") from None
+    _restore_average(folder / checkpoint.EMA, stepper)
     stepper.scaler.load_state_dict(state.get("scaler", {}) or stepper.scaler.state_dict())
     return Progress.from_json(state["progress"])
+
+
+def _restore_average(path: Path, stepper: Stepper) -> None:
+    if path.is_file():
+        tensors = checkpoint.read_tensors(path)
+        checkpoint.check_fit(stepper.model, tensors, source=str(path))
+        stepper.average.load(tensors)
+    else:  # the run goes on with a new ``optim.ema``
+        stepper.average.restart()
 
 
 def _check_identity(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from nanogpt_cli import files
-from nanogpt_cli.core import distributed
+from nanogpt_cli.core import distributed, tensor_files
 from nanogpt_cli.core.checkpoint import MODEL, model_tensors
 from nanogpt_cli.core.stepper import Measured, Stepper
 from nanogpt_cli.events import Layers, Step, encode, plain
@@ -46,14 +44,14 @@ class Recorder:
         steps saw. Batches and dropout follow from the recipe's seed and the step, so the step can
         be made again from this folder and the data: ``nanogpt replay``.
 
-        Every rank must call it; the first one writes.
+        Every rank must call it; what is split over ranks is written by all of them.
         """
+        group = stepper.group
         target = self.run.incidents / f"step-{index + 1:06d}"
         if self.written >= _MOST:
             return None
         self.written += 1
-        weights = distributed.whole(model_tensors(stepper.model))
-        if not stepper.group.leads or target.exists():
+        if group.share(target.exists()):
             return None
         facts = {
             "step": index + 1,
@@ -67,13 +65,13 @@ class Recorder:
             "model": stepper.model.config.to_dict(),
             "recipe": recipe.model_dump(mode="json"),
         }
-        tensors = {k: t.cpu().contiguous() for k, t in weights.items()}
         lines = "".join(encode(event) + "\n" for event in self.recent)
         saying = files.readable_os_errors("write the incident", target)
-        with saying, files.new_folder(target) as folder:
-            save_file(tensors, folder / MODEL, metadata={"format": "pt"})
-            files.write_text(folder / "events.jsonl", lines)
-            files.write_json(folder / "incident.json", facts)
+        with saying, distributed.new_folder(target, group) as folder:
+            tensor_files.write(folder / MODEL, model_tensors(stepper.model), group)
+            if group.leads:
+                files.write_text(folder / "events.jsonl", lines)
+                files.write_json(folder / "incident.json", facts)
         return target
 
     def _windows(self, stepper: Stepper, index: int) -> dict[str, list[int]]:

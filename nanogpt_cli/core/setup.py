@@ -124,6 +124,7 @@ def assemble(
         device,
         micro_batch=recipe.train.batch_size,
         grad_clip=recipe.optim.grad_clip,
+        ema=recipe.optim.ema,
         group=group,
         n_parts=parts.choose(recipe, device, group.world),
     )

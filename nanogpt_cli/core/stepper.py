@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nanogpt_cli.core import batches, distributed, parts
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.core.distributed import Group
+from nanogpt_cli.core.ema import Average
 from nanogpt_cli.core.evaluate import Tokens
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.optim import Optimizers
@@ -69,6 +70,7 @@ class Stepper:
         device: where and how to compute.
         micro_batch: sequences at once.
         grad_clip: largest gradient norm; 0 for none.
+        ema: decay of the average of the weights; 0 for none.
         group: the processes that share each step.
         n_parts: of a micro-batch, computed side by side (``core/parts.py``).
     """
@@ -84,6 +86,7 @@ class Stepper:
         *,
         micro_batch: int,
         grad_clip: float,
+        ema: float = 0.0,
         group: Group = Group(),  # noqa: B008 - frozen
         n_parts: int = 1,
     ) -> None:
@@ -95,6 +98,7 @@ class Stepper:
         self.device = device
         self.micro_batch = micro_batch
         self.grad_clip = grad_clip
+        self.average = Average(model, ema)
         self.group = group
         self.n_parts = n_parts
         self.slots = group.part(windows.batch)

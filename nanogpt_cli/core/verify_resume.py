@@ -25,7 +25,7 @@ class Verdict:
     Attributes:
         steps: steps of both runs.
         stopped: the step after which one of them was stopped.
-        tensors: compared weights and optimizer tensors.
+        tensors: compared weights, optimizer tensors and averages.
         losses: compared logged losses.
         differing: name of the first tensor (or step) that differs, with by how much; "" if none.
     """
@@ -98,7 +98,8 @@ def _drive(trainer: Trainer, into: _Run, until: int) -> None:
                 trainer.should_stop = lambda: True
     weights = checkpoint.model_tensors(trainer.model)
     moments = trainer.stepper.optimizers.tensors()
-    into.tensors = {name: t.detach().clone() for name, t in (weights | moments).items()}
+    averages = {f"{k}.ema": value for k, value in trainer.stepper.average.values.items()}
+    into.tensors = {k: t.detach().clone() for k, t in (weights | moments | averages).items()}
 
 
 def _first_difference(one: _Run, two: _Run) -> str:

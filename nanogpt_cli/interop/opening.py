@@ -61,6 +61,7 @@ def resolve(
     *,
     checkpoint: str = "best",
     out: Path = RUNS,
+    raw: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> Source:
     """Find and read a model.
@@ -70,6 +71,7 @@ def resolve(
             a folder that holds one, a hub id; empty for the newest run.
         checkpoint: of a run: "best", "last" or a step.
         out: where runs are looked for by name.
+        raw: of a run with ``optim.ema``, the weights themselves instead of their average.
         report: receives a line when something is fetched.
 
     Raises:
@@ -77,36 +79,38 @@ def resolve(
     """
     path = Path(source)
     if not source or runlog.RunFolder(path).is_run() or runlog.RunFolder(out / source).is_run():
-        return _of_run(runlog.find_run(source or None, out), checkpoint)
+        return _of_run(runlog.find_run(source or None, out), checkpoint, raw)
     if path.exists():
-        return _of_path(path)
+        return _of_path(path, raw=raw)
     if source in _OPENAI:
         return _of_path(hub.download(f"openai-community/{source}", report), label=source)
     if _HUB_ID.match(source) and path.parts[0] not in (out.name, ".", ".."):
         return _of_path(hub.download(source, report), label=source)
-    return _of_run(runlog.find_run(source, out), checkpoint)  # says which runs there are
+    return _of_run(runlog.find_run(source, out), checkpoint, raw)  # says which runs there are
 
 
-def _of_run(run: RunFolder, which: str) -> Source:
+def _of_run(run: RunFolder, which: str, raw: bool) -> Source:
     folder = checkpoints.find(run, which)
     best = checkpoints.best_step(run)
-    found = _of_checkpoint(folder, f"run {run.name}")
+    found = _of_checkpoint(folder, f"run {run.name}", raw)
     mark = " (best)" if best == found.step else ""
     return Source(found.model, found.tokenizer, found.label + mark, found.step, found.state)
 
 
-def _of_checkpoint(folder: Path, name: str) -> Source:
+def _of_checkpoint(folder: Path, name: str, raw: bool) -> Source:
     state = checkpoints.verify(folder, checkpoints.FOR_READING)
-    loaded = checkpoints.load(folder, check=False)
+    loaded = checkpoints.load(folder, check=False, raw=raw)
     path = folder / checkpoints.TOKENIZER
     tokenizer = tokenizers.load(path) if path.is_file() and path.stat().st_size > 8 else None
-    return Source(loaded.model, tokenizer, f"{name}, step {loaded.step}", loaded.step, state)
+    averaged = checkpoints.weights_file(folder, raw=raw).name == checkpoints.EMA
+    label = f"{name}, step {loaded.step}" + (", averaged weights" if averaged else "")
+    return Source(loaded.model, tokenizer, label, loaded.step, state)
 
 
-def _of_path(path: Path, label: str = "") -> Source:
+def _of_path(path: Path, label: str = "", *, raw: bool = False) -> Source:
     label = label or str(path)
     if (path / checkpoints.STATE).is_file():
-        return _of_checkpoint(path, label)
+        return _of_checkpoint(path, label, raw)
     from nanogpt_cli.interop import importing  # every format's reader; a run needs none
 
     return _of_foreign(importing.read(path), label)

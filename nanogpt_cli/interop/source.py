@@ -166,12 +166,13 @@ def from_model(
     return Exportable(name, Weights(config, model.config, tensors.__getitem__), tokenizer, state)
 
 
-def from_run(run: RunFolder, which: str = "best") -> Exportable:
+def from_run(run: RunFolder, which: str = "best", *, raw: bool = False) -> Exportable:
     """A checkpoint of a run, its sha256 compared; tensors are read when they are asked for.
 
     Args:
         run: the run folder.
         which: "best", "last" or a step.
+        raw: of a run with ``optim.ema``, the weights themselves instead of their average.
 
     Raises:
         UserError: there is none, or it is damaged.
@@ -182,7 +183,7 @@ def from_run(run: RunFolder, which: str = "best") -> Exportable:
         original = GPTConfig.from_dict(state["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise checkpoint.CheckpointError(f"{folder / checkpoint.STATE}: {error}") from None
-    path = folder / checkpoint.MODEL
+    path = checkpoint.weights_file(folder, raw=raw)
     _check_shapes(path, shapes(original))
     tokenizer = _tokenizer(folder / checkpoint.TOKENIZER)
     weights = Weights(plain_config(original, tokenizer), original, lambda name: _read(path, name))

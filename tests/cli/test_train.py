@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nanogpt_cli import recipe_files
+from nanogpt_cli.cli import train
 from nanogpt_cli.runlog import RunFolder
 
 TEXT = "the king walked under the trees while rain fell on the stone and the queen slept\n" * 120
@@ -196,3 +197,23 @@ def test_bad_calls_are_one_line(place: Path) -> None:
         assert (code, out) == (2, ""), commentary
         assert words in commentary
         assert "Traceback" not in commentary
+
+
+def test_a_restarted_job_goes_on_with_the_newest_run_or_none(tmp_path: Path) -> None:
+    """An earlier run of the name, with checkpoints, is not mistaken for the job's own."""
+    recipe = tmp_path / "toy.toml"
+    recipe.write_text(RECIPE)
+    out = tmp_path / "runs"
+    for name, age, saved in (("toy", 20, True), ("toy-2", 10, False), ("toy-x", 0, True)):
+        (out / name / "checkpoints").mkdir(parents=True)
+        (out / name / "recipe.toml").write_text(RECIPE)
+        os.utime(out / name / "recipe.toml", (1e9 - age, 1e9 - age))
+        if saved:
+            (out / name / "checkpoints" / "step-000003").mkdir()
+    assert train._restarted(str(recipe), out, [], "") is None
+    (out / "toy-2" / "checkpoints" / "step-000003").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_prepared", lambda recipe: tmp_path)
+        plan = train._restarted(str(recipe), out, [], "")
+    assert plan is not None
+    assert (plan.run.name, plan.resume) == ("toy-2", True)

@@ -24,14 +24,14 @@ from nanogpt_cli.runlog import RunFolder
 
 
 def recipe(max_steps: int) -> Recipe:
-    """Dropout, accumulation and two optimizers; a save after every step takes most of the time."""
+    """Dropout, accumulation, two optimizers and an average; saving takes most of the time."""
     return toy_run.recipe(
         model={"dropout": 0.1},
         train={
             "max_steps": max_steps, "checkpoint_every": 1, "eval_every": 15, "tokens_per_step": 128,
             "batch_size": 4, "keep": 2,
         },
-        optim={"name": "muon", "warmup_steps": 5},
+        optim={"name": "muon", "warmup_steps": 5, "ema": 0.99},
     )  # fmt: skip
 
 

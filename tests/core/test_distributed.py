@@ -50,7 +50,7 @@ def compare(one: RunFolder, two: RunFolder) -> None:
     logs = [list(EventReader(run.events).read_all()) for run in (one, two)]
     first, second = (toy_run.losses(log) for log in logs)
     assert first == pytest.approx(second, abs=1e-5)
-    for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
+    for name in (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.EMA):
         ours, theirs = (checkpoint.read_tensors(checkpoint.find(r) / name) for r in (one, two))
         assert ours.keys() == theirs.keys()
         for key in ours:
@@ -72,7 +72,7 @@ def shared_recipe(parallel: str, max_steps: int) -> Recipe:
     return toy_run.recipe(
         model={"dropout": 0.1},
         train={"parallel": parallel, "max_steps": max_steps, "batch_size": 4},
-        optim={"name": "muon", "schedule": "constant"},
+        optim={"name": "muon", "schedule": "constant", "ema": 0.9},
         stats={"every": 3, "budget": 0.5},
         sample={"max_new_tokens": 3, "prompt": "the "},
     )
@@ -155,7 +155,8 @@ def test_alone_everything_is_a_no_op() -> None:
     assert group.sum(tensor) is tensor
     assert not group.any(False)
     assert group.leads
-    assert distributed.whole({"t": tensor})["t"] is tensor
+    assert distributed.whole({"t": tensor}, group)["t"] is tensor
+    assert distributed.rows(tensor) == (0, tensor)
     assert distributed.local(tensor) is tensor
 
 

@@ -43,7 +43,7 @@ def test_killed_at_random_moments_equals_uninterrupted(tmp_path: Path) -> None:
     assert counts["kills"] == KILLS
     assert counts["starts"] == KILLS + 1
 
-    for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
+    for name in (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.EMA):
         one, two = (
             checkpoint.read_tensors(checkpoint.find(run) / name) for run in (calm, hammered)
         )

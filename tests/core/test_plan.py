@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,14 +40,15 @@ def test_activations_without_memory_equal_those_with(activation: str) -> None:
         assert plan.activation_bytes(config, batch, CPU) == kept_for_backward(config, batch)
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
-def test_state_is_counted_to_the_byte(tmp_path: Path, name: str) -> None:
-    trainer = Trainer(recipe(optim={"name": name}), toy_run.data(tmp_path))
+@pytest.mark.parametrize("optim", [{}, {"name": "muon"}, {"ema": 0.9}])
+def test_state_is_counted_to_the_byte(tmp_path: Path, optim: dict[str, Any]) -> None:
+    trainer = Trainer(recipe(optim=optim), toy_run.data(tmp_path))
     toy_run.run(trainer, steps=1)
     needed = plan.memory(trainer.recipe, trainer.model.config, CPU)
     assert needed.weights == 4 * trainer.model.n_parameters()
     moments = [t for t in trainer.stepper.optimizers.tensors().values() if t.dim()]
-    assert needed.moments == sum(t.nbytes for t in moments)
+    averages = trainer.stepper.average.values.values()
+    assert needed.moments == sum(t.nbytes for t in [*moments, *averages])
 
 
 def test_forecast_adds_up(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ CASES = {
     "adamw": {},
     "adamw, dropout": {"model": {"dropout": 0.2}},
     "muon, dropout": {"model": {"dropout": 0.2}, "optim": {"name": "muon"}},
+    "averaged weights": {"optim": {"name": "muon", "ema": 0.9}},
     "random order": {"data": {"order": "random"}},
     "bf16": {"train": {"precision": "bf16"}},
+    "fp16": {"train": {"precision": "fp16"}},
     "mup multipliers": {"model": {"init": "mup", "tied": False}},
 }
 

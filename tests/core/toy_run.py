@@ -76,9 +76,11 @@ def folder(path: Path) -> RunFolder:
 
 
 def tensors(trainer: Trainer) -> dict[str, Tensor]:
-    """Weights and optimizer state by name, copied."""
+    """Weights, their averages and optimizer state by name, copied."""
     weights = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
-    return {k: v.clone() for k, v in (weights | trainer.stepper.optimizers.tensors()).items()}
+    averages = {f"average.{k}": v for k, v in trainer.stepper.average.values.items()}
+    moments = trainer.stepper.optimizers.tensors()
+    return {k: v.clone() for k, v in (weights | averages | moments).items()}
 
 
 def differing(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
