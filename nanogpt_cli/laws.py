@@ -157,6 +157,13 @@ class Law:
         second, fourth = truncated_moments(self.cut)
         return fourth / second**2
 
+    @property
+    def bound(self) -> float:
+        """The magnitude no value can exceed; infinite for most laws."""
+        if self.kind == "uniform":
+            return math.sqrt(3) * self.scale
+        return self.cut * self.scale if self.kind == "truncated" else math.inf
+
     def relative_error(self, n: int) -> float:
         """Standard error of a measured std over ``n`` values, as a share of the std: √((κ-1)/4n).
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from nanogpt_cli.core.init import pieces
+from nanogpt_cli.core.init import Piece, pieces
 from nanogpt_cli.core.lint import FAIL, NOTE, OK, WARN, Verdict
 from nanogpt_cli.core.model import GPTConfig
 from nanogpt_cli.core.tensor_stats import ClassStats, TensorStats, by_class
@@ -80,14 +80,14 @@ def nearest_scheme(tensors: list[TensorStats], config: GPTConfig) -> Match:
     return min(scored, key=lambda match: match.distance)
 
 
-def with_laws(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> list[float]:
-    """Expected std of each tensor under ``scheme``."""
-    cache: dict[str, dict[str, float]] = {}
+def declared(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> list[Piece]:
+    """What ``scheme`` says of each tensor."""
+    cache: dict[str, dict[str, Piece]] = {}
     found = []
     for t in tensors:
         name = t.key.partition("/")[0]
         if name not in cache:
-            cache[name] = {p.key: p.std for p in pieces(name, config, scheme)}
+            cache[name] = {p.key: p for p in pieces(name, config, scheme)}
         found.append(cache[name][t.key])
     return found
 
@@ -100,19 +100,19 @@ def _distance(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> 
         if t.tensor_class in (*MATRICES, "wte", "wpe") and t.layer in (-1, 0, last // 2, last)
     ]
     by_kind: dict[str, list[float]] = {}
-    for t, expected in zip(kept, with_laws(kept, scheme, config), strict=True):
-        by_kind.setdefault(t.tensor_class, []).append(_gap(t, expected))
+    for t, piece in zip(kept, declared(kept, scheme, config), strict=True):
+        by_kind.setdefault(t.tensor_class, []).append(_gap(t, piece))
     means = [sum(gaps) / len(gaps) for gaps in by_kind.values()]
     return sum(means) / max(1, len(means))
 
 
-def _gap(t: TensorStats, expected: float) -> float:
-    """Squared log-ratio of std, capped; the cap where one of them is zero."""
-    if not t.finite or (t.std > 0) != (expected > 0):
+def _gap(t: TensorStats, piece: Piece) -> float:
+    """Squared log-ratio of std, capped; the cap where no draw of the law could be this."""
+    if not t.finite or (t.std > 0) != (piece.std > 0) or t.exceeds(piece.law):
         return _CAP**2
-    if expected == 0:
+    if piece.std == 0:
         return 0.0
-    return min(abs(math.log(t.std / expected)), _CAP) ** 2
+    return min(abs(math.log(t.std / piece.std)), _CAP) ** 2
 
 
 def lint_foreign(tensors: list[TensorStats], config: GPTConfig) -> list[Verdict]:
@@ -124,8 +124,8 @@ def lint_foreign(tensors: list[TensorStats], config: GPTConfig) -> list[Verdict]
     if not match.near:
         text = f"no scheme is near (closest: {match.scheme.name}): trained, or a law of its own"
         return [Verdict(NOTE, "nearest", text, match.distance), *found]
-    expected = with_laws(tensors, match.scheme, config)
-    laws = [replace(t, expected_std=e) for t, e in zip(tensors, expected, strict=True)]
+    expected = declared(tensors, match.scheme, config)
+    laws = [replace(t, expected_std=p.std) for t, p in zip(tensors, expected, strict=True)]
     off = list(_apart(by_class(laws), match.scheme))
     text = f"nearest scheme: {match.scheme.name}"
     return [Verdict(OK, "nearest", text, match.distance), *off, *found]
@@ -156,10 +156,12 @@ def _dead_tensors(tensors: list[TensorStats]) -> Iterator[Verdict]:
             yield Verdict(FAIL, "not-finite", text)
         elif t.constant and t.minimum == 0 and t.tensor_class in ("q", "k", "v", "fc", "wte", "ln"):
             yield Verdict(FAIL, "zero", f"{t.key} is zero: left uninitialised?")
-        elif max(-t.minimum, t.maximum) > 1e3:
-            largest = max(-t.minimum, t.maximum)
-            text = f"{t.key} reaches {largest:.2g}: uninitialised memory?"
-            yield Verdict(FAIL, "uninitialised", text, largest)
+        elif t.reach > 1e3 or (t.reach < 1e-12 and not t.constant):
+            text = f"{t.key} reaches {t.reach:.2g}: uninitialised memory?"
+            yield Verdict(FAIL, "uninitialised", text, t.reach)
+        elif t.tensor_class == "ln" and t.constant and t.minimum not in (0, 1):
+            text = f"{t.key} is {t.minimum:g} throughout: LayerNorm's gain starts at 1"
+            yield Verdict(WARN, "gain", text, t.minimum)
 
 
 def _outliers(classes: dict[str, ClassStats]) -> Iterator[Verdict]:

@@ -249,8 +249,8 @@ def _why(t: TensorStats) -> str:
     if t.law.kind == "constant":
         return f"std {t.std:.3g}, expected the constant {t.law}"
     ratio = t.std / t.expected_std
-    if t.law.kind == "truncated" and max(-t.minimum, t.maximum) > t.law.cut * t.law.scale * 1.001:
-        reach = max(-t.minimum, t.maximum) / t.law.scale
+    if t.law.kind == "truncated" and t.exceeds(t.law):
+        reach = t.reach / t.law.scale
         return f"values reach {reach:.1f}σ, expected a cut at ±{t.law.cut:g}σ: it never cuts"
     if abs(t.z) >= 5.5:
         return f"std {t.std:.4g} is {ratio:.3f} times the expected {t.expected_std:.4g} ({t.law})"

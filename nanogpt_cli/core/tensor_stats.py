@@ -64,6 +64,15 @@ class TensorStats:
         return self.ks * math.sqrt(self.sampled)
 
     @property
+    def reach(self) -> float:
+        """The largest magnitude."""
+        return max(-self.minimum, self.maximum)
+
+    def exceeds(self, law: Law) -> bool:
+        """Some value is none that ``law`` can draw, rounding to bfloat16 allowed for."""
+        return self.reach > law.bound * 1.005
+
+    @property
     def constant(self) -> bool:
         """All entries are the same number."""
         return self.finite and self.minimum == self.maximum
@@ -77,6 +86,8 @@ class TensorStats:
             return self.constant and math.isclose(
                 self.minimum, self.law.scale, rel_tol=1e-6, abs_tol=1e-12
             )
+        if self.exceeds(self.law):
+            return False
         centred = abs(self.mean) <= 5.5 * self.expected_std / math.sqrt(self.size) + 1e-12
         shaped = math.isnan(self.ks) or self.ks_scaled < KS_LIMIT
         return abs(self.z) < 5.5 and centred and shaped

@@ -74,6 +74,15 @@ def not_a_number(m: GPT) -> None:
     m.transformer.h[2].attn.c_proj.weight[0, 0] = math.nan
 
 
+def denormal(m: GPT) -> None:
+    for p in each(m, "c_fc.weight"):
+        p.view(torch.int32).random_(0, 1 << 20)
+
+
+def three(m: GPT) -> None:
+    m.transformer.h[2].ln_1.weight.fill_(3.0)
+
+
 def one_block(m: GPT) -> None:
     m.transformer.h[3].mlp.c_proj.weight.mul_(2)
 
@@ -89,6 +98,8 @@ FAULTS: dict[str, tuple[Callable[[GPT], None], str]] = {
     "fused Xavier": (fused_xavier, "fused-xavier"),
     "a matrix left at zero": (one_zero, "zero"),
     "uninitialised memory": (garbage, "uninitialised"),
+    "memory that was something else": (denormal, "uninitialised"),
+    "a LayerNorm gain of three": (three, "gain"),
     "NaN": (not_a_number, "not-finite"),
     "one block twice as large": (one_block, "outlier"),
     "positions N(0, 1)": (drowned, "token-share"),
@@ -121,6 +132,27 @@ def test_ten_percent_in_one_class_is_found_and_named(kind: str, factor: float) -
     assert declared[0].value == pytest.approx(factor * std, rel=0.02)
     unknown = [v for v in foreign(model) if v.topic == "differs"]
     assert [v.text.partition(":")[0] for v in unknown] == [kind]
+
+
+def test_a_smaller_table_is_not_taken_for_a_truncated_one() -> None:
+    """At 64 × 64 entries nine tenths of 0.02 is near full-megatron's 0.0197; its cut is not."""
+    config = replace(CONFIG, n_layer=4, n_head=1, n_embd=64, block_size=64)
+    model = build(config, schemes.parse_custom({"wpe": "normal(0.018)", "fc": "normal(0.02)"}), 8)
+    texts = [v.text for v in foreign(model) if v.topic in ("nearest", "differs")]
+    assert texts[0] == "nearest scheme: gpt2"
+    assert [text.partition(":")[0] for text in texts[1:]] == ["wpe"]
+
+
+def test_a_few_values_beyond_the_cut_are_enough() -> None:
+    """In a small matrix the std of a normal and of a truncated law differ by less than chance."""
+    config = replace(CONFIG, n_layer=2, n_head=1, n_embd=64)
+    model = build(config, schemes.get("full-megatron"), 7)
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for p in each(model, "c_fc.weight"):
+            torch.nn.init.trunc_normal_(p, std=0.02)
+    (found,) = [v for v in foreign(model, "full-megatron") if v.topic == "law"]
+    assert "never cuts" in found.text
 
 
 def test_bounds_that_never_cut() -> None:
