@@ -14,6 +14,7 @@ from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 
 _SAMPLE_CHARACTERS: Final = 2048
 _SAMPLES: Final = 64
+_FIRST_SAMPLES: Final = 16
 _BUCKET_DOCUMENTS: Final = 1 << 21
 _MOST_FREQUENT: Final = 10
 
@@ -56,8 +57,12 @@ class Facts:
         # Tasks 0 to 32, then 34, 36, ... 64, 68, ...: dense at first, and spread over all input.
         step = max(1, 1 << max(0, self._tasks.bit_length() - 5))
         if self._tasks % step == 0 and len(self.samples) < _SAMPLES:
-            data = encoded.task.pieces[-1].data[: 4 * _SAMPLE_CHARACTERS]
-            self.samples.append(data.decode("utf-8", "ignore")[:_SAMPLE_CHARACTERS])
+            pieces = encoded.task.pieces
+            # A small set is one task, of many documents maybe.
+            apart = len(pieces) if self._tasks else -(-len(pieces) // _FIRST_SAMPLES)
+            for piece in pieces[::-apart]:
+                text = piece.data[: 4 * _SAMPLE_CHARACTERS].decode("utf-8", "ignore")
+                self.samples.append(text[:_SAMPLE_CHARACTERS])
         self._tasks += 1
 
     def round_trip(self, tokenizer: Tokenizer) -> None:

@@ -82,6 +82,7 @@ def test_tail_split_of_many_documents(
     cut = int(len("".join(texts)) * (1 - val_fraction))
     assert sum(i != 256 for i in data.train.tolist()) == cut
     assert data.manifest.train.documents + data.manifest.val.documents == len(texts)
+    assert data.manifest.raw["receipt"]["longest_document"]["tokens"] == max(map(len, texts))
 
 
 def test_hash_split_keeps_documents_whole_and_in_place(tmp_path: Path) -> None:
@@ -168,6 +169,7 @@ def test_duplicates_and_leakage_are_counted(tmp_path: Path) -> None:
     tail = made_from(path, out=tmp_path / "t", tokenizer="byte", split="tail", val_fraction=0.2)
     receipt = tail.manifest.raw["receipt"]
     assert receipt["duplicates"] == 2
+    assert receipt["round_trip"] == {"samples": 10, "exact": 10}
     assert receipt["leakage"]["in_train"] == 1
     assert receipt["leakage"]["val_documents"] in (3, 4)
     hashed = made_from(path, out=tmp_path / "h", tokenizer="byte", split="hash", val_fraction=0.5)
