@@ -132,10 +132,8 @@ class Build:
         pieces = self._pieces(self._reader(tokenizer), meter, self.tally)
         if isinstance(tokenizer, CharsetCollector):
             pieces = self._settled(tokenizer, pieces)
-        tasks = pipeline.group(
-            pieces,
-            val_fraction=self.request.val_fraction if hashed else None,
-        )
+        val_fraction = self.request.val_fraction if hashed else None
+        tasks = pipeline.group(pieces, val_fraction=val_fraction)
         stream = pipeline.encode_all(
             tasks, tokenizer, errors=self.request.errors, workers=self.workers
         )

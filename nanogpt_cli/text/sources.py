@@ -197,8 +197,9 @@ class StandardInput:
         """See ``Source``."""
         stream = self._stream or open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
         reading = Reading(self.name, stream, meter)
-        text = as_utf8(unpacked(reading, ""), self.name, reader)
-        yield from text_pieces(text, self.name, reader, tally, reading.digest_of(text))
+        with readable_errors(self.name):
+            text = as_utf8(unpacked(reading, ""), self.name, reader)
+            yield from text_pieces(text, self.name, reader, tally, reading.digest_of(text))
         self._read = [reading.finished()]
 
 
