@@ -40,7 +40,8 @@ def stdout() -> Console:
 
     # Rich takes every terminal that calls itself dumb for 80 columns wide.
     dumb = os.environ.get("TERM", "") in ("dumb", "unknown") and sys.stdout.isatty()
-    return Console(highlight=False, width=shutil.get_terminal_size().columns if dumb else None)
+    width, height = shutil.get_terminal_size() if dumb else (None, None)
+    return Console(highlight=False, width=width, height=height)
 
 
 def say(message: str) -> None:

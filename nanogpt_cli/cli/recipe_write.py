@@ -87,7 +87,12 @@ def from_nanogpt(
         console.say(f"note: {note}")
     if out:
         _refuse_to_overwrite(out)
-    command = made.command.replace("NAME", str(out or f"{config.stem}.toml"))
+    file = out or Path(f"{config.stem}.toml")
+    command = made.command.replace("NAME", str(file))
+    if not (out or as_json):
+        typer.echo(text, nl=False)
+        words = " ".join(["nanogpt recipe from-nanogpt", str(config), *(flags or [])])
+        command = f"{words} --out {file}"
     _write(out, text, made.notes, command, as_json)
 
 
@@ -102,9 +107,6 @@ def _write(path: Path | None, text: str, notes: list[str], command: str, as_json
         console.emit_json({"file": written, "toml": text, "notes": notes, "next": command})
     elif path:
         console.say(f"wrote {path}")
-    else:
-        typer.echo(text, nl=False)
-        console.say("write it to a file with --out FILE")
     console.next_command(command)
 
 

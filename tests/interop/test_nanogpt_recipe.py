@@ -157,7 +157,7 @@ def test_the_command_prints_a_recipe_that_holds(tmp_path: Path) -> None:
     assert code == 0
     assert tomllib.loads(out)["train"]["max_steps"] == 7
     assert "max_steps = 7  # max_iters, --max_iters" in out
-    assert "next: nanogpt train config.toml" in said
+    assert said.endswith("--max_iters=7 --lr_decay_iters=7 --warmup_iters=2 --out config.toml\n")
     target = tmp_path / "mine.toml"
     code, out, _ = run(str(path), "--out", str(target), "--json")
     assert json.loads(out)["file"] == str(target)
