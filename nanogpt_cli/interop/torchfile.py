@@ -8,6 +8,7 @@ writer of the container is used, so alignment, checksums and versions are its ow
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import pickle
@@ -31,7 +32,10 @@ class Archive:
     """An archive being written; use it in ``with``."""
 
     def __init__(self, path: Path, *, version: int | None = None) -> None:
-        self._file = torch._C.PyTorchFileWriter(str(path))
+        # Through a file of Python's a full disk is an OSError; by itself torch's writer would only
+        # report a wrong position.
+        self._out = path.open("wb")
+        self._file = torch._C.PyTorchFileWriter(self._out)
         if version is not None:
             self._file.set_min_version(version)
 
@@ -44,7 +48,10 @@ class Archive:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.write_end_of_file()
+        # Also after an error: torch's destructor would do it again, and end the process.
+        ignored = () if error is None else (RuntimeError,)
+        with self._out, contextlib.suppress(*ignored):
+            self._file.write_end_of_file()
 
     def add(self, name: str, data: bytes) -> None:
         """A member with these bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import weakref
 import zipfile
 from dataclasses import replace
@@ -55,6 +56,15 @@ def test_archive_is_what_torch_saves(tmp_path: Path) -> None:
     assert (found["scalar"], found["step"], found["list"]) == (1.5, 7, [1, "two", None])
     with zipfile.ZipFile(tmp_path / "x.pt") as archive:
         assert archive.testzip() is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
+@pytest.mark.parametrize("numbers", [3, 1 << 20])
+def test_a_full_disk_is_an_os_error(numbers: int) -> None:
+    value = {"a": Entry((numbers,), lambda: torch.zeros(numbers))}
+    with pytest.raises(OSError) as refused:
+        torchfile.save(value, Path("/dev/full"))
+    assert refused.value.errno == errno.ENOSPC
 
 
 def test_onnx_file_is_what_the_library_writes(tmp_path: Path) -> None:
