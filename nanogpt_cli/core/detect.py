@@ -119,7 +119,7 @@ def lint_foreign(tensors: list[TensorStats], config: GPTConfig) -> list[Verdict]
     """Faults that can be seen in weights alone, and the nearest scheme."""
     classes = {c.tensor_class: c for c in by_class(tensors)}
     found = [*_dead_tensors(tensors), *_outliers(classes), *_fused_xavier(classes, config)]
-    found += [*_projections(classes, config), *_embeddings(classes, config)]
+    found += [*_projections(classes, config), *_embeddings(classes, config), *_uncut(classes)]
     match = nearest_scheme(tensors, config)
     if not match.near:
         text = f"no scheme is near (closest: {match.scheme.name}): trained, or a law of its own"
@@ -215,6 +215,26 @@ def _projections(classes: dict[str, ClassStats], config: GPTConfig) -> Iterator[
         text = f"projections have plain std {std['fc']:.3g}: no depth scaling over "
         text += f"{config.n_layer} layers"
         yield Verdict(WARN, "plain-projections", text, std["attn_proj"])
+
+
+def _uncut(classes: dict[str, ClassStats]) -> Iterator[Verdict]:
+    """A matrix that goes beyond the cut which another of the same scale keeps.
+
+    torch's trunc_normal_ takes absolute bounds: its default ±2 is 100σ away at std 0.02.
+    """
+    first = {name: c.tensors[0] for name, c in classes.items() if name in (*MATRICES, "wte", "wpe")}
+    kept: list[tuple[float, float, str]] = []
+    for name, t in first.items():
+        # Fewer normal values might all lie within three σ by chance.
+        cut = _cut(t.reach / t.std) if t.finite and t.std > 0 and t.size > 20_000 else None
+        if cut is not None and t.kurtosis < 2.95:
+            kept.append((cut[0], t.std / cut[1], name))
+    for name, t in first.items():
+        for cut, sigma, other in kept:
+            if t.reach > cut * sigma * 1.1 and _same(t.std, sigma):
+                text = f"{name} reaches {t.reach / sigma:.1f}σ where {other} is cut at ±{cut:g}σ: "
+                yield Verdict(WARN, "truncation", f"{text}its bounds never cut", t.reach / sigma)
+                break
 
 
 def _embeddings(classes: dict[str, ClassStats], config: GPTConfig) -> Iterator[Verdict]:

@@ -165,6 +165,8 @@ def test_bounds_that_never_cut() -> None:
             torch.nn.init.trunc_normal_(p, std=0.02)
     (found,) = [v for v in foreign(model, "full-megatron") if v.topic == "law"]
     assert "never cuts" in found.text or "fc" in found.text
+    (unknown,) = [v for v in foreign(model) if v.topic == "truncation"]
+    assert unknown.text.startswith("fc reaches")
     declared = schemes.parse_custom({"fc": "truncated(0.02, 100)"})
     assert topics(lint.on_scheme(declared)) == {"truncation"}
 
