@@ -226,9 +226,9 @@ def _uncut(classes: dict[str, ClassStats]) -> Iterator[Verdict]:
     kept: list[tuple[float, float, str]] = []
     for name, t in first.items():
         # Fewer normal values might all lie within three σ by chance.
-        cut = _cut(t.reach / t.std) if t.finite and t.std > 0 and t.size > 20_000 else None
-        if cut is not None and t.kurtosis < 2.95:
-            kept.append((cut[0], t.std / cut[1], name))
+        near = _cut(t.reach / t.std) if t.finite and t.std > 0 and t.size > 20_000 else None
+        if near is not None and t.kurtosis < 2.95:
+            kept.append((near[0], t.std / near[1], name))
     for name, t in first.items():
         for cut, sigma, other in kept:
             if t.reach > cut * sigma * 1.1 and _same(t.std, sigma):
