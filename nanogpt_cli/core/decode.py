@@ -2,7 +2,9 @@
 
 Decoding one token reads every weight once and does little else, so what counts is to read no more
 than that: no module call, one matrix-vector product per weight, keys and values copied in place,
-logits of the last position alone. ``core.sampler`` holds the slow twin it is checked against.
+logits of the last position alone. ``core.sampler`` holds the slow twin it is checked against. One
+sequence of packed weights on a CPU takes the step of ``decode_one``, all rows on a GPU that of
+``decode_graph``.
 
 Shapes: B rows in use, T = block_size, C channels, H heads, D = C/H, V rows of the embedding.
 """
