@@ -28,6 +28,8 @@ from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text.tokenizer import Tokenizer
 
 FORMAT = 1
 MODEL = "model.safetensors"
@@ -199,6 +201,14 @@ def weights_file(folder: Path, *, raw: bool = False) -> Path:
     """Where the weights to use lie: their moving average where there is one and not ``raw``."""
     averaged = folder / EMA
     return averaged if averaged.is_file() and not raw else folder / MODEL
+
+
+def read_tokenizer(folder: Path) -> Tokenizer | None:
+    """The tokenizer of a checkpoint folder; an empty object in its file stands for none."""
+    path = folder / TOKENIZER
+    if not path.is_file() or path.stat().st_size < 8:
+        return None
+    return tokenizers.load(path)
 
 
 def load(

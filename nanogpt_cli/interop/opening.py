@@ -15,7 +15,6 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import Foreign, hub
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.runlog import RunFolder
-from nanogpt_cli.text import tokenizer as tokenizers
 from nanogpt_cli.text.tokenizer import Tokenizer
 
 # OpenAI's models have no owner in the ids people type.
@@ -100,8 +99,7 @@ def _of_run(run: RunFolder, which: str, raw: bool) -> Source:
 def _of_checkpoint(folder: Path, name: str, raw: bool) -> Source:
     state = checkpoints.verify(folder, checkpoints.FOR_READING)
     loaded = checkpoints.load(folder, check=False, raw=raw)
-    path = folder / checkpoints.TOKENIZER
-    tokenizer = tokenizers.load(path) if path.is_file() and path.stat().st_size > 8 else None
+    tokenizer = checkpoints.read_tokenizer(folder)
     averaged = checkpoints.weights_file(folder, raw=raw).name == checkpoints.EMA
     label = f"{name}, step {loaded.step}" + (", averaged weights" if averaged else "")
     return Source(loaded.model, tokenizer, label, loaded.step, state)

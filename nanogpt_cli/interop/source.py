@@ -28,7 +28,6 @@ from nanogpt_cli.core.init import shapes, undrawn
 from nanogpt_cli.core.model import GPT, GPTConfig, Multipliers
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.runlog import RunFolder
-from nanogpt_cli.text import tokenizer as tokenizers
 from nanogpt_cli.text.tokenizer import Tokenizer
 
 
@@ -185,7 +184,7 @@ def from_run(run: RunFolder, which: str = "best", *, raw: bool = False) -> Expor
         raise checkpoint.CheckpointError(f"{folder / checkpoint.STATE}: {error}") from None
     path = checkpoint.weights_file(folder, raw=raw)
     _check_shapes(path, shapes(original))
-    tokenizer = _tokenizer(folder / checkpoint.TOKENIZER)
+    tokenizer = checkpoint.read_tokenizer(folder)
     weights = Weights(plain_config(original, tokenizer), original, lambda name: _read(path, name))
     return Exportable(run.name, weights, tokenizer, state, run)
 
@@ -203,10 +202,3 @@ def _read(path: Path, name: str) -> Tensor:
     with safe_open(path, framework="pt") as file:
         tensor: Tensor = file.get_tensor(name)
     return tensor
-
-
-def _tokenizer(path: Path) -> Tokenizer | None:
-    """The checkpoint's tokenizer; an empty object stands for none."""
-    if not path.is_file() or path.stat().st_size < 8:
-        return None
-    return tokenizers.load(path)
