@@ -108,7 +108,7 @@ class Train(Section):
     parts: Count = Field(
         0,
         description="CPU: parts of a micro-batch computed side by side, a thread each; "
-        "0: one per core. Bits depend on it, speed more so.",
+        "0: one per core, up to 8 cores. Bits depend on it.",
     )
     deterministic: bool = Field(False, description="Same bits every time on a GPU too (slower).")
     patience: Count = Field(

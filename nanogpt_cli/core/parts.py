@@ -23,7 +23,8 @@ from nanogpt_cli.core import checkpoint
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.recipe import Recipe
 
-# More parts would leave each too little to do.
+# With more threads each part would have little to do and a copy of the gradients to do it in: there
+# PyTorch spreads single operations instead.
 _MOST = 8
 
 Result = TypeVar("Result")
@@ -44,11 +45,12 @@ def choose(recipe: Recipe, device: Device, world: int) -> int:
 
 
 def side_by_side(device: Device) -> int:
-    """Parts that a device computes at once: the threads PyTorch would use, as cores allow."""
+    """Parts that a device computes at once: one a thread of PyTorch's, as cores allow, or one."""
     if device.device.type != "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(torch.get_num_threads(), cores or 1, _MOST)
+    threads = min(torch.get_num_threads(), cores or 1)
+    return threads if threads <= _MOST else 1
 
 
 def noted(recipe: Recipe, device: Device, n_parts: int) -> Recipe:

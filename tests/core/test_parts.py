@@ -66,6 +66,15 @@ def test_dropout_and_small_batches_bring_the_number_down(data: TokenData) -> Non
     assert setup.assemble(recipe, data, device.choose(recipe.train)).n_parts == 1
 
 
+def test_many_cores_spread_operations_instead(
+    data: TokenData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
+    for threads, expected in ((3, 3), (32, 1)):
+        monkeypatch.setattr("torch.get_num_threads", lambda n=threads: n)
+        assert parts.side_by_side(stepper(data).device) == expected
+
+
 def test_an_error_in_a_part_is_raised(data: TokenData) -> None:
     one = stepper(data, parts=2)
 
