@@ -50,8 +50,8 @@ def sample(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A run, a checkpoint folder, a Hugging Face GPT-2 folder or hub id (gpt2), or "
-            "nanoGPT's ckpt.pt; the newest run by default.",
+            help="A run, checkpoint, Hugging Face folder or hub id (gpt2), or ckpt.pt; else the "
+            "newest run.",
             show_default=False,
         ),
     ] = "",
