@@ -34,7 +34,7 @@ EXTRAS: Mapping[str, Extra] = {
         "prove an export in its own runtime",
         ("gguf", "onnx", "onnxscript", "transformers", "onnxruntime", "xllamacpp"),
     ),
-    "plot": Extra("init-inspect --plot: figures as files", ("matplotlib",)),
+    "plot": Extra("init-inspect --png and --svg: figures as files", ("matplotlib",)),
     "tensorboard": Extra('log.sinks = ["tensorboard"]', ("tensorboard",)),
     "wandb": Extra('log.sinks = ["wandb"]', ("wandb",)),
     "trackio": Extra('log.sinks = ["trackio"]', ("trackio",)),

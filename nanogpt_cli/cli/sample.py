@@ -105,7 +105,7 @@ def sample(
         bool, typer.Option("--ignore-eot", help="Go on after the end-of-text token.")
     ] = False,
     temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="0 is greedy.", rich_help_panel=_DRAW)
+        float, typer.Option("--temperature", help="0 is greedy.", rich_help_panel=_DRAW)
     ] = Sampling.temperature,
     top_k: Annotated[
         int, typer.Option("--top-k", help="Most probable tokens to keep; 0 is off.",

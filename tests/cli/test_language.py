@@ -25,7 +25,6 @@ OWN = {
     "--tokenizer": "of the text",
     "--tui": "the dashboard",
     "--windows": "stretches of tokens, or of time",
-    "-t": "prepare's --tokenizer, sample's --temperature",
 }
 # Without --json: what prints a format of its own anyway.
 FORMATS = {"runs csv", "recipe schema"}

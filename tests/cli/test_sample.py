@@ -137,7 +137,7 @@ def test_stop_strings_end_a_text_and_are_left_out(here: Path) -> None:
 def test_end_of_text_ends_a_sample_unless_ignored(here: Path) -> None:
     make_run(here / "runs" / "bytes", ByteTokenizer(eot=True))
     common = ("bytes", "-p", "A", "-n", "100", "--num-samples", "8", "--seed", "0", "--json",
-              "-t", "50", "--top-k", "0")  # fmt: skip
+              "--temperature", "50", "--top-k", "0")  # fmt: skip
     found = json.loads(stdout(*common))["samples"]
     ended = [one for one in found if one["ending"] == "end_of_text"]
     assert ended
@@ -209,7 +209,7 @@ def test_unknown_characters_are_named_or_handled_as_asked(here: Path) -> None:
         (("small", "--run", "small"), "name the model twice", "one"),
         (("empty.txt",), "empty.txt is not a", "Hugging Face"),
         (("--num-samples", "9000000000"), "9000000000 texts at once takes", "fewer"),
-        (("-t", "1e-320"), "temperature is", "greedy"),
+        (("--temperature", "1e-320"), "temperature is", "greedy"),
         (("--json", "-i"), "--interactive and --json exclude each other", "one"),
     ],
 )
