@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -111,9 +112,19 @@ def run(work: Callable[[range], Result], slots: range, parts: int) -> list[Resul
 
 @functools.cache
 def _pool(parts: int) -> ThreadPoolExecutor:
-    """Threads whose operations stay on them."""
+    """Threads whose operations stay on them, all of them running."""
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(parts, "parts", torch.set_num_threads, (1,))
-    list(pool.map(lambda _: torch.zeros(1), range(parts)))
-    torch.set_num_threads(before)  # the initialiser changed what threads to come will have
+    pool = ThreadPoolExecutor(parts, "parts", _stay_alone)
+    list(pool.map(lambda wait: wait(), [threading.Barrier(parts).wait] * parts))
+    torch.set_num_threads(before)  # the setting is also what threads to come begin with
     return pool
+
+
+def _stay_alone() -> None:
+    """Keep this thread's operations on it.
+
+    PyTorch gives a thread the common setting at its first operation, over what was set in it
+    before; asking for the count counts as one.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(1)

@@ -60,6 +60,25 @@ def test_the_bits_do_not_depend_on_how_many_threads_torch_has(data: TokenData) -
         assert torch.equal(p, q)
 
 
+def test_each_part_has_one_thread_from_the_first_on_and_the_caller_keeps_its_own() -> None:
+    before = torch.get_num_threads()
+    parts._pool.cache_clear()  # the first round is where a thread may take the common setting
+
+    def work(_: range) -> tuple[int, int]:
+        first = torch.get_num_threads()
+        (torch.ones(300, 300) @ torch.ones(300, 300)).relu().sum()
+        return first, torch.get_num_threads()
+
+    torch.set_num_threads(2)
+    try:
+        for _ in range(3):
+            found = parts.run(work, range(4), 2)
+            assert found == [(1, 1), (1, 1)]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_dropout_and_small_batches_bring_the_number_down(data: TokenData) -> None:
     assert stepper(data, parts=9).n_parts == 5
     recipe = toy_run.recipe(model={"dropout": 0.1}, train={"batch_size": 4, "parts": 2})
