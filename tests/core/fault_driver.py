@@ -60,7 +60,7 @@ def await_step(run: RunFolder, pid: int) -> None:
                 if b'"type":"step"' in file.read():
                     return
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            raise SystemExit("the trainer ended before its first step")
+            raise SystemExit("the run ended before enough kills, or before a step: raise max_steps")
         time.sleep(0.002)
 
 
