@@ -85,6 +85,12 @@ def test_dropout_and_small_batches_bring_the_number_down(data: TokenData) -> Non
     assert setup.assemble(recipe, data, device.choose(recipe.train)).n_parts == 1
 
 
+def test_a_loss_scaler_works_on_one_part(data: TokenData) -> None:
+    one = stepper(data, parts=3, precision="fp16", device="cpu")
+    assert (one.n_parts, one.scaler.is_enabled()) == (1, True)
+    assert one.measure(0).finite
+
+
 def test_many_cores_spread_operations_instead(
     data: TokenData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
