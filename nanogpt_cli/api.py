@@ -189,7 +189,7 @@ def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int =
     Raises:
         UserError: it is no GPT-2; the first name or shape that differs is named.
     """
-    from nanogpt_cli.core import detect, lint
+    from nanogpt_cli.core import detect, lint_signals
     from nanogpt_cli.core.inspect import measure
     from nanogpt_cli.core.sources import Stored
     from nanogpt_cli.core.theory import random_tokens
@@ -200,6 +200,6 @@ def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int =
     ids, targets = random_tokens(model.config, batch, min(length, model.config.block_size), seed)
     found = measure(source, ids, targets)
     verdicts = detect.lint_foreign(found.tensors, model.config)
-    verdicts += lint.on_signals(found.signals, model.config)
+    verdicts += lint_signals.on_signals(found.signals, model.config)
     nearest = detect.nearest_scheme(found.tensors, model.config).scheme.name
     return Report(verdicts, nearest, found)

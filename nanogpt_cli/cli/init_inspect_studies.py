@@ -139,9 +139,9 @@ def _cells(row: tuple[Variant, Signals, Signals | None], width: int) -> list[tup
 
 def _marks(variant: Variant, shown: Signals, most: int) -> str:
     """The topics of warnings and failures, the gravest first."""
-    from nanogpt_cli.core import lint
+    from nanogpt_cli.core import lint, lint_signals
 
-    verdicts = lint.on_signals(shown, variant.config) + lint.on_scheme(variant.scheme)
+    verdicts = lint_signals.on_signals(shown, variant.config) + lint.on_scheme(variant.scheme)
     bad = [v for v in verdicts if v.severity in ("warn", "fail")]
     bad.sort(key=lambda v: -lint.SEVERITIES.index(v.severity))
     marks = " ".join(f"[{_COLOURS[v.severity]}]{v.topic}[/]" for v in bad[:most])

@@ -181,7 +181,7 @@ class _Bar:
 
 
 def _judge(subject: Subject, expected: Signals | None, found: Inspection | None) -> list[Verdict]:
-    from nanogpt_cli.core import detect, lint
+    from nanogpt_cli.core import detect, lint, lint_signals
     from nanogpt_cli.core.study import shallow_growth
     from nanogpt_cli.core.tensor_stats import by_class
 
@@ -191,7 +191,7 @@ def _judge(subject: Subject, expected: Signals | None, found: Inspection | None)
     if subject.scheme is not None:
         shallow = shallow_growth(subject.config, subject.scheme)
     beside = expected if found else None
-    verdicts = lint.on_signals(signals, subject.config, beside, shallow)
+    verdicts = lint_signals.on_signals(signals, subject.config, beside, shallow)
     if subject.scheme is not None:
         classes = by_class(found.tensors) if found else []
         return lint.on_scheme(subject.scheme, classes) + verdicts

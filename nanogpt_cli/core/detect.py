@@ -13,8 +13,11 @@ from nanogpt_cli.core.tensor_stats import ClassStats, TensorStats, by_class
 from nanogpt_cli.schemes import Scheme, catalogue
 
 MATRICES = ("q", "k", "v", "attn_proj", "fc", "mlp_proj")
+TABLES = ("wte", "wpe", "lm_head")
 # Log-ratios of std: one class may be this far off before it stops telling schemes apart.
 _CAP = 0.7
+# What a matrix counts whose scale may be right but whose values no draw of the law could have.
+_SHAPE = 0.15
 # Mean squared log-ratio above which no scheme is near: trained weights, or a law of their own.
 _FAR = 0.06
 _CLOSE = 0.03  # a class this close in std (3 %) agrees with the scheme
@@ -97,7 +100,7 @@ def _distance(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> 
     kept = [
         t
         for t in tensors
-        if t.tensor_class in (*MATRICES, "wte", "wpe") and t.layer in (-1, 0, last // 2, last)
+        if t.tensor_class in (*MATRICES, *TABLES) and t.layer in (-1, 0, last // 2, last)
     ]
     by_kind: dict[str, list[float]] = {}
     for t, piece in zip(kept, declared(kept, scheme, config), strict=True):
@@ -107,24 +110,32 @@ def _distance(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> 
 
 
 def _gap(t: TensorStats, piece: Piece) -> float:
-    """Squared log-ratio of std, capped; the cap where no draw of the law could be this."""
-    if not t.finite or (t.std > 0) != (piece.std > 0) or t.exceeds(piece.law):
+    """Squared log-ratio of std, capped, and more where no draw of the law could be this."""
+    if not t.finite or (t.std > 0) != (piece.std > 0):
         return _CAP**2
     if piece.std == 0:
         return 0.0
-    return min(abs(math.log(t.std / piece.std)), _CAP) ** 2
+    shape = _SHAPE if t.exceeds(piece.law) or _cut_short(t, piece) else 0.0
+    return min(abs(math.log(t.std / piece.std)), _CAP) ** 2 + shape
+
+
+def _cut_short(t: TensorStats, piece: Piece) -> bool:
+    """So many normal values would have gone further, all but once in 10,000 matrices."""
+    within = math.erf(t.reach / t.std / math.sqrt(2))
+    return piece.law.kind == "normal" and t.size * math.log(max(within, 1e-300)) < math.log(1e-4)
 
 
 def lint_foreign(tensors: list[TensorStats], config: GPTConfig) -> list[Verdict]:
     """Faults that can be seen in weights alone, and the nearest scheme."""
     classes = {c.tensor_class: c for c in by_class(tensors)}
-    found = [*_dead_tensors(tensors), *_outliers(classes), *_fused_xavier(classes, config)]
-    found += [*_projections(classes, config), *_embeddings(classes, config), *_uncut(classes)]
     match = nearest_scheme(tensors, config)
+    expected = declared(tensors, match.scheme, config)
+    found = [*_dead_tensors(tensors), *_zeros(classes, tensors, expected), *_outliers(classes)]
+    found += [*_fused_xavier(classes, config), *_projections(classes, config)]
+    found += [*_embeddings(classes, config), *_uncut(classes)]
     if not match.near:
         text = f"no scheme is near (closest: {match.scheme.name}): trained, or a law of its own"
         return [Verdict(NOTE, "nearest", text, match.distance), *found]
-    expected = declared(tensors, match.scheme, config)
     laws = [replace(t, expected_std=p.std) for t, p in zip(tensors, expected, strict=True)]
     off = list(_apart(by_class(laws), match.scheme))
     text = f"nearest scheme: {match.scheme.name}"
@@ -134,7 +145,7 @@ def lint_foreign(tensors: list[TensorStats], config: GPTConfig) -> list[Verdict]
 def _apart(classes: list[ClassStats], scheme: Scheme) -> Iterator[Verdict]:
     """Classes whose std is not that of the nearest scheme."""
     for c in classes:
-        if c.tensor_class not in (*MATRICES, "wte", "wpe", "lm_head"):
+        if c.tensor_class not in (*MATRICES, *TABLES):
             continue
         expected, std = c.expected_std, c.std
         noise = 4 / math.sqrt(2 * c.size)
@@ -149,19 +160,31 @@ def _apart(classes: list[ClassStats], scheme: Scheme) -> Iterator[Verdict]:
 
 
 def _dead_tensors(tensors: list[TensorStats]) -> Iterator[Verdict]:
-    """Zero, non-finite or absurd values where a weight should be."""
+    """Values that are not finite, absurd, or no LayerNorm's."""
     for t in tensors:
         if not t.finite:
             text = f"{t.key}: values that are not finite numbers"
             yield Verdict(FAIL, "not-finite", text)
-        elif t.constant and t.minimum == 0 and t.tensor_class in ("q", "k", "v", "fc", "wte", "ln"):
-            yield Verdict(FAIL, "zero", f"{t.key} is zero: left uninitialised?")
         elif t.reach > 1e3 or (t.reach < 1e-12 and not t.constant):
             text = f"{t.key} reaches {t.reach:.2g}: uninitialised memory?"
             yield Verdict(FAIL, "uninitialised", text, t.reach)
         elif t.tensor_class == "ln" and t.constant and t.minimum not in (0, 1):
             text = f"{t.key} is {t.minimum:g} throughout: LayerNorm's gain starts at 1"
             yield Verdict(WARN, "gain", text, t.minimum)
+
+
+def _zeros(
+    classes: dict[str, ClassStats], tensors: list[TensorStats], expected: list[Piece]
+) -> Iterator[Verdict]:
+    """Zeros where no scheme has them, where the nearest has none, or in one block alone."""
+    for t, piece in zip(tensors, expected, strict=True):
+        if not (t.constant and t.minimum == 0):
+            continue
+        never = t.tensor_class in ("q", "k", "v", "fc", "wte", "lm_head", "ln")
+        alone = any(other.std > 0 for other in classes[t.tensor_class].tensors)
+        table = t.tensor_class == "wpe" and piece.std > 0
+        if never or table or (alone and t.tensor_class in MATRICES):
+            yield Verdict(FAIL, "zero", f"{t.key} is zero: left uninitialised?")
 
 
 def _outliers(classes: dict[str, ClassStats]) -> Iterator[Verdict]:
@@ -202,6 +225,8 @@ def _projections(classes: dict[str, ClassStats], config: GPTConfig) -> Iterator[
     """Depth scaling that is missing, or that sits on the wrong matrix."""
     if not all(c in classes for c in MATRICES) or config.n_layer < 3:
         return
+    if config.multipliers.residual != 1:  # the branches are scaled outside their matrices
+        return
     std = {name: classes[name].std for name in MATRICES}
     factor = 1 / math.sqrt(2 * config.n_layer)
     proj = (std["attn_proj"], std["mlp_proj"])
@@ -215,6 +240,12 @@ def _projections(classes: dict[str, ClassStats], config: GPTConfig) -> Iterator[
         text = f"projections have plain std {std['fc']:.3g}: no depth scaling over "
         text += f"{config.n_layer} layers"
         yield Verdict(WARN, "plain-projections", text, std["attn_proj"])
+    for name, other in (("attn_proj", "mlp_proj"), ("mlp_proj", "attn_proj")):
+        if _same(std[name], std["fc"]) and _same(std[other], std["fc"] * factor):
+            text = (
+                f"{name} has plain std {std[name]:.3g}: only {other} has the depth factor 1/√(2L)"
+            )
+            yield Verdict(WARN, "half-scaled", text, std[name])
 
 
 def _uncut(classes: dict[str, ClassStats]) -> Iterator[Verdict]:
@@ -222,7 +253,7 @@ def _uncut(classes: dict[str, ClassStats]) -> Iterator[Verdict]:
 
     torch's trunc_normal_ takes absolute bounds: its default ±2 is 100σ away at std 0.02.
     """
-    first = {name: c.tensors[0] for name, c in classes.items() if name in (*MATRICES, "wte", "wpe")}
+    first = {name: c.tensors[0] for name, c in classes.items() if name in (*MATRICES, *TABLES)}
     kept: list[tuple[float, float, str]] = []
     for name, t in first.items():
         # Fewer normal values might all lie within three σ by chance.

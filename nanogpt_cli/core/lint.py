@@ -7,26 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from nanogpt_cli.core.model import GPTConfig
-from nanogpt_cli.core.signals import Signals
 from nanogpt_cli.core.tensor_stats import KS_LIMIT, ClassStats, TensorStats
 from nanogpt_cli.laws import LARGEST_NORMAL
 from nanogpt_cli.schemes import Scheme
 
 OK, NOTE, WARN, FAIL = "ok", "note", "warn", "fail"
 SEVERITIES = (OK, NOTE, WARN, FAIL)
-
-MAX_GROWTH = 30.0
-MAX_FIRST_STEP = 5.0
-MAX_GRADIENT_RATIO = 30.0
-# A head of std 1/√d gives logits of variance 1 and so exactly 0.5: a limit there would toss a coin.
-MAX_LOSS_EXCESS = 0.6
-MIN_TOKEN_SHARE = 0.01
-MAX_COSINE = 0.9
-MAX_SCORE_STD = 1.5
-MIN_PREACT_VARIANCE = 0.1
-MAX_NEAR_ZERO = 0.5
-DEVIATION_NOTE, DEVIATION_WARN = 0.05, 0.10
 
 
 @dataclass(frozen=True)
@@ -49,145 +35,6 @@ class Verdict:
 def worst(verdicts: Iterable[Verdict]) -> str:
     """The gravest severity among them."""
     return max((v.severity for v in verdicts), key=SEVERITIES.index, default=OK)
-
-
-def on_signals(
-    found: Signals, config: GPTConfig, expected: Signals | None = None, shallow: float = math.nan
-) -> list[Verdict]:
-    """Judge a forward and backward pass.
-
-    Args:
-        found: measured, or expected where nothing was measured.
-        config: of the model.
-        expected: by theory, to compare a measurement with.
-        shallow: expected growth of the same scheme with 4 layers, to tell depth-independence.
-    """
-    numbers = (found.loss, *found.stream_rms, *found.grad_rms)
-    if not all(map(math.isfinite, numbers)):
-        where = next((i for i, x in enumerate(found.stream_rms) if not math.isfinite(x)), None)
-        place = "the loss" if where is None else f"the stream after block {where}"
-        return [Verdict(FAIL, "not-finite", f"{place} is not a finite number")]
-    checks = (
-        _growth(found, expected, shallow),
-        _deviation(found, expected, config),
-        _first_block(found),
-        _gradients(found),
-        _loss(found, config),
-        _own_token(found, config),
-        _token_share(found),
-        _attention(found),
-        _activations(found, config),
-    )
-    return [verdict for check in checks for verdict in check]
-
-
-def _growth(found: Signals, expected: Signals | None, shallow: float) -> Iterator[Verdict]:
-    growth = found.growth
-    text = (
-        f"residual RMS {found.stream_rms[0]:.3g} → {found.stream_rms[-1]:.3g} over "
-        f"{len(found.stream_rms) - 1} layers (×{growth:.3g}"
-    )
-    text += f", expected ×{expected.growth:.3g})" if expected else ")"
-    independent = abs(growth / shallow - 1) < 0.15 if shallow > 0 else False
-    if growth > MAX_GROWTH:
-        text += ": late blocks add little to so large a stream"
-        yield Verdict(WARN, "growth", text, growth)
-    else:
-        text += ": the same as with 4 layers, independent of depth" if independent else ""
-        yield Verdict(OK, "growth", text, growth)
-
-
-def _deviation(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
-    if expected is None:
-        return
-    pairs = list(zip(found.stream_rms, expected.stream_rms, strict=True))
-    off = [abs(measured / theory - 1) if theory else 0.0 for measured, theory in pairs]
-    largest = max(off)
-    where = off.index(largest)
-    # Theory is the limit of infinite width; one narrow model, with few heads, scatters around it.
-    room = max(1.0, 32 / math.sqrt(config.n_embd))
-    text = f"measured stream within {largest:.1%} of theory at every depth"
-    if largest <= DEVIATION_NOTE * room:
-        yield Verdict(OK, "theory", text, largest)
-        return
-    text = f"measured stream {largest:.1%} off theory after block {where}"
-    severity = WARN if largest > DEVIATION_WARN * room else NOTE
-    yield Verdict(severity, "theory", text, largest)
-
-
-def _first_block(found: Signals) -> Iterator[Verdict]:
-    before, after = found.stream_rms[:2]
-    ratio = after / before if before else math.inf
-    if ratio > MAX_FIRST_STEP:
-        text = f"the first block makes the stream {ratio:.3g} times larger: it drowns the embedding"
-        yield Verdict(WARN, "first-block", text, ratio)
-
-
-def _gradients(found: Signals) -> Iterator[Verdict]:
-    ratio = found.gradient_ratio
-    if math.isnan(ratio):
-        return
-    text = f"gradient at the embedding {ratio:.3g} times that after the last block"
-    if ratio > MAX_GRADIENT_RATIO:
-        yield Verdict(WARN, "gradients", f"{text}: early blocks dominate", ratio)
-    elif ratio < 1 / MAX_GRADIENT_RATIO:
-        yield Verdict(WARN, "gradients", f"{text}: early blocks hardly learn", ratio)
-    else:
-        yield Verdict(OK, "gradients", text, ratio)
-
-
-def _loss(found: Signals, config: GPTConfig) -> Iterator[Verdict]:
-    log_v = math.log(config.vocab_size)
-    excess = found.loss_any - log_v
-    text = f"loss over all targets {found.loss_any:.3f} = ln V {excess:+.3f}"
-    if excess > MAX_LOSS_EXCESS:
-        yield Verdict(WARN, "loss", f"{text}: the first steps go into shrinking logits", excess)
-    else:
-        yield Verdict(OK, "loss", text, excess)
-
-
-def _own_token(found: Signals, config: GPTConfig) -> Iterator[Verdict]:
-    log_v = math.log(config.vocab_size)
-    if found.own_logit > log_v:
-        text = (
-            f"logit of the token just read is {found.own_logit:.3g}, above ln V = {log_v:.3g}: "
-            "the model copies its input (tied head, large embeddings)"
-        )
-        yield Verdict(FAIL, "own-token", text, found.own_logit)
-
-
-def _token_share(found: Signals) -> Iterator[Verdict]:
-    share = found.token_share
-    if share < MIN_TOKEN_SHARE:
-        text = f"tokens make up {share:.2%} of the embedding's variance: positions drown them"
-        yield Verdict(FAIL, "token-share", text, share)
-
-
-def _attention(found: Signals) -> Iterator[Verdict]:
-    cosine, score = found.cosine[-1], max(found.score_std)
-    if cosine > MAX_COSINE:
-        text = f"positions have cosine {cosine:.2f} at the end: they have become alike"
-        yield Verdict(WARN, "rank-collapse", text, cosine)
-    if score > MAX_SCORE_STD:
-        text = f"attention scores have std {score:.2f}: some heads start decided"
-        yield Verdict(WARN, "score-std", text, score)
-
-
-def _activations(found: Signals, config: GPTConfig) -> Iterator[Verdict]:
-    q = found.preact_std[0] ** 2
-    if q < MIN_PREACT_VARIANCE:
-        text = (
-            f"pre-activation variance q = {q:.2g} at width {config.n_embd}: the MLP is nearly "
-            "linear and weak; gpt2-w or small-wang let the std follow the width"
-        )
-        yield Verdict(NOTE, "weak-branches", text, q)
-    silent = max(found.near_zero)
-    if silent > MAX_NEAR_ZERO:
-        text = f"{silent:.0%} of a block's hidden units are silent on every token"
-        yield Verdict(WARN, "silent-units", text, silent)
-    if max(found.attn_rms + found.mlp_rms) == 0:
-        text = "projections are zero: every block starts as the identity"
-        yield Verdict(NOTE, "identity", text, 0.0)
 
 
 def on_scheme(scheme: Scheme, classes: Iterable[ClassStats] = ()) -> list[Verdict]:

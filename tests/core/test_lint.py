@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nanogpt_cli import schemes
-from nanogpt_cli.core import detect, lint
+from nanogpt_cli.core import detect, lint, lint_signals
 from nanogpt_cli.core.init import build, configure
 from nanogpt_cli.core.inspect import measure
 from nanogpt_cli.core.lint import Verdict
@@ -27,7 +27,7 @@ def foreign(model: GPT, scheme: str = "") -> list[Verdict]:
     source = Stored(model.config, dict(model.named_parameters()).__getitem__, declared)
     idx, targets = random_tokens(model.config, 1, 16, seed=0)
     found = measure(source, idx, targets, backward=False)
-    signals = lint.on_signals(found.signals, model.config)
+    signals = lint_signals.on_signals(found.signals, model.config)
     if declared is not None:
         return lint.on_scheme(declared, by_class(found.tensors)) + signals
     return detect.lint_foreign(found.tensors, model.config) + signals
@@ -83,6 +83,19 @@ def three(m: GPT) -> None:
     m.transformer.h[2].ln_1.weight.fill_(3.0)
 
 
+def half_scaled(m: GPT) -> None:
+    for p in each(m, "mlp.c_proj.weight"):
+        p.normal_(0, 0.02)
+
+
+def one_zero_projection(m: GPT) -> None:
+    m.transformer.h[3].mlp.c_proj.weight.zero_()
+
+
+def no_positions(m: GPT) -> None:
+    m.transformer.wpe.weight.zero_()
+
+
 def one_block(m: GPT) -> None:
     m.transformer.h[3].mlp.c_proj.weight.mul_(2)
 
@@ -91,30 +104,36 @@ def drowned(m: GPT) -> None:
     m.transformer.wpe.weight.normal_()
 
 
-FAULTS: dict[str, tuple[Callable[[GPT], None], str]] = {
-    "plain projections": (plain_projections, "plain-projections"),
-    "scaling on the wrong matrix": (wrong_matrix, "wrong-matrix"),
-    "embeddings N(0, 1) with tying": (embeddings_of_one, "tied-embedding"),
-    "fused Xavier": (fused_xavier, "fused-xavier"),
-    "a matrix left at zero": (one_zero, "zero"),
-    "uninitialised memory": (garbage, "uninitialised"),
-    "memory that was something else": (denormal, "uninitialised"),
-    "a LayerNorm gain of three": (three, "gain"),
-    "NaN": (not_a_number, "not-finite"),
-    "one block twice as large": (one_block, "outlier"),
-    "positions N(0, 1)": (drowned, "token-share"),
+# The fault, its topic and what the verdict's text must name.
+FAULTS: dict[str, tuple[Callable[[GPT], None], str, str]] = {
+    "plain projections": (plain_projections, "plain-projections", "projections have plain std"),
+    "one of two projections scaled": (half_scaled, "half-scaled", "mlp_proj has plain std"),
+    "scaling on the wrong matrix": (wrong_matrix, "wrong-matrix", "sits on fc"),
+    "embeddings N(0, 1) with tying": (embeddings_of_one, "tied-embedding", "token embedding"),
+    "fused Xavier": (fused_xavier, "fused-xavier", "q, k, v"),
+    "a matrix left at zero": (one_zero, "zero", "h.3.mlp.c_fc"),
+    "a projection left at zero": (one_zero_projection, "zero", "h.3.mlp.c_proj"),
+    "positions left at zero": (no_positions, "zero", "wpe"),
+    "uninitialised memory": (garbage, "uninitialised", "h.2.attn.c_attn"),
+    "memory that was something else": (denormal, "uninitialised", "h.0.mlp.c_fc"),
+    "a LayerNorm gain of three": (three, "gain", "h.2.ln_1"),
+    "NaN": (not_a_number, "not-finite", "h.2.attn.c_proj"),
+    "one block twice as large": (one_block, "outlier", "h.3.mlp.c_proj"),
+    "positions N(0, 1)": (drowned, "token-share", "positions drown"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_planted_fault_is_found_and_named_without_knowing_the_scheme(fault: str) -> None:
-    plant, topic = FAULTS[fault]
+    plant, topic, named = FAULTS[fault]
     model = build(CONFIG, schemes.get("gpt2"), 0)
     assert not topics(foreign(model))
     torch.manual_seed(0)
     with torch.no_grad():
         plant(model)
-    assert topic in topics(foreign(model))
+    found = [v.text for v in foreign(model) if v.topic == topic and v.severity != lint.NOTE]
+    assert found
+    assert named in found[0]
 
 
 @pytest.mark.parametrize("kind", ["wte", "wpe", "fc", "q", "v", "attn_proj", "mlp_proj"])
@@ -132,6 +151,28 @@ def test_ten_percent_in_one_class_is_found_and_named(kind: str, factor: float) -
     assert declared[0].value == pytest.approx(factor * std, rel=0.02)
     unknown = [v for v in foreign(model) if v.topic == "differs"]
     assert [v.text.partition(":")[0] for v in unknown] == [kind]
+
+
+@pytest.mark.parametrize("kind", ["lm_head", "k", "wte"])
+def test_ten_percent_in_one_class_of_a_truncated_scheme_with_a_head_of_its_own(kind: str) -> None:
+    rule = schemes.get("full-megatron").rules[kind]
+    law = f"truncated(1.1 * ({rule.formula}), 3)"
+    changed = schemes.parse_custom({"base": "full-megatron", kind: law})
+    texts = [v.text for v in foreign(build(replace(CONFIG, tied=False), changed, 0))
+             if v.topic in ("nearest", "differs")]  # fmt: skip
+    assert texts[0] == "nearest scheme: full-megatron"
+    assert [text.partition(":")[0] for text in texts[1:]] == [kind]
+
+
+def test_zero_tables_and_projections_are_no_fault_where_the_scheme_has_them() -> None:
+    for name in ("modded", "nanochat", "zero-proj"):
+        assert "zero" not in topics(foreign(build(CONFIG, schemes.get(name), 0)))
+
+
+def test_depth_scaling_outside_the_matrices_counts() -> None:
+    scheme = schemes.get("completep")
+    config = configure(replace(CONFIG, n_embd=256, n_head=4), scheme)
+    assert "plain-projections" not in topics(foreign(build(config, scheme, 0)))
 
 
 def test_a_smaller_table_is_not_taken_for_a_truncated_one() -> None:
@@ -187,7 +228,7 @@ def clean(name: str, seed: int, config: GPTConfig) -> list[Verdict]:
     idx, targets = random_tokens(config, 1, 32, seed)
     found = measure(Drawn(config, scheme, seed), idx, targets)
     expected = expect(config, scheme, idx, targets)
-    return lint.on_scheme(scheme, by_class(found.tensors)) + lint.on_signals(
+    return lint.on_scheme(scheme, by_class(found.tensors)) + lint_signals.on_signals(
         found.signals, config, expected
     )
 
@@ -199,6 +240,31 @@ FAULTY_TOPICS = {"law", "not-finite", "theory", "zero", "uninitialised", "outlie
 def test_no_false_alarm_on_a_clean_model(name: str) -> None:
     for seed, config in enumerate((CONFIG, replace(CONFIG, bias=True, n_layer=3, n_embd=64))):
         assert not topics(clean(name, seed, config)) & FAULTY_TOPICS
+
+
+@pytest.mark.parametrize(
+    ("name", "topic", "where", "limit"),
+    [
+        ("small-wang", "rank-collapse", "cosine", lint_signals.MAX_COSINE),
+        ("lecun", "score-std", "score_std", lint_signals.MAX_SCORE_STD),
+        ("scaled-1L", "silent-units", "near_zero", lint_signals.MAX_NEAR_ZERO),
+    ],
+)
+def test_a_limit_passed_by_chance_is_a_note(
+    name: str, topic: str, where: str, limit: float
+) -> None:
+    scheme = schemes.get(name)
+    theory = expect(CONFIG, scheme, *random_tokens(CONFIG, 1, 32, seed=0))
+
+    def judged(expected: float, measured: float) -> str:
+        one, other = (replace(theory, **{where: [0.0, x]}) for x in (measured, expected))
+        found = lint_signals.on_signals(one, CONFIG, other)
+        return next((v.severity for v in found if v.topic == topic), lint.OK)
+
+    assert judged(0.97 * limit, 0.99 * limit) == lint.OK
+    assert judged(0.97 * limit, 1.01 * limit) == lint.NOTE  # this draw, not its law
+    assert judged(1.005 * limit, 1.01 * limit) == lint.WARN
+    assert judged(0.1 * limit, 1.5 * limit) == lint.WARN  # no chance reaches so far
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt2-w", "small-wang", "mup", "full-megatron",
@@ -220,7 +286,7 @@ def test_normal_at_depth_warns_of_growth_and_gradients() -> None:
     idx, targets = random_tokens(config, 1, 32, seed=0)
     for name, warned in (("gpt2", set()), ("normal", {"growth", "gradients", "first-block"})):
         theory = expect(config, schemes.get(name), idx, targets)
-        assert topics(lint.on_signals(theory, config)) == warned
+        assert topics(lint_signals.on_signals(theory, config)) == warned
 
 
 @pytest.mark.parametrize(
