@@ -10,12 +10,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nanogpt_cli.core import parts
 from nanogpt_cli.core.distributed import local
+
+# Values below which waking another thread costs more than it does.
+_FEW = 1 << 16
 
 
 class Optimizer:
@@ -34,8 +39,13 @@ class Optimizer:
         ]
         self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
 
-    def step(self) -> None:
-        """Update every parameter that has a gradient."""
+    def step(self, n_parts: int = 1) -> None:
+        """Update every parameter that has a gradient.
+
+        Args:
+            n_parts: CPU threads that share the parameters, an operation on each
+                (``core/parts.py``); 1 leaves it to PyTorch to spread single operations.
+        """
         raise NotImplementedError
 
     def zero_grad(self) -> None:
@@ -69,7 +79,7 @@ class AdamW(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, n_parts: int = 1) -> None:
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
@@ -80,16 +90,21 @@ class AdamW(Optimizer):
                         "exp_avg": torch.zeros_like(p),
                         "exp_avg_sq": torch.zeros_like(p),
                     }
-            if params:
-                self._update(params, group)
+            few = sum(p.numel() for p in params) < _FEW
+            update = partial(self._update, params, group)
+            parts.run(update, range(len(params)), 1 if few else n_parts)
 
-    def _update(self, params: list[Tensor], group: Mapping[str, Any]) -> None:
-        states = [self.state[p] for p in params]
+    @torch.no_grad()  # of the thread that calls it
+    def _update(self, params: list[Tensor], group: Mapping[str, Any], mine: range) -> None:
+        chosen = params[mine.start : mine.stop]
+        if not chosen:
+            return
+        states = [self.state[p] for p in chosen]
         steps = [state["step"] for state in states]
         torch._foreach_add_(steps, 1)
         torch._fused_adamw_(
-            [local(p) for p in params],
-            [local(p.grad) for p in params if p.grad is not None],
+            [local(p) for p in chosen],
+            [local(p.grad) for p in chosen if p.grad is not None],
             [local(state["exp_avg"]) for state in states],
             [local(state["exp_avg_sq"]) for state in states],
             [],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from dataclasses import dataclass
 
@@ -53,7 +54,10 @@ class Device:
 
     @property
     def muon_dtype(self) -> torch.dtype:
-        """bf16 for Newton-Schulz where the hardware has it, else fp32."""
+        """bf16 for Newton-Schulz where the hardware multiplies it, else fp32."""
+        if self.device.type == "cpu":
+            native = self.precision == "bf16" and cpu_multiplies_bf16()
+            return torch.bfloat16 if native else torch.float32
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
     def synchronize(self) -> None:
@@ -108,9 +112,19 @@ def _device(wanted: str) -> torch.device:
 
 
 def _precision(wanted: str, device: torch.device) -> str:
-    if wanted == "auto":
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return wanted
+    if wanted != "auto":
+        return wanted
+    native = {"cuda": torch.cuda.is_bf16_supported, "cpu": cpu_multiplies_bf16}
+    return "bf16" if native.get(device.type, lambda: False)() else "fp32"
+
+
+@functools.cache
+def cpu_multiplies_bf16() -> bool:
+    """Whether this processor has instructions for it (AVX512-BF16, AMX).
+
+    Without them bfloat16 products are emulated, many times slower than float32.
+    """
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _compile(wanted: bool | str, device: torch.device, notes: list[str]) -> bool:

@@ -9,12 +9,14 @@ bfloat16 was about 20 times slower).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from nanogpt_cli.core import parts
 from nanogpt_cli.core.adamw import Optimizer
 from nanogpt_cli.core.distributed import gathered, is_split, like, local
 
@@ -69,6 +71,20 @@ def _by_gram(y: Tensor, steps: int) -> Tensor:
     return y if product is None else product @ y
 
 
+class _Turn(NamedTuple):
+    """One matrix to change.
+
+    Attributes:
+        target: the matrix, or the rows of a parameter that are one.
+        update: its Nesterov momentum, before it is made orthogonal.
+        lr: step size.
+    """
+
+    target: Tensor
+    update: Tensor
+    lr: float
+
+
 class Muon(Optimizer):
     """Muon for 2-D weights stored (out, in).
 
@@ -103,12 +119,12 @@ class Muon(Optimizer):
         self.dtype = dtype
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, n_parts: int = 1) -> None:
         """Update every parameter that has a gradient."""
-        stacks: dict[tuple[int, int, int], list[tuple[Tensor, Tensor, float]]] = defaultdict(list)
+        stacks: dict[tuple[int, int, int], list[_Turn]] = defaultdict(list)
         changes: list[tuple[Tensor, Tensor]] = []
         for group in self.param_groups:
-            for p, update in self._momentum(group):
+            for p, update in self._momentum(group, n_parts):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 target: Tensor = p
                 if is_split(p):  # split over ranks: each makes all of the change
@@ -118,33 +134,47 @@ class Muon(Optimizer):
                 for part, piece in zip(
                     torch.split(target, rows), torch.split(update, rows), strict=True
                 ):
-                    stacks[(*_wide(piece).shape, group["ns_steps"])].append(
-                        (part, piece, group["lr"])
-                    )
-        for (_, _, steps), members in stacks.items():
-            batch = torch.stack([_wide(update) for _, update, _ in members])
-            for (part, update, lr), result in zip(
-                members, orthogonalize(batch, steps, self.dtype), strict=True
-            ):
-                rows, columns = update.shape
-                scale = max(1.0, rows / columns) ** 0.5
-                part.add_(result.mT if rows > columns else result, alpha=-lr * scale)
+                    key = (*_wide(piece).shape, group["ns_steps"])
+                    stacks[key].append(_Turn(part, piece, group["lr"]))
+        for (_, _, steps), turns in stacks.items():
+            parts.run(partial(_turn, turns, steps, self.dtype), range(len(turns)), n_parts)
         for p, change in changes:
             p.add_(like(change, p))
 
-    def _momentum(self, group: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    def _momentum(self, group: dict[str, Any], n_parts: int) -> list[tuple[Tensor, Tensor]]:
         """Advance the buffers of a group; (parameter, Nesterov update) pairs."""
         params = [p for p in group["params"] if p.grad is not None]
-        if not params:
-            return []
         for p in params:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         grads = [local(p.grad) for p in params]
         buffers = [local(self.state[p]["momentum_buffer"]) for p in params]
-        torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
-        updates = torch._foreach_lerp(grads, buffers, group["momentum"])
+        advance = partial(_advance, grads, buffers, group["momentum"])
+        updates = [u for part in parts.run(advance, range(len(params)), n_parts) for u in part]
         return [(p, gathered(update, p)) for p, update in zip(params, updates, strict=True)]
+
+
+@torch.no_grad()  # of the thread that calls it
+def _advance(
+    grads: Sequence[Tensor], buffers: Sequence[Tensor], momentum: float, mine: range
+) -> Sequence[Tensor]:
+    """Nesterov updates of some of the parameters, whose buffers go on."""
+    chosen = slice(mine.start, mine.stop)
+    if not mine:
+        return []
+    torch._foreach_lerp_(buffers[chosen], grads[chosen], 1 - momentum)
+    return torch._foreach_lerp(grads[chosen], buffers[chosen], momentum)
+
+
+@torch.no_grad()
+def _turn(turns: Sequence[_Turn], steps: int, dtype: torch.dtype, mine: range) -> None:
+    """Change some matrices of one shape, all in one batched chain."""
+    chosen = turns[mine.start : mine.stop]
+    batch = torch.stack([_wide(turn.update) for turn in chosen])
+    for turn, result in zip(chosen, orthogonalize(batch, steps, dtype), strict=True):
+        rows, columns = turn.update.shape
+        scale = max(1.0, rows / columns) ** 0.5
+        turn.target.add_(result.mT if rows > columns else result, alpha=-turn.lr * scale)
 
 
 def _wide(matrix: Tensor) -> Tensor:

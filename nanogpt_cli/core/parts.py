@@ -95,12 +95,17 @@ def gradients(
         value = loss(mine)
         return value.detach(), torch.autograd.grad(value, parameters)
 
-    (total, first), *others = run(work, slots, parts)
-    summed = [grad.contiguous() for grad in first]  # as the parameters are
-    for value, more in others:
-        total = total + value
-        torch._foreach_add_(summed, list(more))
-    return total, summed
+    found = run(work, slots, parts)
+
+    def add(mine: range) -> list[Tensor]:
+        first, *others = (grads[mine.start : mine.stop] for _, grads in found)
+        summed = [grad.contiguous() for grad in first]  # as the parameters are
+        for more in others:
+            torch._foreach_add_(summed, list(more))
+        return summed
+
+    total = functools.reduce(torch.add, (value for value, _ in found))
+    return total, [grad for some in run(add, range(len(parameters)), parts) for grad in some]
 
 
 def run(work: Callable[[range], Result], slots: range, parts: int) -> list[Result]:

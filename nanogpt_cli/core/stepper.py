@@ -194,7 +194,7 @@ class Stepper:
             grads = [distributed.local(grad) for grad in self._grads()]
             torch._foreach_mul_(grads, self.grad_clip / (measured.grad_norm + 1e-6))
         for part in self.optimizers.parts:
-            self.scaler.step(part)  # type: ignore[arg-type]
+            self.scaler.step(part, n_parts=self.n_parts)  # type: ignore[arg-type]
         self.scaler.update()
         self.optimizers.zero_grad()
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from nanogpt_cli import schemes
 from nanogpt_cli.core import init
-from nanogpt_cli.core.model import GPT, GPTConfig
+from nanogpt_cli.core.model import GPT, GPTConfig, _attend
 
 transformers = pytest.importorskip("transformers")
 
@@ -155,3 +155,31 @@ def test_config_survives_json_and_names_what_is_wrong() -> None:
         GPTConfig.from_dict({**config.to_dict(), "n_heads": 3})
     with pytest.raises(ValueError, match="not a multiple"):
         config_of(n_head=5)
+
+
+def test_short_attention_in_bfloat16_is_computed_in_float32() -> None:
+    """A CPU's fused kernel is many times slower in bfloat16 there; the rounding is at the ends."""
+    model = random_model(config_of()).requires_grad_()
+    attn = model.transformer.h[0].attn
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 16, 8).bfloat16().requires_grad_() for _ in range(3))
+    wide = [t.detach().float().requires_grad_() for t in (q, k, v)]
+    exact = torch.nn.functional.scaled_dot_product_attention(*wide, is_causal=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = _attend(q, k, v, scale=attn.scale, dropout=0.0)
+    assert torch.equal(ours, exact.bfloat16())
+    upstream = torch.randn_like(exact).bfloat16()
+    found = torch.autograd.grad(ours, (q, k, v), upstream)
+    expected = torch.autograd.grad(exact, wide, upstream.float())
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b.bfloat16())
+
+
+def test_autocast_stays_close_to_float32() -> None:
+    model = random_model(config_of())
+    idx = torch.arange(32).view(2, 16) % 61
+    exact, _ = model(idx)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded, _ = model(idx)
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded - exact).norm() / exact.norm() < 0.02

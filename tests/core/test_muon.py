@@ -88,3 +88,22 @@ def test_the_way_through_gram_matrices_agrees_with_the_plain_one(rank: int) -> N
     for way in (muon._plainly, muon._by_gram):
         error = (way(y, 5) - exact).norm() / exact.norm()
         assert error < 3e-4
+
+
+def test_matrices_shared_out_to_threads_change_alike() -> None:
+    shapes = [(24, 8), (24, 8), (8, 8), (8, 8), (8, 8), (8, 32)]
+    torch.manual_seed(0)
+    start = [torch.randn(shape) for shape in shapes]
+    found = []
+    for n_parts in (1, 3):
+        torch.manual_seed(1)
+        params = [torch.nn.Parameter(w.clone()) for w in start]
+        optimizer = Muon([{"params": params[:2], "split": 3}, {"params": params[2:]}], **SETTINGS)
+        for _ in range(3):
+            for p in params:
+                p.grad = torch.randn_like(p)
+            optimizer.step(n_parts)
+        found.append(params)
+    for p, q, w in zip(*found, start, strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-6)
+        assert not torch.equal(p, w)

@@ -175,3 +175,18 @@ def test_adamw_is_pytorchs() -> None:
         assert torch.equal(p, q)
         for key, value in slow.state[q].items():
             assert torch.equal(mine.state[p][key], value)
+
+
+def test_adamw_shared_out_to_threads_has_the_same_bits() -> None:
+    torch.manual_seed(0)
+    one = [torch.randn(300, 100, requires_grad=True) for _ in range(5)]
+    three = [p.detach().clone().requires_grad_() for p in one]
+    first, second = (AdamW(ps, lr=0.1, betas=(0.9, 0.95), eps=1e-8) for ps in (one, three))
+    for _ in range(3):
+        for p, q in zip(one, three, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        first.step()
+        second.step(n_parts=3)
+    for p, q in zip(one, three, strict=True):
+        assert torch.equal(p, q)
