@@ -1,8 +1,9 @@
 """Measure a GPT's signals by depth with one block of weights in memory at a time.
 
 Two blocks exist: one computes while a thread fills the other. The token embedding passes by in
-chunks of rows, once to look the tokens up and again as the head. The backward pass fetches each
-block a second time and differentiates with respect to the stream alone.
+chunks of rows, once to look the tokens up and again as the head; the first chunks stay meanwhile.
+The backward pass fetches each block a second time and differentiates with respect to the stream
+alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from nanogpt_cli.core.init import undrawn
 from nanogpt_cli.core.model import LAYER_NORM_EPS, Block
 from nanogpt_cli.core.probes import ForwardProbe, GradientProbe, Histogram, mean_cosine, rms
 from nanogpt_cli.core.signals import GRADIENT_CLASSES, Signals
-from nanogpt_cli.core.sources import Observer, Source, chunks, load, parts
+from nanogpt_cli.core.sources import Drawn, Observer, Source, chunks, load, parts
 from nanogpt_cli.core.tensor_stats import Accumulator, TensorStats
 
 WTE, WPE, HEAD = "transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"
@@ -57,6 +58,8 @@ def measure(
         progress: called with (blocks done, blocks to do).
     """
     run = _Pass(source, idx, targets, layer_norm=layer_norm, progress=progress)
+    if isinstance(source, Drawn) and (source.config.tied or backward):
+        run.kept = {}
     if histograms:
         run.probe.histograms = run.found.histograms
     threads = torch.get_num_threads()
@@ -77,25 +80,27 @@ class Blocks:
     """The blocks of a source in any order, each ready when asked for, two in memory."""
 
     def __init__(self, source: Source, *, layer_norm: bool) -> None:
-        self.source = source
+        self.source, self.layer_norm = source, layer_norm
+
+    def _buffer(self) -> Block:
         with undrawn():
-            self.buffers = [Block(source.config, 0) for _ in range(2)]
-        for buffer in self.buffers:
-            if not layer_norm:
-                buffer.ln_1 = buffer.ln_2 = nn.Identity()  # type: ignore[assignment]
-            buffer.eval().requires_grad_(False)
+            block = Block(self.source.config, 0)
+        if not self.layer_norm:
+            block.ln_1 = block.ln_2 = nn.Identity()  # type: ignore[assignment]
+        return block.eval().requires_grad_(False)
 
     def walk(self, layers: list[int], observe: Observer | None = None) -> Iterator[Block]:
         """Yield each block in turn; a thread fills the next one meanwhile.
 
         That thread gets a core of its own: two OpenMP teams on the same cores mostly wait.
         """
+        buffers = [self._buffer() for _ in range(2)]
         with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            coming = pool.submit(self._load, self.buffers[0], layers[0], observe)
+            coming = pool.submit(self._load, buffers[0], layers[0], observe)
             for n in range(len(layers)):
                 block = coming.result()
                 if n + 1 < len(layers):
-                    following = self.buffers[(n + 1) % 2]
+                    following = buffers[(n + 1) % 2]
                     coming = pool.submit(self._load, following, layers[n + 1], observe)
                 yield block
 
@@ -125,6 +130,8 @@ class _Pass:
         self.found = Inspection()
         self.signals = self.found.signals
         self.inputs: list[Tensor] = []
+        self.head_name = WTE if self.config.tied else HEAD
+        self.kept: dict[int, Tensor] | None = None  # the head's first rows, where it passes twice
         self.blocks = Blocks(source, layer_norm=layer_norm)
         self.probe = ForwardProbe(self.signals, self.config.attention_scale)
         self.layer_norm = layer_norm
@@ -145,7 +152,7 @@ class _Pass:
         (piece,) = parts(self.source, name)
         out = torch.empty(*ids.shape, piece.shape[1])
         seen = Accumulator(piece.shape)
-        for start, rows in chunks(self.source, name):
+        for start, rows in chunks(self.source, name, self.kept if name == self.head_name else None):
             seen.add(rows)
             here = (ids >= start) & (ids < start + len(rows))
             out[here] = rows[ids[here] - start]
@@ -186,8 +193,7 @@ class _Pass:
 
     def _logits(self, y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(first row, rows of the head, logits (N, rows)) for every chunk of the vocabulary."""
-        name = WTE if self.config.tied else HEAD
-        for start, rows in chunks(self.source, name):
+        for start, rows in chunks(self.source, self.head_name, self.kept):
             yield start, rows, y @ rows.T * self.config.multipliers.output
 
     def head(self, x: Tensor) -> Tensor:
@@ -200,7 +206,7 @@ class _Pass:
         for start, rows, logits in self._logits(y):
             if seen is not None:
                 seen.add(rows)
-            lse = torch.logaddexp(lse, _logsumexp(logits))
+            lse = torch.logaddexp(lse, logits.logsumexp(1))
             total += logits.sum(1)
             square += logits.square().sum(1)
             for ids, out in ((self.idx.reshape(-1), own), (self.targets, target)):
@@ -243,9 +249,3 @@ class _Pass:
             self.progress(2 * n - block.layer, 2 * n)
         for values in (self.signals.grad_rms, *self.signals.weight_grad.values()):
             values.reverse()
-
-
-def _logsumexp(logits: Tensor) -> Tensor:
-    """Over axis 1, in two thirds of torch.logsumexp's time."""
-    largest = logits.amax(1)
-    return largest + (logits - largest[:, None]).exp_().sum(1).log_()

@@ -16,6 +16,7 @@ from nanogpt_cli.core.signals import Signals
 # A hidden unit whose activation never exceeds this share of the layer's RMS says nothing.
 NEAR_ZERO = 0.01
 _SCORES_AT_ONCE = 1 << 17  # as many as a core's own cache holds
+_STRIP = 64
 _BINS, _REACH = 41, 4.1
 
 
@@ -79,12 +80,13 @@ class ForwardProbe:
 
 
 def causal_softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention weights of scores (…, T, T) that are zero above the diagonal, and their entropy.
+    """Attention weights of scores (…, R, T) that are zero where unseen, and their entropy.
 
-    Entropy (…, T) in nats is log Σ exp - Σ w·s, and log Σ exp is read off the largest entry,
-    s - ln w: torch.logsumexp takes ten times as long.
+    The R queries are the last of T positions. Entropy (…, R) in nats is log Σ exp - Σ w·s, and
+    log Σ exp is read off the largest entry, s - ln w: torch.logsumexp takes ten times as long.
     """
-    visible = scores + torch.full(scores.shape[-2:], -math.inf).triu_(1)
+    R, T = scores.shape[-2:]
+    visible = scores + torch.full((R, T), -math.inf).triu_(1 + T - R)
     weights = visible.softmax(-1)
     lse = visible.amax(-1) - weights.amax(-1).log()
     return weights, lse - torch.linalg.vecdot(weights, scores)
@@ -98,15 +100,19 @@ def attention_statistics(q: Tensor, k: Tensor, scale: float) -> tuple[float, flo
         scale: factor on query·key.
     """
     B, H, T, D = q.shape
-    log_t = torch.arange(1, T + 1).log()[1:]
     square = entropy = 0.0
-    group = max(1, _SCORES_AT_ONCE // (T * T))
+    log_t = torch.arange(1, T + 1).log()
+    log_t[0] = math.inf  # the first position has no choice and no share
     queries, keys = (scale * q).reshape(-1, T, D), k.reshape(-1, T, D)
-    for h in range(0, B * H, group):
-        scores = (queries[h : h + group] @ keys[h : h + group].mT).tril_()
-        square += rms(scores) ** 2 * scores.numel()
-        of_row = causal_softmax(scores)[1]
-        entropy += float((of_row[:, 1:] / log_t).double().sum())
+    # Queries in strips, each with the keys its last one sees: half of all scores are never formed.
+    for first in range(0, T, _STRIP):
+        end = min(T, first + _STRIP)
+        group = max(1, _SCORES_AT_ONCE // ((end - first) * end))
+        for h in range(0, B * H, group):
+            strip = queries[h : h + group, first:end] @ keys[h : h + group, :end].mT
+            scores = strip.tril_(first)
+            square += rms(scores) ** 2 * scores.numel()
+            entropy += float((causal_softmax(scores)[1] / log_t[first:end]).double().sum())
     pairs = B * H * T * (T + 1) / 2
     uniform = 1.0 if T < 2 else entropy / (B * H * (T - 1))
     return math.sqrt(square / pairs), uniform

@@ -18,6 +18,8 @@ from nanogpt_cli.core.model import GPTConfig
 from nanogpt_cli.core.tensor_stats import TensorStats, measure_tensor
 from nanogpt_cli.schemes import Scheme, get
 
+# Drawing 25 million values again costs 0.1 s of CPU; this much memory is there.
+_KEEP = 96 << 20
 Observer = Callable[[TensorStats], None]
 
 
@@ -89,13 +91,31 @@ def load(source: Source, name: str, out: Tensor, observe: Observer | None = None
             observe(measure_tensor(values, piece.key, kind, layer_of(name), *law))
 
 
-def chunks(source: Source, name: str) -> Iterator[tuple[int, Tensor]]:
-    """(first row, rows) of a matrix, ``CHUNK_ROWS`` at a time; one buffer serves them all."""
+def chunks(
+    source: Source, name: str, kept: dict[int, Tensor] | None = None
+) -> Iterator[tuple[int, Tensor]]:
+    """(first row, rows) of a matrix, ``CHUNK_ROWS`` at a time; one buffer serves them all.
+
+    Args:
+        source: of its values.
+        name: of the matrix, a whole parameter.
+        kept: the first chunks, as many as ``_KEEP`` bytes hold, stay in here for the next pass.
+    """
     (piece,) = parts(source, name)
     rows, columns = piece.shape
-    buffer = torch.empty(min(CHUNK_ROWS, rows), columns)
+    buffer = torch.empty(0)
     for start in range(0, rows, CHUNK_ROWS):
-        yield start, source.rows(piece, start, buffer[: min(CHUNK_ROWS, rows - start)])
+        if kept and start in kept:
+            yield start, kept[start]
+            continue
+        n = min(CHUNK_ROWS, rows - start)
+        keep = kept is not None and 4 * (start + n) * columns <= _KEEP
+        if keep or not len(buffer):
+            buffer = torch.empty(min(CHUNK_ROWS, rows), columns)
+        out = source.rows(piece, start, buffer[:n])
+        if kept is not None and keep:
+            kept[start], buffer = out, torch.empty(0)
+        yield start, out
 
 
 def layer_of(name: str) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_cli import schemes
+from nanogpt_cli.core import init, probes, sources
 from nanogpt_cli.core.expected import expected_tensors
 from nanogpt_cli.core.init import build, configure
 from nanogpt_cli.core.inspect import measure
@@ -91,6 +92,25 @@ def test_statistics_of_a_chunked_table_are_those_of_the_table() -> None:
     assert found.follows
 
 
+def test_rows_kept_for_the_head_are_those_that_would_be_drawn_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scheme = schemes.get("gpt2")
+    idx, targets = random_tokens(CONFIG, 1, 8, seed=0)
+    kept = measure(Drawn(CONFIG, scheme, 0), idx, targets)
+    asked: list[int] = []
+    rows = Drawn.rows
+
+    def watched(source: Drawn, piece: init.Piece, start: int, out: Tensor) -> Tensor:
+        asked.extend([start] * (piece.tensor_class == "wte"))
+        return rows(source, piece, start, out)
+
+    monkeypatch.setattr(Drawn, "rows", watched)
+    monkeypatch.setattr(sources, "_KEEP", 4 * 4096 * CONFIG.n_embd)
+    assert measure(Drawn(CONFIG, scheme, 0), idx, targets) == kept
+    assert asked == [0, 4096, 4096, 4096]  # embedding, head, gradient of the head
+
+
 def test_a_sample_outlives_the_buffer_it_was_taken_from() -> None:
     config = GPTConfig(1, 1, 4, 8, 5000, 0.0, False, "gelu")  # few enough values to keep them all
     scheme = schemes.get("pytorch-embtie")
@@ -143,7 +163,9 @@ def test_every_matrix_is_reported_once() -> None:
     }
 
 
-def test_attention_statistics_written_out() -> None:
+@pytest.mark.parametrize("strip", [64, 4])
+def test_attention_statistics_written_out(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "_STRIP", strip)
     q, k = torch.randn(2, 2, 3, 6, 4, generator=torch.Generator().manual_seed(0)) * 2
     squares, entropies = [], []
     for b in range(2):
