@@ -9,7 +9,7 @@ import typer
 group = typer.Typer(help="Measure speed against peers and slow twins.", no_args_is_help=True)
 
 # Each is a module ``cli/bench_NAME.py`` with ``register(group)``.
-PARTS = ("train", "startup", "prepare", "inspect", "sample", "tui")
+PARTS = ("train", "race", "startup", "prepare", "inspect", "sample", "tui")
 
 
 def register(app: typer.Typer) -> None:

@@ -149,19 +149,10 @@ def nanogpt(
         folder: for its data folder and log.
         settings: device, dtype and compile as ``--key=value``.
     """
-    from nanogpt_cli.interop import nanogpt as interop
-
-    script = checkout / "train.py"
-    if not script.is_file():
-        raise UserError(f"{script} is not there", "--against takes a checkout of nanoGPT")
-    tokens = folder / "tokens"
-    tokens.mkdir()
-    for split in ("train.bin", "val.bin"):
-        (tokens / split).symlink_to((data / split).absolute())
-    (tokens / interop.META).write_bytes(interop.vocabulary_alone(vocab_size))
-    command = [sys.executable, "-u", str(script), *nanogpt_arguments(recipe), *settings]
-    command += [f"--dataset={tokens}", f"--out_dir={folder / 'nanogpt-out'}"]
-    environment = {k: v for k, v in os.environ.items() if k not in OWN_VARIABLES}
+    command = [sys.executable, "-u", str(script_of(checkout)), *nanogpt_arguments(recipe)]
+    tokens = dataset(folder, data, vocab_size)
+    command += [*settings, f"--dataset={tokens}", f"--out_dir={folder / 'nanogpt-out'}"]
+    environment = shell_environment()
     log = folder / "nanogpt.log"
     with log.open("wb") as errors:
         process = _start(
@@ -173,6 +164,35 @@ def nanogpt(
         yield loop
     finally:
         loop.end()
+
+
+def script_of(checkout: Path) -> Path:
+    """The ``train.py`` of a checkout of nanoGPT.
+
+    Raises:
+        UserError: there is none.
+    """
+    script = checkout / "train.py"
+    if not script.is_file():
+        raise UserError(f"{script} is not there", "--against takes a checkout of nanoGPT")
+    return script
+
+
+def dataset(folder: Path, data: Path, vocab_size: int) -> Path:
+    """A new data folder for nanoGPT in ``folder``, with the tokens of ``data``."""
+    from nanogpt_cli.interop import nanogpt as interop
+
+    tokens = folder / "tokens"
+    tokens.mkdir()
+    for split in ("train.bin", "val.bin"):
+        (tokens / split).symlink_to((data / split).absolute())
+    (tokens / interop.META).write_bytes(interop.vocabulary_alone(vocab_size))
+    return tokens
+
+
+def shell_environment() -> dict[str, str]:
+    """The environment as a shell would give it, without what this program set for itself."""
+    return {k: v for k, v in os.environ.items() if k not in OWN_VARIABLES}
 
 
 def nanogpt_arguments(recipe: Recipe) -> list[str]:

@@ -125,6 +125,11 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         **_BENCH, "growth": "each row: what is varied, parameters, tokens/s, bytes, seconds",
         "recipe": "what was varied",
     },
+    "bench race": {
+        **_BENCH, "laps": "each program: seconds, cpu_seconds, tokens, val_loss, reached",
+        "target": "validation loss to reach", "ratio": "our mean seconds over nanoGPT's, or null",
+        "load": "at the start",
+    },
     "bench startup": {
         **_BENCH, "seconds": "medians", "spread": "least and most", "limits": "in seconds",
         "within": "whether each keeps its limit", "load": "at the start",
