@@ -69,6 +69,7 @@ def measure(
             x = run.forward(run.embed(), keep=backward)
             lse = run.head(x)
             gradient = run.head_gradient(x, lse) if backward else None
+        run.kept = None
         if gradient is not None:
             run.backward(gradient)
     finally:
