@@ -48,7 +48,7 @@ def bench_sample(
     ] = False,
     device: options.Device = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", help="auto is bf16 on CUDA, else fp32.")
+        str, typer.Option("--precision", help="auto is bf16 where it pays, else fp32.")
     ] = "auto",
     threads: Annotated[
         int, typer.Option("--threads", help="CPU threads; 0 measures which count is fastest.")

@@ -49,7 +49,7 @@ def evaluate(
     device: options.Device = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "tf32", "bf16", "fp16"],
-        typer.Option("--precision", help="auto is bf16 where the device multiplies it."),
+        typer.Option("--precision", help="auto is bf16 where it pays, else fp32."),
     ] = "fp32",
     out: options.RunsFolder = RUNS,
     as_json: options.AsJson = False,

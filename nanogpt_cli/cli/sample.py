@@ -153,7 +153,7 @@ def sample(
         str, typer.Option("--device", help="auto, cpu, cuda, mps.", rich_help_panel=_MACHINE)
     ] = "auto",
     precision: Annotated[
-        Precision, typer.Option("--precision", help="auto is bf16 on CUDA, else fp32.",
+        Precision, typer.Option("--precision", help="auto is bf16 where it pays, else fp32.",
                                 rich_help_panel=_MACHINE)
     ] = Precision.auto,
     threads: Annotated[

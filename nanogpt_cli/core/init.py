@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from nanogpt_cli.core import threads
 from nanogpt_cli.core.model import GPT, GPTConfig, Multipliers
 from nanogpt_cli.laws import Law
 from nanogpt_cli.schemes import Scheme, tensor_class
@@ -215,7 +216,7 @@ def _orthogonal(piece: Piece, seed: int) -> Tensor:
     rows, columns = piece.shape
     rng = generator(seed, piece.key, 0)
     tall = torch.empty(max(piece.shape), min(piece.shape)).normal_(generator=rng)
-    basis, r = torch.linalg.qr(tall)
+    basis, r = threads.alone(lambda: torch.linalg.qr(tall))
     q: Tensor = basis * r.diagonal().sign() * piece.law.scale
     return q if rows >= columns else q.T
 

@@ -11,16 +11,14 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core import checkpoint, threads
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.recipe import Recipe
 
@@ -50,8 +48,8 @@ def side_by_side(device: Device) -> int:
     if device.device.type != "cpu":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = min(torch.get_num_threads(), cores or 1)
-    return threads if threads <= _MOST else 1
+    count = min(torch.get_num_threads(), cores or 1)
+    return count if count <= _MOST else 1
 
 
 def noted(recipe: Recipe, device: Device, n_parts: int) -> Recipe:
@@ -112,24 +110,4 @@ def run(work: Callable[[range], Result], slots: range, parts: int) -> list[Resul
     """``work`` on each part, in threads of their own; results in the order of the parts."""
     if parts <= 1:
         return [work(slots)]
-    return list(_pool(parts).map(work, split(slots, parts)))
-
-
-@functools.cache
-def _pool(parts: int) -> ThreadPoolExecutor:
-    """Threads whose operations stay on them, all of them running."""
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(parts, "parts", _stay_alone)
-    list(pool.map(lambda wait: wait(), [threading.Barrier(parts).wait] * parts))
-    torch.set_num_threads(before)  # the setting is also what threads to come begin with
-    return pool
-
-
-def _stay_alone() -> None:
-    """Keep this thread's operations on it.
-
-    PyTorch gives a thread the common setting at its first operation, over what was set in it
-    before; asking for the count counts as one.
-    """
-    torch.get_num_threads()
-    torch.set_num_threads(1)
+    return list(threads.pool(parts).map(work, split(slots, parts)))

@@ -153,3 +153,19 @@ def test_transformers_gpt2_has_the_same_laws() -> None:
             columns = found.T if "c_attn.weight" in name else found
             part = columns[piece.start : piece.start + piece.shape[0]]
             assert part.std(correction=0).item() == pytest.approx(piece.std, rel=0.03, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["orthogonal", "scaled-orthogonal"])
+def test_the_bits_do_not_depend_on_how_many_threads_torch_has(name: str) -> None:
+    before = torch.get_num_threads()
+    found = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        try:
+            found.append(init.init_tensor("transformer.h.0.mlp.c_proj.weight", SMALL,
+                                          schemes.get(name), 7))  # fmt: skip
+            assert torch.get_num_threads() == count
+        finally:
+            torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

@@ -8,7 +8,7 @@ import pytest
 import torch
 import toy_run
 
-from nanogpt_cli.core import checkpoint, device, memory, parts, setup
+from nanogpt_cli.core import checkpoint, device, memory, parts, setup, threads
 from nanogpt_cli.core.stepper import Stepper
 from nanogpt_cli.core.trainer import Trainer
 from nanogpt_cli.text.tokens import TokenData
@@ -47,13 +47,13 @@ def test_parts_agree_with_one_part(data: TokenData, accumulate: int) -> None:
 def test_the_bits_do_not_depend_on_how_many_threads_torch_has(data: TokenData) -> None:
     before = torch.get_num_threads()
     found = []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
+    for count in (1, 2):
+        torch.set_num_threads(count)
         try:
             one = stepper(data, parts=3)
             one.measure(0)
             found.append([p.grad for p in one.model.parameters()])
-            assert torch.get_num_threads() == threads
+            assert torch.get_num_threads() == count
         finally:
             torch.set_num_threads(before)
     for p, q in zip(*found, strict=True):
@@ -62,7 +62,7 @@ def test_the_bits_do_not_depend_on_how_many_threads_torch_has(data: TokenData) -
 
 def test_each_part_has_one_thread_from_the_first_on_and_the_caller_keeps_its_own() -> None:
     before = torch.get_num_threads()
-    parts._pool.cache_clear()  # the first round is where a thread may take the common setting
+    threads.pool.cache_clear()  # the first round is where a thread may take the common setting
 
     def work(_: range) -> tuple[int, int]:
         first = torch.get_num_threads()
@@ -95,8 +95,8 @@ def test_many_cores_spread_operations_instead(
     data: TokenData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
-    for threads, expected in ((3, 3), (32, 1)):
-        monkeypatch.setattr("torch.get_num_threads", lambda n=threads: n)
+    for count, expected in ((3, 3), (32, 1)):
+        monkeypatch.setattr("torch.get_num_count", lambda n=count: n)
         assert parts.side_by_side(stepper(data).device) == expected
 
 

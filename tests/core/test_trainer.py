@@ -57,7 +57,7 @@ def test_gradient_norm_and_clipping(tmp_path: Path) -> None:
     assert measured.grad_norm == pytest.approx(float(norm), rel=1e-5)
     stepper.optimizers.step = lambda: None  # type: ignore[method-assign]
     kept = [p.grad for p in trainer.model.parameters()]
-    stepper.scaler.step = lambda part: None  # type: ignore[assignment,method-assign]
+    stepper.scaler.step = lambda part, n_parts: None  # type: ignore[assignment,method-assign]
     stepper.apply(measured)
     for ours, theirs in zip(kept, clipped, strict=True):
         assert ours is not None
