@@ -114,8 +114,9 @@ def _device(wanted: str) -> torch.device:
 def _precision(wanted: str, device: torch.device) -> str:
     if wanted != "auto":
         return wanted
-    native = {"cuda": torch.cuda.is_bf16_supported, "cpu": cpu_multiplies_bf16}
-    return "bf16" if native.get(device.type, lambda: False)() else "fp32"
+    if device.type == "cpu":
+        return "bf16" if cpu_multiplies_bf16() else "fp32"
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
 
 
 @functools.cache

@@ -205,14 +205,14 @@ class Muon(Optimizer):
 
 @torch.no_grad()  # of the thread that calls it
 def _advance(
-    grads: Sequence[Tensor], buffers: Sequence[Tensor], momentum: float, mine: range
-) -> Sequence[Tensor]:
+    grads: list[Tensor], buffers: list[Tensor], momentum: float, mine: range
+) -> list[Tensor]:
     """Nesterov updates of some of the parameters, whose buffers go on."""
     chosen = slice(mine.start, mine.stop)
     if not mine:
         return []
     torch._foreach_lerp_(buffers[chosen], grads[chosen], 1 - momentum)
-    return torch._foreach_lerp(grads[chosen], buffers[chosen], momentum)
+    return list(torch._foreach_lerp(grads[chosen], buffers[chosen], momentum))
 
 
 @torch.no_grad()

@@ -96,7 +96,7 @@ def test_many_cores_spread_operations_instead(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64), raising=False)
     for count, expected in ((3, 3), (32, 1)):
-        monkeypatch.setattr("torch.get_num_count", lambda n=count: n)
+        monkeypatch.setattr("torch.get_num_threads", lambda n=count: n)
         assert parts.side_by_side(stepper(data).device) == expected
 
 
