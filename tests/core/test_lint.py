@@ -136,6 +136,17 @@ def test_a_planted_fault_is_found_and_named_without_knowing_the_scheme(fault: st
     assert named in found[0]
 
 
+def test_several_faults_do_not_hide_each_other() -> None:
+    model = build(CONFIG, schemes.get("gpt2"), 3)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        half_scaled(model)
+        model.transformer.h[2].attn.c_proj.weight.zero_()
+    found = foreign(model)
+    assert topics(found) >= {"half-scaled", "zero"}
+    assert any(v.text.startswith("nearest scheme") for v in found)
+
+
 @pytest.mark.parametrize("kind", ["wte", "wpe", "fc", "q", "v", "attn_proj", "mlp_proj"])
 @pytest.mark.parametrize("factor", [0.9, 1.1])
 def test_ten_percent_in_one_class_is_found_and_named(kind: str, factor: float) -> None:
