@@ -31,6 +31,11 @@ def assets_folder() -> Path:
     return cache_home() / "assets"
 
 
+def compiled_folder() -> Path:
+    """What ``torch.compile`` made, for the next run; ``TORCHINDUCTOR_CACHE_DIR`` goes before."""
+    return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", cache_home() / "compiled"))
+
+
 def data_folder(name: str, tokenizer: str) -> Path:
     """Where the prepared set ``NAME-TOKENIZER`` lies or will lie.
 

@@ -111,27 +111,17 @@ def _caches() -> list[dict[str, Any]]:
     from nanogpt_cli import caches, places
 
     hub = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    compiled = f"{tempfile.gettempdir()}/torchinductor_{_user()}"
     folders = {
         "cache": places.cache_home(),
         "runs": places.RUNS,
         "data": places.DATA,
         "Hugging Face": Path(hub).expanduser(),
-        "torch.compile": Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled)),
+        "torch.compile": places.compiled_folder(),
     }
     return [
         {"name": name, "path": str(path), "bytes": caches.size(path) if path.exists() else 0}
         for name, path in folders.items()
     ]
-
-
-def _user() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        return ""
 
 
 def _disk() -> list[dict[str, Any]]:

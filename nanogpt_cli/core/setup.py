@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from nanogpt_cli import __version__, events, schemes
+from nanogpt_cli import __version__, events, places, schemes
 from nanogpt_cli.core import batches, distributed, init, memory, parts
 from nanogpt_cli.core.batches import Windows
 from nanogpt_cli.core.device import Device
@@ -138,6 +138,8 @@ def _compiled(model: GPT, recipe: Recipe, device: Device) -> tuple[nn.Module, De
     """
     if not device.compile:
         return model, device
+    # PyTorch's own place is the temporary folder, which a restart may clear.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(places.compiled_folder()))
     forward: nn.Module = torch.compile(model)  # type: ignore[assignment]
     shape = (recipe.train.batch_size, recipe.model.block_size)
     ids = torch.zeros(shape, dtype=torch.int64, device=device.device)
