@@ -13,6 +13,7 @@ import torch
 
 Result = TypeVar("Result")
 _MOST = 8
+_MAKING = threading.Lock()
 
 
 @functools.cache
@@ -30,7 +31,9 @@ def alone(work: Callable[[], Result]) -> Result:
 
     LAPACK's results differ in their last bits with the number of threads it finds free.
     """
-    return pool(min(_MOST, os.cpu_count() or 1)).submit(work).result()
+    with _MAKING:  # two callers at once would make two pools, and mix up the common setting
+        threads = pool(min(_MOST, os.cpu_count() or 1))
+    return threads.submit(work).result()
 
 
 def _stay_alone() -> None:
