@@ -67,14 +67,15 @@ def bench_race(
 ) -> None:
     """Measure the time from the command line to a validation loss.
 
-    nanoGPT runs the command its README gives for CPUs, unmodified, between two runs of ours; all
-    end as they would, and both models are evaluated on the whole validation split.
+    nanoGPT runs the command its README gives for CPUs, unmodified, between two runs of ours, on the
+    CPU too; all end as they would, and both models are evaluated on the whole validation split.
     """
     from nanogpt_cli import recipe_files
     from nanogpt_cli.text import prepare
     from nanogpt_cli.text.tokens import open_data
 
-    chosen = recipe_files.load(recipe, sets or []).recipe
+    sets = ["train.device=cpu", *(sets or [])]  # a GPU of ours would not race, but win
+    chosen = recipe_files.load(recipe, sets).recipe
     if against is not None:
         bench_turns.script_of(against)
     section = chosen.data
@@ -84,10 +85,10 @@ def bench_race(
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="nanogpt-bench-") as name:
         folder = Path(name)
-        laps = [_ours(recipe, chosen, sets or [], folder / "first")]
+        laps = [_ours(recipe, chosen, sets, folder / "first")]
         if against is not None:
             laps.append(_nanogpt(against.absolute(), data, open_data(data), folder))
-            laps.append(_ours(recipe, chosen, sets or [], folder / "second"))
+            laps.append(_ours(recipe, chosen, sets, folder / "second"))
     result = _result(laps, target, load)
     if not as_json:
         _show(result)
