@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("patient", deadline=None)
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.load_profile("same" if os.environ.get("CI") else "patient")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home_of_wide_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """``NANOGPT_HOME`` of what a module or the session shares: made before any test has its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOGPT_HOME", str(tmp_path_factory.mktemp("wide-home")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nanogpt_cli.core import dropout
+from nanogpt_cli.core.dropout import Noise
+
 # Receives (what, layer, tensor) while a forward pass runs; layer is -1 outside the blocks. Used by
 # statistics and inspection on the eager module; a compiled module never gets one.
 Probe = Callable[[str, int, Tensor], None]
@@ -140,13 +143,17 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, LAYER_NORM_EPS)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, dropout: float) -> Tensor:
-    """Causal attention of (B, H, T, D) queries, keys and values.
+def _attend(
+    q: Tensor, k: Tensor, v: Tensor, *, scale: float, p: float, noise: Noise | None = None
+) -> Tensor:
+    """Causal attention of (B, H, T, D) queries, keys and values; ``p`` of its weights dropped.
 
     PyTorch's fused kernel for CPUs is slower in half precision than in float32 while the context
     is short: its backward by five times at 64 positions, a quarter at 256.
     """
-    attend = partial(F.scaled_dot_product_attention, is_causal=True, scale=scale, dropout_p=dropout)
+    if p and noise is not None:
+        return dropout.attend(q, k, v, scale=scale, p=p, noise=noise)
+    attend = partial(F.scaled_dot_product_attention, is_causal=True, scale=scale, dropout_p=p)
     if q.device.type != "cpu" or q.dtype == torch.float32 or q.shape[2] > _SHORT:
         return attend(q, k, v)
     with torch.autocast("cpu", enabled=False):
@@ -164,9 +171,8 @@ class CausalSelfAttention(nn.Module):
         self.dropout = config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, probe: Probe | None = None) -> Tensor:
+    def forward(self, x: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
         B, T, C = x.shape
         q, k, v = self.c_attn(x).split(C, dim=2)  # each (B, T, C)
@@ -175,10 +181,10 @@ class CausalSelfAttention(nn.Module):
             probe("q", self.layer, q)
             probe("k", self.layer, k)
             probe("v", self.layer, v)
-        y = _attend(q, k, v, scale=self.scale, dropout=self.dropout * self.training)
+        p = self.dropout * self.training
+        y = _attend(q, k, v, scale=self.scale, p=p, noise=noise)
         y = y.transpose(1, 2).reshape(B, T, C)
-        out: Tensor = self.resid_dropout(self.c_proj(y))
-        return out
+        return dropout.drop(self.c_proj(y), p, noise)
 
 
 class MLP(nn.Module):
@@ -192,9 +198,9 @@ class MLP(nn.Module):
         rows = config.hidden_size * (2 if self.gated else 1)
         self.c_fc = nn.Linear(config.n_embd, rows, bias=config.bias)
         self.c_proj = nn.Linear(config.hidden_size, config.n_embd, bias=config.bias)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
-    def forward(self, x: Tensor, probe: Probe | None = None) -> Tensor:
+    def forward(self, x: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
         h = self.c_fc(x)  # (B, T, 4C); gate and value side by side for SwiGLU
         value: Tensor | None = None
@@ -207,8 +213,7 @@ class MLP(nn.Module):
             h = h * value
         if probe is not None:
             probe("hidden", self.layer, h)
-        out: Tensor = self.dropout(self.c_proj(h))
-        return out
+        return dropout.drop(self.c_proj(h), self.dropout * self.training, noise)
 
 
 class Block(nn.Module):
@@ -223,10 +228,10 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.n_embd, config.bias)
         self.mlp = MLP(config, layer)
 
-    def forward(self, x: Tensor, probe: Probe | None = None) -> Tensor:
+    def forward(self, x: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
         """Map the residual stream (B, T, C) to the next one."""
-        x = self._join(x, "attn", self.attn(self.ln_1(x), probe), probe)
-        x = self._join(x, "mlp", self.mlp(self.ln_2(x), probe), probe)
+        x = self._join(x, "attn", self.attn(self.ln_1(x), probe, noise), probe)
+        x = self._join(x, "mlp", self.mlp(self.ln_2(x), probe, noise), probe)
         if probe is not None:
             probe("resid", self.layer, x)
         return x
@@ -246,7 +251,6 @@ class Transformer(nn.Module):
         super().__init__()
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = LayerNorm(config.n_embd, config.bias)
 
@@ -270,7 +274,7 @@ class GPT(nn.Module):
         if self.config.tied:
             self.lm_head.weight = self.transformer.wte.weight
 
-    def embed(self, idx: Tensor, start: int = 0) -> Tensor:
+    def embed(self, idx: Tensor, start: int = 0, noise: Noise | None = None) -> Tensor:
         """Token plus position embedding: (B, T) ids at positions ``start``.. to (B, T, C)."""
         T = idx.shape[1]
         if start + T > self.config.block_size:
@@ -279,8 +283,7 @@ class GPT(nn.Module):
         x: Tensor = self.transformer.wte(idx) + self.transformer.wpe(positions)
         if self.config.multipliers.embedding != 1.0:
             x = x * self.config.multipliers.embedding
-        dropped: Tensor = self.transformer.drop(x)
-        return dropped
+        return dropout.drop(x, self.config.dropout * self.training, noise)
 
     def head(self, x: Tensor) -> Tensor:
         """Residual stream (B, T, C) to logits (B, T, V)."""
@@ -290,7 +293,11 @@ class GPT(nn.Module):
         return logits
 
     def forward(
-        self, idx: Tensor, targets: Tensor | None = None, probe: Probe | None = None
+        self,
+        idx: Tensor,
+        targets: Tensor | None = None,
+        probe: Probe | None = None,
+        noise: Noise | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Logits of every position and, given targets, the mean cross-entropy.
 
@@ -298,15 +305,16 @@ class GPT(nn.Module):
             idx: (B, T) int64 token ids, T ≤ block_size.
             targets: (B, T) int64 next ids; -1 is ignored.
             probe: see ``Probe``.
+            noise: of B sequences, for dropout; without it PyTorch's generator decides.
 
         Returns:
             logits (B, T, V) and the loss in nats (``None`` without targets).
         """
-        x = self.embed(idx)
+        x = self.embed(idx, noise=noise)
         if probe is not None:
             probe("embed", -1, x)
         for block in self.transformer.h:
-            x = block(x, probe)
+            x = block(x, probe, noise)
         logits = self.head(x)
         if targets is None:
             return logits, None

@@ -34,11 +34,11 @@ Loss = Callable[[range], Tensor]
 def choose(recipe: Recipe, device: Device, world: int) -> int:
     """How many parts: the recipe's number, or one per core this process may use.
 
-    Dropout draws from one generator, fp16 has one loss scaler, compiled models and several
-    processes have threads of their own: they work in one part.
+    fp16 has one loss scaler, compiled models and several processes have threads of their own: they
+    work in one part.
     """
     alone = device.device.type == "cpu" and not device.compile and world == 1
-    if not alone or recipe.model.dropout or device.precision == "fp16":
+    if not alone or device.precision == "fp16":
         return 1
     return min(recipe.train.parts or side_by_side(device), recipe.train.batch_size)
 

@@ -187,9 +187,9 @@ def _pass(
     for start in range(0, batch, stepper.micro_batch):
         slots = range(start, min(start + stepper.micro_batch, batch))
         x, y = made.batch(index, slots)
-        with kernel(), made.dropout_stream(index, start):
+        with kernel(), made.dropout_stream(index, slots) as noise:
             with made.device.autocast():
-                logits, loss = model(x, y, probe=watch)
+                logits, loss = model(x, y, probe=watch, noise=noise)
             watch("logits", -1, logits)
             assert loss is not None
             loss = loss * (len(slots) / batch)

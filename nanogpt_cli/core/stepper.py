@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nanogpt_cli.core import batches, distributed, parts
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.core.distributed import Group
+from nanogpt_cli.core.dropout import Noise
 from nanogpt_cli.core.ema import Average
 from nanogpt_cli.core.evaluate import Tokens
 from nanogpt_cli.core.model import GPT
@@ -153,8 +154,9 @@ class Stepper:
                 continue
             x, y = self.batch(step, slots)
             with distributed.reducing(self.forward, self.model, last=slots.stop == stop):
-                with self.dropout_stream(step, start), self.device.autocast():
-                    loss = self.forward(x, y)[1]  # a name for the logits would keep them alive
+                with self.dropout_stream(step, slots) as noise, self.device.autocast():
+                    # A name for the logits would keep them alive.
+                    loss = self.forward(x, y, noise=noise)[1]
                 # Ranks average their gradients, so each weighs its share by their number.
                 loss = loss * (len(slots) * self.group.world / self.windows.batch)
                 self.scaler.scale(loss).backward()
@@ -162,12 +164,12 @@ class Stepper:
         return total / self.group.world if self.group.world > 1 else total
 
     def _in_parts(self, step: int, slots: range) -> Tensor:
-        """The same for one micro-batch in parts: one process, no dropout, nothing to scale."""
+        """The same for one micro-batch in parts: one process, nothing to scale."""
 
         def loss(mine: range) -> Tensor:
             x, y = self.batch(step, mine)
-            with self.device.autocast():
-                found: Tensor = self.model(x, y)[1]
+            with self.dropout_stream(step, mine) as noise, self.device.autocast():
+                found: Tensor = self.model(x, y, noise=noise)[1]
             return found * (len(mine) / self.windows.batch)
 
         parameters = [p for _, p in self._named]
@@ -177,16 +179,23 @@ class Stepper:
         return total
 
     @contextlib.contextmanager
-    def dropout_stream(self, step: int, start: int) -> Iterator[None]:
-        """Dropout noise as a function of (seed, step, slot), whatever ran before."""
+    def dropout_stream(self, step: int, slots: range) -> Iterator[Noise | None]:
+        """Dropout's noise as a function of the seed and of what is computed.
+
+        On a CPU that is (step, slot), and the noise is given to the model. Devices and compiled
+        models draw from PyTorch's generator, seeded by (step, first slot of the micro-batch).
+        """
+        keys = self.windows.seed, "dropout", step
         if not self.model.config.dropout:
-            yield
-            return
-        generator = _generator(self.device.device)
-        before = generator.get_state()
-        generator.manual_seed(stream_seed(self.windows.seed, "dropout", step, start))
-        yield
-        generator.set_state(before)
+            yield None
+        elif self.device.device.type == "cpu" and not self.device.compile:
+            yield Noise([stream_seed(*keys, slot) for slot in slots])
+        else:
+            generator = _generator(self.device.device)
+            before = generator.get_state()
+            generator.manual_seed(stream_seed(*keys, slots.start))
+            yield None
+            generator.set_state(before)
 
     def apply(self, measured: Measured) -> None:
         """Clip and update; the gradients are gone afterwards."""

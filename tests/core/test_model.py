@@ -166,7 +166,7 @@ def test_short_attention_in_bfloat16_is_computed_in_float32() -> None:
     wide = [t.detach().float().requires_grad_() for t in (q, k, v)]
     exact = torch.nn.functional.scaled_dot_product_attention(*wide, is_causal=True)
     with torch.autocast("cpu", torch.bfloat16):
-        ours = _attend(q, k, v, scale=attn.scale, dropout=0.0)
+        ours = _attend(q, k, v, scale=attn.scale, p=0.0)
     assert torch.equal(ours, exact.bfloat16())
     upstream = torch.randn_like(exact).bfloat16()
     found = torch.autograd.grad(ours, (q, k, v), upstream)
