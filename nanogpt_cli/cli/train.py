@@ -160,7 +160,7 @@ def _resumed(name: str, out: Path, sets: list[str]) -> Plan:
     """An earlier run, with its own recipe."""
     from nanogpt_cli import files, recipe_files
     from nanogpt_cli.cli.training import Plan
-    from nanogpt_cli.core import checkpoint
+    from nanogpt_cli.core import retention
     from nanogpt_cli.runlog import find_run
 
     run = find_run(name or None, out)
@@ -168,7 +168,7 @@ def _resumed(name: str, out: Path, sets: list[str]) -> Plan:
     with files.readable_os_errors("write the recipe", run.recipe):
         files.write_text(run.recipe, recipe_files.to_toml(loaded.recipe))
     planned = loaded.recipe.train.max_steps
-    if max(checkpoint.list_steps(run), default=0) >= planned:
+    if max(retention.list_steps(run), default=0) >= planned:
         console.say(f"all {planned} steps are made; --set train.max_steps=N makes the run longer")
     return Plan(loaded.recipe, _prepared(loaded.recipe), run, resume=True)
 

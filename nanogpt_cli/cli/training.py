@@ -129,9 +129,9 @@ def _run(plan: Plan, group: Group) -> events.RunEnded:
 
 def _say_what_is_kept(folder: RunFolder) -> None:
     """After a second Ctrl-C."""
-    from nanogpt_cli.core import checkpoint
+    from nanogpt_cli.core import retention
 
-    steps = checkpoint.list_steps(folder)
+    steps = retention.list_steps(folder)
     if steps:
         console.say(f"stopped at once; what came after step {steps[-1]} is not saved")
         console.next_command(f"nanogpt train {folder.path} --resume")
@@ -169,12 +169,12 @@ def _trainer(plan: Plan, group: Group, stop: _StopSignal) -> Trainer:
 
 def _newest(folder: RunFolder) -> Path:
     """The newest whole checkpoint; damaged ones are named and set aside."""
-    from nanogpt_cli.core import checkpoint
+    from nanogpt_cli.core import retention
 
-    newest, problems = checkpoint.newest_intact(folder)
+    newest, problems = retention.newest_intact(folder)
     for damaged, problem in problems:
         console.say(f"skipped: {problem}")
-        console.say(f"  it is kept as {checkpoint.set_aside(damaged).name}")
+        console.say(f"  it is kept as {retention.set_aside(damaged).name}")
     if newest is None:
         raise UserError(
             f"run {folder.name} has no whole checkpoint to go on from",

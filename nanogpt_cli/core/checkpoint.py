@@ -3,14 +3,13 @@
 ``checkpoints/step-000500/`` holds ``model.safetensors`` (names of ``core/model.py``; a tied head is
 left out), ``optimizer.safetensors`` (state tensors as ``PARAMETER.NAME``), ``ema.safetensors`` (the
 average of the weights, if the run keeps one), ``tokenizer.json`` and ``state.json`` (step, model
-configuration, recipe, random state, versions, sha256 of the others).
-``checkpoints/best.json`` names the step with the lowest validation loss.
+configuration, recipe, random state, versions, sha256 of the others). Which of them a run keeps is
+the matter of ``core/retention.py``.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -39,8 +38,6 @@ TOKENIZER = "tokenizer.json"
 # What a model that is only read needs; the optimizer's file is twice as large.
 FOR_READING = (MODEL, EMA, TOKENIZER)
 STATE = "state.json"
-BEST = "best.json"
-_STEP = re.compile(r"^step-(\d+)$")
 # Room beside the checkpoint itself for logs and samples.
 _SPARE_BYTES = 16 << 20
 
@@ -72,14 +69,6 @@ class Loaded:
 def folder_of(run: RunFolder, step: int) -> Path:
     """Where the checkpoint of ``step`` lies."""
     return run.checkpoints / f"step-{step:06d}"
-
-
-def list_steps(run: RunFolder) -> list[int]:
-    """Steps that have a checkpoint folder, ascending."""
-    if not run.checkpoints.is_dir():
-        return []
-    found = (_STEP.match(path.name) for path in run.checkpoints.iterdir() if path.is_dir())
-    return sorted(int(match.group(1)) for match in found if match)
 
 
 def model_tensors(model: GPT) -> dict[str, Tensor]:
@@ -300,82 +289,3 @@ def check_fit(model: GPT, tensors: Mapping[str, Tensor], *, source: str) -> None
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise CheckpointError(f"{source} does not fit the model: {'; '.join(problems[:4])}{more}")
-
-
-def mark_best(run: RunFolder, step: int, val_loss: float) -> None:
-    """Remember ``step`` as the best so far."""
-    files.write_json(run.checkpoints / BEST, {"step": step, "val_loss": val_loss})
-
-
-def best_step(run: RunFolder) -> int | None:
-    """The step of the best checkpoint, if one is marked and still there."""
-    try:
-        step = int(json.loads((run.checkpoints / BEST).read_bytes())["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return step if folder_of(run, step).is_dir() else None
-
-
-def find(run: RunFolder, which: str = "last") -> Path:
-    """The checkpoint folder ``which`` of a run: "last", "best" or a step number.
-
-    Raises:
-        CheckpointError: there is none; the message lists those there are.
-    """
-    steps = list_steps(run)
-    if not steps:
-        raise CheckpointError(
-            f"run {run.name} has no checkpoint yet", "wait for its first save, or train longer"
-        )
-    if which == "last":
-        return folder_of(run, steps[-1])
-    if which == "best":
-        best = best_step(run)
-        return folder_of(run, steps[-1] if best is None else best)
-    if which.isdigit() and int(which) in steps:
-        return folder_of(run, int(which))
-    there = ", ".join(str(step) for step in steps)
-    raise CheckpointError(
-        f"run {run.name} has no checkpoint {which!r}", f"there are: best, last, {there}"
-    )
-
-
-def newest_intact(run: RunFolder) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest checkpoint that verifies; the newer ones and what is wrong with them."""
-    problems: list[tuple[Path, str]] = []
-    for step in reversed(list_steps(run)):
-        folder = folder_of(run, step)
-        try:
-            verify(folder)
-        except CheckpointError as error:
-            problems.append((folder, error.message))
-        else:
-            return folder, problems
-    return None, problems
-
-
-def prune(run: RunFolder, *, keep: int, keep_every: int = 0) -> list[int]:
-    """Remove old checkpoints; returns the removed steps.
-
-    The newest ``keep``, the best one and each multiple of ``keep_every`` stay.
-    """
-    steps = list_steps(run)
-    best = best_step(run)
-    removed = []
-    for step in steps[: max(0, len(steps) - max(keep, 1))]:
-        if step == best or (keep_every and step % keep_every == 0):
-            continue
-        files.remove_folder(folder_of(run, step))
-        removed.append(step)
-    return removed
-
-
-def set_aside(folder: Path) -> Path:
-    """Rename a damaged checkpoint so that nothing takes it for one; returns its new path."""
-    target = folder.with_name(f"damaged-{folder.name}")
-    number = 1
-    while target.exists():
-        number += 1
-        target = folder.with_name(f"damaged-{folder.name}-{number}")
-    folder.rename(target)
-    return target

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 
 from nanogpt_cli import events
-from nanogpt_cli.core import checkpoint, distributed, evaluate, progress
+from nanogpt_cli.core import checkpoint, distributed, evaluate, progress, retention
 from nanogpt_cli.core.evaluate import Result
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.progress import Progress
@@ -106,7 +106,7 @@ class Milestones:
         if not self.group.leads:
             return
         keep = self.recipe.train
-        checkpoint.prune(self.folder, keep=keep.keep, keep_every=keep.keep_every)
+        retention.prune(self.folder, keep=keep.keep, keep_every=keep.keep_every)
         yield events.Checkpoint(
             step=self.progress.step,
             path=str(path.relative_to(self.folder.path)),
@@ -135,7 +135,7 @@ class Milestones:
         if best and self.folder:
             yield from self.save()
             if self.group.leads:
-                checkpoint.mark_best(self.folder, step, result.loss)
+                retention.mark_best(self.folder, step, result.loss)
         if self.recipe.stats.budget or self.recipe.stats.every:
             found = self.collector.histograms()
             yield events.Layers(step=step, stats={}, histograms=found)

@@ -59,7 +59,7 @@ class Recorder:
             "loss": plain(measured.loss),
             "grad_norm": plain(measured.grad_norm),
             "gradients": stepper.broken_gradients(),
-            "dropout_seeded_by": [stepper.windows.seed, "dropout", index, "first slot"],
+            "dropout_seeded_by": [stepper.windows.seed, "dropout", index, "slot"],
             "windows": self._windows(stepper, index),
             "loss_scale": stepper.scaler.get_scale(),
             "model": stepper.model.config.to_dict(),

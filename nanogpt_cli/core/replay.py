@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nanogpt_cli import events, recipe_files
-from nanogpt_cli.core import checkpoint, device, progress
+from nanogpt_cli.core import checkpoint, device, progress, retention
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.setup import assemble
 from nanogpt_cli.core.stepper import Stepper
@@ -132,7 +132,7 @@ def _catch_up(
     run: RunFolder, stepper: Stepper, data: TokenData, step: int, report: Callable[[str], None]
 ) -> str:
     """Restore the nearest earlier checkpoint and make the steps up to ``step``."""
-    earlier = [s for s in checkpoint.list_steps(run) if s < step]
+    earlier = [s for s in retention.list_steps(run) if s < step]
     where = "the initial values"
     state = progress.Progress()
     if earlier:

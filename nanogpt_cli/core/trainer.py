@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanogpt_cli import events
-from nanogpt_cli.core import checkpoint, commands, device, parts, progress
+from nanogpt_cli.core import commands, device, parts, progress, retention
 from nanogpt_cli.core.alarms import Alarms
 from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.milestones import Milestones
@@ -247,7 +247,7 @@ class Trainer:
 
     def _roll_back(self, index: int) -> str:
         """Return to the last checkpoint and leave step ``index`` out; "", or why it cannot be."""
-        found = checkpoint.newest_intact(self.folder)[0] if self.folder else None
+        found = retention.newest_intact(self.folder)[0] if self.folder else None
         folder = self.group.share(str(found) if found else "")
         if not folder:
             return "there is no checkpoint to return to"
@@ -309,7 +309,7 @@ class Trainer:
         if self._ending in ("finished", "early_stop"):
             yield from self._emit(self.milestones.complete())
         best = self.progress.best_loss
-        last = checkpoint.list_steps(self.folder)[-1:] if self.folder else []
+        last = retention.list_steps(self.folder)[-1:] if self.folder else []
         ended = events.RunEnded(
             step=self.progress.step,
             reason=self._ending,

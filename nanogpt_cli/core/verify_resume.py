@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nanogpt_cli import events
-from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core import checkpoint, retention
 from nanogpt_cli.core.trainer import Trainer
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.runlog import RunFolder
@@ -78,7 +78,7 @@ def check(
     run = RunFolder(folder)
     _drive(Trainer(recipe, data, run), resumed, stop)
     second = Trainer(recipe, data, run)
-    second.restore(checkpoint.find(run, "last"))
+    second.restore(retention.find(run, "last"))
     _drive(second, resumed, steps)
     return Verdict(
         steps=steps,

@@ -10,6 +10,7 @@ from typing import Any
 
 from nanogpt_cli import runlog
 from nanogpt_cli.core import checkpoint as checkpoints
+from nanogpt_cli.core import retention
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import Foreign, hub
@@ -89,8 +90,8 @@ def resolve(
 
 
 def _of_run(run: RunFolder, which: str, raw: bool) -> Source:
-    folder = checkpoints.find(run, which)
-    best = checkpoints.best_step(run)
+    folder = retention.find(run, which)
+    best = retention.best_step(run)
     found = _of_checkpoint(folder, f"run {run.name}", raw)
     mark = " (best)" if best == found.step else ""
     return Source(found.model, found.tokenizer, found.label + mark, found.step, found.state)

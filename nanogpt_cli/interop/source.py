@@ -23,7 +23,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core import checkpoint, retention
 from nanogpt_cli.core.init import shapes, undrawn
 from nanogpt_cli.core.model import GPT, GPTConfig, Multipliers
 from nanogpt_cli.errors import UserError
@@ -176,7 +176,7 @@ def from_run(run: RunFolder, which: str = "best", *, raw: bool = False) -> Expor
     Raises:
         UserError: there is none, or it is damaged.
     """
-    folder = checkpoint.find(run, which)
+    folder = retention.find(run, which)
     state = checkpoint.verify(folder, checkpoint.FOR_READING)
     try:
         original = GPTConfig.from_dict(state["model"])

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from nanogpt_cli import recipe_files
 from nanogpt_cli.cli import app
-from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core import checkpoint, retention
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import huggingface, nanogpt, source
 from nanogpt_cli.runlog import RunFolder, find_run
@@ -46,7 +46,7 @@ def test_huggingface_folder_becomes_a_run() -> None:
     assert done.exit_code == 0
     assert done.stdout.splitlines()[-1] == "runs/my-model"
     run = find_run("my-model")
-    loaded = checkpoint.load(checkpoint.find(run))
+    loaded = checkpoint.load(retention.find(run))
     assert same_tensors(loaded.model, found.model())
     assert loaded.model.config.activation == "gelu_tanh"
     recipe = recipe_files.load(run.recipe).recipe

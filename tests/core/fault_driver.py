@@ -18,7 +18,7 @@ import torch._dynamo  # noqa: F401 - which the first optimizer would import in e
 import toy_run
 
 from nanogpt_cli.cli import training
-from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core import retention
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.runlog import RunFolder
 
@@ -72,7 +72,7 @@ def hammer(folder: Path, data: Path, kills: int, max_steps: int, seed: int) -> d
     wanted = recipe(max_steps)
     counts = {"kills": 0, "during_a_save": 0, "before_any_checkpoint": 0, "starts": 0}
     while True:
-        newest = checkpoint.newest_intact(run)[0]
+        newest = retention.newest_intact(run)[0]
         pid = start(training.Plan(wanted, data, run, resume=newest is not None))
         counts["starts"] += 1
         if counts["kills"] < kills:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nanogpt_cli import files, schemes
-from nanogpt_cli.core import checkpoint, init
+from nanogpt_cli.core import checkpoint, init, retention
 from nanogpt_cli.core.checkpoint import CheckpointError
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.errors import UserError
@@ -45,7 +45,7 @@ def run(tmp_path: Path, gpt: GPT) -> RunFolder:
 
 
 def test_round_trip(run: RunFolder, gpt: GPT) -> None:
-    loaded = checkpoint.load(checkpoint.find(run, "20"))
+    loaded = checkpoint.load(retention.find(run, "20"))
     assert loaded.step == 20
     assert loaded.model.config == gpt.config
     assert loaded.model.lm_head.weight is loaded.model.transformer.wte.weight
@@ -56,7 +56,7 @@ def test_round_trip(run: RunFolder, gpt: GPT) -> None:
 def test_others_may_read_it_as_the_umask_says(run: RunFolder) -> None:
     umask = os.umask(0)
     os.umask(umask)
-    for path in checkpoint.find(run, "20").iterdir():
+    for path in retention.find(run, "20").iterdir():
         assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path
 
 
@@ -75,11 +75,11 @@ def cut(path: Path) -> None:
 def test_damage_is_refused_by_name_and_the_previous_one_offered(
     run: RunFolder, damage: Any, name: str
 ) -> None:
-    folder = checkpoint.find(run, "last")
+    folder = retention.find(run, "last")
     damage(folder / name)
     with pytest.raises(CheckpointError, match=name):
         checkpoint.load(folder)
-    newest, problems = checkpoint.newest_intact(run)
+    newest, problems = retention.newest_intact(run)
     assert newest == checkpoint.folder_of(run, 20)
     assert [path for path, _ in problems] == [folder]
     assert name in problems[0][1]
@@ -87,7 +87,7 @@ def test_damage_is_refused_by_name_and_the_previous_one_offered(
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 99}', '{"format": 1}'])
 def test_a_broken_state_file_is_refused(run: RunFolder, content: str) -> None:
-    folder = checkpoint.find(run, "last")
+    folder = retention.find(run, "last")
     (folder / "state.json").write_text(content)
     with pytest.raises(CheckpointError, match=r"state\.json"):
         checkpoint.verify(folder)
@@ -105,27 +105,27 @@ def test_wrong_tensors_are_named(run: RunFolder, gpt: GPT) -> None:
 
 
 def test_set_aside_keeps_the_bytes_out_of_the_way(run: RunFolder) -> None:
-    aside = checkpoint.set_aside(checkpoint.find(run, "last"))
+    aside = retention.set_aside(retention.find(run, "last"))
     assert aside.name == "damaged-step-000030"
-    assert checkpoint.list_steps(run) == [10, 20]
+    assert retention.list_steps(run) == [10, 20]
 
 
 def test_prune_keeps_the_newest_the_best_and_the_multiples(run: RunFolder, gpt: GPT) -> None:
     for step in (40, 50, 60):
         write(run, gpt, step)
-    checkpoint.mark_best(run, 20, 1.5)
-    assert checkpoint.prune(run, keep=2, keep_every=40) == [10, 30]
-    assert checkpoint.list_steps(run) == [20, 40, 50, 60]
-    assert checkpoint.find(run, "best").name == "step-000020"
+    retention.mark_best(run, 20, 1.5)
+    assert retention.prune(run, keep=2, keep_every=40) == [10, 30]
+    assert retention.list_steps(run) == [20, 40, 50, 60]
+    assert retention.find(run, "best").name == "step-000020"
     assert [p.name for p in run.checkpoints.iterdir() if p.name.startswith(".tmp")] == []
 
 
 def test_find_names_what_there_is(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
-        checkpoint.find(run, "15")
+        retention.find(run, "15")
     assert caught.value.hint == "there are: best, last, 10, 20, 30"
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
-        checkpoint.find(RunFolder(tmp_path))
+        retention.find(RunFolder(tmp_path))
 
 
 @pytest.mark.parametrize("moment", ["write_json", "_fsync_tree", "_move_into_place"])
@@ -149,7 +149,7 @@ def test_too_little_space_is_seen_before_writing(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"needs 17 MB, 0 MB are free"):
         write(run, gpt, 40)
-    assert checkpoint.list_steps(run) == [10, 20, 30]
+    assert retention.list_steps(run) == [10, 20, 30]
 
 
 @pytest.fixture
@@ -173,8 +173,8 @@ def test_a_real_full_disk(small_disk: Path, gpt: GPT) -> None:
     (small_disk / "filler").write_bytes(bytes(18 << 20))
     with pytest.raises(UserError, match="MB are free"):
         write(run, gpt, 20)
-    checkpoint.verify(checkpoint.find(run, "last"))
-    assert checkpoint.list_steps(run) == [10]
+    checkpoint.verify(retention.find(run, "last"))
+    assert retention.list_steps(run) == [10]
 
 
 def test_a_read_only_folder(run: RunFolder, gpt: GPT, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,12 +192,12 @@ def test_a_read_only_folder(run: RunFolder, gpt: GPT, monkeypatch: pytest.Monkey
 def test_leftovers_of_a_killed_save_are_recognised(run: RunFolder) -> None:
     (run.checkpoints / ".tmp-step-000040-abc").mkdir()
     (run.checkpoints / ".tmp-step-000040-abc" / "model.safetensors").write_bytes(b"half")
-    assert checkpoint.list_steps(run) == [10, 20, 30]
+    assert retention.list_steps(run) == [10, 20, 30]
     assert [p.name for p in files.remove_leftovers(run.checkpoints)] == [".tmp-step-000040-abc"]
 
 
 def test_state_is_strict_json_with_every_hash(run: RunFolder) -> None:
-    state = json.loads((checkpoint.find(run) / "state.json").read_text())
+    state = json.loads((retention.find(run) / "state.json").read_text())
     assert state["sha256"].keys() == {
         "model.safetensors", "optimizer.safetensors", "tokenizer.json",
     }  # fmt: skip

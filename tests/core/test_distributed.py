@@ -15,7 +15,7 @@ import torch
 import toy_run
 
 from nanogpt_cli import recipe_files
-from nanogpt_cli.core import checkpoint, distributed
+from nanogpt_cli.core import checkpoint, distributed, retention
 from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.trainer import Trainer
 from nanogpt_cli.errors import UserError
@@ -51,7 +51,7 @@ def compare(one: RunFolder, two: RunFolder) -> None:
     first, second = (toy_run.losses(log) for log in logs)
     assert first == pytest.approx(second, abs=1e-5)
     for name in (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.EMA):
-        ours, theirs = (checkpoint.read_tensors(checkpoint.find(r) / name) for r in (one, two))
+        ours, theirs = (checkpoint.read_tensors(retention.find(r) / name) for r in (one, two))
         assert ours.keys() == theirs.keys()
         for key in ours:
             assert (ours[key] - theirs[key]).abs().max() < 1e-3, key
@@ -91,7 +91,7 @@ def test_two_processes_equal_one_and_resume_as_one(
     assert (facts["reason"], facts["step"]) == ("finished", 6)
     run = RunFolder(tmp_path / facts["run"])
     second = Trainer(shared_recipe(parallel, 12), data, run)
-    second.restore(checkpoint.find(run))
+    second.restore(retention.find(run))
     with EventWriter(run.events) as write:
         for event in second.run():
             write(event)
@@ -111,7 +111,7 @@ def test_a_killed_rank_ends_the_job_in_words_and_a_restart_finishes_it(tmp_path:
         text=True,
     )
     run = RunFolder(tmp_path / "runs" / "toy")
-    while len(checkpoint.list_steps(run)) < 2:
+    while len(retention.list_steps(run)) < 2:
         assert process.poll() is None
         time.sleep(0.02)
     os.kill(_other_rank(tmp_path), signal.SIGKILL)
@@ -120,12 +120,12 @@ def test_a_killed_rank_ends_the_job_in_words_and_a_restart_finishes_it(tmp_path:
     assert "ended with signal SIGKILL" in complaint
     assert "--resume --procs 2" in complaint
     assert "Traceback" not in complaint
-    step = checkpoint.list_steps(run)[-1]
+    step = retention.list_steps(run)[-1]
     limit = ["--set", f"train.max_steps={step + 3}"]
     again = train(tmp_path, run.path, "--resume", "--procs", 2, *limit)
     assert again.returncode == 0, again.stderr
     assert "going on from" in again.stderr
-    assert checkpoint.list_steps(run)[-1] == step + 3
+    assert retention.list_steps(run)[-1] == step + 3
 
 
 def _other_rank(folder: Path) -> int:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from nanogpt_cli import events
 from nanogpt_cli.cli import app
-from nanogpt_cli.core import checkpoint, evaluate
+from nanogpt_cli.core import checkpoint, evaluate, retention
 from nanogpt_cli.core.trainer import Trainer
 from nanogpt_cli.interop import source as sources
 from nanogpt_cli.recipe import Recipe
@@ -63,7 +63,7 @@ def test_the_logged_loss_is_the_averages_and_training_goes_on_with_the_weights(
     run, data, logged = finished
     plain = Trainer(recipe(), toy_run.data(tmp_path))
     toy_run.run(plain)
-    folder = checkpoint.find(run, "last")
+    folder = retention.find(run, "last")
     raw = checkpoint.load(folder, raw=True).model
     assert torch.equal(raw.state_dict()[NAME], plain.model.state_dict()[NAME])
     device = plain.stepper.device
@@ -78,13 +78,13 @@ def test_eval_and_export_take_the_average_unless_told(
     run, _, logged = finished
     losses = []
     for more in ([], ["--raw"]):
-        done = CliRunner().invoke(app, ["eval", str(checkpoint.find(run)), "--json", *more])
+        done = CliRunner().invoke(app, ["eval", str(retention.find(run)), "--json", *more])
         facts = json.loads(done.stdout)
         assert facts["model"].endswith(", averaged weights") == (not more)
         losses.append(facts["loss"])
     assert losses[0] == pytest.approx(logged, abs=1e-9)
     assert losses[1] != losses[0]
-    folder = checkpoint.find(run)
+    folder = retention.find(run)
     for raw, name in ((False, checkpoint.EMA), (True, checkpoint.MODEL)):
         weights = sources.from_run(run, raw=raw).weights
         assert torch.equal(weights.get(NAME), checkpoint.read_tensors(folder / name)[NAME])
@@ -94,8 +94,8 @@ def test_a_run_that_goes_on_with_a_new_average_begins_it_at_its_weights(tmp_path
     run, data = toy_run.folder(tmp_path / "run"), toy_run.data(tmp_path)
     toy_run.run(Trainer(recipe(), data, run), steps=4)
     second = Trainer(averaged(), data, run)
-    second.restore(checkpoint.find(run))
+    second.restore(retention.find(run))
     parameter = dict(second.model.named_parameters())[NAME]
     assert torch.equal(second.stepper.average.values[NAME], parameter)
     toy_run.run(second)
-    assert (checkpoint.find(run, "last") / checkpoint.EMA).is_file()
+    assert (retention.find(run, "last") / checkpoint.EMA).is_file()

@@ -13,7 +13,7 @@ import pytest
 import toy_run
 
 from nanogpt_cli import events
-from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core import checkpoint, retention
 from nanogpt_cli.runlog import EventReader, RunFolder
 
 # For the long version: NANOGPT_TEST_KILLS=120 pytest tests/core/test_faults.py
@@ -44,9 +44,7 @@ def test_killed_at_random_moments_equals_uninterrupted(tmp_path: Path) -> None:
     assert counts["starts"] == KILLS + 1
 
     for name in (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.EMA):
-        one, two = (
-            checkpoint.read_tensors(checkpoint.find(run) / name) for run in (calm, hammered)
-        )
+        one, two = (checkpoint.read_tensors(retention.find(run) / name) for run in (calm, hammered))
         assert toy_run.differing(one, two) == []
     logs = [list(EventReader(run.events).read_all()) for run in (calm, hammered)]
     assert toy_run.losses(logs[1]) == toy_run.losses(logs[0])

@@ -9,7 +9,7 @@ import toy_run
 from toy_run import differing, losses, of_type, recipe, tensors
 
 from nanogpt_cli import events
-from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core import checkpoint, retention
 from nanogpt_cli.core.trainer import Trainer
 from nanogpt_cli.errors import UserError
 
@@ -36,7 +36,7 @@ def test_stop_and_resume_equals_uninterrupted(tmp_path: Path, case: str, stop: i
     first = toy_run.run(Trainer(wanted, data, run), steps=stop)
     assert of_type(first, events.RunEnded)[0].reason == "stopped"
     second = Trainer(wanted, data, run)
-    second.restore(checkpoint.find(run, "last"))
+    second.restore(retention.find(run, "last"))
     rest = toy_run.run(second)
 
     assert differing(tensors(straight), tensors(second)) == []
@@ -51,7 +51,7 @@ def test_the_file_on_disk_is_what_was_in_memory(tmp_path: Path) -> None:
     run = toy_run.folder(tmp_path / "run")
     trainer = Trainer(recipe(optim={"name": "muon"}), toy_run.data(tmp_path), run)
     toy_run.run(trainer)
-    folder = checkpoint.find(run, "last")
+    folder = retention.find(run, "last")
     saved = {
         f"model.{k}": v for k, v in checkpoint.read_tensors(folder / "model.safetensors").items()
     }
@@ -71,7 +71,7 @@ def test_an_evaluation_that_was_cut_off_is_made_on_resuming(tmp_path: Path) -> N
         if isinstance(event, events.Checkpoint) and event.step == 4:
             break
     second = Trainer(recipe(), data, run)
-    second.restore(checkpoint.find(run, "last"))
+    second.restore(retention.find(run, "last"))
     steps = [e.step for e in of_type(toy_run.run(second), events.Eval)]
     assert steps == [4, 8, 12]
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     (other / "toy.txt").write_text(toy_run.text()[::-1], encoding="utf-8")
     trainer = Trainer(recipe(), toy_run.data(other), run)
     with pytest.raises(UserError, match="other data"):
-        trainer.restore(checkpoint.find(run, "last"))
+        trainer.restore(retention.find(run, "last"))
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
@@ -121,4 +121,4 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
     toy_run.run(Trainer(recipe(), data, run))
     trainer = Trainer(recipe(model={"n_embd": 32}), data, run)
     with pytest.raises(UserError, match=r"instead of \(\d+, 32\)"):
-        trainer.restore(checkpoint.find(run, "last"))
+        trainer.restore(retention.find(run, "last"))

@@ -10,7 +10,7 @@ import toy_run
 from toy_run import losses, of_type, recipe, tensors
 
 from nanogpt_cli import events, runlog
-from nanogpt_cli.core import checkpoint, progress
+from nanogpt_cli.core import checkpoint, progress, retention
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.trainer import Trainer
 from nanogpt_cli.errors import UserError
@@ -76,7 +76,7 @@ def test_a_run_learns_and_its_log_is_complete(tmp_path: Path) -> None:
     assert evals[-1].val_loss < evals[0].val_loss < math.log(20)
     assert evals[-1].bits_per_byte == pytest.approx(evals[-1].val_loss / math.log(2))
     assert [e.step for e in of_type(found, events.Checkpoint)] == [20, 30, 40, 60]
-    assert checkpoint.best_step(run) == 60
+    assert retention.best_step(run) == 60
     assert found[-1].best_val_loss == evals[-1].val_loss
     assert all(e.time > 0 for e in found)
 
@@ -123,7 +123,7 @@ def test_stop_on_a_non_finite_loss_leaves_the_weights_alone(tmp_path: Path) -> N
     assert {p.name for p in folder.iterdir()} == {
         "model.safetensors", "events.jsonl", "incident.json",
     }  # fmt: skip
-    assert checkpoint.list_steps(run) == [4]
+    assert retention.list_steps(run) == [4]
 
 
 def test_skip_counts_the_step_without_an_update(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_paused_run_can_be_stopped(tmp_path: Path) -> None:
     found = toy_run.run(trainer)
     assert found[-1].reason == "stopped"  # type: ignore[attr-defined]
     assert not of_type(found, events.Step)
-    assert checkpoint.list_steps(run) == [0]
+    assert retention.list_steps(run) == [0]
 
 
 def test_lr_command_scales_the_rest_and_survives_a_resume(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_lr_command_scales_the_rest_and_survives_a_resume(tmp_path: Path) -> Non
     runlog.send_command(run, "lr", "0.5")
     found = toy_run.run(Trainer(recipe(), data, run), steps=6)
     second = Trainer(recipe(), data, run)
-    second.restore(checkpoint.find(run))
+    second.restore(retention.find(run))
     rest = toy_run.run(second)
     plain = {e.step: e.lr for e in of_type(toy_run.run(Trainer(recipe(), data)), events.Step)}
     lrs = {e.step: e.lr for e in of_type(found + rest, events.Step)}
@@ -334,7 +334,7 @@ def test_compiled_training_agrees_and_saves_plain_names(
     wanted = recipe(model=small, train={"max_steps": 3, "compile": True})
     compiled = losses(toy_run.run(Trainer(wanted, data, run)))
     assert compiled == pytest.approx(eager, abs=1e-5)
-    names = checkpoint.tensor_shapes(checkpoint.find(run) / "model.safetensors")
+    names = checkpoint.tensor_shapes(retention.find(run) / "model.safetensors")
     assert not [name for name in names if "_orig_mod" in name]
 
 
