@@ -53,6 +53,11 @@ class Device:
         return torch.autocast(self.device.type, dtype=dtype)
 
     @property
+    def eager_cpu(self) -> bool:
+        """A CPU that runs operations one by one: parts side by side, noise by the sequence."""
+        return self.device.type == "cpu" and not self.compile
+
+    @property
     def muon_dtype(self) -> torch.dtype:
         """bf16 for Newton-Schulz where the hardware multiplies it, else fp32."""
         if self.device.type == "cpu":

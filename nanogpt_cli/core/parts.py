@@ -37,8 +37,7 @@ def choose(recipe: Recipe, device: Device, world: int) -> int:
     fp16 has one loss scaler, compiled models and several processes have threads of their own: they
     work in one part.
     """
-    alone = device.device.type == "cpu" and not device.compile and world == 1
-    if not alone or device.precision == "fp16":
+    if not device.eager_cpu or world > 1 or device.precision == "fp16":
         return 1
     return min(recipe.train.parts or side_by_side(device), recipe.train.batch_size)
 

@@ -11,7 +11,7 @@ import functools
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nanogpt_cli.core import evaluate, parts, setup
 from nanogpt_cli.core.device import Device
+from nanogpt_cli.core.dropout import Noise
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.core.optim import takes_muon
 from nanogpt_cli.recipe import Recipe
@@ -217,6 +218,19 @@ def activation_bytes(config: GPTConfig, micro_batch: int, device: Device) -> int
     return two + (micro_batch - 2) * (three - two)
 
 
+class _Counted(Noise):
+    """Noise of the same size, without values."""
+
+    def keep(
+        self,
+        shape: Sequence[int],
+        p: float,  # noqa: ARG002
+        sequences: slice = slice(None),  # noqa: ARG002
+    ) -> Tensor:
+        """As ``Noise.keep``."""
+        return torch.empty(tuple(shape), dtype=torch.bfloat16)
+
+
 @functools.lru_cache(maxsize=64)
 def _traced(config: GPTConfig, micro_batch: int, device: Device) -> int:
     kept: dict[int, Tensor] = {}
@@ -230,8 +244,9 @@ def _traced(config: GPTConfig, micro_batch: int, device: Device) -> int:
         own = {p.untyped_storage()._cdata for p in model.parameters()}
         ids = torch.zeros(micro_batch, config.block_size, dtype=torch.int64)
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        noise = _Counted(range(micro_batch)) if device.eager_cpu else None
         with hooks, device.autocast():
-            model(ids, ids)
+            model(ids, ids, noise=noise)
         return sum(
             tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own
         )

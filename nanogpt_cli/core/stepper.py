@@ -188,7 +188,7 @@ class Stepper:
         keys = self.windows.seed, "dropout", step
         if not self.model.config.dropout:
             yield None
-        elif self.device.device.type == "cpu" and not self.device.compile:
+        elif self.device.eager_cpu:
             yield Noise([stream_seed(*keys, slot) for slot in slots])
         else:
             generator = _generator(self.device.device)

@@ -11,6 +11,7 @@ from toy_run import recipe
 
 from nanogpt_cli import recipe as recipes
 from nanogpt_cli.core import device, plan, setup
+from nanogpt_cli.core.dropout import Noise
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.core.trainer import Trainer
 
@@ -29,7 +30,7 @@ def kept_for_backward(config: GPTConfig, batch: int) -> int:
 
     ids = torch.zeros(batch, config.block_size, dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        model(ids, ids)
+        model(ids, ids, noise=Noise(range(batch)))
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in own)
 
 
