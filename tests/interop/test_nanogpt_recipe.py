@@ -43,14 +43,25 @@ def config(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_character_example_is_our_recipe_in_all_that_it_fixes(tmp_path: Path) -> None:
+def test_the_character_example_has_our_recipes_shape_and_its_own_settings(tmp_path: Path) -> None:
     made = convert(read(config(tmp_path, CHARACTERS)))
+    values = dict(made.values)
+    assert values.pop("model.dropout") == 0.2
     ours = recipe_files.load("shakespeare-char").recipe.model_dump()
-    for key, value in made.values.items():
+    shared = {key: value for key, value in values.items() if key.split(".")[0] in ("data", "model")}
+    for key, value in (shared | {"train.batch_size": values["train.batch_size"]}).items():
         section, name = key.split(".")
-        expected = ours[section][name]
-        assert value == (list(expected) if isinstance(expected, tuple) else expected), key
-    assert {"model.n_embd", "optim.min_lr", "optim.betas", "train.max_steps"} <= set(made.values)
+        assert value == ours[section][name], key
+    assert {"model.n_embd", "data.tokenizer"} <= set(shared)
+    expected = {
+        "train.max_steps": 5000,
+        "train.eval_every": 250,
+        "optim.lr": 1e-3,
+        "optim.min_lr": 1e-4,
+        "optim.warmup_steps": 100,
+        "optim.betas": [0.9, 0.99],
+    }
+    assert {key: values[key] for key in expected} == expected
     assert any(note.startswith("line 5: not a plain assignment") for note in made.notes)
     assert any("out_dir has no equivalent" in note for note in made.notes)
 
