@@ -53,13 +53,14 @@ class Recorder:
         self.written += 1
         if group.share(target.exists()):
             return None
+        slot = "slot" if stepper.device.eager_cpu else "first slot"
         facts = {
             "step": index + 1,
             "kind": kind,
             "loss": plain(measured.loss),
             "grad_norm": plain(measured.grad_norm),
             "gradients": stepper.broken_gradients(),
-            "dropout_seeded_by": [stepper.windows.seed, "dropout", index, "slot"],
+            "dropout_seeded_by": [stepper.windows.seed, "dropout", index, slot],
             "windows": self._windows(stepper, index),
             "loss_scale": stepper.scaler.get_scale(),
             "model": stepper.model.config.to_dict(),
