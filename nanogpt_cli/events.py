@@ -148,7 +148,7 @@ class Command(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Incident(Event):
-    """A non-finite step or a loss spike; ``path`` is the flight recorder's folder."""
+    """A non-finite step, a loss spike or a divergence; ``path`` is the flight recorder's folder."""
 
     type: ClassVar[str] = "incident"
     step: int
@@ -181,7 +181,8 @@ class Heartbeat(Event):
 class RunEnded(Event):
     """The last event of a run that ended in order.
 
-    ``reason``: "finished", "stopped" (asked to), "early_stop", "non_finite" or "error".
+    ``reason``: "finished", "stopped" (asked to), "early_stop", "diverged" (all steps were made, but
+    the loss has left its level for good), "non_finite" or "error".
     """
 
     type: ClassVar[str] = "run_ended"

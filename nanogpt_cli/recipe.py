@@ -12,8 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nanogpt_cli.errors import UserError
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+# Beyond any use, but small enough that no arithmetic with them overflows or goes on for ever.
+_MANY = 2**40
+Positive = Annotated[int, Field(ge=1, le=_MANY)]
+Count = Annotated[int, Field(ge=0, le=_MANY)]
+# Limits of a model's shape. What is larger is a mistyped number, found here and not after minutes.
+MOST_LAYERS = 1000
+MOST_ROWS = 2**24
+Size = Annotated[int, Field(ge=1, le=2**20)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -29,7 +35,9 @@ class Run(Section):
     """Name and seed."""
 
     name: str = Field("run", description="Folder below runs/; the recipe's file name by default.")
-    seed: Count = Field(1337, description="Seed of initial values, data order and dropout.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        1337, description="Seed of initial values, data order and dropout."
+    )
 
 
 class Data(Section):
@@ -51,14 +59,16 @@ class Data(Section):
 class Model(Section):
     """Shape and initialisation of the model."""
 
-    n_layer: Positive = Field(12, description="Blocks.")
-    n_head: Positive = Field(12, description="Attention heads a block; must divide n_embd.")
-    n_embd: Positive = Field(768, description="Channels of the residual stream.")
-    block_size: Positive = Field(1024, description="Context length in tokens.")
-    vocab_size: Count = Field(
+    n_layer: Annotated[int, Field(ge=1, le=MOST_LAYERS)] = Field(12, description="Blocks.")
+    n_head: Size = Field(12, description="Attention heads a block; must divide n_embd.")
+    n_embd: Size = Field(768, description="Channels of the residual stream.")
+    block_size: Size = Field(1024, description="Context length in tokens.")
+    vocab_size: Annotated[int, Field(ge=0, le=MOST_ROWS)] = Field(
         0, description="Rows of the embedding; 0: as many as the tokenizer has."
     )
-    dropout: Share = Field(0.0, description="Dropout after embeddings, attention and branches.")
+    dropout: Annotated[float, Field(ge=0, le=0.99)] = Field(
+        0.0, description="Dropout after embeddings, attention and branches."
+    )
     bias: bool = Field(False, description="Biases in linear layers and LayerNorms.")
     activation: Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu"] = Field(
         "gelu", description="gelu is the exact (erf) form, as in nanoGPT."
@@ -82,8 +92,8 @@ class Train(Section):
     """Length, batch, saving, and how the machine is used."""
 
     max_steps: Positive = Field(1000, description="Optimizer steps.")
-    batch_size: Positive = Field(12, description="Sequences in one micro-batch on one device.")
-    tokens_per_step: Count = Field(
+    batch_size: Size = Field(12, description="Sequences in one micro-batch on one device.")
+    tokens_per_step: Annotated[int, Field(ge=0, le=2**30)] = Field(
         0,
         description="Tokens in one optimizer step over all micro-batches and devices; "
         "0: one micro-batch a device.",
@@ -145,7 +155,9 @@ class Optim(Section):
     )
     muon_lr: Rate = Field(0.02, description="Peak learning rate of Muon.")
     momentum: Share = Field(0.95, description="Muon's momentum.")
-    ns_steps: Positive = Field(5, description="Muon's Newton-Schulz iterations.")
+    ns_steps: Annotated[int, Field(ge=1, le=100)] = Field(
+        5, description="Muon's Newton-Schulz iterations."
+    )
 
     @model_validator(mode="after")
     def _min_below_peak(self) -> Optim:
@@ -170,7 +182,9 @@ class Sample(Section):
 
     every: Count = Field(0, description="Steps between samples; 0: at each evaluation.")
     prompt: str = Field("\n", description="What the sample continues.")
-    max_new_tokens: Count = Field(100, description="Length of a sample; 0: no samples.")
+    max_new_tokens: Annotated[int, Field(ge=0, le=2**20)] = Field(
+        100, description="Length of a sample; 0: no samples."
+    )
     temperature: NonNegative = Field(0.8, description="Sampling temperature; 0: greedy.")
 
 

@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 
-from nanogpt_cli.cli import console
+from nanogpt_cli import events
+from nanogpt_cli.cli import advice, console
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.runlog import EventReader, RunFolder
 
 
 def run_with_dashboard(folder: RunFolder, arguments: list[str]) -> None:
@@ -36,12 +37,17 @@ def run_with_dashboard(folder: RunFolder, arguments: list[str]) -> None:
         console.say(f"{folder.name} was asked to stop; it saves a checkpoint first")
     elif process.poll() is None:
         console.say(f"training goes on (pid {process.pid})")
-        console.next_command(f"nanogpt watch {folder.path}")
-    elif process.returncode:
-        console.say(f"the trainer ended with {_cause(process.returncode)}; see {folder.stdout}")
-        console.next_command(f"nanogpt train {folder.path} --resume")
+        console.next_command(advice.after(folder))
     else:
-        console.next_command(f"nanogpt sample --run {folder.path}")
+        if process.returncode:
+            console.say(f"the trainer ended with {_cause(process.returncode)}; see {folder.stdout}")
+        console.next_command(advice.after(folder, last_ending(folder).reason))
+
+
+def last_ending(run: RunFolder) -> events.RunEnded:
+    """How a run ended; an error where its log does not say."""
+    found = [e for e in EventReader(run.events).read_all() if isinstance(e, events.RunEnded)]
+    return found[-1] if found else events.RunEnded(step=0, reason="error")
 
 
 def run_processes(number: int, restarts: int, arguments: list[str], run: RunFolder) -> None:

@@ -109,7 +109,7 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
     "verify-resume": {
         "recipe": "as asked for", "equal": "bit by bit", "steps": "of both runs",
         "stopped": "after this step", "tensors": "compared", "losses": "compared",
-        "differing": "the first that differs, or empty",
+        "evaluations": "compared", "differing": "the first that differs, or empty",
     },
     "bench train": {
         **_BENCH, "shape": "of the model", "batch": "sequences and context of a step",

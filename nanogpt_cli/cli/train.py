@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console, options
+from nanogpt_cli.cli import advice, console, options
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
@@ -158,15 +158,13 @@ def _restarted(name: str, out: Path, sets: list[str], folder: str) -> Plan | Non
 
 def _resumed(name: str, out: Path, sets: list[str]) -> Plan:
     """An earlier run, with its own recipe."""
-    from nanogpt_cli import files, recipe_files
+    from nanogpt_cli import recipe_files
     from nanogpt_cli.cli.training import Plan
     from nanogpt_cli.core import retention
     from nanogpt_cli.runlog import find_run
 
     run = find_run(name or None, out)
     loaded = recipe_files.load(run.recipe, sets)
-    with files.readable_os_errors("write the recipe", run.recipe):
-        files.write_text(run.recipe, recipe_files.to_toml(loaded.recipe))
     planned = loaded.recipe.train.max_steps
     if max(retention.list_steps(run), default=0) >= planned:
         console.say(f"all {planned} steps are made; --set train.max_steps=N makes the run longer")
@@ -196,6 +194,7 @@ def _in_other_processes(
     from nanogpt_cli.cli import launch
 
     run = plan.run
+    # A resumed run's overrides are written to its recipe by the trainer, once it has begun.
     arguments = [str(run.path) if plan.resume else str(run.recipe), "--out", str(out)]
     arguments += [item for text in sets for item in ("--set", text)]
     arguments += ["--resume"] if plan.resume else ["--run-folder", str(run.path)]
@@ -205,7 +204,7 @@ def _in_other_processes(
         launch.run_with_dashboard(run, arguments + (shared if processes > 1 else []))
         return
     launch.run_processes(processes, restarts, arguments, run)
-    last = _last_event(run)
+    last = launch.last_ending(run)
     if as_json:
         console.emit_json(_facts(run, last))
     else:
@@ -213,16 +212,8 @@ def _in_other_processes(
     raise typer.Exit(_exit_code(last))
 
 
-def _last_event(run: RunFolder) -> RunEnded:
-    from nanogpt_cli import events
-    from nanogpt_cli.runlog import EventReader
-
-    found = [e for e in EventReader(run.events).read_all() if isinstance(e, events.RunEnded)]
-    return found[-1] if found else events.RunEnded(step=0, reason="error")
-
-
 def _exit_code(ended: RunEnded) -> int:
-    return {"stopped": 130, "non_finite": 1, "error": 1}.get(ended.reason, 0)
+    return {"stopped": 130, "non_finite": 1, "diverged": 1, "error": 1}.get(ended.reason, 0)
 
 
 def _facts(run: RunFolder, ended: RunEnded) -> dict[str, Any]:
@@ -240,21 +231,17 @@ def _report(plan: Plan, ended: RunEnded, *, as_json: bool, product: bool = True)
     """Where the run lies and what to type next; stdout is left to whoever started the ranks."""
     run = plan.run
     best = f", best val loss {ended.best_val_loss:.4f}" if ended.best_val_loss else ""
+    word = advice.ENDINGS.get(ended.reason, ended.reason)
+    why = f": {ended.message}" if ended.message else ""
+    steps = "step" if ended.step == 1 else "steps"
     console.say(
-        f"{ended.reason} at step {ended.step} after {console.duration(ended.seconds)}{best}"
+        f"{word} after {ended.step} {steps} and {console.duration(ended.seconds)}{why}{best}"
     )
     if product and as_json:
         console.emit_json(_facts(run, ended))
     elif product:
         typer.echo(run.path)
-    home = run.path.parent.resolve() == RUNS.resolve()
-    where = "" if home else f" --out {run.path.parent}"
-    if ended.reason == "stopped":
-        console.next_command(f"nanogpt train {run.name} --resume{where}")
-    elif ended.reason == "non_finite":
-        console.next_command(f"nanogpt replay {run.path} {ended.step + 1}")
-    else:
-        console.next_command(f"nanogpt sample --run {run.path}")
+    console.next_command(advice.after(run, ended.reason))
 
 
 def _try_rates(name: str, sets: list[str], as_json: bool) -> None:

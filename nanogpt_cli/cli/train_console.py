@@ -27,7 +27,7 @@ class TrainConsole:
         self._speed = math.nan
         self._max_steps = 0
         self._last_line = 0.0
-        self._ended: events.RunEnded | None = None
+        self._diverging = False
 
     def __enter__(self) -> TrainConsole:
         return self
@@ -48,13 +48,16 @@ class TrainConsole:
                 self._line(
                     f"step {event.step:>6}  val loss {event.val_loss:.4f}"
                     + (f"  {event.bits_per_byte:.3f} bits/byte" if event.bits_per_byte else "")
-                    + ("  best so far" if event.best else "")
+                    + ("  best so far" if event.best and not self._diverging else "")
                 )
             case events.Checkpoint():
                 self._line(f"step {event.step:>6}  saved {event.path}", dim=True)
             case events.Sample():
                 self._line(f"step {event.step:>6}  sample: {_one_line(event)}", dim=True)
+            case events.Alarm(kind="divergence", active=False):
+                self._diverging = False
             case events.Alarm() if event.severity != "info":
+                self._diverging = self._diverging or event.kind == "divergence"
                 self._line(f"step {event.step:>6}  {event.severity}: {event.message}")
                 self._line(f"             {event.advice}", dim=True)
             case events.Incident():

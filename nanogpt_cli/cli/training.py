@@ -93,8 +93,8 @@ def run_as_rank(make_plan: Callable[[bool], Plan]) -> tuple[Plan, events.RunEnde
                 return plan, _run(plan, group)
             stop = _StopSignal(quiet=True)
             with stop.installed():
-                for _ in _trainer(plan, group, stop).run():
-                    pass
+                for event in _trainer(plan, group, stop).run():
+                    stop.begin(event)
     return None
 
 
@@ -115,10 +115,15 @@ def _run(plan: Plan, group: Group) -> events.RunEnded:
             with stop.installed():
                 _clean(folder)
                 trainer = _trainer(plan, group, stop)
-                return _follow(trainer, [_guarded(write, folder), _lenient(show), *others])
+                if plan.resume:  # only now is it sure that the run can go on with this recipe
+                    _write_recipe(plan)
+                takers = [stop.begin, _guarded(write, folder), _lenient(show), *others]
+                return _follow(trainer, takers)
         except BaseException as error:
-            with contextlib.suppress(OSError):  # the disk may be what failed
-                write(_crash(error, trainer.progress.step if trainer else 0))
+            # A resume that is refused leaves the run as it was, its log included.
+            if trainer is not None or not plan.resume:
+                with contextlib.suppress(OSError):  # the disk may be what failed
+                    write(_crash(error, trainer.progress.step if trainer else 0))
             if isinstance(error, KeyboardInterrupt):
                 _say_what_is_kept(folder)
             raise
@@ -127,8 +132,19 @@ def _run(plan: Plan, group: Group) -> events.RunEnded:
                 write.sync()
 
 
+def _write_recipe(plan: Plan) -> None:
+    """Keep what a resumed run was asked to change."""
+    from nanogpt_cli import files, recipe_files
+
+    path = plan.run.recipe
+    text = recipe_files.to_toml(plan.recipe)
+    with files.readable_os_errors("write the recipe", path):
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            files.write_text(path, text)
+
+
 def _say_what_is_kept(folder: RunFolder) -> None:
-    """After a second Ctrl-C."""
+    """After a run was stopped at once."""
     from nanogpt_cli.core import retention
 
     steps = retention.list_steps(folder)
@@ -227,13 +243,18 @@ def _crash(error: BaseException, step: int) -> events.RunEnded:
 class _StopSignal:
     """True once asked to stop; a second SIGINT interrupts at once.
 
+    Before the first step has ended nothing would be saved, so there the first signal interrupts.
     SIGHUP (the terminal is gone: a window closed, a connection lost) asks as well, unless ``nohup``
     had it ignored.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.asked = False
+        self.asked = self.begun = False
         self.quiet = quiet
+
+    def begin(self, event: events.Event) -> None:
+        """Notice the first step among the events of the run."""
+        self.begun = self.begun or isinstance(event, events.Step)
 
     def __call__(self) -> bool:
         return self.asked
@@ -242,7 +263,7 @@ class _StopSignal:
         del frame
         if number == _SIGHUP:
             _leave_terminal()
-        if self.asked and number == signal.SIGINT:
+        if not self.begun or (self.asked and number == signal.SIGINT):
             raise KeyboardInterrupt
         if not self.asked and not self.quiet:
             console.say("stopping: finishing this step and saving (Ctrl-C again to stop at once)")

@@ -53,7 +53,8 @@ def verify_resume(
         typer.echo(f"differs: {verdict.differing}")
     else:
         typer.echo(
-            f"equal: {verdict.tensors} tensors and {verdict.losses} losses, bit by bit, "
+            f"equal: {verdict.tensors} tensors, {verdict.losses} losses and "
+            f"{verdict.evaluations} evaluations, bit by bit, "
             f"stopped after step {verdict.stopped} of {verdict.steps}"
         )
     console.next_command(f"nanogpt train {recipe}")

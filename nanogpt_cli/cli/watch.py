@@ -78,10 +78,12 @@ def watch(
 
 
 def _next(session: RunSession) -> None:
+    from nanogpt_cli.cli import advice
     from nanogpt_cli.cli.console import next_command
 
-    verb = "watch" if session.state().live else "sample"
-    next_command(f"nanogpt {verb} {session.folder.path}")
+    state = session.state()
+    ended = session.view.ended.reason if session.view.ended else state.word
+    next_command(advice.after(session.folder, "" if state.live else ended))
 
 
 def _open(names: list[str], root: Path) -> list[RunSession]:
@@ -202,6 +204,7 @@ def _dashboard(
         readonly=readonly, ascii_only=ascii_only, theme=theme, page=page,
     )  # fmt: skip
     name = sessions[0].folder.path
+    sessions[0].poll(1 << 22, float("inf"))  # the dashboard had sessions of its own
     if left.stop:
         say(f"{name} was asked to stop; it saves a checkpoint first")
     elif sessions[0].state().live:

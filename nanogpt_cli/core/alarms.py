@@ -6,17 +6,23 @@ has been absent as long (hysteresis), so the log holds changes, not repetitions.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from nanogpt_cli.events import Alarm, Eval, Event, Layers, RunStarted, Step
+from nanogpt_cli.events import Alarm, Eval, Event, Incident, Layers, RunStarted, Step
 
 # Observations a condition must hold (or be absent) before its alarm is raised (or cleared).
 _PATIENCE = 3
 _CLIPPED_WINDOW = 200
+# A run has diverged when so many losses in a row are all this far (in nats, and in robust standard
+# deviations of the loss) above the level it had reached.
+_DIVERGED_STEPS = 5
+_DIVERGED_RISE = 1.0
+_DIVERGED_SIGMAS = 8.0
 # Medians over the last steps are taken anew after this many of them.
 _REFRESH = 10
 
@@ -61,6 +67,21 @@ class Alarms:
     _slow: float = 1.0
     _seen: int = 0
     _overflows: bool = False
+    _level: float = math.inf
+    _level_spread: float = 0.0
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss has left the level it had reached, and has not come back."""
+        return self._is_active("divergence")
+
+    def incident(self, loss: float) -> str:
+        """The kind of incident that a step with this loss begins; empty if it begins none."""
+        if self._will_diverge(loss) and not self.diverged:
+            return "divergence"
+        if self.is_spike(loss) and not self._is_active("loss_spike"):
+            return "loss_spike"
+        return ""
 
     def update(self, event: Event) -> list[Alarm]:
         """The alarms that ``event`` raises or clears."""
@@ -70,7 +91,10 @@ class Alarms:
         elif isinstance(event, Step):
             return self._settle(event.step, _STEP_KINDS, list(self._on_step(event)))
         elif isinstance(event, Layers):
-            return self._settle(event.step, _LAYER_KINDS, list(self._on_layers(event)))
+            if event.stats:  # an event of histograms alone says nothing about the conditions
+                return self._settle(event.step, _LAYER_KINDS, list(self._on_layers(event)))
+        elif isinstance(event, Incident) and event.kind == "non_finite":
+            return self._settle(event.step, ("non_finite",), [_not_finite(event.message)])
         elif isinstance(event, Eval):
             return self._settle(event.step, _EVAL_KINDS, list(self._on_eval(event)), patience=1)
         return []
@@ -104,11 +128,7 @@ class Alarms:
         if not math.isfinite(event.loss) or not math.isfinite(event.grad_norm):
             what = "loss" if not math.isfinite(event.loss) else "gradient norm"
             if what == "loss" or not self._overflows:  # the loss scaler tries out overflows
-                yield _Finding(
-                    "non_finite", "error", f"{what} is not finite at step {event.step}",
-                    "lower the learning rate or warm up longer; nanogpt replay shows the first "
-                    "tensor that broke", value=event.loss,
-                )  # fmt: skip
+                yield _not_finite(f"{what} is not finite at step {event.step}", event.loss)
             return
         if self.is_spike(event.loss):
             yield _Finding(
@@ -117,12 +137,21 @@ class Alarms:
                 "if it does not come back: lower the learning rate, or clip gradients harder",
                 value=(event.loss - self._middle) / self._spread,
             )  # fmt: skip
+        if self._will_diverge(event.loss):
+            yield _Finding(
+                "divergence", "error",
+                f"the run has diverged: loss {event.loss:.3g}, and {_DIVERGED_STEPS} steps in a "
+                f"row far above the {self._level:.3g} it had reached",
+                "lower the learning rate or warm up longer, and begin again or from an earlier "
+                "checkpoint", value=event.loss,
+            )  # fmt: skip
         self._losses.append(event.loss)
         self._clipped.append(event.clipped)
         self._speeds.append(event.tokens_per_s)
         if self._seen % _REFRESH == 0:
             self._refresh()
         self._seen += 1
+        self._note_level()
         share = sum(self._clipped) / len(self._clipped)
         if len(self._clipped) == _CLIPPED_WINDOW and share > 0.9:
             yield _Finding(
@@ -141,6 +170,25 @@ class Alarms:
     def is_spike(self, loss: float) -> bool:
         """Whether a loss is far above the recent ones, by the median absolute deviation."""
         return loss > self._middle + max(0.5, 8 * self._spread)
+
+    def _will_diverge(self, loss: float) -> bool:
+        """Whether this loss and those before it are all far above the level reached."""
+        limit = self._level + max(_DIVERGED_RISE, _DIVERGED_SIGMAS * self._level_spread)
+        last = [*itertools.islice(reversed(self._losses), _DIVERGED_STEPS - 1), loss]
+        return len(last) == _DIVERGED_STEPS and min(last) > limit
+
+    def _note_level(self) -> None:
+        """The lowest level of the loss so far: a median of losses that are not the newest ones."""
+        if self._spread:
+            level, spread = self._middle, self._spread
+        else:
+            level, spread = median(list(self._losses)[: 1 - _DIVERGED_STEPS] or self._losses), 0.0
+        if level < self._level:
+            self._level, self._level_spread = level, spread
+
+    def _is_active(self, kind: str) -> bool:
+        state = self._states.get((kind, None))
+        return state is not None and state.active
 
     def _refresh(self) -> None:
         """Medians of the last losses and speeds."""
@@ -244,12 +292,20 @@ class Alarms:
             )  # fmt: skip
 
 
-_STEP_KINDS = ("non_finite", "loss_spike", "always_clipped", "stuck", "slow")
+_STEP_KINDS = ("non_finite", "loss_spike", "divergence", "always_clipped", "stuck", "slow")
 _LAYER_KINDS = (
     "update_ratio", "dead_units", "attention_logits", "entropy_collapse", "activation_growth",
     "vanishing_gradient",
 )  # fmt: skip
 _EVAL_KINDS = ("overfitting",)
+
+
+def _not_finite(message: str, value: float | None = None) -> _Finding:
+    return _Finding(
+        "non_finite", "error", message,
+        "lower the learning rate or warm up longer; nanogpt replay shows the first tensor that "
+        "broke", value=value,
+    )  # fmt: skip
 
 
 def _alarm(step: int, found: _Finding) -> Alarm:

@@ -102,9 +102,12 @@ def _device(wanted: str) -> torch.device:
     try:
         device = torch.device(wanted)
     except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
         raise UserError(
-            f"train.device = {wanted!r} is not a device", "auto, cpu, cuda, cuda:1 or mps"
-        ) from None
+            f"train.device = {wanted!r} is not a device to train on",
+            "auto, cpu, cuda, cuda:1 or mps",
+        )
     missing = (device.type == "cuda" and not torch.cuda.is_available()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )

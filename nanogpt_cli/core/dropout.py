@@ -57,7 +57,8 @@ class Noise:
         words = np.empty((len(generators), math.ceil(count * _BITS / 64)), np.uint64)
         for row, generator in zip(words, generators, strict=True):
             row[:] = generator.integers(2**64 - 1, size=row.size, dtype=np.uint64, endpoint=True)
-        kept = words.view(np.uint16)[:, :count] >= np.uint16(round(p * 2**_BITS))
+        dropped = np.uint16(min(round(p * 2**_BITS), 2**_BITS - 1))
+        kept = words.view(np.uint16)[:, :count] >= dropped
         # The bits of 0 and 1 in bfloat16: PyTorch multiplies by booleans four times slower.
         ones = np.multiply(kept, _BF16_ONE, dtype=np.uint16)
         return torch.from_numpy(ones).view(torch.bfloat16).view(shape)

@@ -1,10 +1,18 @@
-"""Keeping freed memory in the process, where the C library can be told to."""
+"""Memory of the machine: how much a process may use, and how it keeps what it freed."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import math
+import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nanogpt_cli.core.device import Device
+    from nanogpt_cli.core.model import GPTConfig
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -27,3 +35,55 @@ def keep_freed() -> bool:
         return False
     wanted = ((_M_MMAP_THRESHOLD, _LARGEST), (_M_TRIM_THRESHOLD, _LARGEST), (_M_TOP_PAD, _PAD))
     return all(mallopt(key, value) for key, value in wanted)
+
+
+def available_bytes(device: Device, *, with_swap: bool = False) -> int:
+    """Memory a new process may use: free memory of a GPU, what the system and its limits leave.
+
+    Args:
+        device: where.
+        with_swap: count the system's free swap space as well.
+    """
+    if device.device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device.device)[0])
+    # Free pages are not counted everywhere (macOS); then all there are is the bound.
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages)
+    table = dict(line.split(":", 1) for line in _lines(Path("/proc/meminfo")) if ":" in line)
+    if "MemAvailable" in table:
+        free = _kilobytes(table["MemAvailable"])
+    limit, used = (
+        next(iter(_lines(Path("/sys/fs/cgroup") / name)), "max")
+        for name in ("memory.max", "memory.current")
+    )
+    if limit != "max" and used != "max":
+        free = min(free, int(limit) - int(used))
+    return free + (_kilobytes(table.get("SwapFree", "0")) if with_swap else 0)
+
+
+def has_ample_room(config: GPTConfig, tokens: int, device: Device) -> bool:
+    """Whether training needs so little of the free memory that nothing has to be forecast.
+
+    Args:
+        config: of the model.
+        tokens: of a micro-batch.
+        device: where.
+    """
+    C, V, L = config.n_embd, config.vocab_size, config.n_layer
+    parameters = (2 * V + config.block_size) * C + L * 16 * C * C
+    # Several times what forward and backward pass keep: 100 values a channel, 10 a logit.
+    values = 8 * parameters + tokens * (L * (100 * C + 4 * config.n_head * config.block_size))
+    return 4 * (values + 10 * tokens * V) < available_bytes(device) // 2
+
+
+def _kilobytes(text: str) -> int:
+    return math.floor(float(text.split()[0]) * 1024)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []

@@ -84,7 +84,7 @@ class Milestones:
             yield from self.save()
         evaluated = bool(train.eval_every) and step % train.eval_every == 0
         if evaluated:
-            yield from self.evaluate()
+            evaluated = yield from self.evaluate()
         every = self.recipe.sample.every
         if (step % every == 0) if every else evaluated:
             yield from self.sample()
@@ -92,8 +92,7 @@ class Milestones:
     def complete(self) -> Iterator[events.Event]:
         """What a run that came to its end still lacks: its last evaluation and sample."""
         fresh = self.progress.evaluated_step != self.progress.step
-        yield from self.evaluate()
-        if fresh and not self.recipe.sample.every:
+        if (yield from self.evaluate()) and fresh and not self.recipe.sample.every:
             yield from self.sample()
 
     def save(self) -> Iterator[events.Event]:
@@ -114,16 +113,19 @@ class Milestones:
             bytes=sum(file.stat().st_size for file in path.iterdir()),
         )
 
-    def evaluate(self) -> Iterator[events.Event]:
-        """Loss over the whole validation split; the best one so far is kept as a checkpoint."""
+    def evaluate(self) -> Generator[events.Event, None, bool]:
+        """Loss over the whole validation split; the best one so far is kept as a checkpoint.
+
+        Returns whether the present step is evaluated: true unless the evaluation was interrupted.
+        """
         step = self.progress.step
         if self.progress.evaluated_step == step:
-            return
+            return True
         started = time.perf_counter()
         with self.stepper.average.in_place():
             result = yield from self._loss()
         if result is None:
-            return
+            return False
         best = self._note_result(step, result.loss)
         yield events.Eval(
             step=step,
@@ -139,6 +141,7 @@ class Milestones:
         if self.recipe.stats.budget or self.recipe.stats.every:
             found = self.collector.histograms()
             yield events.Layers(step=step, stats={}, histograms=found)
+        return True
 
     def _loss(self) -> Generator[events.Event, None, Result | None]:
         """The evaluation with signs of life; ``None`` when it was given up."""

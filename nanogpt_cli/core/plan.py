@@ -8,11 +8,11 @@ tensors, which have shapes and devices but no memory), so the count follows the 
 from __future__ import annotations
 
 import functools
-import os
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nanogpt_cli.core import evaluate, parts, setup
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.core.dropout import Noise
+from nanogpt_cli.core.memory import available_bytes
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.core.optim import takes_muon
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe
 
 # Memory of the program before a model exists. CPU: resident, measured with torch 2.13 on Linux.
@@ -210,12 +212,21 @@ def _update_bytes(recipe: Recipe, model: GPT) -> int:
 def activation_bytes(config: GPTConfig, micro_batch: int, device: Device) -> int:
     """Bytes autograd keeps for the backward pass of one micro-batch, weights not counted.
 
-    They grow linearly from a micro-batch of two on (with one, some copies are views).
+    They grow linearly from a micro-batch of two on (with one, some copies are views), and with
+    each block as much as with the second.
     """
     if micro_batch < 2:
-        return _traced(config, 1, device)
-    two, three = (_traced(config, size, device) for size in (2, 3))
+        return _of_depth(config, 1, device)
+    two, three = (_of_depth(config, size, device) for size in (2, 3))
     return two + (micro_batch - 2) * (three - two)
+
+
+def _of_depth(config: GPTConfig, micro_batch: int, device: Device) -> int:
+    """``_traced`` for any number of blocks, of which two are traced."""
+    if config.n_layer < 3:
+        return _traced(config, micro_batch, device)
+    one, two = (_traced(replace(config, n_layer=n), micro_batch, device) for n in (1, 2))
+    return two + (config.n_layer - 2) * (two - one)
 
 
 class _Counted(Noise):
@@ -229,6 +240,30 @@ class _Counted(Noise):
     ) -> Tensor:
         """As ``Noise.keep``."""
         return torch.empty(tuple(shape), dtype=torch.bfloat16)
+
+
+def check(recipe: Recipe, config: GPTConfig, device: Device, processes: int = 1) -> None:
+    """Refuse a run that this machine has not the memory for.
+
+    Args:
+        recipe: with ``tokens_per_step`` written out.
+        config: of its model.
+        device: where it would run.
+        processes: that share each step.
+
+    Raises:
+        UserError: with the forecast and the micro-batch that would fit.
+    """
+    room = available_bytes(device, with_swap=True)
+    needed = memory(recipe, config, device, processes=processes).peak
+    if needed <= room:
+        return
+    largest = largest_micro_batch(recipe, config, device, room, processes)
+    raise UserError(
+        f"the run does not fit: it needs about {needed / 1e9:.1f} GB of memory, "
+        f"{room / 1e9:.1f} GB are free",
+        f"set train.batch_size = {largest}" if largest else "use a smaller model or block_size",
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -257,37 +292,13 @@ def largest_micro_batch(
 ) -> int:
     """Sequences of the largest micro-batch that fits and divides the step; 0 if none does."""
     slots = recipe.tokens_per_step // config.block_size // processes
-    sizes = [size for size in range(1, slots + 1) if slots % size == 0]
+    small = [size for size in range(1, math.isqrt(slots) + 1) if slots % size == 0]
     fits = [
         size
-        for size in sizes
+        for size in {*small, *(slots // size for size in small)}
         if memory(recipe, config, device, micro_batch=size, processes=processes).peak <= available
     ]
     return max(fits, default=0)
-
-
-def available_bytes(device: Device) -> int:
-    """Memory a new process may use: free memory of a GPU, what the system and its limits leave."""
-    if device.device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device.device)[0])
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    for line in _lines(Path("/proc/meminfo")):
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    limit, used = (
-        next(iter(_lines(Path("/sys/fs/cgroup") / name)), "max")
-        for name in ("memory.max", "memory.current")
-    )
-    if limit != "max" and used != "max":
-        free = min(free, int(limit) - int(used))
-    return free
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
 
 
 def _existing(folder: Path) -> Path:

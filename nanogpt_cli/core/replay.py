@@ -111,7 +111,8 @@ def replay(
             "a run begun with --from can be replayed from its checkpoints and incidents only",
         )
     windows = [] if passes[1].finite else _broken_windows(stepper, step - 1)
-    return Report(step, source, passes, weights, windows, _verdict(passes, weights, windows))
+    verdict = _verdict(passes, weights, windows, _kind(run, step))
+    return Report(step, source, passes, weights, windows, verdict)
 
 
 def _before(
@@ -158,6 +159,15 @@ def _logged(run: RunFolder, step: int) -> float | None:
     for event in EventReader(run.events).read_all():
         if isinstance(event, events.Step) and event.step == step:
             found = event.loss if math.isfinite(event.loss) else None
+    return found
+
+
+def _kind(run: RunFolder, step: int) -> str:
+    """The kind of the incident that the log has for a step; empty without one."""
+    found = ""
+    for event in EventReader(run.events).read_all():
+        if isinstance(event, events.Incident) and event.step == step:
+            found = event.kind
     return found
 
 
@@ -241,12 +251,17 @@ def _broken_windows(stepper: Stepper, index: int) -> list[int]:
     return found
 
 
-def _verdict(passes: list[Pass], weights: list[str], windows: list[int]) -> str:
+def _verdict(passes: list[Pass], weights: list[str], windows: list[int], kind: str = "") -> str:
     first = passes[0]
     if weights:
         return (
             f"the weights were not finite before the step ({weights[0]}): an earlier update broke "
             "them; go on from an earlier checkpoint with a lower optim.lr"
+        )
+    if first.finite and kind in ("loss_spike", "divergence"):
+        return (
+            f"nothing overflows: the loss of {first.loss:.4g} comes of the weights, whose largest "
+            f"signal is {first.largest:.3g}; lower optim.lr, or warm up longer"
         )
     if first.finite:
         return (
@@ -258,6 +273,8 @@ def _verdict(passes: list[Pass], weights: list[str], windows: list[int]) -> str:
     if cure is None:
         where = f"; {len(windows)} windows are broken by themselves" if windows else ""
         return f"{broke} breaks in every number format: lower optim.lr or optim.grad_clip{where}"
+    if cure is passes[1] and first.way.startswith("fp32"):
+        return f"{broke} overflows in the fused attention alone: lower optim.lr"
     if cure is passes[1]:
         return f'{broke} breaks in {first.way}; train.precision = "fp32" cures it'
     return f"{broke} leaves the range of fp32 (fp64 stays finite): lower optim.lr"

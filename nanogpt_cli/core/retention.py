@@ -27,17 +27,63 @@ def list_steps(run: RunFolder) -> list[int]:
 
 
 def mark_best(run: RunFolder, step: int, val_loss: float) -> None:
-    """Remember ``step`` as the best so far."""
-    files.write_json(run.checkpoints / BEST, {"step": step, "val_loss": val_loss})
+    """Remember ``step`` as the best so far, and of which checkpoint that was said."""
+    digest = files.sha256_file(checkpoint.folder_of(run, step) / checkpoint.STATE)
+    mark = {"step": step, "val_loss": val_loss, "state_sha256": digest}
+    files.write_json(run.checkpoints / BEST, mark)
+
+
+def restore_mark(run: RunFolder, step: int, val_loss: float) -> None:
+    """Make the mark agree with what a resumed run knows: a crash may have come before the mark.
+
+    Args:
+        run: the run.
+        step: of its best evaluation, negative if there was none.
+        val_loss: of that evaluation.
+    """
+    if step >= 0 and (checkpoint.folder_of(run, step) / checkpoint.STATE).is_file():
+        mark_best(run, step, val_loss)
+    else:
+        (run.checkpoints / BEST).unlink(missing_ok=True)
 
 
 def best_step(run: RunFolder) -> int | None:
-    """The step of the best checkpoint, if one is marked and still there."""
+    """The step of the best checkpoint, if one is marked and still there.
+
+    Raises:
+        CheckpointError: the mark is damaged, or was made for another run's checkpoint.
+    """
+    path = run.checkpoints / BEST
     try:
-        step = int(json.loads((run.checkpoints / BEST).read_bytes())["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        mark = json.loads(path.read_bytes())
+        step, digest = mark["step"], mark["state_sha256"]
+    except FileNotFoundError:
         return None
-    return step if checkpoint.folder_of(run, step).is_dir() else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise _unusable(path, "is damaged") from None
+    if not isinstance(step, int) or isinstance(step, bool):
+        raise _unusable(path, "names no step")
+    state = checkpoint.folder_of(run, step) / checkpoint.STATE
+    if not state.is_file():
+        return None
+    if files.sha256_file(state) != digest:
+        raise _unusable(path, f"was not made for this run's checkpoint of step {step}")
+    return step
+
+
+def is_best(run: RunFolder, step: int) -> bool:
+    """Whether the checkpoint of ``step`` is known to be the best one."""
+    try:
+        return best_step(run) == step
+    except CheckpointError:
+        return False
+
+
+def _unusable(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} {why}, so the best checkpoint is not known",
+        "name a step or --checkpoint last; resuming the run writes the mark again",
+    )
 
 
 def find(run: RunFolder, which: str = "last") -> Path:
@@ -84,7 +130,10 @@ def prune(run: RunFolder, *, keep: int, keep_every: int = 0) -> list[int]:
     The newest ``keep``, the best one and each multiple of ``keep_every`` stay.
     """
     steps = list_steps(run)
-    best = best_step(run)
+    try:
+        best = best_step(run)
+    except CheckpointError:
+        return []  # which one must stay is not known
     removed = []
     for step in steps[: max(0, len(steps) - max(keep, 1))]:
         if step == best or (keep_every and step % keep_every == 0):

@@ -74,6 +74,20 @@ def check_data(recipe: Recipe, data: TokenData) -> None:
             )
 
 
+def check_memory(recipe: Recipe, data: TokenData, device: Device, group: Group) -> None:
+    """Refuse a run that needs more memory than there is.
+
+    Raises:
+        UserError: with the forecast and what would fit.
+    """
+    config = model_config(recipe, data.vocab_size)
+    if memory.has_ample_room(config, recipe.train.batch_size * config.block_size, device):
+        return
+    from nanogpt_cli.core import plan  # tracing imports a second's worth of PyTorch
+
+    plan.check(recipe, config, device, group.world)
+
+
 def assemble(
     recipe: Recipe,
     data: TokenData,

@@ -167,8 +167,10 @@ class Collector:
         return self.seconds / (self.every * self.step_seconds)
 
     def due(self, step: int) -> bool:
-        """Whether ``step`` is measured."""
-        return (self.budget > 0 or self.fixed > 0) and step >= self._next
+        """Whether ``step`` is measured; a fixed interval does not depend on when a run resumed."""
+        if self.fixed:
+            return step % self.fixed == 0
+        return self.budget > 0 and step >= self._next
 
     def before_update(self) -> None:
         """Remember the matrices, to measure the update itself."""

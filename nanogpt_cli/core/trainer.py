@@ -18,15 +18,15 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from nanogpt_cli import events
-from nanogpt_cli.core import commands, device, parts, progress, retention
+from nanogpt_cli import events, history
+from nanogpt_cli.core import checkpoint, commands, device, parts, progress, resuming, retention
 from nanogpt_cli.core.alarms import Alarms
 from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.milestones import Milestones
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.progress import Progress
 from nanogpt_cli.core.recorder import Recorder
-from nanogpt_cli.core.setup import assemble, check_data, describe, probe_ids
+from nanogpt_cli.core.setup import assemble, check_data, check_memory, describe, probe_ids
 from nanogpt_cli.core.stats import Collector
 from nanogpt_cli.core.stepper import Measured
 from nanogpt_cli.recipe import Recipe
@@ -37,6 +37,8 @@ _PAUSE_S = 0.1
 _HEARTBEAT_S = 5.0
 # Returns to one and the same checkpoint before a run is given up.
 _ROLLBACKS = 5
+# Events of the log from which the alarms of a resumed run recover their memory.
+_RECALLED = 2000
 # Steps without an update, one after the other, before a run is given up.
 _SKIPS = 20
 
@@ -73,7 +75,9 @@ class Trainer:
         self.recipe = recipe = recipe.for_processes(group.world)
         self.data, self.folder, self.group = data, run, group
         self.should_stop, self.clock = should_stop, clock
-        self.stepper = assemble(recipe, data, device.choose(recipe.train), start_from, group)
+        where = device.choose(recipe.train)
+        check_memory(recipe, data, where, group)
+        self.stepper = assemble(recipe, data, where, start_from, group)
         self.recipe = recipe = parts.noted(recipe, self.stepper.device, self.stepper.n_parts)
         self.model = self.stepper.model
         self.collector = Collector(
@@ -90,24 +94,49 @@ class Trainer:
         self.alarms = Alarms(vocab_size=data.vocab_size)
         self.recorder = Recorder(run) if run else None
         self.inbox = commands.Inbox(run if group.leads else None)
+        self.notes: list[str] = []
         self._scratch = start_from is None
-        self._ending = ""
+        self._ending = self._message = ""
         self._paused = False
         self._step_seconds = 0.0
         self._rollbacks: list[int] = []
         self._skips = 0
 
     def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint folder of the same model and data."""
+        """Go on from a checkpoint folder of the same run.
+
+        Nothing is written, so a refused resume leaves the run as it was.
+
+        Raises:
+            UserError: the checkpoint is of other data or another model, or the recipe differs in
+                what a run cannot change.
+        """
+        state = checkpoint.read_state(folder)
+        self.notes = resuming.changes(state, self.recipe, source=folder)
         self.progress.take(progress.restore(folder, self.stepper, self.data))
-        self.recipe = parts.restored(self.recipe, folder)
+        self.recipe = self.milestones.recipe = parts.restored(self.recipe, folder)
         self.stepper.n_parts = parts.choose(self.recipe, self.stepper.device, self.group.world)
         self.milestones.saved_step = self.progress.step
+        self._recall()
+
+    def _recall(self) -> None:
+        """Let the alarms know what the log says of the steps before, on every rank alike."""
+        lines = []
+        if self.folder and self.group.leads:
+            past = history.newest(self.folder.events, _RECALLED, step=self.progress.step)
+            lines = [events.encode(event) for event in past]
+        self.alarms = Alarms(vocab_size=self.data.vocab_size)
+        for line in self.group.share(lines):
+            if event := events.decode(line):
+                self.alarms.update(event)
 
     def run(self) -> Iterator[events.Event]:
         """Train to the end, or until asked to stop; the last event is ``RunEnded``."""
         started = time.monotonic()
         yield from self._emit([self._run_started()])
+        yield from self._emit(events.Note(message=note) for note in self.notes)
+        if self.folder and self.group.leads:
+            retention.restore_mark(self.folder, self.progress.best_step, self.progress.best_loss)
         yield from self._emit(self.milestones.rehearse())
         if self.progress.step:  # an evaluation may have been cut off
             yield from self._emit(self.milestones.reached())
@@ -119,6 +148,8 @@ class Trainer:
                 continue
             attention = yield from self._advance()
             yield from self._emit(self.milestones.reached())
+            # Whoever gave up the evaluation of this step must stop before the next one.
+            attention = attention or (self.group.world == 1 and self._hand())
         yield from self._finish(started)
 
     def _emit(self, found: Iterable[events.Event]) -> Iterator[events.Event]:
@@ -162,8 +193,8 @@ class Trainer:
             skip = yield from self._incident(index, measured)
             if not skip:
                 return measured.attention
-        elif self.recorder and self.alarms.is_spike(measured.loss):
-            yield from self._record(index, measured, "loss_spike", "recorded")
+        elif kind := self.alarms.incident(measured.loss):
+            yield from self._record(index, measured, kind, "recorded")
         watched = self.collector.due(index) and not skip
         if watched:
             self.collector.before_update()
@@ -226,6 +257,7 @@ class Trainer:
             note = events.Note(step=index, message=f"given up: {problem}", level="warning")
             yield from self._emit([note])
         self._ending = "non_finite"
+        self._message = f"step {index + 1} has no finite loss or gradient"
         return False
 
     def _record(
@@ -308,11 +340,17 @@ class Trainer:
             yield from self._emit(self.milestones.save())
         if self._ending in ("finished", "early_stop"):
             yield from self._emit(self.milestones.complete())
+            if self.progress.evaluated_step != self.progress.step:
+                self._ending = "stopped"  # during the last evaluation, which a resumed run makes
+            elif self.alarms.diverged:
+                self._ending = "diverged"
+                self._message = "the loss has left the level it had reached and not come back"
         best = self.progress.best_loss
         last = retention.list_steps(self.folder)[-1:] if self.folder else []
         ended = events.RunEnded(
             step=self.progress.step,
             reason=self._ending,
+            message=self._message,
             best_val_loss=best if math.isfinite(best) else None,
             checkpoint=f"checkpoints/step-{last[0]:06d}" if last else "",
             seconds=time.monotonic() - started,

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nanogpt_cli import events
+from nanogpt_cli import events, history
 from nanogpt_cli.core import checkpoint, retention
 from nanogpt_cli.core.trainer import Trainer
 from nanogpt_cli.recipe import Recipe
@@ -27,6 +27,7 @@ class Verdict:
         stopped: the step after which one of them was stopped.
         tensors: compared weights, optimizer tensors and averages.
         losses: compared logged losses.
+        evaluations: compared evaluations, with whether each was the best so far.
         differing: name of the first tensor (or step) that differs, with by how much; "" if none.
     """
 
@@ -34,13 +35,23 @@ class Verdict:
     stopped: int
     tensors: int
     losses: int
+    evaluations: int
     differing: str
 
 
 @dataclass
 class _Run:
-    losses: dict[int, float] = field(default_factory=dict)
+    log: list[events.Event] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def losses(self) -> dict[int, float]:
+        """Loss by step."""
+        return {e.step: e.loss for e in history.effective(self.log) if isinstance(e, events.Step)}
+
+    def evaluations(self) -> dict[int, tuple[float, bool]]:
+        """Loss of each evaluation, and whether it was the best so far."""
+        told = (e for e in history.effective(self.log) if isinstance(e, events.Eval))
+        return {e.step: (e.val_loss, e.best) for e in told}
 
 
 def check(
@@ -54,14 +65,14 @@ def check(
 ) -> Verdict:
     """Train ``steps`` steps at a stretch, and again with a stop after ``stop``; compare all bits.
 
-    Both runs have the recipe's own schedule. The second goes through a checkpoint on the disk and
-    a trainer made anew.
+    Both runs have the recipe's own schedule, and evaluate where the second one stops and at the
+    end. The second goes through a checkpoint on the disk and a trainer made anew.
 
     Args:
         folder: an empty folder for checkpoints.
         report: receives a line per run.
     """
-    train = {"max_steps": steps, "eval_every": 0, "checkpoint_every": 0}
+    train = {"max_steps": steps, "eval_every": stop, "checkpoint_every": 0}
     optim = {"warmup_steps": min(recipe.optim.warmup_steps, steps)}
     recipe = recipe.model_copy(
         update={
@@ -84,18 +95,20 @@ def check(
         steps=steps,
         stopped=stop,
         tensors=len(straight.tensors),
-        losses=len(straight.losses),
+        losses=len(straight.losses()),
+        evaluations=len(straight.evaluations()),
         differing=_first_difference(straight, resumed),
     )
 
 
 def _drive(trainer: Trainer, into: _Run, until: int) -> None:
-    """Run to a step, keep the losses, and at the end the tensors."""
+    """Run to a step, keep the log, and at the end the tensors."""
     for event in trainer.run():
-        if isinstance(event, events.Step):
-            into.losses[event.step] = event.loss
-            if event.step == until:
-                trainer.should_stop = lambda: True
+        into.log.append(event)
+        last = trainer.recipe.train.max_steps
+        if isinstance(event, events.Step) and event.step == until < last:
+            # Seen during the evaluation that is due now: the resumed run must make up for it.
+            trainer.should_stop = trainer.milestones.interrupted = lambda: True
     weights = checkpoint.model_tensors(trainer.model)
     moments = trainer.stepper.optimizers.tensors()
     averages = {f"{k}.ema": value for k, value in trainer.stepper.average.values.items()}
@@ -103,10 +116,13 @@ def _drive(trainer: Trainer, into: _Run, until: int) -> None:
 
 
 def _first_difference(one: _Run, two: _Run) -> str:
-    for step, loss in one.losses.items():
-        other = two.losses.get(step, math.nan)
+    losses = two.losses()
+    for step, loss in one.losses().items():
+        other = losses.get(step, math.nan)
         if loss != other and not (math.isnan(loss) and math.isnan(other)):
             return f"the loss of step {step}: {loss!r} against {other!r}"
+    if one.evaluations() != two.evaluations():
+        return f"the evaluations: {one.evaluations()} against {two.evaluations()}"
     for name, tensor in one.tensors.items():
         found = two.tensors.get(name)
         if found is None:

@@ -91,9 +91,8 @@ def resolve(
 
 def _of_run(run: RunFolder, which: str, raw: bool) -> Source:
     folder = retention.find(run, which)
-    best = retention.best_step(run)
     found = _of_checkpoint(folder, f"run {run.name}", raw)
-    mark = " (best)" if best == found.step else ""
+    mark = " (best)" if retention.is_best(run, found.step) else ""
     return Source(found.model, found.tokenizer, found.label + mark, found.step, found.state)
 
 

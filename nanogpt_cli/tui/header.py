@@ -50,7 +50,7 @@ def _fields(view: RunView, state: State, held: bool, ascii_only: bool) -> list[t
         (7, [(f"{units.si(view.steps.recent('tokens_per_s'))} tok/s", "text")] if step else []),
         (6, [("eta ", "dim"), (units.duration(view.eta), "text")]
             if view.eta and state.live else []),
-        (8, [("took ", "dim"), (units.duration(view.steps["time"][-1]), "text")]
+        (8, [("took ", "dim"), (units.duration(view.seconds), "text")]
             if step and not state.live else []),
         (4, [(f"{'!' if ascii_only else '▲'} {len(alarms)} alarm{'s' * (len(alarms) > 1)}",
               "warning")] if alarms else []),

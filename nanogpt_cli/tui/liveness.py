@@ -17,6 +17,7 @@ _ENDINGS = {
     "stopped": ("stopped", "ok"),
     "early_stop": ("stopped early", "ok"),
     "non_finite": ("stopped: not finite", "error"),
+    "diverged": ("diverged", "error"),
     "error": ("failed", "error"),
 }
 QUIET = 30.0  # seconds without a line before a run may be called stalled
@@ -59,6 +60,8 @@ def judge(view: RunView, now: float, alive: bool | None, exists: bool = True) ->
     if quiet > limit:
         detail = f"nothing written for {units.duration(quiet)}"
         return State("stalled" if alive else "silent", "warning", detail, live=bool(alive))
+    if any(alarm.kind == "divergence" for alarm in view.active_alarms):
+        return State("diverging", "error", "the loss has left its level", live=True)
     return State(view.doing or "running", "ok", live=True)
 
 

@@ -44,7 +44,8 @@ class RunView:
         self.paused = False
         self.last_time = 0.0
         self.version = 0  # grows with every change: nothing new, nothing to draw
-        self.non_finite = 0
+        self._non_finite: set[int] = set()
+        self._worked = 0.0  # seconds of the sessions before this one
         self.bad_lines = 0
         self.resumes = 0
 
@@ -106,12 +107,14 @@ class RunView:
     def _take_table(self, table: dict[str, Floats], last: events.Step) -> None:
         self.version += 1
         self.steps.extend(table)
-        self.non_finite += int((~np.isfinite(table["loss"])).sum())
+        self._non_finite.update(map(int, table["step"][~np.isfinite(table["loss"])]))
         self.last_step, self.doing = last, ""
         self.ended = None
         self.last_time = max(self.last_time, last.time)
 
     def _on_run_started(self, event: events.RunStarted) -> None:
+        self._worked = self.seconds if self.started and event.step else 0.0
+        self._non_finite = {step for step in self._non_finite if step <= event.step}
         self.started, self.ended, self.paused, self.doing = event, None, False, "starting"
         self.name = self.name or event.name
         after = event.step
@@ -160,6 +163,8 @@ class RunView:
         self.happenings.append(event)
 
     def _on_incident(self, event: events.Incident) -> None:
+        if event.kind == "non_finite":
+            self._non_finite.add(event.step)
         self.happenings.append(event)
 
     def _on_note(self, event: events.Note) -> None:
@@ -171,6 +176,20 @@ class RunView:
     def _on_run_ended(self, event: events.RunEnded) -> None:
         self.ended, self.doing = event, ""
         self.happenings.append(event)
+
+    @property
+    def non_finite(self) -> int:
+        """Steps whose loss or gradient was NaN or infinite."""
+        return len(self._non_finite)
+
+    @property
+    def seconds(self) -> float:
+        """How long the trainer has worked, over all times the run was resumed."""
+        if self.ended:
+            return self._worked + self.ended.seconds
+        if not self.started:  # the beginning of the log is lost
+            return float(self.steps["time"][-1]) if len(self.steps) else 0.0
+        return self._worked + max(0.0, self.last_time - self.started.time)
 
     @property
     def step(self) -> int:

@@ -1,7 +1,7 @@
-"""Kills a trainer with SIGKILL at random moments until enough; run as a program by the tests.
+"""Interrupts a trainer at random moments until enough; run as a program by the tests.
 
 The trainer runs in forked children of a process that has imported PyTorch but computed nothing, so
-a start costs milliseconds and a hundred kills are a matter of a minute.
+a start costs milliseconds and a hundred interruptions are a matter of a minute.
 """
 
 from __future__ import annotations
@@ -22,80 +22,126 @@ from nanogpt_cli.core import retention
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.runlog import RunFolder
 
+# No child is waited for longer than this.
+LIMIT_S = 120.0
+# Signals, each after a random pause. A lone SIGINT lets the trainer finish its step and save.
+WAYS = (
+    (signal.SIGKILL,),
+    (signal.SIGKILL,),
+    (signal.SIGINT,),
+    (signal.SIGINT, signal.SIGINT),
+    (signal.SIGINT, signal.SIGKILL),
+    (signal.SIGTERM, signal.SIGKILL),
+)
+
 
 def recipe(max_steps: int) -> Recipe:
-    """Dropout, accumulation, two optimizers and an average; saving takes most of the time."""
+    """Dropout, accumulation, two optimizers, an average, samples, statistics and patience.
+
+    Saves and evaluations are due at different steps and take most of the time.
+    """
     return toy_run.recipe(
         model={"dropout": 0.1},
         train={
-            "max_steps": max_steps, "checkpoint_every": 1, "eval_every": 15, "tokens_per_step": 128,
-            "batch_size": 4, "keep": 2,
+            "max_steps": max_steps, "checkpoint_every": 2, "eval_every": 3, "tokens_per_step": 128,
+            "batch_size": 4, "keep": 2, "patience": 10_000,
         },
-        optim={"name": "muon", "warmup_steps": 5, "ema": 0.99},
+        optim={"name": "muon", "warmup_steps": 5, "ema": 0.9},
+        sample={"max_new_tokens": 4, "every": 5, "prompt": "the"},
+        stats={"every": 4, "budget": 1.0},
     )  # fmt: skip
 
 
 def start(plan: training.Plan) -> int:
-    """Fork a trainer; returns its process id."""
+    """Fork a trainer; returns its process id. It exits with 0 if the run is finished, else 3."""
     pid = os.fork()
     if pid:
         return pid
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
     code = 1
     try:
-        code = 0 if training.run_alone(plan).reason == "finished" else 1
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        error = os.open(plan.run.path / "stderr.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(error, 2)
+        code = 0 if training.run_alone(plan).reason == "finished" else 3
+    except KeyboardInterrupt:
+        code = 3
     finally:
         os._exit(code)
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a child is a zombie by now; it stays to be waited for."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def await_step(run: RunFolder, pid: int) -> None:
-    """Return when the trainer has logged a step since now."""
+    """Return when the trainer has logged a step since now, or has ended."""
     seen = run.events.stat().st_size if run.events.exists() else 0
-    while True:
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
         if run.events.exists():
             with run.events.open("rb") as file:
                 file.seek(seen)
                 if b'"type":"step"' in file.read():
                     return
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            raise SystemExit("the run ended before enough kills, or before a step: raise max_steps")
+        if has_ended(pid):
+            return
         time.sleep(0.002)
+    raise SystemExit("the trainer makes no step")
 
 
-def hammer(folder: Path, data: Path, kills: int, max_steps: int, seed: int) -> dict[str, int]:
-    """Train to the end in spite of ``kills`` kills; returns how many of them hit what."""
+def reap(pid: int) -> int:
+    """The child's status; it must end within the limit."""
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return status
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise SystemExit("the trainer does not end")
+
+
+def hammer(
+    folder: Path, data: Path, interruptions: int, max_steps: int, seed: int
+) -> dict[str, int]:
+    """Train to the end in spite of everything; returns how many interruptions hit what."""
     rng = random.Random(seed)
     run = RunFolder(folder)
     folder.mkdir()
     wanted = recipe(max_steps)
-    counts = {"kills": 0, "during_a_save": 0, "before_any_checkpoint": 0, "starts": 0}
+    counts = {"interruptions": 0, "kills": 0, "starts": 0, "during_a_save": 0, "in_time": 0}
     while True:
         newest = retention.newest_intact(run)[0]
         pid = start(training.Plan(wanted, data, run, resume=newest is not None))
         counts["starts"] += 1
-        if counts["kills"] < kills:
-            if rng.random() > 0.15:  # the others are killed while starting
+        if counts["interruptions"] < interruptions:
+            if rng.random() > 0.15:  # the others are interrupted while starting
                 await_step(run, pid)
-            time.sleep(rng.uniform(0.0, 0.25))
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                raise SystemExit("the run ended before enough kills: raise max_steps")
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
-            counts["kills"] += 1
-            saving = run.checkpoints.is_dir() and any(
+            way = rng.choice(WAYS)
+            for number in way:
+                time.sleep(rng.uniform(0.0, 0.15))
+                if not has_ended(pid):
+                    os.kill(pid, number)
+                    counts["in_time"] += 1
+            counts["interruptions"] += 1
+            counts["kills"] += way[-1] == signal.SIGKILL
+        status = reap(pid)
+        if run.checkpoints.is_dir():
+            counts["during_a_save"] += any(
                 path.name.startswith(".tmp-") for path in run.checkpoints.iterdir()
             )
-            counts["during_a_save"] += saving
-            counts["before_any_checkpoint"] += newest is None
-            continue
-        if os.waitpid(pid, 0)[1]:
-            raise SystemExit("the trainer failed")
-        return counts
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
+            return counts
+        if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 3:
+            raise SystemExit((folder / "stderr.log").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
-    target, tokens, kills, steps, seed = sys.argv[1:]
-    counted = hammer(Path(target), Path(tokens), int(kills), int(steps), int(seed))
-    sys.stdout.write(json.dumps(counted) + "\n")
+    target, tokens, wanted_count, steps, first_seed = sys.argv[1:]
+    found = hammer(
+        Path(target), Path(tokens), int(wanted_count), int(steps), int(first_seed)
+    )  # fmt: skip
+    sys.stdout.write(json.dumps(found) + "\n")

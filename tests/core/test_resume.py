@@ -120,5 +120,31 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
     run, data = toy_run.folder(tmp_path / "run"), toy_run.data(tmp_path)
     toy_run.run(Trainer(recipe(), data, run))
     trainer = Trainer(recipe(model={"n_embd": 32}), data, run)
-    with pytest.raises(UserError, match=r"instead of \(\d+, 32\)"):
+    with pytest.raises(UserError, match="n_embd was 16, is now 32"):
         trainer.restore(retention.find(run, "last"))
+
+
+def test_a_run_asked_to_stop_during_an_evaluation_stops_before_the_next_step(
+    tmp_path: Path,
+) -> None:
+    run, data = toy_run.folder(tmp_path / "run"), toy_run.data(tmp_path)
+    for due in (4, 12):  # in the middle, and the evaluation that ends the run
+        trainer = Trainer(recipe(train={"checkpoint_every": 5}), data, run)
+        if due == 12:
+            trainer.restore(retention.find(run, "last"))
+        asked = []
+
+        def stop(trainer: Trainer = trainer, asked: list[bool] = asked, due: int = due) -> bool:
+            return bool(asked) or trainer.progress.step == due
+
+        trainer.milestones.interrupted = stop
+        trainer.should_stop = stop
+        found = list(trainer.run())
+        assert found[-1].reason == "stopped"  # type: ignore[attr-defined]
+        assert found[-1].step == due  # type: ignore[attr-defined]
+        assert due not in [e.step for e in of_type(found, events.Eval)]
+    last = Trainer(recipe(train={"checkpoint_every": 5}), data, run)
+    last.restore(retention.find(run, "last"))
+    found = list(last.run())
+    assert [e.step for e in of_type(found, events.Eval)] == [12]
+    assert found[-1].reason == "finished"  # type: ignore[attr-defined]
