@@ -230,10 +230,11 @@ def _device(wanted: str) -> torch.device:
     import torch
 
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
     try:
         device = torch.device(wanted)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()  # which a device without values cannot
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"this machine has no device {wanted!r}", "try --device auto") from None
     return device

@@ -33,8 +33,12 @@ class TrainConsole:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
+            self._progress = None
 
     def __call__(self, event: events.Event) -> None:
         """Show one event."""
@@ -88,8 +92,10 @@ class TrainConsole:
             self._open(event.step)
 
     def _open(self, step: int) -> None:
+        """The live line; a run that rolled back gets a new one."""
         from rich.progress import BarColumn, Progress, TextColumn
 
+        self._close()
         self._progress = Progress(
             TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
             BarColumn(bar_width=None),

@@ -41,6 +41,18 @@ class Account:
         return self.parameters - self.embedding
 
 
+def training_flops(config: GPTConfig) -> float:
+    """Training FLOPs per token: 6N + 12·L·C·T (Chowdhery et al. 2022, appendix B).
+
+    N counts the matrices, vectors of the blocks, and the head once; looking up embeddings, of
+    which an untied model has a table of its own, costs nothing.
+    """
+    found = shapes(config)
+    looked_up = ["transformer.wpe.weight"] + ([] if config.tied else ["transformer.wte.weight"])
+    total = sum(math.prod(shape) for name, shape in found.items() if name not in looked_up)
+    return 6.0 * total + 12.0 * config.n_layer * config.n_embd * config.block_size
+
+
 def account(config: GPTConfig) -> Account:
     """Count everything."""
     by_class: dict[str, int] = {}
@@ -61,7 +73,7 @@ def account(config: GPTConfig) -> Account:
         decayed=decayed,
         by_class=by_class,
         flops_forward=2 * (matrices + head) + 2 * L * d * (T + 1),
-        flops_training=6 * (total - by_class["wpe"]) + 12 * L * d * T,
+        flops_training=training_flops(config),
         memory={
             "weights": 4 * total,
             "gradients": 4 * total,

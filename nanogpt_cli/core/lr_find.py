@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from nanogpt_cli.core import device
 from nanogpt_cli.core.setup import assemble, check_data
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.text.tokens import TokenData
 
@@ -69,7 +70,16 @@ def sweep(recipe: Recipe, data: TokenData, *, steps: int = _STEPS) -> Iterator[P
 
 
 def suggest(points: Sequence[Point]) -> Suggestion:
-    """The rate at the steepest descent of the smoothed loss over log(lr)."""
+    """The rate at the steepest descent of the smoothed loss over log(lr).
+
+    Raises:
+        UserError: the sweep ended before there was a second loss to compare.
+    """
+    if len(points) < 2 or not math.isfinite(points[1].smooth):
+        raise UserError(
+            f"no learning rate can be suggested: the loss is not finite at {points[-1].lr:.1e}",
+            "look at the model's start first: nanogpt init-inspect RECIPE",
+        )
     best = min(range(len(points)), key=lambda i: points[i].smooth)
     slopes = [points[i + 1].smooth - points[i].smooth for i in range(max(1, best))]
     steepest = min(range(len(slopes)), key=lambda i: slopes[i])

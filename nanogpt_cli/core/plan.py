@@ -21,6 +21,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nanogpt_cli.core import evaluate, parts, setup
+from nanogpt_cli.core.accounting import training_flops
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.core.dropout import Noise
 from nanogpt_cli.core.memory import available_bytes
@@ -117,7 +118,7 @@ def forecast(
     needed = memory(recipe, model.config, device, processes=processes)
     free = available_bytes(device)
     tokens = recipe.tokens_per_step * recipe.train.max_steps
-    flops = setup.flops_per_token(model) * tokens
+    flops = training_flops(model.config) * tokens
     weights, _, moments = _state_bytes(recipe, model)
     checkpoint = weights + moments
     kept = recipe.train.keep + 2  # the best one, and the one being written
@@ -126,7 +127,7 @@ def forecast(
     rate = flops_per_second * processes if flops_per_second else None
     return Forecast(
         parameters=model.n_parameters(),
-        flops_per_token=setup.flops_per_token(model),
+        flops_per_token=training_flops(model.config),
         tokens_per_step=recipe.tokens_per_step,
         tokens=tokens,
         epochs=tokens / max(1, train_tokens),
@@ -335,4 +336,4 @@ def speed(
         once()
         device.synchronize()
         passes += 1
-    return setup.flops_per_token(model) * ids.numel() * passes / (clock() - started)
+    return training_flops(model.config) * ids.numel() * passes / (clock() - started)

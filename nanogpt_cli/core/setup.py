@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nanogpt_cli import __version__, events, places, schemes
 from nanogpt_cli.core import batches, distributed, init, memory, parts
+from nanogpt_cli.core.accounting import training_flops
 from nanogpt_cli.core.batches import Windows
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.core.distributed import Group
@@ -210,16 +211,6 @@ def probe_ids(recipe: Recipe, data: TokenData) -> Tensor:
     return torch.from_numpy(batches.fetch(data.train, offsets, T)[:, :-1])
 
 
-def flops_per_token(model: GPT) -> float:
-    """Training FLOPs per token: 6N + 12·L·C·T (Chowdhery et al. 2022, appendix B).
-
-    N counts the blocks and the head; looking up embeddings costs nothing.
-    """
-    config = model.config
-    matrices = model.n_parameters(embedding=False) + config.vocab_size * config.n_embd
-    return 6.0 * matrices + 12.0 * config.n_layer * config.n_embd * config.block_size
-
-
 def describe(
     recipe: Recipe, data: TokenData, stepper: Stepper, *, name: str, step: int, scratch: bool
 ) -> events.RunStarted:
@@ -245,7 +236,7 @@ def describe(
         version=__version__,
         vocab_size=data.vocab_size,
         n_layer=model.config.n_layer,
-        flops_per_token=flops_per_token(model),
+        flops_per_token=training_flops(model.config),
         peak_flops=device.peak_flops,
         recipe=recipe.model_dump(mode="json"),
         expected=expected,

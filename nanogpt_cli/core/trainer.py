@@ -41,6 +41,8 @@ _ROLLBACKS = 5
 _RECALLED = 2000
 # Steps without an update, one after the other, before a run is given up.
 _SKIPS = 20
+# The same for overflows in fp16: the scaler halves its factor of 2^16 at each of them.
+_OVERFLOWS = 40
 
 
 class Trainer:
@@ -242,7 +244,9 @@ class Trainer:
         Returns whether the step is to be counted without an update.
         """
         if self.stepper.scaler.is_enabled() and math.isfinite(measured.loss):
-            return True  # fp16 overflow: the scaler lowers its factor, and that is all
+            self._skips += 1
+            if self._skips < _OVERFLOWS:
+                return True  # fp16 overflow: the scaler lowers its factor, and that is all
         action = self.recipe.train.on_nonfinite
         yield from self._record(index, measured, "non_finite", action)
         if action == "skip" and self._skips < _SKIPS:
@@ -271,6 +275,8 @@ class Trainer:
         path = None
         if self.recorder:
             path = self.recorder.write(self.stepper, index, measured, self.recipe, kind)
+        if path is None and action == "recorded":
+            action = "noted"  # the disk holds enough of them already
         where = str(path.relative_to(self.folder.path)) if path and self.folder else ""
         incident = events.Incident(
             step=index + 1, kind=kind, message=message, path=where, action=action

@@ -10,7 +10,7 @@ import toy_run
 from toy_run import recipe
 
 from nanogpt_cli import recipe as recipes
-from nanogpt_cli.core import device, plan, setup
+from nanogpt_cli.core import accounting, device, plan, setup
 from nanogpt_cli.core.dropout import Noise
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.core.trainer import Trainer
@@ -94,8 +94,23 @@ def test_speed_counts_the_flops_of_each_pass() -> None:
     config = setup.model_config(recipe(), 50)
     ticks = iter(range(1000))
     found = plan.speed(recipe(), config, CPU, seconds=4.0, clock=lambda: float(next(ticks)))
-    with torch.device("meta"):
-        per_token = setup.flops_per_token(GPT(config))
+    per_token = accounting.training_flops(config)
     tokens = 4 * 16
     # Clock: start at 0, asked after passes 2, 3, 4 (1, 2, 3, 4 s), and once more for the rate.
     assert found == pytest.approx(per_token * tokens * 5 / 5.0, rel=0.3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_untied_model_looks_its_embedding_up_for_nothing(tied: bool) -> None:
+    config = replace(setup.model_config(recipe(), 50), tied=tied)
+    model = GPT(config)
+    matrices = model.n_parameters(embedding=False) + 50 * config.n_embd
+    attention = 12 * config.n_layer * config.n_embd * config.block_size
+    assert accounting.training_flops(config) == 6 * matrices + attention
+    assert accounting.account(config).flops_training == accounting.training_flops(config)
+
+
+def test_blocks_beyond_the_second_are_counted_without_tracing_them() -> None:
+    config = replace(setup.model_config(recipe(), 50), n_layer=5, dropout=0.1)
+    for size in (1, 3):
+        assert plan._of_depth(config, size, CPU) == plan._traced(config, size, CPU)

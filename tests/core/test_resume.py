@@ -148,3 +148,20 @@ def test_a_run_asked_to_stop_during_an_evaluation_stops_before_the_next_step(
     found = list(last.run())
     assert [e.step for e in of_type(found, events.Eval)] == [12]
     assert found[-1].reason == "finished"  # type: ignore[attr-defined]
+
+
+def test_a_second_resume_keeps_the_parts_the_run_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, data = toy_run.folder(tmp_path / "run"), toy_run.data(tmp_path)
+    wanted = recipe(train={"max_steps": 6})
+    monkeypatch.setattr("nanogpt_cli.core.parts.side_by_side", lambda device: 2)
+    toy_run.run(Trainer(wanted, data, run))
+    monkeypatch.setattr("nanogpt_cli.core.parts.side_by_side", lambda device: 4)
+    for steps in (9, 12):
+        trainer = Trainer(recipe(train={"max_steps": steps}), data, run)
+        trainer.restore(retention.find(run, "last"))
+        assert trainer.stepper.n_parts == 2
+        toy_run.run(trainer)
+        state = checkpoint.read_state(retention.find(run, "last"))
+        assert state["recipe"]["train"]["parts"] == 2
