@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import fields
-from typing import TypeVar
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nanogpt_cli import events
+from nanogpt_cli.printable import printable
 from nanogpt_cli.tui import stepblocks
 from nanogpt_cli.tui.history import LayerHistory, Steps
 from nanogpt_cli.tui.series import Columns, Floats
@@ -25,10 +26,14 @@ class RunView:
 
     ``fold`` takes one event, ``fold_many`` a batch in which a run of steps may still be undecoded
     text (see ``EventReader.read_blocks``); both give the same view.
+
+    A log may hold anything: its texts become printable as they enter, unless ``exact`` keeps them
+    for a program that does not draw.
     """
 
-    def __init__(self, name: str = "") -> None:
-        self.name = name
+    def __init__(self, name: str = "", *, exact: bool = False) -> None:
+        self.exact = exact
+        self.name = self._shown(name)
         self.started: events.RunStarted | None = None
         self.ended: events.RunEnded | None = None
         self.steps = Steps()
@@ -47,6 +52,9 @@ class RunView:
         self.non_finite = 0
         self.bad_lines = 0
         self.resumes = 0
+
+    def _shown(self, name: str) -> str:
+        return name if self.exact else printable(name, keep="")
 
     def fold_many(self, batch: Iterable[events.Event | bytes]) -> None:
         """Fold a batch; consecutive steps go in together."""
@@ -75,6 +83,7 @@ class RunView:
         if not sound(event):
             self.bad_lines += 1
             return
+        event = event if self.exact else harmless(event)
         self.steps.tick(event.time)
         self.last_time = max(self.last_time, event.time)
         handler = getattr(self, f"_on_{event.type}", None)
@@ -113,7 +122,7 @@ class RunView:
 
     def _on_run_started(self, event: events.RunStarted) -> None:
         self.started, self.ended, self.paused, self.doing = event, None, False, "starting"
-        self.name = self.name or event.name
+        self.name = self.name or self._shown(event.name)
         after = event.step
         self.steps.flops_per_token = _number(event.flops_per_token)
         self.steps.resume(after)
@@ -253,6 +262,29 @@ _ALLOWED = {
 def sound(event: events.Event) -> bool:
     """Whether every field holds what its annotation says; a log may hold anything."""
     return all(isinstance(getattr(event, name), kinds) for name, kinds in _ALLOWED[event.type])
+
+
+def harmless(event: T) -> T:
+    """The event with all its texts printable, names of statistics and recipe keys included."""
+    found = {name: _harmless(getattr(event, name)) for name in _TEXTS[event.type]}
+    return replace(event, **found) if found else event
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): _harmless(item) for key, item in value.items()}
+    # Rows of numbers, which are long, are passed over.
+    if isinstance(value, (list, tuple)) and any(isinstance(v, (str, dict, list)) for v in value):
+        return type(value)(map(_harmless, value))
+    return value
+
+
+_TEXTS = {
+    kind: [name for name, kinds in fields_of if {str, dict, tuple} & set(kinds)]
+    for kind, fields_of in _ALLOWED.items()
+}
 
 
 def _until(items: deque[T], after: int) -> deque[T]:
