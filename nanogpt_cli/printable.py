@@ -142,8 +142,8 @@ def checked(text: str, what: str) -> str:
         return text.encode("utf-8", "surrogateescape").decode("utf-8")
     except UnicodeError:
         raise UserError(
-            f"{what} is not UTF-8 text: character {place}, {text[place - 1]!r}, is half a surrogate "
-            "pair or a byte of another encoding",
+            f"{what} is not UTF-8 text: character {place}, {text[place - 1]!r}, is a byte of "
+            "another encoding or half a surrogate pair",
             "write it in UTF-8",
         ) from None
 

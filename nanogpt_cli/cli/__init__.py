@@ -29,7 +29,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # "color": typer.echo leaves control codes to the guard, instead of dropping them from names.
+    context_settings={"help_option_names": ["-h", "--help"], "color": True},
 )
 
 
