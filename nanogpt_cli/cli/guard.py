@@ -12,6 +12,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO, cast
 
 from nanogpt_cli.printable import encodable, printable
@@ -114,11 +115,16 @@ def trusted(stream: TextIO) -> TextIO:
     return cast(TextIO, stream.trusted) if isinstance(stream, Guard) else stream
 
 
+def _open(stream: TextIO | None) -> TextIO:
+    """The stream; nowhere, if whoever started the program has closed it (``>&-``)."""
+    return Path(os.devnull).open("w", encoding="utf-8") if stream is None else stream
+
+
 @contextlib.contextmanager
 def guarded() -> Iterator[Guard]:
     """Put guards before stdout, which is given, and stderr."""
     before = sys.stdout, sys.stderr
-    out, err = Guard(sys.stdout), Guard(sys.stderr, lenient=True)
+    out, err = Guard(_open(sys.stdout)), Guard(_open(sys.stderr), lenient=True)
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)
     try:
         yield out

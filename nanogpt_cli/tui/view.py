@@ -266,18 +266,22 @@ def sound(event: events.Event) -> bool:
 
 def harmless(event: T) -> T:
     """The event with all its texts printable, names of statistics and recipe keys included."""
-    found = {name: _harmless(getattr(event, name)) for name in _TEXTS[event.type]}
+    found = {name: _harmless(name, getattr(event, name)) for name in _TEXTS[event.type]}
     return replace(event, **found) if found else event
 
 
-def _harmless(value: Any) -> Any:
+_NUMBERS = ("stats", "histograms", "expected")  # long rows, of which only the names are shown
+
+
+def _harmless(name: str, value: Any) -> Any:
+    if name in _NUMBERS:
+        return {printable(key): row for key, row in value.items()}
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
-        return {printable(key): _harmless(item) for key, item in value.items()}
-    # Rows of numbers, which are long, are passed over.
-    if isinstance(value, (list, tuple)) and any(isinstance(v, (str, dict, list)) for v in value):
-        return type(value)(map(_harmless, value))
+        return {printable(key): _harmless("", item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_harmless("", item) for item in value)
     return value
 
 

@@ -37,7 +37,9 @@ from nanogpt_cli import __file__ as package
 from nanogpt_cli import cli, events, printable
 from nanogpt_cli.cli import console, lazy
 from nanogpt_cli.runlog import EventWriter
+from nanogpt_cli.tui import still
 from nanogpt_cli.tui.keys import PAGES
+from nanogpt_cli.tui.session import RunSession
 
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 # Blinking text, a window title, the clipboard, C1 controls, direction marks, markup of Rich.
@@ -269,6 +271,18 @@ def test_toml_holds_the_very_text(place: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
+def test_a_view_that_kept_its_texts_is_still_drawn_harmless(page: str, place: Path) -> None:
+    """The second gate: what a widget is given, whatever it is."""
+    sessions = [RunSession(Path(RUN), exact=True), RunSession(Path("runs") / NAME, exact=True)]
+    still.load(sessions)
+    assert "\x1b" in sessions[0].view.samples[-1].text
+    drawn = still.still(sessions, (160, 50), page=page)
+    assert harmful(drawn.text) == []
+    assert harmful(OURS.sub("", drawn.ansi)) == []
+    ElementTree.fromstring(drawn.svg)
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_pictures_of_a_hostile_log_are_well_formed(page: str, place: Path, tmp_path: Path) -> None:
     picture = tmp_path / "p.svg"
     code, _, err = nanogpt("watch", RUN, NAME, "--svg", str(picture), "--page", page)
@@ -457,6 +471,17 @@ def test_commentary_nobody_can_read_stops_no_work(place: Path) -> None:
         with Path(stdout).open("w") as out, Path(stderr).open("w") as err:
             done = subprocess.run(made, stdout=out, stderr=err, env=environment_with(), timeout=120)
         assert done.returncode == code
+
+
+def test_closed_streams_are_nobody_listening(place: Path) -> None:
+    program = f"{sys.executable} -m nanogpt_cli recipes"
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        done = subprocess.run(
+            ["sh", "-c", f"{program} {closed}"], capture_output=True, text=True, timeout=120,
+            env=environment_with(),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
 
 
 LATIN = os.fsdecode(b"caf\xe9")
