@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from nanogpt_cli.printable import json_escaped
+
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -219,7 +221,8 @@ def encode(event: Event) -> str:
     record = {"type": event.type}
     for item in fields(event):
         record[item.name] = plain(getattr(event, item.name))
-    return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text if text.isprintable() else json_escaped(text)
 
 
 def _is_numeric(annotation: Any) -> bool:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from nanogpt_cli import places
 from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.printable import checked
 from nanogpt_cli.recipe import Recipe
 
 _HEADER = re.compile(r"^#\s*(what|machine|minutes|loss):\s*(.+)$", re.IGNORECASE)
@@ -117,7 +118,7 @@ def load(name: str | Path, sets: Sequence[str] = ()) -> Loaded:
     draft = _read(path, ())
     draft.values.setdefault("run", {}).setdefault("name", path.stem)
     for text in sets:
-        _apply_set(draft, text)
+        _apply_set(draft, checked(text, "--set"))
     return _validate(draft, str(path))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import tomli_w
 
 from nanogpt_cli import places, recipe_files
+from nanogpt_cli.printable import printable
 from nanogpt_cli.recipe import Recipe
 
 
@@ -29,7 +30,8 @@ def derived(base: str, values: Mapping[str, Any], sets: Sequence[str], *, folder
     named = [f"{key}={text}" for key, text in zip(values, overrides, strict=True)]
     old = recipe_files.load(base).recipe.model_dump(mode="json")
     new = recipe_files.load(base, [*named, *sets])
-    lines = [f"#:schema {schema_file()}", f"# what:    {values.get('data.name', base)}", ""]
+    what = printable(str(values.get("data.name", base)), keep="")  # a comment is one line
+    lines = [f"#:schema {schema_file()}", f"# what:    {what}", ""]
     parent = os.path.relpath(base, folder) if Path(base).is_file() else base
     lines.append(tomli_w.dumps({"extends": str(parent)}).strip())
     for section, content in new.recipe.model_dump(mode="json").items():

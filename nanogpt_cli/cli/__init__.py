@@ -6,8 +6,10 @@ functions that need them, so that ``nanogpt --help`` answers at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -15,9 +17,10 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from nanogpt_cli import __version__
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, guard, help_page
 from nanogpt_cli.cli.lazy import LazyGroup
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import printable
 
 app = typer.Typer(
     name="nanogpt",
@@ -26,7 +29,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # "color": typer.echo leaves control codes to the guard, instead of dropping them from names.
+    context_settings={"help_option_names": ["-h", "--help"], "color": True},
 )
 
 
@@ -52,45 +56,78 @@ def main() -> NoReturn:
     # training steps took 79 s instead of 3 s beside two busy processes on two cores. Read when
     # torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    with guard.guarded() as out:
+        code = _outcome(out)
+    sys.exit(code)
+
+
+def _outcome(out: guard.Guard) -> int:
+    """Run the command and flush what it wrote; the exit code."""
+    try:
+        code = _run(out)
+        out.flush()
+    except BrokenPipeError:  # the reader of our output has seen enough
+        out.abandon()
+        return 0
+    except OSError as error:
+        out.abandon()
+        if not out.failed_with(error):
+            return _bug(error)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else error.strerror
+        _complain(f"cannot write the output: {reason}", "free some space, or write it elsewhere")
+        return 2
+    return code
+
+
+def _run(out: guard.Guard) -> int:
+    """Run the command, and say what went wrong; failing output is raised."""
     try:
         code = app(prog_name="nanogpt", standalone_mode=False)
     except UserError as error:
         _complain(error.message, error.hint)
-        sys.exit(2)
+        return 2
     except TyperException as error:
         _complain_of_usage(error)
-        sys.exit(2)
+        return 2
     except (KeyboardInterrupt, Abort):
         _complain("stopped", "")
-        sys.exit(130)
+        return 130
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):
-            _leave_quietly()
-        raise
-    except BrokenPipeError:
-        _leave_quietly()
-    except Exception as error:  # a bug of ours: say so in one line, keep the details at hand
-        if os.environ.get("NANOGPT_DEBUG"):
+            raise stop.__context__ from None
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except UnicodeEncodeError as error:
+        lacking = error.object[error.start : error.end]
+        _complain(
+            f"{error.object!r} cannot be written as {error.encoding}, which lacks {lacking!r}",
+            "use other characters, or a UTF-8 locale: LC_ALL=C.UTF-8",
+        )
+        return 2
+    except Exception as error:  # a bug of ours, unless it is the output
+        if isinstance(error, BrokenPipeError) or out.failed_with(error):
             raise
+        return _bug(error)
+    return code if isinstance(code, int) else 0
+
+
+def _bug(error: Exception) -> int:
+    """Say in one line that the fault is ours, and keep the details at hand."""
+    if os.environ.get("NANOGPT_DEBUG"):
+        traceback.print_exception(error)
+    else:
         _complain(
             f"this is a bug in nanogpt-cli: {type(error).__name__}: {error}",
             "set NANOGPT_DEBUG=1 and run the command again to see where it happened",
         )
-        sys.exit(1)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _leave_quietly() -> NoReturn:
-    """The reader of our output has seen enough; keep the interpreter from complaining at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+    return 1
 
 
 def _complain_of_usage(error: TyperException) -> None:
     """An option or argument that is wrong; a command called bare gets its help page."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
-        sys.stderr.write(error.format_message() + "\n")
+        help_page.show(error.format_message() + "\n", sys.stderr)
     else:
         command = context.command_path if context else "nanogpt"
         unknown = getattr(error, "option_name", "")
@@ -116,9 +153,7 @@ def _recipe_key(option: str, near: Sequence[str] | None, context: Any) -> str:
 
 def _complain(message: str, hint: str) -> None:
     """One message and one hint on stderr; colour only where a person sees it."""
-    colour = console.coloured(sys.stderr)
-    red, dim, off = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colour else ("", "", "")
-    text = f"{red}error:{off} {message}\n"
+    text = f"{console.painted('error:', 'red', sys.stderr)} {printable(message)}\n"
     if hint:
-        text += f"{dim}hint: {hint}{off}\n"
-    sys.stderr.write(text)
+        text += console.painted(f"hint: {hint}", "dim", sys.stderr) + "\n"
+    console.write(sys.stderr, text)

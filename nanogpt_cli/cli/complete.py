@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from nanogpt_cli import places
+from nanogpt_cli.printable import printable
 
 Words = Callable[[Any], Iterable[str]]
 
@@ -37,13 +38,18 @@ def _names(parameter: Any, command: Any) -> list[str]:
 def _completer(words: Words) -> Callable[[Any, str], list[Any]]:
     def complete(ctx: Any, incomplete: str) -> list[Any]:
         try:
-            found = [word for word in words(ctx) if word.startswith(incomplete)]
+            found = [word for word in words(ctx) if word.startswith(incomplete) and _plain(word)]
         except Exception:  # a shell must not be shown what went wrong
             return []
         items = dict.fromkeys(found)
         return [SimpleNamespace(value=word, help=None, type="plain") for word in items]
 
     return complete
+
+
+def _plain(word: str) -> bool:
+    """Whether a shell can be handed this word: escaped for a terminal it would be another name."""
+    return printable(word, keep="") == word
 
 
 def runs(ctx: Any) -> Iterator[str]:

@@ -112,23 +112,19 @@ def _as_json(opened: TokenData, shown: list[Any], top: int) -> dict[str, Any]:
 
 
 def _print(opened: TokenData, shown: list[Any], top: int) -> None:
-    from rich.markup import escape
-
     out, about = console.stdout(), opened.manifest
-    out.print(f"[bold]{escape(about.name)}[/bold]  {escape(str(opened.folder))}", soft_wrap=True)
-    out.print(f"  written by {about.tool}; both sha256 verified", markup=False)
+    out.print(console.styled((about.name, "bold"), f"  {opened.folder}"), soft_wrap=True)
+    out.print(f"  written by {about.tool}; both sha256 verified")
     for split, info in (("train", about.train), ("val", about.val)):
         out.print(
             f"  {split}: {info.tokens:,} tokens, {info.bytes:,} bytes "
             f"({info.bytes_per_token:.3f} a token), {info.documents:,} documents, "
             f"sha256 {info.sha256[:16]}…",
-            markup=False,
             soft_wrap=True,
         )
     out.print(
         f"  tokenizer: {about.kind}, {about.vocab_size:,} ids, {about.dtype}; "
         f"split: {about.split}, {about.val_fraction:g}",
-        markup=False,
         soft_wrap=True,
     )
     sources = about.raw["sources"]
@@ -136,12 +132,11 @@ def _print(opened: TokenData, shown: list[Any], top: int) -> None:
     more = ", …" if sources["files"] > len(sources["first"]) else ""
     out.print(
         f"  sources: {sources['files']:,} file(s), {sources['bytes']:,} bytes: {where}{more}",
-        markup=False,
         soft_wrap=True,
     )
     for window in shown:
-        out.print(f"\n[dim]{window.split}[{window.start:,}:][/dim]")
-        out.print(window.text, markup=False, soft_wrap=True)
+        out.print(f"\n{window.split}[{window.start:,}:]", style="dim")
+        out.print(window.text, soft_wrap=True)
     _print_histogram(opened, top)
 
 
@@ -154,7 +149,6 @@ def _print_histogram(opened: TokenData, top: int) -> None:
     out.print(
         f"\ntokens used: {used:,} of {len(counts):,}; entropy of their frequencies "
         f"{look.entropy_bits(counts):.3f} bits a token",
-        markup=False,
         soft_wrap=True,
     )
     widest = max(1, int(counts[order[0]]))
@@ -162,4 +156,4 @@ def _print_histogram(opened: TokenData, top: int) -> None:
         text = opened.tokenizer.token_bytes(int(i)).decode("utf-8", "replace")
         bar = "█" * max(1, round(40 * int(counts[i]) / widest)) if counts[i] else ""
         share = int(counts[i]) / max(1, total)
-        out.print(f"  {int(i):>6} {text!r:<14} {share:>7.2%} {bar}", markup=False)
+        out.print(f"  {int(i):>6} {text!r:<14} {share:>7.2%} {bar}")

@@ -13,20 +13,41 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TextIO
 
 from nanogpt_cli.cli import console
 
 _WIDEST, _TALLEST = 100, 39  # a page of up to that many lines is on one screen with the prompt
+_BOLD = re.compile("\x1b\\[[01]m")
 _NAMES = 32  # widest column of option names; a longer name has a line of its own
 
 
 def attach(command: Any) -> Any:
     """Make a command and its subcommands show this page on ``--help``; returns the command."""
     command.format_help = lambda ctx, formatter: formatter.write(page(command, ctx))
+    find = command.get_help_option
+    command.get_help_option = lambda ctx: answering(find(ctx))
     for child in getattr(command, "commands", {}).values():
         attach(child)
     return command
+
+
+def answering(option: Any) -> Any:
+    """The option ``--help`` (or None), printing a page whose headings are bold; see ``show``."""
+
+    def answer(ctx: Any, _: Any, asked: bool) -> None:
+        if asked and not ctx.resilient_parsing:
+            show(ctx.get_help() + "\n", sys.stdout)
+            ctx.exit()
+
+    if option is not None:
+        option.callback = answer
+    return option
+
+
+def show(text: str, stream: TextIO) -> None:
+    """Write a page, bold headings and all where the stream takes them."""
+    console.write(stream, text if console.coloured(stream) else _BOLD.sub("", text))
 
 
 def page(command: Any, ctx: Any) -> str:

@@ -32,20 +32,22 @@ def header(subject: Subject, tokens: str, seed: int) -> None:
     bias, tied = "biases" if c.bias else "no biases", "tied head" if c.tied else "untied head"
     grid.add_row(
         "model",
-        f"[bold cyan]{subject.label}[/]: {c.n_layer} layers, {c.n_embd} channels, {c.n_head} heads,"
-        f" context {c.block_size}, vocabulary {c.vocab_size}, {c.activation}, {bias}, {tied}",
+        console.styled(
+            (subject.label, "bold cyan"),
+            f": {c.n_layer} layers, {c.n_embd} channels, {c.n_head} heads, context {c.block_size}, "
+            f"vocabulary {c.vocab_size}, {c.activation}, {bias}, {tied}",
+        ),
     )
     if scheme is not None:
-        about = f"[bold cyan]{scheme.name}[/]: {scheme.about}"
-        grid.add_row("scheme", about)
-        grid.add_row("", _escape(scheme.formula))
+        grid.add_row("scheme", console.styled((scheme.name, "bold cyan"), f": {scheme.about}"))
+        grid.add_row("", scheme.formula)
         factors = "; ".join(f"{k} {v}" for k, v in scheme.multipliers.items())
         rates = "; ".join(sorted({f"{v}" for v in scheme.lr.values()}))
         if factors or rates:
             grid.add_row(
                 "", f"multipliers: {factors or 'none'}; learning rate of matrices × {rates or 1}"
             )
-        grid.add_row("", f"[dim]{_escape(scheme.source)}[/]")
+        grid.add_row("", console.styled((scheme.source, "dim")))
     n = console.count
     grid.add_row(
         "size",
@@ -59,14 +61,8 @@ def header(subject: Subject, tokens: str, seed: int) -> None:
     grid.add_row("memory", f"{total} to train in float32, one sequence at a time: {parts}")
     grid.add_row("input", f"{tokens}, seed {seed}")
     for note in subject.notes:
-        grid.add_row("note", f"[yellow]{_escape(note)}[/]")
+        grid.add_row("note", console.styled((note, "yellow")))
     console.stdout().print(grid)
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def _bytes(size: float) -> str:
@@ -80,7 +76,8 @@ def theory(expected: Signals, vocab_size: int, seconds: float) -> None:
     """What is known before a weight is drawn."""
     out = console.stdout()
     number = tables.number
-    out.print(f"\n[bold]Expected by theory[/] [dim]({seconds:.1f} s, no weight drawn)[/]")
+    took = f"({seconds:.1f} s, no weight drawn)"
+    out.print(console.styled("\n", ("Expected by theory", "bold"), " ", (took, "dim")))
     a, b = number(expected.stream_rms[0]), number(expected.stream_rms[-1])
     gradient = ""
     if expected.grad_rms:
@@ -96,12 +93,12 @@ def theory(expected: Signals, vocab_size: int, seconds: float) -> None:
 def curves(measured: Signals | None, expected: Signals | None) -> None:
     """The picture over depth with its legend."""
     out = console.stdout()
-    legend = "[cyan]stream RMS[/]"
+    legend: list[str | tuple[str, str]] = [("stream RMS", "cyan")]
     if (measured or expected) and (measured or expected).grad_rms:  # type: ignore[union-attr]
-        legend += ", [magenta]gradient RMS[/] (scaled: shape only)"
+        legend += [", ", ("gradient RMS", "magenta"), " (scaled: shape only)"]
     if measured and expected:
-        legend += "; [bright_black]grey: expected[/]"
-    out.print(f"\n[bold]Over depth[/]  {legend}")
+        legend += ["; ", ("grey: expected", "bright_black")]
+    out.print(console.styled("\n", ("Over depth", "bold"), "  ", *legend))
     out.print(tables.picture(measured, expected, min(out.width, _WIDTH) - 2, 12), end="")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import printable
 
 if TYPE_CHECKING:
     from nanogpt_cli.core.signals import Signals
@@ -50,7 +51,7 @@ def draw(path: Path, title: str, measured: Signals | None, expected: Signals | N
     from nanogpt_cli import files
 
     figure = Figure(figsize=(10, 6.4), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(printable(title), parse_math=False)  # a label may hold anything
     for axes, (heading, names, log) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
         axes.set_title(heading, fontsize=10)
         axes.set_xlabel("block")

@@ -15,6 +15,8 @@ from nanogpt_cli.cli.init_inspect_view import Ask, progress
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from nanogpt_cli.core.coord_check import Coordinates
     from nanogpt_cli.core.signals import Signals
     from nanogpt_cli.core.study import Variant
@@ -41,8 +43,9 @@ def list_schemes(as_json: bool) -> None:
     for column in table.columns:
         column.justify = "left"
     for s in found:
-        mark = " [yellow](needs another architecture)[/]" if s.mismatch else ""
-        table.add_row(f"[bold]{s.name}[/]", s.about + mark, str(s.rules["mlp_proj"]))
+        mark = " (needs another architecture)" if s.mismatch else ""
+        about = console.styled(s.about, (mark, "yellow"))
+        table.add_row(console.styled((s.name, "bold")), about, str(s.rules["mlp_proj"]))
     console.stdout().print(table)
 
 
@@ -102,7 +105,7 @@ def _show(
     for row in rows:
         table.add_row(*(cell for _, cell in _cells(row, out.width)))
     out.print(table)
-    out.print(f"[dim]{_LEGEND}[/]")
+    out.print(_LEGEND, style="dim")
 
 
 _LEGEND = (
@@ -117,7 +120,7 @@ def _cells(row: tuple[Variant, Signals, Signals | None], width: int) -> list[tup
     variant, expected, measured = row
     shown = measured or expected
     narrow, wide = width < 100, width >= 110
-    cells: list[tuple[str, Any]] = [("", f"[bold]{variant.name}[/]")]
+    cells: list[tuple[str, Any]] = [("", console.styled((variant.name, "bold")))]
     if not narrow:
         cells.append(("x0", number(shown.stream_rms[0])))
     cells.append(("xL", number(shown.stream_rms[-1])))
@@ -137,16 +140,20 @@ def _cells(row: tuple[Variant, Signals, Signals | None], width: int) -> list[tup
     return [*cells, ("", _marks(variant, shown, 3 if wide else 1))]
 
 
-def _marks(variant: Variant, shown: Signals, most: int) -> str:
+def _marks(variant: Variant, shown: Signals, most: int) -> Text:
     """The topics of warnings and failures, the gravest first."""
     from nanogpt_cli.core import lint, lint_signals
 
     verdicts = lint_signals.on_signals(shown, variant.config) + lint.on_scheme(variant.scheme)
     bad = [v for v in verdicts if v.severity in ("warn", "fail")]
     bad.sort(key=lambda v: -lint.SEVERITIES.index(v.severity))
-    marks = " ".join(f"[{_COLOURS[v.severity]}]{v.topic}[/]" for v in bad[:most])
+    if not bad:
+        return console.styled(("✓", "green"))
     more = f" +{len(bad) - most}" if len(bad) > most else ""
-    return marks + more or "[green]✓[/]"
+    gaps = ("", *[" "] * most)
+    topics = [(v.topic, _COLOURS[v.severity]) for v in bad[:most]]
+    pieces = [piece for pair in zip(gaps, topics, strict=False) for piece in pair]
+    return console.styled(*pieces, more)
 
 
 def scan(subject: Subject, what: str, as_json: bool) -> None:
@@ -200,8 +207,8 @@ def _show_coordinates(found: Coordinates, scheme: str) -> None:
     table = simple_table(title, heads)
     for name in found.names:
         slope = found.slope(name)
-        marks = ("shrinks", "[green]level[/]", "[yellow]grows[/]")
-        mark = marks[1 + (slope > MAX_SLOPE) - (slope < -MAX_SLOPE)]
+        marks = (("shrinks", ""), ("level", "green"), ("grows", "yellow"))
+        mark = console.styled(marks[1 + (slope > MAX_SLOPE) - (slope < -MAX_SLOPE)])
         values = [number(rows[-1]) for rows in found.change[name]]
         table.add_row(name, *values, f"{slope:+.2f}", mark)
     table.add_row("loss", *(number(losses[-1]) for losses in found.losses), "", "")
@@ -209,9 +216,8 @@ def _show_coordinates(found: Coordinates, scheme: str) -> None:
     out.print(table)
     name, slope = found.steepest
     if found.level:
-        out.print("[green]✓[/] nothing grows with width: one learning rate serves all widths")
+        level = " nothing grows with width: one learning rate serves all widths"
+        out.print(console.styled(("✓", "green"), level))
     else:
-        out.print(
-            f"[yellow]![/] {name} grows as width^{slope:.2f}: "
-            "the best learning rate falls with width"
-        )
+        grows = f" {name} grows as width^{slope:.2f}: the best learning rate falls with width"
+        out.print(console.styled(("!", "yellow"), grows))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from nanogpt_cli.cli import console
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -132,12 +135,12 @@ def _measured(c: ClassStats, width: int) -> tuple[RenderableType, ...]:
 
     law = c.tensors[0].law
     extreme = c.expected_extreme
-    verdict = "" if law is None else "[red]off[/]" if c.off else "[green]✓[/]"
+    verdict = console.styled(("off", "red") if c.off else ("✓", "green"))
     z = f"{c.z:+.1f}" if math.isfinite(c.z) else "–"
     std = f"{c.std:.5f}" if c.std else "0"
     expected = "–" if math.isnan(c.expected_std) else f"{c.expected_std:.5f}"
-    cells = (std, f"[dim]{expected if c.expected_std else '0'}[/]", z)
-    far = (f"[dim]{number(extreme)}[/]",) if width >= _EXTREME_FROM else ()
+    cells = (std, console.styled((expected if c.expected_std else "0", "dim")), z)
+    far = (console.styled((number(extreme), "dim")),) if width >= _EXTREME_FROM else ()
     span = (number(c.minimum), number(c.maximum), *far, verdict)
     if law is None:  # foreign weights: no expectation, but a law read off the values
         name = guess_law(c.tensors[0], max(t.layer for t in c.tensors) + 1 or 1)
@@ -258,7 +261,8 @@ def picture(measured: Signals | None, expected: Signals | None, width: int, heig
                     else shown.stream_rms[0] / max(shown.grad_rms[-1], 1e-300)
                 )
                 traces.append(Trace(name, x, np.asarray(values) * scale, colour, kind))
-    options = PlotOptions(log_y=True, x_axis="block")
+    plain = not console.draws(sys.stdout)
+    options = PlotOptions(log_y=True, x_axis="block", ascii_only=plain)
     drawn = plot(traces, (0.0, max(1.0, x[-1])), width, height, options)
     text = Text()
     for row in drawn.rows:
@@ -274,7 +278,9 @@ def sparkline(values: Sequence[float], width: int = 48) -> str:
 
     from nanogpt_cli.tui import draw
 
-    return draw.sparkline(np.asarray(values, dtype=np.float64), min(width, len(values)))
+    plain = not console.draws(sys.stdout)
+    row = np.asarray(values, dtype=np.float64)
+    return draw.sparkline(row, min(width, len(values)), ascii_only=plain)
 
 
 def histograms(found: dict[str, list[Histogram]]) -> list[Table]:
@@ -324,7 +330,6 @@ def verdicts(found: Sequence[Verdict]) -> Table:
     for v in sorted(found, key=lambda v: -SEVERITIES.index(v.severity)):
         colour = _COLOURS[v.severity]
         style = colour if v.severity in ("warn", "fail") else ""
-        table.add_row(
-            f" [{colour}]{_MARKS[v.severity]}[/]", f"[{style}]{v.text}[/]" if style else v.text
-        )
+        mark = console.styled(" ", (_MARKS[v.severity], colour))
+        table.add_row(mark, console.styled((v.text, style)))
     return table

@@ -80,6 +80,10 @@ class LazyGroup(TyperGroup):
             self.commands[args[0]] = load(args[0])
         return super().resolve_command(ctx, args)
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """``--help``, which prints the front page in our own manner."""
+        return help_page.answering(super().get_help_option(ctx))
+
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """The front page, in plain text: importing a library to draw it would double its time."""
         heading, width = help_page.heading, help_page.terminal_width()

@@ -92,25 +92,23 @@ def print_receipt(manifest: dict[str, Any], folder: Path) -> None:
     receipt = manifest["receipt"]
     out = console.stderr()
     kind = manifest["tokenizer"]["kind"]
-    out.print(f"[bold]prepared[/bold] {short_path(folder)}", highlight=False)
+    out.print(console.styled(("prepared", "bold"), f" {short_path(folder)}"))
     table = _plain_table()
     table.show_header = False
     for label, text in _receipt_rows(manifest, receipt, kind):
         table.add_row(label, text)
     out.print(table)
     for warning in warnings(receipt):
-        out.print(f"[yellow]note:[/yellow] {warning}")
+        out.print(console.styled(("note:", "yellow"), f" {warning}"))
 
 
 def _receipt_rows(
     manifest: dict[str, Any], receipt: dict[str, Any], kind: str
 ) -> Iterator[tuple[str, str]]:
-    from rich.markup import escape
-
     train, val, split = manifest["train"], manifest["val"], manifest["split"]
     yield "documents", f"{receipt['documents']:,}"
     yield "text", f"{receipt['bytes']:,} bytes"
-    yield "tokens", f"{receipt['tokens']:,} {escape(kind)}, {manifest['dtype']}"
+    yield "tokens", f"{receipt['tokens']:,} {kind}, {manifest['dtype']}"
     yield (
         "split",
         (
@@ -124,9 +122,9 @@ def _receipt_rows(
     longest = receipt.get("longest_document")
     if longest:
         where = f" ({short_path(Path(longest['source']))})" if receipt["documents"] > 1 else ""
-        yield "longest document", f"{longest['tokens']:,} tokens{escape(where)}"
+        yield "longest document", f"{longest['tokens']:,} tokens{where}"
     frequent = (f"{t['text']!r} {t['share']:.1%}" for t in receipt["most_frequent"])
-    yield "most frequent", escape(", ".join(frequent))
+    yield "most frequent", ", ".join(frequent)
     if "duplicates" in receipt:
         yield "duplicates", f"{receipt['duplicates']:,} documents"
         yield "leakage", leakage_words(receipt["leakage"])

@@ -11,6 +11,7 @@ import typer
 
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import printable, toml_escaped
 
 
 def new(
@@ -82,7 +83,7 @@ def from_nanogpt(
         made.recipe()
     except UserError as error:
         raise UserError(f"{config}: {error.message}", error.hint) from None
-    text = made.to_toml(f"nanoGPT's {config.name}")
+    text = made.to_toml(f"nanoGPT's {printable(config.name, keep='')}")
     for note in made.notes:
         console.say(f"note: {note}")
     if out:
@@ -90,7 +91,7 @@ def from_nanogpt(
     file = out or Path(f"{config.stem}.toml")
     command = made.command.replace("NAME", str(file))
     if not (out or as_json):
-        typer.echo(text, nl=False)
+        console.write(sys.stdout, toml_escaped(text, sys.stdout.encoding))
         words = " ".join(["nanogpt recipe from-nanogpt", str(config), *(flags or [])])
         command = f"{words} --out {file}"
     _write(out, text, made.notes, command, as_json)

@@ -123,7 +123,7 @@ def summary(run: RunFolder) -> dict[str, Any]:
     from nanogpt_cli.tui import plain
     from nanogpt_cli.tui.session import RunSession
 
-    session = RunSession(run.path)
+    session = RunSession(run.path, exact=True)
     session.poll(1 << 22, float("inf"))
     return plain.summary(session)
 

@@ -11,6 +11,7 @@ import typer
 from nanogpt_cli.cli import options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
+from nanogpt_cli.printable import checked
 from nanogpt_cli.sampling import Sampling
 
 
@@ -178,7 +179,8 @@ def sample(
     )  # fmt: skip
     session.asked = model
     session.on_unknown, session.crop = on_unknown.value, crop
-    session.stop, session.stop_at_end_of_text = tuple(stop or ()), not ignore_eot
+    session.stop = tuple(checked(text, "--stop") for text in stop or ())
+    session.stop_at_end_of_text = not ignore_eot
     from nanogpt_cli.core.sampler import Plan  # after the model was found: it imports torch
 
     session.plan = Plan(

@@ -18,6 +18,7 @@ from nanogpt_cli.cli.sample_output import Clock, InOrder
 from nanogpt_cli.cli.sample_session import Session, note
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import cache_home
+from nanogpt_cli.printable import checked
 
 HELP = """\
 Type a prompt; the model continues it. \\n in it is a line break, Ctrl-C stops the text.
@@ -41,7 +42,10 @@ def loop(session: Session, given: list[str] | None) -> None:
             chat.answer(text)
         while True:
             try:
-                line = input("> " if sys.stdin.isatty() else "")
+                line = checked(input("> " if sys.stdin.isatty() else ""), "the line")
+            except (UnicodeDecodeError, UserError) as error:
+                note(f"{error}" if isinstance(error, UserError) else "the line is not UTF-8 text")
+                continue
             except EOFError:
                 if sys.stdin.isatty():
                     sys.stdout.write("\n")

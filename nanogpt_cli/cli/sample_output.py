@@ -97,14 +97,10 @@ class Clock:
         )
 
 
-def emit(text: str) -> None:
-    """Text to stdout, at once; what its encoding lacks becomes a question mark."""
-    try:
-        sys.stdout.write(text)
-    except UnicodeEncodeError:
-        encoding = sys.stdout.encoding or "ascii"
-        sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
-    sys.stdout.flush()
+def emit(text: str, style: str = "") -> None:
+    """Text to stdout, at once: made harmless on a terminal, as it is into a file or a pipe."""
+    stream = sys.stdout
+    console.write(stream, console.painted(text, style, stream) if stream.isatty() else text)
 
 
 def _stream(session: Session, ids: list[list[int]], clock: Clock, show: InOrder) -> None:
@@ -180,7 +176,7 @@ class InOrder:
 
     def _emit(self, text: str, colour: str = "") -> None:
         if text:
-            emit(sample_session.painted(text, colour, sys.stdout))
+            emit(text, colour)
             self.line_open = not text.endswith("\n")
 
 

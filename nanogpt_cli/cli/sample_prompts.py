@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nanogpt_cli.cli import console
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import checked
 
 
 def gather(
@@ -33,7 +34,7 @@ def gather(
     if prompt_file is not None:
         return [_not_empty(_read(prompt_file), str(prompt_file))]
     if prompt is not None:
-        return [_not_empty(prompt, "--prompt")]
+        return [_not_empty(checked(prompt, "--prompt"), "--prompt")]
     if ask_stdin and _is_piped():
         console.say("reading the prompt from standard input")
         return [text] if (text := _stdin()) else None
@@ -81,7 +82,8 @@ def _json_string(line: str, path: Path, number: int) -> str:
         raise UserError(
             f"{path}, line {number} holds no prompt", 'a JSON string, or {"prompt": "…"}'
         )
-    return _not_empty(value, f"{path}, line {number}")
+    where = f"{path}, line {number}"
+    return _not_empty(checked(value, where), where)
 
 
 def _stdin() -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from nanogpt_cli.cli import console
 from nanogpt_cli.errors import UserError
@@ -202,23 +202,9 @@ def describe(session: Session) -> str:
     return f"{session.source.label} · {size} parameters · {kind}, {where}"
 
 
-_STYLES = {"dim": 2, "red": 31, "green": 32, "yellow": 33, "magenta": 35, "cyan": 36}
-
-
-def painted(text: str, style: str, stream: TextIO) -> str:
-    """The text in one of a few styles if the stream is a terminal ("" is plain).
-
-    Without Rich, which costs 0.1 s before the first token.
-    """
-    if not style or not console.coloured(stream):
-        return text
-    return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
-
-
 def note(message: str) -> None:
     """A line of commentary on stderr, dim in a terminal."""
-    sys.stderr.write(painted(message, "dim", sys.stderr) + "\n")
-    sys.stderr.flush()
+    console.write(sys.stderr, console.painted(message, "dim", sys.stderr) + "\n")
 
 
 def fresh_seed() -> int:

@@ -76,7 +76,7 @@ class TrainConsole:
 
     def _line(self, text: str, *, dim: bool = False) -> None:
         target = self._progress.console if self._progress else console.stderr()
-        target.print(text, style="dim" if dim else None, markup=False, highlight=False)
+        target.print(text, style="dim" if dim else None)
 
     def _start(self, event: events.RunStarted) -> None:
         self._max_steps = event.max_steps

@@ -62,7 +62,7 @@ def watch(
       nanogpt watch small small-2          (compare)
       nanogpt watch small --svg small.svg
     """
-    sessions = _open(runs or [], out)
+    sessions = _open(runs or [], out, exact=json)
     _check_page(page)
     if json:
         _print_json(sessions)
@@ -86,12 +86,12 @@ def _next(session: RunSession) -> None:
     next_command(advice.after(session.folder, "" if state.live else ended))
 
 
-def _open(names: list[str], root: Path) -> list[RunSession]:
+def _open(names: list[str], root: Path, *, exact: bool) -> list[RunSession]:
     from nanogpt_cli.runlog import find_run
     from nanogpt_cli.tui.session import RunSession
 
     found = [find_run(name, root) for name in names] or [find_run(None, root)]
-    return [RunSession(run.path) for run in found]
+    return [RunSession(run.path, exact=exact) for run in found]
 
 
 def _check_page(page: str) -> None:
@@ -144,7 +144,7 @@ def _print_frame(
     import shutil
 
     from nanogpt_cli import files
-    from nanogpt_cli.cli.console import coloured, say
+    from nanogpt_cli.cli.console import coloured, draws, say, write
     from nanogpt_cli.tui import still
 
     _check_theme(theme)
@@ -153,6 +153,7 @@ def _print_frame(
         found = shutil.get_terminal_size(_DEFAULT_SIZE)
         size = found.columns, found.lines - 1
     still.load(sessions)
+    ascii_only = ascii_only or (once and not draws(sys.stdout))
     frame = still.still(
         sessions, size or _DEFAULT_SIZE, page=page, theme=theme, ascii_only=ascii_only
     )
@@ -161,7 +162,7 @@ def _print_frame(
             files.write_text(svg, frame.svg)
         say(f"wrote {svg}")
     if once:
-        sys.stdout.write(frame.ansi if coloured(sys.stdout) else frame.text)
+        write(sys.stdout, frame.ansi if coloured(sys.stdout) else frame.text)
 
 
 def _follow(sessions: list[RunSession]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import storable
 from nanogpt_cli.text import build, nanogpt_data, receipt, tokens
 from nanogpt_cli.text import tokenizer as tokenizers
 from nanogpt_cli.text.reading import SourceFile
@@ -93,7 +94,7 @@ def _copy(
         "mtime_ns": target.stat().st_mtime_ns,
     }
     source_file = SourceFile(
-        str(path.absolute()), about.st_size, about.st_mtime_ns, digest.hexdigest()
+        storable(str(path.absolute())), about.st_size, about.st_mtime_ns, digest.hexdigest()
     )
     return info, counts, source_file
 
@@ -101,7 +102,7 @@ def _copy(
 def _described(path: Path) -> SourceFile:
     about = path.stat()
     return SourceFile(
-        str(path.absolute()), about.st_size, about.st_mtime_ns, files.sha256_file(path)
+        storable(str(path.absolute())), about.st_size, about.st_mtime_ns, files.sha256_file(path)
     )
 
 

@@ -117,7 +117,7 @@ def _default_folder(name: str, request: Request) -> Path:
     folder = places.data_folder(name, tokenizer_label(request))
     if not tokens.is_prepared(folder) or target.same_inputs(folder, request):
         return folder
-    mark = files.sha256_bytes("\n".join(request.inputs).encode())[:6]
+    mark = files.sha256_bytes("\n".join(request.to_json()["inputs"]).encode())[:6]
     return places.data_folder(f"{name}-{mark}", tokenizer_label(request))
 
 

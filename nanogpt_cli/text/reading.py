@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, cast
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import storable
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -46,7 +47,7 @@ class SourceFile:
     """A file that was read whole: what the manifest remembers of it.
 
     Attributes:
-        path: absolute path, or a name for what is no regular file (``stdin``).
+        path: absolute path (``storable``), or a name for what is no regular file (``stdin``).
         size: bytes on disk (before unpacking).
         mtime_ns: modification time; None for a stream.
         sha256: hex digest of these bytes.
@@ -135,7 +136,7 @@ def open_file(path: Path, meter: Meter) -> Iterator[Reading]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", _open_hint(error)) from error
     with raw:
-        yield Reading(str(path.absolute()), cast(BinaryIO, raw), meter)
+        yield Reading(storable(str(path.absolute())), cast(BinaryIO, raw), meter)
 
 
 def _open_hint(error: OSError) -> str:
@@ -231,6 +232,10 @@ class Transcoded:
                 f"{self._name}: not valid {error.encoding} near byte {self._offset + error.start}: "
                 f"{error.reason}",
                 "name the right one with --encoding, or use --errors replace or skip",
+            ) from error
+        except UnicodeError as error:  # of UTF-16 and UTF-32, whatever the policy
+            raise UserError(
+                f"{self._name}: {error}", "name the right one with --encoding, as utf-16-le"
             ) from error
         self._ready += text.encode("utf-8", "replace")
         self._offset += len(data)

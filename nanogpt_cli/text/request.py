@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import storable
 from nanogpt_cli.text import catalogue, nanogpt_data, tokenizer, tokens
 from nanogpt_cli.text.sources import FileSource, Source, StandardInput, Tally, expand
 
@@ -53,7 +54,8 @@ class Request:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value, equal for requests that ask for the same set."""
-        return {**asdict(self), "inputs": list(self.inputs)}
+        strings = {k: storable(v) for k, v in asdict(self).items() if isinstance(v, str)}
+        return {**asdict(self), **strings, "inputs": [storable(text) for text in self.inputs]}
 
 
 def checked(request: Request) -> Request:
@@ -96,10 +98,24 @@ def _check_options(request: Request) -> None:
     ):
         if value not in known:
             raise UserError(f"{option} is {value!r}", f"known: {', '.join(known)}")
+    _check_encoding(request.encoding)
+
+
+def _check_encoding(name: str) -> None:
+    """Refuse what is no encoding of text, or cannot decode it in pieces: ``rot13``, ``punycode``.
+
+    A line is encoded and decoded byte by byte, as pieces may end anywhere.
+    """
+    line = "A line of plain text 0123456789 (for the encoding to be tried on), long and undotted\n"
     try:
-        codecs.lookup(request.encoding)
-    except LookupError as error:
-        raise UserError(f"unknown encoding {request.encoding!r}", "e.g. utf-8, latin-1") from error
+        data = line.encode(name)
+        decoder = codecs.getincrementaldecoder(name)()
+        pieces = (decoder.decode(data[i : i + 1], i == len(data) - 1) for i in range(len(data)))
+        sound = "".join(pieces) == line
+    except (LookupError, ValueError):  # unknown, no text encoding, or it refuses plain text
+        sound = False
+    if not sound:
+        raise UserError(f"{name!r} is not an encoding of text files", "e.g. utf-8, latin-1, utf-16")
 
 
 def _absolute(text: str) -> str:
@@ -119,7 +135,7 @@ def default_name(request: Request) -> str:
         return first
     path = Path(first)
     name = path.name if path.is_dir() else path.name.split(".")[0] or path.name
-    return name or "data"
+    return storable(name) or "data"
 
 
 def tokenizer_label(request: Request) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, cast
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import storable
 from nanogpt_cli.text import cuts
 from nanogpt_cli.text.reading import (
     PACKED,
@@ -142,7 +143,7 @@ class FileSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.name = str(path)
+        self.name = storable(str(path))
         self.size: int | None = path.stat().st_size if path.is_file() else None
         self._read: list[SourceFile] = []
 

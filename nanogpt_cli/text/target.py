@@ -12,6 +12,7 @@ from typing import Any
 
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import storable
 from nanogpt_cli.text import build, tokens
 from nanogpt_cli.text.request import Report, Request
 from nanogpt_cli.text.sources import FileSource, Source
@@ -85,7 +86,7 @@ def what_changed(target: Path, request: Request, sources: list[Source]) -> str:
 def same_inputs(target: Path, request: Request) -> bool:
     """True when ``target`` was prepared from the request's inputs, whatever the options."""
     raw = tokens.read_manifest(target).raw
-    return bool(raw["request"].get("inputs") == list(request.inputs))
+    return bool(raw["request"].get("inputs") == request.to_json()["inputs"])
 
 
 def _options_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -101,7 +102,7 @@ def _sources_changed(target: Path, sources: list[Source], *, partly: bool) -> st
         old = {row["path"]: row for row in map(json.loads, lines)}
     except (OSError, ValueError, KeyError) as error:
         return f"{target / build.SOURCES} cannot be read: {error}"
-    paths = {str(s.path.absolute()): s for s in sources if isinstance(s, FileSource)}
+    paths = {storable(str(s.path.absolute())): s for s in sources if isinstance(s, FileSource)}
     for path in paths:
         if path not in old and not partly:
             return f"{path} is new"
@@ -111,7 +112,7 @@ def _sources_changed(target: Path, sources: list[Source], *, partly: bool) -> st
                 return f"{path} cannot be compared"
         elif path not in paths:
             return f"{path} is gone"
-        elif changed := _file_changed(Path(path), row):
+        elif changed := _file_changed(paths[path].path, row):
             return changed
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,14 +11,17 @@ from typing import Any, ClassVar
 
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import ContentSwitcher
 
+from nanogpt_cli.printable import encodes, printable
 from nanogpt_cli.tui import header, keys
 from nanogpt_cli.tui.actions import DashboardActions
 from nanogpt_cli.tui.compare import ComparePage
 from nanogpt_cli.tui.desk import Desk
+from nanogpt_cli.tui.harmless import Harmless
 from nanogpt_cli.tui.layers import LayersPage
 from nanogpt_cli.tui.logs import LogsPage
 from nanogpt_cli.tui.overview import OverviewPage
@@ -73,6 +77,7 @@ class Dashboard(DashboardActions, App[DashboardExit]):
         still: bool = False,
     ) -> None:
         super().__init__()
+        self._filters.append(Harmless())
         self.still = still
         self.animation_level = "none" if still else self.animation_level
         self.desk = Desk(list(sessions), ascii_only=ascii_only, readonly=readonly)
@@ -191,6 +196,19 @@ class Dashboard(DashboardActions, App[DashboardExit]):
         self._draw_wanted = False
         self.draw(force=True)
 
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """A notice in the corner; names and paths in it are shown as they are, not as markup."""
+        message, title = printable(message), printable(title)
+        super().notify(message, title=title, severity=severity, timeout=timeout, markup=markup)
+
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:  # noqa: ARG002
         """The palette offers every key of the help by name."""
         for key in keys.KEYS:
@@ -218,8 +236,10 @@ def run_dashboard(
     """Open the dashboard on run folders and return how it was left.
 
     ``child`` is the trainer where it is a child process of this one: without asking it, a killed
-    child would look alive for ever. Needs a terminal (see ``nanogpt_cli.tui.terminal``).
+    child would look alive for ever. Needs a terminal (see ``nanogpt_cli.tui.terminal``). One whose
+    encoding has no braille gets ASCII.
     """
+    ascii_only = ascii_only or not encodes("⣿─●", getattr(sys.__stderr__, "encoding", None))
     sessions = [
         RunSession(path, child=child if index == 0 else None) for index, path in enumerate(folders)
     ]

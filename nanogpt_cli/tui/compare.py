@@ -8,6 +8,7 @@ from textual.containers import Horizontal
 from textual.widget import Widget
 
 from nanogpt_cli import runlog
+from nanogpt_cli.printable import printable
 from nanogpt_cli.tui import palette, patterns, traces, units
 from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.desk import Desk
@@ -99,7 +100,7 @@ class ComparePage(Page):
             lines.append(run_line(session, number, tokens, self.desk.ascii_only))
             keys.append("dim" if number is None else palette.run_color(number))
         for run in self.neighbours():
-            lines.append(("+", run.name, "not opened", "", "", "", ""))
+            lines.append(("+", printable(run.name, ""), "not opened", "", "", "", ""))
             keys.append("dim")
         self.selected = min(self.selected, max(0, len(lines) - 1))
         room = max(1, pane.size.height - 1)

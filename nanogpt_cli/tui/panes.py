@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, chop_cells
 
+from nanogpt_cli import printable as harmless
 from nanogpt_cli.tui import heat, traces, units
 from nanogpt_cli.tui.charts import bounds
 from nanogpt_cli.tui.desk import Desk
@@ -59,9 +60,9 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Text whose control characters (a model may write any) can do no harm on a terminal."""
+    """Text whose control characters (a model may write any) are shown, tabs as four blanks."""
     text = text.replace("\r\n", "\n").replace("\t", "    ")
-    return "".join(c if c == "\n" or c.isprintable() else "·" for c in text)
+    return harmless.printable(text, "\n")
 
 
 class HeatPane(Pane):
@@ -172,6 +173,7 @@ def table(
     heads: Sequence[str], lines: Sequence[Sequence[str]], selected: int | None, width: int
 ) -> list[Row]:
     """Aligned columns under dim heads; the selected line reversed."""
+    lines = [[harmless.printable(cell, "") for cell in line] for line in lines]
     sizes = [max(cell_len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
 
     def render(cells: Sequence[str]) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from rich.text import Text
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
+from nanogpt_cli.printable import printable
 from nanogpt_cli.tui import palette
 from nanogpt_cli.tui.plot import Row
 
@@ -31,6 +33,7 @@ class RowsWidget(Widget):
         self._rows: list[Row] = []
         self._strips: dict[int, Strip] = {}
         self._look: object = None
+        self._titles = "", ""
 
     @property
     def dark(self) -> bool:
@@ -58,11 +61,11 @@ class RowsWidget(Widget):
 
     def set_title(self, title: str, subtitle: str = "") -> None:
         """Border texts; only a change costs a restyle."""
-        title, subtitle = self._plain(title), self._plain(subtitle)
-        if title != self.border_title:
-            self.border_title = title
-        if subtitle != self.border_subtitle:
-            self.border_subtitle = subtitle
+        titles = self._plain(printable(title)), self._plain(printable(subtitle))
+        if titles != self._titles:
+            self._titles = titles
+            # As Text: Textual takes a bare string for markup.
+            self.border_title, self.border_subtitle = map(Text, titles)
 
     def on_resize(self) -> None:
         """What is shown was made for another size: ask for a new drawing."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nanogpt_cli import runlog
+from nanogpt_cli.printable import printable
 from nanogpt_cli.tui import liveness
 from nanogpt_cli.tui.liveness import State
 from nanogpt_cli.tui.view import RunView
@@ -24,7 +25,10 @@ class Child(Protocol):
 
 
 class RunSession:
-    """A run folder, its view so far, and how to tell the trainer something."""
+    """A run folder, its view so far, and how to tell the trainer something.
+
+    ``exact`` keeps texts as the log has them, for programs; see ``RunView``.
+    """
 
     def __init__(
         self,
@@ -32,17 +36,19 @@ class RunSession:
         *,
         child: Child | None = None,
         clock: Callable[[], float] = time.time,
+        exact: bool = False,
     ) -> None:
         self.folder = runlog.RunFolder(path)
         self.clock = clock
         self.loading = True
         self.restarts = 0
         self._child = child
+        self._exact = exact
         self._fresh()
 
     def _fresh(self) -> None:
         self.reader = runlog.EventReader(self.folder.events)
-        self.view = RunView(self.folder.name)
+        self.view = RunView(self.folder.name, exact=self._exact)
 
     def poll(self, max_bytes: int = 1 << 20, max_seconds: float = 0.1) -> bool:
         """Read what is new, bounded; whether anything changed."""
@@ -88,7 +94,7 @@ class RunSession:
             with self.folder.stdout.open("rb") as file:
                 end = file.seek(0, os.SEEK_END)
                 file.seek(max(0, end - TAIL_BYTES))
-                return file.read().decode("utf-8", "replace")
+                return printable(file.read().decode("utf-8", "replace").replace("\r\n", "\n"))
         except OSError:
             return ""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import fields
-from typing import TypeVar
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
 from nanogpt_cli import events
+from nanogpt_cli.printable import printable
 from nanogpt_cli.tui import stepblocks
 from nanogpt_cli.tui.history import LayerHistory, Steps
 from nanogpt_cli.tui.series import Columns, Floats
@@ -25,10 +26,14 @@ class RunView:
 
     ``fold`` takes one event, ``fold_many`` a batch in which a run of steps may still be undecoded
     text (see ``EventReader.read_blocks``); both give the same view.
+
+    A log may hold anything: its texts become printable as they enter, unless ``exact`` keeps them
+    for a program that does not draw.
     """
 
-    def __init__(self, name: str = "") -> None:
-        self.name = name
+    def __init__(self, name: str = "", *, exact: bool = False) -> None:
+        self.exact = exact
+        self.name = self._shown(name)
         self.started: events.RunStarted | None = None
         self.ended: events.RunEnded | None = None
         self.steps = Steps()
@@ -48,6 +53,9 @@ class RunView:
         self._worked = 0.0  # seconds of the sessions before this one
         self.bad_lines = 0
         self.resumes = 0
+
+    def _shown(self, name: str) -> str:
+        return name if self.exact else printable(name, keep="")
 
     def fold_many(self, batch: Iterable[events.Event | bytes]) -> None:
         """Fold a batch; consecutive steps go in together."""
@@ -76,6 +84,7 @@ class RunView:
         if not sound(event):
             self.bad_lines += 1
             return
+        event = event if self.exact else harmless(event)
         self.steps.tick(event.time)
         self.last_time = max(self.last_time, event.time)
         handler = getattr(self, f"_on_{event.type}", None)
@@ -116,7 +125,7 @@ class RunView:
         self._worked = self.seconds if self.started and event.step else 0.0
         self._non_finite = {step for step in self._non_finite if step <= event.step}
         self.started, self.ended, self.paused, self.doing = event, None, False, "starting"
-        self.name = self.name or event.name
+        self.name = self.name or self._shown(event.name)
         after = event.step
         self.steps.flops_per_token = _number(event.flops_per_token)
         self.steps.resume(after)
@@ -272,6 +281,33 @@ _ALLOWED = {
 def sound(event: events.Event) -> bool:
     """Whether every field holds what its annotation says; a log may hold anything."""
     return all(isinstance(getattr(event, name), kinds) for name, kinds in _ALLOWED[event.type])
+
+
+def harmless(event: T) -> T:
+    """The event with all its texts printable, names of statistics and recipe keys included."""
+    found = {name: _harmless(name, getattr(event, name)) for name in _TEXTS[event.type]}
+    return replace(event, **found) if found else event
+
+
+_NUMBERS = ("stats", "histograms", "expected")  # long rows, of which only the names are shown
+
+
+def _harmless(name: str, value: Any) -> Any:
+    if name in _NUMBERS:
+        return {printable(key): row for key, row in value.items()}
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {printable(key): _harmless("", item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_harmless("", item) for item in value)
+    return value
+
+
+_TEXTS = {
+    kind: [name for name, kinds in fields_of if {str, dict, tuple} & set(kinds)]
+    for kind, fields_of in _ALLOWED.items()
+}
 
 
 def _until(items: deque[T], after: int) -> deque[T]:
