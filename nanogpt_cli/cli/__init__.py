@@ -34,6 +34,9 @@ app = typer.Typer(
 )
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"nanogpt-cli {__version__}")
@@ -71,10 +74,7 @@ def _outcome(out: guard.Guard) -> int:
         return 0
     except OSError as error:
         out.abandon()
-        if not out.failed_with(error):
-            return _bug(error)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else error.strerror
+        reason = "the disk is full" if error.errno in _FULL else error.strerror
         _complain(f"cannot write the output: {reason}", "free some space, or write it elsewhere")
         return 2
     return code
@@ -104,11 +104,44 @@ def _run(out: guard.Guard) -> int:
             "use other characters, or a UTF-8 locale: LC_ALL=C.UTF-8",
         )
         return 2
-    except Exception as error:  # a bug of ours, unless it is the output
+    except OSError as error:  # nobody has put it into better words
         if isinstance(error, BrokenPipeError) or out.failed_with(error):
             raise
-        return _bug(error)
+        return _refused_by_system(error)
+    except Exception as error:
+        return _out_of_memory() if _lacks_memory(error) else _bug(error)
     return code if isinstance(code, int) else 0
+
+
+def _refused_by_system(error: OSError) -> int:
+    """A full disk, a missing permission, a file that has gone: nothing this program could mend."""
+    if os.environ.get("NANOGPT_DEBUG"):
+        traceback.print_exception(error)
+    reason = "the disk is full" if error.errno in _FULL else error.strerror or str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    _complain(
+        f"{where}{reason}",
+        "free some space and run the command again"
+        if error.errno in _FULL
+        else "NANOGPT_DEBUG=1 shows what the program was doing",
+    )
+    return 2
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether Python or PyTorch found no memory; torch has a class of its own for devices alone."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("out of memory" in str(error) or "can't allocate memory" in str(error))
+    )
+
+
+def _out_of_memory() -> int:
+    _complain(
+        "there is not enough memory",
+        "use a smaller batch or model; nanogpt plan RECIPE forecasts what a run needs",
+    )
+    return 2
 
 
 def _bug(error: Exception) -> int:
