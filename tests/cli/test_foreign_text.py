@@ -23,6 +23,7 @@ import time
 import tomllib
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -268,6 +269,19 @@ def test_toml_holds_the_very_text(place: Path) -> None:
     new = ("recipe", "new", "mine", "--data", f"{FOLDER}.txt", "-y", "--out", f"{NAME}\n.toml")
     check(*joined(nanogpt(*new)))
     check(*joined(nanogpt("recipe", "check", f"{NAME}\n.toml")))
+
+
+def test_what_enters_a_view_is_printable(place: Path) -> None:
+    """The first gate: escapes are measured and wrapped like any text."""
+    session = RunSession(Path("runs") / NAME)
+    still.load([session])
+    view = session.view
+    assert view.started is not None
+    assert view.name == printable.printable(NAME)
+    assert view.alarms[-1].advice == printable.printable(TEXT)
+    for event in (view.started, *view.samples, *view.alarms, *view.happenings):
+        assert harmful(json.dumps(asdict(event), ensure_ascii=False)) == []
+    assert harmful(session.output() + "".join(view.layers.names())) == []
 
 
 @pytest.mark.parametrize("page", PAGES)
