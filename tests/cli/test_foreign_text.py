@@ -422,8 +422,15 @@ class Terminal:
 
     def end(self) -> int:
         self.wait()
-        os.close(self._fd)
         return self._process.wait(60)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait(60)
+        os.close(self._fd)
 
 
 def environment_with(**changes: str) -> dict[str, str]:
@@ -433,23 +440,23 @@ def environment_with(**changes: str) -> dict[str, str]:
 
 def test_a_real_terminal_gets_no_foreign_sequence(place: Path) -> None:
     for arguments in (["sample", RUN, "-n", "9", "--crop"], ["runs"]):
-        terminal = Terminal(*arguments)
-        terminal.end()
+        with Terminal(*arguments) as terminal:
+            terminal.end()
         assert "\\x1b" in terminal.seen
         assert harmful(OURS.sub("", terminal.seen)) == []
 
 
 def test_the_live_dashboard_sends_no_foreign_sequence(place: Path) -> None:
-    terminal = Terminal("watch", RUN, NAME)
-    for keys, shown in (
-        ("", "loss"), ("2", "residual stream"), ("3", "best at equal tokens"), ("4", "samples"),
-        ("5", "stdout.log"), ("e", "saved"), ("g", "nobody would answer"), ("?", "Pages"),
-        ("q", "what happened"),
-    ):  # fmt: skip
-        terminal.type(keys)
-        terminal.wait(shown)
-    terminal.type("q")
-    assert terminal.end() == 0
+    with Terminal("watch", RUN, NAME) as terminal:
+        for keys, shown in (
+            ("", "loss"), ("2", "residual stream"), ("3", "best at equal tokens"), ("4", "samples"),
+            ("5", "stdout.log"), ("e", "saved"), ("g", "nobody would answer"), ("?", "Pages"),
+            ("q", "what happened"),
+        ):  # fmt: skip
+            terminal.type(keys)
+            terminal.wait(shown)
+        terminal.type("q")
+        assert terminal.end() == 0
     seen = re.sub(r"\x1b\]22;\w+\x07", "", terminal.seen)  # Textual's own: the mouse pointer
     for foreign in ("\x1b[5m", "\x1b]0;", "\x1b]52;", "\x07", "\x9b", "\x85", "\x08", *BIDI):
         assert foreign not in seen
