@@ -287,7 +287,7 @@ def test_what_enters_a_view_is_printable(place: Path) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_view_that_kept_its_texts_is_still_drawn_harmless(page: str, place: Path) -> None:
     """The second gate: what a widget is given, whatever it is."""
-    sessions = [RunSession(Path(RUN), exact=True), RunSession(Path("runs") / NAME, exact=True)]
+    sessions = [RunSession(run, exact=True) for run in (Path("runs") / NAME, Path(RUN))]
     still.load(sessions)
     assert "\x1b" in sessions[0].view.samples[-1].text
     drawn = still.still(sessions, (160, 50), page=page)
