@@ -23,6 +23,7 @@ import time
 import tomllib
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -270,10 +271,23 @@ def test_toml_holds_the_very_text(place: Path) -> None:
     check(*joined(nanogpt("recipe", "check", f"{NAME}\n.toml")))
 
 
+def test_what_enters_a_view_is_printable(place: Path) -> None:
+    """The first gate: escapes are measured and wrapped like any text."""
+    session = RunSession(Path("runs") / NAME)
+    still.load([session])
+    view = session.view
+    assert view.started is not None
+    assert view.name == printable.printable(NAME)
+    assert view.alarms[-1].advice == printable.printable(TEXT)
+    for event in (view.started, *view.samples, *view.alarms, *view.happenings):
+        assert harmful(json.dumps(asdict(event), ensure_ascii=False)) == []
+    assert harmful(session.output() + "".join(view.layers.names())) == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_a_view_that_kept_its_texts_is_still_drawn_harmless(page: str, place: Path) -> None:
     """The second gate: what a widget is given, whatever it is."""
-    sessions = [RunSession(Path(RUN), exact=True), RunSession(Path("runs") / NAME, exact=True)]
+    sessions = [RunSession(run, exact=True) for run in (Path("runs") / NAME, Path(RUN))]
     still.load(sessions)
     assert "\x1b" in sessions[0].view.samples[-1].text
     drawn = still.still(sessions, (160, 50), page=page)
@@ -408,8 +422,15 @@ class Terminal:
 
     def end(self) -> int:
         self.wait()
-        os.close(self._fd)
         return self._process.wait(60)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait(60)
+        os.close(self._fd)
 
 
 def environment_with(**changes: str) -> dict[str, str]:
@@ -419,23 +440,23 @@ def environment_with(**changes: str) -> dict[str, str]:
 
 def test_a_real_terminal_gets_no_foreign_sequence(place: Path) -> None:
     for arguments in (["sample", RUN, "-n", "9", "--crop"], ["runs"]):
-        terminal = Terminal(*arguments)
-        terminal.end()
+        with Terminal(*arguments) as terminal:
+            terminal.end()
         assert "\\x1b" in terminal.seen
         assert harmful(OURS.sub("", terminal.seen)) == []
 
 
 def test_the_live_dashboard_sends_no_foreign_sequence(place: Path) -> None:
-    terminal = Terminal("watch", RUN, NAME)
-    for keys, shown in (
-        ("", "loss"), ("2", "residual stream"), ("3", "best at equal tokens"), ("4", "samples"),
-        ("5", "stdout.log"), ("e", "saved"), ("g", "nobody would answer"), ("?", "Pages"),
-        ("q", "what happened"),
-    ):  # fmt: skip
-        terminal.type(keys)
-        terminal.wait(shown)
-    terminal.type("q")
-    assert terminal.end() == 0
+    with Terminal("watch", RUN, NAME) as terminal:
+        for keys, shown in (
+            ("", "loss"), ("2", "residual stream"), ("3", "best at equal tokens"), ("4", "samples"),
+            ("5", "stdout.log"), ("e", "saved"), ("g", "nobody would answer"), ("?", "Pages"),
+            ("q", "what happened"),
+        ):  # fmt: skip
+            terminal.type(keys)
+            terminal.wait(shown)
+        terminal.type("q")
+        assert terminal.end() == 0
     seen = re.sub(r"\x1b\]22;\w+\x07", "", terminal.seen)  # Textual's own: the mouse pointer
     for foreign in ("\x1b[5m", "\x1b]0;", "\x1b]52;", "\x07", "\x9b", "\x85", "\x08", *BIDI):
         assert foreign not in seen
