@@ -11,6 +11,7 @@ from pathlib import Path
 import fault_driver
 import pytest
 import toy_run
+from programs import LIMIT
 
 from nanogpt_cli import events
 from nanogpt_cli.core import checkpoint, retention
@@ -28,12 +29,14 @@ def drive(target: Path, data: Path, kills: int) -> dict[str, int]:
         capture_output=True,
         text=True,
         check=False,
+        timeout=LIMIT + 10 * KILLS,
     )
     assert done.returncode == 0, done.stderr
     counts: dict[str, int] = json.loads(done.stdout)
     return counts
 
 
+@pytest.mark.timeout(300 + 10 * KILLS)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_random_moments_equals_uninterrupted(tmp_path: Path) -> None:
     data = toy_run.data(tmp_path)
