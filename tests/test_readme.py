@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from programs import LIMIT
 
 from nanogpt_cli import recipe_files
 from nanogpt_cli.cli import lazy
@@ -51,7 +52,12 @@ def test_python_examples_run(
     assert len(examples) == 3
     code = "\nprint('=====')\n".join(examples)
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr
     trained, sampled, inspected = done.stdout.split("=====\n")

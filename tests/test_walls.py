@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import LIMIT
 
 import nanogpt_cli
 
@@ -63,7 +64,9 @@ def test_importing_a_room_keeps_to_its_walls(room: str) -> None:
         f"leaked = [b for b in {banned!r} if b in sys.modules]\n"
         "print(','.join(leaked))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=LIMIT
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "", f"importing {room} brought in {done.stdout.strip()}"
 

@@ -55,12 +55,13 @@ def import_(
     """
     from nanogpt_cli.interop import importing
 
-    found = _read(source, meta)
+    chosen = _tokenizer(tokenizer)
+    found = _read(source, meta, chosen)
     for note in found.notes:
         console.say(note)
     run = importing.make_run(
         found, name=name or importing.run_name(source), out=out, source=source, data=data,
-        tokenizer=_tokenizer(tokenizer),
+        tokenizer=chosen,
     )  # fmt: skip
     config = found.model.config
     console.say(
@@ -75,14 +76,12 @@ def import_(
     console.next_command(f"nanogpt sample {run.path}")
 
 
-def _read(source: str, meta: Path | None) -> Foreign:
-    from nanogpt_cli.interop import Foreign, importing
+def _read(source: str, meta: Path | None, tokenizer: Tokenizer | None) -> Foreign:
+    from nanogpt_cli.interop import Foreign, importing, opening
 
     if Path(source).exists() or Path(source).suffix in (".pt", ".bin"):
-        return importing.read(Path(source), meta)
-    from nanogpt_cli.cli.sources import resolve
-
-    found = resolve(source)
+        return importing.read(Path(source), meta, tokenizer=tokenizer)
+    found = opening.resolve(source, tokenizer=tokenizer, report=console.say)
     return Foreign(found.model, found.tokenizer, found.notes, found.step)
 
 

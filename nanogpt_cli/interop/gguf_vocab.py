@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import hf_tokenizer
+from nanogpt_cli.text import foreign_tokenizer
 from nanogpt_cli.text.gpt2_bpe import byte_characters
 from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -107,7 +108,7 @@ def _check_word_rule(tokenizer: Tokenizer, value: dict[str, Any]) -> None:
     """llama.cpp's "gpt-2" cuts words as GPT-2 does; nothing else would give the same ids."""
     pre = value.get("pre_tokenizer") or {}
     same = (
-        value["model"]["type"] == "BPE"
+        foreign_tokenizer.model_type(value["model"]) == "BPE"
         and not value.get("normalizer")
         and pre.get("type") == "ByteLevel"
         and pre.get("use_regex", True)

@@ -8,12 +8,14 @@ characters are dropped by that form, silently; the native tokenizer names them.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Final
 
 from nanogpt_cli import assets, files
-from nanogpt_cli.errors import UserError
+from nanogpt_cli.errors import UserError, naming
 from nanogpt_cli.interop import safe_json
+from nanogpt_cli.text import foreign_tokenizer
 from nanogpt_cli.text import tokenizer as tokenizers
 from nanogpt_cli.text.bpe import HuggingFaceTokenizer
 from nanogpt_cli.text.gpt2_bpe import byte_characters
@@ -121,32 +123,25 @@ def _name_of(value: dict[str, Any], id: int) -> str:
 
 
 def read(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a Hugging Face folder; None if it has none that can be read.
+    """The tokenizer of a Hugging Face folder; None if it has no file of one.
 
     Characters, bytes and GPT-2's own vocabulary come back as the native tokenizers, so that a
     model goes out and in again without a change.
 
     Raises:
-        UserError: the files are there and broken.
+        UserError: the files are there and broken, or one of two that belong together is missing.
     """
     path = folder / "tokenizer.json"
-    if path.is_file():
+    if os.path.lexists(path):  # a link that leads nowhere is not the absence of a tokenizer
         value = safe_json.read_object(path, limit=safe_json.LARGEST_VOCABULARY)
-    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+    elif any(os.path.lexists(folder / name) for name in ("vocab.json", "merges.txt")):
         path = folder / "vocab.json"
         value = _from_two_files(folder)
     else:
         return None
-    try:
-        return _recognise(value) or _library(value, folder)
-    except UserError as error:
-        raise UserError(f"{path}: {error.message}", error.hint) from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a tokenizer: {error!r:.200}") from None
-    except BaseException as error:  # a panic of the library is no Exception
-        if type(error).__name__ != "PanicException":
-            raise
-        raise UserError(f"{path} is not a tokenizer: {error!s:.200}") from None
+    with naming(path):
+        foreign_tokenizer.check(value)
+        return _recognise(value) or _library(value, folder, str(path))
 
 
 def _from_two_files(folder: Path) -> dict[str, Any]:
@@ -165,7 +160,7 @@ def _from_two_files(folder: Path) -> dict[str, Any]:
 def _recognise(value: dict[str, Any]) -> Tokenizer | None:
     """The native tokenizer that ``to_json`` turns into the same vocabulary, if there is one."""
     model = value["model"]
-    if model["type"] != "BPE":
+    if foreign_tokenizer.model_type(model) != "BPE":
         return None
     merges = [line if isinstance(line, str) else " ".join(line) for line in model["merges"]]
     if merges:
@@ -195,7 +190,7 @@ def _is_gpt2(vocab: dict[str, int], merges: list[str]) -> bool:
     return {token: i for token, i in vocab.items() if token != END_OF_TEXT} == known
 
 
-def _library(value: dict[str, Any], folder: Path) -> Tokenizer:
+def _library(value: dict[str, Any], folder: Path, source: str) -> Tokenizer:
     """Any other tokenizer, through the ``tokenizers`` library."""
     config_path = folder / "config.json"
     config = safe_json.read_object(config_path) if config_path.is_file() else {}
@@ -203,6 +198,8 @@ def _library(value: dict[str, Any], folder: Path) -> Tokenizer:
     kind, eot = "hf", config.get("eos_token_id")
     if isinstance(marker, dict) and tokenizers.trained_size(str(marker.get("tokenizer"))):
         kind = str(marker["tokenizer"])
-    if not isinstance(eot, int) or isinstance(eot, bool):
-        eot = None
-    return HuggingFaceTokenizer(value, kind=kind, eot=eot)
+    tokenizer = HuggingFaceTokenizer(value, kind=kind, source=source)
+    # GPT2Config's own 50256 stays in configurations of smaller vocabularies.
+    if type(eot) is int and 0 <= eot < tokenizer.vocab_size:
+        tokenizer.eot = eot
+    return tokenizer

@@ -29,6 +29,7 @@ from nanogpt_cli.interop.foreign import (
 )
 from nanogpt_cli.interop.source import Exportable, Weights
 from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text.tokenizer import Tokenizer
 
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
@@ -133,8 +134,12 @@ def is_folder(path: Path) -> bool:
     return (path / "config.json").is_file() and any((path / name).is_file() for name in names)
 
 
-def read(folder: Path) -> Foreign:
+def read(folder: Path, tokenizer: Tokenizer | None = None) -> Foreign:
     """The model and tokenizer of a Hugging Face GPT-2 folder.
+
+    Args:
+        folder: holds configuration and weights.
+        tokenizer: in place of the folder's own, which is then not read.
 
     Raises:
         UserError: something is missing, damaged, or beyond what a GPT-2 is; it is named.
@@ -147,7 +152,7 @@ def read(folder: Path) -> Foreign:
         notes: list[str] = []
         config, left_out = _without_zero_biases(config, values, tensors, named, notes)
         model = build(config, tensors, named, left_out, transposed=_TRANSPOSED, source=str(folder))
-    tokenizer = hf_tokenizer.read(folder)
+    tokenizer = tokenizer or hf_tokenizer.read(folder)
     if tokenizer is None and config.vocab_size in GPT2_ROWS:
         tokenizer = tokenizers.get("gpt2")
         notes.append("no tokenizer found: the vocabulary is taken to be GPT-2's")

@@ -25,12 +25,13 @@ _FINE_TUNING = recipe.Optim(lr=3e-5, schedule="constant")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def read(path: Path, meta: Path | None = None) -> Foreign:
+def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = None) -> Foreign:
     """Recognise and read a checkpoint of another tool.
 
     Args:
         path: a Hugging Face folder, nanoGPT's ``ckpt.pt`` or its folder, llm.c's ``.bin``.
         meta: nanoGPT's ``meta.pkl``, if it lies elsewhere.
+        tokenizer: in place of the checkpoint's own, which is then not read.
 
     Raises:
         UserError: it is none of these, or is damaged or hostile.
@@ -40,11 +41,11 @@ def read(path: Path, meta: Path | None = None) -> Foreign:
     if RunFolder(path).is_run():
         raise UserError(f"{path} is a run already", f"nanogpt sample {path}")
     if huggingface.is_folder(path):
-        return huggingface.read(path)
+        return huggingface.read(path, tokenizer)
     if path.is_file() and llmc.is_file(path):
         return llmc.read(path)
     if (path / nanogpt.CHECKPOINT).is_file() or path.suffix in (".pt", ".pth"):
-        return nanogpt.read(path, meta)
+        return nanogpt.read(path, meta, tokenizer=tokenizer)
     raise UserError(
         f"{path} is not a checkpoint that can be read",
         "a Hugging Face GPT-2 folder (config.json + model.safetensors), nanoGPT's ckpt.pt or "

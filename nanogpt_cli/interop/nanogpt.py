@@ -7,6 +7,7 @@ nanoGPT reads nothing else; the ones written here hold dicts, numbers and tensor
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from nanogpt_cli import files
 from nanogpt_cli.core.model import GPTConfig
-from nanogpt_cli.errors import UserError
+from nanogpt_cli.errors import UserError, naming
 from nanogpt_cli.interop import Foreign, safe_json, safe_pickle, safe_torch, torchfile
 from nanogpt_cli.interop.foreign import GPT2_ROWS, build, strip_prefixes
 from nanogpt_cli.interop.source import Exportable
@@ -114,13 +115,14 @@ def _meta(tokenizer: Tokenizer) -> bytes:
     return pickle.dumps(meta, protocol=2)
 
 
-def read(path: Path, meta: Path | None = None) -> Foreign:
+def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = None) -> Foreign:
     """The model of a ``ckpt.pt``, or of the folder that holds one.
 
     Args:
         path: the file or its folder.
         meta: ``meta.pkl`` of a character vocabulary; looked for beside the checkpoint and in
             nanoGPT's ``data/DATASET/`` if not given.
+        tokenizer: in place of the checkpoint's own, which is then not read.
 
     Raises:
         UserError: the file is damaged, hostile, or no nanoGPT checkpoint.
@@ -135,7 +137,9 @@ def read(path: Path, meta: Path | None = None) -> Foreign:
     named = _native_names(tensors.shapes, path)
     _check_head(value["model"], named, path)
     model = build(config, tensors, named, source=str(path))
-    tokenizer, notes = _tokenizer(path, value.get("config"), meta, config)
+    notes: tuple[str, ...] = ()
+    if tokenizer is None:
+        tokenizer, notes = _tokenizer(path, value.get("config"), meta, config)
     step = value.get("iter_num", 0)
     return Foreign(model, tokenizer, notes, step if isinstance(step, int) and step >= 0 else 0)
 
@@ -185,12 +189,10 @@ def _check_head(model: dict[str, Tensor], named: dict[str, str], path: Path) -> 
 def _tokenizer(
     path: Path, config: object, meta: Path | None, model: GPTConfig
 ) -> tuple[Tokenizer | None, tuple[str, ...]]:
-    ours = path.parent / "tokenizer.json"
-    if meta is None and ours.is_file() and ours.stat().st_size > 8:
-        tokenizer: Tokenizer | None = _native_tokenizer(ours)
-    else:
-        found = meta or _find_meta(path, config)
-        tokenizer = None if found is None else read_meta(found)
+    tokenizer = None if meta else _native_tokenizer(path.parent / "tokenizer.json")
+    found = meta or _find_meta(path, config)
+    if tokenizer is None and found is not None:
+        tokenizer = read_meta(found)
     notes: tuple[str, ...] = ()
     if tokenizer is None and model.vocab_size in GPT2_ROWS:
         tokenizer = tokenizers.get("gpt2")
@@ -206,8 +208,13 @@ def _tokenizer(
     return tokenizer, notes
 
 
-def _native_tokenizer(path: Path) -> Tokenizer:
-    return tokenizers.from_json(safe_json.read_object(path, limit=safe_json.LARGEST_VOCABULARY))
+def _native_tokenizer(path: Path) -> Tokenizer | None:
+    """The tokenizer that an export put beside the checkpoint; an empty object stands for none."""
+    if not os.path.lexists(path):
+        return None
+    value = safe_json.read_object(path, limit=safe_json.LARGEST_VOCABULARY)
+    with naming(path):
+        return tokenizers.from_json(value, str(path)) if value else None
 
 
 def _find_meta(path: Path, config: object) -> Path | None:
@@ -215,7 +222,8 @@ def _find_meta(path: Path, config: object) -> Path | None:
     places = [path.parent / META]
     if isinstance(dataset, str) and dataset and Path(dataset).name == dataset:
         places += [root / "data" / dataset / META for root in (path.parent, path.parent.parent)]
-    return next((place for place in places if place.is_file()), None)
+    # A link that leads nowhere is not the absence of a vocabulary: reading it says what is wrong.
+    return next((place for place in places if os.path.lexists(place)), None)
 
 
 def read_meta(path: Path) -> Tokenizer:
@@ -237,4 +245,5 @@ def read_meta(path: Path) -> Tokenizer:
     eot = characters[-1] == END_OF_TEXT
     if not all(len(c) == 1 for c in characters[: len(characters) - eot]):
         raise UserError(f"{path}: the vocabulary does not consist of single characters")
-    return CharTokenizer(characters[: len(characters) - eot], eot=eot)
+    with naming(path):
+        return CharTokenizer(characters[: len(characters) - eot], eot=eot)

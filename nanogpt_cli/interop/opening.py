@@ -62,6 +62,7 @@ def resolve(
     checkpoint: str = "best",
     out: Path = RUNS,
     raw: bool = False,
+    tokenizer: Tokenizer | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Source:
     """Find and read a model.
@@ -72,6 +73,7 @@ def resolve(
         checkpoint: of a run: "best", "last" or a step.
         out: where runs are looked for by name.
         raw: of a run with ``optim.ema``, the weights themselves instead of their average.
+        tokenizer: of another tool's checkpoint, in place of its own, which is then not read.
         report: receives a line when something is fetched.
 
     Raises:
@@ -81,11 +83,12 @@ def resolve(
     if not source or runlog.RunFolder(path).is_run() or runlog.RunFolder(out / source).is_run():
         return _of_run(runlog.find_run(source or None, out), checkpoint, raw)
     if path.exists():
-        return _of_path(path, raw=raw)
+        return _of_path(path, tokenizer, raw=raw)
     if source in _OPENAI:
-        return _of_path(hub.download(f"openai-community/{source}", report), label=source)
+        folder = hub.download(f"openai-community/{source}", report)
+        return _of_path(folder, tokenizer, label=source)
     if _HUB_ID.match(source) and path.parts[0] not in (out.name, ".", ".."):
-        return _of_path(hub.download(source, report), label=source)
+        return _of_path(hub.download(source, report), tokenizer, label=source)
     return _of_run(runlog.find_run(source, out), checkpoint, raw)  # says which runs there are
 
 
@@ -105,13 +108,15 @@ def _of_checkpoint(folder: Path, name: str, raw: bool) -> Source:
     return Source(loaded.model, tokenizer, label, loaded.step, state)
 
 
-def _of_path(path: Path, label: str = "", *, raw: bool = False) -> Source:
+def _of_path(
+    path: Path, tokenizer: Tokenizer | None, *, label: str = "", raw: bool = False
+) -> Source:
     label = label or str(path)
     if (path / checkpoints.STATE).is_file():
         return _of_checkpoint(path, label, raw)
     from nanogpt_cli.interop import importing  # every format's reader; a run needs none
 
-    return _of_foreign(importing.read(path), label)
+    return _of_foreign(importing.read(path, tokenizer=tokenizer), label)
 
 
 def _of_foreign(found: Foreign, label: str) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import tiktoken_spaces, tokenizer_library
 from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer, Tokens
 
 if TYPE_CHECKING:
@@ -22,6 +24,13 @@ _END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", 
 
 
 _COPY_PAYS = 1 << 22  # characters; a copy costs what encoding about a megabyte does
+
+# Training takes time that grows with the square of a word's length: a word is cut after as many
+# characters of one of GPT-2's classes. No vocabulary learns anything from longer ones.
+_LONG_WORD = 1024
+_LONG_WORDS = re.compile(
+    "|".join(f"{kind}{{{_LONG_WORD}}}" for kind in (r"[^\W\d_]", r"\d", r"\s", r"(?:[^\w\s]|_)"))
+)
 
 
 class TiktokenTokenizer(Tokenizer):
@@ -36,9 +45,15 @@ class TiktokenTokenizer(Tokenizer):
 
     def encode_array(self, text: str) -> Tokens:
         """See ``Tokenizer``. Runs without the interpreter lock, so threads scale."""
-        # With no special token allowed this equals encode_ordinary, without a Python list.
         encoding = self._of_this_thread(len(text))
-        return encoding.encode_to_numpy(text, disallowed_special=()).astype(self.dtype)
+        try:
+            # With no special token allowed this equals encode_ordinary, without a Python list.
+            return encoding.encode_to_numpy(text, disallowed_special=()).astype(self.dtype)
+        except ValueError:
+            long_spaces = tiktoken_spaces.find(text, encoding._pat_str)
+            if not long_spaces:
+                raise
+        return tiktoken_spaces.encode(text, encoding, long_spaces).astype(self.dtype)
 
     def _of_this_thread(self, size: int) -> tiktoken.Encoding:
         """The encoding, or this thread's own copy once it has encoded enough to pay for one.
@@ -58,6 +73,8 @@ class TiktokenTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         """See ``Tokenizer``."""
+        if len(text) > tiktoken_spaces.LONGEST:
+            return super().encode(text)
         return self.encoding.encode_ordinary(text)
 
     def token_bytes(self, id: int) -> bytes:
@@ -104,25 +121,31 @@ class HuggingFaceTokenizer(Tokenizer):
         value: the content of a ``tokenizer.json``.
         kind: ``hf``, or ``bpe:SIZE`` for one that ``train`` made.
         eot: id of end of text; by default the id of the first usual name in the vocabulary.
+        source: the file it is from, for messages.
 
     Raises:
-        UserError: the library refuses ``value``.
+        UserError: ``value`` is refused, or ``eot`` is not among its ids.
     """
 
-    def __init__(self, value: dict[str, Any], *, kind: str = "hf", eot: int | None = None) -> None:
-        import tokenizers
-
+    def __init__(
+        self,
+        value: dict[str, Any],
+        *,
+        kind: str = "hf",
+        eot: int | None = None,
+        source: str = "the tokenizer",
+    ) -> None:
         self.kind = kind
         self._value = value
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(value))
-        except Exception as error:  # the library raises plain Exception
-            raise UserError(f"not a Hugging Face tokenizer: {error}") from error
+        self._source = source
+        self._tokenizer = tokenizer_library.load(value)
         # Special tokens spelled out in a document are text, not the end of it.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.vocab_size = 1 + max(self._tokenizer.get_vocab().values(), default=-1)
+        if eot is not None and not 0 <= eot < self.vocab_size:
+            raise UserError(f"end of text has the id {eot}; the ids are 0 to {self.vocab_size - 1}")
         self.eot = eot if eot is not None else self._find_eot()
         self.cut_rule = "words" if _splits_like_gpt2(value) else "checked"
         self._bytes = None
@@ -138,17 +161,21 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_array(self, text: str) -> Tokens:
         """See ``Tokenizer``."""
         # The batch form skips the offsets, which cost twice the time and most of the memory.
-        found = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
+        with tokenizer_library.calling(f"{self._source} cannot encode this text"):
+            found = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
         return np.array(found.ids, dtype=self.dtype)
 
     def decode(self, ids: Iterable[int]) -> str:
         """See ``Tokenizer``."""
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+        with tokenizer_library.calling(f"{self._source} cannot decode these ids"):
+            return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def token_bytes(self, id: int) -> bytes:
         """See ``Tokenizer``. Exact for byte-level vocabularies, the decoded text for others."""
         token = self._tokenizer.id_to_token(id)
         if token is None:
+            if 0 <= id < self.vocab_size:
+                return b""  # a gap between ids, as the library decodes it
             raise KeyError(id)
         if self._bytes is not None and id != self.eot and all(c in self._bytes for c in token):
             return bytes(self._bytes[c] for c in token)
@@ -201,7 +228,7 @@ def train(size: int, texts: Iterable[str]) -> HuggingFaceTokenizer:
     Args:
         size: vocabulary size including the 256 bytes and the end-of-text token. A short text may
             not hold enough repeated pairs; the vocabulary is then smaller.
-        texts: pieces of text, cut where words end.
+        texts: pieces of text, cut where words end. Words of more than 1024 characters are cut.
     """
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -215,5 +242,16 @@ def train(size: int, texts: Iterable[str]) -> HuggingFaceTokenizer:
         special_tokens=[END_OF_TEXT],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    library.train_from_iterator(texts, trainer)
+    with tokenizer_library.calling(f"cannot train a BPE of {size} tokens on this text"):
+        library.train_from_iterator(_without_long_words(texts), trainer)
     return HuggingFaceTokenizer(json.loads(library.to_str()), kind=f"bpe:{size}", eot=0)
+
+
+def _without_long_words(texts: Iterable[str]) -> Iterator[str]:
+    """The same texts, cut within words longer than ``_LONG_WORD``."""
+    for text in texts:
+        start = 0
+        for match in _LONG_WORDS.finditer(text):
+            yield text[start : match.end()]
+            start = match.end()
+        yield text[start:]

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from nanogpt_cli import files
-from nanogpt_cli.errors import UserError
+from nanogpt_cli.errors import UserError, naming
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import build, nanogpt_data, receipt, tokens
 from nanogpt_cli.text import tokenizer as tokenizers
@@ -32,9 +32,10 @@ def import_folder(old: Path, fresh: Path, name: str, request: Request) -> dict[s
         UserError: a file is damaged or holds ids that the vocabulary lacks.
     """
     vocabulary = nanogpt_data.read_vocabulary(old)
-    tokenizer: Tokenizer = (
-        CharTokenizer(vocabulary) if vocabulary is not None else tokenizers.get("gpt2")
-    )
+    with naming(old / nanogpt_data.META):
+        tokenizer: Tokenizer = (
+            CharTokenizer(vocabulary) if vocabulary is not None else tokenizers.get("gpt2")
+        )
     splits, counts, read = {}, np.zeros(tokenizer.vocab_size, dtype=np.int64), []
     for split in tokens.SPLITS:
         splits[split], part, source = _copy(old / f"{split}.bin", fresh, tokenizer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from pathlib import Path
 from typing import Any, Final
@@ -76,7 +77,7 @@ def read_vocabulary(folder: Path) -> list[str] | None:
         UserError: the file is not nanoGPT's.
     """
     path = folder / META
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     meta = read_plain_pickle(path)
     itos = meta.get("itos") if isinstance(meta, dict) else None

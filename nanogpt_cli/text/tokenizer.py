@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nanogpt_cli import files
-from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.errors import UserError, naming, nearest
 
 FORMAT: Final = "nanogpt-cli tokenizer"
 END_OF_TEXT: Final = "<|endoftext|>"
@@ -122,6 +122,9 @@ class CharTokenizer(Tokenizer):
         self.characters = list(characters)
         if len(set(self.characters)) != len(self.characters):
             raise UserError("the character vocabulary names a character twice")
+        if half := next((c for c in self.characters if "\ud800" <= c <= "\udfff"), None):
+            # No text in UTF-8 holds one, and no file written from this vocabulary could.
+            raise UserError(f"the character vocabulary holds {half!r}, half of a surrogate pair")
         self.vocab_size = len(self.characters) + eot
         self.eot = len(self.characters) if eot else None
         points = np.array([ord(c) for c in self.characters], dtype=np.int64)
@@ -247,8 +250,12 @@ def check_kind(kind: str) -> None:
         )
 
 
-def from_json(value: dict[str, Any]) -> Tokenizer:
+def from_json(value: dict[str, Any], source: str = "the tokenizer") -> Tokenizer:
     """The tokenizer of ``Tokenizer.to_json``, or of a Hugging Face ``tokenizer.json``.
+
+    Args:
+        value: the content of the file.
+        source: the file, for what goes wrong when it is used.
 
     Raises:
         UserError: the value is neither.
@@ -256,7 +263,7 @@ def from_json(value: dict[str, Any]) -> Tokenizer:
     from nanogpt_cli.text import bpe
 
     if "model" in value and "format" not in value:
-        return bpe.HuggingFaceTokenizer(value)
+        return bpe.HuggingFaceTokenizer(value, source=source)
     kind = value.get("kind")
     if value.get("format") != FORMAT or not isinstance(kind, str):
         raise UserError("this JSON is not a tokenizer", f'"format" must be "{FORMAT}"')
@@ -264,7 +271,9 @@ def from_json(value: dict[str, Any]) -> Tokenizer:
         if kind == "char":
             return CharTokenizer(value["characters"], eot=value.get("eot") is not None)
         if "huggingface" in value:
-            return bpe.HuggingFaceTokenizer(value["huggingface"], kind=kind, eot=value["eot"])
+            return bpe.HuggingFaceTokenizer(
+                value["huggingface"], kind=kind, eot=value["eot"], source=source
+            )
         return get(kind, eot=value.get("eot") is not None)
     except (KeyError, TypeError) as error:
         raise UserError(f"tokenizer of kind {kind!r} is incomplete: {error}") from error
@@ -284,10 +293,8 @@ def load(path: Path) -> Tokenizer:
         raise UserError(f"the tokenizer {path} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"the tokenizer {path} is not a JSON object")
-    try:
-        return from_json(value)
-    except UserError as error:
-        raise UserError(f"{path}: {error.message}", error.hint) from error
+    with naming(path):
+        return from_json(value, str(path))
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import LIMIT
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -89,7 +90,7 @@ def test_proposals_need_no_heavy_library(tmp_path: Path) -> None:
         env = os.environ | {"_NANOGPT_COMPLETE": "complete_bash", "COMP_WORDS": line}
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True,
-            env=env | {"COMP_CWORD": number},
+            env=env | {"COMP_CWORD": number}, timeout=LIMIT,
         )  # fmt: skip
         assert done.stderr == ""
         assert done.stdout.split()

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
+from programs import LIMIT
 from typer.testing import CliRunner
 
 from nanogpt_cli import __version__
@@ -20,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 def nanogpt(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "nanogpt_cli", *arguments],
-        capture_output=True, text=True, cwd=cwd, check=False,
+        capture_output=True, text=True, cwd=cwd, check=False, timeout=LIMIT,
     )  # fmt: skip
 
 
@@ -77,7 +79,9 @@ def test_first_page_needs_no_heavy_library() -> None:
         "heavy = [m for m in ('torch', 'numpy', 'textual', 'pydantic', 'rich.markdown')"
         " if m in sys.modules]\nsys.stderr.write(','.join(heavy))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LIMIT
+    )
     assert done.stderr == ""
 
 
@@ -132,15 +136,14 @@ def test_recipes_lists_what_is_shipped() -> None:
 
 def test_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
     """As in ``nanogpt recipe schema | head -1``."""
-    reader = subprocess.Popen(
-        [sys.executable, "-m", "nanogpt_cli", "recipe", "schema"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, text=True,
-    )  # fmt: skip
+    reader = programs.start(
+        [sys.executable, "-m", "nanogpt_cli", "recipe", "schema"], cwd=tmp_path, text=True
+    )
     assert reader.stdout is not None
     assert reader.stderr is not None
     reader.stdout.close()
     assert reader.stderr.read() == ""
-    assert reader.wait() == 0
+    assert reader.wait(timeout=LIMIT) == 0
 
 
 def test_narrow_and_dumb_terminals_get_plain_lines_that_fit(

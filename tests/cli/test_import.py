@@ -147,6 +147,89 @@ def test_a_run_is_no_foreign_checkpoint() -> None:
     assert "is a run already" in done.exception.message
 
 
+def bpe_folder(name: str = "model") -> Path:
+    Path(name).mkdir()
+    huggingface.write(exportable(bpe.train(280, [TEXT])), Path(name), quiet)
+    return Path(name)
+
+
+BROKEN = {
+    "empty": b"",
+    "cut off": b'{"model": {"type": "BPE", "vocab": {"a',
+    "an empty object": b"{}",
+    "a list": b"[]",
+    "no model": b'{"model": null}',
+    "half a surrogate pair": b'{"model":{"type":"BPE","vocab":{"\\ud83d":0},"merges":[]}}',
+    "a merge of absent tokens": b'{"model":{"type":"BPE","vocab":{"a":0},"merges":["b c"]}}',
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_a_broken_tokenizer_is_not_left_out_in_silence(content: bytes) -> None:
+    path = bpe_folder() / "tokenizer.json"
+    path.write_bytes(content)
+    done = invoke("model")
+    assert isinstance(done.exception, UserError)
+    assert done.exception.message.startswith(str(path))
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "merges.txt"])
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_something_else_under_its_name_is_no_absent_tokenizer(name: str, kind: str) -> None:
+    folder = bpe_folder()
+    (folder / "tokenizer.json").unlink()
+    if kind == "folder":
+        (folder / name).mkdir()
+    else:
+        (folder / name).symlink_to("nowhere")
+    done = invoke("model")
+    assert isinstance(done.exception, UserError)
+    assert str(folder) in done.exception.message
+    assert not Path("runs").exists()
+
+
+def test_one_of_the_two_older_files_is_missing() -> None:
+    folder = bpe_folder()
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text('{"a": 0}')
+    done = invoke("model")
+    assert isinstance(done.exception, UserError)
+    assert "merges.txt" in done.exception.message
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "meta.pkl"])
+def test_a_broken_vocabulary_beside_a_nanogpt_checkpoint_is_refused(name: str) -> None:
+    Path("out").mkdir()
+    nanogpt.write(exportable(), Path("out"), quiet)
+    Path("out/tokenizer.json").unlink()
+    for content in (b"{", None):
+        path = Path("out", name)
+        path.unlink(missing_ok=True)
+        path.symlink_to("nowhere") if content is None else path.write_bytes(content)
+        done = invoke("out")
+        assert isinstance(done.exception, UserError)
+        assert str(path) in done.exception.message
+        assert not Path("runs").exists()
+
+
+def test_another_tokenizer_takes_the_place_of_a_broken_one() -> None:
+    tokenizers.save(bpe.train(280, [TEXT]), Path("other.json"))
+    (bpe_folder() / "tokenizer.json").write_bytes(b"{")
+    done = invoke("model", "--tokenizer", "other.json")
+    assert done.exit_code == 0, done.exception
+    found = source.from_run(find_run("model")).require_tokenizer("x")
+    assert found.fingerprint() == tokenizers.load(Path("other.json")).fingerprint()
+
+
+def test_end_of_text_outside_the_vocabulary_is_not_taken_over() -> None:
+    folder = bpe_folder()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": 50256}))
+    assert invoke("model").exit_code == 0
+    assert source.from_run(find_run("model")).require_tokenizer("x").eot == 0
+
+
 def test_a_folder_without_a_tokenizer_says_so() -> None:
     Path("hf").mkdir()
     huggingface.write(exportable(), Path("hf"), quiet)

@@ -40,6 +40,7 @@ ARGUMENTS = {
     "plan": ["debug", *TINY, "--flops", "1e9", "--memory", "8"],
     "data inspect": ["data/tiny-char"],
     "verify-resume": ["debug", *TINY, "--steps", "2"],
+    "bench race": ["--recipe", "debug", *TINY],
     "bench sample": ["debug", "-n", "2", "--repeats", "1", "--threads", "1"],
     "doctor": ["--no-compile"],
     "cache clear": ["--yes"],

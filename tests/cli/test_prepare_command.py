@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import programs
 import pytest
+from programs import LIMIT
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 TEXT = "To be, or not to be: that is the question.\n" * 30
@@ -99,7 +101,12 @@ def test_already_prepared_imports_no_torch(tmp_path: Path, nanogpt: Run) -> None
         "print([m for m in ('torch', 'tiktoken', 'tokenizers', 'textual') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=LIMIT,
     )
     assert "already prepared" in done.stderr
     assert done.stdout.strip() == "[]"
@@ -107,16 +114,16 @@ def test_already_prepared_imports_no_torch(tmp_path: Path, nanogpt: Run) -> None
 
 def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
     read, write = os.pipe()
-    run = subprocess.Popen(
+    run = programs.start(
         [sys.executable, "-m", "nanogpt_cli", "prepare", "-", "-t", "byte", "--out", "o"],
-        cwd=tmp_path, stdin=read, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=tmp_path, stdin=read, text=True,
     )  # fmt: skip
     os.close(read)
     try:
         # More than the pipe holds: once this returns, the program is reading.
         os.write(write, b"x" * 200_000)
         run.send_signal(signal.SIGINT)
-        _, stderr = run.communicate(timeout=60)
+        _, stderr = programs.finish(run)
     finally:
         os.close(write)
     assert run.returncode == 130

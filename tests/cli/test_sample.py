@@ -7,6 +7,8 @@ import itertools
 import json
 import os
 import pty
+import select
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import torch
 from click.testing import Result
@@ -341,10 +344,9 @@ def test_a_hub_that_cannot_be_reached_is_one_line(
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    return programs.start(
         [sys.executable, "-m", "nanogpt_cli", "sample", *arguments],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
@@ -456,6 +458,7 @@ def test_ctrl_c_stops_the_text_not_the_program(here: Path) -> None:
     def read_until(*wanted: bytes) -> bytes:
         seen = b""
         while not all(part in seen for part in wanted):
+            assert select.select([terminal], [], [], programs.LIMIT)[0], seen
             seen += os.read(terminal, 4096)
         return seen
 
@@ -468,6 +471,9 @@ def test_ctrl_c_stops_the_text_not_the_program(here: Path) -> None:
         os.write(terminal, b"/tokens 4\n")
         read_until(b"tokens 4", b"> ")
         os.write(terminal, b"/quit\n")
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
     finally:
         _, status = os.waitpid(pid, 0)
         os.close(terminal)

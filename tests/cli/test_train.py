@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import programs
 import pytest
+from programs import LIMIT, finish
+from typer.testing import CliRunner
 
 from nanogpt_cli import recipe_files
-from nanogpt_cli.cli import train
+from nanogpt_cli.cli import app, train
 from nanogpt_cli.runlog import RunFolder
 
 TEXT = "the king walked under the trees while rain fell on the stone and the queen slept\n" * 120
@@ -50,18 +52,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "nanogpt_cli", *arguments],
-        cwd=place,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return programs.start([sys.executable, "-m", "nanogpt_cli", *arguments], cwd=place, text=True)
 
 
 def nanogpt(place: Path, *arguments: str) -> tuple[int, str, str]:
     process = start(place, *arguments)
-    out, commentary = process.communicate()
+    out, commentary = finish(process)
     return process.returncode, out, commentary
 
 
@@ -97,14 +93,14 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     long = ["--set", "train.max_steps=1000000", "--set", "train.checkpoint_every=0"]
     process = start(place, "train", "toy.toml", *long)
     run = RunFolder(place / "runs" / "toy")
-    while not (run.events.exists() and b'"type":"step"' in run.events.read_bytes()):
-        assert process.poll() is None
-        time.sleep(0.02)
+    programs.until(
+        lambda: run.events.exists() and b'"type":"step"' in run.events.read_bytes(), process
+    )
     locked, _, refusal = nanogpt(place, "train", "toy", "--resume")
     assert locked == 2
     assert "is being trained by another process" in refusal
     process.send_signal(number)
-    _, commentary = process.communicate()
+    _, commentary = finish(process)
     assert process.returncode == 130
     assert "next: nanogpt train toy --resume" in commentary
     last = json.loads(run.events.read_text().splitlines()[-1])
@@ -122,7 +118,7 @@ def test_a_reader_that_leaves_does_not_end_the_run(place: Path) -> None:
     assert process.stderr is not None
     process.stderr.close()
     process.stderr = None
-    out, _ = process.communicate()
+    out, _ = finish(process)
     assert process.returncode == 0
     run = RunFolder(place / out.strip())
     last = json.loads(run.events.read_text().splitlines()[-1])
@@ -156,21 +152,33 @@ def test_verify_resume_passes_and_can_fail(place: Path) -> None:
         "from nanogpt_cli.cli import main; main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", broken], cwd=place, capture_output=True, text=True, check=False
+        [sys.executable, "-c", broken],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
     )
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("differs: the loss of step 5")
 
 
-def test_plan_and_lr_find(place: Path) -> None:
-    code, out, commentary = nanogpt(place, "plan", "toy.toml", "--json", "--flops", "1e9")
+def test_plan_and_lr_find(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process: four programs would import PyTorch four times."""
+    monkeypatch.chdir(place)
+
+    def nanogpt(*arguments: str) -> tuple[int, str, str]:
+        done = CliRunner().invoke(app, arguments)
+        return done.exit_code, done.stdout, done.stderr
+
+    code, out, commentary = nanogpt("plan", "toy.toml", "--json", "--flops", "1e9")
     assert code == 0, commentary
     assert json.loads(out)["fits"] is True
-    code, _, commentary = nanogpt(place, "plan", "toy.toml", "--memory", "0.001")
+    code, _, commentary = nanogpt("plan", "toy.toml", "--memory", "0.001")
     assert code == 1
     assert "does not fit" in commentary
     code, out, commentary = nanogpt(
-        place, "plan", "gpt2-124m", "--flops", "4e14", "--memory", "80", "--json"
+        "plan", "gpt2-124m", "--flops", "4e14", "--memory", "80", "--json"
     )
     assert code == 0, commentary
     assert "openwebtext is not prepared yet" in commentary
@@ -178,7 +186,7 @@ def test_plan_and_lr_find(place: Path) -> None:
         json.loads(out)["tokens"]
         / (9e9 * (1 - recipe_files.load("gpt2-124m").recipe.data.val_fraction))
     )
-    code, out, commentary = nanogpt(place, "train", "toy.toml", "--lr-find", "--json")
+    code, out, commentary = nanogpt("train", "toy.toml", "--lr-find", "--json")
     assert code == 0, commentary
     found = json.loads(out)
     assert 1e-5 < found["suggested"] < 10

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from programs import LIMIT
 
 from nanogpt_cli import files, schemes
 from nanogpt_cli.core import checkpoint, init, retention
@@ -160,10 +161,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     command = ["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(target)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
+    if subprocess.run(command, capture_output=True, check=False, timeout=LIMIT).returncode:
         pytest.skip("this system does not let root mount a tmpfs")
     yield target
-    subprocess.run(["umount", str(target)], check=True)
+    subprocess.run(["umount", str(target)], check=True, timeout=LIMIT)
 
 
 def test_a_real_full_disk(small_disk: Path, gpt: GPT) -> None:

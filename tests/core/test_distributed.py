@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 import toy_run
+from programs import LIMIT, finish
 
 from nanogpt_cli import recipe_files
 from nanogpt_cli.core import checkpoint, distributed, retention
@@ -43,6 +44,7 @@ def train(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
+        timeout=LIMIT,
     )
 
 
@@ -102,20 +104,14 @@ def test_two_processes_equal_one_and_resume_as_one(
 def test_a_killed_rank_ends_the_job_in_words_and_a_restart_finishes_it(tmp_path: Path) -> None:
     wanted = toy_run.recipe(train={"max_steps": 4000, "checkpoint_every": 5, "eval_every": 0})
     recipe = written(tmp_path, wanted, toy_run.data(tmp_path).folder)
-    process = subprocess.Popen(
-        command(recipe, "--procs", 2),
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = programs.start(
+        command(recipe, "--procs", 2), cwd=tmp_path, env=environment, text=True
     )
     run = RunFolder(tmp_path / "runs" / "toy")
-    while len(retention.list_steps(run)) < 2:
-        assert process.poll() is None
-        time.sleep(0.02)
+    programs.until(lambda: len(retention.list_steps(run)) >= 2, process)
     os.kill(_other_rank(tmp_path), signal.SIGKILL)
-    _, complaint = process.communicate()
+    _, complaint = finish(process)
     assert process.returncode == 2
     assert "ended with signal SIGKILL" in complaint
     assert "--resume --procs 2" in complaint

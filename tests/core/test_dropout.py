@@ -15,6 +15,8 @@ from nanogpt_cli.core.dropout import Noise
 from nanogpt_cli.core.stepper import Stepper
 from nanogpt_cli.text.tokens import TokenData
 
+pytestmark = pytest.mark.numeric
+
 P = 0.2
 SCALE = 0.3
 

@@ -8,6 +8,8 @@ import torch
 from nanogpt_cli.core import kernels
 from nanogpt_cli.core.model import ACTIVATIONS
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.mark.parametrize(("q", "value"), [(0.1024, 0.02987), (0.3072, 0.10649), (0.64, 0.25349)])
 def test_gelu_second_moment_at_the_values_of_three_widths(q: float, value: float) -> None:

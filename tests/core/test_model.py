@@ -10,6 +10,8 @@ from nanogpt_cli import schemes
 from nanogpt_cli.core import init
 from nanogpt_cli.core.model import GPT, GPTConfig, _attend
 
+pytestmark = pytest.mark.numeric
+
 transformers = pytest.importorskip("transformers")
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from numerics import tolerance
 from torch import Tensor
 
 from nanogpt_cli.core import muon
 from nanogpt_cli.core.muon import Muon, orthogonalize, polynomials
+
+pytestmark = pytest.mark.numeric
 
 SETTINGS = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1, "ns_steps": 5}
 JORDAN = ((3.4445, -4.7750, 2.0315),) * 5
@@ -34,6 +37,12 @@ def reference(
         x = x.T if tall else x
         w = w * (1 - 0.02 * 0.1) - 0.02 * math.sqrt(max(1, w.shape[0] / w.shape[1])) * x
     return w
+
+
+def rounding(schedule: Sequence[muon.Polynomial], terms: int, magnitude: float = 1.0) -> float:
+    """What products over ``terms`` leave where a matrix is nearly singular, which each of the
+    polynomials raises by its slope at zero."""
+    return tolerance(terms, magnitude * math.prod(slope for slope, _, _ in schedule))
 
 
 @pytest.mark.parametrize("shape", [(24, 8), (8, 24), (16, 16)])
@@ -89,7 +98,8 @@ def test_projections_of_query_key_and_value_are_three_matrices() -> None:
     Muon([{"params": [whole], "split": 3}], **SETTINGS).step()
     for i in range(3):
         rows = slice(8 * i, 8 * i + 8)
-        assert (whole[rows].double() - reference(start[rows], [grad[rows]])).abs().max() < 1e-5
+        error = (whole[rows].double() - reference(start[rows], [grad[rows]])).abs().max()
+        assert error < rounding(polynomials(5), 8, SETTINGS["lr"])
 
 
 def test_a_parameter_without_gradient_stays() -> None:
@@ -109,7 +119,7 @@ def test_the_way_through_gram_matrices_agrees_with_the_plain_one(
     exact = muon._plainly(y.double(), schedule)
     for way in (muon._plainly, muon._by_gram):
         error = (way(y, schedule) - exact).norm() / exact.norm()
-        assert error < 3e-3
+        assert error < rounding(schedule, 32)
 
 
 def test_matrices_shared_out_to_threads_change_alike() -> None:

@@ -13,6 +13,8 @@ from nanogpt_cli.core.stepper import Stepper
 from nanogpt_cli.core.trainer import Trainer
 from nanogpt_cli.text.tokens import TokenData
 
+pytestmark = pytest.mark.numeric
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> TokenData:

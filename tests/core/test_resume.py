@@ -13,6 +13,8 @@ from nanogpt_cli.core import checkpoint, retention
 from nanogpt_cli.core.trainer import Trainer
 from nanogpt_cli.errors import UserError
 
+pytestmark = pytest.mark.numeric
+
 CASES = {
     "adamw": {},
     "adamw, dropout": {"model": {"dropout": 0.2}},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from programs import LIMIT
 from safetensors.torch import load_file, save_file
 
 from nanogpt_cli.core import tensor_files
@@ -90,7 +91,7 @@ def test_three_ranks_write_one_file_of_whole_tensors(tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
         [*launcher, "--nproc-per-node=3", script, tmp_path],
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, timeout=LIMIT,
     )  # fmt: skip
     # What a rank has written says that all its assertions held; how PyTorch leaves is its affair.
     files = [tmp_path / f"{rank}.txt" for rank in range(3)]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy_run
+from numerics import tolerance
 from toy_run import losses, of_type, recipe, tensors
 
 from nanogpt_cli import events, runlog
@@ -14,6 +15,8 @@ from nanogpt_cli.core import checkpoint, progress, retention
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.trainer import Trainer
 from nanogpt_cli.errors import UserError
+
+pytestmark = pytest.mark.numeric
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -23,8 +26,10 @@ def test_one_large_micro_batch_equals_many_small_ones(tmp_path: Path, name: str)
     for size in (8, 4, 1):
         trainer = Trainer(recipe(train={"batch_size": size}, optim={"name": name}), data)
         runs.append((losses(toy_run.run(trainer)), tensors(trainer)))
+    # The loss and each gradient are means over the 128 tokens of a step.
+    close = tolerance(128, max(runs[0][0].values()))
     for found, weights in runs[1:]:
-        assert found == pytest.approx(runs[0][0], abs=2e-6)
+        assert found == pytest.approx(runs[0][0], abs=close)
         for key, value in runs[0][1].items():
             # Adam's normalisation magnifies rounding where a gradient is nearly zero.
             assert (weights[key] - value).abs().max() < 2e-4, key

@@ -1,14 +1,16 @@
 """A text encoded in pieces has the tokens of the whole."""
 
+import functools
 import io
 
 import numpy as np
 import pytest
 import regex
+import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt_cli.text import bpe, cuts, tokenizer
+from nanogpt_cli.text import bpe, cuts, tiktoken_spaces, tokenizer
 from nanogpt_cli.text.sources import Reader, Tally, text_pieces
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
@@ -56,6 +58,46 @@ def test_no_word_of_any_pattern_spans_a_cut(text: str) -> None:
     for name, pattern in patterns().items():
         words = regex.compile(pattern).findall
         assert [w for piece in found for w in words(piece)] == words(text), name
+
+
+SPACES = [" ", "  ", "    ", "\n", "\r\n", "\t", "\u3000", "\u00a0", "\x1c", "\u2003", "\x85"]
+
+
+@functools.cache
+def encodings() -> list[tiktoken.Encoding]:
+    """tiktoken's patterns with the bytes and a few merges of white space as vocabulary."""
+    merges = [b"  ", b"    ", b" a", b"\n\n", b" \n", b"\n ", b"\r\n", b".\n", b"\t\t", b"\xc2\xa0"]
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    ranks |= {token: 256 + i for i, token in enumerate(merges)}
+    return [
+        tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        for name, pattern in patterns().items()
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.lists(st.sampled_from([*ATOMS, *SPACES * 2]), max_size=30).map("".join))
+def test_white_space_taken_as_one_word_gives_the_ids_of_the_whole(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiktoken_spaces, "LONGEST", 2)
+        for encoding in encodings():
+            found = tiktoken_spaces.find(text, encoding._pat_str)
+            ids = tiktoken_spaces.encode(text, encoding, found).tolist()
+            assert ids == encoding.encode_ordinary(text), encoding.name
+
+
+def test_more_white_space_than_tiktoken_can_match(asset_cache) -> None:
+    asset_cache("gpt2-vocab.bpe")
+    made = tokenizer.get("gpt2")
+    text = "hello." + " " * 1_200_000 + "\n the end"
+    with pytest.raises(ValueError, match="Max stack size"):
+        made.encoding.encode_to_numpy(text, disallowed_special=())
+    ids = made.encode(text)
+    assert made.decode(ids) == text
+    assert ids == made.encode_array(text).tolist()
+    # The library itself, in three texts: up to the white space, its word, and the rest.
+    parts = ("hello.", " " * 1_200_000 + "\n", " the end")
+    assert ids == [id for part in parts for id in made.encoding.encode_ordinary(part)]
 
 
 def test_texts_are_cut_at_all() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import filelock
 import pytest
+from programs import LIMIT
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import prepare, splits, tokens
@@ -135,7 +136,7 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
+    if subprocess.run(mount, capture_output=True, check=False, timeout=LIMIT).returncode:
         pytest.skip("this system does not allow mounting")
     try:
         path = tmp_path / "a.txt"
@@ -148,7 +149,7 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
         made = prepare.prepare(Request((str(path),), tokenizer="byte"), out=disk / "o")
         assert tokens.open_data(made.folder, verify=True)
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        subprocess.run(["umount", str(disk)], check=True, timeout=LIMIT)
 
 
 def test_a_second_run_waits_and_finds_the_work_done(tmp_path: Path) -> None:

@@ -89,6 +89,23 @@ def test_training_is_deterministic(trained: bpe.HuggingFaceTokenizer) -> None:
     assert bpe.train(300, [WORDS * 20]).fingerprint() == trained.fingerprint()
 
 
+@pytest.mark.parametrize("letters", ["ACGT", "0123456789", " \t", ".,;-_"])
+def test_a_word_without_an_end_is_trained_on_in_parts(letters: str) -> None:
+    word = "".join(np.random.default_rng(1).choice(list(letters), size=5000))
+    parts = [word[i : i + 1024] for i in range(0, len(word), 1024)]
+    made = bpe.train(300, ["before it " + word, word])
+    again = bpe.train(300, ["before it ", *parts, *parts])
+    if letters != " \t":  # whose first blanks belong to what stands before
+        assert made.fingerprint() == again.fingerprint()
+    assert made.vocab_size == 300
+    assert made.decode(made.encode(word)) == word
+
+
+def test_no_text_with_words_of_usual_length_is_cut_for_training() -> None:
+    texts = [WORDS * 2000, "x" * 1023 + " " + "今日は良い天気です。" * 500]
+    assert list(bpe._without_long_words(texts)) == texts
+
+
 def test_huggingface_file_agrees_with_the_library(
     tmp_path: Path, trained: bpe.HuggingFaceTokenizer
 ) -> None:
@@ -130,7 +147,7 @@ def test_json_round_trip(tmp_path: Path, trained: bpe.HuggingFaceTokenizer, asse
         ("[1]", "not a JSON object"),
         ('{"kind": "char"}', "not a tokenizer"),
         ('{"format": "nanogpt-cli tokenizer", "kind": "char"}', "incomplete"),
-        ('{"model": {"type": "no such model"}}', "Hugging Face"),
+        ('{"model": {"type": "no such model"}}', "model.type"),
     ],
 )
 def test_broken_files_are_refused_by_name(tmp_path: Path, content: str, reason: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from programs import LIMIT
 
 from nanogpt_cli import __file__ as package
 
@@ -39,7 +40,7 @@ class Terminal:
     def _tmux(self, *arguments: str, **settings: object) -> str:
         done = subprocess.run(
             [str(TMUX), "-S", str(self.socket), *arguments],
-            capture_output=True, text=True, check=True, **settings,  # type: ignore[call-overload]
+            capture_output=True, text=True, check=True, timeout=LIMIT, **settings,  # type: ignore[call-overload]
         )  # fmt: skip
         return str(done.stdout)
 
@@ -66,7 +67,9 @@ class Terminal:
                      lambda: f"{words} not in\n{self.screen()}")  # fmt: skip
 
     def close(self) -> None:
-        subprocess.run([str(TMUX), "-S", str(self.socket), "kill-server"], capture_output=True)
+        subprocess.run(
+            [str(TMUX), "-S", str(self.socket), "kill-server"], capture_output=True, timeout=LIMIT
+        )
 
 
 def until(found: Callable[[], str], story: Callable[[], str]) -> str:
@@ -95,7 +98,7 @@ def data(tmp_path: Path, nanogpt_home: Path) -> Path:
     subprocess.run(
         [sys.executable, "-m", "nanogpt_cli", "prepare", str(text), "--tokenizer", "char",
          "--name", "tobe"],
-        check=True, cwd=tmp_path, env=environment, capture_output=True,
+        check=True, cwd=tmp_path, env=environment, capture_output=True, timeout=LIMIT,
     )  # fmt: skip
     return tmp_path
 
