@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from nanogpt_cli.foreign_files import parse_json
+
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -255,7 +257,7 @@ def decode(line: str | bytes) -> Event | None:
     Raises:
         ValueError: the line is not a JSON object, or a required field is missing.
     """
-    record = json.loads(line)
+    record = parse_json(line)
     if not isinstance(record, dict) or not isinstance(record.get("type"), str):
         raise ValueError("not an event: a JSON object with a type is expected")
     cls = EVENTS.get(record.pop("type"))

@@ -19,7 +19,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogpt_cli import events
+from nanogpt_cli import events, foreign_files
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.follow import EventReader as EventReader
 from nanogpt_cli.places import RUNS
@@ -85,11 +85,11 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether this looks like a run: it has a recipe or an event log."""
-        return self.recipe.is_file() or self.events.is_file()
+        return os.path.lexists(self.recipe) or os.path.lexists(self.events)
 
 
 def list_runs(root: Path = RUNS) -> list[RunFolder]:
-    """All runs below ``root``, newest activity first."""
+    """All runs below ``root``, newest activity first; a folder that may not be read is none."""
     if not root.is_dir():
         return []
     runs = [RunFolder(path) for path in root.iterdir() if path.is_dir()]
@@ -123,6 +123,9 @@ def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
     for path in (Path(name), root / name):
         if RunFolder(path).is_run():
             return RunFolder(path)
+    for path in (Path(name), root / name):
+        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+            raise UserError(f"cannot read the folder {path}: permission denied")
     names = [run.name for run in runs]
     close = nearest(str(name), names)
     there = f"runs in {root}/: {', '.join(names[:10])}"
@@ -171,7 +174,9 @@ class EventWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(path)
+        if os.path.lexists(path):
+            foreign_files.check(path)  # to write to a named pipe would mean to wait for its reader
+            _cut_torn_line(path)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def __call__(self, event: events.Event) -> None:
@@ -199,8 +204,6 @@ class EventWriter:
 
 def _cut_torn_line(path: Path) -> None:
     """Drop what follows the last newline."""
-    if not path.exists():
-        return
     with path.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)
         position = end
@@ -217,6 +220,8 @@ def _cut_torn_line(path: Path) -> None:
             file.truncate(position)
 
 
+# Bytes; a prompt is the longest.
+_LONGEST_ARGUMENT = 1 << 20
 COMMANDS = ("pause", "resume", "checkpoint", "eval", "sample", "lr", "stop")
 
 
@@ -248,9 +253,9 @@ def take_commands(run: RunFolder) -> list[tuple[str, str]]:
             continue
         path = run.control / file_name
         try:
-            argument = path.read_text(encoding="utf-8", errors="replace")
+            argument = foreign_files.read_bytes(path, _LONGEST_ARGUMENT).decode("utf-8", "replace")
             path.unlink()
-        except OSError:
+        except (UserError, OSError):
             continue
         taken.append((file_name.rsplit("-", 1)[-1], argument))
     return taken

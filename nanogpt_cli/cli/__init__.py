@@ -69,14 +69,14 @@ def main() -> NoReturn:
         raise
     except BrokenPipeError:
         _leave_quietly()
+    except OSError as error:
+        if error.filename is None or os.environ.get("NANOGPT_DEBUG"):
+            _complain_of_bug(error)
+        # What stands in the way is a file or folder: no permission, a name too long, a full disk.
+        _complain(f"cannot use {error.filename!s:.300}: {error.strerror}", "")
+        sys.exit(2)
     except Exception as error:  # a bug of ours: say so in one line, keep the details at hand
-        if os.environ.get("NANOGPT_DEBUG"):
-            raise
-        _complain(
-            f"this is a bug in nanogpt-cli: {type(error).__name__}: {error}",
-            "set NANOGPT_DEBUG=1 and run the command again to see where it happened",
-        )
-        sys.exit(1)
+        _complain_of_bug(error)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -84,6 +84,16 @@ def _leave_quietly() -> NoReturn:
     """The reader of our output has seen enough; keep the interpreter from complaining at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(0)
+
+
+def _complain_of_bug(error: Exception) -> NoReturn:
+    if os.environ.get("NANOGPT_DEBUG"):
+        raise error
+    _complain(
+        f"this is a bug in nanogpt-cli: {type(error).__name__}: {error}",
+        "set NANOGPT_DEBUG=1 and run the command again to see where it happened",
+    )
+    sys.exit(1)
 
 
 def _complain_of_usage(error: TyperException) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,7 +79,7 @@ def import_(
 def _read(source: str, meta: Path | None) -> Foreign:
     from nanogpt_cli.interop import Foreign, importing
 
-    if Path(source).exists() or Path(source).suffix in (".pt", ".bin"):
+    if os.path.lexists(source) or Path(source).suffix in (".pt", ".bin"):
         return importing.read(Path(source), meta)
     from nanogpt_cli.cli.sources import resolve
 
@@ -94,4 +95,4 @@ def _tokenizer(text: str) -> Tokenizer | None:
     path = Path(text)
     if path.is_dir():
         path = path / "tokenizer.json"
-    return tokenizers.load(path) if path.is_file() else tokenizers.get(text)
+    return tokenizers.load(path) if os.path.lexists(path) else tokenizers.get(text)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nanogpt_cli import places
 from nanogpt_cli.core import evaluate, parts, setup
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.core.dropout import Noise
@@ -134,7 +135,7 @@ def forecast(
         largest_micro_batch=largest_micro_batch(recipe, model.config, device, free, processes),
         checkpoint_bytes=checkpoint,
         disk_bytes=checkpoint * kept + _LOG_BYTES * recipe.train.max_steps,
-        disk_free=shutil.disk_usage(_existing(folder)).free,
+        disk_free=shutil.disk_usage(places.nearest_existing(folder)).free,
         flops_per_second=rate,
         seconds=flops / rate if rate else None,
     )
@@ -288,13 +289,6 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
-
-
-def _existing(folder: Path) -> Path:
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def speed(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -122,7 +123,7 @@ def _before(
     recipe = recipe.model_copy(update={"train": plain})
     stepper = assemble(recipe, data, device.choose(recipe.train))
     incident = run.incidents / f"step-{step:06d}"
-    if (incident / checkpoint.MODEL).is_file():
+    if os.path.lexists(incident / checkpoint.MODEL):
         progress.copy_weights(stepper.model, incident / checkpoint.MODEL)
         return stepper, f"incidents/{incident.name}"
     return stepper, _catch_up(run, stepper, data, step, report)
@@ -270,4 +271,5 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def known_steps(folder: Path) -> list[int]:
     """Steps the flight recorder kept."""
-    return sorted(int(p.name.removeprefix("step-")) for p in folder.glob("step-*"))
+    numbers = (path.name.removeprefix("step-") for path in folder.glob("step-*"))
+    return sorted(int(number) for number in numbers if number.isdecimal())

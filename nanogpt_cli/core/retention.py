@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
-from nanogpt_cli import files
-from nanogpt_cli.core import checkpoint
+from nanogpt_cli import files, foreign_files
+from nanogpt_cli.core import checkpoint, limits
 from nanogpt_cli.core.checkpoint import CheckpointError
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.foreign_files import MissingFileError
 from nanogpt_cli.runlog import RunFolder
 
 BEST = "best.json"
@@ -32,12 +33,27 @@ def mark_best(run: RunFolder, step: int, val_loss: float) -> None:
 
 
 def best_step(run: RunFolder) -> int | None:
-    """The step of the best checkpoint, if one is marked and still there."""
+    """The step of the best checkpoint, if one is marked readably and still there."""
     try:
-        step = int(json.loads((run.checkpoints / BEST).read_bytes())["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        step = _marked(run.checkpoints / BEST)
+    except UserError:
         return None
-    return step if checkpoint.folder_of(run, step).is_dir() else None
+    return step if step in list_steps(run) else None
+
+
+def _marked(path: Path) -> int | None:
+    """The step in ``best.json``, ``None`` without one.
+
+    Raises:
+        UserError: it cannot be read or names no step.
+    """
+    try:
+        step = foreign_files.read_object(path).get("step")
+    except MissingFileError:
+        return None
+    if not limits.is_whole(step):
+        raise UserError(f"{path}: step must be a whole number, not {step!r:.80}")
+    return step
 
 
 def find(run: RunFolder, which: str = "last") -> Path:
@@ -54,8 +70,12 @@ def find(run: RunFolder, which: str = "last") -> Path:
     if which == "last":
         return checkpoint.folder_of(run, steps[-1])
     if which == "best":
-        best = best_step(run)
-        return checkpoint.folder_of(run, steps[-1] if best is None else best)
+        try:
+            best = _marked(run.checkpoints / BEST)
+        except UserError as error:
+            hint = f"remove it, or name a checkpoint: last, {', '.join(map(str, steps))}"
+            raise CheckpointError(error.message, hint) from None
+        return checkpoint.folder_of(run, best if best in steps else steps[-1])
     if which.isdigit() and int(which) in steps:
         return checkpoint.folder_of(run, int(which))
     there = ", ".join(str(step) for step in steps)

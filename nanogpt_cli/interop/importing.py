@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -35,15 +36,15 @@ def read(path: Path, meta: Path | None = None) -> Foreign:
     Raises:
         UserError: it is none of these, or is damaged or hostile.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"there is no {path}", "give a folder, a file, or a hub id such as gpt2")
     if RunFolder(path).is_run():
         raise UserError(f"{path} is a run already", f"nanogpt sample {path}")
     if huggingface.is_folder(path):
         return huggingface.read(path)
-    if path.is_file() and llmc.is_file(path):
+    if not path.is_dir() and llmc.is_file(path):
         return llmc.read(path)
-    if (path / nanogpt.CHECKPOINT).is_file() or path.suffix in (".pt", ".pth"):
+    if os.path.lexists(path / nanogpt.CHECKPOINT) or path.suffix in (".pt", ".pth"):
         return nanogpt.read(path, meta)
     raise UserError(
         f"{path} is not a checkpoint that can be read",

@@ -7,6 +7,7 @@ nanoGPT reads nothing else; the ones written here hold dicts, numbers and tensor
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -16,11 +17,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files, safe_pickle
 from nanogpt_cli.core.model import GPTConfig
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import Foreign, safe_json, safe_pickle, safe_torch, torchfile
-from nanogpt_cli.interop.foreign import GPT2_ROWS, build, strip_prefixes
+from nanogpt_cli.interop import Foreign, safe_torch, torchfile
+from nanogpt_cli.interop.foreign import GPT2_ROWS, build, config_of, strip_prefixes
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.interop.tensorfile import Entry
 from nanogpt_cli.text import tokenizer as tokenizers
@@ -141,23 +142,8 @@ def read(path: Path, meta: Path | None = None) -> Foreign:
 
 
 def _config(path: Path, values: dict[str, Any]) -> GPTConfig:
-    n_embd, n_head = (safe_json.whole(path, values, name) for name in ("n_embd", "n_head"))
-    if n_embd % n_head:
-        raise UserError(f"{path}: n_embd {n_embd} is not a multiple of n_head {n_head}")
-    bias = values.get("bias", True)
-    if not isinstance(bias, bool):
-        raise UserError(f"{path}: bias must be true or false, not {bias!r:.40}")
-    dropout = safe_json.real(path, values, "dropout", 0.0)
-    return GPTConfig(
-        n_layer=safe_json.whole(path, values, "n_layer"),
-        n_head=n_head,
-        n_embd=n_embd,
-        block_size=safe_json.whole(path, values, "block_size"),
-        vocab_size=safe_json.whole(path, values, "vocab_size"),
-        dropout=dropout,
-        bias=bias,
-        activation="gelu",
-    )
+    known: dict[str, Any] = {name: values[name] for name in _ARGUMENTS if name in values}
+    return config_of(path, {"bias": True, "dropout": 0.0, **known, "activation": "gelu"})
 
 
 def _native_names(shapes: Any, path: Path) -> dict[str, str]:
@@ -186,7 +172,7 @@ def _tokenizer(
     path: Path, config: object, meta: Path | None, model: GPTConfig
 ) -> tuple[Tokenizer | None, tuple[str, ...]]:
     ours = path.parent / "tokenizer.json"
-    if meta is None and ours.is_file() and ours.stat().st_size > 8:
+    if meta is None and os.path.lexists(ours) and foreign_files.check(ours).st_size > 8:
         tokenizer: Tokenizer | None = _native_tokenizer(ours)
     else:
         found = meta or _find_meta(path, config)
@@ -207,7 +193,7 @@ def _tokenizer(
 
 
 def _native_tokenizer(path: Path) -> Tokenizer:
-    return tokenizers.from_json(safe_json.read_object(path, limit=safe_json.LARGEST_VOCABULARY))
+    return tokenizers.from_json(foreign_files.read_object(path, foreign_files.LARGEST_VOCABULARY))
 
 
 def _find_meta(path: Path, config: object) -> Path | None:
@@ -215,7 +201,7 @@ def _find_meta(path: Path, config: object) -> Path | None:
     places = [path.parent / META]
     if isinstance(dataset, str) and dataset and Path(dataset).name == dataset:
         places += [root / "data" / dataset / META for root in (path.parent, path.parent.parent)]
-    return next((place for place in places if place.is_file()), None)
+    return next((place for place in places if os.path.lexists(place)), None)
 
 
 def read_meta(path: Path) -> Tokenizer:

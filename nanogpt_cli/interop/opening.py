@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def resolve(
     path = Path(source)
     if not source or runlog.RunFolder(path).is_run() or runlog.RunFolder(out / source).is_run():
         return _of_run(runlog.find_run(source or None, out), checkpoint, raw)
-    if path.exists():
+    if os.path.lexists(path):
         return _of_path(path, raw=raw)
     if source in _OPENAI:
         return _of_path(hub.download(f"openai-community/{source}", report), label=source)
@@ -108,7 +109,7 @@ def _of_checkpoint(folder: Path, name: str, raw: bool) -> Source:
 
 def _of_path(path: Path, label: str = "", *, raw: bool = False) -> Source:
     label = label or str(path)
-    if (path / checkpoints.STATE).is_file():
+    if os.path.lexists(path / checkpoints.STATE):
         return _of_checkpoint(path, label, raw)
     from nanogpt_cli.interop import importing  # every format's reader; a run needs none
 

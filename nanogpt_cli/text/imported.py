@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import build, nanogpt_data, receipt, tokens
 from nanogpt_cli.text import tokenizer as tokenizers
@@ -63,14 +63,14 @@ def import_folder(old: Path, fresh: Path, name: str, request: Request) -> dict[s
 def _copy(
     path: Path, fresh: Path, tokenizer: Tokenizer
 ) -> tuple[dict[str, Any], Tokens, SourceFile]:
-    about = path.stat()
+    about = foreign_files.check(path)
     if about.st_size % 2:
         raise UserError(f"{path} has an odd number of bytes", "nanoGPT's tokens are 2 bytes each")
     lengths = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)])
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     digest = hashlib.sha256()
     target = fresh / path.name
-    with path.open("rb") as source, target.open("wb") as out:
+    with foreign_files.opened(path) as source, target.open("wb") as out:
         while block := source.read(2 * _BLOCK):
             found = np.bincount(np.frombuffer(block, dtype="<u2"), minlength=len(counts))
             if len(found) > len(counts):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -19,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError, nearest
 
 FORMAT: Final = "nanogpt-cli tokenizer"
@@ -213,7 +214,7 @@ def get(kind: str, *, eot: bool = False) -> Tokenizer:
         return ByteTokenizer(eot=eot)
     if kind in TIKTOKEN_KINDS:
         return bpe.TiktokenTokenizer(kind)
-    if kind.endswith(".json") or Path(kind).exists():
+    if kind.endswith(".json") or os.path.lexists(kind):
         return bpe.read_huggingface(Path(kind))
     check_kind(kind)
     raise UserError(
@@ -237,8 +238,9 @@ def check_kind(kind: str) -> None:
         )
     if size is None and kind not in ("char", "byte", *TIKTOKEN_KINDS):
         path = Path(kind)
-        if path.is_file() or (path / "tokenizer.json").is_file():
-            return
+        folder = path.is_dir()
+        if os.path.lexists(path / "tokenizer.json" if folder else path):
+            return  # whether it can be read is said when it is read
         near = nearest(kind, ("char", "byte", "bpe:4096", *TIKTOKEN_KINDS))
         raise UserError(
             f"unknown tokenizer {kind!r}" + (f"; did you mean {near!r}?" if near else ""),
@@ -276,14 +278,7 @@ def load(path: Path) -> Tokenizer:
     Raises:
         UserError: the file is missing or is no tokenizer.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"the tokenizer {path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"the tokenizer {path} is not a JSON object")
+    value = foreign_files.read_object(path, foreign_files.LARGEST_VOCABULARY)
     try:
         return from_json(value)
     except UserError as error:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import manifest_values
 from nanogpt_cli.text import tokenizer as tokenizers
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 
@@ -82,7 +83,8 @@ class TokenData:
         """The tokenizer that made the tokens; checked against the manifest's fingerprint."""
         path = self.folder / TOKENIZER
         found = tokenizers.load(path)
-        if found.fingerprint() != self.manifest.fingerprint:
+        same_size = found.vocab_size == self.manifest.vocab_size
+        if not same_size or found.fingerprint() != self.manifest.fingerprint:
             raise UserError(f"{path} is not the tokenizer this data was made with", _again(self))
         return found
 
@@ -99,7 +101,7 @@ def _again(data: TokenData | Path) -> str:
 
 def is_prepared(folder: Path) -> bool:
     """True when ``folder`` holds a manifest: the last file that ``prepare`` writes."""
-    return (folder / MANIFEST).is_file()
+    return os.path.lexists(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -110,28 +112,37 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        raw = foreign_files.read_object(path)
+    except foreign_files.MissingFileError as error:
         raise UserError(
             f"{folder} is not a prepared data set: it has no {MANIFEST}",
             "make one with `nanogpt prepare NAME|FILE...`",
         ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}", _again(folder)) from error
+    except UserError as error:
+        raise UserError(error.message, _again(folder)) from error
     try:
         return parse_manifest(raw)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {error!r}", _again(folder)) from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}", _again(folder)) from error
     except UserError as error:
         raise UserError(f"{path}: {error.message}", error.hint) from error
 
 
 def parse_manifest(raw: dict[str, Any]) -> Manifest:
-    """The typed view of a manifest's JSON object."""
+    """The typed view of a manifest's JSON object.
+
+    Raises:
+        UserError: it is of another kind or a newer version.
+        ValueError: a value is missing or of another type.
+    """
     if raw.get("format") != FORMAT:
         raise UserError("not a manifest of a prepared data set", f'"format" must be "{FORMAT}"')
-    if raw["version"] > VERSION:
-        raise UserError(f"written by a newer version ({raw['tool']})", "upgrade nanogpt-cli")
+    if not isinstance(version := raw.get("version"), int):
+        raise ValueError("version: a whole number is needed")
+    if version > VERSION:
+        tool = str(raw.get("tool"))
+        raise UserError(f"written by a newer version ({tool:.80})", "upgrade nanogpt-cli")
+    manifest_values.check(raw)
     about = raw["tokenizer"]
     return Manifest(
         name=raw["name"],
@@ -179,9 +190,9 @@ def _file_bytes(manifest: Manifest) -> int:
 
 def _check_size(path: Path, info: SplitInfo, itemsize: int) -> None:
     try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}", _again(path.parent)) from error
+        size = foreign_files.check(path).st_size
+    except UserError as error:
+        raise UserError(error.message, _again(path.parent)) from error
     if size != info.tokens * itemsize:
         raise UserError(
             f"{path} has {size:,} bytes, the manifest says {info.tokens * itemsize:,}: "

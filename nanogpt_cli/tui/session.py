@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from nanogpt_cli import runlog
+from nanogpt_cli import foreign_files, runlog
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.tui import liveness
 from nanogpt_cli.tui.liveness import State
 from nanogpt_cli.tui.view import RunView
@@ -80,16 +81,17 @@ class RunSession:
             (self.reader.unknown, "events of an unknown kind passed over"),
             (self.view.steps.out_of_order, "steps out of order passed over"),
         )
-        return " · ".join(f"{text}: {count}" for count, text in counted if count)
+        found = [f"{text}: {count}" for count, text in counted if count]
+        return " · ".join([self.reader.problem] * bool(self.reader.problem) + found)
 
     def output(self) -> str:
         """The last of what the trainer printed."""
         try:
-            with self.folder.stdout.open("rb") as file:
+            with foreign_files.opened(self.folder.stdout) as file:
                 end = file.seek(0, os.SEEK_END)
                 file.seek(max(0, end - TAIL_BYTES))
-                return file.read().decode("utf-8", "replace")
-        except OSError:
+                return file.read(TAIL_BYTES).decode("utf-8", "replace")
+        except (UserError, OSError):
             return ""
 
     def send(self, name: str, argument: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Iterable
@@ -84,15 +85,16 @@ class RunView:
     def _fold_block(self, block: bytes) -> None:
         table = stepblocks.parse(block) if len(block) > SHORT else None
         if table is not None:
-            last = events.decode(block[block.rfind(b"\n", 0, -1) + 1 :])
-            assert isinstance(last, events.Step)
-            self._take_table(table, last)
-            return
+            with contextlib.suppress(ValueError):  # else that line is counted below
+                last = events.decode(block[block.rfind(b"\n", 0, -1) + 1 :])
+                assert isinstance(last, events.Step)
+                self._take_table(table, last)
+                return
         found: list[events.Event] = []
         for line in block.splitlines():
             try:
                 event = events.decode(line)
-            except (ValueError, RecursionError):
+            except ValueError:
                 self.bad_lines += 1
                 continue
             if event is not None:
