@@ -181,7 +181,7 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """
     import filelock
 
-    if path.is_symlink() or (os.path.lexists(path) and not path.is_file()):
+    if path.is_symlink() or (foreign_files.present(path) and not path.is_file()):
         raise UserError(
             f"{path} is in the place of a lock and is not a regular file", "remove it, or move it"
         )

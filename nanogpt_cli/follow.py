@@ -75,6 +75,8 @@ class EventReader:
 
     def at_end(self) -> bool:
         """Whether nothing is left to read for now."""
+        if self.missing:
+            return True
         try:
             return self.path.stat().st_size <= self.offset
         except OSError:

@@ -26,6 +26,10 @@ LARGEST_VOCABULARY: Final = 1 << 27
 DEEPEST: Final = 64
 # What a JSON text may consist of: a value takes about 100 bytes however short its text is.
 _MOST_VALUES: Final = 6_000_000
+# A key of that many parts; tomllib takes time and memory that grow with their square.
+_LONG_KEY = re.compile(
+    r"""(?:^|[\[{,])[ \t]*(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){64}""", re.MULTILINE
+)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _KINDS: Final = (
     (stat.S_ISDIR, "it is a folder"),
@@ -59,6 +63,23 @@ def check(path: Path, pipe_hint: str = "") -> os.stat_result:
         _refuse(path, error)
     _check_kind(path, about.st_mode, pipe_hint)
     return about
+
+
+def present(path: Path) -> bool:
+    """Whether there is anything of that name, be it a link that leads nowhere.
+
+    Raises:
+        UserError: the folder it may lie in cannot be looked into.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        _refuse(path, error)
+    return True
 
 
 def opened(path: Path, pipe_hint: str = "") -> BinaryIO:
@@ -175,8 +196,10 @@ def parse_toml(text: str) -> dict[str, Any]:
     Raises:
         ValueError: it is not TOML, or holds what no recipe needs; the message is one line.
     """
-    if len(text) > LARGEST_RECIPE:  # tomllib takes quadratic time for a long dotted key
+    if len(text) > LARGEST_RECIPE:
         raise ValueError(f"it has more than {LARGEST_RECIPE:,} characters")
+    if _LONG_KEY.search(text):
+        raise ValueError(f"it is nested more than {DEEPEST} deep")
     try:
         values = tomllib.loads(text)
     except RecursionError:

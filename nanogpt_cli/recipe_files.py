@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -99,7 +98,7 @@ def locate(name: str | Path) -> Path:
         return places.shipped_recipes() / f"{name}.toml"
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a recipe", "name a .toml file in it")
-    if os.path.lexists(path):
+    if foreign_files.present(path):
         return path  # reading it says what it is
     close = path.stem if path.stem in names else nearest(path.stem, names)
     hint = f"did you mean the shipped recipe: {close}? " if close else ""
@@ -143,6 +142,7 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
+    foreign_files.check(path)  # resolving a link that leads back to itself would fail
     if path.resolve() in chain:
         loop = " -> ".join(str(p.name) for p in (*chain, path))
         raise UserError(f"{path}: extends goes in a circle: {loop}")
@@ -153,7 +153,7 @@ def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
         if not isinstance(base, str):
             raise UserError(f"{path}: extends must be a string, the name of another recipe")
         beside = path.parent / base
-        parent = beside if os.path.lexists(beside) and not beside.is_dir() else locate(base)
+        parent = beside if foreign_files.present(beside) and not beside.is_dir() else locate(base)
         draft = _read(parent, (*chain, path.resolve()))
     for section, content in values.items():
         if section == "init" or not isinstance(content, dict):

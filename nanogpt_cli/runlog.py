@@ -12,6 +12,7 @@ The folder is the only meeting place of trainer, dashboard, sampler and exporter
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -84,8 +85,12 @@ class RunFolder:
         return self.path / "lock"
 
     def is_run(self) -> bool:
-        """Whether this looks like a run: it has a recipe or an event log."""
-        return os.path.lexists(self.recipe) or os.path.lexists(self.events)
+        """Whether this looks like a run: it has a recipe or an event log.
+
+        Raises:
+            UserError: the folder cannot be looked into.
+        """
+        return foreign_files.present(self.recipe) or foreign_files.present(self.events)
 
 
 def list_runs(root: Path = RUNS) -> list[RunFolder]:
@@ -93,7 +98,13 @@ def list_runs(root: Path = RUNS) -> list[RunFolder]:
     if not root.is_dir():
         return []
     runs = [RunFolder(path) for path in root.iterdir() if path.is_dir()]
-    return sorted((r for r in runs if r.is_run()), key=_last_activity, reverse=True)
+    return sorted(filter(_is_readable_run, runs), key=_last_activity, reverse=True)
+
+
+def _is_readable_run(run: RunFolder) -> bool:
+    with contextlib.suppress(UserError):
+        return run.is_run()
+    return False
 
 
 def _last_activity(run: RunFolder) -> float:
@@ -123,9 +134,6 @@ def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
     for path in (Path(name), root / name):
         if RunFolder(path).is_run():
             return RunFolder(path)
-    for path in (Path(name), root / name):
-        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
-            raise UserError(f"cannot read the folder {path}: permission denied")
     names = [run.name for run in runs]
     close = nearest(str(name), names)
     there = f"runs in {root}/: {', '.join(names[:10])}"
@@ -174,7 +182,7 @@ class EventWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(path):
+        if foreign_files.present(path):
             foreign_files.check(path)  # to write to a named pipe would mean to wait for its reader
             _cut_torn_line(path)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

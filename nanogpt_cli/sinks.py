@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, TextIO
@@ -79,7 +78,7 @@ def _csv_writer(file: TextIO, *, header: bool = True) -> Sink:
 def _csv(run: RunFolder) -> Iterator[Sink]:
     """``metrics.csv`` in the run folder; a resumed run adds to it."""
     path = run.path / "metrics.csv"
-    fresh = not os.path.lexists(path) or foreign_files.check(path).st_size == 0
+    fresh = not foreign_files.present(path) or foreign_files.check(path).st_size == 0
     with path.open("a", newline="", encoding="utf-8", buffering=1) as file:
         yield _csv_writer(file, header=fresh)
 

@@ -19,6 +19,8 @@ from nanogpt_cli.cli import console
 from nanogpt_cli.cli.lazy import LazyGroup
 from nanogpt_cli.errors import UserError
 
+_LONGEST_MESSAGE = 4000
+
 app = typer.Typer(
     name="nanogpt",
     cls=LazyGroup,
@@ -73,7 +75,7 @@ def main() -> NoReturn:
         if error.filename is None or os.environ.get("NANOGPT_DEBUG"):
             _complain_of_bug(error)
         # What stands in the way is a file or folder: no permission, a name too long, a full disk.
-        _complain(f"cannot use {error.filename!s:.300}: {error.strerror}", "")
+        _complain(f"cannot use {error.filename2 or error.filename}: {error.strerror}", "")
         sys.exit(2)
     except Exception as error:  # a bug of ours: say so in one line, keep the details at hand
         _complain_of_bug(error)
@@ -128,6 +130,8 @@ def _complain(message: str, hint: str) -> None:
     """One message and one hint on stderr; colour only where a person sees it."""
     colour = console.coloured(sys.stderr)
     red, dim, off = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colour else ("", "", "")
+    if len(message) > _LONGEST_MESSAGE:  # a file may hold a key of any length
+        message = f"{message[:_LONGEST_MESSAGE]}…"
     text = f"{red}error:{off} {message}\n"
     if hint:
         text += f"{dim}hint: {hint}{off}\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,9 +76,10 @@ def import_(
 
 
 def _read(source: str, meta: Path | None) -> Foreign:
+    from nanogpt_cli import foreign_files
     from nanogpt_cli.interop import Foreign, importing
 
-    if os.path.lexists(source) or Path(source).suffix in (".pt", ".bin"):
+    if foreign_files.present(Path(source)) or Path(source).suffix in (".pt", ".bin"):
         return importing.read(Path(source), meta)
     from nanogpt_cli.cli.sources import resolve
 
@@ -90,9 +90,10 @@ def _read(source: str, meta: Path | None) -> Foreign:
 def _tokenizer(text: str) -> Tokenizer | None:
     if not text:
         return None
+    from nanogpt_cli import foreign_files
     from nanogpt_cli.text import tokenizer as tokenizers
 
     path = Path(text)
     if path.is_dir():
         path = path / "tokenizer.json"
-    return tokenizers.load(path) if os.path.lexists(path) else tokenizers.get(text)
+    return tokenizers.load(path) if foreign_files.present(path) else tokenizers.get(text)

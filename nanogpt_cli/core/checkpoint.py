@@ -9,7 +9,6 @@ the matter of ``core/retention.py``.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -193,13 +192,13 @@ def verify(folder: Path, names: Collection[str] = ()) -> dict[str, Any]:
 def weights_file(folder: Path, *, raw: bool = False) -> Path:
     """Where the weights to use lie: their moving average where there is one and not ``raw``."""
     averaged = folder / EMA
-    return averaged if os.path.lexists(averaged) and not raw else folder / MODEL
+    return averaged if foreign_files.present(averaged) and not raw else folder / MODEL
 
 
 def read_tokenizer(folder: Path) -> Tokenizer | None:
     """The tokenizer of a checkpoint folder; an empty object in its file stands for none."""
     path = folder / TOKENIZER
-    if not os.path.lexists(path) or foreign_files.check(path).st_size < 8:
+    if not foreign_files.present(path) or foreign_files.check(path).st_size < 8:
         return None
     return tokenizers.load(path)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.core import checkpoint, distributed
 from nanogpt_cli.core.environment import versions
 from nanogpt_cli.core.model import GPT
@@ -103,14 +102,14 @@ def restore(folder: Path, stepper: Stepper, data: TokenData) -> Progress:
     state = checkpoint.read_state(folder)
     _check_identity(folder, state.get("data", {}), data_identity(data))
     optimizer = folder / checkpoint.OPTIMIZER
-    if "progress" not in state or (state["step"] and not os.path.lexists(optimizer)):
+    if "progress" not in state or (state["step"] and not foreign_files.present(optimizer)):
         raise UserError(
             f"{folder} lacks the state of its optimizer or its progress, so it cannot be resumed "
             "exactly",
             "start a new run from its weights: nanogpt train RECIPE --from RUN",
         )
     copy_weights(stepper.model, folder / checkpoint.MODEL)
-    if os.path.lexists(optimizer):
+    if foreign_files.present(optimizer):
         try:
             stepper.optimizers.load_tensors(checkpoint.read_tensors(optimizer))
         except ValueError as error:
@@ -121,7 +120,7 @@ def restore(folder: Path, stepper: Stepper, data: TokenData) -> Progress:
 
 
 def _restore_average(path: Path, stepper: Stepper) -> None:
-    if os.path.lexists(path):
+    if foreign_files.present(path):
         tensors = checkpoint.read_tensors(path)
         checkpoint.check_fit(stepper.model, tensors, source=str(path))
         stepper.average.load(tensors)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nanogpt_cli import events, recipe_files
+from nanogpt_cli import events, foreign_files, recipe_files
 from nanogpt_cli.core import checkpoint, device, progress, retention
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.setup import assemble
@@ -123,7 +122,7 @@ def _before(
     recipe = recipe.model_copy(update={"train": plain})
     stepper = assemble(recipe, data, device.choose(recipe.train))
     incident = run.incidents / f"step-{step:06d}"
-    if os.path.lexists(incident / checkpoint.MODEL):
+    if foreign_files.present(incident / checkpoint.MODEL):
         progress.copy_weights(stepper.model, incident / checkpoint.MODEL)
         return stepper, f"incidents/{incident.name}"
     return stepper, _catch_up(run, stepper, data, step, report)

@@ -8,7 +8,6 @@ characters are dropped by that form, silently; the native tokenizer names them.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -130,9 +129,9 @@ def read(folder: Path) -> Tokenizer | None:
         UserError: the files are there and broken.
     """
     path = folder / "tokenizer.json"
-    if os.path.lexists(path):
+    if foreign_files.present(path):
         value = foreign_files.read_object(path, foreign_files.LARGEST_VOCABULARY)
-    elif all(os.path.lexists(folder / name) for name in ("vocab.json", "merges.txt")):
+    elif all(foreign_files.present(folder / name) for name in ("vocab.json", "merges.txt")):
         path = folder / "vocab.json"
         value = _from_two_files(folder)
     else:
@@ -196,7 +195,7 @@ def _is_gpt2(vocab: dict[str, int], merges: list[str]) -> bool:
 def _library(value: dict[str, Any], folder: Path) -> Tokenizer:
     """Any other tokenizer, through the ``tokenizers`` library."""
     config_path = folder / "config.json"
-    config = foreign_files.read_object(config_path) if os.path.lexists(config_path) else {}
+    config = foreign_files.read_object(config_path) if foreign_files.present(config_path) else {}
     marker = config.get("nanogpt_cli")
     kind, eot = "hf", config.get("eos_token_id")
     if isinstance(marker, dict) and tokenizers.trained_size(str(marker.get("tokenizer"))):

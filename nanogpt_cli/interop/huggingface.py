@@ -7,7 +7,6 @@ Source of the names and fields: transformers' ``models/gpt2`` (configuration and
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -132,7 +131,7 @@ def missing_biases(config: GPTConfig) -> Iterator[tuple[str, int]]:
 def is_folder(path: Path) -> bool:
     """Whether ``path`` looks like a Hugging Face model folder."""
     names = (WEIGHTS, INDEX, "pytorch_model.bin")
-    there = os.path.lexists
+    there = foreign_files.present
     return there(path / "config.json") and any(there(path / name) for name in names)
 
 
@@ -168,11 +167,11 @@ def read(folder: Path) -> Foreign:
 
 
 def _tensors(folder: Path) -> TensorSource:
-    if os.path.lexists(folder / WEIGHTS):
+    if foreign_files.present(folder / WEIGHTS):
         return open_safetensors([folder / WEIGHTS])
-    if os.path.lexists(folder / INDEX):
+    if foreign_files.present(folder / INDEX):
         return open_safetensors(_shards(folder))
-    if os.path.lexists(folder / "pytorch_model.bin"):
+    if foreign_files.present(folder / "pytorch_model.bin"):
         from nanogpt_cli.interop import safe_torch
 
         found = safe_torch.load(folder / "pytorch_model.bin")

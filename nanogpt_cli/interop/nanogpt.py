@@ -7,7 +7,6 @@ nanoGPT reads nothing else; the ones written here hold dicts, numbers and tensor
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -172,7 +171,7 @@ def _tokenizer(
     path: Path, config: object, meta: Path | None, model: GPTConfig
 ) -> tuple[Tokenizer | None, tuple[str, ...]]:
     ours = path.parent / "tokenizer.json"
-    if meta is None and os.path.lexists(ours) and foreign_files.check(ours).st_size > 8:
+    if meta is None and foreign_files.present(ours) and foreign_files.check(ours).st_size > 8:
         tokenizer: Tokenizer | None = _native_tokenizer(ours)
     else:
         found = meta or _find_meta(path, config)
@@ -201,7 +200,7 @@ def _find_meta(path: Path, config: object) -> Path | None:
     places = [path.parent / META]
     if isinstance(dataset, str) and dataset and Path(dataset).name == dataset:
         places += [root / "data" / dataset / META for root in (path.parent, path.parent.parent)]
-    return next((place for place in places if os.path.lexists(place)), None)
+    return next((place for place in places if foreign_files.present(place)), None)
 
 
 def read_meta(path: Path) -> Tokenizer:
@@ -223,4 +222,7 @@ def read_meta(path: Path) -> Tokenizer:
     eot = characters[-1] == END_OF_TEXT
     if not all(len(c) == 1 for c in characters[: len(characters) - eot]):
         raise UserError(f"{path}: the vocabulary does not consist of single characters")
-    return CharTokenizer(characters[: len(characters) - eot], eot=eot)
+    try:
+        return CharTokenizer(characters[: len(characters) - eot], eot=eot)
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}", error.hint) from None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import runlog
+from nanogpt_cli import foreign_files, runlog
 from nanogpt_cli.core import checkpoint as checkpoints
 from nanogpt_cli.core import retention
 from nanogpt_cli.core.model import GPT
@@ -81,7 +80,7 @@ def resolve(
     path = Path(source)
     if not source or runlog.RunFolder(path).is_run() or runlog.RunFolder(out / source).is_run():
         return _of_run(runlog.find_run(source or None, out), checkpoint, raw)
-    if os.path.lexists(path):
+    if foreign_files.present(path):
         return _of_path(path, raw=raw)
     if source in _OPENAI:
         return _of_path(hub.download(f"openai-community/{source}", report), label=source)
@@ -109,7 +108,7 @@ def _of_checkpoint(folder: Path, name: str, raw: bool) -> Source:
 
 def _of_path(path: Path, label: str = "", *, raw: bool = False) -> Source:
     label = label or str(path)
-    if os.path.lexists(path / checkpoints.STATE):
+    if foreign_files.present(path / checkpoints.STATE):
         return _of_checkpoint(path, label, raw)
     from nanogpt_cli.interop import importing  # every format's reader; a run needs none
 

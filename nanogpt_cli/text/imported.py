@@ -31,9 +31,7 @@ def import_folder(old: Path, fresh: Path, name: str, request: Request) -> dict[s
         UserError: a file is damaged or holds ids that the vocabulary lacks.
     """
     vocabulary = nanogpt_data.read_vocabulary(old)
-    tokenizer: Tokenizer = (
-        CharTokenizer(vocabulary) if vocabulary is not None else tokenizers.get("gpt2")
-    )
+    tokenizer = tokenizers.get("gpt2") if vocabulary is None else _of_characters(vocabulary, old)
     splits, counts, read = {}, np.zeros(tokenizer.vocab_size, dtype=np.int64), []
     for split in tokens.SPLITS:
         splits[split], part, source = _copy(old / f"{split}.bin", fresh, tokenizer)
@@ -58,6 +56,13 @@ def import_folder(old: Path, fresh: Path, name: str, request: Request) -> dict[s
     )
     files.write_json(fresh / tokens.MANIFEST, manifest)
     return manifest
+
+
+def _of_characters(vocabulary: list[str], old: Path) -> Tokenizer:
+    try:
+        return CharTokenizer(vocabulary)
+    except UserError as error:
+        raise UserError(f"{old / nanogpt_data.META}: {error.message}", error.hint) from None
 
 
 def _copy(

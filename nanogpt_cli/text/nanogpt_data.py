@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
-from nanogpt_cli import safe_pickle
+from nanogpt_cli import foreign_files, safe_pickle
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import tokens
 from nanogpt_cli.text.sources import FileSource
@@ -16,14 +15,14 @@ META: Final = "meta.pkl"
 
 def looks_like(folder: Path) -> bool:
     """True for a folder with both token files and no manifest of ours."""
-    both = all(os.path.lexists(folder / f"{split}.bin") for split in tokens.SPLITS)
+    both = all(foreign_files.present(folder / f"{split}.bin") for split in tokens.SPLITS)
     return both and not tokens.is_prepared(folder)
 
 
 def sources(folder: Path) -> list[FileSource]:
     """The files of such a folder, to be compared later."""
     names = (*(f"{split}.bin" for split in tokens.SPLITS), META)
-    return [FileSource(folder / name) for name in names if os.path.lexists(folder / name)]
+    return [FileSource(folder / name) for name in names if foreign_files.present(folder / name)]
 
 
 def read_vocabulary(folder: Path) -> list[str] | None:
@@ -33,7 +32,7 @@ def read_vocabulary(folder: Path) -> list[str] | None:
         UserError: the file is not nanoGPT's.
     """
     path = folder / META
-    if not os.path.lexists(path):
+    if not foreign_files.present(path):
         return None
     meta = safe_pickle.load_plain(path)
     itos = meta.get("itos") if isinstance(meta, dict) else None

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -126,6 +125,8 @@ class CharTokenizer(Tokenizer):
         self.vocab_size = len(self.characters) + eot
         self.eot = len(self.characters) if eot else None
         points = np.array([ord(c) for c in self.characters], dtype=np.int64)
+        if (points >> 11 == 0xD800 >> 11).any():  # a half of a pair, which UTF-8 cannot hold
+            raise UserError("the character vocabulary holds half a surrogate pair")
         # The last entry answers for every code point beyond the table: also unknown.
         self._ids = np.full(int(points.max(initial=127)) + 2, -1, dtype=np.int32)
         self._ids[points] = np.arange(len(points))
@@ -214,7 +215,7 @@ def get(kind: str, *, eot: bool = False) -> Tokenizer:
         return ByteTokenizer(eot=eot)
     if kind in TIKTOKEN_KINDS:
         return bpe.TiktokenTokenizer(kind)
-    if kind.endswith(".json") or os.path.lexists(kind):
+    if kind.endswith(".json") or foreign_files.present(Path(kind)):
         return bpe.read_huggingface(Path(kind))
     check_kind(kind)
     raise UserError(
@@ -239,7 +240,7 @@ def check_kind(kind: str) -> None:
     if size is None and kind not in ("char", "byte", *TIKTOKEN_KINDS):
         path = Path(kind)
         folder = path.is_dir()
-        if os.path.lexists(path / "tokenizer.json" if folder else path):
+        if foreign_files.present(path / "tokenizer.json" if folder else path):
             return  # whether it can be read is said when it is read
         near = nearest(kind, ("char", "byte", "bpe:4096", *TIKTOKEN_KINDS))
         raise UserError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -101,7 +100,7 @@ def _again(data: TokenData | Path) -> str:
 
 def is_prepared(folder: Path) -> bool:
     """True when ``folder`` holds a manifest: the last file that ``prepare`` writes."""
-    return os.path.lexists(folder / MANIFEST)
+    return foreign_files.present(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest:

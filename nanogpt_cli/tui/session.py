@@ -65,6 +65,8 @@ class RunSession:
 
     def state(self) -> State:
         """What the trainer is doing now, as far as can be told."""
+        if self.reader.problem:
+            return State("unreadable", "error", self.reader.problem)
         exists = self.folder.path.is_dir()
         if self._child is not None:
             alive: bool | None = self._child.poll() is None
