@@ -258,7 +258,10 @@ def tokens(
             f"--vocab-size {data.vocab_size}",
         )
     label = f"{batch}×{length} tokens of {where}"
-    return *_windows(data.val, batch, length, seed, str(data.folder)), label
+    ids, targets = _windows(data.val, batch, length, seed, str(data.folder))
+    if int(max(ids.max(), targets.max())) >= data.vocab_size:
+        raise UserError(f"{data.folder} holds ids beyond its vocabulary: it is damaged")
+    return ids, targets, label
 
 
 def open_data(where: str, tokenizer: str) -> Any:

@@ -179,6 +179,7 @@ def open_data(folder: Path, *, verify: bool | None = None) -> TokenData:
         touched = path.stat().st_mtime_ns != info.mtime_ns
         if verify or (verify is None and (not loose or touched)):
             _check_hash(path, info)
+            _check_ids(path, _map(path, info, manifest.dtype), manifest.vocab_size)
         arrays[split] = _map(path, info, manifest.dtype)
     return TokenData(folder, manifest, arrays["train"], arrays["val"])
 
@@ -204,6 +205,16 @@ def _check_hash(path: Path, info: SplitInfo) -> None:
     if files.sha256_file(path) != info.sha256:
         raise UserError(
             f"{path} was changed after it was written: its sha256 is not the manifest's",
+            _again(path.parent),
+        )
+
+
+def _check_ids(path: Path, ids: Tokens, vocab_size: int) -> None:
+    """Refuse ids that a model of this vocabulary has no row for."""
+    largest = int(ids.max(initial=0))
+    if largest >= vocab_size:
+        raise UserError(
+            f"{path} holds the id {largest}; the vocabulary has {vocab_size:,} ids",
             _again(path.parent),
         )
 

@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import fields
 from typing import TypeVar
 
 import numpy as np
@@ -54,7 +53,7 @@ class RunView:
         steps: list[events.Step] = []
         for item in batch:
             if isinstance(item, events.Step):
-                if sound(item):
+                if events.sound(item):
                     steps.append(item)
                 else:
                     self.bad_lines += 1
@@ -73,7 +72,7 @@ class RunView:
             self.fold_many([event])
             return
         self.version += 1
-        if not sound(event):
+        if not events.sound(event):
             self.bad_lines += 1
             return
         self.steps.tick(event.time)
@@ -230,31 +229,6 @@ class RunView:
         """Statistic -> value per layer that theory expects at initialisation."""
         raw = self.started.expected if self.started else {}
         return {k: list(v) for k, v in raw.items() if isinstance(v, (list, tuple))}
-
-
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "str": str, "bool": bool, "int": int, "float": (int, float), "None": type(None),
-    "Mapping[str, Any]": dict, "tuple[str, ...]": (list, tuple),
-}  # fmt: skip
-
-
-def _types(annotation: str) -> tuple[type, ...]:
-    found: list[type] = []
-    for part in annotation.split(" | "):
-        kinds = _KINDS[part]
-        found += kinds if isinstance(kinds, tuple) else (kinds,)
-    return tuple(found)
-
-
-_ALLOWED = {
-    kind: [(item.name, _types(str(item.type))) for item in fields(cls)]
-    for kind, cls in events.EVENTS.items()
-}
-
-
-def sound(event: events.Event) -> bool:
-    """Whether every field holds what its annotation says; a log may hold anything."""
-    return all(isinstance(getattr(event, name), kinds) for name, kinds in _ALLOWED[event.type])
 
 
 def _until(items: deque[T], after: int) -> deque[T]:
