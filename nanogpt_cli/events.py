@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from nanogpt_cli.foreign_files import parse_json
 from nanogpt_cli.printable import json_escaped
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -251,15 +252,42 @@ _TUPLES = {
 _FIELDS = {name: {item.name for item in fields(cls)} for name, cls in EVENTS.items()}
 
 
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "str": str, "bool": bool, "int": int, "float": (int, float), "None": type(None),
+    "Mapping[str, Any]": dict, "tuple[str, ...]": (list, tuple),
+}  # fmt: skip
+
+
+def _types(annotation: str) -> tuple[type, ...]:
+    found: list[type] = []
+    for part in annotation.split(" | "):
+        kinds = _KINDS[part]
+        found += kinds if isinstance(kinds, tuple) else (kinds,)
+    return tuple(found)
+
+
+# Event -> (field, types its annotation allows).
+ALLOWED = {
+    kind: [(item.name, _types(str(item.type))) for item in fields(cls)]
+    for kind, cls in EVENTS.items()
+}
+
+
+def sound(event: Event) -> bool:
+    """Whether every field holds what its annotation says; a log may hold anything."""
+    return all(isinstance(getattr(event, name), kinds) for name, kinds in ALLOWED[event.type])
+
+
 def decode(line: str | bytes) -> Event | None:
     """The event of one line, or ``None`` for a type this version does not know.
 
     Unknown fields are dropped, so an old reader survives a newer writer.
 
     Raises:
-        ValueError: the line is not a JSON object, or a required field is missing.
+        ValueError: the line is not a JSON object, a required field is missing, or one holds a value
+            of another type.
     """
-    record = json.loads(line)
+    record = parse_json(line)
     if not isinstance(record, dict) or not isinstance(record.get("type"), str):
         raise ValueError("not an event: a JSON object with a type is expected")
     cls = EVENTS.get(record.pop("type"))
@@ -275,6 +303,9 @@ def decode(line: str | bytes) -> Event | None:
         if isinstance(value := record.get(key), list):
             record[key] = tuple(value)
     try:
-        return cls(**record)
+        event = cls(**record)
     except TypeError as error:
         raise ValueError(f"incomplete {cls.type} event: {error}") from error
+    if not sound(event):
+        raise ValueError(f"a field of this {cls.type} event holds a value of another type")
+    return event

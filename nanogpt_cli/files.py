@@ -13,10 +13,11 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -167,10 +168,46 @@ def remove_leftovers(folder: Path) -> list[Path]:
     return found
 
 
+@contextlib.contextmanager
+def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock file ``path``; the system frees it when a process dies, however it dies.
+
+    Args:
+        path: is made when it is not there.
+        waiting: called when another process holds it, before waiting; it may raise instead.
+
+    Raises:
+        UserError: something else is in the file's place, or the system refuses.
+    """
+    import filelock
+
+    if path.is_symlink() or (foreign_files.present(path) and not path.is_file()):
+        raise UserError(
+            f"{path} is in the place of a lock and is not a regular file", "remove it, or move it"
+        )
+    with readable_os_errors("make the lock", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            waiting()
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file, read in chunks of 1 MiB."""
+    """Hex sha256 of a regular file, read in chunks of 1 MiB.
+
+    Raises:
+        UserError: it is missing, or no regular file.
+        OSError: the disk refuses.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with foreign_files.opened(path) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

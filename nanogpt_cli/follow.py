@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nanogpt_cli import events
+from nanogpt_cli import events, foreign_files
+from nanogpt_cli.errors import UserError
 
 # Consecutive lines of ``step`` events; almost all of a long log.
 _STEP_LINES = re.compile(rb'(?:\{"type":"step",[^\n]*\n)+')
@@ -22,7 +23,8 @@ class EventReader:
 
     Reading is bounded per call, a half-written last line waits for its rest, unknown types are
     skipped and counted, broken lines are counted. When the file shrinks or is replaced, reading
-    starts again from its beginning and ``restarts`` grows: the caller must forget what it had.
+    starts again from its beginning and ``restarts`` grows: the caller must forget what it had. What
+    is there and cannot be read, a named pipe for instance, counts as empty; ``problem`` says why.
     """
 
     path: Path
@@ -31,6 +33,7 @@ class EventReader:
     unknown: int = 0
     restarts: int = 0
     missing: bool = False
+    problem: str = ""
     _tail: bytes = b""
     _identity: tuple[int, int] | None = field(default=None, repr=False)
 
@@ -72,6 +75,8 @@ class EventReader:
 
     def at_end(self) -> bool:
         """Whether nothing is left to read for now."""
+        if self.missing:
+            return True
         try:
             return self.path.stat().st_size <= self.offset
         except OSError:
@@ -80,15 +85,17 @@ class EventReader:
     def _take(self, max_bytes: int) -> bytes:
         """The kept tail and the next bytes; ``offset`` passes them all."""
         try:
-            file = self.path.open("rb")
-        except OSError:
+            with foreign_files.opened(self.path) as file:
+                self._notice_replacement(os.fstat(file.fileno()))
+                file.seek(self.offset)
+                data = file.read(max_bytes)
+        except foreign_files.MissingFileError:
             self.missing = True
             return b""
-        self.missing = False
-        with file:
-            self._notice_replacement(os.fstat(file.fileno()))
-            file.seek(self.offset)
-            data = file.read(max_bytes)
+        except (UserError, OSError) as error:
+            self.missing, self.problem = True, str(getattr(error, "message", error))
+            return b""
+        self.missing, self.problem = False, ""
         self.offset += len(data)
         tail, self._tail = self._tail, b""
         return tail + data
@@ -127,7 +134,7 @@ class EventReader:
             return None
         try:
             event = events.decode(line)
-        except (ValueError, RecursionError):
+        except ValueError:
             self.bad_lines += 1
             return None
         if event is None:

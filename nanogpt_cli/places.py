@@ -19,6 +19,12 @@ def cache_home() -> Path:
     return Path(platformdirs.user_cache_dir("nanogpt-cli", appauthor=False))
 
 
+def nearest_existing(path: Path) -> Path:
+    """``path`` or the nearest folder above it that is there and may be looked at."""
+    found = (place for place in (path, *path.parents) if os.access(place, os.F_OK))
+    return next(found, Path(path.anchor or os.curdir))
+
+
 def shipped_recipes() -> Path:
     """The folder of shipped recipes: inside the package, or beside it in a source checkout."""
     package = Path(__file__).parent

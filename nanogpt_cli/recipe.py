@@ -18,8 +18,9 @@ Positive = Annotated[int, Field(ge=1, le=_MANY)]
 Count = Annotated[int, Field(ge=0, le=_MANY)]
 # Limits of a model's shape. What is larger is a mistyped number, found here and not after minutes.
 MOST_LAYERS = 1000
+MOST_CHANNELS = 2**20  # and heads, and positions
 MOST_ROWS = 2**24
-Size = Annotated[int, Field(ge=1, le=2**20)]
+Size = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]

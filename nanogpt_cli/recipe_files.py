@@ -12,7 +12,7 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel, ValidationError
 
-from nanogpt_cli import places
+from nanogpt_cli import foreign_files, places
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.printable import checked
 from nanogpt_cli.recipe import Recipe
@@ -99,6 +99,8 @@ def locate(name: str | Path) -> Path:
         return places.shipped_recipes() / f"{name}.toml"
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a recipe", "name a .toml file in it")
+    if foreign_files.present(path):
+        return path  # reading it says what it is
     close = path.stem if path.stem in names else nearest(path.stem, names)
     hint = f"did you mean the shipped recipe: {close}? " if close else ""
     raise UserError(f"no recipe {str(name)!r}", f"{hint}shipped: {', '.join(names)}")
@@ -141,6 +143,7 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
+    foreign_files.check(path)  # resolving a link that leads back to itself would fail
     if path.resolve() in chain:
         loop = " -> ".join(str(p.name) for p in (*chain, path))
         raise UserError(f"{path}: extends goes in a circle: {loop}")
@@ -151,7 +154,7 @@ def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
         if not isinstance(base, str):
             raise UserError(f"{path}: extends must be a string, the name of another recipe")
         beside = path.parent / base
-        parent = beside if beside.is_file() else locate(base)
+        parent = beside if foreign_files.present(beside) and not beside.is_dir() else locate(base)
         draft = _read(parent, (*chain, path.resolve()))
     for section, content in values.items():
         if section == "init" or not isinstance(content, dict):
@@ -168,14 +171,10 @@ def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
 
 def _parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The values of a TOML file and the line of each key."""
+    text = foreign_files.read_text(path, foreign_files.LARGEST_RECIPE)
     try:
-        text = path.read_bytes().decode("utf-8")
-        return tomllib.loads(text), _line_numbers(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    except tomllib.TOMLDecodeError as error:
+        return foreign_files.parse_toml(text), _line_numbers(text)
+    except ValueError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
 
 
@@ -214,7 +213,7 @@ def _apply_set(draft: _Draft, text: str) -> None:
         raise UserError(f"--set {path}: unknown key", _suggest(path))
     content = draft.values.setdefault(section, {})
     if isinstance(content, dict):
-        content[key] = _toml_value(literal.strip())
+        content[key] = _toml_value(path, literal.strip())
     draft.origins[f"{section}.{key}"] = "--set"
 
 
@@ -228,11 +227,13 @@ def _home_of(key: str, given: str, draft: _Draft) -> str:
     return homes[0]
 
 
-def _toml_value(literal: str) -> Any:
+def _toml_value(key: str, literal: str) -> Any:
     try:
-        return tomllib.loads(f"value = {literal}")["value"]
+        return foreign_files.parse_toml(f"value = {literal}")["value"]
     except tomllib.TOMLDecodeError:
         return literal
+    except ValueError as error:
+        raise UserError(f"--set {key} = {literal:.40}…: {error}") from None
 
 
 def nearest_key(name: str) -> str:

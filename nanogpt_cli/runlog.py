@@ -12,6 +12,7 @@ The folder is the only meeting place of trainer, dashboard, sampler and exporter
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -19,7 +20,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogpt_cli import events
+from nanogpt_cli import events, foreign_files
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.follow import EventReader as EventReader
 from nanogpt_cli.places import RUNS
@@ -84,16 +85,26 @@ class RunFolder:
         return self.path / "lock"
 
     def is_run(self) -> bool:
-        """Whether this looks like a run: it has a recipe or an event log."""
-        return self.recipe.is_file() or self.events.is_file()
+        """Whether this looks like a run: it has a recipe or an event log.
+
+        Raises:
+            UserError: the folder cannot be looked into.
+        """
+        return foreign_files.present(self.recipe) or foreign_files.present(self.events)
 
 
 def list_runs(root: Path = RUNS) -> list[RunFolder]:
-    """All runs below ``root``, newest activity first."""
+    """All runs below ``root``, newest activity first; a folder that may not be read is none."""
     if not root.is_dir():
         return []
     runs = [RunFolder(path) for path in root.iterdir() if path.is_dir()]
-    return sorted((r for r in runs if r.is_run()), key=_last_activity, reverse=True)
+    return sorted(filter(_is_readable_run, runs), key=_last_activity, reverse=True)
+
+
+def _is_readable_run(run: RunFolder) -> bool:
+    with contextlib.suppress(UserError):
+        return run.is_run()
+    return False
 
 
 def _last_activity(run: RunFolder) -> float:
@@ -171,7 +182,9 @@ class EventWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _cut_torn_line(path)
+        if foreign_files.present(path):
+            foreign_files.check(path)  # to write to a named pipe would mean to wait for its reader
+            _cut_torn_line(path)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def __call__(self, event: events.Event) -> None:
@@ -199,8 +212,6 @@ class EventWriter:
 
 def _cut_torn_line(path: Path) -> None:
     """Drop what follows the last newline."""
-    if not path.exists():
-        return
     with path.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)
         position = end
@@ -217,6 +228,8 @@ def _cut_torn_line(path: Path) -> None:
             file.truncate(position)
 
 
+# Bytes; a prompt is the longest.
+_LONGEST_ARGUMENT = 1 << 20
 COMMANDS = ("pause", "resume", "checkpoint", "eval", "sample", "lr", "stop")
 
 
@@ -248,9 +261,9 @@ def take_commands(run: RunFolder) -> list[tuple[str, str]]:
             continue
         path = run.control / file_name
         try:
-            argument = path.read_text(encoding="utf-8", errors="replace")
+            argument = foreign_files.read_bytes(path, _LONGEST_ARGUMENT).decode("utf-8", "replace")
             path.unlink()
-        except OSError:
+        except (UserError, OSError):
             continue
         taken.append((file_name.rsplit("-", 1)[-1], argument))
     return taken

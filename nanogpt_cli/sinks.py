@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, TextIO
 
-from nanogpt_cli import events
+from nanogpt_cli import events, foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.runlog import RunFolder
 
@@ -78,7 +78,7 @@ def _csv_writer(file: TextIO, *, header: bool = True) -> Sink:
 def _csv(run: RunFolder) -> Iterator[Sink]:
     """``metrics.csv`` in the run folder; a resumed run adds to it."""
     path = run.path / "metrics.csv"
-    fresh = not path.exists() or path.stat().st_size == 0
+    fresh = not foreign_files.present(path) or foreign_files.check(path).st_size == 0
     with path.open("a", newline="", encoding="utf-8", buffering=1) as file:
         yield _csv_writer(file, header=fresh)
 

@@ -234,7 +234,7 @@ def test_another_file_given_by_hand_is_refused_and_the_cache_kept(
 def test_a_source_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent"):
         assets.fetch("toy", source=tmp_path / "absent.txt")
-    with pytest.raises(UserError, match="directory"):
+    with pytest.raises(UserError, match="folder"):
         assets.fetch("toy", source=tmp_path)
 
 

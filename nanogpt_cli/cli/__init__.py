@@ -22,6 +22,8 @@ from nanogpt_cli.cli.lazy import LazyGroup
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable
 
+_LONGEST_MESSAGE = 4000
+
 app = typer.Typer(
     name="nanogpt",
     cls=LazyGroup,
@@ -118,7 +120,8 @@ def _refused_by_system(error: OSError) -> int:
     if os.environ.get("NANOGPT_DEBUG"):
         traceback.print_exception(error)
     reason = "the disk is full" if error.errno in _FULL else error.strerror or str(error)
-    where = f"{error.filename}: " if error.filename else ""
+    name = error.filename2 or error.filename
+    where = f"cannot use {name}: " if name else ""
     _complain(
         f"{where}{reason}",
         "free some space and run the command again"
@@ -186,6 +189,8 @@ def _recipe_key(option: str, near: Sequence[str] | None, context: Any) -> str:
 
 def _complain(message: str, hint: str) -> None:
     """One message and one hint on stderr; colour only where a person sees it."""
+    if len(message) > _LONGEST_MESSAGE:  # a file may hold a key of any length
+        message = f"{message[:_LONGEST_MESSAGE]}…"
     text = f"{console.painted('error:', 'red', sys.stderr)} {printable(message)}\n"
     if hint:
         text += console.painted(f"hint: {hint}", "dim", sys.stderr) + "\n"

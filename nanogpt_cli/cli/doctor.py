@@ -119,7 +119,7 @@ def _caches() -> list[dict[str, Any]]:
         "torch.compile": places.compiled_folder(),
     }
     return [
-        {"name": name, "path": str(path), "bytes": caches.size(path) if path.exists() else 0}
+        {"name": name, "path": str(path), "bytes": caches.size(path)}
         for name, path in folders.items()
     ]
 
@@ -133,9 +133,7 @@ def _disk() -> list[dict[str, Any]]:
     for name, wanted in (
         ("cache", places.cache_home()), ("here", Path.cwd()), ("temporary", temporary)
     ):  # fmt: skip
-        path = wanted
-        while not path.exists():
-            path = path.parent
+        path = places.nearest_existing(wanted)
         free = shutil.disk_usage(path).free
         rows.append(
             {"name": name, "path": str(wanted), "free_bytes": free, "writable": _writable(path)}

@@ -77,9 +77,10 @@ def import_(
 
 
 def _read(source: str, meta: Path | None, tokenizer: Tokenizer | None) -> Foreign:
+    from nanogpt_cli import foreign_files
     from nanogpt_cli.interop import Foreign, importing, opening
 
-    if Path(source).exists() or Path(source).suffix in (".pt", ".bin"):
+    if foreign_files.present(Path(source)) or Path(source).suffix in (".pt", ".bin"):
         return importing.read(Path(source), meta, tokenizer=tokenizer)
     found = opening.resolve(source, tokenizer=tokenizer, report=console.say)
     return Foreign(found.model, found.tokenizer, found.notes, found.step)
@@ -88,9 +89,10 @@ def _read(source: str, meta: Path | None, tokenizer: Tokenizer | None) -> Foreig
 def _tokenizer(text: str) -> Tokenizer | None:
     if not text:
         return None
+    from nanogpt_cli import foreign_files
     from nanogpt_cli.text import tokenizer as tokenizers
 
     path = Path(text)
     if path.is_dir():
         path = path / "tokenizer.json"
-    return tokenizers.load(path) if path.is_file() else tokenizers.get(text)
+    return tokenizers.load(path) if foreign_files.present(path) else tokenizers.get(text)

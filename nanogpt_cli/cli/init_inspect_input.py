@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,10 +93,12 @@ def _parse_set(text: str) -> dict[str, Any]:
         raise UserError(f"--set {text}: expected SECTION.KEY=VALUE")
     for literal in (value, f'"{value}"'):
         try:
-            return tomllib.loads(f"{key} = {literal}")
+            return foreign_files.parse_toml(f"{key} = {literal}")
         except tomllib.TOMLDecodeError:
             continue
-    raise UserError(f"--set {text}: not a value")
+        except ValueError as error:
+            raise UserError(f"--set {text:.60}…: {error}") from None
+    raise UserError(f"--set {text:.200}: not a value")
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
@@ -255,7 +258,10 @@ def tokens(
             f"--vocab-size {data.vocab_size}",
         )
     label = f"{batch}×{length} tokens of {where}"
-    return *_windows(data.val, batch, length, seed, str(data.folder)), label
+    ids, targets = _windows(data.val, batch, length, seed, str(data.folder))
+    if int(max(ids.max(), targets.max())) >= data.vocab_size:
+        raise UserError(f"{data.folder} holds ids beyond its vocabulary: it is damaged")
+    return ids, targets, label
 
 
 def open_data(where: str, tokenizer: str) -> Any:
@@ -263,7 +269,7 @@ def open_data(where: str, tokenizer: str) -> Any:
     from nanogpt_cli.text import prepare
     from nanogpt_cli.text import tokens as prepared
 
-    if (Path(where) / "manifest.json").is_file():
+    if prepared.is_prepared(Path(where)):
         return prepared.open_data(Path(where), verify=False)
     from nanogpt_cli.cli import console
 

@@ -125,7 +125,7 @@ def _receipt_rows(
         yield "longest document", f"{longest['tokens']:,} tokens{where}"
     frequent = (f"{t['text']!r} {t['share']:.1%}" for t in receipt["most_frequent"])
     yield "most frequent", ", ".join(frequent)
-    if "duplicates" in receipt:
+    if "duplicates" in receipt and "leakage" in receipt:
         yield "duplicates", f"{receipt['duplicates']:,} documents"
         yield "leakage", leakage_words(receipt["leakage"])
     if "round_trip" in receipt:

@@ -92,10 +92,15 @@ def csv_(
     import sys
 
     from nanogpt_cli import sinks
+    from nanogpt_cli.errors import UserError
     from nanogpt_cli.runlog import EventReader, find_run
 
     found = find_run(run or None, out)
-    sinks.write_csv(iter(EventReader(found.events).read_all()), sys.stdout)
+    reader = EventReader(found.events)
+    events = reader.read_all()
+    if reader.problem:
+        raise UserError(reader.problem)
+    sinks.write_csv(iter(events), sys.stdout)
     console.next_command(f"nanogpt watch {found.path}")
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
 from pathlib import Path
 
+from nanogpt_cli import foreign_files
 from nanogpt_cli.cli import console
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import checked
+
+_LARGEST = 1 << 24  # bytes of prompts
 
 
 def gather(
@@ -51,12 +53,8 @@ def _not_empty(text: str, where: str) -> str:
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: byte {error.start} is invalid") from None
+    hint = "- reads standard input, and a pipe can be given there"
+    return _decoded(foreign_files.read_bytes(path, _LARGEST, hint), str(path))
 
 
 def _lines(path: Path) -> list[str]:
@@ -73,7 +71,7 @@ def _lines(path: Path) -> list[str]:
 
 def _json_string(line: str, path: Path, number: int) -> str:
     try:
-        value = json.loads(line)
+        value = foreign_files.parse_json(line)
     except ValueError as error:
         raise UserError(f"{path}, line {number} is not JSON: {error}") from None
     if isinstance(value, dict):
@@ -88,9 +86,19 @@ def _json_string(line: str, path: Path, number: int) -> str:
 
 def _stdin() -> str:
     try:
-        return sys.stdin.buffer.read().decode("utf-8")
+        data = sys.stdin.buffer.read(_LARGEST + 1)
+    except OSError as error:
+        raise UserError(f"cannot read standard input: {error.strerror}") from None
+    if len(data) > _LARGEST:
+        raise UserError(f"standard input holds more than {_LARGEST:,} bytes: not a prompt")
+    return _decoded(data, "standard input")
+
+
+def _decoded(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"standard input is not UTF-8 text: byte {error.start}") from None
+        raise UserError(f"{where} is not UTF-8 text: byte {error.start} is invalid") from None
 
 
 def _is_piped() -> bool:

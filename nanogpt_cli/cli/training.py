@@ -294,17 +294,13 @@ def _leave_terminal() -> None:
 @contextlib.contextmanager
 def _locked(folder: RunFolder) -> Iterator[None]:
     """Hold the run's lock, so that no second trainer writes to it."""
-    import filelock
+    from nanogpt_cli import files
 
-    lock = filelock.FileLock(folder.lock)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
+    def refuse() -> None:
         raise UserError(
             f"run {folder.name} is being trained by another process",
             f"watch it: nanogpt watch {folder.path}",
         ) from None
-    try:
+
+    with files.locked(folder.lock, refuse):
         yield
-    finally:
-        lock.release()

@@ -9,7 +9,6 @@ the matter of ``core/retention.py``.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
-from nanogpt_cli import files
-from nanogpt_cli.core import distributed, tensor_files
+from nanogpt_cli import files, foreign_files
+from nanogpt_cli.core import distributed, saved_state, tensor_files
 from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.foreign_files import MissingFileError
 from nanogpt_cli.runlog import RunFolder
 from nanogpt_cli.text import tokenizer as tokenizers
 from nanogpt_cli.text.tokenizer import Tokenizer
@@ -144,17 +142,20 @@ def read_state(folder: Path) -> dict[str, Any]:
     """
     path = folder / STATE
     try:
-        state = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {STATE}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        state = foreign_files.read_object(path)
+    except UserError as error:
+        if isinstance(error, MissingFileError) and not path.is_symlink():
+            error.message = f"{folder} is not a checkpoint: it has no {STATE}"
+        raise CheckpointError(error.message, error.hint) from None
+    if state.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} has format {found!r}; this version reads {FORMAT}",
+            f"{path} has format {state.get('format')!r:.80}; this version reads {FORMAT}",
             "another version of nanogpt-cli wrote it; nanogpt --version is the one here",
         )
+    try:
+        saved_state.check(state)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}", "take another checkpoint of the run") from None
     return state
 
 
@@ -176,9 +177,11 @@ def verify(folder: Path, names: Collection[str] = ()) -> dict[str, Any]:
         if names and name not in names:
             continue
         path = folder / Path(name).name
-        if not path.is_file():
-            raise CheckpointError(f"{path} is missing")
-        if files.sha256_file(path) != expected:
+        try:
+            found = files.sha256_file(path)
+        except UserError as error:
+            raise CheckpointError(error.message, error.hint) from None
+        if found != expected:
             raise CheckpointError(
                 f"{path} is damaged: its sha256 is not the one that was saved",
                 "take another checkpoint of the run",
@@ -189,13 +192,13 @@ def verify(folder: Path, names: Collection[str] = ()) -> dict[str, Any]:
 def weights_file(folder: Path, *, raw: bool = False) -> Path:
     """Where the weights to use lie: their moving average where there is one and not ``raw``."""
     averaged = folder / EMA
-    return averaged if averaged.is_file() and not raw else folder / MODEL
+    return averaged if foreign_files.present(averaged) and not raw else folder / MODEL
 
 
 def read_tokenizer(folder: Path) -> Tokenizer | None:
     """The tokenizer of a checkpoint folder; an empty object in its file stands for none."""
     path = folder / TOKENIZER
-    if not path.is_file() or path.stat().st_size < 8:
+    if not foreign_files.present(path) or foreign_files.check(path).st_size < 8:
         return None
     return tokenizers.load(path)
 
@@ -230,8 +233,9 @@ def from_tensors(config: GPTConfig, tensors: Mapping[str, Tensor], *, source: st
     Raises:
         CheckpointError: see ``check_fit``.
     """
-    from nanogpt_cli.core.init import undrawn
+    from nanogpt_cli.core.init import shapes, undrawn
 
+    _check_shapes(shapes(config), tensors, source)  # a wrong number of layers may be a huge one
     # Drawing on the meta device would load torch's decompositions and sympy: a second.
     with torch.device("meta"), undrawn():
         model = GPT(config)
@@ -243,20 +247,16 @@ def read_tensors(path: Path, *, device: str | torch.device = "cpu") -> dict[str,
     """All tensors of a safetensors file.
 
     Raises:
-        CheckpointError: the file is missing or malformed.
+        UserError: the file is missing or malformed.
     """
-    try:
-        return load_file(path, device=str(device))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+    with tensor_files.opened(path, device) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes in a safetensors file, without reading the tensors."""
-    with safe_open(path, framework="pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    with tensor_files.opened(path) as file:
+        return tensor_files.shapes(file)
 
 
 def load_tensors(model: GPT, tensors: Mapping[str, Tensor], *, source: str) -> None:
@@ -278,11 +278,16 @@ def check_fit(model: GPT, tensors: Mapping[str, Tensor], *, source: str) -> None
     Raises:
         CheckpointError: tensors are missing, unknown or of another shape.
     """
-    wanted = {name: tensor.shape for name, tensor in model_tensors(model).items()}
+    _check_shapes({n: tuple(t.shape) for n, t in model_tensors(model).items()}, tensors, source)
+
+
+def _check_shapes(
+    wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], source: str
+) -> None:
     problems = [f"{name} is missing" for name in wanted if name not in tensors]
     problems += [f"{name} is unknown" for name in tensors if name not in wanted]
     problems += [
-        f"{name} is {tuple(tensors[name].shape)} instead of {tuple(shape)}"
+        f"{name} is {tuple(tensors[name].shape)} instead of {shape}"
         for name, shape in wanted.items()
         if name in tensors and tensors[name].shape != shape
     ]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanogpt_cli.core import dropout
+from nanogpt_cli.core import dropout, limits
 from nanogpt_cli.core.dropout import Noise
 
 # Receives (what, layer, tensor) while a forward pass runs; layer is -1 outside the blocks. Used by
@@ -101,15 +101,15 @@ class GPTConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
-        """The inverse of ``to_dict``.
+        """The inverse of ``to_dict``, for values from a file.
 
         Raises:
-            ValueError: a key is missing or unknown, or a value is out of range.
+            ValueError: a key is missing or unknown, or a value is of another type or out of range.
         """
-        values = dict(values)
+        factors = values.get("multipliers", {})
+        limits.check_config(values)
         try:
-            values["multipliers"] = Multipliers(**values.get("multipliers", {}))
-            return cls(**values)
+            return cls(**{**values, "multipliers": Multipliers(**factors)})
         except TypeError as error:
             raise ValueError(f"not a model configuration: {error}") from error
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nanogpt_cli import places
 from nanogpt_cli.core import evaluate, parts, setup
 from nanogpt_cli.core.accounting import training_flops
 from nanogpt_cli.core.device import Device
@@ -137,7 +138,7 @@ def forecast(
         largest_micro_batch=largest_micro_batch(recipe, model.config, device, free, processes),
         checkpoint_bytes=checkpoint,
         disk_bytes=checkpoint * kept + _LOG_BYTES * recipe.train.max_steps,
-        disk_free=shutil.disk_usage(_existing(folder)).free,
+        disk_free=shutil.disk_usage(places.nearest_existing(folder)).free,
         flops_per_second=rate,
         seconds=flops / rate if rate else None,
     )
@@ -300,13 +301,6 @@ def largest_micro_batch(
         if memory(recipe, config, device, micro_batch=size, processes=processes).peak <= available
     ]
     return max(fits, default=0)
-
-
-def _existing(folder: Path) -> Path:
-    folder = folder.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return folder
 
 
 def speed(

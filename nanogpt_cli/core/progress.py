@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.core import checkpoint, distributed
 from nanogpt_cli.core.environment import versions
 from nanogpt_cli.core.model import GPT
@@ -102,24 +102,25 @@ def restore(folder: Path, stepper: Stepper, data: TokenData) -> Progress:
     state = checkpoint.read_state(folder)
     _check_identity(folder, state.get("data", {}), data_identity(data))
     optimizer = folder / checkpoint.OPTIMIZER
-    if state["step"] and not optimizer.is_file():
+    if "progress" not in state or (state["step"] and not foreign_files.present(optimizer)):
         raise UserError(
-            f"{folder} has no optimizer state, so it cannot be resumed exactly",
+            f"{folder} lacks the state of its optimizer or its progress, so it cannot be resumed "
+            "exactly",
             "start a new run from its weights: nanogpt train RECIPE --from RUN",
         )
     copy_weights(stepper.model, folder / checkpoint.MODEL)
-    if optimizer.is_file():
+    if foreign_files.present(optimizer):
         try:
             stepper.optimizers.load_tensors(checkpoint.read_tensors(optimizer))
         except ValueError as error:
             raise UserError(f"{optimizer}: {error}") from None
     _restore_average(folder / checkpoint.EMA, stepper)
-    stepper.scaler.load_state_dict(state.get("scaler", {}) or stepper.scaler.state_dict())
+    stepper.scaler.load_state_dict(stepper.scaler.state_dict() | state.get("scaler", {}))
     return Progress.from_json(state["progress"])
 
 
 def _restore_average(path: Path, stepper: Stepper) -> None:
-    if path.is_file():
+    if foreign_files.present(path):
         tensors = checkpoint.read_tensors(path)
         checkpoint.check_fit(stepper.model, tensors, source=str(path))
         stepper.average.load(tensors)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nanogpt_cli import events, recipe_files
+from nanogpt_cli import events, foreign_files, recipe_files
 from nanogpt_cli.core import checkpoint, device, progress, retention
 from nanogpt_cli.core.model import GPT
 from nanogpt_cli.core.setup import assemble
@@ -123,7 +123,7 @@ def _before(
     recipe = recipe.model_copy(update={"train": plain})
     stepper = assemble(recipe, data, device.choose(recipe.train))
     incident = run.incidents / f"step-{step:06d}"
-    if (incident / checkpoint.MODEL).is_file():
+    if foreign_files.present(incident / checkpoint.MODEL):
         progress.copy_weights(stepper.model, incident / checkpoint.MODEL)
         return stepper, f"incidents/{incident.name}"
     return stepper, _catch_up(run, stepper, data, step, report)
@@ -287,4 +287,5 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def known_steps(folder: Path) -> list[int]:
     """Steps the flight recorder kept."""
-    return sorted(int(p.name.removeprefix("step-")) for p in folder.glob("step-*"))
+    numbers = (path.name.removeprefix("step-") for path in folder.glob("step-*"))
+    return sorted(int(number) for number in numbers if number.isdecimal())

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
-from nanogpt_cli import files
-from nanogpt_cli.core import checkpoint
+from nanogpt_cli import files, foreign_files
+from nanogpt_cli.core import checkpoint, limits
 from nanogpt_cli.core.checkpoint import CheckpointError
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.foreign_files import MissingFileError
 from nanogpt_cli.runlog import RunFolder
 
 BEST = "best.json"
@@ -55,19 +56,19 @@ def best_step(run: RunFolder) -> int | None:
     """
     path = run.checkpoints / BEST
     try:
-        mark = json.loads(path.read_bytes())
-        step, digest = mark["step"], mark["state_sha256"]
-    except FileNotFoundError:
+        mark = foreign_files.read_object(path)
+    except MissingFileError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise _unusable(path, "is damaged") from None
-    if not isinstance(step, int) or isinstance(step, bool):
-        raise _unusable(path, "names no step")
+    except UserError as error:
+        raise _unusable(error.message) from None
+    step = mark.get("step")
+    if not limits.is_whole(step):
+        raise _unusable(f"{path}: step must be a whole number, not {step!r:.80}")
     state = checkpoint.folder_of(run, step) / checkpoint.STATE
-    if not state.is_file():
+    if step not in list_steps(run) or not state.is_file():
         return None
-    if files.sha256_file(state) != digest:
-        raise _unusable(path, f"was not made for this run's checkpoint of step {step}")
+    if files.sha256_file(state) != mark.get("state_sha256"):
+        raise _unusable(f"{path} was not made for this run's checkpoint of step {step}")
     return step
 
 
@@ -79,9 +80,9 @@ def is_best(run: RunFolder, step: int) -> bool:
         return False
 
 
-def _unusable(path: Path, why: str) -> CheckpointError:
+def _unusable(why: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} {why}, so the best checkpoint is not known",
+        f"{why}; so the best checkpoint is not known",
         "name a step or --checkpoint last; resuming the run writes the mark again",
     )
 

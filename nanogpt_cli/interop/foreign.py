@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from nanogpt_cli.core import checkpoint
+from nanogpt_cli.core import checkpoint, tensor_files
 from nanogpt_cli.core.init import shapes
 from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.errors import UserError
@@ -59,18 +59,11 @@ def open_safetensors(paths: list[Path]) -> TensorSource:
     files = {}
     stack = ExitStack()
     for path in paths:
-        try:
-            file = stack.enter_context(safe_open(path, framework="pt"))
-            for name in file.keys():  # noqa: SIM118
-                if name in found:
-                    raise UserError(f"{path} holds {name}, which another file holds already")
-                found[name] = tuple(file.get_slice(name).get_shape())
-                files[name] = file
-        except FileNotFoundError:
-            raise UserError(f"{path} is missing") from None
-        except (SafetensorError, OSError, ValueError) as error:
-            reason = str(error)[:200]
-            raise UserError(f"{path} is not a readable safetensors file: {reason}") from None
+        file = stack.enter_context(tensor_files.opened(path))
+        for name, shape in tensor_files.shapes(file).items():
+            if name in found:
+                raise UserError(f"{path} holds {name}, which another file holds already")
+            found[name], files[name] = shape, file
 
     def get(name: str) -> Tensor:
         try:
@@ -80,6 +73,26 @@ def open_safetensors(paths: list[Path]) -> TensorSource:
         return tensor
 
     return TensorSource(str(paths[0]), found, get, stack)
+
+
+def config_of(
+    path: Path, values: dict[str, object], names: Mapping[str, str] | None = None
+) -> GPTConfig:
+    """The configuration that a file describes.
+
+    Args:
+        path: the file, for messages.
+        values: under the names of ``GPTConfig``.
+        names: what the file calls them where it is something else.
+
+    Raises:
+        UserError: a value is missing, of another type or out of range.
+    """
+    try:
+        return GPTConfig.from_dict(values)
+    except ValueError as error:
+        name, space, rest = str(error).partition(" ")
+        raise UserError(f"{path}: {(names or {}).get(name, name)}{space}{rest}") from None
 
 
 def strip_prefixes(name: str) -> str:

@@ -8,13 +8,11 @@ characters are dropped by that form, silently; the native tokenizer names them.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Final
 
-from nanogpt_cli import assets, files
+from nanogpt_cli import assets, files, foreign_files
 from nanogpt_cli.errors import UserError, naming
-from nanogpt_cli.interop import safe_json
 from nanogpt_cli.text import foreign_tokenizer
 from nanogpt_cli.text import tokenizer as tokenizers
 from nanogpt_cli.text.bpe import HuggingFaceTokenizer
@@ -132,9 +130,9 @@ def read(folder: Path) -> Tokenizer | None:
         UserError: the files are there and broken, or one of two that belong together is missing.
     """
     path = folder / "tokenizer.json"
-    if os.path.lexists(path):  # a link that leads nowhere is not the absence of a tokenizer
-        value = safe_json.read_object(path, limit=safe_json.LARGEST_VOCABULARY)
-    elif any(os.path.lexists(folder / name) for name in ("vocab.json", "merges.txt")):
+    if foreign_files.present(path):  # a link that leads nowhere is not the absence of a tokenizer
+        value = foreign_files.read_object(path, foreign_files.LARGEST_VOCABULARY)
+    elif any(foreign_files.present(folder / name) for name in ("vocab.json", "merges.txt")):
         path = folder / "vocab.json"
         value = _from_two_files(folder)
     else:
@@ -145,11 +143,9 @@ def read(folder: Path) -> Tokenizer | None:
 
 
 def _from_two_files(folder: Path) -> dict[str, Any]:
-    vocab = safe_json.read_object(folder / "vocab.json", limit=safe_json.LARGEST_VOCABULARY)
-    try:
-        text = (folder / "merges.txt").read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {folder / 'merges.txt'}: {error!s:.200}") from None
+    limit = foreign_files.LARGEST_VOCABULARY
+    vocab = foreign_files.read_object(folder / "vocab.json", limit)
+    text = foreign_files.read_text(folder / "merges.txt", limit)
     merges = [line for line in text.split("\n") if line and not line.startswith("#version")]
     eot = vocab.pop(END_OF_TEXT, None)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
@@ -193,7 +189,7 @@ def _is_gpt2(vocab: dict[str, int], merges: list[str]) -> bool:
 def _library(value: dict[str, Any], folder: Path, source: str) -> Tokenizer:
     """Any other tokenizer, through the ``tokenizers`` library."""
     config_path = folder / "config.json"
-    config = safe_json.read_object(config_path) if config_path.is_file() else {}
+    config = foreign_files.read_object(config_path) if foreign_files.present(config_path) else {}
     marker = config.get("nanogpt_cli")
     kind, eot = "hf", config.get("eos_token_id")
     if isinstance(marker, dict) and tokenizers.trained_size(str(marker.get("tokenizer"))):

@@ -16,14 +16,15 @@ from typing import Any, Final
 
 import torch
 
-from nanogpt_cli import __version__, files
+from nanogpt_cli import __version__, files, foreign_files
 from nanogpt_cli.core.model import LAYER_NORM_EPS, GPTConfig
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import Foreign, hf_tokenizer, safe_json, tensorfile
+from nanogpt_cli.interop import Foreign, hf_tokenizer, tensorfile
 from nanogpt_cli.interop.foreign import (
     GPT2_ROWS,
     TensorSource,
     build,
+    config_of,
     open_safetensors,
     strip_prefixes,
 )
@@ -131,7 +132,8 @@ def missing_biases(config: GPTConfig) -> Iterator[tuple[str, int]]:
 def is_folder(path: Path) -> bool:
     """Whether ``path`` looks like a Hugging Face model folder."""
     names = (WEIGHTS, INDEX, "pytorch_model.bin")
-    return (path / "config.json").is_file() and any((path / name).is_file() for name in names)
+    there = foreign_files.present
+    return there(path / "config.json") and any(there(path / name) for name in names)
 
 
 def read(folder: Path, tokenizer: Tokenizer | None = None) -> Foreign:
@@ -145,7 +147,7 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> Foreign:
         UserError: something is missing, damaged, or beyond what a GPT-2 is; it is named.
     """
     path = folder / "config.json"
-    values = safe_json.read_object(path)
+    values = foreign_files.read_object(path)
     with _tensors(folder) as tensors:
         named = _native_names(tensors)
         config = _config(path, values, tensors, named)
@@ -170,11 +172,11 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> Foreign:
 
 
 def _tensors(folder: Path) -> TensorSource:
-    if (folder / WEIGHTS).is_file():
+    if foreign_files.present(folder / WEIGHTS):
         return open_safetensors([folder / WEIGHTS])
-    if (folder / INDEX).is_file():
+    if foreign_files.present(folder / INDEX):
         return open_safetensors(_shards(folder))
-    if (folder / "pytorch_model.bin").is_file():
+    if foreign_files.present(folder / "pytorch_model.bin"):
         from nanogpt_cli.interop import safe_torch
 
         found = safe_torch.load(folder / "pytorch_model.bin")
@@ -184,7 +186,7 @@ def _tensors(folder: Path) -> TensorSource:
 
 def _shards(folder: Path) -> list[Path]:
     """The files an index names: plain names inside the folder, nothing else."""
-    index = safe_json.read_object(folder / INDEX, limit=safe_json.LARGEST_VOCABULARY)
+    index = foreign_files.read_object(folder / INDEX)
     weight_map = index.get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     for name in names:
@@ -226,20 +228,13 @@ def _config(
         raise UserError(f"{path}: tie_word_embeddings must be true or false")
     if tied and "lm_head.weight" in named:  # some writers store the tied head as well
         _check_tied(tensors, named)
-    n_embd, n_head = (safe_json.whole(path, values, key) for key in ("n_embd", "n_head"))
-    if n_embd % n_head:
-        raise UserError(f"{path}: n_embd {n_embd} is not a multiple of n_head {n_head}")
-    return GPTConfig(
-        n_layer=safe_json.whole(path, values, "n_layer"),
-        n_head=n_head,
-        n_embd=n_embd,
-        block_size=safe_json.whole(path, values, "n_positions", values.get("n_ctx")),
-        vocab_size=safe_json.whole(path, values, "vocab_size"),
-        dropout=safe_json.real(path, values, "resid_pdrop", 0.1),
-        bias=True,
-        activation=_NATIVE[activation],
-        tied=tied,
-    )
+    sizes = ("n_layer", "n_head", "n_embd", "vocab_size")
+    return config_of(path, {
+        **{key: values.get(key) for key in sizes},
+        "block_size": values.get("n_positions", values.get("n_ctx")),
+        "dropout": values.get("resid_pdrop", 0.1), "bias": True,
+        "activation": _NATIVE[activation], "tied": tied,
+    }, {"block_size": "n_positions", "dropout": "resid_pdrop"})  # fmt: skip
 
 
 def _refuse_variants(path: Path, values: dict[str, Any]) -> None:

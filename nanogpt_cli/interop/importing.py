@@ -8,7 +8,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import __version__, events, files, recipe, recipe_files, runlog
+from nanogpt_cli import (
+    __version__,
+    events,
+    files,
+    foreign_files,
+    recipe,
+    recipe_files,
+    runlog,
+)
 from nanogpt_cli.core import checkpoint
 from nanogpt_cli.core.model import GPTConfig
 from nanogpt_cli.errors import UserError
@@ -36,15 +44,15 @@ def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = 
     Raises:
         UserError: it is none of these, or is damaged or hostile.
     """
-    if not path.exists():
+    if not foreign_files.present(path):
         raise UserError(f"there is no {path}", "give a folder, a file, or a hub id such as gpt2")
     if RunFolder(path).is_run():
         raise UserError(f"{path} is a run already", f"nanogpt sample {path}")
     if huggingface.is_folder(path):
         return huggingface.read(path, tokenizer)
-    if path.is_file() and llmc.is_file(path):
+    if not path.is_dir() and llmc.is_file(path):
         return llmc.read(path)
-    if (path / nanogpt.CHECKPOINT).is_file() or path.suffix in (".pt", ".pth"):
+    if foreign_files.present(path / nanogpt.CHECKPOINT) or path.suffix in (".pt", ".pth"):
         return nanogpt.read(path, meta, tokenizer=tokenizer)
     raise UserError(
         f"{path} is not a checkpoint that can be read",

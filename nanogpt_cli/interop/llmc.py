@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nanogpt_cli import foreign_files
 from nanogpt_cli.core.init import shapes
 from nanogpt_cli.core.model import GPTConfig
 from nanogpt_cli.errors import UserError
@@ -38,11 +39,8 @@ _KINDS: Final = (
 
 def is_file(path: Path) -> bool:
     """Whether ``path`` begins like a model of llm.c."""
-    try:
-        with path.open("rb") as file:
-            return file.read(4) == MAGIC.to_bytes(4, "little")
-    except OSError:
-        return False
+    with foreign_files.opened(path) as file:
+        return file.read(4) == MAGIC.to_bytes(4, "little")
 
 
 def read(path: Path) -> Foreign:
@@ -52,7 +50,7 @@ def read(path: Path) -> Foreign:
         UserError: the file is none, is damaged, or has another length than its header says.
     """
     try:
-        size = path.stat().st_size
+        size = foreign_files.check(path).st_size
         header = np.fromfile(path, dtype="<i4", count=_HEADER)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None

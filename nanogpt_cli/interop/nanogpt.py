@@ -7,7 +7,6 @@ nanoGPT reads nothing else; the ones written here hold dicts, numbers and tensor
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -17,11 +16,11 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files, safe_pickle
 from nanogpt_cli.core.model import GPTConfig
 from nanogpt_cli.errors import UserError, naming
-from nanogpt_cli.interop import Foreign, safe_json, safe_pickle, safe_torch, torchfile
-from nanogpt_cli.interop.foreign import GPT2_ROWS, build, strip_prefixes
+from nanogpt_cli.interop import Foreign, safe_torch, torchfile
+from nanogpt_cli.interop.foreign import GPT2_ROWS, build, config_of, strip_prefixes
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.interop.tensorfile import Entry
 from nanogpt_cli.text import tokenizer as tokenizers
@@ -145,23 +144,8 @@ def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = 
 
 
 def _config(path: Path, values: dict[str, Any]) -> GPTConfig:
-    n_embd, n_head = (safe_json.whole(path, values, name) for name in ("n_embd", "n_head"))
-    if n_embd % n_head:
-        raise UserError(f"{path}: n_embd {n_embd} is not a multiple of n_head {n_head}")
-    bias = values.get("bias", True)
-    if not isinstance(bias, bool):
-        raise UserError(f"{path}: bias must be true or false, not {bias!r:.40}")
-    dropout = safe_json.real(path, values, "dropout", 0.0)
-    return GPTConfig(
-        n_layer=safe_json.whole(path, values, "n_layer"),
-        n_head=n_head,
-        n_embd=n_embd,
-        block_size=safe_json.whole(path, values, "block_size"),
-        vocab_size=safe_json.whole(path, values, "vocab_size"),
-        dropout=dropout,
-        bias=bias,
-        activation="gelu",
-    )
+    known: dict[str, Any] = {name: values[name] for name in _ARGUMENTS if name in values}
+    return config_of(path, {"bias": True, "dropout": 0.0, **known, "activation": "gelu"})
 
 
 def _native_names(shapes: Any, path: Path) -> dict[str, str]:
@@ -210,9 +194,9 @@ def _tokenizer(
 
 def _native_tokenizer(path: Path) -> Tokenizer | None:
     """The tokenizer that an export put beside the checkpoint; an empty object stands for none."""
-    if not os.path.lexists(path):
+    if not foreign_files.present(path):
         return None
-    value = safe_json.read_object(path, limit=safe_json.LARGEST_VOCABULARY)
+    value = foreign_files.read_object(path, foreign_files.LARGEST_VOCABULARY)
     with naming(path):
         return tokenizers.from_json(value, str(path)) if value else None
 
@@ -223,7 +207,7 @@ def _find_meta(path: Path, config: object) -> Path | None:
     if isinstance(dataset, str) and dataset and Path(dataset).name == dataset:
         places += [root / "data" / dataset / META for root in (path.parent, path.parent.parent)]
     # A link that leads nowhere is not the absence of a vocabulary: reading it says what is wrong.
-    return next((place for place in places if os.path.lexists(place)), None)
+    return next((place for place in places if foreign_files.present(place)), None)
 
 
 def read_meta(path: Path) -> Tokenizer:

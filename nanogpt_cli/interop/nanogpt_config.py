@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError, nearest
 
 Value = int | float | bool | str
@@ -81,12 +82,9 @@ def read(path: Path, flags: Iterable[str] = ()) -> Settings:
 
 
 def _parsed(path: Path) -> ast.Module:
+    data = foreign_files.read_bytes(path, _LARGEST_FILE)
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise UserError(f"{path} is too large for a config file")
-        return ast.parse(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        return ast.parse(data)
     except SyntaxError as error:
         where = f"line {error.lineno}: " if error.lineno else ""
         raise UserError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import runlog
+from nanogpt_cli import foreign_files, runlog
 from nanogpt_cli.core import checkpoint as checkpoints
 from nanogpt_cli.core import retention
 from nanogpt_cli.core.model import GPT
@@ -82,7 +82,7 @@ def resolve(
     path = Path(source)
     if not source or runlog.RunFolder(path).is_run() or runlog.RunFolder(out / source).is_run():
         return _of_run(runlog.find_run(source or None, out), checkpoint, raw)
-    if path.exists():
+    if foreign_files.present(path):
         return _of_path(path, tokenizer, raw=raw)
     if source in _OPENAI:
         folder = hub.download(f"openai-community/{source}", report)
@@ -112,7 +112,7 @@ def _of_path(
     path: Path, tokenizer: Tokenizer | None, *, label: str = "", raw: bool = False
 ) -> Source:
     label = label or str(path)
-    if (path / checkpoints.STATE).is_file():
+    if foreign_files.present(path / checkpoints.STATE):
         return _of_checkpoint(path, label, raw)
     from nanogpt_cli.interop import importing  # every format's reader; a run needs none
 

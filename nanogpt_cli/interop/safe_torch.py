@@ -16,8 +16,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from nanogpt_cli import foreign_files, safe_pickle
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import safe_pickle
 from nanogpt_cli.interop.foreign import TensorSource
 
 _STORAGES: Final = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte",
@@ -31,6 +31,8 @@ ALLOWED: Final = frozenset(
      *(f"torch {name}Storage" for name in _STORAGES)}
 )  # fmt: skip
 _MOST_MEMBERS: Final = 200_000
+# Of the archive's table; the entry of a tensor takes about 150.
+_LARGEST_TABLE: Final = 1 << 25
 
 
 def load(path: Path) -> Any:
@@ -51,7 +53,8 @@ def load(path: Path) -> Any:
 
 def _check_archive(path: Path) -> None:
     try:
-        size = path.stat().st_size
+        size = foreign_files.check(path).st_size
+        _check_table(path)
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             _check_members(path, size, members)
@@ -70,6 +73,14 @@ def _check_archive(path: Path) -> None:
             f"{path} is not a readable PyTorch file: {str(error)[:120]}",
             "files older than PyTorch 1.6 have to be saved again with a newer one",
         ) from None
+
+
+def _check_table(path: Path) -> None:
+    """Compare the size of the table with its limit; ``zipfile`` reads all of it, however large."""
+    with foreign_files.opened(path) as file:
+        end: Any = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if end is not None and end[zipfile._ECD_SIZE] > _LARGEST_TABLE:  # type: ignore[attr-defined]
+        raise UserError(f"{path} has a table of {end[5]:,} bytes: not a model")
 
 
 def _check_members(path: Path, size: int, members: list[zipfile.ZipInfo]) -> None:

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from nanogpt_cli.core import checkpoint, retention
+from nanogpt_cli.core import checkpoint, retention, tensor_files
 from nanogpt_cli.core.init import shapes, undrawn
 from nanogpt_cli.core.model import GPT, GPTConfig, Multipliers
 from nanogpt_cli.errors import UserError
@@ -199,6 +198,6 @@ def _check_shapes(path: Path, wanted: dict[str, tuple[int, ...]]) -> None:
 
 def _read(path: Path, name: str) -> Tensor:
     # Opened for each tensor: closing the file gives its mapped pages back.
-    with safe_open(path, framework="pt") as file:
+    with tensor_files.opened(path) as file:
         tensor: Tensor = file.get_tensor(name)
     return tensor

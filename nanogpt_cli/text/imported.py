@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from nanogpt_cli import files
-from nanogpt_cli.errors import UserError, naming
+from nanogpt_cli import files, foreign_files
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import build, nanogpt_data, receipt, tokens
 from nanogpt_cli.text import tokenizer as tokenizers
@@ -32,10 +32,7 @@ def import_folder(old: Path, fresh: Path, name: str, request: Request) -> dict[s
         UserError: a file is damaged or holds ids that the vocabulary lacks.
     """
     vocabulary = nanogpt_data.read_vocabulary(old)
-    with naming(old / nanogpt_data.META):
-        tokenizer: Tokenizer = (
-            CharTokenizer(vocabulary) if vocabulary is not None else tokenizers.get("gpt2")
-        )
+    tokenizer = tokenizers.get("gpt2") if vocabulary is None else _of_characters(vocabulary, old)
     splits, counts, read = {}, np.zeros(tokenizer.vocab_size, dtype=np.int64), []
     for split in tokens.SPLITS:
         splits[split], part, source = _copy(old / f"{split}.bin", fresh, tokenizer)
@@ -62,17 +59,24 @@ def import_folder(old: Path, fresh: Path, name: str, request: Request) -> dict[s
     return manifest
 
 
+def _of_characters(vocabulary: list[str], old: Path) -> Tokenizer:
+    try:
+        return CharTokenizer(vocabulary)
+    except UserError as error:
+        raise UserError(f"{old / nanogpt_data.META}: {error.message}", error.hint) from None
+
+
 def _copy(
     path: Path, fresh: Path, tokenizer: Tokenizer
 ) -> tuple[dict[str, Any], Tokens, SourceFile]:
-    about = path.stat()
+    about = foreign_files.check(path)
     if about.st_size % 2:
         raise UserError(f"{path} has an odd number of bytes", "nanoGPT's tokens are 2 bytes each")
     lengths = np.array([len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)])
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     digest = hashlib.sha256()
     target = fresh / path.name
-    with path.open("rb") as source, target.open("wb") as out:
+    with foreign_files.opened(path) as source, target.open("wb") as out:
         while block := source.read(2 * _BLOCK):
             found = np.bincount(np.frombuffer(block, dtype="<u2"), minlength=len(counts))
             if len(found) > len(counts):

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from nanogpt_cli import places
+from nanogpt_cli import foreign_files, places
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import tokens
 from nanogpt_cli.text.tokenizer import Tokens
@@ -71,4 +71,5 @@ def entropy_bits(counts: Tokens) -> float:
 def prepared_folders() -> list[Path]:
     """Every prepared set in ``./data`` and in the cache."""
     shelves = [places.DATA, places.cache_home() / "data"]
-    return [p for shelf in shelves for p in sorted(shelf.glob("*")) if tokens.is_prepared(p)]
+    found = [sorted(shelf.iterdir()) for shelf in shelves if foreign_files.present(shelf)]
+    return [path for paths in found for path in paths if path.is_dir() and tokens.is_prepared(path)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import errno
 import gzip
 import hashlib
 import io
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, cast
 
+from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PACKED = (".gz", ".zst")
 # What each policy of --errors is called by Python's codecs.
 CODEC_POLICY: Final = {"strict": "strict", "replace": "replace", "skip": "ignore"}
+PIPE_HINT: Final = "nanogpt prepare - reads standard input: nanogpt prepare - < PIPE"
 _ZSTD_BYTES = 1 << 14  # unpacked at a time: what repeats a lot may grow a thousandfold
 
 
@@ -35,10 +36,6 @@ class Readable(Protocol):
 
     def read(self, size: int = -1, /) -> bytes:
         """Up to ``size`` bytes; fewer only at the end."""
-        ...
-
-    def __iter__(self) -> Iterator[bytes]:
-        """The lines, with their ends."""
         ...
 
 
@@ -131,18 +128,8 @@ def readable_errors(name: str) -> Iterator[None]:
 @contextlib.contextmanager
 def open_file(path: Path, meter: Meter) -> Iterator[Reading]:
     """Open a file for one pass over its bytes as they lie on disk."""
-    try:
-        raw = path.open("rb", buffering=0)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}", _open_hint(error)) from error
-    with raw:
-        yield Reading(storable(str(path.absolute())), cast(BinaryIO, raw), meter)
-
-
-def _open_hint(error: OSError) -> str:
-    if error.errno == errno.ELOOP:
-        return "this symbolic link leads back to itself"
-    return "check the path" if error.errno == errno.ENOENT else ""
+    with foreign_files.opened(path, PIPE_HINT) as raw:
+        yield Reading(storable(str(path.absolute())), raw, meter)
 
 
 def unpacked(reading: Reading, suffix: str) -> Readable:
@@ -248,11 +235,3 @@ class Transcoded:
         cut = len(self._ready) if size < 0 else size
         data, self._ready = self._ready[:cut], self._ready[cut:]
         return data
-
-    def __iter__(self) -> Iterator[bytes]:
-        pending = b""
-        while block := self.read(1 << 18):
-            *lines, pending = (pending + block).split(b"\n")
-            yield from (line + b"\n" for line in lines)
-        if pending:
-            yield pending

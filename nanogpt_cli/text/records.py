@@ -11,10 +11,42 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.foreign_files import parse_json
 from nanogpt_cli.text.reading import CODEC_POLICY, Readable
 from nanogpt_cli.text.sources import Piece, Reader, Tally, document
 
+_LONGEST_RECORD = 1 << 26  # bytes; it stands in memory several times
+_BLOCK = 1 << 18
 _PARQUET_ROWS = 256  # at a time: long documents make even this some hundred kilobytes
+
+
+def bounded_lines(stream: Readable, name: str) -> Iterator[bytes]:
+    """The lines of a stream, with their ends.
+
+    Raises:
+        UserError: a line has more than 64 MiB.
+    """
+    parts: list[bytes] = []
+    held, number = 0, 1
+    while block := stream.read(_BLOCK):
+        first, *others = block.split(b"\n")
+        parts.append(first)
+        held += len(first)
+        if held > _LONGEST_RECORD:
+            raise _too_long(name, number)
+        if others:
+            yield b"".join(parts) + b"\n"
+            yield from (line + b"\n" for line in others[:-1])
+            parts, held, number = [others[-1]], len(others[-1]), number + len(others)
+    if held:
+        yield b"".join(parts)
+
+
+def _too_long(name: str, number: int) -> UserError:
+    return UserError(
+        f"{name}, line {number:,}: a record of more than {_LONGEST_RECORD:,} bytes",
+        "is a quote or a line not closed? Text without records is read from .txt files",
+    )
 
 
 def jsonl(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator[Piece]:
@@ -23,7 +55,7 @@ def jsonl(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator
     Raises:
         UserError: a line is no JSON object or lacks the field; the message has file and line.
     """
-    for number, line in enumerate(stream, 1):
+    for number, line in enumerate(bounded_lines(stream, name), 1):
         if number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
@@ -41,9 +73,8 @@ def jsonl(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator
 def _parsed(line: bytes, name: str, number: int, reader: Reader) -> dict[str, Any]:
     hint = "mend the line, or leave such lines out with --errors skip"
     try:
-        value = json.loads(
-            line.decode("utf-8", "replace" if reader.errors == "replace" else "strict")
-        )
+        text = line.decode("utf-8", "replace" if reader.errors == "replace" else "strict")
+        value = parse_json(text, lenient=True)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{name}, line {number:,}: invalid UTF-8 at byte {error.start + 1:,} of the line "
@@ -54,8 +85,8 @@ def _parsed(line: bytes, name: str, number: int, reader: Reader) -> dict[str, An
         raise UserError(
             f"{name}, line {number:,}, column {error.colno:,}: not JSON: {error.msg}", hint
         ) from error
-    except RecursionError as error:
-        raise UserError(f"{name}, line {number:,}: nested too deeply", hint) from error
+    except ValueError as error:
+        raise UserError(f"{name}, line {number:,}: {error}", hint) from error
     if not isinstance(value, dict):
         raise UserError(
             f"{name}, line {number:,}: a {type(value).__name__} where an object is needed",
@@ -101,8 +132,17 @@ def csv(stream: Readable, name: str, tabs: bool, reader: Reader, tally: Tally) -
     csv_module.field_size_limit(min(sys.maxsize, 2**31 - 1))
     # Strictness waits for the field that is wanted; see _cell.
     policy = "surrogateescape" if reader.errors == "strict" else CODEC_POLICY[reader.errors]
-    lines = (line.decode("utf-8", policy) for line in stream)
-    rows = csv_module.reader(lines, delimiter="\t" if tabs else ",", strict=True)
+    held = 0  # bytes of the record that is being read: quotes may hold any number of lines
+
+    def lines() -> Iterator[str]:
+        nonlocal held
+        for number, line in enumerate(bounded_lines(stream, name), 1):
+            held += len(line)
+            if held > _LONGEST_RECORD:
+                raise _too_long(name, number)
+            yield line.decode("utf-8", policy)
+
+    rows = csv_module.reader(lines(), delimiter="\t" if tabs else ",", strict=True)
     try:
         header = next(rows, [])
         header = [column.removeprefix("\ufeff") for column in header]
@@ -112,6 +152,7 @@ def csv(stream: Readable, name: str, tabs: bool, reader: Reader, tally: Tally) -
             )
         column = header.index(reader.text_field)
         for row in rows:
+            held = 0
             if not row:
                 continue
             text = _cell(row, column, len(header), name, rows.line_num, reader, tally)

@@ -16,11 +16,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, cast
 
+from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import cuts
 from nanogpt_cli.text.reading import (
     PACKED,
+    PIPE_HINT,
     Meter,
     Readable,
     Reading,
@@ -238,10 +240,10 @@ def expand(
 
 def _check_there(path: Path) -> None:
     try:
-        path.stat()
-    except OSError as error:
+        foreign_files.check(path, PIPE_HINT)
+    except foreign_files.MissingFileError as error:
         hint = "check the path; `nanogpt prepare --list` shows the sets known by name"
-        raise UserError(f"cannot read {path}: {error.strerror}", hint) from error
+        raise UserError(error.message, hint) from error
 
 
 def walk(folder: Path, glob: str | None = None, without: Collection[str] = ()) -> Iterator[Path]:
@@ -293,7 +295,7 @@ def _is_text(path: Path, tally: Tally) -> bool:
     suffix = path.suffix.lower()
     if suffix in PACKED or suffix in _RECORD_KINDS:
         return True
-    with path.open("rb") as file:
+    with foreign_files.opened(path) as file:
         binary = b"\0" in file.read(_SNIFFED_BYTES)
     tally.skipped_files += binary
     return not binary

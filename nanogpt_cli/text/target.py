@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import build, tokens
@@ -22,24 +21,13 @@ _OURS = {tokens.MANIFEST, tokens.TOKENIZER, build.SOURCES, "train.bin", "val.bin
 
 @contextlib.contextmanager
 def locked(target: Path, report: Report) -> Iterator[None]:
-    """Hold the target's lock; the system frees it when a process dies, however it dies.
+    """Hold the target's lock; a second run waits here, saying so."""
 
-    A second run waits here, saying so.
-    """
-    import filelock
+    def waiting() -> None:
+        report(f"another run is preparing {target}: waiting for it")
 
-    with files.readable_os_errors("write the data set", target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(target.parent / f".{target.name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            report(f"another run is preparing {target}: waiting for it")
-            lock.acquire()
-    try:
+    with files.locked(target.parent / f".{target.name}.lock", waiting):
         yield
-    finally:
-        lock.release()
 
 
 def remove_leftovers(target: Path) -> list[Path]:
@@ -97,24 +85,38 @@ def _options_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _sources_changed(target: Path, sources: list[Source], *, partly: bool) -> str:
+    path = target / build.SOURCES
     try:
-        lines = (target / build.SOURCES).read_text(encoding="utf-8").splitlines()
-        old = {row["path"]: row for row in map(json.loads, lines)}
-    except (OSError, ValueError, KeyError) as error:
-        return f"{target / build.SOURCES} cannot be read: {error}"
+        lines = foreign_files.read_text(path, foreign_files.LARGEST_VOCABULARY).splitlines()
+        old = {row["path"]: row for row in map(_source_row, lines)}
+    except UserError as error:
+        return error.message
+    except ValueError as error:
+        return f"{path} cannot be read: {error}"
     paths = {storable(str(s.path.absolute())): s for s in sources if isinstance(s, FileSource)}
-    for path in paths:
-        if path not in old and not partly:
-            return f"{path} is new"
-    for path, row in old.items():
+    for named in paths:
+        if named not in old and not partly:
+            return f"{named} is new"
+    for named, row in old.items():
         if row["mtime_ns"] is None:
-            if path == "stdin" or not path.startswith("hub:"):
-                return f"{path} cannot be compared"
-        elif path not in paths:
-            return f"{path} is gone"
-        elif changed := _file_changed(paths[path].path, row):
+            if named == "stdin" or not named.startswith("hub:"):
+                return f"{named} cannot be compared"
+        elif named not in paths:
+            return f"{named} is gone"
+        elif changed := _file_changed(paths[named].path, row):
             return changed
     return ""
+
+
+def _source_row(line: str) -> dict[str, Any]:
+    """A line of ``sources.jsonl``; raises ``ValueError`` for any other."""
+    row = foreign_files.parse_json(line)
+    kinds = {"path": str, "size": int, "mtime_ns": int | None, "sha256": str}
+    if not isinstance(row, dict) or not all(
+        key in row and isinstance(row[key], kind) for key, kind in kinds.items()
+    ):
+        raise ValueError("a line does not describe a file")
+    return row
 
 
 def _file_changed(path: Path, row: dict[str, Any]) -> str:
@@ -124,6 +126,6 @@ def _file_changed(path: Path, row: dict[str, Any]) -> str:
             return ""
         if about.st_size != row["size"] or files.sha256_file(path) != row["sha256"]:
             return f"{path} changed"
-    except OSError as error:
-        return f"{path}: {error.strerror}"
+    except (OSError, UserError) as error:
+        return f"{path}: {getattr(error, 'message', error)}"
     return ""

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError, naming, nearest
 
 FORMAT: Final = "nanogpt-cli tokenizer"
@@ -128,6 +128,8 @@ class CharTokenizer(Tokenizer):
         self.vocab_size = len(self.characters) + eot
         self.eot = len(self.characters) if eot else None
         points = np.array([ord(c) for c in self.characters], dtype=np.int64)
+        if (points >> 11 == 0xD800 >> 11).any():  # a half of a pair, which UTF-8 cannot hold
+            raise UserError("the character vocabulary holds half a surrogate pair")
         # The last entry answers for every code point beyond the table: also unknown.
         self._ids = np.full(int(points.max(initial=127)) + 2, -1, dtype=np.int32)
         self._ids[points] = np.arange(len(points))
@@ -216,7 +218,7 @@ def get(kind: str, *, eot: bool = False) -> Tokenizer:
         return ByteTokenizer(eot=eot)
     if kind in TIKTOKEN_KINDS:
         return bpe.TiktokenTokenizer(kind)
-    if kind.endswith(".json") or Path(kind).exists():
+    if kind.endswith(".json") or foreign_files.present(Path(kind)):
         return bpe.read_huggingface(Path(kind))
     check_kind(kind)
     raise UserError(
@@ -240,8 +242,9 @@ def check_kind(kind: str) -> None:
         )
     if size is None and kind not in ("char", "byte", *TIKTOKEN_KINDS):
         path = Path(kind)
-        if path.is_file() or (path / "tokenizer.json").is_file():
-            return
+        folder = path.is_dir()
+        if foreign_files.present(path / "tokenizer.json" if folder else path):
+            return  # whether it can be read is said when it is read
         near = nearest(kind, ("char", "byte", "bpe:4096", *TIKTOKEN_KINDS))
         raise UserError(
             f"unknown tokenizer {kind!r}" + (f"; did you mean {near!r}?" if near else ""),
@@ -285,14 +288,7 @@ def load(path: Path) -> Tokenizer:
     Raises:
         UserError: the file is missing or is no tokenizer.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the tokenizer {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"the tokenizer {path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"the tokenizer {path} is not a JSON object")
+    value = foreign_files.read_object(path, foreign_files.LARGEST_VOCABULARY)
     with naming(path):
         return from_json(value, str(path))
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import manifest_values
 from nanogpt_cli.text import tokenizer as tokenizers
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 
@@ -82,7 +82,8 @@ class TokenData:
         """The tokenizer that made the tokens; checked against the manifest's fingerprint."""
         path = self.folder / TOKENIZER
         found = tokenizers.load(path)
-        if found.fingerprint() != self.manifest.fingerprint:
+        same_size = found.vocab_size == self.manifest.vocab_size
+        if not same_size or found.fingerprint() != self.manifest.fingerprint:
             raise UserError(f"{path} is not the tokenizer this data was made with", _again(self))
         return found
 
@@ -99,7 +100,7 @@ def _again(data: TokenData | Path) -> str:
 
 def is_prepared(folder: Path) -> bool:
     """True when ``folder`` holds a manifest: the last file that ``prepare`` writes."""
-    return (folder / MANIFEST).is_file()
+    return foreign_files.present(folder / MANIFEST)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -110,28 +111,37 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        raw = foreign_files.read_object(path)
+    except foreign_files.MissingFileError as error:
         raise UserError(
             f"{folder} is not a prepared data set: it has no {MANIFEST}",
             "make one with `nanogpt prepare NAME|FILE...`",
         ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}", _again(folder)) from error
+    except UserError as error:
+        raise UserError(error.message, _again(folder)) from error
     try:
         return parse_manifest(raw)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {error!r}", _again(folder)) from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}", _again(folder)) from error
     except UserError as error:
         raise UserError(f"{path}: {error.message}", error.hint) from error
 
 
 def parse_manifest(raw: dict[str, Any]) -> Manifest:
-    """The typed view of a manifest's JSON object."""
+    """The typed view of a manifest's JSON object.
+
+    Raises:
+        UserError: it is of another kind or a newer version.
+        ValueError: a value is missing or of another type.
+    """
     if raw.get("format") != FORMAT:
         raise UserError("not a manifest of a prepared data set", f'"format" must be "{FORMAT}"')
-    if raw["version"] > VERSION:
-        raise UserError(f"written by a newer version ({raw['tool']})", "upgrade nanogpt-cli")
+    if not isinstance(version := raw.get("version"), int):
+        raise ValueError("version: a whole number is needed")
+    if version > VERSION:
+        tool = str(raw.get("tool"))
+        raise UserError(f"written by a newer version ({tool:.80})", "upgrade nanogpt-cli")
+    manifest_values.check(raw)
     about = raw["tokenizer"]
     return Manifest(
         name=raw["name"],
@@ -169,6 +179,7 @@ def open_data(folder: Path, *, verify: bool | None = None) -> TokenData:
         touched = path.stat().st_mtime_ns != info.mtime_ns
         if verify or (verify is None and (not loose or touched)):
             _check_hash(path, info)
+            _check_ids(path, _map(path, info, manifest.dtype), manifest.vocab_size)
         arrays[split] = _map(path, info, manifest.dtype)
     return TokenData(folder, manifest, arrays["train"], arrays["val"])
 
@@ -179,9 +190,9 @@ def _file_bytes(manifest: Manifest) -> int:
 
 def _check_size(path: Path, info: SplitInfo, itemsize: int) -> None:
     try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}", _again(path.parent)) from error
+        size = foreign_files.check(path).st_size
+    except UserError as error:
+        raise UserError(error.message, _again(path.parent)) from error
     if size != info.tokens * itemsize:
         raise UserError(
             f"{path} has {size:,} bytes, the manifest says {info.tokens * itemsize:,}: "
@@ -194,6 +205,16 @@ def _check_hash(path: Path, info: SplitInfo) -> None:
     if files.sha256_file(path) != info.sha256:
         raise UserError(
             f"{path} was changed after it was written: its sha256 is not the manifest's",
+            _again(path.parent),
+        )
+
+
+def _check_ids(path: Path, ids: Tokens, vocab_size: int) -> None:
+    """Refuse ids that a model of this vocabulary has no row for."""
+    largest = int(ids.max(initial=0))
+    if largest >= vocab_size:
+        raise UserError(
+            f"{path} holds the id {largest}; the vocabulary has {vocab_size:,} ids",
             _again(path.parent),
         )
 

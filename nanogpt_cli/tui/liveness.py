@@ -7,7 +7,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogpt_cli import events
+from nanogpt_cli import events, foreign_files
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.runlog import RunFolder
 from nanogpt_cli.tui import units
 from nanogpt_cli.tui.view import RunView
@@ -100,13 +101,10 @@ def _locked(path: Path) -> bool | None:
     except ImportError:
         return None
     try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
+        with foreign_files.opened(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except UserError:
         return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
-    finally:
-        os.close(handle)
     return False

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from nanogpt_cli import runlog
+from nanogpt_cli import foreign_files, runlog
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable
 from nanogpt_cli.tui import liveness
 from nanogpt_cli.tui.liveness import State
@@ -70,6 +71,8 @@ class RunSession:
 
     def state(self) -> State:
         """What the trainer is doing now, as far as can be told."""
+        if self.reader.problem:
+            return State("unreadable", "error", self.reader.problem)
         exists = self.folder.path.is_dir()
         if self._child is not None:
             alive: bool | None = self._child.poll() is None
@@ -86,16 +89,18 @@ class RunSession:
             (self.reader.unknown, "events of an unknown kind passed over"),
             (self.view.steps.out_of_order, "steps out of order passed over"),
         )
-        return " · ".join(f"{text}: {count}" for count, text in counted if count)
+        found = [f"{text}: {count}" for count, text in counted if count]
+        return " · ".join([self.reader.problem] * bool(self.reader.problem) + found)
 
     def output(self) -> str:
         """The last of what the trainer printed."""
         try:
-            with self.folder.stdout.open("rb") as file:
+            with foreign_files.opened(self.folder.stdout) as file:
                 end = file.seek(0, os.SEEK_END)
                 file.seek(max(0, end - TAIL_BYTES))
-                return printable(file.read().decode("utf-8", "replace").replace("\r\n", "\n"))
-        except OSError:
+                text = file.read(TAIL_BYTES).decode("utf-8", "replace")
+                return printable(text.replace("\r\n", "\n"))
+        except (UserError, OSError):
             return ""
 
     def send(self, name: str, argument: str = "") -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -62,7 +63,7 @@ class RunView:
         steps: list[events.Step] = []
         for item in batch:
             if isinstance(item, events.Step):
-                if sound(item):
+                if events.sound(item):
                     steps.append(item)
                 else:
                     self.bad_lines += 1
@@ -81,7 +82,7 @@ class RunView:
             self.fold_many([event])
             return
         self.version += 1
-        if not sound(event):
+        if not events.sound(event):
             self.bad_lines += 1
             return
         event = event if self.exact else harmless(event)
@@ -94,15 +95,16 @@ class RunView:
     def _fold_block(self, block: bytes) -> None:
         table = stepblocks.parse(block) if len(block) > SHORT else None
         if table is not None:
-            last = events.decode(block[block.rfind(b"\n", 0, -1) + 1 :])
-            assert isinstance(last, events.Step)
-            self._take_table(table, last)
-            return
+            with contextlib.suppress(ValueError):  # else that line is counted below
+                last = events.decode(block[block.rfind(b"\n", 0, -1) + 1 :])
+                assert isinstance(last, events.Step)
+                self._take_table(table, last)
+                return
         found: list[events.Event] = []
         for line in block.splitlines():
             try:
                 event = events.decode(line)
-            except (ValueError, RecursionError):
+            except ValueError:
                 self.bad_lines += 1
                 continue
             if event is not None:
@@ -258,31 +260,6 @@ class RunView:
         return {k: list(v) for k, v in raw.items() if isinstance(v, (list, tuple))}
 
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "str": str, "bool": bool, "int": int, "float": (int, float), "None": type(None),
-    "Mapping[str, Any]": dict, "tuple[str, ...]": (list, tuple),
-}  # fmt: skip
-
-
-def _types(annotation: str) -> tuple[type, ...]:
-    found: list[type] = []
-    for part in annotation.split(" | "):
-        kinds = _KINDS[part]
-        found += kinds if isinstance(kinds, tuple) else (kinds,)
-    return tuple(found)
-
-
-_ALLOWED = {
-    kind: [(item.name, _types(str(item.type))) for item in fields(cls)]
-    for kind, cls in events.EVENTS.items()
-}
-
-
-def sound(event: events.Event) -> bool:
-    """Whether every field holds what its annotation says; a log may hold anything."""
-    return all(isinstance(getattr(event, name), kinds) for name, kinds in _ALLOWED[event.type])
-
-
 def harmless(event: T) -> T:
     """The event with all its texts printable, names of statistics and recipe keys included."""
     found = {name: _harmless(name, getattr(event, name)) for name in _TEXTS[event.type]}
@@ -305,8 +282,8 @@ def _harmless(name: str, value: Any) -> Any:
 
 
 _TEXTS = {
-    kind: [name for name, kinds in fields_of if {str, dict, tuple} & set(kinds)]
-    for kind, fields_of in _ALLOWED.items()
+    kind: [name for name, kinds in fields if {str, dict, tuple} & set(kinds)]
+    for kind, fields in events.ALLOWED.items()
 }
 
 

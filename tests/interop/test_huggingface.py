@@ -165,8 +165,9 @@ def test_activation_gpt2_lacks_is_refused(tmp_path: Path, activation: str) -> No
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"n_layer": 3}, "2 blocks"), ({"n_layer": 10**9}, "blocks"),
-        ({"n_embd": 64}, "shape"), ({"n_embd": 2**40}, "n_embd"), ({"vocab_size": 10**9}, "shape"),
+        ({"n_layer": 3}, "2 blocks"), ({"n_layer": 10**9}, "n_layer"),
+        ({"n_embd": 64}, "shape"), ({"n_embd": 2**40}, "n_embd"),
+        ({"vocab_size": 10**9}, "vocab_size"), ({"vocab_size": 10**7}, "shape"),
         ({"n_positions": 4096}, "shape"), ({"n_head": 5}, "multiple"), ({"n_head": 0}, "n_head"),
         ({"n_head": "2"}, "n_head"), ({"n_layer": True}, "n_layer"), ({"n_layer": None}, "n_layer"),
         ({"model_type": "llama"}, "llama"), ({"n_inner": 100}, "n_inner"),

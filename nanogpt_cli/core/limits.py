@@ -1,0 +1,49 @@
+"""What a model's configuration may say when it comes from a file, whoever wrote that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final, TypeGuard
+
+from nanogpt_cli import recipe
+
+# Largest sizes, those of a recipe; more is damage, or a try to fill the memory.
+LARGEST: Final = {
+    "n_layer": recipe.MOST_LAYERS, "n_head": recipe.MOST_CHANNELS, "n_embd": recipe.MOST_CHANNELS,
+    "block_size": recipe.MOST_CHANNELS, "vocab_size": recipe.MOST_ROWS,
+}  # fmt: skip
+
+
+def check_config(values: Mapping[str, Any]) -> None:
+    """Look at values under the names of ``GPTConfig``.
+
+    Raises:
+        ValueError: a size is missing, or a value is of another type or out of range; the message
+            names the key.
+    """
+    for name, most in LARGEST.items():
+        if not is_whole(value := values.get(name)) or not 1 <= value <= most:
+            raise ValueError(f"{name} must be a whole number from 1 to {most:,}, not {value!r:.80}")
+    for name in ("bias", "tied"):
+        if not isinstance(value := values.get(name, True), bool):
+            raise ValueError(f"{name} must be true or false, not {value!r:.80}")
+    if not is_number(value := values.get("dropout", 0.0)) or not 0 <= value < 1:
+        raise ValueError(f"dropout must be a number from 0 to below 1, not {value!r:.80}")
+    if not isinstance(value := values.get("activation", ""), str):
+        raise ValueError(f"activation must be a name, not {value!r:.80}")
+    if not isinstance(factors := values.get("multipliers", {}), dict):
+        raise ValueError(f"multipliers must be a table, not {factors!r:.80}")
+    for name, value in factors.items():
+        if not is_number(value) and (name, value) != ("attention", None):
+            raise ValueError(f"multipliers.{name} must be a finite number, not {value!r:.80}")
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number; ``true`` is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite number."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,296 @@
+"""Files that somebody else may have written: the one way to open them and to read JSON and TOML.
+
+A name can lead to anything: a folder, a named pipe that nobody writes to, a device without end. So
+a file is opened without waiting, must be a regular one, and is read up to a limit only. The text
+inside can be hostile as well: values come back nested 64 deep at most, with whole numbers of at
+most 64 bits and strings that can be written as UTF-8.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any, BinaryIO, Final, NoReturn, cast
+
+from nanogpt_cli.errors import UserError
+
+# Bytes of recipes, of other small files, and of vocabularies (a million merges take 85 MB).
+LARGEST_RECIPE: Final = 1 << 16
+LARGEST_CONFIG: Final = 1 << 24
+LARGEST_VOCABULARY: Final = 1 << 27
+DEEPEST: Final = 64
+# What a JSON text may consist of: a value takes about 100 bytes however short its text is.
+_MOST_VALUES: Final = 6_000_000
+# A key of that many parts; tomllib takes time and memory that grow with their square.
+_LONG_KEY = re.compile(
+    r"""(?:^|[\[{,])[ \t]*(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){64}""", re.MULTILINE
+)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_KINDS: Final = (
+    (stat.S_ISDIR, "it is a folder"),
+    (stat.S_ISFIFO, "it is a named pipe, not a regular file"),
+    (stat.S_ISSOCK, "it is a socket, not a regular file"),
+    (stat.S_ISCHR, "it is a device, not a regular file"),
+    (stat.S_ISBLK, "it is a device, not a regular file"),
+)
+_TOO_LONG: Final = "it holds a whole number of more than 64 bits"
+_COPY_FIRST: Final = "save its content in a file and give that"
+
+
+class MissingFileError(UserError):
+    """There is nothing of that name."""
+
+
+def check(path: Path, pipe_hint: str = "") -> os.stat_result:
+    """What the system says of a regular file; for files that a library opens by their name.
+
+    Args:
+        path: the file; links are followed.
+        pipe_hint: what to do where it is a named pipe.
+
+    Raises:
+        MissingFileError: there is no such file.
+        UserError: it is not a regular file, or may not be looked at.
+    """
+    try:
+        about = path.stat()
+    except (OSError, ValueError) as error:
+        _refuse(path, error)
+    _check_kind(path, about.st_mode, pipe_hint)
+    return about
+
+
+def present(path: Path) -> bool:
+    """Whether there is anything of that name, be it a link that leads nowhere.
+
+    Raises:
+        UserError: the folder it may lie in cannot be looked into.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        _refuse(path, error)
+    return True
+
+
+def opened(path: Path, pipe_hint: str = "") -> BinaryIO:
+    """A regular file opened for reading bytes, unbuffered; opening never waits.
+
+    Raises:
+        UserError: as ``check``, or it may not be read.
+    """
+    check(path, pipe_hint)  # first, since opening a device may already do something
+    flags = os.O_RDONLY
+    for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        _refuse(path, error)
+    try:
+        _check_kind(path, os.fstat(descriptor).st_mode, pipe_hint)
+        return cast(BinaryIO, os.fdopen(descriptor, "rb", buffering=0))
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path, limit: int = LARGEST_CONFIG, pipe_hint: str = "") -> bytes:
+    """The content of a regular file of at most ``limit`` bytes.
+
+    Raises:
+        UserError: as ``opened``, or it is larger.
+    """
+    with opened(path, pipe_hint) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size <= limit:
+            try:
+                data = os.fdopen(file.fileno(), "rb", closefd=False).read(limit + 1)
+            except OSError as error:
+                _refuse(path, error)
+            size = len(data)
+        if size > limit:
+            raise UserError(
+                f"cannot read {path}: it has more than {limit:,} bytes",
+                "what is read from such a file is far smaller: is it another file?",
+            )
+        return data
+
+
+def read_text(path: Path, limit: int = LARGEST_CONFIG) -> str:
+    """The text in a regular file of at most ``limit`` bytes.
+
+    Raises:
+        UserError: as ``read_bytes``, or it is not UTF-8.
+    """
+    data = read_bytes(path, limit)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from None
+
+
+def read_json(path: Path, limit: int = LARGEST_CONFIG) -> Any:
+    """The value in a JSON file of at most ``limit`` bytes.
+
+    Raises:
+        UserError: as ``read_text``, or it is not JSON, or nothing that we would write.
+    """
+    try:
+        return parse_json(read_text(path, limit))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON that can be read: {error}") from None
+
+
+def read_object(path: Path, limit: int = LARGEST_CONFIG) -> dict[str, Any]:
+    """The object in a JSON file of at most ``limit`` bytes.
+
+    Raises:
+        UserError: as ``read_json``, or it holds another value.
+    """
+    value = read_json(path, limit)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return value
+
+
+def parse_json(text: str | bytes, *, lenient: bool = False) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: in UTF-8 where it is bytes.
+        lenient: allow NaN, infinities and halves of surrogate pairs: for records of which one
+            field is used and checked by itself.
+
+    Raises:
+        ValueError: it is not JSON, or holds what no file of ours needs; the message is one line.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    text = text.removeprefix("\ufeff")
+    brackets = text.count("[") + text.count("{")
+    if brackets + text.count(",") > _MOST_VALUES:
+        raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
+    try:
+        value = (_LENIENT if lenient else _STRICT).decode(text)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {DEEPEST} deep") from None
+    halves = not lenient and "\\u" in text and _SURROGATE.search(text)
+    if brackets > DEEPEST or halves:  # else there is nothing to look for
+        _check_values(value, lenient=lenient)
+    return value
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text.
+
+    Raises:
+        ValueError: it is not TOML, or holds what no recipe needs; the message is one line.
+    """
+    if len(text) > LARGEST_RECIPE:
+        raise ValueError(f"it has more than {LARGEST_RECIPE:,} characters")
+    if _LONG_KEY.search(text):
+        raise ValueError(f"it is nested more than {DEEPEST} deep")
+    try:
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {DEEPEST} deep") from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # int() refuses thousands of digits
+        raise ValueError(_TOO_LONG) from None
+    _check_values(values)
+    return values
+
+
+def _refuse(path: Path, error: OSError | ValueError) -> NoReturn:
+    """What the system or Python says against a name, in words."""
+    if isinstance(error, ValueError):  # a zero byte, which JSON and TOML can hold
+        raise UserError(f"cannot read {str(path)!r}: this is not a file name") from None
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        raise MissingFileError(
+            f"cannot read {path}: it is a link to {path.readlink()}, which does not exist"
+        ) from None
+    reason = f"cannot read {_short(path)}: {error.strerror or error}"
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise MissingFileError(reason, "check the path") from None
+    raise UserError(reason, _ADVICE.get(error.errno or 0, "")) from None
+
+
+_ADVICE: Final = {
+    errno.EACCES: "ask its owner, or change its permissions",
+    errno.ELOOP: "this symbolic link leads back to itself",
+}
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+def _check_kind(path: Path, mode: int, pipe_hint: str) -> None:
+    if stat.S_ISREG(mode):
+        return
+    reason = next((words for test, words in _KINDS if test(mode)), "it is not a regular file")
+    if stat.S_ISDIR(mode):
+        hint = "name a file in it"
+    else:
+        hint = pipe_hint if pipe_hint and stat.S_ISFIFO(mode) else _COPY_FIRST
+    raise UserError(f"cannot read {path}: {reason}", hint)
+
+
+def _no_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _whole(digits: str) -> int:
+    value = int(digits[:30])
+    if len(digits) > 18 and not _fits(value):
+        raise ValueError(_TOO_LONG)
+    return value
+
+
+def _fits(value: int) -> bool:
+    return -(1 << 63) <= value < 1 << 64
+
+
+_STRICT: Final = json.JSONDecoder(parse_int=_whole, parse_constant=_no_constant)
+_LENIENT: Final = json.JSONDecoder()
+
+
+def _check_values(value: Any, *, lenient: bool = False) -> None:
+    """Refuse what later code would stumble over; level by level, since nothing here may recurse."""
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner += [*item.keys(), *item.values()]
+            elif isinstance(item, list):
+                inner += item
+            elif not lenient:
+                _check_plain(item)
+        if not inner:
+            return
+        level = inner
+    raise ValueError(f"it is nested more than {DEEPEST} deep")
+
+
+def _check_plain(item: object) -> None:
+    if isinstance(item, int) and not _fits(item):
+        raise ValueError(_TOO_LONG)
+    if isinstance(item, str) and not item.isascii():
+        try:
+            item.encode("utf-8")
+        except UnicodeEncodeError as error:
+            half = ord(item[error.start])
+            raise ValueError(f"a string holds half a surrogate pair (U+{half:04X})") from None
