@@ -15,10 +15,11 @@ from typing import Any, Final
 from nanogpt_cli.errors import UserError
 
 LARGEST_ID: Final = (1 << 24) - 1  # no vocabulary is near it; tables are made by id
-LARGEST_EXPANSION: Final = 64  # the library keeps 16 bytes for each byte of normalised text
+LARGEST_EXPANSION: Final = 16  # Llama's is 12; each byte of it takes the library 16 bytes and more
 _LARGEST_DEPTH: Final = 8
 _LARGEST_SEQUENCE: Final = 64
 _LARGEST_CHARSMAP: Final = 1 << 23  # bytes; SentencePiece's own have a quarter of a megabyte
+_LARGEST_REPLACEMENT: Final = 40  # bytes; that of U+FDFA, the longest in Unicode, has 33
 _LARGEST_LENGTH: Final = 1000  # of a WordPiece word, or of what a decoder strips
 
 # The parts of a file, the kinds the library knows of each, and where a Sequence has its members.
@@ -222,8 +223,8 @@ def _check_charsmap(key: str, value: object) -> None:
     size = int.from_bytes(data[:4], "little")
     if len(data) < 8 or not size or size % 4 or size > len(data) - 4:
         raise Refused(key, "is damaged: its trie does not fit")
-    if max(map(len, data[4 + size :].split(b"\0"))) > LARGEST_EXPANSION:
-        raise Refused(key, f"replaces a character by more than {LARGEST_EXPANSION} bytes")
+    if max(map(len, data[4 + size :].split(b"\0"))) > _LARGEST_REPLACEMENT:
+        raise Refused(key, f"replaces a character by more than {_LARGEST_REPLACEMENT} bytes")
 
 
 def _list(key: str, value: object) -> list[Any]:
