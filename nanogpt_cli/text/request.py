@@ -107,15 +107,20 @@ def _check_encoding(name: str) -> None:
     A line is encoded and decoded byte by byte, as pieces may end anywhere.
     """
     line = "A line of plain text 0123456789 (for the encoding to be tried on), long and undotted\n"
+    hint = "e.g. utf-8, latin-1, utf-16"
+    try:
+        codecs.lookup(name)
+    except (LookupError, ValueError) as error:
+        raise UserError(f"unknown encoding {name!r}", hint) from error
     try:
         data = line.encode(name)
         decoder = codecs.getincrementaldecoder(name)()
         pieces = (decoder.decode(data[i : i + 1], i == len(data) - 1) for i in range(len(data)))
         sound = "".join(pieces) == line
-    except (LookupError, ValueError):  # unknown, no text encoding, or it refuses plain text
+    except (LookupError, ValueError):  # it is no text encoding, or refuses plain text
         sound = False
     if not sound:
-        raise UserError(f"{name!r} is not an encoding of text files", "e.g. utf-8, latin-1, utf-16")
+        raise UserError(f"{name!r} is not an encoding of text files", hint)
 
 
 def _absolute(text: str) -> str:

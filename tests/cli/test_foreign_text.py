@@ -572,7 +572,11 @@ def test_prepare_takes_only_encodings_of_text(name: str, place: Path) -> None:
     Path("text.txt").write_text("A line of text.\n" * 90)
     code, out, err = nanogpt("prepare", "text.txt", "-t", "byte", "--encoding", name)
     assert (code, out) == (2, "")
-    assert err.startswith(f"error: {name!r} is not an encoding of text files\n")
+    known = name not in ("mbcs", "none", "")  # mbcs is Windows' own
+    problem = (
+        f"{name!r} is not an encoding of text files" if known else f"unknown encoding {name!r}"
+    )
+    assert err.startswith(f"error: {problem}\n")
 
 
 @pytest.mark.parametrize("name", ["utf-16", "utf-32", "utf-8-sig", "cp1252", "gb18030", "utf-7"])
