@@ -188,7 +188,7 @@ def test_train_and_watch_agree_how_long_it_took(nanogpt: Program) -> None:
     [
         "model.n_layer=1000000", "model.n_layer=4000000000000000000", "train.batch_size=100000000",
         "train.tokens_per_step=60000000000", "train.tokens_per_step=1000000000000",
-        "model.dropout=0.999999", "run.seed=99999999999999999999999999", "model.n_embd=99999999999",
+        "model.dropout=0.999999", "run.seed=10000000000000000000", "model.n_embd=99999999999",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["train", "plan", "recipe check"])
