@@ -1,8 +1,8 @@
-"""What ``--json`` prints, key by key: one object on one line, written by a machine for machines.
+"""What ``--json`` prints, key by key: one object on one line, for other programs to read.
 
-NaN and infinities stand in it as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``; what
-is unknown is null. Keys may be added; those here stay. ``.github/json.md`` is made of this table,
-and a test runs the commands and compares.
+NaN and infinities are written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``; what
+is unknown is null. Keys may be added; those here stay. This page is generated from the program's
+own table, and a test runs the commands and compares their keys with it.
 """
 
 from __future__ import annotations
@@ -166,13 +166,14 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
     },
     "cache list": {"cache": "its folder", "bytes": "in all", "entries": "kind, name, path, bytes"},
     "cache clear": {"deleted": "names", "bytes": "freed"},
+    "docs": {"pages": "topic, title and path of each; with TOPIC that page alone, and its text"},
 }  # fmt: skip
 
 
 def markdown() -> str:
-    """The page ``.github/json.md``."""
+    """The page ``docs/json.md``."""
     text = (__doc__ or "").replace("``", "`").split("\n\n")
-    lines = ["# What `--json` prints", "", text[0], "", text[1].replace("\n", " ").strip()]
+    lines = ["# JSON: what `--json` prints", "", text[0], "", text[1].replace("\n", " ").strip()]
     for command, keys in SHAPES.items():
         lines += ["", f"## `nanogpt {command}`", "", "| Key | What |", "|---|---|"]
         lines += [f"| `{key}` | {meaning} |" for key, meaning in keys.items()]
