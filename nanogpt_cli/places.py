@@ -32,6 +32,11 @@ def shipped_recipes() -> Path:
     return inside if inside.is_dir() else package.parent / "recipes"
 
 
+def docs_folder() -> Path:
+    """The folder of the manual's pages, ``TOPIC.md`` each."""
+    return Path(__file__).parent / "docs"
+
+
 def assets_folder() -> Path:
     """Downloaded or rebuilt files, each verified by its sha256."""
     return cache_home() / "assets"

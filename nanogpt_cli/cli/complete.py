@@ -117,6 +117,11 @@ def schemes(_: Any) -> Iterable[str]:
     return known.names()
 
 
+def topics(_: Any) -> Iterator[str]:
+    """Pages of the manual."""
+    yield from sorted(path.stem for path in places.docs_folder().glob("*.md"))
+
+
 def _words(*words: str) -> Words:
     return lambda _: words
 
@@ -126,7 +131,7 @@ BY_NAME: Final[dict[str, Words]] = {
     "A": recipes_or_runs, "B": recipes_or_runs, "RECIPE": recipes, "--extends": recipes,
     "train RECIPE": recipes_or_runs,
     "NAME|PATH": prepared, "prepare NAME|PATH": named_sets, "--data": data,
-    "clear NAME": cached,
+    "clear NAME": cached, "TOPIC": topics,
     "--set": keys, "--init": schemes,
     "--device": _words("auto", "cpu", "cuda", "mps"),
     "--checkpoint": _words("best", "last"),

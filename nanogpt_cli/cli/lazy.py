@@ -44,6 +44,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "bench": ("bench", "Measure speed against peers and slow twins."),
         "doctor": ("doctor", "What works on this machine, how fast, and what is missing."),
         "cache": ("cache", "List and clear fetched files and prepared data."),
+        "docs": ("docs", "Read the manual: initialisation, recipes, benchmarks, and more."),
     },
 }
 TABLE = {name: entry for section in SECTIONS.values() for name, entry in section.items()}

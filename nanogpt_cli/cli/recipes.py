@@ -50,7 +50,7 @@ def _show(headers: Sequence[Header]) -> None:
 
 
 def markdown(headers: Sequence[Header]) -> str:
-    """The table of the README."""
+    """The table of ``docs/recipes.md``."""
     rows = ["| Recipe | What | Machine | Minutes | Loss |", "|---|---|---|---|---|"]
     rows += [f"| `{h.name}` | {h.what} | {h.machine} | {h.minutes} | {h.loss} |" for h in headers]
     return "\n".join(rows)

@@ -61,6 +61,7 @@ def proposals(line: str) -> set[str]:
         ("nanogpt train small --set optim.l", "optim.lr=", "optim.name="),
         ("nanogpt init-inspect --init gpt2", "gpt2 gpt2-w", "normal"),
         ("nanogpt eval --device c", "cpu cuda", "auto"),
+        ("nanogpt docs in", "initialisation", "json"),
         ("nanogpt cache clear ", "assets data text.txt plays-gpt2", "notes-char"),
     ],
 )

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from nanogpt_cli import places
 from nanogpt_cli.cli import app, lazy, shapes
 
-ROOT = Path(__file__).parents[2]
 TINY = ["--set", "data.name=data/tiny-char", "--set", "train.eval_every=2",
         "--set", "train.max_steps=4", "--set", "train.checkpoint_every=2",
         "--set", "optim.warmup_steps=1", "--set", "model.block_size=16"]  # fmt: skip
@@ -74,7 +74,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_is_made_of_the_table() -> None:
-    assert (ROOT / ".github" / "json.md").read_text(encoding="utf-8") == shapes.markdown()
+    assert (places.docs_folder() / "json.md").read_text(encoding="utf-8") == shapes.markdown()
 
 
 @pytest.mark.parametrize("name", sorted(set(shapes.SHAPES) - SLOW))
