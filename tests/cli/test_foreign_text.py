@@ -211,6 +211,7 @@ CASES: dict[str, list[list[str]]] = {
     "bench tui": [[TEXT]],
     "doctor": [["--no-compile"], [TEXT]],
     "cache list": [[]],
+    "docs": [[], [TEXT]],
     "cache clear": [[TEXT]],
 }  # fmt: skip
 
