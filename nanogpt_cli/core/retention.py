@@ -12,7 +12,6 @@ from nanogpt_cli import files, foreign_files
 from nanogpt_cli.core import checkpoint, limits
 from nanogpt_cli.core.checkpoint import CheckpointError
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.foreign_files import MissingFileError
 from nanogpt_cli.runlog import RunFolder
 
 BEST = "best.json"
@@ -47,10 +46,9 @@ def _marked(path: Path) -> int | None:
     Raises:
         UserError: it cannot be read or names no step.
     """
-    try:
-        step = foreign_files.read_object(path).get("step")
-    except MissingFileError:
+    if not foreign_files.present(path):
         return None
+    step = foreign_files.read_object(path).get("step")
     if not limits.is_whole(step):
         raise UserError(f"{path}: step must be a whole number, not {step!r:.80}")
     return step
