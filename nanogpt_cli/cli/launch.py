@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+from nanogpt_cli import foreign_files
 from nanogpt_cli.cli import console
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.runlog import RunFolder
