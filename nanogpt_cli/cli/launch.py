@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from nanogpt_cli import events
+from nanogpt_cli import events, foreign_files
 from nanogpt_cli.cli import advice, console
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.runlog import EventReader, RunFolder
@@ -22,6 +22,8 @@ def run_with_dashboard(folder: RunFolder, arguments: list[str]) -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or os.environ.get("TERM") == "dumb":
         console.say("no terminal for the dashboard: showing plain progress instead")
         sys.exit(subprocess.run(command).returncode)
+    if foreign_files.present(folder.stdout):
+        foreign_files.check(folder.stdout)  # to write to a named pipe means to wait for its reader
     with folder.stdout.open("ab") as log:
         process = subprocess.Popen(
             command,

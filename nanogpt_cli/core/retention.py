@@ -12,7 +12,6 @@ from nanogpt_cli import files, foreign_files
 from nanogpt_cli.core import checkpoint, limits
 from nanogpt_cli.core.checkpoint import CheckpointError
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.foreign_files import MissingFileError
 from nanogpt_cli.runlog import RunFolder
 
 BEST = "best.json"
@@ -55,10 +54,10 @@ def best_step(run: RunFolder) -> int | None:
         CheckpointError: the mark is damaged, or was made for another run's checkpoint.
     """
     path = run.checkpoints / BEST
+    if not foreign_files.present(path):
+        return None
     try:
         mark = foreign_files.read_object(path)
-    except MissingFileError:
-        return None
     except UserError as error:
         raise _unusable(error.message) from None
     step = mark.get("step")
