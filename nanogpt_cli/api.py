@@ -16,7 +16,7 @@ from nanogpt_cli import recipe_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.events import Event
 from nanogpt_cli.recipe import Recipe
-from nanogpt_cli.runlog import EventWriter, fresh_run
+from nanogpt_cli.runlog import fresh_run
 from nanogpt_cli.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def train(
         UserError: the recipe does not fit the data or the machine.
     """
     from nanogpt_cli import files
+    from nanogpt_cli.core.drive import drive
     from nanogpt_cli.core.trainer import Trainer
 
     section = recipe.data
@@ -99,10 +100,10 @@ def train(
         return
     run = fresh_run(recipe.run.name, Path(out))
     files.write_text(run.recipe, recipe_files.to_toml(recipe))
-    with EventWriter(run.events) as write:
-        for event in Trainer(recipe, data, run, should_stop=should_stop).run():
-            write(event)
-            yield event
+    yield from drive(
+        run, recipe, lambda: Trainer(recipe, data, run, should_stop=should_stop), resume=False,
+        report=say,
+    )  # fmt: skip
 
 
 def load_model(

@@ -25,14 +25,46 @@ COLUMNS = (
 
 
 @contextlib.contextmanager
-def opened(names: Sequence[str], run: RunFolder) -> Iterator[list[Sink]]:
+def opened(
+    names: Sequence[str], run: RunFolder, failed: Callable[[str], None] = lambda _: None
+) -> Iterator[list[Sink]]:
     """The sinks of these names, open for the time of the block.
+
+    Args:
+        names: as in ``log.sinks``.
+        run: the run they describe.
+        failed: told in a sentence when a sink raises, which then takes no more events: a run is not
+            given up because a library or a server fails.
 
     Raises:
         UserError: a library is missing; the message names the extra to install.
     """
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(_SINKS[name](run)) for name in names]
+        yield [stack.enter_context(_tolerant(name, run, failed)) for name in names]
+
+
+@contextlib.contextmanager
+def _tolerant(name: str, run: RunFolder, failed: Callable[[str], None]) -> Iterator[Sink]:
+    """A sink that nothing can be raised by, neither by an event nor when it is closed."""
+    stack = contextlib.ExitStack()
+    sink: Sink | None = stack.enter_context(_SINKS[name](run))
+
+    def take(event: events.Event) -> None:
+        nonlocal sink
+        if sink is None:
+            return
+        try:
+            sink(event)
+        except Exception as error:  # whatever a library or its server does
+            sink = None
+            reason = " ".join(str(error).split())[:200]
+            failed(f"the sink {name} failed and is left out: {type(error).__name__}: {reason}")
+
+    try:
+        yield take
+    finally:
+        with contextlib.suppress(Exception):
+            stack.close()
 
 
 def scalars(event: events.Event) -> dict[str, float]:

@@ -6,8 +6,6 @@ import contextlib
 import os
 import signal
 import stat
-import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli import events
 from nanogpt_cli.cli import console
-from nanogpt_cli.errors import UserError
-from nanogpt_cli.runlog import EventWriter, RunFolder
+from nanogpt_cli.runlog import RunFolder
 
 if TYPE_CHECKING:
     from nanogpt_cli.core.distributed import Group
@@ -100,47 +97,26 @@ def run_as_rank(make_plan: Callable[[bool], Plan]) -> tuple[Plan, events.RunEnde
 
 def _run(plan: Plan, group: Group) -> events.RunEnded:
     """The first or only process of a run: it holds the lock and writes."""
-    from nanogpt_cli import sinks
     from nanogpt_cli.cli.train_console import TrainConsole
+    from nanogpt_cli.core.drive import drive
 
-    folder = plan.run
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_locked(folder))
-        write = stack.enter_context(EventWriter(folder.events))
-        show = stack.enter_context(TrainConsole())
-        others = stack.enter_context(sinks.opened(plan.recipe.log.sinks, folder))
-        stop = _StopSignal()
-        trainer: Trainer | None = None
-        try:
-            with stop.installed():
-                _clean(folder)
-                trainer = _trainer(plan, group, stop)
-                if plan.resume:  # only now is it sure that the run can go on with this recipe
-                    _write_recipe(plan)
-                takers = [stop.begin, _guarded(write, folder), _lenient(show), *others]
-                return _follow(trainer, takers)
-        except BaseException as error:
-            # A resume that is refused leaves the run as it was, its log included.
-            if trainer is not None or not plan.resume:
-                with contextlib.suppress(OSError):  # the disk may be what failed
-                    write(_crash(error, trainer.progress.step if trainer else 0))
-            if isinstance(error, KeyboardInterrupt):
-                _say_what_is_kept(folder)
-            raise
-        finally:
-            with contextlib.suppress(OSError):
-                write.sync()
-
-
-def _write_recipe(plan: Plan) -> None:
-    """Keep what a resumed run was asked to change."""
-    from nanogpt_cli import files, recipe_files
-
-    path = plan.run.recipe
-    text = recipe_files.to_toml(plan.recipe)
-    with files.readable_os_errors("write the recipe", path):
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            files.write_text(path, text)
+    stop = _StopSignal()
+    told = drive(
+        plan.run, plan.recipe, lambda: _trainer(plan, group, stop), resume=plan.resume,
+        report=console.say,
+    )  # fmt: skip
+    try:
+        with stop.installed(), TrainConsole() as show, contextlib.closing(told):
+            for event in told:
+                stop.begin(event)
+                # A closed terminal or pipe ends the commentary, not the run.
+                with contextlib.suppress(OSError):
+                    show(event)
+    except KeyboardInterrupt:
+        _say_what_is_kept(plan.run)
+        raise
+    assert isinstance(event, events.RunEnded)
+    return event
 
 
 def _say_what_is_kept(folder: RunFolder) -> None:
@@ -155,16 +131,8 @@ def _say_what_is_kept(folder: RunFolder) -> None:
         console.say("stopped at once; nothing is saved yet")
 
 
-def _clean(folder: RunFolder) -> None:
-    """Remove what a killed trainer left half-written."""
-    from nanogpt_cli import files
-
-    files.remove_leftovers(folder.path)
-    for leftover in files.remove_leftovers(folder.checkpoints):
-        console.say(f"removed {leftover.name}, left by a killed save")
-
-
 def _trainer(plan: Plan, group: Group, stop: _StopSignal) -> Trainer:
+    from nanogpt_cli.core.drive import newest_checkpoint
     from nanogpt_cli.core.trainer import Trainer
     from nanogpt_cli.text.tokens import open_data
 
@@ -178,66 +146,9 @@ def _trainer(plan: Plan, group: Group, stop: _StopSignal) -> Trainer:
         plan.recipe, tokens, plan.run, group=group, should_stop=stop, start_from=model
     )
     if plan.resume:
-        newest = group.share(str(_newest(plan.run)) if group.leads else None)
-        trainer.restore(Path(newest))
+        newest = str(newest_checkpoint(plan.run, console.say)) if group.leads else None
+        trainer.restore(Path(group.share(newest)))
     return trainer
-
-
-def _newest(folder: RunFolder) -> Path:
-    """The newest whole checkpoint; damaged ones are named and set aside."""
-    from nanogpt_cli.core import retention
-
-    newest, problems = retention.newest_intact(folder)
-    for damaged, problem in problems:
-        console.say(f"skipped: {problem}")
-        console.say(f"  it is kept as {retention.set_aside(damaged).name}")
-    if newest is None:
-        raise UserError(
-            f"run {folder.name} has no whole checkpoint to go on from",
-            "start it again: nanogpt train RECIPE",
-        )
-    console.say(f"going on from {newest}")
-    return newest
-
-
-def _follow(trainer: Trainer, takers: list[Callable[[events.Event], None]]) -> events.RunEnded:
-    for event in trainer.run():
-        for take in takers:
-            take(event)
-    assert isinstance(event, events.RunEnded)
-    return event
-
-
-def _lenient(show: Callable[[events.Event], None]) -> Callable[[events.Event], None]:
-    """Commentary that nobody can read any more (a closed terminal or pipe) is left out."""
-
-    def take(event: events.Event) -> None:
-        with contextlib.suppress(OSError):
-            show(event)
-
-    return take
-
-
-def _guarded(write: EventWriter, folder: RunFolder) -> Callable[[events.Event], None]:
-    """The writer, its refusals put in words."""
-    from nanogpt_cli import files
-
-    def take(event: events.Event) -> None:
-        try:
-            write(event)
-        except OSError:
-            with files.readable_os_errors("write the event log", folder.events):
-                raise
-
-    return take
-
-
-def _crash(error: BaseException, step: int) -> events.RunEnded:
-    """The last line of a run that did not end in order."""
-    expected = isinstance(error, UserError | KeyboardInterrupt)
-    text = str(error) if expected else "".join(traceback.format_exception(error))
-    reason = "stopped" if isinstance(error, KeyboardInterrupt) else "error"
-    return events.RunEnded(time=time.time(), step=step, reason=reason, message=text[-4000:])
 
 
 class _StopSignal:
@@ -289,18 +200,3 @@ def _leave_terminal() -> None:
     for number in (1, 2):
         if stat.S_ISCHR(os.fstat(number).st_mode):
             os.dup2(nowhere, number)
-
-
-@contextlib.contextmanager
-def _locked(folder: RunFolder) -> Iterator[None]:
-    """Hold the run's lock, so that no second trainer writes to it."""
-    from nanogpt_cli import files
-
-    def refuse() -> None:
-        raise UserError(
-            f"run {folder.name} is being trained by another process",
-            f"watch it: nanogpt watch {folder.path}",
-        ) from None
-
-    with files.locked(folder.lock, refuse):
-        yield
