@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanogpt_cli import events
-from nanogpt_cli.core import commands, device, parts, progress, retention
+from nanogpt_cli.core import checkpoint, commands, device, parts, progress, retention
 from nanogpt_cli.core.alarms import Alarms
 from nanogpt_cli.core.distributed import Group
 from nanogpt_cli.core.milestones import Milestones
@@ -100,7 +100,7 @@ class Trainer:
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint folder of the same model and data."""
         self.progress.take(progress.restore(folder, self.stepper, self.data))
-        self.recipe = parts.restored(self.recipe, folder)
+        self.recipe = parts.restored(self.recipe, checkpoint.read_state(folder))
         self.stepper.n_parts = parts.choose(self.recipe, self.stepper.device, self.group.world)
         self.milestones.saved_step = self.progress.step
 
