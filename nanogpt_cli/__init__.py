@@ -6,7 +6,7 @@ imported when first used, so that importing the package costs nothing.
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from nanogpt_cli.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from nanogpt_cli.api import Event as Event

@@ -1,19 +1,17 @@
-"""``nanogpt sample --bench`` and ``nanogpt bench sample``: how fast a model samples here."""
+"""``nanogpt bench sample``: how fast a model samples here, beside others."""
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli.cli import console, options, sample_session
+from nanogpt_cli.cli import options, sample_session, sample_speed
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
-    from nanogpt_cli.cli.sample_session import Session
-    from nanogpt_cli.core.timing import Report, Rival
+    from nanogpt_cli.core.timing import Rival
 
 
 def register(group: typer.Typer) -> None:
@@ -74,113 +72,4 @@ def bench_sample(
             session.model, session.plan.sampling
         )
     ids = [i % session.tokenizer.vocab_size for i in range(prompt_tokens)]
-    _run(session, ids, rivals, repeats=repeats, as_json=as_json)
-
-
-def report(session: Session, given: list[str] | None, *, as_json: bool) -> None:
-    """Measure a session as it is set up for sampling."""
-    _, ids = session.encode(given)
-    _run(session, ids[0], {}, repeats=3, as_json=as_json)
-
-
-def _run(
-    session: Session, ids: list[int], rivals: dict[str, Rival], *, repeats: int, as_json: bool
-) -> None:
-    from dataclasses import replace
-
-    from nanogpt_cli.core import timing
-
-    room = session.model.config.block_size - len(ids)
-    if room < 1:
-        raise UserError(
-            f"the prompt has {len(ids)} tokens, which leaves no room in the model's context",
-            f"at most {session.model.config.block_size - 1}",
-        )
-    new = min(session.plan.max_new_tokens, room)
-    if new < session.plan.max_new_tokens < 1 << 30:
-        sample_session.note(f"measuring {new} new tokens, what the context has room for")
-    plan = replace(session.plan, max_new_tokens=new, vocab_size=session.tokenizer.vocab_size)
-    counts = session.open_threads()
-    session.choose_threads()
-    sample_session.note(sample_session.describe(session))
-    found = timing.measure(
-        session.model, ids, plan, repeats=repeats, rivals=rivals, rival_threads=counts,
-        report=sample_session.note,
-    )  # fmt: skip
-    if as_json:
-        console.emit_json(_facts(session, len(ids), plan.samples, new, found))
-    else:
-        _show(len(ids), plan.samples, new, found)
-    console.next_command("nanogpt bench inspect")
-
-
-def _show(prompt: int, samples: int, new: int, found: Report) -> None:
-    from rich import box
-    from rich.table import Table
-
-    title = f"{prompt} + {new} tokens" + (f", {samples} samples" if samples > 1 else "")
-    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left")
-    for column in ("", "first token", "per token", "95th percentile", "tokens/s", "speed-up"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, rate in (("cached", found.cached), ("naive", found.naive)):
-        table.add_row(
-            name, _ms(rate.first_s), _ms(rate.token_s), _ms(rate.slow_s),
-            f"{rate.tokens_per_s:,.1f}", _times(found.cached.tokens_per_s, rate.tokens_per_s),
-        )  # fmt: skip
-    for name, speed in found.rivals.items():
-        table.add_row(
-            name, "", "", "", f"{speed:,.1f}", _times(found.cached.tokens_per_s, speed)
-        )  # fmt: skip
-    console.stdout().print(table)
-    if found.rivals:
-        counts = (f"{name} {_threads(n)}" for name, n in found.rival_threads.items())
-        console.stdout().print(f"each at its fastest: {', '.join(counts)}")
-    lengths = f"{len(found.naive_lengths)} context lengths"
-    console.stdout().print(
-        f"naive: one sample, timed at {lengths}; weights {found.weight_bytes / 1e6:,.1f} MB, "
-        f"packed {found.packed_bytes / 1e6:,.1f} MB, "
-        f"cache {found.cache_bytes / 1e6:,.1f} MB, peak memory {_peak_bytes() / 1e6:,.0f} MB"
-    )
-
-
-def _facts(session: Session, prompt: int, samples: int, new: int, found: Report) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    import torch
-
-    return {
-        "source": session.source.label,
-        "prompt_tokens": prompt,
-        "new_tokens": new,
-        "samples": samples,
-        "device": str(session.model.lm_head.weight.device),
-        "threads": torch.get_num_threads(),
-        **asdict(found),
-        "speedup": found.cached.tokens_per_s / found.naive.tokens_per_s,
-        "speedup_over": {
-            name: found.cached.tokens_per_s / speed for name, speed in found.rivals.items()
-        },
-        "peak_bytes": _peak_bytes(),
-    }
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' * (count > 1)}"
-
-
-def _ms(seconds: float) -> str:
-    return f"{1000 * seconds:,.2f} ms"
-
-
-def _times(ours: float, other: float) -> str:
-    return f"{ours / other:.1f}×"
-
-
-def _peak_bytes() -> int:
-    """Most memory this process has had resident; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    sample_speed.measure(session, ids, rivals, repeats=repeats, as_json=as_json)

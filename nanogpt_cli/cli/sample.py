@@ -189,9 +189,9 @@ def sample(
         weights=session.weights, exact=session.plan.exact,
     )  # fmt: skip
     if bench:
-        from nanogpt_cli.cli import bench_sample
+        from nanogpt_cli.cli import sample_speed
 
-        bench_sample.report(session, given, as_json=as_json)
+        sample_speed.report(session, given, as_json=as_json)
     elif interactive:
         from nanogpt_cli.cli import sample_interactive
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from nanogpt_cli import files
 from nanogpt_cli.core.device import Device
-from nanogpt_cli.core.model import GPT
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -155,8 +154,13 @@ def readable_losses(group: Group) -> Iterator[None]:
         ) from error
 
 
-def shard(model: GPT, device: Device) -> None:
+def shard(model: nn.Module, blocks: Iterable[nn.Module], device: Device) -> None:
     """Split every parameter of ``model`` over all ranks (FSDP2), in place.
+
+    Args:
+        model: what is split.
+        blocks: its parts whose weights are gathered one part at a time while it computes.
+        device: what the ranks compute on.
 
     Raises:
         UserError: the number format cannot be combined with it.
@@ -170,7 +174,7 @@ def shard(model: GPT, device: Device) -> None:
             'use precision = "bf16", or parallel = "ddp"',
         )
     mesh = init_device_mesh(device.device.type, (dist.get_world_size(),))
-    for block in model.transformer.h:
+    for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from nanogpt_cli.core import checkpoint, threads
+from nanogpt_cli.core import threads
 from nanogpt_cli.core.device import Device
 from nanogpt_cli.recipe import Recipe
 
@@ -58,9 +57,9 @@ def noted(recipe: Recipe, device: Device, n_parts: int) -> Recipe:
     return _with(recipe, n_parts)
 
 
-def restored(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the number that a checkpoint's run had, wherever it began."""
-    saved = checkpoint.read_state(folder).get("recipe", {}).get("train", {}).get("parts", 0)
+def restored(recipe: Recipe, state: Mapping[str, Any]) -> Recipe:
+    """The recipe with the number of parts that the run of a checkpoint's ``state`` had."""
+    saved = state.get("recipe", {}).get("train", {}).get("parts", 0)
     return _with(recipe, saved) if saved else recipe
 
 

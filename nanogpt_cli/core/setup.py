@@ -119,7 +119,7 @@ def assemble(
     )
     group.part(windows.batch)
     if group.world > 1 and recipe.train.parallel == "fsdp":
-        distributed.shard(model, device)
+        distributed.shard(model, model.transformer.h, device)
     forward, device = _compiled(model, recipe, device)
     if group.world > 1 and recipe.train.parallel == "ddp":
         forward = distributed.replicate(forward, device)

@@ -116,7 +116,7 @@ class Trainer:
         state = checkpoint.read_state(folder)
         self.notes = resuming.changes(state, self.recipe, source=folder)
         self.progress.take(progress.restore(folder, self.stepper, self.data))
-        self.recipe = self.milestones.recipe = parts.restored(self.recipe, folder)
+        self.recipe = self.milestones.recipe = parts.restored(self.recipe, state)
         self.stepper.n_parts = parts.choose(self.recipe, self.stepper.device, self.group.world)
         self.milestones.saved_step = self.progress.step
         self._recall()

@@ -1,85 +1,106 @@
-"""What the keys do. Mixed into the app, which knows the pages and the desk."""
+"""What the keys do: the half of the dashboard that acts on its pages and its desk."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
+from textual.app import App
 from textual.widgets import ContentSwitcher
 
 from nanogpt_cli.tui import export, keys, palette
+from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.dialogs import Ask, Confirm, HelpScreen
-
-if TYPE_CHECKING:
-    from nanogpt_cli.tui.app import Dashboard
+from nanogpt_cli.tui.page import Page
 
 THEMES = ("textual-dark", "textual-light", "nord", "gruvbox", "tokyo-night", "solarized-light",
           "ansi-dark", "ansi-light")  # fmt: skip
 
 
-class DashboardActions:
-    """One method a key, named ``action_...`` as Textual wants it."""
+@dataclass(frozen=True)
+class DashboardExit:
+    """How the dashboard was left: ``stop`` means the run was asked to stop."""
+
+    stop: bool = False
+
+
+class DashboardActions(App[DashboardExit]):
+    """One method a key, named ``action_...`` as Textual wants it.
+
+    Attributes:
+        desk: what the pages share.
+        still: one picture is drawn; nothing takes the focus.
+    """
+
+    desk: Desk
+    still: bool
 
     @property
-    def _app(self) -> Dashboard:
-        return self  # type: ignore[return-value]
+    def page(self) -> Page:
+        """The page in front."""
+        raise NotImplementedError
+
+    def draw(self, force: bool = False) -> None:
+        """Draw the header, and the page if there is anything new."""
+        raise NotImplementedError
+
+    def look_now(self) -> None:
+        """Do not wait for the next look at the log."""
+        raise NotImplementedError
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
         """Only what means something on the page in front."""
-        app = self._app
-        if app.is_running and action in _OURS and len(app.screen_stack) == 1:
-            return action in keys.actions_on(app.page.id or "")
-        return not (action in _OURS and len(app.screen_stack) > 1)
+        if self.is_running and action in _OURS and len(self.screen_stack) == 1:
+            return action in keys.actions_on(self.page.id or "")
+        return not (action in _OURS and len(self.screen_stack) > 1)
 
     def _redraw(self) -> None:
-        self._app.draw(force=True)
+        self.draw(force=True)
 
     def action_page(self, name: str) -> None:
         """Bring a page to the front."""
-        app = self._app
-        app.screen.minimize()
-        app.query_one("#pages", ContentSwitcher).current = name
-        target = app.page.first_focus()
-        if target is not None and not app.still:
+        self.screen.minimize()
+        self.query_one("#pages", ContentSwitcher).current = name
+        target = self.page.first_focus()
+        if target is not None and not self.still:
             target.focus()
-        app.call_after_refresh(app.draw, True)
+        self.call_after_refresh(self.draw, True)
 
     async def action_help(self) -> None:
         """All keys."""
-        await self._app.push_screen(HelpScreen(self._app.page.id or "", self._app.desk.readonly))
+        await self.push_screen(HelpScreen(self.page.id or "", self.desk.readonly))
 
     def action_zoom_pane(self) -> None:
         """Maximise the focused pane, or go back."""
-        app = self._app
-        if app.screen.maximized is not None:
-            app.screen.minimize()
-        elif app.focused is not None:
-            app.screen.maximize(app.focused, container=False)
-        app.call_after_refresh(app.draw, True)
+        if self.screen.maximized is not None:
+            self.screen.minimize()
+        elif self.focused is not None:
+            self.screen.maximize(self.focused, container=False)
+        self.call_after_refresh(self.draw, True)
 
     def action_leave(self) -> None:
         """Undo the last opening, then the filter, then the crosshair."""
-        app = self._app
-        if app.screen.maximized is not None:
-            app.screen.minimize()
-        elif app.page.back():
+        if self.screen.maximized is not None:
+            self.screen.minimize()
+        elif self.page.back():
             pass
-        elif app.page.filter:
-            app.page.set_filter("")
+        elif self.page.filter:
+            self.page.set_filter("")
         else:
-            app.desk.window.cursor = None
-        app.call_after_refresh(app.draw, True)
+            self.desk.window.cursor = None
+        self.call_after_refresh(self.draw, True)
 
     def action_zoom(self, factor: float) -> None:
         """Zoom the shared x axis."""
-        if chart := self._app.page.chart():
-            self._app.desk.window.zoom(factor, chart.full)
+        if chart := self.page.chart():
+            self.desk.window.zoom(factor, chart.full)
             self._redraw()
 
     def action_pan(self, steps: int) -> None:
         """Move the window by a tenth of its width, or the crosshair by a cell."""
-        if chart := self._app.page.chart():
-            window = self._app.desk.window
+        if chart := self.page.chart():
+            window = self.desk.window
             if window.cursor is not None:
                 width = chart.drawn.width if chart.drawn else chart.size.width
                 window.move_cursor(steps, width, chart.full)
@@ -89,14 +110,14 @@ class DashboardActions:
 
     def action_fit(self) -> None:
         """Show everything."""
-        self._app.desk.window.fit()
+        self.desk.window.fit()
         self._redraw()
 
     def action_follow(self) -> None:
         """Jump to the newest step and stay with it."""
-        window = self._app.desk.window
+        window = self.desk.window
         window.follow = True
-        if chart := self._app.page.chart():
+        if chart := self.page.chart():
             if window.low is not None and window.high is not None:
                 window.pan(1e9, chart.full)
             window.follow = True
@@ -104,7 +125,7 @@ class DashboardActions:
 
     def action_crosshair(self) -> None:
         """Crosshair on the newest point, or away with it."""
-        window, chart = self._app.desk.window, self._app.page.chart()
+        window, chart = self.desk.window, self.page.chart()
         if window.cursor is not None or chart is None:
             window.cursor = None
         else:
@@ -120,24 +141,24 @@ class DashboardActions:
         self._toggle("robust")
 
     def _toggle(self, name: str) -> None:
-        if chart := self._app.page.chart():
+        if chart := self.page.chart():
             chart.toggle(name)
 
     def action_freeze_y(self) -> None:
         """Hold the y axis of the focused chart."""
-        if chart := self._app.page.chart():
+        if chart := self.page.chart():
             chart.freeze()
 
     def action_log_x(self) -> None:
         """Logarithmic x axis for all charts."""
-        window = self._app.desk.window
+        window = self.desk.window
         window.log = not window.log
         window.fit()
         self._redraw()
 
     def action_axis(self) -> None:
         """Next meaning of x."""
-        desk = self._app.desk
+        desk = self.desk
         desk.window.next_axis()
         if desk.window.axis == "flops" and not desk.view.steps.flops_per_token:
             desk.window.next_axis()
@@ -145,7 +166,7 @@ class DashboardActions:
 
     def action_smooth(self, step: int) -> None:
         """More or less smoothing."""
-        self._app.desk.smoother(step)
+        self.desk.smoother(step)
         self._redraw()
 
     def action_metric(self, step: int) -> None:
@@ -169,12 +190,12 @@ class DashboardActions:
         self._on_page(lambda page: page.alternate())
 
     def _on_page(self, call: Callable[[Any], None]) -> None:
-        call(self._app.page)
-        self._app.call_after_refresh(self._app.draw, True)
+        call(self.page)
+        self.call_after_refresh(self.draw, True)
 
     async def action_filter(self) -> None:
         """Ask for a filter."""
-        page = self._app.page
+        page = self.page
 
         def take(pattern: str | None) -> None:
             if pattern is not None:
@@ -182,64 +203,59 @@ class DashboardActions:
                 self._redraw()
 
         hint = "text, glob* or /regex/; !not; several words must all match"
-        await self._app.push_screen(Ask("filter", page.filter, hint), take)
+        await self.push_screen(Ask("filter", page.filter, hint), take)
 
     def action_color_map(self) -> None:
         """Next colour map."""
-        desk, maps = self._app.desk, palette.COLOR_MAPS
+        desk, maps = self.desk, palette.COLOR_MAPS
         desk.color_map = maps[(maps.index(desk.color_map) + 1) % len(maps)]
         self._redraw()
 
     def action_normalise(self) -> None:
         """Each layer on its own scale, or all on one."""
-        self._app.desk.normalise = not self._app.desk.normalise
+        self.desk.normalise = not self.desk.normalise
         self._redraw()
 
     def action_hold(self) -> None:
         """Stop drawing, never reading."""
-        app = self._app
-        app.desk.held = not app.desk.held
+        self.desk.held = not self.desk.held
         self._redraw()
-        if not app.desk.held:
-            app.look_now()
+        if not self.desk.held:
+            self.look_now()
 
     def action_theme(self) -> None:
         """Next theme."""
-        app = self._app
-        known = [name for name in THEMES if name in app.available_themes]
-        here = known.index(app.theme) if app.theme in known else -1
-        app.theme = known[(here + 1) % len(known)]
-        app.notify(app.theme, title="theme", timeout=2)
-        app.call_after_refresh(app.draw, True)
+        known = [name for name in THEMES if name in self.available_themes]
+        here = known.index(self.theme) if self.theme in known else -1
+        self.theme = known[(here + 1) % len(known)]
+        self.notify(self.theme, title="theme", timeout=2)
+        self.call_after_refresh(self.draw, True)
 
     def action_export(self) -> None:
         """Save the focused pane."""
-        app = self._app
         try:
-            paths = export.export_pane(app, app.desk.session.folder.exports)
+            paths = export.export_pane(self, self.desk.session.folder.exports)
         except OSError as error:
-            app.notify(str(error), title="not saved", severity="error")
+            self.notify(str(error), title="not saved", severity="error")
             return
-        app.notify("\n".join(str(path) for path in paths), title="saved")
+        self.notify("\n".join(str(path) for path in paths), title="saved")
 
     async def action_ask(self, name: str) -> None:
         """Ask the trainer for something, after asking the person."""
-        app = self._app
-        if name == "stop" and (app.desk.readonly or not app.desk.state().live):
+        if name == "stop" and (self.desk.readonly or not self.desk.state().live):
             self.action_detach()
             return
-        if app.desk.readonly:
-            app.notify("read-only: nothing is sent to the trainer", severity="warning")
+        if self.desk.readonly:
+            self.notify("read-only: nothing is sent to the trainer", severity="warning")
             return
-        state = app.desk.state()
+        state = self.desk.state()
         if not state.live:
-            app.notify(f"nobody would answer: the run is {state.word}", severity="warning")
+            self.notify(f"nobody would answer: the run is {state.word}", severity="warning")
             return
         await self._ask(name)
 
     async def _ask(self, name: str) -> None:
-        app = self._app
-        if name == "pause" and app.desk.view.paused:
+        if name == "pause" and self.desk.view.paused:
             name = "resume"
         question, detail = _QUESTIONS[name]
 
@@ -251,35 +267,30 @@ class DashboardActions:
             if text is None:
                 return
             if name == "lr" and not _is_factor(text):
-                app.notify(f"{text!r} is not a positive number", severity="error")
+                self.notify(f"{text!r} is not a positive number", severity="error")
                 return
             self._send(name, text)
 
         if name in ("sample", "lr"):
-            value = "0.5" if name == "lr" else _last_prompt(app)
-            await app.push_screen(Ask(question, value, detail), typed)
+            value = "0.5" if name == "lr" else _last_prompt(self.desk)
+            await self.push_screen(Ask(question, value, detail), typed)
         else:
-            await app.push_screen(Confirm(question, detail), confirmed)
+            await self.push_screen(Confirm(question, detail), confirmed)
 
     def _send(self, name: str, argument: str) -> None:
-        from nanogpt_cli.tui.app import DashboardExit
-
-        app = self._app
         try:
-            app.desk.session.send(name, argument)
+            self.desk.session.send(name, argument)
         except OSError as error:
-            app.notify(str(error), title="not sent", severity="error")
+            self.notify(str(error), title="not sent", severity="error")
             return
         if name == "stop":
-            app.exit(DashboardExit(stop=True))
+            self.exit(DashboardExit(stop=True))
         else:
-            app.notify("the trainer answers between two steps", title=f"{name} asked for")
+            self.notify("the trainer answers between two steps", title=f"{name} asked for")
 
     def action_detach(self) -> None:
         """Leave; training goes on."""
-        from nanogpt_cli.tui.app import DashboardExit
-
-        self._app.exit(DashboardExit())
+        self.exit(DashboardExit())
 
 
 _OURS = {key.action.partition("(")[0] for key in keys.KEYS} - {"command_palette", "app.focus_next"}
@@ -301,6 +312,6 @@ def _is_factor(text: str) -> bool:
         return False
 
 
-def _last_prompt(app: Any) -> str:
-    samples = app.desk.view.samples
+def _last_prompt(desk: Desk) -> str:
+    samples = desk.view.samples
     return samples[-1].prompt if samples else ""

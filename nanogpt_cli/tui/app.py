@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from textual.app import App, ComposeResult, SystemCommand
+from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
@@ -18,7 +17,7 @@ from textual.widgets import ContentSwitcher
 
 from nanogpt_cli.printable import encodes, printable
 from nanogpt_cli.tui import header, keys
-from nanogpt_cli.tui.actions import DashboardActions
+from nanogpt_cli.tui.actions import DashboardActions, DashboardExit
 from nanogpt_cli.tui.compare import ComparePage
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.harmless import Harmless
@@ -34,20 +33,13 @@ FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between looks at the log
 SHARE = 0.04  # of one core that drawing may take
 
 
-@dataclass(frozen=True)
-class DashboardExit:
-    """How the dashboard was left: ``stop`` means the run was asked to stop."""
-
-    stop: bool = False
-
-
 class Line(RowsWidget):
     """The header and the footer."""
 
     DEFAULT_CSS = "Line { height: 1; background: $panel; }"
 
 
-class Dashboard(DashboardActions, App[DashboardExit]):
+class Dashboard(DashboardActions):
     """The view of one or more run folders."""
 
     TITLE = "nanogpt"

@@ -11,7 +11,8 @@ from recorded import START
 from textual.pilot import Pilot
 
 from nanogpt_cli.tui import export
-from nanogpt_cli.tui.app import Dashboard, DashboardExit
+from nanogpt_cli.tui.actions import DashboardExit
+from nanogpt_cli.tui.app import Dashboard
 from nanogpt_cli.tui.session import RunSession
 
 SIZES = [(120, 40), (80, 24), (60, 15)]
