@@ -75,7 +75,8 @@ def main() -> NoReturn:
         if error.filename is None or os.environ.get("NANOGPT_DEBUG"):
             _complain_of_bug(error)
         # What stands in the way is a file or folder: no permission, a name too long, a full disk.
-        _complain(f"cannot use {error.filename2 or error.filename}: {error.strerror}", "")
+        name = str(error.filename2 or error.filename)
+        _complain(f"cannot use {name:.300}: {error.strerror}", "")
         sys.exit(2)
     except Exception as error:  # a bug of ours: say so in one line, keep the details at hand
         _complain_of_bug(error)
@@ -126,12 +127,16 @@ def _recipe_key(option: str, near: Sequence[str] | None, context: Any) -> str:
     return nearest_key(option.lstrip("-").replace("-", "_"))
 
 
+def _shortened(text: str) -> str:
+    """What fits a screen: a file may hold a key of any length."""
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…"
+
+
 def _complain(message: str, hint: str) -> None:
     """One message and one hint on stderr; colour only where a person sees it."""
     colour = console.coloured(sys.stderr)
     red, dim, off = ("\x1b[31m", "\x1b[2m", "\x1b[0m") if colour else ("", "", "")
-    if len(message) > _LONGEST_MESSAGE:  # a file may hold a key of any length
-        message = f"{message[:_LONGEST_MESSAGE]}…"
+    message, hint = map(_shortened, (message, hint))
     text = f"{red}error:{off} {message}\n"
     if hint:
         text += f"{dim}hint: {hint}{off}\n"

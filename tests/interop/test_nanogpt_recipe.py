@@ -180,4 +180,4 @@ def test_flags_that_are_not_nanogpts(tmp_path: Path) -> None:
     path = str(config(tmp_path, ""))
     assert "did you mean --batch_size=…?" in run(path, "--batchsize=3")[2]
     assert "written --key=value" in run(path, "--compile")[2]
-    assert "cannot be read" in run(str(tmp_path / "none.py"))[2]
+    assert "cannot read" in run(str(tmp_path / "none.py"))[2]
