@@ -121,7 +121,7 @@ def _refused_by_system(error: OSError) -> int:
         traceback.print_exception(error)
     reason = "the disk is full" if error.errno in _FULL else error.strerror or str(error)
     name = error.filename2 or error.filename
-    where = f"cannot use {name}: " if name else ""
+    where = f"cannot use {name!s:.300}: " if name else ""
     _complain(
         f"{where}{reason}",
         "free some space and run the command again"
@@ -187,10 +187,14 @@ def _recipe_key(option: str, near: Sequence[str] | None, context: Any) -> str:
     return nearest_key(option.lstrip("-").replace("-", "_"))
 
 
+def _shortened(text: str) -> str:
+    """What fits a screen: a file may hold a key of any length."""
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…"
+
+
 def _complain(message: str, hint: str) -> None:
     """One message and one hint on stderr; colour only where a person sees it."""
-    if len(message) > _LONGEST_MESSAGE:  # a file may hold a key of any length
-        message = f"{message[:_LONGEST_MESSAGE]}…"
+    message, hint = map(_shortened, (message, hint))
     text = f"{console.painted('error:', 'red', sys.stderr)} {printable(message)}\n"
     if hint:
         text += console.painted(f"hint: {hint}", "dim", sys.stderr) + "\n"

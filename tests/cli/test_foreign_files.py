@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -59,6 +61,7 @@ READERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "toy.txt": (("prepare", "toy.txt", "--tokenizer", "char", "--out", "o"),),
     "rec.jsonl": (("prepare", "rec.jsonl", "--tokenizer", "char", "--out", "o"),),
     "rec.csv": (("prepare", "rec.csv", "--tokenizer", "char", "--out", "o"),),
+    "rec.parquet": (("prepare", "rec.parquet", "--tokenizer", "char", "--out", "o"),),
     "toy.txt.gz": (("prepare", "toy.txt.gz", "--tokenizer", "char", "--out", "o"),),
     "p.txt": ((*SAMPLE[:5], "--prompts", "p.txt"), (*SAMPLE[:5], "--prompt-file", "p.txt")),
     "p.jsonl": ((*SAMPLE[:5], "--prompts", "p.jsonl"),),
@@ -84,6 +87,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         writer = csv.DictWriter(file, ("id", "text"))
         writer.writeheader()
         writer.writerows(records)
+    table = pyarrow.table({"text": [record["text"] for record in records]})
+    pyarrow.parquet.write_table(
+        table, root / "rec.parquet", compression="none", use_dictionary=False
+    )
     request = prepare.Request((str(root / "toy.txt"),), tokenizer="char")
     prepare.prepare(request, out=root / "set")
     run = make_run(root / "runs" / "tiny", **SMALL)
@@ -342,6 +349,23 @@ def test_lock_and_commands_that_are_no_regular_files(tmp_path: Path, kind: str) 
     runlog.send_command(folder, "eval")
     SPECIAL[kind](folder.control / "0-x-stop")
     assert runlog.take_commands(folder) == [("eval", "")]
+
+
+def test_column_of_text_that_is_none_is_damage(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = root / "rec.parquet"
+    path.write_bytes(path.read_bytes().replace(b"or not", b"or \xff\xff\xff"))
+    assert run(monkeypatch, *READERS["rec.parquet"][0]) == 2
+    assert "damaged Parquet file" in capsys.readouterr().err
+
+
+def test_key_of_any_length_makes_no_message_of_any_length(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "r.toml").write_text(f"[train]\n{'x' * 50_000} = 1\n")
+    assert run(monkeypatch, "recipe", "check", "r.toml") == 2
+    assert len(capsys.readouterr().err) < 9000
 
 
 def test_records_of_hostile_values_are_passed_over_when_asked(
