@@ -1,8 +1,8 @@
 """The Python API: train, inspect and sample from a program, without a terminal.
 
 ``import nanogpt_cli as ng`` offers what stands here, and imports torch when the first of it is
-used. Everything deeper (``nanogpt_cli.core``, ``text``, ``interop``) may be used as well, but may
-change; this page stays.
+used. Everything deeper (the rooms ``training``, ``sampling``, ``init``, …) may be used as well, but
+may change; this page stays.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanogpt_cli import recipe_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.events import Event
 from nanogpt_cli.recipe import Recipe
-from nanogpt_cli.runlog import fresh_run
-from nanogpt_cli.sampling import Sampling
+from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run.events import Event
+from nanogpt_cli.run.folder import fresh_run
+from nanogpt_cli.sampling.settings import Sampling
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from nanogpt_cli.core.inspect import Inspection
-    from nanogpt_cli.core.lint import Verdict
+    from nanogpt_cli.init.inspect import Inspection
+    from nanogpt_cli.init.lint import Verdict
     from nanogpt_cli.interop.opening import Source
     from nanogpt_cli.text.tokens import TokenData
 
@@ -90,8 +90,8 @@ def train(
         UserError: the recipe does not fit the data or the machine.
     """
     from nanogpt_cli import files
-    from nanogpt_cli.core.drive import drive
-    from nanogpt_cli.core.trainer import Trainer
+    from nanogpt_cli.training.drive import drive
+    from nanogpt_cli.training.trainer import Trainer
 
     section = recipe.data
     data = prepare(section.name, section.tokenizer, val_fraction=section.val_fraction, say=say)
@@ -149,10 +149,10 @@ def sample(
     """
     import torch
 
-    from nanogpt_cli.core.continuation import continue_prompts
-    from nanogpt_cli.core.decode import tune
-    from nanogpt_cli.core.sampler import Plan
-    from nanogpt_cli.core.weights import Weights
+    from nanogpt_cli.sampling.continuation import continue_prompts
+    from nanogpt_cli.sampling.decode import tune
+    from nanogpt_cli.sampling.sampler import Plan
+    from nanogpt_cli.sampling.weights import Weights
 
     tokenizer = source.need_tokenizer()
     weights = Weights.of(source.model)
@@ -190,10 +190,10 @@ def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int =
     Raises:
         UserError: it is no GPT-2; the first name or shape that differs is named.
     """
-    from nanogpt_cli.core import detect, lint_signals
-    from nanogpt_cli.core.inspect import measure
-    from nanogpt_cli.core.sources import Stored
-    from nanogpt_cli.core.theory import random_tokens
+    from nanogpt_cli.init import detect, lint_signals
+    from nanogpt_cli.init.inspect import measure
+    from nanogpt_cli.init.sources import Stored
+    from nanogpt_cli.init.theory import random_tokens
     from nanogpt_cli.interop.module import adopt
 
     model = adopt(module, type(module).__name__)

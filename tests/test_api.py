@@ -12,7 +12,7 @@ from programs import LIMIT
 
 import nanogpt_cli as ng
 from nanogpt_cli import api
-from nanogpt_cli.runlog import find_run
+from nanogpt_cli.run.folder import find_run
 
 TINY = ["train.max_steps=4", "train.eval_every=2", "model.block_size=8", "optim.warmup_steps=1"]
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from programs import LIMIT
 
-from nanogpt_cli import places, recipe_files
+from nanogpt_cli import places
 from nanogpt_cli.cli import lazy
 from nanogpt_cli.cli.recipes import markdown
+from nanogpt_cli.recipe import files as recipe_files
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

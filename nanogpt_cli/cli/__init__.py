@@ -16,11 +16,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.exceptions import Abort, TyperException
 
-from nanogpt_cli import __version__
 from nanogpt_cli.cli import console, guard, help_page
 from nanogpt_cli.cli.lazy import LazyGroup
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable
+from nanogpt_cli.version import __version__
 
 _LONGEST_MESSAGE = 4000
 
@@ -182,7 +182,7 @@ def _recipe_key(option: str, near: Sequence[str] | None, context: Any) -> str:
     options = {name for p in context.command.params for name in p.opts} if context else set()
     if not option or "--set" not in options or any(n.startswith(option) for n in near or ()):
         return ""
-    from nanogpt_cli.recipe_files import nearest_key
+    from nanogpt_cli.recipe.files import nearest_key
 
     return nearest_key(option.lstrip("-").replace("-", "_"))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanogpt_cli.places import RUNS
-from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.run.folder import RunFolder
 
 # Reasons of ``events.RunEnded`` that are no words of their own.
 ENDINGS = {"early_stop": "stopped early", "non_finite": "given up"}

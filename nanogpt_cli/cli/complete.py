@@ -54,7 +54,7 @@ def _plain(word: str) -> bool:
 
 def runs(ctx: Any) -> Iterator[str]:
     """Names of the runs in ``--out``, newest first."""
-    from nanogpt_cli.runlog import list_runs
+    from nanogpt_cli.run.folder import list_runs
 
     for run in list_runs(ctx.params.get("out") or places.RUNS):
         yield run.name
@@ -104,7 +104,7 @@ def cached(_: Any) -> Iterator[str]:
 
 def keys(_: Any) -> Iterator[str]:
     """``section.key=`` of recipes."""
-    from nanogpt_cli import recipe_files
+    from nanogpt_cli.recipe import files as recipe_files
 
     for section, names in recipe_files.keys().items():
         yield from (f"{section}.{name}=" for name in names)

@@ -132,7 +132,7 @@ def emit_json(value: Mapping[str, Any]) -> None:
 
 def _finite(value: Any) -> Any:
     """NaN and infinities as strings, as in event logs."""
-    from nanogpt_cli.events import plain
+    from nanogpt_cli.run.events import plain
 
     return plain(value)
 

@@ -59,7 +59,7 @@ def _versions() -> dict[str, str]:
     import importlib
     from importlib import metadata
 
-    from nanogpt_cli import __version__
+    from nanogpt_cli.version import __version__
 
     found = {"nanogpt-cli": __version__, "python": platform.python_version()}
     for name in ESSENTIAL:
@@ -78,15 +78,15 @@ def _machine(compile_: bool) -> dict[str, Any]:
 
     import torch
 
-    from nanogpt_cli.core import machine
+    from nanogpt_cli.machine import capabilities
 
     console.say("measuring matrix products")
-    units = machine.units()
+    units = capabilities.units()
     best = units[1] if len(units) > 1 else units[0]
     compiled: dict[str, Any] = {"device": best.device, "works": None, "seconds": 0.0, "why": ""}
     if compile_:
         console.say(f"compiling a small function for {best.device}")
-        tried = machine.try_compile(best.device)
+        tried = capabilities.try_compile(best.device)
         compiled |= {"works": tried.works, "seconds": tried.seconds, "why": tried.why_not}
     else:
         compiled["why"] = "not tried (--no-compile)"

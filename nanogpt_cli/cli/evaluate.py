@@ -13,8 +13,8 @@ from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.sources import Source
-    from nanogpt_cli.core.evaluate import Result
     from nanogpt_cli.text.tokens import TokenData
+    from nanogpt_cli.training.evaluate import Result
 
 
 def register(app: typer.Typer) -> None:
@@ -57,8 +57,8 @@ def evaluate(
     """Evaluate a model on every token of a split: loss, perplexity, bits per byte, by position."""
     from nanogpt_cli import recipe as recipes
     from nanogpt_cli.cli import sources
-    from nanogpt_cli.core import device as devices
-    from nanogpt_cli.core import evaluate as core
+    from nanogpt_cli.machine import device as devices
+    from nanogpt_cli.training import evaluate as core
 
     model_name = options.either(run, name, "RUN")
     source = sources.resolve(model_name, checkpoint=checkpoint, out=out, raw=raw)

@@ -107,7 +107,7 @@ def _source(source: str, checkpoint: str, raw: bool) -> Exportable:
     from nanogpt_cli.interop import importing
     from nanogpt_cli.interop import source as sources
     from nanogpt_cli.places import RUNS
-    from nanogpt_cli.runlog import RunFolder, find_run
+    from nanogpt_cli.run.folder import RunFolder, find_run
 
     if not source or RunFolder(Path(source)).is_run() or RunFolder(RUNS / source).is_run():
         run = find_run(source or None)

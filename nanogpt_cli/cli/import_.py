@@ -90,7 +90,7 @@ def _tokenizer(text: str) -> Tokenizer | None:
     if not text:
         return None
     from nanogpt_cli import foreign_files
-    from nanogpt_cli.text import tokenizer as tokenizers
+    from nanogpt_cli.text import tokenizers
 
     path = Path(text)
     if path.is_dir():

@@ -14,8 +14,8 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nanogpt_cli.core.model import GPT, GPTConfig
-    from nanogpt_cli.core.sources import Source
+    from nanogpt_cli.init.sources import Source
+    from nanogpt_cli.model.gpt import GPT, GPTConfig
     from nanogpt_cli.recipe import Recipe
     from nanogpt_cli.schemes import Scheme
 
@@ -61,7 +61,7 @@ def recipe_of(
     Raises:
         UserError: the preset is unknown, or a value is wrong.
     """
-    from nanogpt_cli import recipe_files
+    from nanogpt_cli.recipe import files as recipe_files
 
     given = {key: value for key, value in options.items() if value is not None}
     if name:
@@ -132,7 +132,7 @@ def check_memory(config: GPTConfig) -> None:
     import os
     from dataclasses import replace
 
-    from nanogpt_cli.core.init import shapes
+    from nanogpt_cli.model.parameters import shapes
 
     if "SC_PHYS_PAGES" not in os.sysconf_names:
         return
@@ -182,15 +182,15 @@ def _vocabulary(recipe: Recipe, data: str, tokenizer: str) -> int:
         return SHAKESPEARE_CHARACTERS
     if tokenizer.startswith("bpe:"):
         return int(tokenizer.partition(":")[2])
-    from nanogpt_cli.text import tokenizer as tokenizers
+    from nanogpt_cli.text import tokenizers
 
     return tokenizers.get(tokenizer).vocab_size
 
 
 def drawn(recipe: Recipe, label: str, vocab_size: int) -> Subject:
     """The weights a recipe's scheme gives."""
-    from nanogpt_cli.core import setup
-    from nanogpt_cli.core.sources import Drawn
+    from nanogpt_cli.init.sources import Drawn
+    from nanogpt_cli.training import setup
 
     check_depth(recipe.model.n_layer)
     scheme = setup.scheme_of(recipe)
@@ -224,7 +224,7 @@ def stored(origin: str, init: str) -> Subject:
 def of_model(model: GPT, label: str, init: str) -> Subject:
     """A model in memory."""
     from nanogpt_cli import schemes
-    from nanogpt_cli.core.sources import Stored
+    from nanogpt_cli.init.sources import Stored
 
     check_depth(model.config.n_layer)
     tensors = dict(model.named_parameters())
@@ -244,7 +244,7 @@ def tokens(
     Raises:
         UserError: the data has more tokens than the model has rows, or too few.
     """
-    from nanogpt_cli.core.theory import random_tokens
+    from nanogpt_cli.init.theory import random_tokens
 
     length = min(length, config.block_size)
     if not where or where == "random":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.init_inspect_input import Subject
-    from nanogpt_cli.core.signals import Signals
+    from nanogpt_cli.init.signals import Signals
 
 # Names of ``layers`` events for what an inspection knows.
 _NAMES = {
@@ -36,9 +36,10 @@ def write_run(
     folder: Path, subject: Subject, measured: Signals | None, expected: Signals | None
 ) -> None:
     """A run folder whose log holds the inspection as step 0."""
-    from nanogpt_cli import events
-    from nanogpt_cli.core.accounting import account
-    from nanogpt_cli.runlog import EventWriter, RunFolder
+    from nanogpt_cli.model.accounting import account
+    from nanogpt_cli.run import events
+    from nanogpt_cli.run.folder import RunFolder
+    from nanogpt_cli.run.log import EventWriter
 
     shown = measured or expected
     assert shown is not None

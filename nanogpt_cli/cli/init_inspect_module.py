@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from nanogpt_cli.core.model import GPT
+    from nanogpt_cli.model.gpt import GPT
 
 _REFERENCE = re.compile(r"^[\w./\\-]+:[A-Za-z_][\w.]*$")
 

@@ -12,9 +12,9 @@ from nanogpt_cli.cli import init_inspect_tables as tables
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.init_inspect_input import Subject
-    from nanogpt_cli.core.inspect import Inspection
-    from nanogpt_cli.core.lint import Verdict
-    from nanogpt_cli.core.signals import Signals
+    from nanogpt_cli.init.inspect import Inspection
+    from nanogpt_cli.init.lint import Verdict
+    from nanogpt_cli.init.signals import Signals
 
 _WIDTH = 100
 
@@ -23,7 +23,7 @@ def header(subject: Subject, tokens: str, seed: int) -> None:
     """Configuration, scheme, sizes."""
     from rich.table import Table
 
-    from nanogpt_cli.core.accounting import account
+    from nanogpt_cli.model.accounting import account
 
     c, scheme, sizes = subject.config, subject.scheme, account(subject.config)
     grid = Table.grid(padding=(0, 2))
@@ -104,8 +104,8 @@ def curves(measured: Signals | None, expected: Signals | None) -> None:
 
 def declared(subject: Subject, expected: Signals) -> None:
     """What stands in place of a measurement where only theory was asked for."""
-    from nanogpt_cli.core.expected import expected_tensors
-    from nanogpt_cli.core.tensor_stats import by_class
+    from nanogpt_cli.init.expected import expected_tensors
+    from nanogpt_cli.init.tensor_stats import by_class
 
     out, config = console.stdout(), subject.config
     assert subject.scheme is not None
@@ -126,7 +126,7 @@ def measured(
     full: bool,
 ) -> None:
     """Weights, depth tables, loss."""
-    from nanogpt_cli.core.tensor_stats import by_class
+    from nanogpt_cli.init.tensor_stats import by_class
 
     out = console.stdout()
     classes = by_class(found.tensors)
@@ -154,7 +154,7 @@ def as_json(
     subject: Subject, expected: Signals | None, found: Inspection | None, verdicts: list[Verdict]
 ) -> dict[str, Any]:
     """Everything that was shown, for programs."""
-    from nanogpt_cli.core.accounting import account
+    from nanogpt_cli.model.accounting import account
 
     scheme = subject.scheme
     return {

@@ -9,7 +9,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable
 
 if TYPE_CHECKING:
-    from nanogpt_cli.core.signals import Signals
+    from nanogpt_cli.init.signals import Signals
 
 _PANELS = (
     ("Residual stream (RMS)", ("stream_rms",), True),

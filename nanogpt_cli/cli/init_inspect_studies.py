@@ -17,10 +17,10 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from nanogpt_cli.core.coord_check import Coordinates
-    from nanogpt_cli.core.signals import Signals
-    from nanogpt_cli.core.study import Variant
+    from nanogpt_cli.init.signals import Signals
+    from nanogpt_cli.init.study import Variant
     from nanogpt_cli.schemes import Scheme
+    from nanogpt_cli.training.coord_check import Coordinates
 
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
 
@@ -60,7 +60,7 @@ def side_by_side(
 ) -> None:
     """Schemes or ablations as rows of one table."""
     from nanogpt_cli import schemes
-    from nanogpt_cli.core import study
+    from nanogpt_cli.init import study
 
     scheme = _needs_scheme(subject)
     if compare:
@@ -142,7 +142,7 @@ def _cells(row: tuple[Variant, Signals, Signals | None], width: int) -> list[tup
 
 def _marks(variant: Variant, shown: Signals, most: int) -> Text:
     """The topics of warnings and failures, the gravest first."""
-    from nanogpt_cli.core import lint, lint_signals
+    from nanogpt_cli.init import lint, lint_signals
 
     verdicts = lint_signals.on_signals(shown, variant.config) + lint.on_scheme(variant.scheme)
     bad = [v for v in verdicts if v.severity in ("warn", "fail")]
@@ -158,7 +158,7 @@ def _marks(variant: Variant, shown: Signals, most: int) -> Text:
 
 def scan(subject: Subject, what: str, as_json: bool) -> None:
     """Depths or widths as rows, by theory."""
-    from nanogpt_cli.core import study
+    from nanogpt_cli.init import study
 
     scheme = _needs_scheme(subject)
     idx, targets = study.scan_tokens(subject.config)
@@ -178,7 +178,7 @@ def coordinates(subject: Subject, widths: str, seed: int, as_json: bool, lint: b
     """The coordinate check; with ``lint``, exit code 1 where something grows with width."""
     from dataclasses import asdict
 
-    from nanogpt_cli.core.coord_check import coord_check
+    from nanogpt_cli.training.coord_check import coord_check
 
     scheme = _needs_scheme(subject)
     try:
@@ -199,7 +199,7 @@ def coordinates(subject: Subject, widths: str, seed: int, as_json: bool, lint: b
 
 
 def _show_coordinates(found: Coordinates, scheme: str) -> None:
-    from nanogpt_cli.core.coord_check import MAX_SLOPE
+    from nanogpt_cli.training.coord_check import MAX_SLOPE
 
     steps = len(found.losses[0]) - 1
     heads = ["RMS of the change", *(f"d = {w}" for w in found.widths), "slope", ""]

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from nanogpt_cli.core.lint import Verdict
-    from nanogpt_cli.core.probes import Histogram
-    from nanogpt_cli.core.signals import Signals
-    from nanogpt_cli.core.tensor_stats import ClassStats, TensorStats
+    from nanogpt_cli.init.lint import Verdict
+    from nanogpt_cli.init.probes import Histogram
+    from nanogpt_cli.init.signals import Signals
+    from nanogpt_cli.init.tensor_stats import ClassStats, TensorStats
 
 ROWS = 13  # a table shows every block of GPT-2 small, and a selection of more
 _PAIR = 17  # cells that a measured and an expected number take
@@ -101,7 +101,7 @@ def laws(classes: Sequence[ClassStats], *, tied: bool) -> Table:
 
 def every_tensor(tensors: Sequence[TensorStats], width: int) -> Table:
     """One row per tensor."""
-    from nanogpt_cli.core.tensor_stats import ClassStats
+    from nanogpt_cli.init.tensor_stats import ClassStats
 
     width -= _NAME  # what these names take more than those of classes
 
@@ -131,7 +131,7 @@ def _weights_table(title: str, size: str, width: int, *, declared: bool) -> Tabl
 
 
 def _measured(c: ClassStats, width: int) -> tuple[RenderableType, ...]:
-    from nanogpt_cli.core.detect import guess_law
+    from nanogpt_cli.init.detect import guess_law
 
     law = c.tensors[0].law
     extreme = c.expected_extreme
@@ -205,7 +205,7 @@ def _depth_tables(
 
 def depth(measured: Signals, expected: Signals | None, n_embd: int, width: int) -> list[Table]:
     """Tables over depth: stream and branches, attention and activations, gradients."""
-    from nanogpt_cli.core.signals import Signals, grid
+    from nanogpt_cli.init.signals import Signals, grid
 
     e = expected or Signals()
     room = max(1.0, math.sqrt(256 / n_embd))  # theory is the limit of infinite width
@@ -285,7 +285,7 @@ def sparkline(values: Sequence[float], width: int = 48) -> str:
 
 def histograms(found: dict[str, list[Histogram]]) -> list[Table]:
     """A row of bars per layer for pre-activations and the stream."""
-    from nanogpt_cli.core.signals import grid
+    from nanogpt_cli.init.signals import grid
 
     titles = {
         "preact": "Pre-activations over their RMS, -4 … 4",
@@ -323,7 +323,7 @@ def verdicts(found: Sequence[Verdict]) -> Table:
     """One line each: a mark, the sentence, coloured by severity; the gravest first."""
     from rich.table import Table
 
-    from nanogpt_cli.core.lint import SEVERITIES
+    from nanogpt_cli.init.lint import SEVERITIES
 
     table = Table.grid(padding=(0, 1))
     table.title, table.title_justify, table.title_style = "Verdicts", "left", "bold"

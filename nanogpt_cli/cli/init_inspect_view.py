@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from nanogpt_cli.core.inspect import Inspection
-    from nanogpt_cli.core.lint import Verdict
-    from nanogpt_cli.core.signals import Signals
+    from nanogpt_cli.init.inspect import Inspection
+    from nanogpt_cli.init.lint import Verdict
+    from nanogpt_cli.init.signals import Signals
 
 # Most tokens theory is computed on for the first screen, and beside a measurement.
 _QUICK, _BESIDE = 128, 512
@@ -60,7 +60,7 @@ def inspect(subject: Subject, ask: Ask, tokenizer: str, files: Files) -> bool:
             numbers.
     """
     from nanogpt_cli.cli.init_inspect_plot import check
-    from nanogpt_cli.core import lint
+    from nanogpt_cli.init import lint
 
     for path in (files.png, files.svg):
         if path:
@@ -106,7 +106,7 @@ def _theory(
     subject: Subject, idx: Tensor, targets: Tensor, ask: Ask, quiet: bool
 ) -> Signals | None:
     """Expected signals on a part of the tokens, shown at once; None for foreign weights."""
-    from nanogpt_cli.core.theory import expect
+    from nanogpt_cli.init.theory import expect
 
     if subject.scheme is None:
         return None
@@ -126,7 +126,7 @@ def _beside(subject: Subject, idx: Tensor, targets: Tensor, ask: Ask) -> Signals
     On more tokens than theory can take, those of its first ones: gradients of a mean over N tokens
     are rescaled, those of weights, which depend on all tokens together, left out.
     """
-    from nanogpt_cli.core.theory import expect
+    from nanogpt_cli.init.theory import expect
 
     if subject.scheme is None:
         return None
@@ -141,7 +141,7 @@ def _beside(subject: Subject, idx: Tensor, targets: Tensor, ask: Ask) -> Signals
 
 
 def _measure(subject: Subject, idx: Tensor, targets: Tensor, ask: Ask) -> Inspection:
-    from nanogpt_cli.core.inspect import measure
+    from nanogpt_cli.init.inspect import measure
 
     with progress("measuring") as report:
         return measure(
@@ -181,9 +181,9 @@ class _Bar:
 
 
 def _judge(subject: Subject, expected: Signals | None, found: Inspection | None) -> list[Verdict]:
-    from nanogpt_cli.core import detect, lint, lint_signals
-    from nanogpt_cli.core.study import shallow_growth
-    from nanogpt_cli.core.tensor_stats import by_class
+    from nanogpt_cli.init import detect, lint, lint_signals
+    from nanogpt_cli.init.study import shallow_growth
+    from nanogpt_cli.init.tensor_stats import by_class
 
     signals = found.signals if found else expected
     assert signals is not None

@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 
-from nanogpt_cli import events, foreign_files
+from nanogpt_cli import foreign_files
 from nanogpt_cli.cli import advice, console
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.runlog import EventReader, RunFolder
+from nanogpt_cli.run import events
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.follow import EventReader
 
 
 def run_with_dashboard(folder: RunFolder, arguments: list[str]) -> None:

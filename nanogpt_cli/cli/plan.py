@@ -10,8 +10,8 @@ from nanogpt_cli.cli import console, options
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
-    from nanogpt_cli.core.plan import Forecast
     from nanogpt_cli.recipe import Recipe
+    from nanogpt_cli.training.plan import Forecast
 
 
 def register(app: typer.Typer) -> None:
@@ -39,10 +39,10 @@ def plan(
     """Forecast memory by component, work, time and disk; exit code 1 if it cannot fit."""
     from dataclasses import replace
 
-    from nanogpt_cli import recipe_files
-    from nanogpt_cli.core import device as devices
-    from nanogpt_cli.core import plan as core
-    from nanogpt_cli.core import setup
+    from nanogpt_cli.machine import device as devices
+    from nanogpt_cli.recipe import files as recipe_files
+    from nanogpt_cli.training import plan as core
+    from nanogpt_cli.training import setup
 
     loaded = recipe_files.load(recipe, list(sets or [])).recipe
     vocab_size, tokens = _sizes(loaded)

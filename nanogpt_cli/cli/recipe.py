@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 @group.command()
 def show(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = False) -> None:
     """Print every key with its value and where that comes from."""
-    from nanogpt_cli import recipe_files
+    from nanogpt_cli.recipe import files as recipe_files
 
     loaded = recipe_files.load(recipe, sets or [])
     rows = [
@@ -53,7 +53,7 @@ def _show(rows: list[tuple[str, str, Any, str]]) -> None:
 @group.command()
 def check(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = False) -> None:
     """Say whether a recipe is valid; exit code 2 and every reason if it is not."""
-    from nanogpt_cli import recipe_files
+    from nanogpt_cli.recipe import files as recipe_files
 
     loaded = recipe_files.load(recipe, sets or [])
     if as_json:
@@ -89,10 +89,10 @@ def schema() -> None:
     """Print the JSON schema of recipes; ``#:schema FILE`` on a first line tells editors of it."""
     import json
 
-    from nanogpt_cli import recipe_text
+    from nanogpt_cli.recipe import writing
 
-    typer.echo(json.dumps(recipe_text.schema(), indent=2))
-    console.say(f"the same lies in {recipe_text.schema_file()}")
+    typer.echo(json.dumps(writing.schema(), indent=2))
+    console.say(f"the same lies in {writing.schema_file()}")
     console.next_command("nanogpt recipe new")
 
 
@@ -105,9 +105,9 @@ group.command("from-nanogpt", context_settings={"ignore_unknown_options": True})
 
 def _values(name: str) -> dict[str, Any]:
     """The flat resolved values of a recipe or a run."""
-    from nanogpt_cli import recipe_files
     from nanogpt_cli.errors import UserError
-    from nanogpt_cli.runlog import find_run
+    from nanogpt_cli.recipe import files as recipe_files
+    from nanogpt_cli.run.folder import find_run
 
     try:
         recipe = recipe_files.load(name).recipe

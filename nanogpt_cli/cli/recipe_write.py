@@ -39,7 +39,8 @@ def new(
     On a terminal it asks for what the options leave open; elsewhere, or with --yes, that stays as
     in the recipe it begins with.
     """
-    from nanogpt_cli import recipe_files, recipe_text
+    from nanogpt_cli.recipe import files as recipe_files
+    from nanogpt_cli.recipe import writing
 
     ask = _keep if yes or as_json or not _on_terminal() else _ask
     base = base or ask("begin with which recipe", "small", recipe_files.locate)
@@ -55,7 +56,7 @@ def new(
     wanted: dict[str, int | str] = {
         "data.name": data, "data.tokenizer": tokenizer, "train.max_steps": steps,
     }  # fmt: skip
-    text = recipe_text.derived(base, wanted, sets or [], folder=path.parent)
+    text = writing.derived(base, wanted, sets or [], folder=path.parent)
     _write(path, text, [], f"nanogpt train {path}", as_json)
 
 
@@ -160,7 +161,7 @@ def _positive(text: str) -> int:
 
 
 def _name(text: str) -> str:
-    from nanogpt_cli.runlog import check_name
+    from nanogpt_cli.run.folder import check_name
 
     return check_name(text)
 

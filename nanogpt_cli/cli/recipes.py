@@ -10,7 +10,7 @@ import typer
 from nanogpt_cli.cli import console, options
 
 if TYPE_CHECKING:
-    from nanogpt_cli.recipe_files import Header
+    from nanogpt_cli.recipe.files import Header
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +23,7 @@ def recipes(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
 ) -> None:
     """List the shipped recipes: what they make, on which machine, how long, to which loss."""
-    from nanogpt_cli import recipe_files
+    from nanogpt_cli.recipe import files as recipe_files
 
     headers = recipe_files.shipped()
     if as_json:

@@ -31,12 +31,12 @@ def replay(
     Reports the first tensor that is not finite and which change cures it. Exit code 1 means the
     step is not finite in the way the run made it.
     """
-    from nanogpt_cli import recipe_files
-    from nanogpt_cli.core import replay as core
     from nanogpt_cli.errors import UserError
-    from nanogpt_cli.runlog import find_run
+    from nanogpt_cli.recipe import files as recipe_files
+    from nanogpt_cli.run.folder import find_run
     from nanogpt_cli.text import prepare
     from nanogpt_cli.text.tokens import open_data
+    from nanogpt_cli.training import replay as core
 
     folder = find_run(run, out)
     known = core.known_steps(folder.incidents)

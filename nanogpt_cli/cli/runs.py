@@ -10,7 +10,7 @@ from nanogpt_cli.cli import console, options
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
-    from nanogpt_cli.runlog import RunFolder
+    from nanogpt_cli.run.folder import RunFolder
 
 group = typer.Typer(help="List runs, compare two.", invoke_without_command=True)
 
@@ -27,7 +27,7 @@ def runs(
     """List runs, newest first: state, step, best validation loss."""
     if context.invoked_subcommand:
         return
-    from nanogpt_cli.runlog import list_runs
+    from nanogpt_cli.run.folder import list_runs
 
     rows = [summary(run) for run in list_runs(out)]
     if as_json:
@@ -65,8 +65,8 @@ def diff(
     as_json: options.AsJson = False,
 ) -> None:
     """Show the recipe keys that differ between two runs, beside their results."""
-    from nanogpt_cli import recipe_files
-    from nanogpt_cli.runlog import find_run
+    from nanogpt_cli.recipe import files as recipe_files
+    from nanogpt_cli.run.folder import find_run
 
     found = [find_run(name, out) for name in (first, second)]
     values = [_flat(recipe_files.load_resolved(r.recipe).model_dump(mode="json")) for r in found]
@@ -91,9 +91,10 @@ def csv_(
     """Write the steps and evaluations of a run to stdout as comma-separated values."""
     import sys
 
-    from nanogpt_cli import sinks
     from nanogpt_cli.errors import UserError
-    from nanogpt_cli.runlog import EventReader, find_run
+    from nanogpt_cli.run import sinks
+    from nanogpt_cli.run.folder import find_run
+    from nanogpt_cli.run.follow import EventReader
 
     found = find_run(run or None, out)
     reader = EventReader(found.events)

@@ -12,7 +12,7 @@ from nanogpt_cli.cli import options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.printable import checked
-from nanogpt_cli.sampling import Sampling
+from nanogpt_cli.sampling.settings import Sampling
 
 
 class Context(StrEnum):
@@ -181,7 +181,7 @@ def sample(
     session.on_unknown, session.crop = on_unknown.value, crop
     session.stop = tuple(checked(text, "--stop") for text in stop or ())
     session.stop_at_end_of_text = not ignore_eot
-    from nanogpt_cli.core.sampler import Plan  # after the model was found: it imports torch
+    from nanogpt_cli.sampling.sampler import Plan  # after the model was found: it imports torch
 
     session.plan = Plan(
         max_new_tokens, samples=num_samples, sampling=sampling, context=context.value,

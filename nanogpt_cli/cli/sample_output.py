@@ -15,8 +15,8 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanogpt_cli.core.continuation import Continuation, Piece
-    from nanogpt_cli.core.sampler import Token
+    from nanogpt_cli.sampling.continuation import Continuation, Piece
+    from nanogpt_cli.sampling.sampler import Token
 
 # Between texts, as nanoGPT's sample.py has it.
 SEPARATOR = "---------------\n"

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import torch
 
     from nanogpt_cli.cli.sources import Source
-    from nanogpt_cli.core.continuation import Piece
-    from nanogpt_cli.core.model import GPT
-    from nanogpt_cli.core.sampler import Plan
-    from nanogpt_cli.core.weights import Weights
+    from nanogpt_cli.model.gpt import GPT
+    from nanogpt_cli.sampling.continuation import Piece
+    from nanogpt_cli.sampling.sampler import Plan
+    from nanogpt_cli.sampling.weights import Weights
     from nanogpt_cli.text.tokenizer import Tokenizer
     from nanogpt_cli.text.unknown import Policy
 
@@ -68,7 +68,7 @@ class Session:
             UserError: a prompt has unknown characters or does not fit the context, or there is
                 not the memory for so many texts.
         """
-        from nanogpt_cli.core.decode import check_room
+        from nanogpt_cli.sampling.decode import check_room
 
         texts, ids = self._own_prompt() if prompts is None else self._encoded(prompts)
         check_room(self.weights, len(ids) * self.plan.samples)
@@ -86,8 +86,8 @@ class Session:
         return prompts, ids
 
     def pieces(self, prompts: list[list[int]]) -> Iterator[Piece]:
-        """Draw; see ``core.continuation``. The first token does not wait for the thread probe."""
-        from nanogpt_cli.core.continuation import continue_prompts
+        """Draw; see ``sampling.continuation``. The first token comes before the thread probe."""
+        from nanogpt_cli.sampling.continuation import continue_prompts
 
         if max(map(len, prompts)) > _SHORT_PROMPT:
             self.choose_threads()
@@ -106,7 +106,7 @@ class Session:
         self.tuned = True
         import torch
 
-        from nanogpt_cli.core.decode import tune
+        from nanogpt_cli.sampling.decode import tune
 
         torch.set_num_threads(tune(self.weights, self.open_threads()).threads)
         self.threads_open = False
@@ -115,7 +115,7 @@ class Session:
         """The thread counts there are to choose from: those worth trying, or the one in use."""
         import torch
 
-        from nanogpt_cli.core.decode import thread_counts
+        from nanogpt_cli.sampling.decode import thread_counts
 
         return thread_counts(_cores()) if self.threads_open else [torch.get_num_threads()]
 
@@ -172,8 +172,8 @@ def open_session(
     tokenizer = found.need_tokenizer()
     import torch
 
-    from nanogpt_cli.core.sampler import Plan
-    from nanogpt_cli.core.weights import Weights
+    from nanogpt_cli.sampling.sampler import Plan
+    from nanogpt_cli.sampling.weights import Weights
 
     place = _device(device)
     bf16 = precision == "bf16" or (precision == "auto" and place.type == "cuda")

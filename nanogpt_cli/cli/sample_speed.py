@@ -10,7 +10,7 @@ from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.sample_session import Session
-    from nanogpt_cli.core.timing import Report, Rival
+    from nanogpt_cli.sampling.timing import Report, Rival
 
 
 def report(session: Session, given: list[str] | None, *, as_json: bool) -> None:
@@ -36,7 +36,7 @@ def measure(
     """
     from dataclasses import replace
 
-    from nanogpt_cli.core import timing
+    from nanogpt_cli.sampling import timing
 
     room = session.model.config.block_size - len(ids)
     if room < 1:

@@ -14,9 +14,9 @@ from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.training import Plan
-    from nanogpt_cli.events import RunEnded
     from nanogpt_cli.recipe import Recipe
-    from nanogpt_cli.runlog import RunFolder
+    from nanogpt_cli.run.events import RunEnded
+    from nanogpt_cli.run.folder import RunFolder
 
 
 def register(app: typer.Typer) -> None:
@@ -123,9 +123,11 @@ def _launched() -> int:
 
 def _begun(name: str, out: Path, sets: list[str], folder: str, source: str, processes: int) -> Plan:
     """A new run: recipe checked, data ready, folder made."""
-    from nanogpt_cli import files, recipe_files, sinks
+    from nanogpt_cli import files
     from nanogpt_cli.cli.training import Plan
-    from nanogpt_cli.runlog import RunFolder, fresh_run
+    from nanogpt_cli.recipe import files as recipe_files
+    from nanogpt_cli.run import sinks
+    from nanogpt_cli.run.folder import RunFolder, fresh_run
 
     loaded = recipe_files.load(name, sets)
     for note in loaded.notes:
@@ -143,8 +145,8 @@ def _begun(name: str, out: Path, sets: list[str], folder: str, source: str, proc
 
 def _restarted(name: str, out: Path, sets: list[str], folder: str) -> Plan | None:
     """The run a launcher's first try has begun, if it came to a checkpoint."""
-    from nanogpt_cli import recipe_files
-    from nanogpt_cli.runlog import RunFolder, list_runs
+    from nanogpt_cli.recipe import files as recipe_files
+    from nanogpt_cli.run.folder import RunFolder, list_runs
 
     wanted = recipe_files.load(name, sets).recipe.run.name
     begun = [
@@ -158,10 +160,10 @@ def _restarted(name: str, out: Path, sets: list[str], folder: str) -> Plan | Non
 
 def _resumed(name: str, out: Path, sets: list[str]) -> Plan:
     """An earlier run, with its own recipe."""
-    from nanogpt_cli import recipe_files
     from nanogpt_cli.cli.training import Plan
-    from nanogpt_cli.core import retention
-    from nanogpt_cli.runlog import find_run
+    from nanogpt_cli.recipe import files as recipe_files
+    from nanogpt_cli.run.folder import find_run
+    from nanogpt_cli.training import retention
 
     run = find_run(name or None, out)
     loaded = recipe_files.load(run.recipe, sets)
@@ -246,9 +248,9 @@ def _report(plan: Plan, ended: RunEnded, *, as_json: bool, product: bool = True)
 
 def _try_rates(name: str, sets: list[str], as_json: bool) -> None:
     """The learning-rate range test, as a table and a suggestion."""
-    from nanogpt_cli import recipe_files
-    from nanogpt_cli.core import lr_find
+    from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.text.tokens import open_data
+    from nanogpt_cli.training import lr_find
 
     recipe = recipe_files.load(name, sets).recipe
     data = open_data(_prepared(recipe))

@@ -6,8 +6,8 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from nanogpt_cli import events
 from nanogpt_cli.cli import console
+from nanogpt_cli.run import events
 
 if TYPE_CHECKING:
     from rich.progress import Progress

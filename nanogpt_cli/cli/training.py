@@ -12,14 +12,14 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_cli import events
 from nanogpt_cli.cli import console
-from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.run import events
+from nanogpt_cli.run.folder import RunFolder
 
 if TYPE_CHECKING:
-    from nanogpt_cli.core.distributed import Group
-    from nanogpt_cli.core.trainer import Trainer
+    from nanogpt_cli.machine.distributed import Group
     from nanogpt_cli.recipe import Recipe
+    from nanogpt_cli.training.trainer import Trainer
 
 _SIGHUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
 
@@ -55,7 +55,7 @@ class Plan:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Plan:
         """The inverse of ``to_json``."""
-        from nanogpt_cli import recipe_files
+        from nanogpt_cli.recipe import files as recipe_files
 
         recipe = recipe_files.from_values(values["recipe"])
         run = RunFolder(Path(values["run"]))
@@ -68,7 +68,7 @@ def run_alone(plan: Plan) -> events.RunEnded:
     Raises:
         UserError: another trainer holds the run, or something the user can fix went wrong.
     """
-    from nanogpt_cli.core.distributed import Group
+    from nanogpt_cli.machine.distributed import Group
 
     return _run(plan, Group())
 
@@ -80,7 +80,7 @@ def run_as_rank(make_plan: Callable[[bool], Plan]) -> tuple[Plan, events.RunEnde
         make_plan: called on the first rank, which tells the others; its argument says whether the
             launcher has started the job again.
     """
-    from nanogpt_cli.core import distributed
+    from nanogpt_cli.machine import distributed
 
     with distributed.joined() as group:
         again = distributed.restarted(group)
@@ -98,7 +98,7 @@ def run_as_rank(make_plan: Callable[[bool], Plan]) -> tuple[Plan, events.RunEnde
 def _run(plan: Plan, group: Group) -> events.RunEnded:
     """The first or only process of a run: it holds the lock and writes."""
     from nanogpt_cli.cli.train_console import TrainConsole
-    from nanogpt_cli.core.drive import drive
+    from nanogpt_cli.training.drive import drive
 
     stop = _StopSignal()
     told = drive(
@@ -121,7 +121,7 @@ def _run(plan: Plan, group: Group) -> events.RunEnded:
 
 def _say_what_is_kept(folder: RunFolder) -> None:
     """After a run was stopped at once."""
-    from nanogpt_cli.core import retention
+    from nanogpt_cli.training import retention
 
     steps = retention.list_steps(folder)
     if steps:
@@ -132,9 +132,9 @@ def _say_what_is_kept(folder: RunFolder) -> None:
 
 
 def _trainer(plan: Plan, group: Group, stop: _StopSignal) -> Trainer:
-    from nanogpt_cli.core.drive import newest_checkpoint
-    from nanogpt_cli.core.trainer import Trainer
     from nanogpt_cli.text.tokens import open_data
+    from nanogpt_cli.training.drive import newest_checkpoint
+    from nanogpt_cli.training.trainer import Trainer
 
     tokens = open_data(plan.data)
     model = None

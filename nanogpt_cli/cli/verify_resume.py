@@ -29,11 +29,11 @@ def verify_resume(
     from dataclasses import asdict
     from pathlib import Path
 
-    from nanogpt_cli import recipe_files
-    from nanogpt_cli.core import verify_resume as core
     from nanogpt_cli.errors import UserError
+    from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.text import prepare
     from nanogpt_cli.text.tokens import open_data
+    from nanogpt_cli.training import verify_resume as core
 
     loaded = recipe_files.load(recipe, list(sets or [])).recipe
     stop = stop or steps // 2

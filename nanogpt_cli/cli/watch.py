@@ -87,7 +87,7 @@ def _next(session: RunSession) -> None:
 
 
 def _open(names: list[str], root: Path, *, exact: bool) -> list[RunSession]:
-    from nanogpt_cli.runlog import find_run
+    from nanogpt_cli.run.folder import find_run
     from nanogpt_cli.tui.session import RunSession
 
     found = [find_run(name, root) for name in names] or [find_run(None, root)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nanogpt_cli.core.model import GPT
+    from nanogpt_cli.model.gpt import GPT
     from nanogpt_cli.text.tokenizer import Tokenizer
 
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from nanogpt_cli import __version__, events, files
-from nanogpt_cli.follow import EventReader
+from nanogpt_cli import files
 from nanogpt_cli.interop.compare import Check
 from nanogpt_cli.interop.source import Exportable
+from nanogpt_cli.run import events
+from nanogpt_cli.run.follow import EventReader
+from nanogpt_cli.version import __version__
 
 CURVES: Final = "curves.svg"
 _WIDTH, _HEIGHT, _MARGIN = 720, 320, 48

@@ -13,11 +13,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nanogpt_cli.core import checkpoint, tensor_files
-from nanogpt_cli.core.init import shapes
-from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.model.gpt import GPT, GPTConfig
+from nanogpt_cli.model.parameters import shapes
 from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
+from nanogpt_cli.training import checkpoint, tensor_files
 
 # Wrappers of torch.compile and DistributedDataParallel leave these before every name.
 _PREFIXES = ("_orig_mod.", "module.")

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt_cli.core.model import LAYER_NORM_EPS
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import gguf_vocab
 from nanogpt_cli.interop.gguf_vocab import Vocabulary
 from nanogpt_cli.interop.huggingface import missing_biases
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.interop.tensorfile import ahead, little_endian
+from nanogpt_cli.model.gpt import LAYER_NORM_EPS
 
 # Name on the command line -> names in the library: tensor type and file type.
 TYPES: Final = {
@@ -180,7 +180,7 @@ def _entries(source: Exportable, vocabulary: Vocabulary) -> Iterator[_Entry]:
 
 
 def gguf_name(name: str) -> str:
-    """The name in the file of a tensor of ``core/model.py``."""
+    """The name in the file of a tensor of ``model/gpt.py``."""
     stem, kind = name.rsplit(".", 1)
     top = {
         "transformer.wte": "token_embd", "transformer.wpe": "position_embd",

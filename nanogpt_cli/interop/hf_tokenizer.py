@@ -13,8 +13,7 @@ from typing import Any, Final
 
 from nanogpt_cli import assets, files, foreign_files
 from nanogpt_cli.errors import UserError, naming
-from nanogpt_cli.text import foreign_tokenizer
-from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text import foreign_tokenizer, tokenizers
 from nanogpt_cli.text.bpe import HuggingFaceTokenizer
 from nanogpt_cli.text.gpt2_bpe import byte_characters
 from nanogpt_cli.text.tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer

@@ -16,8 +16,7 @@ from typing import Any, Final
 
 import torch
 
-from nanogpt_cli import __version__, files, foreign_files
-from nanogpt_cli.core.model import LAYER_NORM_EPS, GPTConfig
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import Foreign, hf_tokenizer, tensorfile
 from nanogpt_cli.interop.foreign import (
@@ -29,8 +28,10 @@ from nanogpt_cli.interop.foreign import (
     strip_prefixes,
 )
 from nanogpt_cli.interop.source import Exportable, Weights
-from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.model.gpt import LAYER_NORM_EPS, GPTConfig
+from nanogpt_cli.text import tokenizers
 from nanogpt_cli.text.tokenizer import Tokenizer
+from nanogpt_cli.version import __version__
 
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"

@@ -8,22 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import (
-    __version__,
-    events,
-    files,
-    foreign_files,
-    recipe,
-    recipe_files,
-    runlog,
-)
-from nanogpt_cli.core import checkpoint
-from nanogpt_cli.core.model import GPTConfig
+from nanogpt_cli import files, foreign_files, recipe
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import Foreign, huggingface, llmc, nanogpt
-from nanogpt_cli.runlog import RunFolder
-from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run import events
+from nanogpt_cli.run.folder import RunFolder, fresh_run
+from nanogpt_cli.run.log import EventWriter
+from nanogpt_cli.text import tokenizers
 from nanogpt_cli.text.tokenizer import Tokenizer
+from nanogpt_cli.training import checkpoint
+from nanogpt_cli.version import __version__
 
 # Folders and files whose names are the same for every model.
 _SAY_NOTHING = ("ckpt.pt", "hf", "nanogpt", "exports", "runs")
@@ -94,7 +90,7 @@ def make_run(
             "it belongs to another model",
         )
     with files.readable_os_errors("make a run folder", out):
-        run = runlog.fresh_run(name, out)
+        run = fresh_run(name, out)
     try:
         with files.readable_os_errors("write the run", run.path):
             _fill(run, found, source, data, tokenizer)
@@ -115,7 +111,7 @@ def _fill(
     vocabulary = {} if tokenizer is None else tokenizer.to_json()
     checkpoint.save(run, found.model, state, tokenizer=vocabulary)
     files.write_text(run.recipe, recipe_files.to_toml(resolved))
-    with runlog.EventWriter(run.events) as write:
+    with EventWriter(run.events) as write:
         write(events.Note(time=time.time(), step=found.step, message=f"imported from {source}"))
 
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from nanogpt_cli import foreign_files
-from nanogpt_cli.core.init import shapes
-from nanogpt_cli.core.model import GPTConfig
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import Foreign
 from nanogpt_cli.interop.foreign import TensorSource, build
-from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.model.parameters import shapes
+from nanogpt_cli.text import tokenizers
 from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
 
 MAGIC: Final = 20240326

@@ -8,9 +8,9 @@ import re
 import torch
 from torch import Tensor, nn
 
-from nanogpt_cli.core.init import shapes
-from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.model.gpt import GPT, GPTConfig
+from nanogpt_cli.model.parameters import shapes
 
 _BLOCK = re.compile(r"^transformer\.h\.(\d+)\.")
 

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from nanogpt_cli import files, foreign_files, safe_pickle
-from nanogpt_cli.core.model import GPTConfig
 from nanogpt_cli.errors import UserError, naming
 from nanogpt_cli.interop import Foreign, safe_torch, torchfile
 from nanogpt_cli.interop.foreign import GPT2_ROWS, build, config_of, strip_prefixes
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.interop.tensorfile import Entry
-from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.text import tokenizers
 from nanogpt_cli.text.tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer
 
 CHECKPOINT: Final = "ckpt.pt"

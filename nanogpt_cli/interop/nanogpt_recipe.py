@@ -7,9 +7,9 @@ from typing import Final
 
 import tomli_w
 
-from nanogpt_cli import recipe_files
 from nanogpt_cli.interop.nanogpt_config import Settings
 from nanogpt_cli.recipe import Recipe
+from nanogpt_cli.recipe import files as recipe_files
 
 Plain = int | float | bool | str | list[float] | list[str]
 

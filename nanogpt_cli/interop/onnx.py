@@ -18,12 +18,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from nanogpt_cli.core.model import GPT, Block, GPTConfig
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import huggingface, onnxfile
 from nanogpt_cli.interop import source as sources
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.interop.tensorfile import Entry
+from nanogpt_cli.model.gpt import GPT, Block, GPTConfig
 
 OPSET: Final = 18
 # A protobuf file ends at 2 GiB; larger models would need their weights beside it.

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import foreign_files, runlog
-from nanogpt_cli.core import checkpoint as checkpoints
-from nanogpt_cli.core import retention
-from nanogpt_cli.core.model import GPT
+from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import Foreign, hub
+from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.places import RUNS
-from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.run.folder import RunFolder, find_run
 from nanogpt_cli.text.tokenizer import Tokenizer
+from nanogpt_cli.training import checkpoint as checkpoints
+from nanogpt_cli.training import retention
 
 # OpenAI's models have no owner in the ids people type.
 _OPENAI = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -80,8 +80,8 @@ def resolve(
         UserError: there is no such thing, or it is damaged.
     """
     path = Path(source)
-    if not source or runlog.RunFolder(path).is_run() or runlog.RunFolder(out / source).is_run():
-        return _of_run(runlog.find_run(source or None, out), checkpoint, raw)
+    if not source or RunFolder(path).is_run() or RunFolder(out / source).is_run():
+        return _of_run(find_run(source or None, out), checkpoint, raw)
     if foreign_files.present(path):
         return _of_path(path, tokenizer, raw=raw)
     if source in _OPENAI:
@@ -89,7 +89,7 @@ def resolve(
         return _of_path(folder, tokenizer, label=source)
     if _HUB_ID.match(source) and path.parts[0] not in (out.name, ".", ".."):
         return _of_path(hub.download(source, report), tokenizer, label=source)
-    return _of_run(runlog.find_run(source, out), checkpoint, raw)  # says which runs there are
+    return _of_run(find_run(source, out), checkpoint, raw)  # says which runs there are
 
 
 def _of_run(run: RunFolder, which: str, raw: bool) -> Source:

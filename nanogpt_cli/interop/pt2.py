@@ -16,10 +16,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from nanogpt_cli.core.model import GPT, GPTConfig
 from nanogpt_cli.interop import source as sources
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.interop.torchfile import Archive
+from nanogpt_cli.model.gpt import GPT, GPTConfig
 
 _PREFIX: Final = "model."
 _WEIGHTS: Final = "data/weights/"

@@ -22,17 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_cli.core import checkpoint, retention, tensor_files
-from nanogpt_cli.core.init import shapes, undrawn
-from nanogpt_cli.core.model import GPT, GPTConfig, Multipliers
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.init.drawing import undrawn
+from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
+from nanogpt_cli.model.parameters import shapes
+from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokenizer import Tokenizer
+from nanogpt_cli.training import checkpoint, retention, tensor_files
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a GPT-2 without multipliers, under the names of ``core/model.py``.
+    """The tensors of a GPT-2 without multipliers, under the names of ``model/gpt.py``.
 
     Attributes:
         config: of the plain model: no multipliers, vocabulary cut to the tokenizer's.

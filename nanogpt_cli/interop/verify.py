@@ -21,12 +21,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from nanogpt_cli.core import checkpoint
-from nanogpt_cli.core.model import GPT
 from nanogpt_cli.interop import compare
 from nanogpt_cli.interop.compare import Check, Reference
 from nanogpt_cli.interop.source import Exportable
+from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.text.tokenizer import Tokenizer
+from nanogpt_cli.training import checkpoint
 
 FILE: Final = "verify.json"
 _LEAST_POSITIONS: Final = 1024

@@ -6,7 +6,6 @@ import json
 import re
 import threading
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -189,16 +188,6 @@ class HuggingFaceTokenizer(Tokenizer):
     def backend(self) -> tokenizers.Tokenizer:
         """The library's own object, for export."""
         return self._tokenizer
-
-
-def read_huggingface(path: Path) -> HuggingFaceTokenizer:
-    """The tokenizer in a ``tokenizer.json`` (or in a folder that holds one)."""
-    from nanogpt_cli.text import tokenizer
-
-    found = tokenizer.load(path / "tokenizer.json" if path.is_dir() else path)
-    if not isinstance(found, HuggingFaceTokenizer):
-        raise UserError(f"{path} holds a {found.kind!r} tokenizer", f"use --tokenizer {found.kind}")
-    return found
 
 
 def _parts(value: dict[str, Any], section: str, children: str) -> Iterator[dict[str, Any]]:

@@ -14,18 +14,18 @@ from typing import Any, Final
 
 import numpy as np
 
-import nanogpt_cli
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import bpe, cuts, pipeline, receipt, tokens
-from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text import bpe, cuts, pipeline, receipt, tokenizers, tokens
 from nanogpt_cli.text.charset import CharsetCollector
+from nanogpt_cli.text.documents import Piece, Reader, Tally
 from nanogpt_cli.text.parallel import ordered_map
 from nanogpt_cli.text.reading import Meter, SourceFile
 from nanogpt_cli.text.request import Request, split_rule
-from nanogpt_cli.text.sources import Piece, Reader, Source, Tally
+from nanogpt_cli.text.sources import Source
 from nanogpt_cli.text.splits import Counts, SplitWriter, TailWriter
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
+from nanogpt_cli.version import __version__
 
 SOURCES: Final = "sources.jsonl"
 _TRAINING_BYTES: Final = 1 << 27  # a vocabulary learns little from more text than this
@@ -221,7 +221,7 @@ def manifest_json(
     return {
         "format": tokens.FORMAT,
         "version": tokens.VERSION,
-        "tool": f"nanogpt-cli {nanogpt_cli.__version__}",
+        "tool": f"nanogpt-cli {__version__}",
         "name": name,
         "tokenizer": {
             "kind": tokenizer.kind,

@@ -116,7 +116,7 @@ def published_size(name: str, tokenizer: str) -> tuple[int, int] | None:
     Tokens are those of GPT-2's tokenizer, a fair guess for any other BPE.
     """
     from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
-    from nanogpt_cli.text.tokenizer import trained_size
+    from nanogpt_cli.text.tokenizers import trained_size
 
     named = find(name)
     vocabulary = VOCAB_SIZE if tokenizer == "gpt2" else trained_size(tokenizer)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.text.documents import Piece, Reader, Tally, document
 from nanogpt_cli.text.reading import Meter, SourceFile
-from nanogpt_cli.text.sources import Piece, Reader, Tally, document
 
 _BY_HAND = (
     "without a hub, fetch the files elsewhere and give them: "

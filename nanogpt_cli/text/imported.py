@@ -11,8 +11,7 @@ import numpy as np
 from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
-from nanogpt_cli.text import build, nanogpt_data, receipt, tokens
-from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text import build, nanogpt_data, receipt, tokenizers, tokens
 from nanogpt_cli.text.reading import SourceFile
 from nanogpt_cli.text.request import Request
 from nanogpt_cli.text.tokenizer import CharTokenizer, Tokenizer, Tokens

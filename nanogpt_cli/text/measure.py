@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text import tokenizers
 from nanogpt_cli.text.parallel import core_count
 from nanogpt_cli.text.prepare import Request, prepare
 from nanogpt_cli.text.request import Report

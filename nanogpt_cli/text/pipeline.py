@@ -12,9 +12,9 @@ import numpy as np
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import cuts
+from nanogpt_cli.text.documents import Piece
 from nanogpt_cli.text.parallel import ordered_map
 from nanogpt_cli.text.reading import CODEC_POLICY
-from nanogpt_cli.text.sources import Piece
 from nanogpt_cli.text.tokenizer import SAME_BYTES, Tokenizer, Tokens
 
 if TYPE_CHECKING:

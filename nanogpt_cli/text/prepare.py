@@ -11,6 +11,7 @@ from nanogpt_cli import files, places
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import catalogue, imported, look, target, tokens
 from nanogpt_cli.text.build import Build, Progress
+from nanogpt_cli.text.documents import Tally
 from nanogpt_cli.text.parallel import core_count
 from nanogpt_cli.text.request import (
     VAL_FRACTION,
@@ -22,7 +23,7 @@ from nanogpt_cli.text.request import (
     open_sources,
     tokenizer_label,
 )
-from nanogpt_cli.text.sources import Source, Tally
+from nanogpt_cli.text.sources import Source
 
 __all__ = ["VAL_FRACTION", "Prepared", "Progress", "Request", "ensure", "prepare"]
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from nanogpt_cli.text.documents import Tally
 from nanogpt_cli.text.pipeline import Encoded
-from nanogpt_cli.text.sources import Tally
 from nanogpt_cli.text.splits import DOCUMENT, SplitWriter
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 

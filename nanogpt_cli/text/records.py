@@ -12,8 +12,8 @@ from typing import Any
 
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.foreign_files import parse_json
+from nanogpt_cli.text.documents import Piece, Reader, Tally, document
 from nanogpt_cli.text.reading import CODEC_POLICY, Readable
-from nanogpt_cli.text.sources import Piece, Reader, Tally, document
 
 _LONGEST_RECORD = 1 << 26  # bytes; it stands in memory several times
 _BLOCK = 1 << 18

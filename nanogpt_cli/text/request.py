@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
-from nanogpt_cli.text import catalogue, nanogpt_data, tokenizer, tokens
-from nanogpt_cli.text.sources import FileSource, Source, StandardInput, Tally, expand
+from nanogpt_cli.text import catalogue, nanogpt_data, tokenizers, tokens
+from nanogpt_cli.text.documents import Tally
+from nanogpt_cli.text.sources import FileSource, Source, StandardInput, expand
 
 SPLIT_RULES: Final = ("auto", "tail", "hash")
 ERROR_POLICIES: Final = ("strict", "replace", "skip")
@@ -67,7 +68,7 @@ def checked(request: Request) -> Request:
     _check_options(request)
     named = catalogue.find(request.inputs[0]) if len(request.inputs) == 1 else None
     kind = request.tokenizer or (named.tokenizer if named else "gpt2")
-    tokenizer.check_kind(kind)
+    tokenizers.check_kind(kind)
     split = request.split
     if split == "auto" and named:
         split = named.split

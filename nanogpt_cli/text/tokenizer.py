@@ -1,6 +1,6 @@
-"""Tokenizers behind one interface: characters, bytes, tiktoken encodings, Hugging Face files.
+"""The interface of all tokenizers, and the two plain ones: characters and bytes.
 
-A tokenizer is a value: it can be written as JSON (``save``), read back (``load``) and compared
+A tokenizer is a value: it can be written as JSON and read back (``text.tokenizers``) and compared
 (``fingerprint``). The heavy libraries are imported by the tokenizer that needs them, when it is
 made. Encoding never recognises special tokens inside the text: a document that spells out
 ``<|endoftext|>`` stays one document.
@@ -8,27 +8,20 @@ made. Encoding never recognises special tokens inside the text: a document that 
 
 from __future__ import annotations
 
-import functools
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from nanogpt_cli import files, foreign_files
-from nanogpt_cli.errors import UserError, naming, nearest
+from nanogpt_cli import files
+from nanogpt_cli.errors import UserError
 
 FORMAT: Final = "nanogpt-cli tokenizer"
 END_OF_TEXT: Final = "<|endoftext|>"
-TIKTOKEN_KINDS: Final = (
-    "gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony",
-)  # fmt: skip
 SAME_BYTES: Final = bytes(range(256))
-_BPE_KIND = re.compile(r"bpe:(\d+)")
 
 Tokens = npt.NDArray[Any]
 
@@ -199,100 +192,3 @@ def code_points(text: str) -> Tokens:
     if text.isascii():
         return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-
-
-@functools.lru_cache(maxsize=4)
-def get(kind: str, *, eot: bool = False) -> Tokenizer:
-    """The tokenizer ``kind`` that needs no data: ``byte``, a tiktoken encoding, or a file's path.
-
-    Args:
-        kind: ``byte``, one of ``TIKTOKEN_KINDS``, or the path of a Hugging Face ``tokenizer.json``.
-        eot: give ``byte`` an end-of-text id; BPE vocabularies have their own.
-
-    Raises:
-        UserError: ``kind`` is unknown, or its vocabulary can be had from nowhere.
-    """
-    from nanogpt_cli.text import bpe
-
-    if kind == "byte":
-        return ByteTokenizer(eot=eot)
-    if kind in TIKTOKEN_KINDS:
-        return bpe.TiktokenTokenizer(kind)
-    if kind.endswith(".json") or foreign_files.present(Path(kind)):
-        return bpe.read_huggingface(Path(kind))
-    check_kind(kind)
-    raise UserError(
-        f"tokenizer {kind!r} is made from data", "prepare a data set and load its tokenizer.json"
-    )
-
-
-def trained_size(kind: str) -> int | None:
-    """The vocabulary size asked for by ``bpe:SIZE``; None for any other kind."""
-    match = _BPE_KIND.fullmatch(kind)
-    return int(match[1]) if match else None
-
-
-def check_kind(kind: str) -> None:
-    """Raise ``UserError`` unless ``kind`` names a tokenizer that ``prepare`` can use."""
-    size = trained_size(kind)
-    if size is not None and not 257 <= size <= 1_000_000:
-        raise UserError(
-            f"tokenizer {kind!r}: the size must lie in 257 .. 1000000",
-            "256 bytes and the end-of-text token come first; bpe:4096 is a good small size",
-        )
-    if size is None and kind not in ("char", "byte", *TIKTOKEN_KINDS):
-        path = Path(kind)
-        folder = path.is_dir()
-        if foreign_files.present(path / "tokenizer.json" if folder else path):
-            return  # whether it can be read is said when it is read
-        near = nearest(kind, ("char", "byte", "bpe:4096", *TIKTOKEN_KINDS))
-        raise UserError(
-            f"unknown tokenizer {kind!r}" + (f"; did you mean {near!r}?" if near else ""),
-            f"known: char, byte, bpe:SIZE, {', '.join(TIKTOKEN_KINDS)}, "
-            "or the path of a Hugging Face tokenizer.json",
-        )
-
-
-def from_json(value: dict[str, Any], source: str = "the tokenizer") -> Tokenizer:
-    """The tokenizer of ``Tokenizer.to_json``, or of a Hugging Face ``tokenizer.json``.
-
-    Args:
-        value: the content of the file.
-        source: the file, for what goes wrong when it is used.
-
-    Raises:
-        UserError: the value is neither.
-    """
-    from nanogpt_cli.text import bpe
-
-    if "model" in value and "format" not in value:
-        return bpe.HuggingFaceTokenizer(value, source=source)
-    kind = value.get("kind")
-    if value.get("format") != FORMAT or not isinstance(kind, str):
-        raise UserError("this JSON is not a tokenizer", f'"format" must be "{FORMAT}"')
-    try:
-        if kind == "char":
-            return CharTokenizer(value["characters"], eot=value.get("eot") is not None)
-        if "huggingface" in value:
-            return bpe.HuggingFaceTokenizer(
-                value["huggingface"], kind=kind, eot=value["eot"], source=source
-            )
-        return get(kind, eot=value.get("eot") is not None)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"tokenizer of kind {kind!r} is incomplete: {error}") from error
-
-
-def load(path: Path) -> Tokenizer:
-    """Read a ``tokenizer.json``: ours, or a Hugging Face one.
-
-    Raises:
-        UserError: the file is missing or is no tokenizer.
-    """
-    value = foreign_files.read_object(path, foreign_files.LARGEST_VOCABULARY)
-    with naming(path):
-        return from_json(value, str(path))
-
-
-def save(tokenizer: Tokenizer, path: Path) -> None:
-    """Write ``tokenizer`` as JSON, atomically."""
-    files.write_json(path, tokenizer.to_json())

@@ -11,8 +11,7 @@ import numpy as np
 
 from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import manifest_values
-from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.text import manifest_values, tokenizers
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 
 FORMAT: Final = "nanogpt-cli data"

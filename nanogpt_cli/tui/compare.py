@@ -7,8 +7,8 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widget import Widget
 
-from nanogpt_cli import runlog
 from nanogpt_cli.printable import printable
+from nanogpt_cli.run.folder import RunFolder, list_runs
 from nanogpt_cli.tui import palette, patterns, traces, units
 from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.desk import Desk
@@ -53,13 +53,13 @@ class ComparePage(Page):
             and patterns.matches(self.filter, session.view.name)
         ]
 
-    def neighbours(self) -> list[runlog.RunFolder]:
+    def neighbours(self) -> list[RunFolder]:
         """Runs beside the first one that are not open yet."""
         root = self.desk.session.folder.path.resolve().parent
         opened = {session.folder.path.resolve() for session in self.desk.sessions}
         return [
             run
-            for run in runlog.list_runs(root)
+            for run in list_runs(root)
             if run.path.resolve() not in opened and patterns.matches(self.filter, run.name)
         ]
 

@@ -7,9 +7,10 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogpt_cli import events, foreign_files
+from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.run import events
+from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.tui import units
 from nanogpt_cli.tui.view import RunView
 

@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widget import Widget
 
-from nanogpt_cli import events
+from nanogpt_cli.run import events
 from nanogpt_cli.tui import patterns, units
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.page import Page

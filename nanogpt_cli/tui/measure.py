@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from textual.app import App, ComposeResult
 
-from nanogpt_cli import events
+from nanogpt_cli.run import events
 from nanogpt_cli.tui.app import Dashboard
 from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.plot import Trace

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widget import Widget
 
-from nanogpt_cli.events import Sample
+from nanogpt_cli.run.events import Sample
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.page import Page
 from nanogpt_cli.tui.panes import Pane, printable, sample_rows, table, wrap

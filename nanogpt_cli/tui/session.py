@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from nanogpt_cli import foreign_files, runlog
+from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable
+from nanogpt_cli.run.commands import send_command
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.tui import liveness
 from nanogpt_cli.tui.liveness import State
 from nanogpt_cli.tui.view import RunView
@@ -39,7 +42,7 @@ class RunSession:
         clock: Callable[[], float] = time.time,
         exact: bool = False,
     ) -> None:
-        self.folder = runlog.RunFolder(path)
+        self.folder = RunFolder(path)
         self.clock = clock
         self.loading = True
         self.restarts = 0
@@ -48,7 +51,7 @@ class RunSession:
         self._fresh()
 
     def _fresh(self) -> None:
-        self.reader = runlog.EventReader(self.folder.events)
+        self.reader = EventReader(self.folder.events)
         self.view = RunView(self.folder.name, exact=self._exact)
 
     def poll(self, max_bytes: int = 1 << 20, max_seconds: float = 0.1) -> bool:
@@ -105,4 +108,4 @@ class RunSession:
 
     def send(self, name: str, argument: str = "") -> None:
         """Ask the trainer for something."""
-        runlog.send_command(self.folder, name, argument)
+        send_command(self.folder, name, argument)

@@ -13,7 +13,7 @@ from dataclasses import fields
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt_cli.events import Step
+from nanogpt_cli.run.events import Step
 from nanogpt_cli.tui.series import Floats
 
 COLUMNS = ("time", "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_s")

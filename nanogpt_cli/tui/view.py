@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nanogpt_cli import events
 from nanogpt_cli.printable import printable
+from nanogpt_cli.run import events
 from nanogpt_cli.tui import stepblocks
 from nanogpt_cli.tui.history import LayerHistory, Steps
 from nanogpt_cli.tui.series import Columns, Floats

@@ -12,16 +12,16 @@ from typer.testing import CliRunner
 
 from nanogpt_cli import caches, extras
 from nanogpt_cli.cli import app, doctor
-from nanogpt_cli.core import machine
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.machine import capabilities
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_SECONDS", 0.01)
-    monkeypatch.setattr(machine, "_SIDE", {"cpu": 64, "cuda": 64, "mps": 64})
+    monkeypatch.setattr(capabilities, "_SECONDS", 0.01)
+    monkeypatch.setattr(capabilities, "_SIDE", {"cpu": 64, "cuda": 64, "mps": 64})
 
 
 @pytest.mark.usefixtures("quick")
@@ -44,7 +44,7 @@ def test_a_healthy_machine_is_told_so() -> None:
 def test_what_is_broken_is_named_and_the_exit_code_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "ESSENTIAL", (*doctor.ESSENTIAL, "no_such_library"))
     monkeypatch.setattr(doctor, "LEAST_FREE_BYTES", 1e18)
-    monkeypatch.setattr(machine, "_multiplies_correctly", lambda *_: False)
+    monkeypatch.setattr(capabilities, "_multiplies_correctly", lambda *_: False)
     result = CliRunner().invoke(app, ["doctor", "--no-compile"])
     assert result.exit_code == 1
     assert "broken: no_such_library is missing" in result.stderr
@@ -54,14 +54,14 @@ def test_what_is_broken_is_named_and_the_exit_code_is_1(monkeypatch: pytest.Monk
 
 def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "raise RuntimeError('first line\\nsecond line')"
-    monkeypatch.setattr(machine, "_COMPILED", said)
-    found = machine.try_compile("cpu")
+    monkeypatch.setattr(capabilities, "_COMPILED", said)
+    found = capabilities.try_compile("cpu")
     assert not found.works
     assert found.why_not == "RuntimeError: first line"
-    monkeypatch.setattr(machine, "_COMPILED", "import os; os._exit(3)")
-    assert machine.try_compile("cpu").why_not == "exit code 3"
-    monkeypatch.setattr(machine, "_COMPILED", "pass")
-    assert machine.try_compile("cpu").works
+    monkeypatch.setattr(capabilities, "_COMPILED", "import os; os._exit(3)")
+    assert capabilities.try_compile("cpu").why_not == "exit code 3"
+    monkeypatch.setattr(capabilities, "_COMPILED", "pass")
+    assert capabilities.try_compile("cpu").works
 
 
 def test_extras_are_those_of_the_package_and_name_what_they_install() -> None:

@@ -19,9 +19,14 @@ import torch
 from safetensors.torch import load_file
 from tiny import TEXT, exportable, make_model, make_run, quiet, write_llmc
 
-from nanogpt_cli import cli, events, files, runlog
+from nanogpt_cli import cli, files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import huggingface, nanogpt
+from nanogpt_cli.run import events
+from nanogpt_cli.run.commands import send_command, take_commands
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.follow import EventReader
+from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.text import prepare
 
 pytestmark = [
@@ -328,14 +333,14 @@ def test_log_that_is_no_regular_file_is_a_problem_in_words(
         assert run(monkeypatch, "runs", "csv", "tiny") == 2
         assert "events.jsonl" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"events\.jsonl"):
-        runlog.EventWriter(root / "runs" / "tiny" / "events.jsonl")
+        EventWriter(root / "runs" / "tiny" / "events.jsonl")
 
 
 def test_hostile_lines_of_a_log_are_unreadable_ones(root: Path, tmp_path: Path) -> None:
     line = events.encode(events.Note(message="x"))
     bad = [f'{{"type": "note", "step": {value}}}' for value in (NESTED, DIGITS, HALF, '"x"')]
     (tmp_path / "events.jsonl").write_text("\n".join([line, *bad, line]) + "\n")
-    reader = runlog.EventReader(tmp_path / "events.jsonl")
+    reader = EventReader(tmp_path / "events.jsonl")
     assert len(reader.read_all()) == 2
     assert reader.bad_lines == 4
 
@@ -345,10 +350,10 @@ def test_lock_and_commands_that_are_no_regular_files(tmp_path: Path, kind: str) 
     SPECIAL[kind](tmp_path / "lock")
     with pytest.raises(UserError, match="lock"), files.locked(tmp_path / "lock", lambda: None):
         pass
-    folder = runlog.RunFolder(tmp_path / "run")
-    runlog.send_command(folder, "eval")
+    folder = RunFolder(tmp_path / "run")
+    send_command(folder, "eval")
     SPECIAL[kind](folder.control / "0-x-stop")
-    assert runlog.take_commands(folder) == [("eval", "")]
+    assert take_commands(folder) == [("eval", "")]
 
 
 def test_column_of_text_that_is_none_is_damage(

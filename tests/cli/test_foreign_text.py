@@ -35,9 +35,10 @@ from hypothesis import strategies as st
 from test_language import ALL
 
 from nanogpt_cli import __file__ as package
-from nanogpt_cli import cli, events, printable
+from nanogpt_cli import cli, printable
 from nanogpt_cli.cli import console, lazy
-from nanogpt_cli.runlog import EventWriter
+from nanogpt_cli.run import events
+from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.tui import still
 from nanogpt_cli.tui.keys import PAGES
 from nanogpt_cli.tui.session import RunSession
@@ -227,8 +228,10 @@ def quick(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr("nanogpt_cli.core.machine._SECONDS", 0.01)
-    monkeypatch.setattr("nanogpt_cli.core.machine._SIDE", {"cpu": 64, "cuda": 64, "mps": 64})
+    monkeypatch.setattr("nanogpt_cli.machine.capabilities._SECONDS", 0.01)
+    monkeypatch.setattr(
+        "nanogpt_cli.machine.capabilities._SIDE", {"cpu": 64, "cuda": 64, "mps": 64}
+    )
 
 
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])

@@ -19,14 +19,13 @@ from tiny import (
 )
 from typer.testing import CliRunner
 
-from nanogpt_cli import recipe_files
 from nanogpt_cli.cli import app
-from nanogpt_cli.core import checkpoint, retention
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import huggingface, nanogpt, source
-from nanogpt_cli.runlog import RunFolder, find_run
-from nanogpt_cli.text import bpe
-from nanogpt_cli.text import tokenizer as tokenizers
+from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run.folder import RunFolder, find_run
+from nanogpt_cli.text import bpe, tokenizers
+from nanogpt_cli.training import checkpoint, retention
 
 
 @pytest.fixture(autouse=True)

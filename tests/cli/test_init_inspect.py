@@ -43,8 +43,8 @@ def test_the_page_has_every_section_and_fits_the_terminal() -> None:
 
 def test_measured_weights_are_those_train_starts_from() -> None:
     from nanogpt_cli import schemes
-    from nanogpt_cli.core.init import build
-    from nanogpt_cli.core.model import GPTConfig
+    from nanogpt_cli.init.drawing import build
+    from nanogpt_cli.model.gpt import GPTConfig
 
     rows = {row["key"]: row for row in as_json(*SMALL, "--seed", "5")["weights"]}
     config = GPTConfig(3, 2, 64, 32, 300, 0.0, False, "gelu")
@@ -185,8 +185,8 @@ MODULE = """
 import torch
 from torch import nn
 from nanogpt_cli import schemes
-from nanogpt_cli.core.init import build
-from nanogpt_cli.core.model import GPTConfig
+from nanogpt_cli.init.drawing import build
+from nanogpt_cli.model.gpt import GPTConfig
 
 CONFIG = GPTConfig(4, 2, 64, 32, 300, 0.0, False, "relu")
 
@@ -279,7 +279,7 @@ def test_transformers_modules_and_folders_are_read(tmp_path: Path) -> None:
 def test_the_layers_view_gets_the_inspection(tmp_path: Path) -> None:
     from nanogpt_cli.cli import init_inspect_input as inputs
     from nanogpt_cli.cli.init_inspect_layers import write_run
-    from nanogpt_cli.core.inspect import measure
+    from nanogpt_cli.init.inspect import measure
     from nanogpt_cli.tui.plain import summary
     from nanogpt_cli.tui.session import RunSession
 

@@ -82,8 +82,10 @@ def test_json_has_the_documented_keys(
     name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(workplace)
-    monkeypatch.setattr("nanogpt_cli.core.machine._SECONDS", 0.01)
-    monkeypatch.setattr("nanogpt_cli.core.machine._SIDE", {"cpu": 64, "cuda": 64, "mps": 64})
+    monkeypatch.setattr("nanogpt_cli.machine.capabilities._SECONDS", 0.01)
+    monkeypatch.setattr(
+        "nanogpt_cli.machine.capabilities._SIDE", {"cpu": 64, "cuda": 64, "mps": 64}
+    )
     words = [word for word in name.split() if word != "--compare"]
     done = CliRunner().invoke(app, [*words, *ARGUMENTS.get(name, []), "--json"])
     assert done.exit_code == 0, (done.output, done.exception)

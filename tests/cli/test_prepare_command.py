@@ -135,12 +135,12 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
 def test_bench_measures_beside_the_document_loop(
     tmp_path: Path, asset_cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nanogpt_cli.cli import bench_prepare
+    from nanogpt_cli.bench import prepare
 
     asset_cache("gpt2-vocab.bpe")
     path = tmp_path / "a.txt"
     path.write_text(TEXT)
-    bench_prepare.prepare(megabytes=1, source=path, workers=2, scratch=tmp_path, as_json=True)
+    prepare.prepare(megabytes=1, source=path, workers=2, scratch=tmp_path, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in told["prepare"]] == [
         "encode_ordinary loop", "prepare gpt2", "prepare char", "prepare byte",

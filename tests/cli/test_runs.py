@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nanogpt_cli import events, files, recipe_files
+from nanogpt_cli import files
 from nanogpt_cli.cli import app
-from nanogpt_cli.runlog import EventWriter, RunFolder
+from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run import events
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.log import EventWriter
 
 DEAD_PID = 2**22 + 1  # above the largest process id of Linux
 

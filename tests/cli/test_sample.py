@@ -24,12 +24,13 @@ from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app, sample_interactive, sample_session, sources
 from nanogpt_cli.cli.sample_output import SEPARATOR
-from nanogpt_cli.core import checkpoint, decode
-from nanogpt_cli.core.model import GPT, GPTConfig
-from nanogpt_cli.core.sampler import generate_text
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.model.gpt import GPT, GPTConfig
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.sampling import decode
+from nanogpt_cli.sampling.sampler import generate_text
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from nanogpt_cli.training import checkpoint
 
 CHARACTERS = "\n !',.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 

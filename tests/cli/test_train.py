@@ -14,9 +14,9 @@ import pytest
 from programs import LIMIT, finish
 from typer.testing import CliRunner
 
-from nanogpt_cli import recipe_files
 from nanogpt_cli.cli import app, train
-from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run.folder import RunFolder
 
 TEXT = "the king walked under the trees while rain fell on the stone and the queen slept\n" * 120
 RECIPE = """
@@ -141,7 +141,7 @@ def test_verify_resume_passes_and_can_fail(place: Path) -> None:
     assert code == 0, commentary
     assert out.startswith("equal: ")
     broken = (
-        "from nanogpt_cli.core import optim\n"
+        "from nanogpt_cli.training import optim\n"
         "load = optim.Optimizers.load_tensors\n"
         "def lossy(self, tensors):\n"
         "    load(self, {k: v for k, v in tensors.items() if not k.endswith('exp_avg_sq')})\n"

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt_cli import cli, events
-from nanogpt_cli.runlog import EventReader, RunFolder
+from nanogpt_cli import cli
+from nanogpt_cli.run import events
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.follow import EventReader
 
 RECIPE = """
 [data]

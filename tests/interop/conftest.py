@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny import make_run
 
-from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.run.folder import RunFolder
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ from xml.etree import ElementTree
 import pytest
 from tiny import exportable, make_run, quiet
 
-from nanogpt_cli import events
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import card, exporting, source
 from nanogpt_cli.interop.compare import Check
-from nanogpt_cli.runlog import EventWriter, RunFolder
+from nanogpt_cli.run import events
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.log import EventWriter
 
 
 def test_targets_are_parsed_and_misspellings_answered() -> None:

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import TEXT, char_tokenizer, exportable, logits, quiet, same_tensors
 
-from nanogpt_cli.core.model import Multipliers
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import huggingface
 from nanogpt_cli.interop.source import Exportable
+from nanogpt_cli.model.gpt import Multipliers
 from nanogpt_cli.text import bpe
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 

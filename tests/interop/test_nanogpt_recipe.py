@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nanogpt_cli import recipe_files
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop.nanogpt_config import read
 from nanogpt_cli.interop.nanogpt_recipe import convert
+from nanogpt_cli.recipe import files as recipe_files
 
 # The settings of nanoGPT's character-level Shakespeare example, in our own words.
 CHARACTERS = """

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny import char_tokenizer, exportable, logits, make_model, same_tensors
 
-from nanogpt_cli.core.checkpoint import CheckpointError
-from nanogpt_cli.core.model import Multipliers
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import source, tensorfile
-from nanogpt_cli.runlog import RunFolder
+from nanogpt_cli.model.gpt import Multipliers
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.training.checkpoint import CheckpointError
 
 FACTORS = Multipliers(embedding=3.0, residual=0.4, attention=0.07, output=0.25)
 

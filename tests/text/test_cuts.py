@@ -10,8 +10,8 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt_cli.text import bpe, cuts, tiktoken_spaces, tokenizer
-from nanogpt_cli.text.sources import Reader, Tally, text_pieces
+from nanogpt_cli.text import bpe, cuts, tiktoken_spaces, tokenizers
+from nanogpt_cli.text.documents import Reader, Tally, text_pieces
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
 # Everything the word patterns treat specially, beside itself in every order.
@@ -88,7 +88,7 @@ def test_white_space_taken_as_one_word_gives_the_ids_of_the_whole(text: str) -> 
 
 def test_more_white_space_than_tiktoken_can_match(asset_cache) -> None:
     asset_cache("gpt2-vocab.bpe")
-    made = tokenizer.get("gpt2")
+    made = tokenizers.get("gpt2")
     text = "hello." + " " * 1_200_000 + "\n the end"
     with pytest.raises(ValueError, match="Max stack size"):
         made.encoding.encode_to_numpy(text, disallowed_special=())
@@ -132,7 +132,7 @@ def kinds() -> list[Tokenizer]:
 
 def test_gpt2_pieces_encode_to_the_whole(asset_cache) -> None:
     asset_cache("gpt2-vocab.bpe")
-    made = tokenizer.get("gpt2")
+    made = tokenizers.get("gpt2")
     generator = np.random.default_rng(7)
     for _ in range(200):
         text = "".join(generator.choice(ATOMS, size=200))

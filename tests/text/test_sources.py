@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import cuts, prepare, sources, tokens
+from nanogpt_cli.text import cuts, documents, prepare, sources, tokens
+from nanogpt_cli.text.documents import Reader, Tally
 from nanogpt_cli.text.prepare import Request
 from nanogpt_cli.text.reading import Meter
-from nanogpt_cli.text.sources import FileSource, Reader, StandardInput, Tally
+from nanogpt_cli.text.sources import FileSource, StandardInput
 
 DOCUMENTS = ["first, naïve", 'second "quoted"\nwith two lines', "third 日本語"]
 
@@ -288,7 +289,7 @@ def test_a_huge_record_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuts, "BLOCK", 100)
     monkeypatch.setattr(cuts, "LIMIT", 300)
     reader = Reader(cuts.character_cut)
-    pieces = list(sources.document(b"x" * 1000, "name", 7, reader, Tally()))
+    pieces = list(documents.document(b"x" * 1000, "name", 7, reader, Tally()))
     assert len(pieces) > 5
     assert [p.last for p in pieces] == [False] * (len(pieces) - 1) + [True]
     assert b"".join(p.data for p in pieces) == b"x" * 1000

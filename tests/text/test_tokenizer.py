@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import bpe, tokenizer
+from nanogpt_cli.text import bpe
+from nanogpt_cli.text import tokenizers as text_tokenizers
 from nanogpt_cli.text.charset import CharsetCollector
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, UnknownCharacters
 
@@ -68,7 +69,7 @@ def test_too_many_characters_are_refused() -> None:
 
 def test_gpt2_is_tiktokens(asset_cache) -> None:
     asset_cache("gpt2-vocab.bpe")
-    made = tokenizer.get("gpt2")
+    made = text_tokenizers.get("gpt2")
     assert (made.vocab_size, made.eot, made.dtype) == (50257, 50256, np.dtype("<u2"))
     assert made.encode_array(WORDS).tolist() == made.encode(WORDS)
     assert made.encode("Hello world") == [15496, 995]
@@ -113,12 +114,12 @@ def test_huggingface_file_agrees_with_the_library(
 
     path = tmp_path / "tokenizer.json"
     trained.backend.save(str(path))
-    made = tokenizer.get(str(path))
+    made = text_tokenizers.get(str(path))
     library = tokenizers.Tokenizer.from_file(str(path))
     text = WORDS.replace("<|endoftext|>", "")
     assert made.encode(text) == library.encode(text).ids
     assert (made.kind, made.eot, made.cut_rule) == ("hf", 0, "words")
-    assert tokenizer.get(str(tmp_path)).encode(text) == made.encode(text)
+    assert text_tokenizers.get(str(tmp_path)).encode(text) == made.encode(text)
 
 
 def test_prefix_space_forbids_cutting_at_words(trained: bpe.HuggingFaceTokenizer) -> None:
@@ -131,10 +132,10 @@ def test_json_round_trip(tmp_path: Path, trained: bpe.HuggingFaceTokenizer, asse
     asset_cache("gpt2-vocab.bpe")
     for made in (
         CharTokenizer("cab"), CharTokenizer("ab", eot=True), ByteTokenizer(),
-        ByteTokenizer(eot=True), trained, tokenizer.get("gpt2"),
+        ByteTokenizer(eot=True), trained, text_tokenizers.get("gpt2"),
     ):  # fmt: skip
-        tokenizer.save(made, tmp_path / "t.json")
-        again = tokenizer.load(tmp_path / "t.json")
+        text_tokenizers.save(made, tmp_path / "t.json")
+        again = text_tokenizers.load(tmp_path / "t.json")
         assert again.fingerprint() == made.fingerprint()
         assert (again.kind, again.eot, again.vocab_size) == (made.kind, made.eot, made.vocab_size)
         assert again.encode("ab") == made.encode("ab")
@@ -154,11 +155,11 @@ def test_broken_files_are_refused_by_name(tmp_path: Path, content: str, reason: 
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
     with pytest.raises(UserError, match=reason) as caught:
-        tokenizer.load(path)
+        text_tokenizers.load(path)
     assert str(path) in caught.value.message
 
 
 @pytest.mark.parametrize("kind", ["bpe:100", "gtp2", "words"])
 def test_unknown_kinds_are_refused(kind: str) -> None:
     with pytest.raises(UserError, match=kind):
-        tokenizer.check_kind(kind)
+        text_tokenizers.check_kind(kind)

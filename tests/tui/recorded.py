@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nanogpt_cli import events
-from nanogpt_cli.runlog import EventWriter
+from nanogpt_cli.run import events
+from nanogpt_cli.run.log import EventWriter
 
 START = 1_790_000_000.0
 PROMPT = "ROMEO:"

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recorded import START, recorded_events
 
-from nanogpt_cli import events
-from nanogpt_cli.runlog import EventWriter
+from nanogpt_cli.run import events
+from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.tui.session import RunSession
 from nanogpt_cli.tui.view import RunView
 

@@ -8,7 +8,8 @@ import pytest
 import recorded
 from helpers import SIZES, dashboard, load, opened, press, screen
 
-from nanogpt_cli.runlog import RunFolder, take_commands
+from nanogpt_cli.run.commands import take_commands
+from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.tui import keys
 from nanogpt_cli.tui.app import HELD, Dashboard
 from nanogpt_cli.tui.keys import KEYS, PAGES

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt_cli import events
+from nanogpt_cli.run import events
 from nanogpt_cli.tui import stepblocks
 
 numbers = st.one_of(

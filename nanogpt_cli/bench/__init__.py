@@ -1,0 +1,1 @@
+"""``nanogpt bench``: every speed this project speaks of, measured again by anyone."""

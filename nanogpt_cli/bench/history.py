@@ -1,0 +1,42 @@
+"""The line of JSON of a benchmark, and the file that keeps such lines over time."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nanogpt_cli import files
+from nanogpt_cli.cli import console
+from nanogpt_cli.run.events import plain
+from nanogpt_cli.version import __version__
+
+History = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="Where results are kept: a line is appended."),
+]
+
+
+def finish(name: str, result: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
+    """Append a result and its circumstances to ``out`` as a line of JSON, and print it if asked."""
+    from nanogpt_cli.machine import capabilities
+
+    line = {
+        "bench": name,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "version": __version__,
+        "torch": metadata.version("torch"),
+        "machine": capabilities.cpu_name(),
+        "cpus": os.cpu_count(),
+        **result,
+    }
+    if out is not None:
+        with files.readable_os_errors("keep the result", out), out.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(plain(line), ensure_ascii=False, allow_nan=False) + "\n")
+    if as_json:
+        console.emit_json(line)

@@ -1,1 +1,0 @@
-"""Model, trainer, sampler and inspection. Never prints, exits or knows a terminal."""

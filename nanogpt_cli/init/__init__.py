@@ -1,0 +1,1 @@
+"""How a GPT starts: initial values drawn, predicted, measured and judged."""

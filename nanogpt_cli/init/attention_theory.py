@@ -1,0 +1,256 @@
+"""Expected causal self-attention over tokens of known covariance.
+
+With queries and keys Gaussian, scores s_ij have covariance u_ii'·K_k(j, j') between rows i and i',
+where u = scale²·head_size·K_q. Cold attention (small u) is expanded around the plain causal mean;
+hot attention is sampled: a few heads are drawn from the Gaussian field itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nanogpt_cli.init.probes import causal_softmax
+
+# Above this score variance (within a row) heads are sampled.
+HOT = 0.15
+_HEADS = 8
+_CHANNELS = 512  # sampled heads together have at least this many
+
+
+class Field(Protocol):
+    """Attention of one block; X is the (N, N) covariance of its normalised input."""
+
+    X: Tensor
+    score_std: float
+    entropy: float
+
+    def mix(self, gain: float, bias: float) -> Tensor:
+        """Covariance of the heads' outputs for values of covariance gain·X + bias."""
+        ...
+
+    def back(self, G: Tensor, gain: float, bias: float, /) -> tuple[Tensor, Tensor, Tensor]:
+        """Covariances of the gradients of q, k and v, for output gradients of covariance G.
+
+        Values have covariance gain·X + bias.
+        """
+        ...
+
+
+class Causal:
+    """Causal means over the tokens of B sequences of length T, N = B·T in a row."""
+
+    def __init__(self, B: int, T: int) -> None:
+        self.B, self.T = B, T
+        self.count = torch.arange(1, T + 1, dtype=torch.float64)
+        self.log_count = self.count.log().repeat(B)
+
+    def rows(self, K: Tensor) -> Tensor:
+        """Mean over the past along the last axis: (N, N) to (N, N)."""
+        view = K.view(-1, self.B, self.T)
+        return (view.cumsum(-1) / self.count).view(K.shape)
+
+    def both(self, K: Tensor) -> Tensor:
+        """Mean over the past along both axes."""
+        return self.rows(self.rows(K).T.contiguous()).T
+
+    def future(self, K: Tensor) -> Tensor:
+        """Sum over the future (itself included) along the last axis."""
+        view = K.view(-1, self.B, self.T)
+        total = view.sum(-1, keepdim=True)
+        return (total - view.cumsum(-1) + view).view(K.shape)
+
+    def future_both(self, K: Tensor) -> Tensor:
+        """Sum over the future along both axes."""
+        return self.future(self.future(K).T.contiguous()).T
+
+    def mean_cosine(self, C: Tensor) -> float:
+        """Mean correlation of different positions within a sequence."""
+        if self.T < 2:
+            return math.nan
+        s = C.diagonal().clamp_min(1e-300).sqrt()
+        total = 0.0
+        for block in self.diagonal_blocks(C / (s[:, None] * s)):
+            total += float(block.sum() - block.diagonal().sum())
+        return total / (self.B * self.T * (self.T - 1))
+
+    def mean_entropy(self, entropy: Tensor) -> float:
+        """Mean of (N,) entropies over ln t, positions t ≥ 2; 1 where there is none."""
+        beyond_first = self.log_count > 0
+        if not bool(beyond_first.any()):
+            return 1.0
+        return float((entropy[beyond_first] / self.log_count[beyond_first]).mean())
+
+    def diagonal_blocks(self, K: Tensor) -> Iterator[Tensor]:
+        """The (T, T) blocks of each sequence with itself."""
+        for b in range(self.B):
+            part = slice(b * self.T, (b + 1) * self.T)
+            yield K[part, part]
+
+    def field(
+        self,
+        X: Tensor,
+        *,
+        q: tuple[float, float],
+        k: tuple[float, float],
+        head_size: int,
+        scale: float,
+        seed: int,
+    ) -> Field:
+        """Attention for queries of covariance q[0]·X + q[1] and keys of k[0]·X + k[1].
+
+        Args:
+            X: (N, N) covariance of the normalised stream.
+            head_size: channels per head.
+            scale: factor on query·key.
+            seed: of the sampled heads.
+        """
+        unit = scale**2 * head_size
+        u = unit * (q[0] * X + q[1])
+        spread = float((k[0] * (X.diagonal() - self.both(X).diagonal())).max())
+        if float(u.diagonal().max()) * spread > HOT:
+            return Sampled(self, X, q, k, head_size, scale, seed)
+        return Expanded(self, X, u, k[0], unit, k[1])
+
+
+class Expanded:
+    """First order in the score variance, summed up to an exponential.
+
+    ``u`` is the score variance a unit key gives, ``unit`` that of a unit query and key.
+    """
+
+    def __init__(
+        self, causal: Causal, X: Tensor, u: Tensor, key: float, unit: float, bias: float
+    ) -> None:
+        self.causal, self.X, self.u, self.key, self.unit = causal, X, u, key, unit
+        past = causal.rows(X.diagonal()[None]).squeeze(0)  # mean variance of what a query sees
+        weight = causal.count.repeat(causal.B)
+        variance = float((u.diagonal() * (key * past + bias) * weight).sum() / weight.sum())
+        self.score_std = math.sqrt(variance)
+        within = u.diagonal() * key * (past - self.mean.diagonal())
+        self.entropy = causal.mean_entropy(causal.log_count - within / 2)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """⟨X⟩: mean over both pasts."""
+        return self.causal.both(self.X)
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """⟨X̃∘X⟩ with X̃ centred over both pasts."""
+        square = self.causal.both(self.X * self.X)
+        partial = self.causal.rows(self.causal.rows(self.X).square().T.contiguous())
+        return square - partial - partial.T + self.mean.square()
+
+    @cached_property
+    def excess(self) -> Tensor:
+        """(e^{uκ}-1)/κ with κ the spread of the keys: u where the scores are small."""
+        N = len(self.X)
+        diagonal = self.X.diagonal().mean()
+        off = (self.X.sum() - self.X.diagonal().sum()) / max(1, N * (N - 1))
+        spread = self.key * float(diagonal - off)
+        return torch.expm1(self.u * spread) / spread if spread > 0 else self.u
+
+    def mix(self, gain: float, bias: float) -> Tensor:
+        """See ``Field.mix``."""
+        return gain * self.mean + bias + self.excess * (self.key * gain) * self.covariance
+
+    def back(self, G: Tensor, gain: float, _bias: float, /) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``Field.back``; what all values share has no effect on scores."""
+        count = self.causal.count.repeat(self.causal.B)
+        plain = G / (count[:, None] * count)
+        grad_v = self.causal.future_both(plain) + self.key * self._centred(plain * self.excess)
+        grad_k = gain * self._centred(plain * self.u)
+        grad_q = (self.unit * gain * self.key) * G * self.covariance
+        return grad_q, grad_k, grad_v
+
+    def _centred(self, W: Tensor) -> Tensor:
+        """Σ_{i≥j, i'≥k} W_ii'·X̃_jk, X̃ centred over the pasts of i and i'."""
+        causal = self.causal
+        mean_over_past = causal.rows(self.X)  # (j, i'): mean over k ≤ i'
+        by_row = causal.future(W.T.contiguous()).T  # (j, i'): Σ over i ≥ j
+        cross = causal.future(mean_over_past * by_row)
+        total = causal.future_both(W)
+        return self.X * total - cross - cross.T + causal.future_both(W * self.mean)
+
+
+class Sampled:
+    """Heads drawn from the Gaussian field of queries and keys: right at any temperature."""
+
+    def __init__(
+        self,
+        causal: Causal,
+        X: Tensor,
+        q: tuple[float, float],
+        k: tuple[float, float],
+        head_size: int,
+        scale: float,
+        seed: int,
+    ) -> None:
+        self.causal, self.X, self.scale = causal, X, scale
+        self.heads = max(_HEADS, -(-_CHANNELS // head_size))
+        self.head_size = head_size
+        self.rng = torch.Generator().manual_seed(seed)
+        self.root = _root(X)
+        self.q, self.k = self._draw(self.root, *q), self._draw(self.root, *k)
+        scores = (scale * self.q @ self.k.mT).tril_()  # (heads, B, T, T)
+        pairs = self.heads * causal.B * causal.T * (causal.T + 1) / 2
+        self.score_std = math.sqrt(float(scores.square().sum()) / pairs)
+        self.weights, entropy = causal_softmax(scores)
+        self.entropy = causal.mean_entropy(entropy.mean(0).double().view(-1))
+
+    def _draw(self, root: Tensor, gain: float, bias: float) -> Tensor:
+        """(heads, B, T, head_size) channels of covariance gain·rootᵀroot + bias."""
+        z = torch.randn(len(root), self.heads * self.head_size, generator=self.rng)
+        field = math.sqrt(gain) * (root @ z)
+        if bias:
+            field += math.sqrt(bias) * torch.randn(z.shape[1], generator=self.rng)
+        shape = (self.causal.B, self.causal.T, self.heads, self.head_size)
+        return field.view(shape).permute(2, 0, 1, 3)
+
+    def mix(self, gain: float, bias: float) -> Tensor:
+        """See ``Field.mix``."""
+        return gain * self.mean + bias
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """Covariance of the heads' outputs for values of covariance X."""
+        return self._both_ways(self.X, self.weights)
+
+    def _both_ways(self, K: Tensor, weights: Tensor) -> Tensor:
+        """Mean over heads of W·K·Wᵀ, with W block-diagonal over sequences."""
+        N, shape = len(K), (-1, self.causal.B, self.causal.T, len(K))
+        once = (weights @ K.float().view(shape)).view(-1, N, N).transpose(1, 2)
+        twice = weights @ once.reshape(shape)
+        return twice.mean(0).view(N, N).double()
+
+    def back(self, G: Tensor, gain: float, bias: float, /) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``Field.back``; queries and keys get the gradient of sampled values and outputs."""
+        v = self._draw(self.root, gain, bias)
+        g = self._draw(_root(G), 1.0, 0.0)
+        product = self.weights * (g @ v.transpose(-1, -2))
+        scores = product - self.weights * product.sum(-1, keepdim=True)
+        grad_q = self._covariance(self.scale * scores @ self.k)
+        grad_k = self._covariance(self.scale * scores.transpose(-1, -2) @ self.q)
+        return grad_q, grad_k, self._both_ways(G, self.weights.transpose(-1, -2))
+
+    def _covariance(self, field: Tensor) -> Tensor:
+        flat = field.permute(1, 2, 0, 3).reshape(len(self.X), -1)
+        return (flat @ flat.T).double() / flat.shape[1]
+
+
+def _root(K: Tensor) -> Tensor:
+    """A matrix R with R·Rᵀ = K, K positive semi-definite up to rounding."""
+    size = K.diagonal().mean().clamp_min(1e-300)
+    unit = (K / size).double()
+    for jitter in (1e-9, 1e-6, 1e-4, 1e-2):
+        root, failed = torch.linalg.cholesky_ex(unit + jitter * torch.eye(len(K)).double())
+        if not int(failed):
+            break
+    scaled: Tensor = root * size.sqrt()
+    return scaled.float()

@@ -1,0 +1,302 @@
+"""Initial values of a GPT, drawn from a scheme.
+
+Every value depends on the seed and the parameter's name alone. Each matrix is drawn in chunks of
+``CHUNK_ROWS`` rows, each from its own generator, so a tensor may be drawn whole, by rows, out of
+order, in parallel or on another machine, with the same bits. q, k and v are three matrices with
+laws of their own that share one parameter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from nanogpt_cli.machine import threads
+from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
+from nanogpt_cli.model.parameters import shapes
+from nanogpt_cli.schemes import Scheme, tensor_class
+from nanogpt_cli.schemes.laws import Law
+
+CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A matrix with one law: a parameter, or the q, k or v rows of ``c_attn``.
+
+    Attributes:
+        key: what its random numbers are keyed by, together with the seed.
+        parameter: the parameter it belongs to.
+        tensor_class: one of ``schemes.CLASSES``.
+        start: first row of the parameter it fills.
+        shape: (rows, columns); a vector counts as one column.
+        law: how it is distributed.
+        std: the standard deviation that law gives it.
+    """
+
+    key: str
+    parameter: str
+    tensor_class: str
+    start: int
+    shape: tuple[int, int]
+    law: Law
+    std: float
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return self.shape[0] * self.shape[1]
+
+
+def multipliers(scheme: Scheme, config: GPTConfig) -> Multipliers:
+    """The factors on the signal that ``scheme`` asks for at the shape of ``config``."""
+    values = _values(config)
+    found = {name: scheme.multiplier(name, values) for name in ("embedding", "residual", "output")}
+    chosen = {name: value for name, value in found.items() if value is not None}
+    return Multipliers(**chosen, attention=scheme.multiplier("attention", values))
+
+
+def configure(config: GPTConfig, scheme: Scheme) -> GPTConfig:
+    """``config`` with the multipliers of ``scheme``: the architecture the scheme is meant for."""
+    return replace(config, multipliers=multipliers(scheme, config))
+
+
+def _values(config: GPTConfig) -> dict[str, float]:
+    return {
+        "d": config.n_embd,
+        "L": config.n_layer,
+        "D": config.head_size,
+        "V": config.vocab_size,
+        "T": config.block_size,
+    }
+
+
+def pieces(name: str, config: GPTConfig, scheme: Scheme) -> list[Piece]:
+    """The matrices that make up parameter ``name``: three for ``c_attn``, one for all others."""
+    shape = shapes_of(name, config)
+    kind = tensor_class(name)
+    if kind != "qkv":
+        return [_piece(name, name, kind, 0, shape, config, scheme)]
+    third = (config.n_embd, config.n_embd)
+    return [
+        _piece(f"{name}/{c}", name, c, i * config.n_embd, third, config, scheme)
+        for i, c in enumerate("qkv")
+    ]
+
+
+def shapes_of(name: str, config: GPTConfig) -> tuple[int, int]:
+    """(rows, columns) of one parameter; a vector counts as one column.
+
+    Raises:
+        ValueError: the model has no such parameter.
+    """
+    bare, _ = _block_name(name)
+    one_layer = replace(config, n_layer=1)
+    found = shapes(one_layer).get(bare)
+    if found is None:
+        raise ValueError(f"{name} is not a parameter of this model")
+    return (found[0], found[1] if len(found) == 2 else 1)
+
+
+def _block_name(name: str) -> tuple[str, int]:
+    """The same parameter's name in layer 0, and its layer (0 outside the blocks)."""
+    head, dot, rest = name.partition("transformer.h.")
+    if not dot:
+        return name, 0
+    layer, _, leaf = rest.partition(".")
+    return f"{head}transformer.h.0.{leaf}", int(layer)
+
+
+def _piece(
+    key: str,
+    name: str,
+    kind: str,
+    start: int,
+    shape: tuple[int, int],
+    config: GPTConfig,
+    scheme: Scheme,
+) -> Piece:
+    fan_out, fan_in = _fans(name, kind, shape, config)
+    values = _values(config) | {"l": _block_name(name)[1], "fan_in": fan_in, "fan_out": fan_out}
+    law = scheme.law(kind, values)
+    return Piece(key, name, kind, start, shape, law, law.true_std(*shape))
+
+
+def _fans(name: str, kind: str, shape: tuple[int, int], config: GPTConfig) -> tuple[int, int]:
+    """(fan_out, fan_in); a bias has its matrix's, which is what PyTorch's bound uses."""
+    if kind == "bias":
+        return shapes_of(name.removesuffix("bias") + "weight", config)
+    return shape
+
+
+def generator(seed: int, key: str, chunk: int) -> torch.Generator:
+    """The random numbers of one chunk of rows of one matrix."""
+    digest = hashlib.blake2b(f"{seed}/{key}/{chunk}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def draw(piece: Piece, seed: int, out: Tensor, *, start: int = 0) -> Tensor:
+    """Fill ``out`` with rows ``start``.. of a matrix.
+
+    Args:
+        piece: which matrix.
+        seed: of the model.
+        out: (rows, columns) float32 on the CPU, contiguous.
+        start: first row wanted, a multiple of ``CHUNK_ROWS``.
+    """
+    assert start % CHUNK_ROWS == 0
+    if piece.law.kind == "orthogonal":
+        return out.copy_(_orthogonal(piece, seed)[start : start + len(out)])
+    for row in range(0, len(out), CHUNK_ROWS):
+        # A chunk is always drawn to its end: the last values of a draw depend on its length.
+        chunk, first = out[row : row + CHUNK_ROWS], start + row
+        rows = min(CHUNK_ROWS, piece.shape[0] - first)
+        whole = chunk if len(chunk) == rows else out.new_empty(rows, *out.shape[1:])
+        _sample(piece.law, whole, generator(seed, piece.key, first // CHUNK_ROWS))
+        if whole is not chunk:
+            chunk.copy_(whole[: len(chunk)])
+    return out
+
+
+def _sample(law: Law, out: Tensor, rng: torch.Generator) -> None:
+    if law.kind == "constant":
+        out.fill_(law.scale)
+    elif law.kind == "uniform":
+        bound = 3**0.5 * law.scale
+        out.uniform_(-bound, bound, generator=rng)
+    else:
+        out.normal_(0.0, law.scale, generator=rng)
+        if law.kind == "truncated":
+            _redraw(out.view(-1), law.scale, law.cut, rng)
+
+
+def _redraw(values: Tensor, std: float, cut: float, rng: torch.Generator) -> None:
+    """Redraw what lies beyond ±cut·std until nothing does; only those values, not the tensor."""
+    outside = (values.abs() > cut * std).nonzero().squeeze(1)
+    while len(outside):
+        fresh = torch.empty(len(outside)).normal_(0.0, std, generator=rng)
+        values[outside] = fresh
+        outside = outside[fresh.abs() > cut * std]
+
+
+def _orthogonal(piece: Piece, seed: int) -> Tensor:
+    """A Haar-distributed (semi-)orthogonal matrix: QR of a normal one, signs of R's diagonal."""
+    rows, columns = piece.shape
+    rng = generator(seed, piece.key, 0)
+    tall = torch.empty(max(piece.shape), min(piece.shape)).normal_(generator=rng)
+    basis, r = threads.alone(lambda: torch.linalg.qr(tall))
+    q: Tensor = basis * r.diagonal().sign() * piece.law.scale
+    return q if rows >= columns else q.T
+
+
+def init_tensor(
+    name: str,
+    config: GPTConfig,
+    scheme: Scheme,
+    seed: int,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The initial values of one parameter, without the rest of the model.
+
+    Args:
+        name: e.g. ``"transformer.h.3.attn.c_attn.weight"``.
+        out: float32 CPU tensor of the parameter's shape to fill; a new one if left out.
+    """
+    parts = pieces(name, config, scheme)
+    if out is None:
+        out = torch.empty(shapes(replace(config, n_layer=1))[_block_name(name)[0]])
+    for piece in parts:
+        draw(piece, seed, out[piece.start : piece.start + piece.shape[0]].view(*piece.shape))
+    return out
+
+
+@torch.no_grad()
+def fill(model: GPT, scheme: Scheme, seed: int) -> None:
+    """Give every parameter of ``model`` its initial value, several at a time."""
+    jobs = list(_jobs(model, scheme, seed))
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for done in [pool.submit(job) for job in jobs]:
+            done.result()
+
+
+def _jobs(model: GPT, scheme: Scheme, seed: int) -> Iterator[Callable[[], None]]:
+    """One job per chunk of rows; large ones first, so that the threads end together."""
+    found: list[tuple[int, Callable[[], None]]] = []
+    for name, parameter in model.named_parameters():
+        for piece in pieces(name, model.config, scheme):
+            rows = parameter.detach()[piece.start : piece.start + piece.shape[0]]
+            target = rows.view(rows.shape[0], -1)
+            step = piece.shape[0] if piece.law.kind == "orthogonal" else CHUNK_ROWS
+            for start in range(0, piece.shape[0], step):
+                part = target[start : start + step]
+                found.append((part.numel(), _job(piece, seed, part, start)))
+    return (job for _, job in sorted(found, key=lambda job: -job[0]))
+
+
+def _job(piece: Piece, seed: int, target: Tensor, start: int) -> Callable[[], None]:
+    """Draw straight into float32 CPU memory; anything else gets a copy of the same values."""
+
+    @torch.no_grad()
+    def run() -> None:
+        if target.dtype == torch.float32 and target.device.type == "cpu":
+            draw(piece, seed, target, start=start)
+        else:
+            target.copy_(draw(piece, seed, torch.empty(target.shape), start=start))
+
+    return run
+
+
+def build(
+    config: GPTConfig,
+    scheme: Scheme,
+    seed: int,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> GPT:
+    """A GPT with the initial values of ``scheme``.
+
+    PyTorch's own initialisation never runs. The
+    scheme's multipliers are not applied here: pass ``configure(config, scheme)``.
+
+    Args:
+        config: the model; its ``multipliers`` are used as they are.
+        scheme: from ``schemes.get`` or ``schemes.parse_custom``.
+        seed: values are a function of (seed, parameter name); every device gets the same.
+        device: where the parameters live.
+        dtype: values are drawn in float32 and rounded to this.
+    """
+    with torch.device(device), undrawn():
+        model = GPT(config).to(dtype)
+    model.tie()  # a change of dtype may give a shared parameter two memories
+    fill(model, scheme, seed)
+    return model
+
+
+class undrawn(TorchFunctionMode):  # noqa: N801 - a context manager, named as those are
+    """Within it, modules are constructed without drawing their initial values.
+
+    Their memory is reserved and not touched. (The meta device would do as well, at a second for
+    loading its decompositions.)
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        # A function of torch.nn.init is seen whole; what it calls in turn is not seen here.
+        drawing = getattr(func, "__module__", "") == "torch.nn.init"
+        if drawing or func in (Tensor.uniform_, Tensor.normal_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

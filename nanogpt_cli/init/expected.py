@@ -1,0 +1,72 @@
+"""What is expected before a weight is drawn: every matrix's law, a run's first statistics."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nanogpt_cli.init.drawing import pieces
+from nanogpt_cli.init.tensor_stats import TensorStats
+from nanogpt_cli.init.theory import expect, random_tokens
+from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.model.parameters import layer_of, shapes
+from nanogpt_cli.schemes import Scheme
+
+_LENGTH = 128
+_MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+
+
+def expected_stats(
+    config: GPTConfig, scheme: Scheme, idx: Tensor | None = None
+) -> dict[str, list[float]]:
+    """What theory expects of the per-layer statistics before the first step.
+
+    Args:
+        config: with the scheme's multipliers (``init.drawing.configure``).
+        scheme: of the initial values.
+        idx: (B, T) token ids of the run's data, of which one sequence of at most 128 tokens is
+            used; random ids if left out. Which tokens repeat changes the attention branch a little.
+
+    Returns:
+        Lists over layers under the names of ``layers`` events: resid_rms, attn_rms, mlp_rms,
+        preact_std, dead, attn_entropy, attn_score_std, weight_rms.
+    """
+    if idx is None:
+        idx, _ = random_tokens(config, 1, min(_LENGTH, config.block_size), seed=0)
+    idx = idx[:1, :_LENGTH].cpu()
+    found = expect(config, scheme, idx, torch.roll(idx, -1, 1), backward=False)
+    return {
+        "resid_rms": found.stream_rms[1:],
+        "attn_rms": found.attn_rms,
+        "mlp_rms": found.mlp_rms,
+        "preact_std": found.preact_std,
+        "dead": found.near_zero,
+        "attn_entropy": found.attn_entropy,
+        "attn_score_std": found.score_std,
+        "weight_rms": [weight_rms(config, scheme, layer) for layer in range(config.n_layer)],
+    }
+
+
+def weight_rms(config: GPTConfig, scheme: Scheme, layer: int) -> float:
+    """Expected root mean square over all matrices of one block."""
+    names = [f"transformer.h.{layer}.{name}" for name in _MATRICES]
+    found = [piece for name in names for piece in pieces(name, config, scheme)]
+    total = sum(piece.size * (piece.std**2 + piece.law.mean**2) for piece in found)
+    return math.sqrt(total / sum(piece.size for piece in found))
+
+
+def expected_tensors(config: GPTConfig, scheme: Scheme) -> list[TensorStats]:
+    """Every matrix with its law and expected std; what only a measurement knows is NaN."""
+    unknown = (math.nan,) * 5
+    return [
+        TensorStats(
+            *(piece.key, piece.tensor_class, layer_of(name), piece.shape, *unknown),
+            finite=True,
+            law=piece.law,
+            expected_std=piece.std,
+        )
+        for name in shapes(config)
+        for piece in pieces(name, config, scheme)
+    ]

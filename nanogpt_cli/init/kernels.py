@@ -1,0 +1,138 @@
+"""What an activation does to Gaussian pre-activations: exact moments and covariances.
+
+For two pre-activations with variances q₁, q₂ and covariance r: ``value`` is E[φ(x)φ(y)] and
+``slope`` is E[φ′(x)φ′(y)], which carries gradients back (Price's theorem: slope = ∂value/∂r).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from nanogpt_cli.model.gpt import ACTIVATIONS
+
+# Values and slopes of a kernel matrix R, R_ij = covariance of pre-activations i and j.
+Kernel = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def gelu_second_moment(q: float) -> float:
+    """E[gelu(x)²] for x of variance ``q`` (exact GELU)."""
+    return q * (
+        0.25
+        + math.asin(q / (1 + q)) / (2 * math.pi)
+        + q / (math.pi * (1 + q) * math.sqrt(1 + 2 * q))
+    )
+
+
+def gelu(R: Tensor) -> tuple[Tensor, Tensor]:
+    """Exact GELU, by Stein's lemma; the general kernel is in Tsuchida et al. 2002.08517."""
+    q = R.diagonal()
+    p = 1 + q
+    product = p[:, None] * p
+    asin = torch.asin((R / product.sqrt()).clamp(-1, 1)) / (2 * math.pi)
+    det = product - R * R
+    root = det.sqrt()
+    qq = q[:, None] * q
+    bracket = 1 / p[:, None] + 1 / p - 1
+    numerator = qq + R * R * bracket
+    value = R / 4 + R * asin + numerator / (2 * math.pi * root)
+    slope = 0.25 + asin + R / (2 * math.pi * root)
+    slope += (2 * R * bracket / root + numerator * R / (det * root)) / (2 * math.pi)
+    return value, slope
+
+
+def relu(R: Tensor) -> tuple[Tensor, Tensor]:
+    """ReLU: arc-cosine kernel of order 1 (Cho & Saul 2009)."""
+    size, cos, angle = _polar(R)
+    value = size * (cos_sin(cos) + (math.pi - angle) * cos) / (2 * math.pi)
+    return value, (math.pi - angle) / (2 * math.pi)
+
+
+def relu2(R: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared ReLU: arc-cosine kernel of order 2; its slope is four times order 1."""
+    size, cos, angle = _polar(R)
+    left = math.pi - angle
+    value = size.square() * (3 * cos_sin(cos) * cos + left * (1 + 2 * cos * cos)) / (2 * math.pi)
+    return value, 4 * relu(R)[0]
+
+
+def cos_sin(cos: Tensor) -> Tensor:
+    """The sine that belongs to a cosine, in [0, 1]."""
+    return (1 - cos * cos).clamp_min(0).sqrt()
+
+
+def _polar(R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    size = (R.diagonal()[:, None] * R.diagonal()).clamp_min(0).sqrt()
+    cos = (R / size.clamp_min(1e-300)).clamp(-1, 1)
+    return size, cos, torch.acos(cos)
+
+
+@lru_cache(maxsize=64)
+def hermite_coefficients(activation: str, q: float, terms: int = 24) -> tuple[float, ...]:
+    """Coefficients of φ(√q·z) in normalised Hermite polynomials, by quadrature on a fine grid."""
+    z = torch.linspace(-12, 12, 4801, dtype=torch.float64)
+    weight = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    phi = ACTIVATIONS[activation](math.sqrt(q) * z)
+    before, now = torch.zeros_like(z), torch.ones_like(z)
+    found = []
+    for n in range(terms):
+        found.append(float((weight * phi * now).sum()))
+        before, now = now, (z * now - math.sqrt(n) * before) / math.sqrt(n + 1)
+    return tuple(found)
+
+
+def hermite(activation: str) -> Kernel:
+    """The kernel of any smooth activation: value = Σ aₙ²ρⁿ, with the mean variance for all.
+
+    After LayerNorm all variances are equal but for ε, which enters through ρ.
+    """
+
+    def kernel(R: Tensor) -> tuple[Tensor, Tensor]:
+        q = R.diagonal()
+        mean = float(q.mean())
+        if mean <= 0:
+            return torch.zeros_like(R), torch.full_like(R, 0.25)
+        rho = (R / (q[:, None] * q).sqrt()).clamp(-1, 1)
+        squares = [a * a for a in hermite_coefficients(activation, round(mean, 12))]
+        value = torch.full_like(R, squares[-1])
+        slope = torch.full_like(R, (len(squares) - 1) * squares[-1])
+        for n in range(len(squares) - 2, -1, -1):
+            value.mul_(rho).add_(squares[n])
+            if n:
+                slope.mul_(rho).add_(n * squares[n])
+        return value, slope / mean
+
+    return kernel
+
+
+def gated(kernel: Kernel) -> Kernel:
+    """SwiGLU's hidden units φ(g)·v; gate and value have the same law, so the same covariance.
+
+    ``slope`` then sums both ways back: through the gate and through the value.
+    """
+
+    def product(R: Tensor) -> tuple[Tensor, Tensor]:
+        value, slope = kernel(R)
+        return value * R, slope * R + value
+
+    return product
+
+
+_SILU = hermite("silu")
+KERNELS: dict[str, Kernel] = {
+    "gelu": gelu,
+    "gelu_tanh": hermite("gelu_tanh"),
+    "relu": relu,
+    "relu2": relu2,
+    "silu": _SILU,
+    "swiglu": gated(_SILU),
+}
+
+
+def second_moment(activation: str, q: float) -> float:
+    """E[h²] of a hidden unit whose pre-activation has variance ``q``."""
+    return float(KERNELS[activation](torch.tensor([[q]], dtype=torch.float64))[0])

@@ -1,0 +1,257 @@
+"""Verdicts in words on a forward and backward pass: limits, and how far chance may pass them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from nanogpt_cli.init.lint import FAIL, NOTE, OK, WARN, Verdict
+from nanogpt_cli.init.signals import Signals
+from nanogpt_cli.model.gpt import GPTConfig
+
+MAX_GROWTH = 30.0
+MAX_FIRST_STEP = 5.0
+MAX_GRADIENT_RATIO = 30.0
+# A head of std 1/√d gives logits of variance 1 and so exactly 0.5: a limit there would toss a coin.
+MAX_LOSS_EXCESS = 0.6
+MIN_TOKEN_SHARE = 0.01
+MAX_COSINE = 0.9
+MAX_SCORE_STD = 1.5
+MIN_PREACT_VARIANCE = 0.1
+MAX_NEAR_ZERO = 0.5
+DEVIATION_NOTE, DEVIATION_WARN = 0.05, 0.10
+# How far one draw strays from theory, over the square root of the width (for scores: of the number
+# of heads); factors in logarithms. Of 500 clean models of 64 to 512 channels, 99 in 100 stayed
+# within 1.4 for the stream and the cosine, 4.7 for gradients, 0.9 for scores.
+_STREAM_SCATTER = 2.0
+_GRADIENT_SCATTER = 6.0
+_SCORE_SCATTER = 1.5
+
+
+def on_signals(
+    found: Signals, config: GPTConfig, expected: Signals | None = None, shallow: float = math.nan
+) -> list[Verdict]:
+    """Judge a forward and backward pass.
+
+    Args:
+        found: measured, or expected where nothing was measured.
+        config: of the model.
+        expected: by theory, to compare a measurement with: a limit passed by less than draws
+            scatter around an expectation on its good side is a note, no warning.
+        shallow: expected growth of the same scheme with 4 layers, to tell depth-independence.
+    """
+    numbers = (found.loss, *found.stream_rms, *found.grad_rms)
+    if not all(map(math.isfinite, numbers)):
+        where = next((i for i, x in enumerate(found.stream_rms) if not math.isfinite(x)), None)
+        place = "the loss" if where is None else f"the stream after block {where}"
+        return [Verdict(FAIL, "not-finite", f"{place} is not a finite number")]
+    checks = (
+        _growth(found, expected, config, shallow),
+        _deviation(found, expected, config),
+        _first_block(found, expected, config),
+        _gradients(found, expected, config),
+        _loss(found, expected, config),
+        _own_token(found, expected, config),
+        _token_share(found),
+        _attention(found, expected, config),
+        _activations(found, expected, config),
+    )
+    return [verdict for check in checks for verdict in check]
+
+
+def _past(
+    text: str,
+    topic: str,
+    found: float,
+    limit: float,
+    expected: float = math.nan,
+    *,
+    scatter: float,
+    severity: str = WARN,
+) -> Verdict | None:
+    """What to say of ``found`` if it lies above ``limit``.
+
+    A limit is about the law, a measurement about one draw of it. Where theory expects a value below
+    the limit, a draw above it by no more than draws scatter is worth a note; a draw beyond that, or
+    one of a law whose expectation is above the limit too, gets ``severity``.
+
+    Args:
+        text: the finding.
+        topic: of the verdict.
+        expected: by theory; NaN if unknown.
+        scatter: the largest sum that chance adds to ``expected``.
+    """
+    if not found > limit:
+        return None
+    if expected <= limit and found <= expected + scatter:
+        chance = f" (expected {expected:.3g}: one draw's chance)"
+        return Verdict(NOTE, topic, text + chance, found)
+    return Verdict(severity, topic, text, found)
+
+
+def _factor(value: float, scatter: float, n: int) -> float:
+    """What a factor of e^(scatter/√n) adds to ``value``."""
+    return value * math.expm1(scatter / math.sqrt(n))
+
+
+def _growth(
+    found: Signals, expected: Signals | None, config: GPTConfig, shallow: float
+) -> Iterator[Verdict]:
+    growth = found.growth
+    theory = expected.growth if expected else math.nan
+    text = (
+        f"residual RMS {found.stream_rms[0]:.3g} → {found.stream_rms[-1]:.3g} over "
+        f"{len(found.stream_rms) - 1} layers (×{growth:.3g}"
+    )
+    text += f", expected ×{theory:.3g})" if expected else ")"
+    independent = abs(growth / shallow - 1) < 0.15 if shallow > 0 else False
+    calm = ": the same as with 4 layers, independent of depth" if independent else ""
+    past = _past(
+        f"{text}: late blocks add little to so large a stream",
+        "growth",
+        growth,
+        MAX_GROWTH,
+        theory,
+        scatter=_factor(theory, _STREAM_SCATTER, config.n_embd),
+    )
+    yield past or Verdict(OK, "growth", text + calm, growth)
+
+
+def _deviation(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+    if expected is None:
+        return
+    pairs = list(zip(found.stream_rms, expected.stream_rms, strict=True))
+    off = [abs(measured / theory - 1) if theory else 0.0 for measured, theory in pairs]
+    largest = max(off)
+    where = off.index(largest)
+    # Theory is the limit of infinite width; one narrow model, with few heads, scatters around it.
+    room = max(1.0, 32 / math.sqrt(config.n_embd))
+    text = f"measured stream within {largest:.1%} of theory at every depth"
+    if largest <= DEVIATION_NOTE * room:
+        yield Verdict(OK, "theory", text, largest)
+        return
+    text = f"measured stream {largest:.1%} off theory after block {where}"
+    severity = WARN if largest > DEVIATION_WARN * room else NOTE
+    yield Verdict(severity, "theory", text, largest)
+
+
+def _first_step(signals: Signals | None) -> float:
+    if signals is None:
+        return math.nan
+    before, after = signals.stream_rms[:2]
+    return after / before if before else math.inf
+
+
+def _first_block(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+    ratio, theory = _first_step(found), _first_step(expected)
+    text = f"the first block makes the stream {ratio:.3g} times larger: it drowns the embedding"
+    scatter = _factor(theory, _STREAM_SCATTER, config.n_embd)
+    past = _past(text, "first-block", ratio, MAX_FIRST_STEP, theory, scatter=scatter)
+    if past:
+        yield past
+
+
+def _gradients(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+    ratio = found.gradient_ratio
+    theory = expected.gradient_ratio if expected else math.nan
+    if math.isnan(ratio):
+        return
+    text = f"gradient at the embedding {ratio:.3g} times that after the last block"
+    inverse, inverse_theory = (1 / x if x else math.inf for x in (ratio, theory))
+    found_past = [
+        _past(f"{text}: {why}", "gradients", r, MAX_GRADIENT_RATIO, t,
+              scatter=_factor(t, _GRADIENT_SCATTER, config.n_embd))
+        for r, t, why in (
+            (ratio, theory, "early blocks dominate"),
+            (inverse, inverse_theory, "early blocks hardly learn"),
+        )
+    ]  # fmt: skip
+    past = next((v for v in found_past if v), None)
+    yield replace(past, value=ratio) if past else Verdict(OK, "gradients", text, ratio)
+
+
+def _loss(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+    log_v = math.log(config.vocab_size)
+    excess = found.loss_any - log_v
+    theory, scatter = math.nan, 0.0
+    if expected:
+        theory = expected.loss_any - log_v
+        # Twice the standard error of the log-sum-exp of V normal logits: tokens differ little.
+        variance = min(expected.logit_std**2, log_v)
+        scatter = 2 * math.sqrt(math.expm1(variance) / config.vocab_size)
+    text = f"loss over all targets {found.loss_any:.3f} = ln V {excess:+.3f}"
+    why = f"{text}: the first steps go into shrinking logits"
+    past = _past(why, "loss", excess, MAX_LOSS_EXCESS, theory, scatter=scatter)
+    yield past or Verdict(OK, "loss", text, excess)
+
+
+def _own_token(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+    log_v = math.log(config.vocab_size)
+    text = (
+        f"logit of the token just read is {found.own_logit:.3g}, above ln V = {log_v:.3g}: "
+        "the model copies its input (tied head, large embeddings)"
+    )
+    past = _past(
+        text,
+        "own-token",
+        found.own_logit,
+        log_v,
+        expected.own_logit if expected else math.nan,
+        scatter=expected.logit_std if expected else 0.0,  # of one token's logit
+        severity=FAIL,
+    )
+    if past:
+        yield past
+
+
+def _token_share(found: Signals) -> Iterator[Verdict]:
+    share = found.token_share
+    if share < MIN_TOKEN_SHARE:
+        text = f"tokens make up {share:.2%} of the embedding's variance: positions drown them"
+        yield Verdict(FAIL, "token-share", text, share)
+
+
+def _attention(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+    cosine, score = found.cosine[-1], max(found.score_std)
+    likely_cosine = expected.cosine[-1] if expected else math.nan
+    likely_score = max(expected.score_std) if expected else math.nan
+    checks = (
+        _past(
+            f"positions have cosine {cosine:.2f} at the end: they have become alike",
+            "rank-collapse",
+            cosine,
+            MAX_COSINE,
+            likely_cosine,
+            scatter=_STREAM_SCATTER / math.sqrt(config.n_embd),
+        ),
+        _past(
+            f"attention scores have std {score:.2f}: some heads start decided",
+            "score-std",
+            score,
+            MAX_SCORE_STD,
+            likely_score,
+            scatter=_factor(likely_score, _SCORE_SCATTER, config.n_head),
+        ),
+    )
+    yield from (verdict for verdict in checks if verdict)
+
+
+def _activations(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+    q = found.preact_std[0] ** 2
+    if q < MIN_PREACT_VARIANCE:
+        text = (
+            f"pre-activation variance q = {q:.2g} at width {config.n_embd}: the MLP is nearly "
+            "linear and weak; gpt2-w or small-wang let the std follow the width"
+        )
+        yield Verdict(NOTE, "weak-branches", text, q)
+    silent = max(found.near_zero)
+    text = f"{silent:.0%} of a block's hidden units are silent on every token"
+    theory = max(expected.near_zero) if expected else math.nan
+    scatter = _STREAM_SCATTER / math.sqrt(config.n_embd)
+    past = _past(text, "silent-units", silent, MAX_NEAR_ZERO, theory, scatter=scatter)
+    if past:
+        yield past
+    if max(found.attn_rms + found.mlp_rms) == 0:
+        text = "projections are zero: every block starts as the identity"
+        yield Verdict(NOTE, "identity", text, 0.0)

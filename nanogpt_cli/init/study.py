@@ -1,0 +1,123 @@
+"""Several initialisations side by side: schemes, ablations, depths and widths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from torch import Tensor
+
+from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.init.drawing import configure
+from nanogpt_cli.init.inspect import measure
+from nanogpt_cli.init.signals import Signals
+from nanogpt_cli.init.sources import Drawn
+from nanogpt_cli.init.theory import expect, random_tokens
+from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.schemes import Scheme
+
+ABLATIONS = {
+    "residual-scale": "projections into the stream get the law of the MLP's first matrix",
+    "tying": "the head is a matrix of its own (or becomes tied)",
+    "ln": "no LayerNorm anywhere",
+    "bias": "biases everywhere (or nowhere)",
+}
+DEPTHS = (1, 2, 4, 8, 12, 24, 36, 48, 96)
+WIDTHS = (64, 128, 256, 384, 512, 768, 1024, 1600, 2048, 4096)
+# Theory costs the square of this; more tokens change growth by a few percent.
+TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a comparison.
+
+    Attributes:
+        name: what is different about it.
+        config: with the scheme's multipliers.
+        scheme: its laws.
+        layer_norm: False without LayerNorm.
+    """
+
+    name: str
+    config: GPTConfig
+    scheme: Scheme
+    layer_norm: bool = True
+
+    def expected(self, idx: Tensor, targets: Tensor) -> Signals:
+        """By theory; the cost grows with the square of the number of tokens."""
+        return expect(self.config, self.scheme, idx, targets, layer_norm=self.layer_norm)
+
+    def measured(self, idx: Tensor, targets: Tensor, seed: int) -> Signals:
+        """From weights drawn with ``seed``."""
+        source = Drawn(self.config, self.scheme, seed)
+        return measure(source, idx, targets, layer_norm=self.layer_norm).signals
+
+
+def schemes_of(config: GPTConfig, schemes: Sequence[Scheme]) -> list[Variant]:
+    """The same shape under several schemes."""
+    return [Variant(s.name, configure(config, s), s) for s in schemes]
+
+
+def ablate(config: GPTConfig, scheme: Scheme, names: Sequence[str]) -> list[Variant]:
+    """The model as it is, and with one thing taken away at a time.
+
+    Raises:
+        UserError: unknown ablation.
+    """
+    found = [Variant(scheme.name, config, scheme)]
+    for name in names:
+        if name not in ABLATIONS:
+            hint = nearest(name, ABLATIONS) or ", ".join(ABLATIONS)
+            raise UserError(f"unknown ablation {name!r}", f"known: {hint}")
+        label = f"- {name}"
+        if name == "residual-scale":
+            rules = {**scheme.rules, "attn_proj": scheme.rules["fc"]}
+            plain = replace(
+                scheme, rules=MappingProxyType({**rules, "mlp_proj": scheme.rules["fc"]})
+            )
+            found.append(Variant(label, config, plain))
+        elif name == "tying":
+            label = label if config.tied else "+ tying"
+            found.append(Variant(label, replace(config, tied=not config.tied), scheme))
+        elif name == "bias":
+            label = label if config.bias else "+ bias"
+            found.append(Variant(label, replace(config, bias=not config.bias), scheme))
+        else:
+            found.append(Variant(label, config, scheme, layer_norm=False))
+    return found
+
+
+def scan(config: GPTConfig, scheme: Scheme, what: str) -> Iterator[tuple[int, Variant]]:
+    """The same model at several depths or widths.
+
+    Args:
+        config: the one that is varied; heads keep their size.
+        what: "depth" or "width".
+
+    Raises:
+        UserError: ``what`` is something else.
+    """
+    if what not in ("depth", "width"):
+        raise UserError(f"--scan {what}: depth or width")
+    own = config.n_layer if what == "depth" else config.n_embd
+    for value in sorted({*(DEPTHS if what == "depth" else WIDTHS), own}):
+        if what == "depth":
+            shape = replace(config, n_layer=value)
+        else:
+            D = config.head_size if value % config.head_size == 0 else value
+            shape = replace(config, n_embd=value, n_head=value // D)
+        yield value, Variant(str(value), configure(shape, scheme), scheme)
+
+
+def scan_tokens(config: GPTConfig) -> tuple[Tensor, Tensor]:
+    """Random tokens for a scan."""
+    return random_tokens(config, 1, min(TOKENS, config.block_size), seed=0)
+
+
+def shallow_growth(config: GPTConfig, scheme: Scheme) -> float:
+    """Expected growth of the stream with 4 layers: the yardstick of depth-independence."""
+    shape = configure(replace(config, n_layer=4), scheme)
+    idx, targets = random_tokens(shape, 1, min(32, config.block_size), seed=0)
+    return expect(shape, scheme, idx, targets, backward=False).growth

@@ -1,0 +1,1 @@
+"""What computing stands on: device and number format, processes, threads, memory."""

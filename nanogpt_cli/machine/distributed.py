@@ -1,0 +1,299 @@
+"""One run on several processes: who is who, what they tell each other, and how the model is shared.
+
+Processes are started by ``torch.distributed.run`` (``nanogpt train --procs N``, or ``torchrun``
+directly) and meet through the environment it sets. Every rank runs the same trainer in lockstep;
+rank 0 alone writes. Two ways to share the work:
+
+* DDP: each rank holds the whole model; gradients are averaged after the last micro-batch.
+* FSDP2 (``fully_shard``): each rank holds a slice of every parameter, gradient and moment; a
+  block's weights are put together while it computes. Each rank writes its rows into the one file of
+  whole tensors (``training/tensor_files.py``) and reads its rows from it, so a run may go on with
+  another number of processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from nanogpt_cli import files
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.machine.device import Device
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes of a run; the default is a single one, for which everything is a no-op.
+
+    Attributes:
+        rank: of this process, from 0.
+        world: how many there are.
+        local_rank: of this process on its machine.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks to people."""
+        return self.rank == 0
+
+    def share(self, value: Any) -> Any:
+        """The JSON value rank 0 has, on every rank. Every rank must call it."""
+        if self.world == 1:
+            return value
+        payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        size = torch.tensor(len(payload))
+        dist.broadcast(size, 0)
+        data = payload if self.leads else torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(data, 0)
+        return json.loads(bytes(data.tolist()))
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over ranks, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def meet(self) -> None:
+        """Wait until every rank has come here."""
+        self.any(False)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on some rank."""
+        return bool(self.sum(torch.tensor(int(flag))).item()) if self.world > 1 else flag
+
+    def part(self, slots: int) -> range:
+        """This rank's share of the slots of a step.
+
+        Raises:
+            UserError: they cannot be dealt out evenly.
+        """
+        if slots % self.world:
+            raise UserError(
+                f"{slots} sequences a step cannot be dealt to {self.world} processes",
+                "set train.tokens_per_step to a multiple of "
+                "model.block_size * train.batch_size * processes",
+            )
+        each = slots // self.world
+        return range(self.rank * each, (self.rank + 1) * each)
+
+
+def wanted() -> int:
+    """How many processes the launcher started, 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def restarted(group: Group) -> bool:
+    """Whether the launcher has started these processes again. Every rank must call it.
+
+    Only the machine on which one failed counts it as a restart.
+    """
+    return group.any(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0)
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Group]:
+    """Meet the other processes of the launcher, if there are any.
+
+    Tensors on the CPU travel over gloo, those on GPUs over NCCL.
+
+    Raises:
+        UserError: they cannot be met.
+    """
+    if wanted() == 1:
+        yield Group()
+        return
+    cuda = torch.cuda.is_available()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    except (dist.DistError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:160]
+        raise UserError(
+            f"rank {os.environ.get('RANK')}: the other processes cannot be met ({reason})",
+            "after a restart they may look for dead ones: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+            "for torchrun on every machine",
+        ) from error
+    try:
+        yield Group(dist.get_rank(), dist.get_world_size(), local_rank)
+    finally:
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def readable_losses(group: Group) -> Iterator[None]:
+    """Say in words that another process is gone."""
+    try:
+        yield
+    except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
+        text = str(error)
+        lost = ("onnection", "peer", "imed out", "gloo", "NCCL", "ncclRemoteError")
+        if group.world == 1 or not any(word in text for word in lost):
+            raise
+        raise UserError(
+            f"rank {group.rank}: another process of this job is gone "
+            f"({text.strip().splitlines()[0][:160]})",
+            "go on from the last checkpoint: nanogpt train RUN --resume",
+        ) from error
+
+
+def shard(model: nn.Module, blocks: Iterable[nn.Module], device: Device) -> None:
+    """Split every parameter of ``model`` over all ranks (FSDP2), in place.
+
+    Args:
+        model: what is split.
+        blocks: its parts whose weights are gathered one part at a time while it computes.
+        device: what the ranks compute on.
+
+    Raises:
+        UserError: the number format cannot be combined with it.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    if device.precision == "fp16":
+        raise UserError(
+            'train.parallel = "fsdp" and train.precision = "fp16" do not go together',
+            'use precision = "bf16", or parallel = "ddp"',
+        )
+    mesh = init_device_mesh(device.device.type, (dist.get_world_size(),))
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def replicate(forward: nn.Module, device: Device) -> nn.Module:
+    """``forward`` with gradients averaged over ranks (DDP); values must be equal already."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    ids = [device.device] if device.device.type == "cuda" else None
+    return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True)
+
+
+@contextlib.contextmanager
+def reducing(forward: Any, model: Any, last: bool) -> Iterator[None]:
+    """Gradients are averaged over ranks in the last micro-batch's backward pass only."""
+    if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
+        model.set_requires_gradient_sync(last)
+        yield
+    elif hasattr(forward, "no_sync") and not last:  # DDP
+        with forward.no_sync():
+            yield
+    else:
+        yield
+
+
+def forget_gathered(model: Any) -> None:
+    """After weights were changed in place: FSDP2 gathers again what an evaluation left whole."""
+    if hasattr(model, "reshard"):
+        model.reshard()
+
+
+def is_split(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether it is a ``DTensor``, without the second that importing that class takes."""
+    return hasattr(tensor, "full_tensor")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's slice of a tensor; the tensor itself when it is not split."""
+    if not is_split(tensor):
+        return tensor
+    part: Tensor = tensor.to_local()
+    return part
+
+
+def rows(tensor: Tensor) -> tuple[int, Tensor]:
+    """This rank's rows and the number of the first one; all of them when it is not split."""
+    part = local(tensor)
+    if not is_split(tensor) or not tensor.placements[0].is_shard():
+        return 0, part
+    each = -(-len(tensor) // tensor.device_mesh.size())
+    first = min(tensor.device_mesh.get_local_rank() * each, len(tensor))
+    assert len(part) == min(each, len(tensor) - first), "split otherwise than by equal rows"
+    return first, part
+
+
+def whole(tensors: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
+    """Split tensors put together one after the other, on the first rank's CPU; empty elsewhere.
+
+    Every rank must call it.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        full = _joined(tensor) if is_split(tensor) else tensor
+        if group.leads:
+            found[name] = full.cpu()
+    return found
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, group: Group, *, replace: bool = False) -> Iterator[Path]:
+    """``files.new_folder`` of the first rank, for every rank to write into."""
+    if not group.leads:
+        yield Path(group.share(None))
+        return
+    with files.new_folder(target, replace=replace) as folder:
+        group.share(str(folder.absolute()))
+        yield folder
+
+
+def _joined(tensor: DTensor) -> Tensor:
+    full: Tensor = tensor.full_tensor()
+    return full
+
+
+def gathered(part: Tensor, reference: Tensor) -> Tensor:
+    """The whole of what each rank has a slice of, split as ``reference`` is."""
+    if not is_split(reference):
+        return part
+    return _joined(_split(part, reference))
+
+
+def _split(part: Tensor, reference: DTensor) -> DTensor:
+    """What each rank has a slice of, split as ``reference`` is."""
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(
+        part,
+        reference.device_mesh,
+        reference.placements,
+        shape=reference.shape,
+        stride=reference.stride(),
+        run_check=False,
+    )
+
+
+def like(full: Tensor, reference: Tensor) -> Tensor:
+    """``full``, split and placed as ``reference`` is."""
+    if not is_split(reference):
+        return full.to(reference.device)
+    first, mine = rows(reference)
+    return _split(full[first : first + len(mine)].to(reference.device), reference)
+
+
+def norms(tensors: Sequence[Tensor], group: Group) -> Tensor:
+    """Frobenius norms, float32 (len(tensors),), all in one message.
+
+    Args:
+        tensors: whole ones, or this rank's slices.
+        group: the ranks that hold the other slices; ``Group()`` for whole tensors.
+    """
+    found = torch.stack(torch._foreach_norm(list(tensors))).float()
+    return group.sum(found.square()).sqrt() if group.world > 1 else found

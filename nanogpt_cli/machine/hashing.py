@@ -1,0 +1,23 @@
+"""Random bits as a hash of counters and keys: no generator, and no state to save.
+
+The hash is SplitMix64's finaliser (Steele et al. 2014).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+_U64 = npt.NDArray[np.uint64]
+
+
+def mix(values: npt.NDArray[np.uint64] | int, *keys: int) -> _U64:
+    """Hash ``values`` (uint64, any shape) under integer keys to uniform uint64."""
+    x = np.asarray(values, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for key in (*keys, 0):
+            x = x + np.uint64((key * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            x = x ^ (x >> np.uint64(31))
+    return x

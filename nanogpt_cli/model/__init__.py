@@ -1,0 +1,1 @@
+"""The GPT: its architecture, parameters, dropout and accounting."""

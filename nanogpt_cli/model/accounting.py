@@ -1,0 +1,94 @@
+"""Parameters, arithmetic and memory of a GPT, from its configuration alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.model.parameters import shapes
+from nanogpt_cli.schemes import tensor_class
+
+
+@dataclass(frozen=True)
+class Account:
+    """Sizes of a model.
+
+    Attributes:
+        parameters: all, a tied head once.
+        embedding: token and position tables (and an untied head).
+        decayed: parameters of two dimensions, which weight decay acts on.
+        by_class: parameters by class of tensor.
+        flops_forward: exact multiply-adds of one forward pass, times two, per token at full
+            context; attention over the causal half.
+        flops_training: the usual estimate per token, 6N + 12·L·d·T with N without position table.
+        memory: bytes while training in float32 by component, for one sequence a micro-batch.
+        checkpoint: bytes of weights and AdamW's two moments.
+    """
+
+    parameters: int
+    embedding: int
+    decayed: int
+    by_class: dict[str, int]
+    flops_forward: float
+    flops_training: float
+    memory: dict[str, int]
+    checkpoint: int
+
+    @property
+    def non_embedding(self) -> int:
+        """Parameters outside the tables."""
+        return self.parameters - self.embedding
+
+
+def training_flops(config: GPTConfig) -> float:
+    """Training FLOPs per token: 6N + 12·L·C·T (Chowdhery et al. 2022, appendix B).
+
+    N counts the matrices, vectors of the blocks, and the head once; looking up embeddings, of
+    which an untied model has a table of its own, costs nothing.
+    """
+    found = shapes(config)
+    looked_up = ["transformer.wpe.weight"] + ([] if config.tied else ["transformer.wte.weight"])
+    total = sum(math.prod(shape) for name, shape in found.items() if name not in looked_up)
+    return 6.0 * total + 12.0 * config.n_layer * config.n_embd * config.block_size
+
+
+def account(config: GPTConfig) -> Account:
+    """Count everything."""
+    by_class: dict[str, int] = {}
+    decayed = 0
+    for name, shape in shapes(config).items():
+        size = math.prod(shape)
+        kind = tensor_class(name)
+        by_class[kind] = by_class.get(kind, 0) + size
+        decayed += size if len(shape) == 2 else 0
+    total = sum(by_class.values())
+    tables = sum(by_class.get(kind, 0) for kind in ("wte", "wpe", "lm_head"))
+    L, d, T = config.n_layer, config.n_embd, config.block_size
+    matrices = sum(by_class[kind] for kind in ("qkv", "attn_proj", "fc", "mlp_proj"))
+    head = config.vocab_size * d
+    return Account(
+        parameters=total,
+        embedding=tables,
+        decayed=decayed,
+        by_class=by_class,
+        flops_forward=2 * (matrices + head) + 2 * L * d * (T + 1),
+        flops_training=training_flops(config),
+        memory={
+            "weights": 4 * total,
+            "gradients": 4 * total,
+            "AdamW moments": 8 * total,
+            "activations": activation_bytes(config),
+            "logits": 2 * 4 * T * config.vocab_size,
+        },
+        checkpoint=12 * total,
+    )
+
+
+def activation_bytes(config: GPTConfig) -> int:
+    """Bytes kept for the backward pass of one float32 sequence, without a T² term.
+
+    Twice the 34·T·d bytes a layer of Korthikanti et al. 2205.05198 (16-bit, with dropout masks);
+    fused attention does not keep the attention matrix.
+    """
+    return 2 * 34 * config.n_layer * config.block_size * config.n_embd

@@ -1,0 +1,31 @@
+"""The parameters of a GPT by name: their shapes, and the block each belongs to."""
+
+from __future__ import annotations
+
+from nanogpt_cli.model.gpt import GPTConfig
+
+
+def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """Every parameter of a GPT and its shape, a tied head not named twice."""
+    C, H = config.n_embd, config.hidden_size
+    rows = H * (2 if config.activation == "swiglu" else 1)
+    block = {"ln_1.weight": (C,), "ln_1.bias": (C,), "attn.c_attn.weight": (3 * C, C)}
+    block |= {"attn.c_attn.bias": (3 * C,), "attn.c_proj.weight": (C, C), "attn.c_proj.bias": (C,)}
+    block |= {"ln_2.weight": (C,), "ln_2.bias": (C,), "mlp.c_fc.weight": (rows, C)}
+    block |= {"mlp.c_fc.bias": (rows,), "mlp.c_proj.weight": (C, H), "mlp.c_proj.bias": (C,)}
+    found: dict[str, tuple[int, ...]] = {
+        "transformer.wte.weight": (config.vocab_size, C),
+        "transformer.wpe.weight": (config.block_size, C),
+    }
+    for layer in range(config.n_layer):
+        found |= {f"transformer.h.{layer}.{name}": shape for name, shape in block.items()}
+    found |= {"transformer.ln_f.weight": (C,), "transformer.ln_f.bias": (C,)}
+    if not config.tied:
+        found["lm_head.weight"] = (config.vocab_size, C)
+    return {n: s for n, s in found.items() if config.bias or not n.endswith(".bias")}
+
+
+def layer_of(name: str) -> int:
+    """The block a parameter belongs to, -1 outside."""
+    _, found, rest = name.partition("transformer.h.")
+    return int(rest.partition(".")[0]) if found else -1

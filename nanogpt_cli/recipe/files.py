@@ -1,0 +1,316 @@
+"""Recipes on disk: finding, reading, ``extends``, ``--set``, origins, and errors people can use."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from nanogpt_cli import foreign_files, places
+from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.printable import checked
+from nanogpt_cli.recipe.sections import Recipe
+
+_HEADER = re.compile(r"^#\s*(what|machine|minutes|loss):\s*(.+)$", re.IGNORECASE)
+_SECTION_LINE = re.compile(r"^\s*\[\s*([A-Za-z0-9_.-]+)\s*\]")
+_KEY_LINE = re.compile(r"^\s*([A-Za-z0-9_.-]+)\s*=")
+# What people who come from elsewhere type for a key.
+_HABITS = {
+    "steps": "train.max_steps", "iters": "train.max_steps", "max_iters": "train.max_steps",
+    "num_iterations": "train.max_steps", "epochs": "train.max_steps",
+    "learning_rate": "optim.lr", "batch": "train.batch_size",
+    "device_batch_size": "train.batch_size", "depth": "model.n_layer", "layers": "model.n_layer",
+    "heads": "model.n_head", "dim": "model.n_embd", "context": "model.block_size",
+    "max_seq_len": "model.block_size", "dtype": "train.precision",
+    "eval_interval": "train.eval_every", "warmup_iters": "optim.warmup_steps",
+    "dataset": "data.name", "optimizer": "optim.name",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A recipe with the origin of each key that is not a default.
+
+    Attributes:
+        recipe: the validated recipe.
+        origins: ``"optim.lr"`` -> ``"small.toml:12"`` or ``"--set"``.
+        notes: what a person should know, e.g. a key taken from another section.
+    """
+
+    recipe: Recipe
+    origins: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a recipe says of itself in its leading comment."""
+
+    name: str
+    path: Path
+    what: str = ""
+    machine: str = ""
+    minutes: str = ""
+    loss: str = ""
+
+
+@dataclass
+class _Draft:
+    """Raw values while files and overrides are merged."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def shipped() -> list[Header]:
+    """The shipped recipes, by name."""
+    return [read_header(path) for path in sorted(places.shipped_recipes().glob("*.toml"))]
+
+
+def read_header(path: Path) -> Header:
+    """The ``# what: …``, ``# machine: …``, ``# minutes: …`` and ``# loss: …`` lines of a recipe."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.startswith("#"):
+            break
+        if match := _HEADER.match(line):
+            found[match.group(1).lower()] = match.group(2).strip()
+    return Header(name=path.stem, path=path, **found)
+
+
+def locate(name: str | Path) -> Path:
+    """The file of a recipe given as a path or as the name of a shipped one.
+
+    Raises:
+        UserError: there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    names = [header.name for header in shipped()]
+    if str(name) in names:
+        return places.shipped_recipes() / f"{name}.toml"
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a recipe", "name a .toml file in it")
+    if foreign_files.present(path):
+        return path  # reading it says what it is
+    close = path.stem if path.stem in names else nearest(path.stem, names)
+    hint = f"did you mean the shipped recipe: {close}? " if close else ""
+    raise UserError(f"no recipe {str(name)!r}", f"{hint}shipped: {', '.join(names)}")
+
+
+def load(name: str | Path, sets: Sequence[str] = ()) -> Loaded:
+    """Read, merge and validate a recipe.
+
+    Args:
+        name: a file, or the name of a shipped recipe.
+        sets: overrides ``SECTION.KEY=VALUE`` with the value in TOML; bare words are strings.
+
+    Raises:
+        UserError: everything that is wrong, in one message with file and line.
+    """
+    path = locate(name)
+    draft = _read(path, ())
+    draft.values.setdefault("run", {}).setdefault("name", path.stem)
+    for text in sets:
+        _apply_set(draft, checked(text, "--set"))
+    return _validate(draft, str(path))
+
+
+def from_values(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """A recipe from plain values, with the same errors as ``load``."""
+    return _validate(_Draft(values=dict(values)), source).recipe
+
+
+def load_resolved(path: Path) -> Recipe:
+    """The recipe of a run folder."""
+    return _validate(_read(path, ()), str(path)).recipe
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Every key of a recipe with its resolved value, as TOML."""
+    values = recipe.model_dump(mode="json")
+    if not values["init"]:
+        values.pop("init")
+    return tomli_w.dumps(values)
+
+
+def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
+    foreign_files.check(path)  # resolving a link that leads back to itself would fail
+    if path.resolve() in chain:
+        loop = " -> ".join(str(p.name) for p in (*chain, path))
+        raise UserError(f"{path}: extends goes in a circle: {loop}")
+    values, lines = _parse(path)
+    base = values.pop("extends", None)
+    draft = _Draft()
+    if base is not None:
+        if not isinstance(base, str):
+            raise UserError(f"{path}: extends must be a string, the name of another recipe")
+        beside = path.parent / base
+        parent = beside if foreign_files.present(beside) and not beside.is_dir() else locate(base)
+        draft = _read(parent, (*chain, path.resolve()))
+    for section, content in values.items():
+        if section == "init" or not isinstance(content, dict):
+            draft.values[section] = content
+            draft.origins[section] = f"{path}:{lines.get(section, 1)}"
+            continue
+        target = draft.values.setdefault(section, {})
+        for key, value in content.items():
+            target[key] = value
+            where = lines.get(f"{section}.{key}", lines.get(section, 1))
+            draft.origins[f"{section}.{key}"] = f"{path}:{where}"
+    return draft
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """The values of a TOML file and the line of each key."""
+    text = foreign_files.read_text(path, foreign_files.LARGEST_RECIPE)
+    try:
+        return foreign_files.parse_toml(text), _line_numbers(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+
+
+def _line_numbers(text: str) -> dict[str, int]:
+    """Where each ``section.key`` stands (1-based); good for the plain tables recipes are."""
+    section = ""
+    found: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := _SECTION_LINE.match(line):
+            section = match.group(1)
+            found.setdefault(section, number)
+        elif match := _KEY_LINE.match(line):
+            key = f"{section}.{match.group(1)}" if section else match.group(1)
+            found.setdefault(key, number)
+    return found
+
+
+def keys() -> dict[str, list[str]]:
+    """Section name -> its keys."""
+    return {
+        name: list(info.annotation.model_fields)
+        for name, info in Recipe.model_fields.items()
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
+    }
+
+
+def _apply_set(draft: _Draft, text: str) -> None:
+    path, separator, literal = text.partition("=")
+    path = path.strip()
+    if not separator or not path:
+        raise UserError(f"--set {text!r} has no value", "write it as --set SECTION.KEY=VALUE")
+    section, _, key = path.rpartition(".")
+    if section == "" or key not in keys().get(section, [key]):
+        section = _home_of(key, section, draft) or section
+    if section == "":
+        raise UserError(f"--set {path}: unknown key", _suggest(path))
+    content = draft.values.setdefault(section, {})
+    if isinstance(content, dict):
+        content[key] = _toml_value(path, literal.strip())
+    draft.origins[f"{section}.{key}"] = "--set"
+
+
+def _home_of(key: str, given: str, draft: _Draft) -> str:
+    """The only section that has ``key``, so that ``--set lr=…`` and ``train.lr`` find it."""
+    homes = [section for section, known in keys().items() if key in known]
+    if len(homes) != 1:
+        return ""
+    if given:
+        draft.notes.append(f"--set {given}.{key}: the key is {homes[0]}.{key}")
+    return homes[0]
+
+
+def _toml_value(key: str, literal: str) -> Any:
+    try:
+        return foreign_files.parse_toml(f"value = {literal}")["value"]
+    except tomllib.TOMLDecodeError:
+        return literal
+    except ValueError as error:
+        raise UserError(f"--set {key} = {literal:.40}…: {error}") from None
+
+
+def nearest_key(name: str) -> str:
+    """The valid ``section.key`` that ``name`` most likely means; empty when nothing is near."""
+    known = [f"{section}.{key}" for section, names in keys().items() for key in names]
+    last = name.rpartition(".")[2]
+    if same := [key for key in known if key.endswith(f".{last}")]:
+        return same[0]
+    bare = {key.rpartition(".")[2]: key for key in known}
+    return _HABITS.get(last) or nearest(name, known) or bare.get(nearest(last, bare), "")
+
+
+def _suggest(path: str) -> str:
+    """The nearest valid ``section.key`` in words."""
+    close = nearest_key(path)
+    return f"did you mean {close}?" if close else ""
+
+
+def _validate(draft: _Draft, source: str) -> Loaded:
+    try:
+        recipe = Recipe.model_validate(draft.values)
+    except ValidationError as error:
+        problems = [line for item in error.errors() for line in _describe(item, draft, source)]
+        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+        listing = "\n".join(f"  {problem}" for problem in problems)
+        raise UserError(f"{source} has {count}:\n{listing}", _other_version(Path(source))) from None
+    return Loaded(recipe, dict(draft.origins), tuple(draft.notes))
+
+
+def _other_version(path: Path) -> str:
+    """What to do about the recipe of a run, which nobody wrote by hand."""
+    if not path.with_name("events.jsonl").is_file():
+        return ""
+    return "the run is of another version of nanogpt-cli; take out or correct what is named"
+
+
+def _describe(item: Any, draft: _Draft, source: str) -> list[str]:
+    """One pydantic error as lines ``WHERE KEY: what is wrong``."""
+    key = ".".join(str(part) for part in item["loc"][:2])
+    kind, value = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        text = f"unknown key {key}; {_suggest(key)}" if "." in key else _unknown_section(key)
+        return [_place(key, draft, source) + text.rstrip("; ")]
+    if kind == "value_error":
+        sentences = str(item["ctx"]["error"]).splitlines()
+        return [_place(_leading_key(s, key), draft, source) + s for s in sentences]
+    expected = item["msg"][0].lower() + item["msg"][1:]
+    return [f"{_place(key, draft, source)}{key} = {_shown(value)}: {expected}"]
+
+
+def _leading_key(sentence: str, section: str) -> str:
+    """The key a sentence starts with, with its section."""
+    word = re.split(r"[\s:]", sentence, maxsplit=1)[0]
+    return word if "." in word else f"{section}.{word}"
+
+
+def _unknown_section(name: str) -> str:
+    home = next((section for section, names in keys().items() if name in names), "")
+    if home:
+        return f"unknown section [{name}]; the key {name} stands below [{home}]"
+    close = nearest(name, [*keys(), "init"])
+    sections = ", ".join(f"[{section}]" for section in keys())
+    hint = f"did you mean [{close}]?" if close else f"sections are {sections}"
+    return f"unknown section [{name}]; {hint}"
+
+
+def _place(key: str, draft: _Draft, source: str) -> str:
+    """``line 7: `` or ``base.toml:7: `` or ``--set: ``; empty when the value is a default."""
+    origin = draft.origins.get(key) or next(
+        (where for name, where in draft.origins.items() if name.startswith(f"{key}.")), ""
+    )
+    file, _, line = origin.rpartition(":")
+    if file == source:
+        return f"line {line}: "
+    return f"{origin}: " if origin else ""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if not isinstance(value, bool) else str(value).lower()
+    return text if len(text) <= 60 else text[:57] + "..."

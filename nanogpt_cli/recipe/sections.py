@@ -1,0 +1,256 @@
+"""What a recipe may say: its sections as validated models. Every default of a run stands here.
+
+Reading files, ``extends`` and ``--set`` is the business of ``recipe/files.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nanogpt_cli.errors import UserError
+
+# Beyond any use, but small enough that no arithmetic with them overflows or goes on for ever.
+_MANY = 2**40
+Positive = Annotated[int, Field(ge=1, le=_MANY)]
+Count = Annotated[int, Field(ge=0, le=_MANY)]
+# Limits of a model's shape. What is larger is a mistyped number, found here and not after minutes.
+MOST_LAYERS = 1000
+MOST_CHANNELS = 2**20  # and heads, and positions
+MOST_ROWS = 2**24
+Size = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A table of a recipe: unknown keys are errors, values are never coerced."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+
+class Run(Section):
+    """Name and seed."""
+
+    name: str = Field("run", description="Folder below runs/; the recipe's file name by default.")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(
+        1337, description="Seed of initial values, data order and dropout."
+    )
+
+
+class Data(Section):
+    """What is learned from."""
+
+    name: str = Field(
+        "shakespeare", description="A named data set, a prepared folder, or a text file or folder."
+    )
+    tokenizer: str = Field("char", description="char, byte, gpt2 (or another tiktoken), bpe:SIZE.")
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="Share of the text kept for validation."
+    )
+    order: Literal["shuffle", "random"] = Field(
+        "shuffle",
+        description="shuffle: each window once an epoch; random: nanoGPT's random crops.",
+    )
+
+
+class Model(Section):
+    """Shape and initialisation of the model."""
+
+    n_layer: Annotated[int, Field(ge=1, le=MOST_LAYERS)] = Field(12, description="Blocks.")
+    n_head: Size = Field(12, description="Attention heads a block; must divide n_embd.")
+    n_embd: Size = Field(768, description="Channels of the residual stream.")
+    block_size: Size = Field(1024, description="Context length in tokens.")
+    vocab_size: Annotated[int, Field(ge=0, le=MOST_ROWS)] = Field(
+        0, description="Rows of the embedding; 0: as many as the tokenizer has."
+    )
+    dropout: Annotated[float, Field(ge=0, le=0.99)] = Field(
+        0.0, description="Dropout after embeddings, attention and branches."
+    )
+    bias: bool = Field(False, description="Biases in linear layers and LayerNorms.")
+    activation: Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu"] = Field(
+        "gelu", description="gelu is the exact (erf) form, as in nanoGPT."
+    )
+    tied: bool = Field(True, description="The head is the token embedding.")
+    init: str = Field("gpt2", description="Initialisation scheme; nanogpt init-inspect --list.")
+
+    @model_validator(mode="after")
+    def _heads_divide_channels(self) -> Model:
+        if self.n_embd % self.n_head:
+            fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0]
+            near = min(fits, key=lambda h: abs(h - self.n_head))
+            raise ValueError(
+                f"n_head = {self.n_head} does not divide n_embd = {self.n_embd}; "
+                f"n_head = {near} would"
+            )
+        return self
+
+
+class Train(Section):
+    """Length, batch, saving, and how the machine is used."""
+
+    max_steps: Positive = Field(1000, description="Optimizer steps.")
+    batch_size: Size = Field(12, description="Sequences in one micro-batch on one device.")
+    tokens_per_step: Annotated[int, Field(ge=0, le=2**30)] = Field(
+        0,
+        description="Tokens in one optimizer step over all micro-batches and devices; "
+        "0: one micro-batch a device.",
+    )
+    eval_every: Count = Field(250, description="Steps between evaluations; 0: only at the end.")
+    checkpoint_every: Count = Field(
+        250, description="Steps between checkpoints; 0: only at the end."
+    )
+    keep: Positive = Field(2, description="Newest checkpoints kept (the best one stays too).")
+    keep_every: Count = Field(0, description="Also keep multiples of this step; 0: none.")
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 where the device multiplies it, else fp32."
+    )
+    compile: bool | Literal["auto"] = Field(
+        "auto", description="torch.compile; auto: on CUDA when it works, with the reason if not."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
+    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="How several processes share.")
+    on_nonfinite: Literal["skip", "stop", "rollback"] = Field(
+        "stop", description="What to do when a loss or gradient is not finite."
+    )
+    parts: Count = Field(
+        0,
+        description="CPU: parts of a micro-batch computed side by side, a thread each; "
+        "0: one per core, up to 8 cores. Bits depend on it.",
+    )
+    deterministic: bool = Field(False, description="Same bits every time on a GPU too (slower).")
+    patience: Count = Field(
+        0, description="Stop after this many evaluations without a new best; 0: never."
+    )
+
+
+class Optim(Section):
+    """Optimizer and learning-rate schedule."""
+
+    name: Literal["adamw", "muon"] = Field(
+        "adamw", description="muon: Muon for the blocks' matrices, AdamW for the rest."
+    )
+    lr: Rate = Field(1e-3, description="Peak learning rate of AdamW.")
+    min_lr: NonNegative = Field(0.0, description="Learning rate at the end of the schedule.")
+    weight_decay: NonNegative = Field(0.1, description="Decoupled decay of matrices.")
+    betas: tuple[Share, Share] = Field(
+        (0.9, 0.95), description="AdamW's moment decays.", strict=False
+    )
+    eps: Rate = Field(1e-8, description="AdamW's epsilon.")
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = Field(
+        "cosine", description="Shape after warmup; wsd: constant, then decay."
+    )
+    warmup_steps: Count = Field(100, description="Steps of linear warmup.")
+    decay_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.2, description="Share of the run that wsd decays in."
+    )
+    decay_shape: Literal["linear", "1-sqrt"] = Field("linear", description="wsd's decay.")
+    grad_clip: NonNegative = Field(1.0, description="Largest gradient norm; 0: no clipping.")
+    ema: Share = Field(
+        0.0,
+        description="Decay of a moving average of the weights, which evaluations, samples and "
+        "exports then use; 0: none.",
+    )
+    muon_lr: Rate = Field(0.02, description="Peak learning rate of Muon.")
+    momentum: Share = Field(0.95, description="Muon's momentum.")
+    ns_steps: Annotated[int, Field(ge=1, le=100)] = Field(
+        5, description="Muon's Newton-Schulz iterations."
+    )
+
+    @model_validator(mode="after")
+    def _min_below_peak(self) -> Optim:
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr = {self.min_lr} is above lr = {self.lr}")
+        return self
+
+
+class Stats(Section):
+    """Per-layer statistics."""
+
+    every: Count = Field(
+        0, description="Steps between statistics; 0: as often as the budget allows."
+    )
+    budget: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="Largest share of step time statistics may cost; 0: none."
+    )
+
+
+class Sample(Section):
+    """Text written while training."""
+
+    every: Count = Field(0, description="Steps between samples; 0: at each evaluation.")
+    prompt: str = Field("\n", description="What the sample continues.")
+    max_new_tokens: Annotated[int, Field(ge=0, le=2**20)] = Field(
+        100, description="Length of a sample; 0: no samples."
+    )
+    temperature: NonNegative = Field(0.8, description="Sampling temperature; 0: greedy.")
+
+
+class Log(Section):
+    """Where events go besides events.jsonl."""
+
+    sinks: list[Literal["csv", "tensorboard", "wandb", "trackio"]] = Field(
+        default_factory=list, description="Further sinks; all but csv need the extra of that name."
+    )
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    run: Run = Run()
+    data: Data = Data()
+    model: Model = Model()
+    train: Train = Train()
+    optim: Optim = Optim()
+    stats: Stats = Stats()
+    sample: Sample = Sample()
+    log: Log = Log()
+    init: dict[str, Any] = Field(
+        default_factory=dict, description='A scheme of your own, used by model.init = "custom".'
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        problems = list(_contradictions(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step, the automatic value resolved for one process."""
+        return self.train.tokens_per_step or self.train.batch_size * self.model.block_size
+
+    def for_processes(self, number: int) -> Recipe:
+        """The recipe with ``tokens_per_step`` written out for that many processes."""
+        tokens = self.train.tokens_per_step or self.tokens_per_step * number
+        train = self.train.model_copy(update={"tokens_per_step": tokens})
+        return self.model_copy(update={"train": train})
+
+
+def _contradictions(recipe: Recipe) -> Iterator[str]:
+    """Sentences about keys that do not fit together, each beginning with SECTION.KEY."""
+    from nanogpt_cli import schemes
+
+    micro = recipe.train.batch_size * recipe.model.block_size
+    wanted = recipe.train.tokens_per_step
+    if wanted % micro:
+        yield (
+            f"train.tokens_per_step = {wanted} is not a multiple of "
+            f"batch_size * block_size = {micro}; {max(1, round(wanted / micro)) * micro} is"
+        )
+    if recipe.optim.warmup_steps > recipe.train.max_steps:
+        yield (
+            f"optim.warmup_steps = {recipe.optim.warmup_steps} is longer than "
+            f"train.max_steps = {recipe.train.max_steps}"
+        )
+    try:
+        if recipe.model.init == "custom":
+            schemes.parse_custom(recipe.init)
+        else:
+            schemes.get(recipe.model.init)
+    except UserError as error:
+        yield f"model.init: {error}"

@@ -1,0 +1,1 @@
+"""What happened: the run folder, its events, and those who write and read them."""

@@ -1,0 +1,174 @@
+"""The run folder: where everything of a run lies.
+
+The folder is the only meeting place of trainer, dashboard, sampler and exporter::
+
+    runs/NAME/recipe.toml                 resolved recipe
+              events.jsonl                append-only log, see ``run/events.py``
+              checkpoints/step-000500/    see ``training/checkpoint.py``
+              incidents/step-000731/      flight recorder
+              control/                    command files for a running trainer
+              samples/  exports/  stdout.log  lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanogpt_cli import foreign_files
+from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.places import RUNS
+
+_SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.toml"
+
+    @property
+    def events(self) -> Path:
+        """The append-only event log."""
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoint folders."""
+        return self.path / "checkpoints"
+
+    @property
+    def incidents(self) -> Path:
+        """What the flight recorder wrote."""
+        return self.path / "incidents"
+
+    @property
+    def control(self) -> Path:
+        """Where command files for a running trainer are dropped."""
+        return self.path / "control"
+
+    @property
+    def samples(self) -> Path:
+        """Texts saved by ``nanogpt sample``."""
+        return self.path / "samples"
+
+    @property
+    def exports(self) -> Path:
+        """Default target of ``nanogpt export``."""
+        return self.path / "exports"
+
+    @property
+    def stdout(self) -> Path:
+        """What a detached trainer printed."""
+        return self.path / "stdout.log"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the trainer while it runs."""
+        return self.path / "lock"
+
+    def is_run(self) -> bool:
+        """Whether this looks like a run: it has a recipe or an event log.
+
+        Raises:
+            UserError: the folder cannot be looked into.
+        """
+        return foreign_files.present(self.recipe) or foreign_files.present(self.events)
+
+
+def list_runs(root: Path = RUNS) -> list[RunFolder]:
+    """All runs below ``root``, newest activity first; a folder that may not be read is none."""
+    if not root.is_dir():
+        return []
+    runs = [RunFolder(path) for path in root.iterdir() if path.is_dir()]
+    return sorted(filter(_is_readable_run, runs), key=_last_activity, reverse=True)
+
+
+def _is_readable_run(run: RunFolder) -> bool:
+    with contextlib.suppress(UserError):
+        return run.is_run()
+    return False
+
+
+def _last_activity(run: RunFolder) -> float:
+    for path in (run.events, run.recipe):
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            continue
+    return 0.0
+
+
+def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
+    """The run called ``name`` (a name below ``root`` or a path); the newest one when ``None``.
+
+    Raises:
+        UserError: there is no such run; the message lists those there are.
+    """
+    runs = list_runs(root)
+    if name is None:
+        if not runs:
+            raise UserError(
+                f"there is no run in {root}/",
+                "train one first: nanogpt train small; or go to the folder that holds it, or name "
+                "where runs lie with --out",
+            )
+        return runs[0]
+    for path in (Path(name), root / name):
+        if RunFolder(path).is_run():
+            return RunFolder(path)
+    names = [run.name for run in runs]
+    close = nearest(str(name), names)
+    there = f"runs in {root}/: {', '.join(names[:10])}"
+    if not names:
+        there = f"there is none in {root}/; go to the folder that holds it, or use --out"
+    raise UserError(f"no run {str(name)!r}", f"did you mean {close!r}? {there}" if close else there)
+
+
+def check_name(name: str) -> str:
+    """The name, when a folder can be called so.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if not _SAFE_NAME.match(name):
+        raise UserError(
+            f"run name {name!r} is not usable as a folder name",
+            "use letters, digits, dots, dashes and underscores; set it with --set run.name=NAME",
+        )
+    return name
+
+
+def fresh_run(name: str, root: Path = RUNS) -> RunFolder:
+    """A folder that does not exist yet: ``NAME``, else ``NAME-2``, ``NAME-3``, …; it is created.
+
+    Raises:
+        UserError: the name cannot be a folder's name.
+    """
+    check_name(name)
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+            return RunFolder(path)
+        except FileExistsError:
+            number += 1
+
+
+# Bytes; a prompt is the longest.
+_LONGEST_ARGUMENT = 1 << 20

@@ -1,0 +1,44 @@
+"""What a run's log amounts to: steps that were made again are told once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from nanogpt_cli.run import events
+from nanogpt_cli.run.follow import EventReader
+
+# Bytes at the end of a log in which the newest events are looked for.
+_TAIL = 1 << 23
+
+
+def effective(log: Iterable[events.Event]) -> list[events.Event]:
+    """The events that hold, in order.
+
+    When a run is resumed after step ``s``, the events of later steps are void: those steps are made
+    again. An evaluation or a sample of step ``s`` itself may stand in the log twice, with the same
+    result; the first one is kept.
+    """
+    found: list[events.Event] = []
+    told: set[tuple[str, int]] = set()
+    for event in log:
+        if isinstance(event, events.RunStarted):
+            found = [old for old in found if getattr(old, "step", 0) <= event.step]
+            told = {key for key in told if key[1] <= event.step}
+        elif isinstance(event, events.Eval | events.Sample):
+            key = (event.type, event.step)
+            if key in told:
+                continue
+            told.add(key)
+        found.append(event)
+    return found
+
+
+def newest(log: Path, count: int, *, step: int) -> list[events.Event]:
+    """The last ``count`` events that hold in a log when its run goes on after ``step``."""
+    try:
+        size = log.stat().st_size
+    except OSError:
+        return []
+    reader = EventReader(log, offset=max(0, size - _TAIL))
+    return effective([*reader.read_all(), events.RunStarted(name="", step=step)])[:-1][-count:]

@@ -1,0 +1,63 @@
+"""Writing a run's event log: whole lines, visible at once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nanogpt_cli import foreign_files
+from nanogpt_cli.run import events
+
+
+class EventWriter:
+    """Appends events to a log: each line in one ``write``, visible at once to readers.
+
+    A torn last line left by a killed writer is cut off before the first append.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if foreign_files.present(path):
+            foreign_files.check(path)  # to write to a named pipe would mean to wait for its reader
+            _cut_torn_line(path)
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def __call__(self, event: events.Event) -> None:
+        """Append one event."""
+        data = (events.encode(event) + "\n").encode("utf-8")
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def sync(self) -> None:
+        """Wait until the log is on the disk."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file; further calls do nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> EventWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Drop what follows the last newline."""
+    with path.open("rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        position = end
+        while position > 0:
+            start = max(0, position - 65536)
+            file.seek(start)
+            block = file.read(position - start)
+            found = block.rfind(b"\n")
+            if found >= 0:
+                position = start + found + 1
+                break
+            position = start
+        if position != end:
+            file.truncate(position)

@@ -1,0 +1,280 @@
+"""The fast path of sampling: a GPT with a preallocated key/value cache on raw tensors.
+
+Decoding one token reads every weight once and does little else, so what counts is to read no more
+than that: no module call, one matrix-vector product per weight, keys and values copied in place,
+logits of the last position alone. ``sampling.sampler`` holds the slow twin it is checked against.
+One sequence of packed weights on a CPU takes the step of ``decode_one``, all rows on a GPU that of
+``decode_graph``.
+
+Shapes: B rows in use, T = block_size, C channels, H heads, D = C/H, V rows of the embedding.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.sampling.decode_graph import Replay
+from nanogpt_cli.sampling.decode_one import SingleStep, Stored
+from nanogpt_cli.sampling.weights import Layer, Weights, machine_memory
+
+
+class Decoder:
+    """Logits of the next token for up to ``rows`` sequences, one cache slot each.
+
+    Args:
+        weights: packed or not; that may change between steps.
+        rows: sequences decoded side by side.
+
+    Raises:
+        UserError: there is not the memory for so many.
+    """
+
+    def __init__(self, weights: Weights, rows: int) -> None:
+        config = weights.config
+        self.config, self.weights = config, weights
+        # By head, so that attention reads each head's positions in one piece; key and value of a
+        # position together, so that one copy stores both. Zeros: what a mask hides is still
+        # multiplied by 0, and left-over memory may hold NaN.
+        shape = (
+            len(weights.layers), rows, 2, config.n_head, config.block_size, config.head_size,
+        )  # fmt: skip
+        check_room(weights, rows)
+        self.cache = torch.zeros(shape, dtype=weights.wte.dtype, device=weights.wte.device)
+        self._views = self._slot_views()
+        self._single: SingleStep | None = None
+        self._replay: Replay | None = None
+
+    @property
+    def cache_bytes(self) -> int:
+        """Size of the preallocated cache."""
+        return self.cache.numel() * self.cache.element_size()
+
+    @torch.inference_mode()
+    def prefill(self, slots: Sequence[int], windows: Sequence[Sequence[int]]) -> Tensor:
+        """Read whole windows of equal length into cache slots; logits (len(slots), V) float32.
+
+        Equal windows are computed once.
+        """
+        distinct = list(dict.fromkeys(tuple(window) for window in windows))
+        which = [distinct.index(tuple(window)) for window in windows]
+        idx = torch.tensor(distinct, device=self.cache.device)  # (N, n)
+        n = idx.shape[1]
+        if n > self.config.block_size:
+            raise ValueError(f"window of {n} tokens, but block_size is {self.config.block_size}")
+        x = self._embed(idx, torch.arange(n, device=idx.device))
+        for number, layer in enumerate(self.weights.layers):
+            q, k, v = self._heads(layer.c_attn(layer.ln_1(x)))  # each (N, H, n, D)
+            for slot, row in zip(slots, which, strict=True):
+                self.cache[number, slot, 0, :, :n] = k[row]
+                self.cache[number, slot, 1, :, :n] = v[row]
+            if number == len(self.weights.layers) - 1:  # only the last position is read further
+                q, x = q[:, :, -1:], x[:, -1:]
+            y = F.scaled_dot_product_attention(
+                q, k, v, is_causal=q.shape[2] > 1, scale=self.config.attention_scale
+            )
+            x = self._finish_block(x, layer, y)
+        return self._logits(x[:, -1])[which]
+
+    @torch.inference_mode()
+    def step(self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int]) -> Tensor:
+        """Append one token to each slot; logits (len(slots), V) float32.
+
+        Args:
+            slots: distinct cache slots.
+            tokens: the token of each.
+            lengths: positions each already holds, < T.
+        """
+        if len(slots) == 1 and self.weights.packed:
+            if self._single is None:
+                self._single = SingleStep(self.weights)
+            return self._output(self._single(tokens[0], lengths[0], self._views[slots[0]]))
+        whole = list(slots) == list(range(self.cache.shape[1]))
+        if whole and replays(self.cache.device):
+            if self._replay is None:
+                self._replay = Replay(self._step_fixed, len(slots), self.cache.device)
+            return self._replay(tokens, lengths)
+        return self._step_many(slots, tokens, lengths, whole=whole)
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Forget all but these slots; they become slots 0, 1, …"""
+        self.cache = self.cache[:, list(slots)].contiguous()
+        self._views = self._slot_views()
+        self._replay = None
+
+    def _slot_views(self) -> list[list[Stored]]:
+        """By slot and layer."""
+        return [
+            [Stored(both, both[None, 0], both[None, 1]) for both in self.cache[:, slot]]
+            for slot in range(self.cache.shape[1])
+        ]
+
+    def _step_many(
+        self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int], *, whole: bool
+    ) -> Tensor:
+        """Any slots, in the shapes that they need."""
+        device, n = self.cache.device, max(lengths) + 1
+        positions = torch.tensor(lengths, device=device)
+        mask = None if min(lengths) + 1 == n else _mask(positions, n)
+        rows = None if whole else torch.tensor(slots, device=device)
+        return self._advance(torch.tensor(tokens, device=device), positions, n, mask, rows)
+
+    def _step_fixed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """All slots, in shapes that do not change: attention reads and masks the whole cache."""
+        T = self.config.block_size
+        return self._advance(tokens, positions, T, _mask(positions, T), None)
+
+    def _advance(
+        self, tokens: Tensor, positions: Tensor, n: int, mask: Tensor | None, rows: Tensor | None
+    ) -> Tensor:
+        """Append tokens (B,) at positions (B,) to cache rows (all: ``None``), n positions seen."""
+        every = torch.arange(len(tokens), device=tokens.device) if rows is None else rows
+        x = self._embed(tokens[:, None], positions[:, None])  # (B, 1, C)
+        for layer, cache in zip(self.weights.layers, self.cache, strict=True):
+            q, k, v = self._heads(layer.c_attn(layer.ln_1(x)))  # each (B, H, 1, D)
+            cache[every, :, :, positions] = torch.stack((k[:, :, 0], v[:, :, 0]), dim=1)
+            past = cache[:, :, :, :n] if rows is None else cache[rows, :, :, :n]
+            y = F.scaled_dot_product_attention(
+                q, past[:, 0], past[:, 1], attn_mask=mask, scale=self.config.attention_scale
+            )
+            x = self._finish_block(x, layer, y)
+        return self._logits(x[:, -1])
+
+    def _heads(self, qkv: Tensor) -> list[Tensor]:
+        """Query, key and value (B, H, n, D) each, of (B, n, 3C)."""
+        B, n, _ = qkv.shape
+        C, H = self.config.n_embd, self.config.n_head
+        return [t.view(B, n, H, C // H).transpose(1, 2) for t in qkv.chunk(3, dim=-1)]
+
+    def _finish_block(self, x: Tensor, layer: Layer, y: Tensor) -> Tensor:
+        """The rest of a block after attention's (B, H, n, D)."""
+        x = self._join(x, layer.attn_proj(y.transpose(1, 2).reshape(x.shape)))
+        hidden = self.weights.activation(layer.c_fc(layer.ln_2(x)))
+        return self._join(x, layer.mlp_proj(hidden))
+
+    def _join(self, x: Tensor, branch: Tensor) -> Tensor:
+        residual = self.config.multipliers.residual
+        return x + (branch if residual == 1.0 else branch * residual)
+
+    def _embed(self, idx: Tensor, positions: Tensor) -> Tensor:
+        x = self.weights.wte[idx] + self.weights.wpe[positions]
+        factor = self.config.multipliers.embedding
+        return x if factor == 1.0 else x * factor
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self._output(self.weights.head(self.weights.ln_f(x)).float())
+
+    def _output(self, logits: Tensor) -> Tensor:
+        factor = self.config.multipliers.output
+        return logits if factor == 1.0 else logits * factor
+
+
+def check_room(weights: Weights, rows: int) -> None:
+    """Refuse a cache that this machine cannot hold, before anything is as long as it.
+
+    Raises:
+        UserError: it takes more memory than the machine or the device has.
+    """
+    config, like = weights.config, weights.wte
+    positions = len(weights.layers) * rows * config.block_size
+    nbytes = 2 * positions * config.n_embd * like.element_size()
+    on_cuda = like.device.type == "cuda"
+    there = torch.cuda.mem_get_info(like.device)[1] if on_cuda else machine_memory()
+    if nbytes > there:
+        raise UserError(
+            f"a cache for {rows} texts at once takes {nbytes / 1e9:,.1f} GB, "
+            f"more than the {there / 1e9:,.1f} there are",
+            "ask for fewer at a time",
+        )
+
+
+def replays(device: torch.device) -> bool:
+    """Whether steps on this device are worth replaying; see ``decode_graph``."""
+    return device.type == "cuda"
+
+
+def _mask(positions: Tensor, n: int) -> Tensor:
+    """What each row sees (B, 1, 1, n): its positions up to the present one."""
+    return (torch.arange(n, device=positions.device) <= positions[:, None])[:, None, None]
+
+
+def window_start(length: int, block_size: int, stride: int = 1) -> int:
+    """Where the context of a sequence of ``length`` tokens starts.
+
+    It advances in jumps of ``stride``, as late as possible: with 1 the context is always the last
+    ``block_size`` tokens, as in nanoGPT; with more, a jump leaves ``block_size - stride`` or more
+    and the positions keep their numbers until the next.
+    """
+    return max(0, math.ceil((length - block_size) / stride)) * stride
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What ``tune`` found.
+
+    Attributes:
+        threads: for decoding.
+        packed: whether the weights are now packed.
+        seconds: of a step on a part of the model, by threads and layout.
+    """
+
+    threads: int
+    packed: bool
+    seconds: dict[tuple[int, bool], float]
+
+
+# Enough not to fit the processor's caches, or it would be they that are measured.
+_PROBED_BYTES = 48 << 20
+
+
+def thread_counts(most: int) -> list[int]:
+    """The counts worth trying on so many cores: powers of two."""
+    return [1 << n for n in range(most.bit_length())]
+
+
+def tune(weights: Weights, counts: Sequence[int]) -> Tuning:
+    """Find the thread count and the layout with the fastest decode step, and take the layout.
+
+    Two threads can lose to one by far when the cores are busy, so the choice is measured, on the
+    first layers. More threads must be at least a tenth faster. The thread setting is restored.
+
+    Args:
+        weights: not packed yet.
+        counts: thread counts to try, ascending.
+    """
+    layouts = {False: Decoder(weights.first(_PROBED_BYTES), 1)}
+    if weights.can_pack():
+        part = weights.first(_PROBED_BYTES)
+        part.pack()
+        layouts[True] = Decoder(part, 1)
+    seconds = dict.fromkeys(((n, packed) for packed in layouts for n in counts), math.inf)
+    before = torch.get_num_threads()
+    try:
+        for _ in range(3):  # in turns, so that a busy moment does not fall on one way alone
+            for threads, packed in seconds:
+                torch.set_num_threads(threads)
+                took = _step_seconds(layouts[packed])
+                seconds[threads, packed] = min(seconds[threads, packed], took)
+    finally:
+        torch.set_num_threads(before)
+    best = min(seconds, key=lambda way: seconds[way] * (1.0 if way[0] == counts[0] else 1.1))
+    if best[1]:
+        weights.pack()
+    return Tuning(*best, seconds)
+
+
+def _step_seconds(decoder: Decoder) -> float:
+    """The faster of two steps; the first wakes the threads."""
+    found = []
+    for length in range(2):
+        start = time.perf_counter()
+        decoder.step([0], [0], [min(length, decoder.config.block_size - 1)])
+        found.append(time.perf_counter() - start)
+    return min(found)

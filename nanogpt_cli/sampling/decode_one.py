@@ -1,0 +1,104 @@
+"""One token of one sequence on a CPU, with everything laid out beforehand.
+
+Between the weights a decoded token needs little arithmetic and many small calls; so buffers and
+their views are made once, products write into them, and biases and residual sums are part of the
+products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nanogpt_cli.sampling.weights import TILE, Layer, Matrix, Norm, Tiles, Weights
+
+
+class Stored(NamedTuple):
+    """A slot's cache in one layer: what is stored (2, H, T, D), and keys and values in it."""
+
+    both: Tensor
+    keys: Tensor  # (1, H, T, D)
+    values: Tensor
+
+
+class _Layer(NamedTuple):
+    """The weights of a block in the order of their use."""
+
+    ln_1: Norm
+    c_attn: Tiles
+    attn_proj: Tiles
+    attn_bias: Tensor | None
+    ln_2: Norm
+    c_fc: Tiles
+    mlp_proj: Tiles
+    mlp_bias: Tensor | None
+
+
+def _layer(layer: Layer) -> _Layer:
+    attn, mlp = layer.attn_proj, layer.mlp_proj
+    return _Layer(
+        layer.ln_1, _tiles(layer.c_attn), _tiles(attn), attn.bias,
+        layer.ln_2, _tiles(layer.c_fc), _tiles(mlp), mlp.bias,
+    )  # fmt: skip
+
+
+def _tiles(matrix: Matrix) -> Tiles:
+    if matrix.tiles is None:
+        raise ValueError("the weights are not packed")
+    return matrix.tiles
+
+
+class SingleStep:
+    """The step of a model for one sequence; its buffers serve one call at a time.
+
+    Args:
+        weights: packed.
+
+    Raises:
+        ValueError: they are not.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        config = weights.config
+        C, H = config.n_embd, config.n_head
+        self.weights, self.layers = weights, [_layer(layer) for layer in weights.layers]
+        self.head = _tiles(weights.head)
+        self.embedding, self.residual = config.multipliers.embedding, config.multipliers.residual
+        self.scale = config.attention_scale
+        self.x = torch.empty(1, C)
+        self.x_tiles = self.x.view(-1, 1, TILE)
+        self.qkv = torch.empty(3 * C // TILE, 1, TILE)
+        heads = self.qkv.view(3, H, C // H)
+        self.query, self.key_value = heads[0].view(1, H, 1, C // H), heads[1:]
+        self.hidden = torch.empty(len(self.layers[0].c_fc.weight), 1, TILE)
+        rows = weights.layers[0].c_fc.weight.shape[0]
+        self.preact = self.hidden.view(1, -1)[:, :rows]
+
+    def __call__(self, token: int, length: int, cache: Sequence[Stored]) -> Tensor:
+        """Append a token at position ``length``; logits (1, V) before the output multiplier."""
+        weights, x, n = self.weights, self.x, length + 1
+        torch.add(weights.wte.narrow(0, token, 1), weights.wpe.narrow(0, length, 1), out=x)
+        if self.embedding != 1.0:
+            x.mul_(self.embedding)
+        for layer, (both, keys, values) in zip(self.layers, cache, strict=True):
+            layer.c_attn.apply(layer.ln_1(x), self.qkv)
+            both.select(2, length).copy_(self.key_value)
+            y = F.scaled_dot_product_attention(
+                self.query, keys.narrow(2, 0, n), values.narrow(2, 0, n), scale=self.scale
+            )
+            self._join(y.view(x.shape), layer.attn_proj, layer.attn_bias)
+            layer.c_fc.apply(layer.ln_2(x), self.hidden)
+            self._join(weights.activation(self.preact), layer.mlp_proj, layer.mlp_bias)
+        logits = self.head.apply(weights.ln_f(x))
+        return logits.view(1, -1)[:, : weights.head.weight.shape[0]]
+
+    def _join(self, branch: Tensor, tiles: Tiles, bias: Tensor | None) -> None:
+        """Add a branch's product and bias to the residual stream."""
+        if bias is not None:
+            self.x.add_(bias, alpha=self.residual)
+        n = self.x_tiles.shape[0]
+        self.x_tiles.baddbmm_(branch.expand(n, -1, -1), tiles.weight, alpha=self.residual)

@@ -1,0 +1,278 @@
+"""Sampling text from a GPT: tokens one by one, many sequences side by side.
+
+Two paths give the same tokens. The naive one runs the module on the whole context for each token
+and sequence, as nanoGPT's ``generate`` does. The cached one (``sampling.decode``) differs from it
+by rounding only; where rounding could change a draw (``filters.settled_token``) it takes that
+position's logits from the naive path and decides on those. So identity does not rest on luck: it
+holds as long as the float32 logits of the two differ by less than ``RELATIVE_TOLERANCE`` allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from nanogpt_cli.model.gpt import GPT
+from nanogpt_cli.sampling import filters
+from nanogpt_cli.sampling.decode import Decoder, window_start
+from nanogpt_cli.sampling.filters import next_token as next_token
+from nanogpt_cli.sampling.settings import Sampling
+from nanogpt_cli.sampling.weights import Weights
+
+if TYPE_CHECKING:
+    from nanogpt_cli.text.tokenizer import Tokenizer
+
+Context = Literal["slide", "roll"]
+# Bound on |cached - naive| logits, as a share of the largest |logit|. The largest seen on the
+# shapes of the tests and on the GPT-2 124M shape (weights of std 0.1) is a third of it.
+RELATIVE_TOLERANCE = 2.0**-16
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One drawn token.
+
+    Attributes:
+        prompt: index of the prompt.
+        sample: index among the samples of that prompt.
+        position: 0 for the first new token.
+        id: the token.
+        logprob: its log-probability in nats under the model alone (no temperature, no filter);
+            NaN unless asked for.
+        runners_up: the most probable (id, log-probability) pairs, as many as asked for.
+    """
+
+    prompt: int
+    sample: int
+    position: int
+    id: int
+    logprob: float = float("nan")
+    runners_up: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """A sequence being written: its place, all its ids, and what the cache holds of it."""
+
+    prompt: int
+    sample: int
+    ids: list[int]
+    new: int = 0
+    start: int = -1  # window start of the cached positions; -1: nothing cached
+    cached: int = 0  # positions in the cache
+
+    def window(self, block_size: int, stride: int) -> list[int]:
+        return self.ids[window_start(len(self.ids), block_size, stride) :]
+
+
+@dataclass
+class Plan:
+    """What to generate; ``generate`` reads it.
+
+    Attributes:
+        max_new_tokens: at most this many per sequence.
+        samples: sequences per prompt.
+        sampling: how to draw.
+        seed: of all draws; see ``filters.draw_key``.
+        first_sample: index of the first sample, to draw some of a larger set.
+        vocab_size: ids from here on are never drawn (padding of the embedding).
+        stop_ids: a sequence ends when one of these is drawn; it is still yielded.
+        context: beyond the block size, "slide" reads the last ``block_size`` tokens for each
+            token (exact, as nanoGPT); "roll" keeps half of the block, fills it again and so on.
+        cached: False takes the naive path.
+        exact: let the cached path decide near-ties on naive logits. Pointless below float32.
+        logprobs: runners-up to report with each token; ``None`` for no log-probabilities at all.
+        weights: what the cached path reads; the model's own when ``None``. Given, they are shared
+            between texts, and may be packed or of another dtype.
+    """
+
+    max_new_tokens: int
+    samples: int = 1
+    sampling: Sampling = field(default_factory=Sampling)
+    seed: int = 0
+    first_sample: int = 0
+    vocab_size: int | None = None
+    stop_ids: frozenset[int] = frozenset()
+    context: Context = "slide"
+    cached: bool = True
+    exact: bool = True
+    logprobs: int | None = None
+    weights: Weights | None = None
+
+
+@torch.inference_mode()
+def reference_logits(model: GPT, window: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Logits (V,) float32 after ``window`` by the module itself: the slow twin.
+
+    One sequence at a time, so that the result does not depend on what else is computed.
+    """
+    idx = torch.tensor([list(window)], device=model.lm_head.weight.device)
+    x = model.embed(idx)
+    for block in model.transformer.h:
+        x = block(x)
+    logits: np.ndarray[Any, np.dtype[np.float32]] = model.head(x[:, -1])[0].float().cpu().numpy()
+    return logits
+
+
+def generate(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    plan: Plan,
+    *,
+    done: Callable[[Token], bool] | None = None,
+) -> Iterator[Token]:
+    """Continue prompts, yielding each token as it is drawn: position by position, all sequences.
+
+    Args:
+        model: in evaluation mode.
+        prompts: at least one id each; longer than the block is fine.
+        plan: how much, and how.
+        done: called with each token; True ends its sequence.
+
+    Raises:
+        ValueError: a prompt is empty or holds an id outside the embedding.
+    """
+    _check(model, prompts)
+    active = [
+        _Sequence(p, plan.first_sample + s, list(ids))
+        for p, ids in enumerate(prompts)
+        for s in range(plan.samples)
+    ]
+    if plan.max_new_tokens < 1 or not active:
+        return
+    source = _Cached(model, len(active), plan) if plan.cached else _Naive(model, plan)
+    while active:
+        going = []
+        for sequence, logits in zip(active, source.logits(active), strict=True):
+            token = _draw(model, sequence, logits, plan)
+            sequence.ids.append(token.id)
+            sequence.new += 1
+            ends = done is not None and done(token)
+            yield token
+            if not (ends or token.id in plan.stop_ids or sequence.new >= plan.max_new_tokens):
+                going.append(sequence)
+        active = going
+
+
+def generate_text(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    temperature: float = Sampling.temperature,
+    top_k: int = Sampling.top_k,
+    seed: int = 0,
+) -> str:
+    """The prompt and its continuation as text; ends early at end-of-text.
+
+    The model's training mode is put back afterwards.
+    """
+    plan = Plan(
+        max_new_tokens,
+        sampling=Sampling(temperature=temperature, top_k=top_k),
+        seed=seed,
+        vocab_size=tokenizer.vocab_size,
+        stop_ids=frozenset() if tokenizer.eot is None else frozenset({tokenizer.eot}),
+    )
+    training = model.training
+    model.eval()
+    try:
+        ids = [token.id for token in generate(model, [tokenizer.encode(prompt)], plan)]
+    finally:
+        model.train(training)
+    return prompt + tokenizer.decode(i for i in ids if i not in plan.stop_ids)
+
+
+def _check(model: GPT, prompts: Sequence[Sequence[int]]) -> None:
+    for number, ids in enumerate(prompts):
+        if not ids:
+            raise ValueError(f"prompt {number} is empty")
+        if not 0 <= min(ids) <= max(ids) < model.config.vocab_size:
+            raise ValueError(
+                f"prompt {number} holds an id outside 0..{model.config.vocab_size - 1}"
+            )
+
+
+def _stride(model: GPT, plan: Plan) -> int:
+    return 1 if plan.context == "slide" else max(1, model.config.block_size // 2)
+
+
+def _draw(model: GPT, sequence: _Sequence, logits: Any, plan: Plan) -> Token:
+    sampling = plan.sampling
+    key = filters.draw_key(plan.seed, sequence.prompt, sequence.sample, sequence.new)
+    # A list: the penalty reads ids as a set, and only if it is on.
+    seen = sequence.ids if sampling.repetition_penalty != 1.0 else ()
+    scores = filters.adjusted(logits, sampling, seen=seen, vocab_size=plan.vocab_size)
+    chosen: int | None = None
+    if plan.cached and plan.exact:
+        chosen = filters.settled_token(scores, key, sampling, _tolerance(logits, sampling))
+        if chosen is None:
+            window = sequence.window(model.config.block_size, _stride(model, plan))
+            logits = reference_logits(model, window)
+    if chosen is None:
+        chosen = next_token(logits, key, sampling, seen=seen, vocab_size=plan.vocab_size)
+    place = (sequence.prompt, sequence.sample, sequence.new, chosen)
+    if plan.logprobs is None:
+        return Token(*place)
+    logprobs = filters.log_softmax(logits, plan.vocab_size)
+    best = np.argsort(-logprobs, kind="stable")[: plan.logprobs]
+    return Token(*place, float(logprobs[chosen]), tuple((int(i), float(logprobs[i])) for i in best))
+
+
+def _tolerance(logits: Any, sampling: Sampling) -> float:
+    penalty = max(sampling.repetition_penalty, 1 / sampling.repetition_penalty)
+    return RELATIVE_TOLERANCE * penalty * max(float(np.abs(logits).max()), 1.0)
+
+
+class _Naive:
+    def __init__(self, model: GPT, plan: Plan) -> None:
+        self.model, self.stride = model, _stride(model, plan)
+
+    def logits(self, active: Sequence[_Sequence]) -> list[Any]:
+        size = self.model.config.block_size
+        return [reference_logits(self.model, s.window(size, self.stride)) for s in active]
+
+
+class _Cached:
+    """Feeds a ``Decoder``: each sequence either appends its last token or reads its window anew."""
+
+    def __init__(self, model: GPT, rows: int, plan: Plan) -> None:
+        self.decoder = Decoder(plan.weights or Weights.of(model), rows)
+        self.block_size, self.stride = model.config.block_size, _stride(model, plan)
+        self.slots: list[_Sequence] = []
+
+    def logits(self, active: Sequence[_Sequence]) -> list[Any]:
+        self._assign(active)
+        fresh: dict[int, list[int]] = {}  # slots to fill anew, by window length
+        append: list[int] = []
+        for slot, sequence in enumerate(active):
+            start = window_start(len(sequence.ids), self.block_size, self.stride)
+            size = len(sequence.ids) - start
+            if start == sequence.start and sequence.cached == size - 1:
+                append.append(slot)
+            else:
+                fresh.setdefault(size, []).append(slot)
+            sequence.start, sequence.cached = start, size
+        rows: dict[int, Any] = {}
+        for slots in fresh.values():
+            windows = [active[slot].ids[active[slot].start :] for slot in slots]
+            rows.update(zip(slots, self.decoder.prefill(slots, windows).cpu().numpy(), strict=True))
+        if append:
+            tokens = [active[slot].ids[-1] for slot in append]
+            lengths = [active[slot].cached - 1 for slot in append]
+            step = self.decoder.step(append, tokens, lengths)
+            rows.update(zip(append, step.cpu().numpy(), strict=True))
+        return [rows[slot] for slot in range(len(active))]
+
+    def _assign(self, active: Sequence[_Sequence]) -> None:
+        """Drop the cache rows of sequences that have ended."""
+        if not self.slots:
+            self.slots = list(active)
+        elif len(active) < len(self.slots):
+            self.decoder.keep([i for i, s in enumerate(self.slots) if any(s is a for a in active)])
+            self.slots = list(active)

@@ -1,0 +1,18 @@
+"""Initialisation schemes as data: laws of initial values, one per class of tensor."""
+
+from nanogpt_cli.schemes.scheme import (
+    CLASSES,
+    GROUPS,
+    MULTIPLIERS,
+    Scheme,
+    catalogue,
+    get,
+    names,
+    parse_custom,
+    tensor_class,
+)
+
+__all__ = [
+    "CLASSES", "GROUPS", "MULTIPLIERS", "Scheme", "catalogue", "get", "names", "parse_custom",
+    "tensor_class",
+]  # fmt: skip

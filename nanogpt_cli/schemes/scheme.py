@@ -1,0 +1,232 @@
+"""Initialisation schemes as data: one law per class of tensor, with multipliers and sources.
+
+The catalogue is ``schemes.toml``; a recipe's ``[init]`` table is read by the same code.
+
+For an optimizer: ``lr_factor = get(name).lr_multiplier(tensor_class(parameter), n_embd=d,
+n_layer=L)`` is 1.0 except in the µP family. For a model: ``init.drawing.configure`` puts a scheme's
+multipliers into its configuration and ``init.drawing.build`` draws its values.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.schemes.laws import Law, Rule, evaluate
+
+CLASSES = (
+    *("wte", "wpe", "q", "k", "v", "attn_proj", "fc", "mlp_proj", "lm_head"),
+    *("ln", "ln_bias", "bias"),
+)
+# From large to small: a later group overrides an earlier one, and a class overrides every group.
+GROUPS = {
+    "linear": ("q", "k", "v", "attn_proj", "fc", "mlp_proj"),
+    "qkv": ("q", "k", "v"),
+    "proj": ("attn_proj", "mlp_proj"),
+    "embedding": ("wte", "wpe"),
+}
+MULTIPLIERS = ("embedding", "residual", "attention", "output")
+_TEXT_KEYS = ("about", "source", "mismatch")
+
+_CLASS_OF = {
+    "transformer.wte.weight": "wte",
+    "transformer.wpe.weight": "wpe",
+    "lm_head.weight": "lm_head",
+    "attn.c_attn.weight": "qkv",
+    "attn.c_proj.weight": "attn_proj",
+    "mlp.c_fc.weight": "fc",
+    "mlp.c_proj.weight": "mlp_proj",
+}
+
+
+def tensor_class(name: str) -> str:
+    """The class of a parameter, from its name; ``"qkv"`` for the fused c_attn matrix.
+
+    Raises:
+        ValueError: the name is not one of GPT-2's.
+    """
+    bare = re.sub(r"^transformer\.h\.\d+\.", "", name)
+    if bare in _CLASS_OF:
+        return _CLASS_OF[bare]
+    module, _, leaf = bare.removeprefix("transformer.").rpartition(".")
+    if module in ("ln_1", "ln_2", "ln_f"):
+        return "ln" if leaf == "weight" else "ln_bias"
+    if leaf == "bias":
+        return "bias"
+    raise ValueError(f"{name} is not a parameter of GPT-2")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How every tensor of a GPT starts.
+
+    Attributes:
+        name: the name asked for by recipes and commands.
+        about: the idea in one line.
+        source: where it is defined.
+        aliases: other names it answers to.
+        rules: a law for each of ``CLASSES``.
+        multipliers: formulas for the factors on the signal (``MULTIPLIERS``); absent means GPT-2's.
+        lr: formulas for the factor on the learning rate, by class; absent means 1.
+        base_width, base_depth: where ``m`` and ``r`` are 1.
+        mismatch: what it presumes and a pre-LN GPT-2 with tied head lacks; empty if nothing.
+    """
+
+    name: str
+    about: str
+    source: str
+    aliases: tuple[str, ...]
+    rules: Mapping[str, Rule]
+    multipliers: Mapping[str, str]
+    lr: Mapping[str, str]
+    base_width: int
+    base_depth: int
+    mismatch: str
+
+    def law(self, tensor_class: str, values: Mapping[str, float]) -> Law:
+        """The law of a class of tensor; ``values`` gives d, L, l, D, V, T, fan_in, fan_out."""
+        return self.rules[tensor_class].law(self._scope(values))
+
+    def lr_multiplier(self, tensor_class: str, *, n_embd: int, n_layer: int) -> float:
+        """The factor on the learning rate for a class of tensor (or ``"qkv"``); 1 outside µP."""
+        formula = self.lr.get("q" if tensor_class == "qkv" else tensor_class, "1")
+        return evaluate(formula, self._scope({"d": n_embd, "L": n_layer}))
+
+    def multiplier(self, name: str, values: Mapping[str, float]) -> float | None:
+        """The factor ``name`` of ``MULTIPLIERS`` on the signal; ``None`` where GPT-2's stands."""
+        formula = self.multipliers.get(name)
+        return None if formula is None else evaluate(formula, self._scope(values))
+
+    def _scope(self, values: Mapping[str, float]) -> dict[str, float]:
+        ratios = {"m": values["d"] / self.base_width, "r": values["L"] / self.base_depth}
+        return {**values, **ratios}
+
+    @property
+    def formula(self) -> str:
+        """The laws in one line, equal ones together: ``wte wpe normal(0.02); …``."""
+        by_law: dict[str, list[str]] = {}
+        for name in CLASSES[:8]:
+            by_law.setdefault(str(self.rules[name]), []).append(name)
+        return "; ".join(f"{' '.join(who)} {law}" for law, who in by_law.items())
+
+
+def _expand(table: Mapping[str, Any], where: str) -> dict[str, str]:
+    """Spread group keys over their classes; a class wins over a group."""
+    known = (*CLASSES, *GROUPS)
+    for key, value in table.items():
+        if key not in known:
+            hint = nearest(key, known)
+            raise UserError(
+                f"{where}: unknown key {key!r}",
+                f"did you mean {hint!r}?" if hint else f"known: {', '.join(known)}",
+            )
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise UserError(f"{where}.{key} must be text such as 'normal(0.02)'")
+    spread = {c: str(table[g]) for g, members in GROUPS.items() if g in table for c in members}
+    return spread | {c: str(table[c]) for c in CLASSES if c in table}
+
+
+def _subtable(table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = table.get(key, {})
+    if not isinstance(value, dict):
+        raise UserError(f"{where}.{key} must be a table")
+    return value
+
+
+def _positive(table: Mapping[str, Any], key: str, default: int, where: str) -> int:
+    value = table.get(key, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{where}.{key} must be a whole number from 1, got {value!r}")
+    return value
+
+
+def _from_table(name: str, table: Mapping[str, Any], base: Scheme | None, where: str) -> Scheme:
+    """Read one scheme; what it leaves out comes from ``base``."""
+    special = {*_TEXT_KEYS, "aliases", "base", "multipliers", "lr", "base_width", "base_depth"}
+    laws = _expand({k: v for k, v in table.items() if k not in special}, where)
+    rules = {c: Rule.parse(text) for c, text in laws.items()}
+    multipliers = {k: str(v) for k, v in _subtable(table, "multipliers", where).items()}
+    for key in multipliers:
+        if key not in MULTIPLIERS:
+            raise UserError(
+                f"{where}.multipliers: unknown key {key!r}", f"known: {', '.join(MULTIPLIERS)}"
+            )
+    lr = _expand(_subtable(table, "lr", where), f"{where}.lr")
+    return Scheme(
+        name=name,
+        about=str(table.get("about", f"your own, from {base.name}" if base else "")),
+        source=str(table.get("source", where)),
+        aliases=tuple(table.get("aliases", ())),
+        rules=MappingProxyType({**(base.rules if base else {}), **rules}),
+        multipliers=MappingProxyType({**(base.multipliers if base else {}), **multipliers}),
+        lr=MappingProxyType({**(base.lr if base else {}), **lr}),
+        base_width=_positive(table, "base_width", base.base_width if base else 256, where),
+        base_depth=_positive(table, "base_depth", base.base_depth if base else 2, where),
+        mismatch=str(table.get("mismatch", base.mismatch if base else "")),
+    )
+
+
+@cache
+def catalogue() -> Mapping[str, Scheme]:
+    """Every shipped scheme by name, in the order of the file."""
+    text = (
+        resources.files("nanogpt_cli.schemes").joinpath("schemes.toml").read_text(encoding="utf-8")
+    )
+    schemes: dict[str, Scheme] = {}
+    for name, table in tomllib.loads(text).items():
+        base = schemes[table["base"]] if "base" in table else None
+        schemes[name] = _from_table(name, table, base, name)
+    return MappingProxyType(schemes)
+
+
+def names() -> list[str]:
+    """The names of all schemes."""
+    return list(catalogue())
+
+
+def get(name: str) -> Scheme:
+    """The scheme of that name or alias.
+
+    Raises:
+        UserError: there is none; the message gives the nearest name.
+    """
+    schemes = catalogue()
+    known = {alias: s for s in schemes.values() for alias in (*s.aliases, s.name)}
+    if name.lower() in known:
+        return known[name.lower()]
+    by_lower = {key.lower(): scheme for key, scheme in known.items()}
+    if name.lower() in by_lower:
+        return by_lower[name.lower()]
+    hint = nearest(name, known)
+    raise UserError(
+        f"unknown init scheme {name!r}",
+        f"did you mean {hint!r}?" if hint else f"known: {', '.join(schemes)}",
+    )
+
+
+def parse_custom(table: Mapping[str, Any], *, where: str = "init") -> Scheme:
+    """The scheme of a recipe's ``[init]`` table.
+
+    ``base`` names the scheme it changes (default: ``gpt2``); every other key is one of
+    ``CLASSES`` or ``GROUPS`` with a law, ``multipliers``, ``lr``, ``base_width`` or ``base_depth``.
+    Formulas are tried on a small shape, so that a slip shows when the recipe is read.
+
+    Raises:
+        UserError: a key, law or formula is wrong; the message names it.
+    """
+    base = get(str(table.get("base", "gpt2")))
+    scheme = _from_table("custom", table, base, where)
+    shape = {"d": 64, "L": 2, "l": 0, "D": 16, "V": 64, "T": 32, "fan_in": 64, "fan_out": 64}
+    for name in CLASSES:
+        scheme.law(name, shape)
+        scheme.lr_multiplier(name, n_embd=64, n_layer=2)
+    for name in MULTIPLIERS:
+        scheme.multiplier(name, shape)
+    return scheme

@@ -1,0 +1,1 @@
+"""One run: its steps, checkpoints, statistics, alarms, forecasts and replays."""

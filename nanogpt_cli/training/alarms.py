@@ -1,0 +1,315 @@
+"""From statistics to a named layer, a likely cause and an advice. Pure: no clock, no files.
+
+Each rule raises once when its condition has held for a few observations and clears once when it
+has been absent as long (hysteresis), so the log holds changes, not repetitions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from nanogpt_cli.run.events import Alarm, Eval, Event, Incident, Layers, RunStarted, Step
+
+# Observations a condition must hold (or be absent) before its alarm is raised (or cleared).
+_PATIENCE = 3
+_CLIPPED_WINDOW = 200
+# A run has diverged when so many losses in a row are all this far (in nats, and in robust standard
+# deviations of the loss) above the level it had reached.
+_DIVERGED_STEPS = 5
+_DIVERGED_RISE = 1.0
+_DIVERGED_SIGMAS = 8.0
+# Medians over the last steps are taken anew after this many of them.
+_REFRESH = 10
+
+
+@dataclass
+class _State:
+    held: int = 0
+    absent: int = 0
+    active: bool = False
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """A condition that holds now."""
+
+    kind: str
+    severity: str
+    message: str
+    advice: str
+    layer: int | None = None
+    value: float | None = None
+
+
+@dataclass
+class Alarms:
+    """Feed it every event of a run; it answers with alarms.
+
+    Args:
+        vocab_size: for the loss of a model that knows nothing, ln V.
+    """
+
+    vocab_size: int
+    expected: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    _states: dict[tuple[str, int | None], _State] = field(default_factory=dict)
+    _losses: deque[float] = field(default_factory=lambda: deque(maxlen=200))
+    _clipped: deque[bool] = field(default_factory=lambda: deque(maxlen=_CLIPPED_WINDOW))
+    _speeds: deque[float] = field(default_factory=lambda: deque(maxlen=200))
+    _evals: list[Eval] = field(default_factory=list)
+    _train_at_eval: list[float] = field(default_factory=list)
+    _middle: float = math.inf
+    _spread: float = 0.0
+    _slow: float = 1.0
+    _seen: int = 0
+    _overflows: bool = False
+    _level: float = math.inf
+    _level_spread: float = 0.0
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss has left the level it had reached, and has not come back."""
+        return self._is_active("divergence")
+
+    def incident(self, loss: float) -> str:
+        """The kind of incident that a step with this loss begins; empty if it begins none."""
+        if self._will_diverge(loss) and not self.diverged:
+            return "divergence"
+        if self.is_spike(loss) and not self._is_active("loss_spike"):
+            return "loss_spike"
+        return ""
+
+    def update(self, event: Event) -> list[Alarm]:
+        """The alarms that ``event`` raises or clears."""
+        if isinstance(event, RunStarted):
+            self.expected = event.expected
+            self._overflows = event.precision == "fp16"
+        elif isinstance(event, Step):
+            return self._settle(event.step, _STEP_KINDS, list(self._on_step(event)))
+        elif isinstance(event, Layers):
+            if event.stats:  # an event of histograms alone says nothing about the conditions
+                return self._settle(event.step, _LAYER_KINDS, list(self._on_layers(event)))
+        elif isinstance(event, Incident) and event.kind == "non_finite":
+            return self._settle(event.step, ("non_finite",), [_not_finite(event.message)])
+        elif isinstance(event, Eval):
+            return self._settle(event.step, _EVAL_KINDS, list(self._on_eval(event)), patience=1)
+        return []
+
+    def _settle(
+        self, step: int, kinds: Sequence[str], findings: list[_Finding], patience: int = _PATIENCE
+    ) -> list[Alarm]:
+        """Apply hysteresis to what holds now among ``kinds``."""
+        now = {(f.kind, f.layer): f for f in findings}
+        alarms = []
+        for key in {*now, *(k for k in self._states if k[0] in kinds)}:
+            state = self._states.setdefault(key, _State())
+            found = now.get(key)
+            state.held = state.held + 1 if found else 0
+            state.absent = 0 if found else state.absent + 1
+            at_once = found is not None and found.severity == "error"
+            if found and not state.active and (at_once or state.held >= patience):
+                state.active = True
+                alarms.append(_alarm(step, found))
+            elif not found and state.active and state.absent >= patience:
+                state.active = False
+                alarms.append(
+                    Alarm(
+                        step=step, kind=key[0], layer=key[1], severity="info", active=False,
+                        message=f"{key[0].replace('_', ' ')}: back to normal",
+                    )
+                )  # fmt: skip
+        return sorted(alarms, key=lambda a: (a.kind, -1 if a.layer is None else a.layer))
+
+    def _on_step(self, event: Step) -> Iterator[_Finding]:
+        if not math.isfinite(event.loss) or not math.isfinite(event.grad_norm):
+            what = "loss" if not math.isfinite(event.loss) else "gradient norm"
+            if what == "loss" or not self._overflows:  # the loss scaler tries out overflows
+                yield _not_finite(f"{what} is not finite at step {event.step}", event.loss)
+            return
+        if self.is_spike(event.loss):
+            yield _Finding(
+                "loss_spike", "error",
+                f"loss {event.loss:.3g} is far above the recent {self._middle:.3g}",
+                "if it does not come back: lower the learning rate, or clip gradients harder",
+                value=(event.loss - self._middle) / self._spread,
+            )  # fmt: skip
+        if self._will_diverge(event.loss):
+            yield _Finding(
+                "divergence", "error",
+                f"the run has diverged: loss {event.loss:.3g}, and {_DIVERGED_STEPS} steps in a "
+                f"row far above the {self._level:.3g} it had reached",
+                "lower the learning rate or warm up longer, and begin again or from an earlier "
+                "checkpoint", value=event.loss,
+            )  # fmt: skip
+        self._losses.append(event.loss)
+        self._clipped.append(event.clipped)
+        self._speeds.append(event.tokens_per_s)
+        if self._seen % _REFRESH == 0:
+            self._refresh()
+        self._seen += 1
+        self._note_level()
+        share = sum(self._clipped) / len(self._clipped)
+        if len(self._clipped) == _CLIPPED_WINDOW and share > 0.9:
+            yield _Finding(
+                "always_clipped", "warning",
+                f"{share:.0%} of the last {_CLIPPED_WINDOW} gradients were clipped",
+                "grad_clip now sets the step size: raise it, or lower the learning rate",
+                value=share,
+            )  # fmt: skip
+        yield from self._stuck(event)
+        if self._slow < 0.7:
+            yield _Finding(
+                "slow", "info", f"throughput fell to {self._slow:.0%} of the usual",
+                "something else uses the machine", value=self._slow,
+            )  # fmt: skip
+
+    def is_spike(self, loss: float) -> bool:
+        """Whether a loss is far above the recent ones, by the median absolute deviation."""
+        return loss > self._middle + max(0.5, 8 * self._spread)
+
+    def _will_diverge(self, loss: float) -> bool:
+        """Whether this loss and those before it are all far above the level reached."""
+        limit = self._level + max(_DIVERGED_RISE, _DIVERGED_SIGMAS * self._level_spread)
+        last = [*itertools.islice(reversed(self._losses), _DIVERGED_STEPS - 1), loss]
+        return len(last) == _DIVERGED_STEPS and min(last) > limit
+
+    def _note_level(self) -> None:
+        """The lowest level of the loss so far: a median of losses that are not the newest ones."""
+        if self._spread:
+            level, spread = self._middle, self._spread
+        else:
+            level, spread = median(list(self._losses)[: 1 - _DIVERGED_STEPS] or self._losses), 0.0
+        if level < self._level:
+            self._level, self._level_spread = level, spread
+
+    def _is_active(self, kind: str) -> bool:
+        state = self._states.get((kind, None))
+        return state is not None and state.active
+
+    def _refresh(self) -> None:
+        """Medians of the last losses and speeds."""
+        if len(self._losses) >= 50:
+            self._middle = median(self._losses)
+            deviation = median(abs(x - self._middle) for x in self._losses)
+            self._spread = max(1.4826 * deviation, 1e-3)  # sigma of a normal distribution
+        if len(self._speeds) == self._speeds.maxlen:
+            speeds = list(self._speeds)
+            self._slow = median(speeds[-10:]) / max(median(speeds), 1e-9)
+
+    def _stuck(self, event: Step) -> Iterator[_Finding]:
+        floor = math.log(self.vocab_size)
+        if event.step < 200 or event.loss <= floor - 0.1:
+            return
+        recent = list(self._losses)[-50:]
+        if len(recent) == 50 and min(recent) > floor - 0.1:
+            yield _Finding(
+                "stuck", "warning", f"loss is still {median(recent):.2f}, ln(vocabulary) "
+                f"is {floor:.2f}: nothing has been learned",
+                "check the data and the initialisation (nanogpt init-inspect), raise the "
+                "learning rate", value=median(recent),
+            )  # fmt: skip
+
+    def _on_layers(self, event: Layers) -> Iterator[_Finding]:
+        stats = event.stats
+        for layer, ratio in enumerate(stats.get("update_ratio", ())):
+            # Early steps are large by design: warmup ends and Adam's second moment settles.
+            if event.step >= 100 and not -5.0 <= ratio <= -1.0 and math.isfinite(ratio):
+                fast = ratio > -1.0
+                yield _Finding(
+                    "update_ratio", "warning",
+                    f"layer {layer} changes by 10^{ratio:.1f} of its weights a step",
+                    "lower the learning rate" if fast else "raise the learning rate; the layer "
+                    "hardly learns", layer, ratio,
+                )  # fmt: skip
+        for layer, share in enumerate(stats.get("dead", ())):
+            if share > 0.5:
+                yield _Finding(
+                    "dead_units", "warning", f"{share:.0%} of layer {layer}'s MLP units are silent",
+                    "lower the learning rate or the weight decay; smooth activations recover "
+                    "better", layer, share,
+                )  # fmt: skip
+        for layer, logit in enumerate(stats.get("attn_logit_max", ())):
+            if logit > 50:
+                yield _Finding(
+                    "attention_logits", "warning",
+                    f"layer {layer}'s largest attention logit is {logit:.0f}",
+                    "attention is about to saturate: lower the learning rate", layer, logit,
+                )  # fmt: skip
+        for layer, entropy in enumerate(stats.get("attn_entropy", ())):
+            if entropy < 0.02:
+                yield _Finding(
+                    "entropy_collapse", "warning",
+                    f"layer {layer} attends to single positions (entropy {entropy:.3f} of ln t)",
+                    "often precedes divergence: lower the learning rate", layer, entropy,
+                )  # fmt: skip
+        yield from self._growth(stats.get("resid_rms", ()))
+        yield from self._vanishing(stats.get("grad_norm", ()))
+
+    def _growth(self, rms: Sequence[float]) -> Iterator[_Finding]:
+        """The stream grew far beyond what its initialisation predicts."""
+        expected = self.expected.get("resid_rms", ())
+        if not rms or len(expected) != len(rms):
+            return
+        factor = rms[-1] / max(expected[-1], 1e-12)
+        if factor > 300:
+            yield _Finding(
+                "activation_growth", "warning",
+                f"the residual stream leaves the last layer {factor:.0f} times larger than at "
+                "the start", "raise the weight decay or lower the learning rate",
+                len(rms) - 1, factor,
+            )  # fmt: skip
+
+    def _vanishing(self, grads: Sequence[float]) -> Iterator[_Finding]:
+        finite = [g for g in grads if math.isfinite(g)]
+        if len(finite) < 2 or min(finite) >= 1e-3 * max(finite):
+            return
+        weakest = min(range(len(grads)), key=lambda i: grads[i])
+        yield _Finding(
+            "vanishing_gradient", "warning",
+            f"layer {weakest}'s gradient is {min(finite) / max(max(finite), 1e-30):.0e} of the "
+            "largest", "check the initialisation: nanogpt init-inspect", weakest, grads[weakest],
+        )  # fmt: skip
+
+    def _on_eval(self, event: Eval) -> Iterator[_Finding]:
+        self._evals.append(event)
+        self._train_at_eval.append(median(self._losses) if self._losses else math.nan)
+        if len(self._evals) < 4:
+            return
+        val = [e.val_loss for e in self._evals[-4:]]
+        train = self._train_at_eval[-4:]
+        if val == sorted(val) and val[0] < val[-1] and train == sorted(train, reverse=True):
+            best = min(self._evals, key=lambda e: e.val_loss)
+            yield _Finding(
+                "overfitting", "warning",
+                f"validation loss rose three times in a row while training loss fell; best was "
+                f"{best.val_loss:.3f} at step {best.step}",
+                "stop here (train.patience), use more data, dropout or weight decay",
+                value=event.val_loss,
+            )  # fmt: skip
+
+
+_STEP_KINDS = ("non_finite", "loss_spike", "divergence", "always_clipped", "stuck", "slow")
+_LAYER_KINDS = (
+    "update_ratio", "dead_units", "attention_logits", "entropy_collapse", "activation_growth",
+    "vanishing_gradient",
+)  # fmt: skip
+_EVAL_KINDS = ("overfitting",)
+
+
+def _not_finite(message: str, value: float | None = None) -> _Finding:
+    return _Finding(
+        "non_finite", "error", message,
+        "lower the learning rate or warm up longer; nanogpt replay shows the first tensor that "
+        "broke", value=value,
+    )  # fmt: skip
+
+
+def _alarm(step: int, found: _Finding) -> Alarm:
+    return Alarm(
+        step=step, kind=found.kind, severity=found.severity, message=found.message,
+        advice=found.advice, layer=found.layer, value=found.value,
+    )  # fmt: skip

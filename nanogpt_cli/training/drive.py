@@ -1,0 +1,147 @@
+"""Driving a trainer over a run folder: its lock, its log, its sinks, and the record of a crash.
+
+Every program that trains into a folder takes its events from ``drive``: the command, the first of
+several ranks, the Python API.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+from nanogpt_cli import files
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.recipe import Recipe
+from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run import events, sinks
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.log import EventWriter
+from nanogpt_cli.training import retention
+from nanogpt_cli.training.trainer import Trainer
+
+Report = Callable[[str], None]
+
+
+def drive(
+    run: RunFolder,
+    recipe: Recipe,
+    start: Callable[[], Trainer],
+    *,
+    resume: bool,
+    report: Report = lambda _: None,
+) -> Generator[events.Event, None, None]:
+    """Train, yielding every event once it is logged; the last one is ``RunEnded``.
+
+    Whoever leaves the loop before its end closes the generator (``contextlib.closing``), which ends
+    the run. A sink that fails is left out and the run goes on.
+
+    Args:
+        run: its folder, which exists.
+        recipe: names the sinks, and is written down when a resumed run has begun.
+        start: makes the trainer, restored if the run is resumed.
+        resume: go on with a run that has events already.
+        report: receives lines of commentary.
+
+    Raises:
+        UserError: another trainer holds the run, it cannot begin, or its log cannot be written. A
+            resume that is refused leaves the run as it was.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_locked(run))
+        write = stack.enter_context(EventWriter(run.events))
+        failed: list[str] = []
+        others = stack.enter_context(sinks.opened(recipe.log.sinks, run, failed.append))
+        trainer: Trainer | None = None
+
+        def log(event: events.Event) -> None:
+            try:
+                write(event)
+            except OSError:
+                with files.readable_os_errors("write the event log", run.events):
+                    raise
+            for take in others:
+                take(event)
+
+        try:
+            _remove_leftovers(run, report)
+            trainer = start()
+            if resume:
+                _write_recipe(run, recipe)
+            for event in trainer.run():
+                log(event)
+                yield event
+                while failed:
+                    note = events.Note(
+                        time=time.time(), step=trainer.progress.step, message=failed.pop(),
+                        level="warning",
+                    )  # fmt: skip
+                    log(note)
+                    yield note
+        except BaseException as error:
+            if trainer is not None or not resume:
+                with contextlib.suppress(OSError):  # the disk may be what failed
+                    write(_crash(error, trainer.progress.step if trainer else 0))
+            raise
+        finally:
+            with contextlib.suppress(OSError):
+                write.sync()
+
+
+def newest_checkpoint(run: RunFolder, report: Report) -> Path:
+    """The newest whole checkpoint of a run; damaged ones are named and set aside.
+
+    Raises:
+        UserError: there is none.
+    """
+    newest, problems = retention.newest_intact(run)
+    for damaged, problem in problems:
+        report(f"skipped: {problem}")
+        report(f"  it is kept as {retention.set_aside(damaged).name}")
+    if newest is None:
+        raise UserError(
+            f"run {run.name} has no whole checkpoint to go on from",
+            "start it again: nanogpt train RECIPE",
+        )
+    report(f"going on from {newest}")
+    return newest
+
+
+def _remove_leftovers(run: RunFolder, report: Report) -> None:
+    """Remove what a killed trainer left half-written."""
+    files.remove_leftovers(run.path)
+    for leftover in files.remove_leftovers(run.checkpoints):
+        report(f"removed {leftover.name}, left by a killed save")
+
+
+def _write_recipe(run: RunFolder, recipe: Recipe) -> None:
+    """Keep what a resumed run was asked to change."""
+    text = recipe_files.to_toml(recipe)
+    with files.readable_os_errors("write the recipe", run.recipe):
+        if not run.recipe.is_file() or run.recipe.read_text(encoding="utf-8") != text:
+            files.write_text(run.recipe, text)
+
+
+def _crash(error: BaseException, step: int) -> events.RunEnded:
+    """The last line of a run that did not end in order."""
+    stopped = isinstance(error, KeyboardInterrupt | GeneratorExit)
+    expected = stopped or isinstance(error, UserError)
+    text = str(error) if expected else "".join(traceback.format_exception(error))
+    reason = "stopped" if stopped else "error"
+    return events.RunEnded(time=time.time(), step=step, reason=reason, message=text[-4000:])
+
+
+@contextlib.contextmanager
+def _locked(run: RunFolder) -> Iterator[None]:
+    """Hold the run's lock, so that no second trainer writes to it."""
+
+    def refuse() -> None:
+        raise UserError(
+            f"run {run.name} is being trained by another process",
+            f"watch it: nanogpt watch {run.path}",
+        ) from None
+
+    with files.locked(run.lock, refuse):
+        yield

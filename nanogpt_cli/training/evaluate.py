@@ -1,0 +1,143 @@
+"""Loss over a whole split: one pass, each token predicted once, summed in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nanogpt_cli.machine import distributed, parts
+from nanogpt_cli.machine.device import Device
+from nanogpt_cli.machine.distributed import Group
+from nanogpt_cli.model.gpt import GPT
+
+Tokens = npt.NDArray[np.integer]
+
+# Positions whose logits are held at once: bounds memory for large vocabularies.
+_LOGITS = 1 << 25
+
+
+@dataclass(frozen=True)
+class Result:
+    """Loss of a split.
+
+    Attributes:
+        loss: mean negative log-likelihood in nats per token.
+        tokens: predicted tokens.
+        by_position: mean loss at each position of the context, (block_size,).
+    """
+
+    loss: float
+    tokens: int
+    by_position: npt.NDArray[np.float64]
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite when it overflows."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+    def bits_per_byte(self, bytes_per_token: float) -> float:
+        """The loss per byte of text, comparable between tokenizers."""
+        return self.loss / math.log(2) / bytes_per_token
+
+
+def spans(n_tokens: int, block_size: int, batch: int) -> list[tuple[int, int]]:
+    """Where each batch of side-by-side windows starts and what its last target is.
+
+    Every token but the first is a target exactly once; a shorter last window is a batch of its own.
+    """
+    whole = (n_tokens - 1) // block_size * block_size
+    step = batch * block_size
+    found = [(start, min(start + step, whole)) for start in range(0, whole, step)]
+    return [*found, (whole, n_tokens - 1)] if whole < n_tokens - 1 else found
+
+
+def windows(tokens: Tokens, span: tuple[int, int], block_size: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets of one span, each (≤ batch, ≤ block_size) int64."""
+    start, stop = span
+    ids = torch.from_numpy(tokens[start : stop + 1].astype(np.int64))
+    width = min(block_size, stop - start)
+    return ids[:-1].view(-1, width), ids[1:].view(-1, width)
+
+
+def default_batch(model: GPT) -> int:
+    """Windows evaluated at once: bounded by the logits' memory."""
+    return max(1, min(64, _LOGITS // (model.config.block_size * model.config.vocab_size)))
+
+
+def evaluate(
+    model: GPT,
+    tokens: Tokens,
+    device: Device,
+    *,
+    batch: int | None = None,
+    max_batches: int | None = None,
+    group: Group = Group(),  # noqa: B008 - frozen
+) -> Result:
+    """Mean loss over ``tokens`` (at least 2), without dropout.
+
+    The result does not depend on ``batch`` or the number of processes beyond the rounding of
+    single losses. ``max_batches`` looks at the beginning only (for rehearsals).
+    """
+    going = passes(model, tokens, device, batch=batch, max_batches=max_batches, group=group)
+    while True:
+        try:
+            next(going)
+        except StopIteration as done:
+            result: Result = done.value
+            return result
+
+
+def passes(
+    model: GPT,
+    tokens: Tokens,
+    device: Device,
+    *,
+    batch: int | None = None,
+    max_batches: int | None = None,
+    group: Group = Group(),  # noqa: B008 - frozen
+) -> Generator[float, None, Result]:
+    """``evaluate`` in pieces: yields the share done after each batch, returns the result."""
+    T = model.config.block_size
+    wide = torch.float32 if device.device.type == "mps" else torch.float64
+    sums = torch.zeros(T, dtype=wide, device=device.device)
+    counts = torch.zeros(T, dtype=torch.float64)
+    todo = spans(len(tokens), T, batch or default_batch(model))[:max_batches]
+    for first in range(0, len(todo), group.world):
+        # A rank without a batch repeats the first one for nothing: split models need every rank.
+        mine = first + group.rank
+        x, y = windows(tokens, todo[mine % len(todo)], T)
+        losses = _losses(model, x.to(device.device), y.to(device.device), device)
+        if mine < len(todo):
+            sums[: y.shape[1]] += losses.to(wide).sum(0)
+            counts[: y.shape[1]] += y.shape[0]
+        yield min(1.0, (first + group.world) / len(todo))
+    sums, counts = group.sum(sums).cpu().double(), group.sum(counts)
+    total = int(counts.sum())
+    by_position = (sums / counts.clamp(min=1)).numpy()
+    return Result(float(sums.sum() / total), total, by_position)
+
+
+def _losses(model: GPT, x: Tensor, y: Tensor, device: Device) -> Tensor:
+    """Negative log-likelihood of each target, float32, the shape of ``y``."""
+    training = model.training
+    model.eval()
+
+    @torch.no_grad()  # of the thread that calls it
+    def work(mine: range) -> Tensor:
+        ids, targets = x[mine.start : mine.stop], y[mine.start : mine.stop]
+        with device.autocast():
+            logits, _ = model(ids)
+        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        return losses.view(targets.shape)
+
+    whole = any(distributed.is_split(p) for p in model.parameters())
+    found = parts.run(work, range(len(x)), 1 if whole else parts.side_by_side(device))
+    model.train(training)
+    return torch.cat(found)

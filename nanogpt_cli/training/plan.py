@@ -1,0 +1,334 @@
+"""What a recipe will need, without running it: memory by component, work, time and disk.
+
+Weights, gradients and moments are counted to the byte. Activations are counted by tracing what
+autograd really keeps for the backward pass of one micro-batch (``saved_tensors_hooks`` on fake
+tensors, which have shapes and devices but no memory), so the count follows the model's code.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nanogpt_cli import places
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.machine import parts
+from nanogpt_cli.machine.device import Device
+from nanogpt_cli.machine.memory import available_bytes
+from nanogpt_cli.model.accounting import training_flops
+from nanogpt_cli.model.dropout import Noise
+from nanogpt_cli.model.gpt import GPT, GPTConfig
+from nanogpt_cli.recipe import Recipe
+from nanogpt_cli.training import evaluate, setup
+from nanogpt_cli.training.optim import takes_muon
+
+# Memory of the program before a model exists. CPU: resident, measured with torch 2.13 on Linux.
+# The others are estimates of a driver's context, not measured.
+PROGRAM_BYTES = {"cpu": 345 << 20, "cuda": 500 << 20, "mps": 300 << 20}
+# Bytes of events.jsonl a step, with statistics at the default budget; measured.
+_LOG_BYTES = 400
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device. All but ``peak`` are components; not all exist at the same time.
+
+    Attributes:
+        weights, gradients, moments: of the model, or of this process's slice of it; an average
+            of the weights counts as a moment.
+        activations: what the forward pass of one micro-batch keeps for the backward pass.
+        backward: temporaries of the backward pass: gradients of the logits or of one MLP.
+        update: temporaries of the optimizer and of statistics.
+        evaluation: logits and log-probabilities of one evaluation batch.
+        program: interpreter and libraries.
+        peak: largest sum at any moment.
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+    backward: int
+    update: int
+    evaluation: int
+    program: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Everything ``nanogpt plan`` says of a recipe; ``seconds`` is ``None`` without a speed."""
+
+    parameters: int
+    flops_per_token: float
+    tokens_per_step: int
+    tokens: int
+    epochs: float
+    flops: float
+    memory: Memory
+    available: int
+    largest_micro_batch: int
+    checkpoint_bytes: int
+    disk_bytes: int
+    disk_free: int
+    flops_per_second: float | None
+    seconds: float | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether memory and disk suffice."""
+        return self.memory.peak <= self.available and self.disk_bytes <= self.disk_free
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"fits": self.fits}
+
+
+def forecast(
+    recipe: Recipe,
+    vocab_size: int,
+    train_tokens: int,
+    device: Device,
+    *,
+    processes: int = 1,
+    flops_per_second: float | None = None,
+    folder: Path = Path(),
+) -> Forecast:
+    """What a recipe will need on this machine.
+
+    Args:
+        recipe: what to run.
+        vocab_size: of its tokenizer.
+        train_tokens: of its training split.
+        device: where.
+        processes: that share each step.
+        flops_per_second: of one process, see ``speed``.
+        folder: where the run will be written.
+    """
+    recipe = recipe.for_processes(processes)
+    model = _shape(setup.model_config(recipe, vocab_size))
+    needed = memory(recipe, model.config, device, processes=processes)
+    free = available_bytes(device)
+    tokens = recipe.tokens_per_step * recipe.train.max_steps
+    flops = training_flops(model.config) * tokens
+    weights, _, moments = _state_bytes(recipe, model)
+    checkpoint = weights + moments
+    kept = recipe.train.keep + 2  # the best one, and the one being written
+    if recipe.train.keep_every:
+        kept += recipe.train.max_steps // recipe.train.keep_every
+    rate = flops_per_second * processes if flops_per_second else None
+    return Forecast(
+        parameters=model.n_parameters(),
+        flops_per_token=training_flops(model.config),
+        tokens_per_step=recipe.tokens_per_step,
+        tokens=tokens,
+        epochs=tokens / max(1, train_tokens),
+        flops=flops,
+        memory=needed,
+        available=free,
+        largest_micro_batch=largest_micro_batch(recipe, model.config, device, free, processes),
+        checkpoint_bytes=checkpoint,
+        disk_bytes=checkpoint * kept + _LOG_BYTES * recipe.train.max_steps,
+        disk_free=shutil.disk_usage(places.nearest_existing(folder)).free,
+        flops_per_second=rate,
+        seconds=flops / rate if rate else None,
+    )
+
+
+def memory(
+    recipe: Recipe,
+    config: GPTConfig,
+    device: Device,
+    *,
+    micro_batch: int = 0,
+    processes: int = 1,
+) -> Memory:
+    """Memory of one process.
+
+    The peak is the largest of four moments: the turn from the forward to the backward pass, its
+    end, the update, and an evaluation. With a single micro-batch gradients appear as activations
+    go, as many copies as there are parts side by side (``machine/parts.py``).
+    """
+    size = micro_batch or recipe.train.batch_size
+    model = _shape(config)
+    split = processes if recipe.train.parallel == "fsdp" else 1
+    weights, gradients, moments = (n // split for n in _state_bytes(recipe, model))
+    T, V = config.block_size, config.vocab_size
+    activations = activation_bytes(config, size, device)
+    backward = _backward_bytes(config, size)
+    evaluation = 2 * evaluate.default_batch(model) * T * V * 4
+    update = _update_bytes(recipe, model)
+    program = PROGRAM_BYTES[device.device.type]
+    accumulating = recipe.tokens_per_step > size * T * processes
+    turn = activations + backward + (gradients if accumulating or processes > 1 else 0)
+    n_parts = parts.choose(recipe, device, processes)
+    end = gradients * (n_parts + int(accumulating and n_parts > 1))
+    peak = program + weights + moments + max(turn, end, gradients + update, evaluation)
+    return Memory(
+        weights, gradients, moments, activations, backward, update, evaluation, program, peak
+    )
+
+
+def _shape(config: GPTConfig) -> GPT:
+    with torch.device("meta"):
+        return GPT(config)
+
+
+def _state_bytes(recipe: Recipe, model: GPT) -> tuple[int, int, int]:
+    """(weights, gradients, moments) of the whole model, float32."""
+    muon = sum(p.numel() for n, p in model.named_parameters() if takes_muon(recipe.optim, n, p))
+    every = model.n_parameters()
+    average = every if recipe.optim.ema else 0
+    return 4 * every, 4 * every, 4 * (2 * (every - muon) + muon + average)
+
+
+def _backward_bytes(config: GPTConfig, micro_batch: int) -> int:
+    """The largest gradients that exist before activations go: of logits, or around one MLP."""
+    mlp = config.n_embd + 2 * config.hidden_size
+    return 4 * micro_batch * config.block_size * max(config.vocab_size, mlp)
+
+
+def _update_bytes(recipe: Recipe, model: GPT) -> int:
+    """Temporaries between backward pass and next step."""
+    named = dict(model.named_parameters())
+    matrices = sum(p.numel() for n, p in named.items() if p.dim() >= 2 and ".h." in n)
+    watched = matrices if recipe.stats.budget or recipe.stats.every else 0
+    stacks: dict[tuple[int, ...], int] = {}
+    for name, p in named.items():
+        if takes_muon(recipe.optim, name, p):
+            shape = tuple(sorted(p.shape))
+            stacks[shape] = stacks.get(shape, 0) + p.numel()
+    # Muon holds all updates, and of its largest stack the input, two iterates and a product.
+    return 4 * (watched + sum(stacks.values()) + 4 * max(stacks.values(), default=0))
+
+
+def activation_bytes(config: GPTConfig, micro_batch: int, device: Device) -> int:
+    """Bytes autograd keeps for the backward pass of one micro-batch, weights not counted.
+
+    They grow linearly from a micro-batch of two on (with one, some copies are views), and with
+    each block as much as with the second.
+    """
+    if micro_batch < 2:
+        return _of_depth(config, 1, device)
+    two, three = (_of_depth(config, size, device) for size in (2, 3))
+    return two + (micro_batch - 2) * (three - two)
+
+
+def _of_depth(config: GPTConfig, micro_batch: int, device: Device) -> int:
+    """``_traced`` for any number of blocks, of which two are traced."""
+    if config.n_layer < 3:
+        return _traced(config, micro_batch, device)
+    one, two = (_traced(replace(config, n_layer=n), micro_batch, device) for n in (1, 2))
+    return two + (config.n_layer - 2) * (two - one)
+
+
+class _Counted(Noise):
+    """Noise of the same size, without values."""
+
+    def keep(
+        self,
+        shape: Sequence[int],
+        p: float,  # noqa: ARG002
+        sequences: slice = slice(None),  # noqa: ARG002
+    ) -> Tensor:
+        """As ``Noise.keep``."""
+        return torch.empty(tuple(shape), dtype=torch.bfloat16)
+
+
+def check(recipe: Recipe, config: GPTConfig, device: Device, processes: int = 1) -> None:
+    """Refuse a run that this machine has not the memory for.
+
+    Args:
+        recipe: with ``tokens_per_step`` written out.
+        config: of its model.
+        device: where it would run.
+        processes: that share each step.
+
+    Raises:
+        UserError: with the forecast and the micro-batch that would fit.
+    """
+    room = available_bytes(device, with_swap=True)
+    needed = memory(recipe, config, device, processes=processes).peak
+    if needed <= room:
+        return
+    largest = largest_micro_batch(recipe, config, device, room, processes)
+    raise UserError(
+        f"the run does not fit: it needs about {needed / 1e9:.1f} GB of memory, "
+        f"{room / 1e9:.1f} GB are free",
+        f"set train.batch_size = {largest}" if largest else "use a smaller model or block_size",
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _traced(config: GPTConfig, micro_batch: int, device: Device) -> int:
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+        return tensor
+
+    with FakeTensorMode(), torch.device(device.device):
+        model = GPT(config).train()
+        own = {p.untyped_storage()._cdata for p in model.parameters()}
+        ids = torch.zeros(micro_batch, config.block_size, dtype=torch.int64)
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        noise = _Counted(range(micro_batch)) if device.eager_cpu else None
+        with hooks, device.autocast():
+            model(ids, ids, noise=noise)
+        return sum(
+            tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own
+        )
+
+
+def largest_micro_batch(
+    recipe: Recipe, config: GPTConfig, device: Device, available: int, processes: int = 1
+) -> int:
+    """Sequences of the largest micro-batch that fits and divides the step; 0 if none does."""
+    slots = recipe.tokens_per_step // config.block_size // processes
+    small = [size for size in range(1, math.isqrt(slots) + 1) if slots % size == 0]
+    fits = [
+        size
+        for size in {*small, *(slots // size for size in small)}
+        if memory(recipe, config, device, micro_batch=size, processes=processes).peak <= available
+    ]
+    return max(fits, default=0)
+
+
+def speed(
+    recipe: Recipe,
+    config: GPTConfig,
+    device: Device,
+    *,
+    seconds: float = 3.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Training FLOP/s of this machine: forward and backward passes of the recipe's micro-batch."""
+    model = GPT(config).to(device.device).train()
+    ids = torch.zeros(
+        recipe.train.batch_size, config.block_size, dtype=torch.int64, device=device.device
+    )
+
+    def once() -> None:
+        with device.autocast():
+            loss = model(ids, ids)[1]
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+
+    once()  # the first pass allocates
+    device.synchronize()
+    started, passes = clock(), 0
+    while passes < 2 or clock() - started < seconds:
+        once()
+        device.synchronize()
+        passes += 1
+    return training_flops(model.config) * ids.numel() * passes / (clock() - started)

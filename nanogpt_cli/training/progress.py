@@ -1,0 +1,148 @@
+"""What a run must remember besides tensors, and how it is saved and restored."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanogpt_cli import files, foreign_files
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.machine import distributed
+from nanogpt_cli.machine.environment import versions
+from nanogpt_cli.model.gpt import GPT
+from nanogpt_cli.recipe import Recipe
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.text import tokens as prepared
+from nanogpt_cli.text.tokens import TokenData
+from nanogpt_cli.training import checkpoint
+from nanogpt_cli.training.stepper import Stepper
+
+
+@dataclass
+class Progress:
+    """What a run must remember besides tensors; saved in every checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    lr_factor: float = 1.0
+    best_step: int = -1
+    best_loss: float = math.inf
+    evals_without_best: int = 0
+    evaluated_step: int = -1
+    skip: set[int] = field(default_factory=set)
+
+    def take(self, other: Progress) -> None:
+        """Become a copy of ``other``; whoever holds this object sees it."""
+        vars(self).update(vars(other))
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON values."""
+        best = None if math.isinf(self.best_loss) else self.best_loss
+        return {**vars(self), "best_loss": best, "skip": sorted(self.skip)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Progress:
+        """The inverse of ``to_json``; keys it does not know are ignored."""
+        known = {key: values[key] for key in vars(cls()) if key in values}
+        best = known.get("best_loss")
+        known["best_loss"] = math.inf if best is None else best
+        return cls(**{**known, "skip": set(known.get("skip", ()))})
+
+
+def save(
+    run: RunFolder, stepper: Stepper, progress: Progress, recipe: Recipe, data: TokenData
+) -> Path:
+    """Write a checkpoint from which the run can go on bit by bit.
+
+    Every rank must call it; what is split over ranks is written by all of them.
+    """
+    state = {
+        "step": progress.step,
+        "tokens": progress.tokens,
+        "progress": progress.to_json(),
+        "scaler": stepper.scaler.state_dict(),
+        # Batches and dropout are functions of this seed and the step: no generator has a state.
+        "seed": recipe.run.seed,
+        "recipe": recipe.model_dump(mode="json"),
+        "data": data_identity(data),
+        "versions": versions(),
+    }
+    return checkpoint.save(
+        run,
+        stepper.model,
+        state,
+        tokenizer=data.tokenizer.to_json(),
+        optimizer=stepper.optimizers.tensors(),
+        average=stepper.average.values,
+        group=stepper.group,
+    )
+
+
+def data_identity(data: TokenData) -> dict[str, Any]:
+    """What makes a prepared data set the same one: its tokenizer and its token files."""
+    manifest = data.manifest
+    return {
+        "folder": str(data.folder),
+        "manifest_sha256": files.sha256_file(data.folder / prepared.MANIFEST),
+        "tokenizer": manifest.fingerprint,
+        "train_sha256": manifest.train.sha256,
+        "val_sha256": manifest.val.sha256,
+    }
+
+
+def restore(folder: Path, stepper: Stepper, data: TokenData) -> Progress:
+    """Give ``stepper`` the tensors of a verified checkpoint; returns where the run was.
+
+    Raises:
+        UserError: the checkpoint belongs to other data or another model, or is not resumable.
+    """
+    state = checkpoint.read_state(folder)
+    _check_identity(folder, state.get("data", {}), data_identity(data))
+    optimizer = folder / checkpoint.OPTIMIZER
+    if "progress" not in state or (state["step"] and not foreign_files.present(optimizer)):
+        raise UserError(
+            f"{folder} lacks the state of its optimizer or its progress, so it cannot be resumed "
+            "exactly",
+            "start a new run from its weights: nanogpt train RECIPE --from RUN",
+        )
+    copy_weights(stepper.model, folder / checkpoint.MODEL)
+    if foreign_files.present(optimizer):
+        try:
+            stepper.optimizers.load_tensors(checkpoint.read_tensors(optimizer))
+        except ValueError as error:
+            raise UserError(f"{optimizer}: {error}") from None
+    _restore_average(folder / checkpoint.EMA, stepper)
+    stepper.scaler.load_state_dict(stepper.scaler.state_dict() | state.get("scaler", {}))
+    return Progress.from_json(state["progress"])
+
+
+def _restore_average(path: Path, stepper: Stepper) -> None:
+    if foreign_files.present(path):
+        tensors = checkpoint.read_tensors(path)
+        checkpoint.check_fit(stepper.model, tensors, source=str(path))
+        stepper.average.load(tensors)
+    else:  # the run goes on with a new ``optim.ema``
+        stepper.average.restart()
+
+
+def _check_identity(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
+    for key in ("tokenizer", "train_sha256", "val_sha256"):
+        if saved.get(key) != now[key]:
+            raise UserError(
+                f"{folder} was trained on other data: {key} differs "
+                f"(was {saved.get('folder')}, now {now['folder']})",
+                "prepare the same data again, or start a new run with --from",
+            )
+
+
+@torch.no_grad()
+def copy_weights(model: GPT, path: Path) -> None:
+    """Copy weights into the existing parameters, which the optimizers hold."""
+    tensors = checkpoint.read_tensors(path)
+    checkpoint.check_fit(model, tensors, source=str(path))
+    for name, parameter in model.named_parameters():
+        parameter.copy_(distributed.like(tensors[name], parameter))

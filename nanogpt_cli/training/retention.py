@@ -1,0 +1,155 @@
+"""Which checkpoints a run has, which is best, and which go.
+
+``checkpoints/best.json`` names the step with the lowest validation loss.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from nanogpt_cli import files, foreign_files
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.model import limits
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.training import checkpoint
+from nanogpt_cli.training.checkpoint import CheckpointError
+
+BEST = "best.json"
+_STEP = re.compile(r"^step-(\d+)$")
+
+
+def list_steps(run: RunFolder) -> list[int]:
+    """Steps that have a checkpoint folder, ascending."""
+    if not run.checkpoints.is_dir():
+        return []
+    found = (_STEP.match(path.name) for path in run.checkpoints.iterdir() if path.is_dir())
+    return sorted(int(match.group(1)) for match in found if match)
+
+
+def mark_best(run: RunFolder, step: int, val_loss: float) -> None:
+    """Remember ``step`` as the best so far, and of which checkpoint that was said."""
+    digest = files.sha256_file(checkpoint.folder_of(run, step) / checkpoint.STATE)
+    mark = {"step": step, "val_loss": val_loss, "state_sha256": digest}
+    files.write_json(run.checkpoints / BEST, mark)
+
+
+def restore_mark(run: RunFolder, step: int, val_loss: float) -> None:
+    """Make the mark agree with what a resumed run knows: a crash may have come before the mark.
+
+    Args:
+        run: the run.
+        step: of its best evaluation, negative if there was none.
+        val_loss: of that evaluation.
+    """
+    if step >= 0 and (checkpoint.folder_of(run, step) / checkpoint.STATE).is_file():
+        mark_best(run, step, val_loss)
+    else:
+        (run.checkpoints / BEST).unlink(missing_ok=True)
+
+
+def best_step(run: RunFolder) -> int | None:
+    """The step of the best checkpoint, if one is marked and still there.
+
+    Raises:
+        CheckpointError: the mark is damaged, or was made for another run's checkpoint.
+    """
+    path = run.checkpoints / BEST
+    if not foreign_files.present(path):
+        return None
+    try:
+        mark = foreign_files.read_object(path)
+    except UserError as error:
+        raise _unusable(error.message) from None
+    step = mark.get("step")
+    if not limits.is_whole(step):
+        raise _unusable(f"{path}: step must be a whole number, not {step!r:.80}")
+    state = checkpoint.folder_of(run, step) / checkpoint.STATE
+    if step not in list_steps(run) or not state.is_file():
+        return None
+    if files.sha256_file(state) != mark.get("state_sha256"):
+        raise _unusable(f"{path} was not made for this run's checkpoint of step {step}")
+    return step
+
+
+def is_best(run: RunFolder, step: int) -> bool:
+    """Whether the checkpoint of ``step`` is known to be the best one."""
+    try:
+        return best_step(run) == step
+    except CheckpointError:
+        return False
+
+
+def _unusable(why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{why}; so the best checkpoint is not known",
+        "name a step or --checkpoint last; resuming the run writes the mark again",
+    )
+
+
+def find(run: RunFolder, which: str = "last") -> Path:
+    """The checkpoint folder ``which`` of a run: "last", "best" or a step number.
+
+    Raises:
+        CheckpointError: there is none; the message lists those there are.
+    """
+    steps = list_steps(run)
+    if not steps:
+        raise CheckpointError(
+            f"run {run.name} has no checkpoint yet", "wait for its first save, or train longer"
+        )
+    if which == "last":
+        return checkpoint.folder_of(run, steps[-1])
+    if which == "best":
+        best = best_step(run)
+        return checkpoint.folder_of(run, steps[-1] if best is None else best)
+    if which.isdigit() and int(which) in steps:
+        return checkpoint.folder_of(run, int(which))
+    there = ", ".join(str(step) for step in steps)
+    raise CheckpointError(
+        f"run {run.name} has no checkpoint {which!r}", f"there are: best, last, {there}"
+    )
+
+
+def newest_intact(run: RunFolder) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest checkpoint that verifies; the newer ones and what is wrong with them."""
+    problems: list[tuple[Path, str]] = []
+    for step in reversed(list_steps(run)):
+        folder = checkpoint.folder_of(run, step)
+        try:
+            checkpoint.verify(folder)
+        except CheckpointError as error:
+            problems.append((folder, error.message))
+        else:
+            return folder, problems
+    return None, problems
+
+
+def prune(run: RunFolder, *, keep: int, keep_every: int = 0) -> list[int]:
+    """Remove old checkpoints; returns the removed steps.
+
+    The newest ``keep``, the best one and each multiple of ``keep_every`` stay.
+    """
+    steps = list_steps(run)
+    try:
+        best = best_step(run)
+    except CheckpointError:
+        return []  # which one must stay is not known
+    removed = []
+    for step in steps[: max(0, len(steps) - max(keep, 1))]:
+        if step == best or (keep_every and step % keep_every == 0):
+            continue
+        files.remove_folder(checkpoint.folder_of(run, step))
+        removed.append(step)
+    return removed
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a damaged checkpoint so that nothing takes it for one; returns its new path."""
+    target = folder.with_name(f"damaged-{folder.name}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"damaged-{folder.name}-{number}")
+    folder.rename(target)
+    return target

@@ -1,0 +1,229 @@
+"""One optimizer step: micro-batches, backward, clipping, update. No files, no events."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from nanogpt_cli.machine import distributed, parts
+from nanogpt_cli.machine.device import Device
+from nanogpt_cli.machine.distributed import Group
+from nanogpt_cli.model.dropout import Noise
+from nanogpt_cli.model.gpt import GPT
+from nanogpt_cli.training import batches
+from nanogpt_cli.training.ema import Average
+from nanogpt_cli.training.evaluate import Tokens
+from nanogpt_cli.training.optim import Optimizers
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Loss and gradient of one step, before any update.
+
+    Attributes:
+        loss: mean over all tokens of the step on all ranks, in nats.
+        grad_norm: global gradient norm before clipping.
+        clipped: whether it is above the limit.
+        attention: whether some rank raised its hand.
+    """
+
+    loss: float
+    grad_norm: float
+    clipped: bool
+    attention: bool = False
+
+    @property
+    def finite(self) -> bool:
+        """Whether an update may be made with it."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+def stream_seed(*keys: int | str) -> int:
+    """A 63-bit seed for one purpose, e.g. dropout of step 7 under the run's seed."""
+    digest = hashlib.blake2b("/".join(map(str, keys)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """The one dropout draws from; ``torch.random.fork_rng`` would cost more than a small model."""
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()
+    return torch.default_generator
+
+
+class Stepper:
+    """Computes the steps of a run: ``measure``, then ``apply`` or ``discard``.
+
+    Args:
+        model: the raw module, in training mode.
+        forward: the module that is called, perhaps a compiled or DDP wrapper of ``model``.
+        optimizers: of the raw module's parameters.
+        windows: the order of the data; its ``batch`` counts all sequences of a step.
+        tokens: the training split.
+        device: where and how to compute.
+        micro_batch: sequences at once.
+        grad_clip: largest gradient norm; 0 for none.
+        ema: decay of the average of the weights; 0 for none.
+        group: the processes that share each step.
+        n_parts: of a micro-batch, computed side by side (``machine/parts.py``).
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        forward: nn.Module,
+        optimizers: Optimizers,
+        windows: batches.Windows,
+        tokens: Tokens,
+        device: Device,
+        *,
+        micro_batch: int,
+        grad_clip: float,
+        ema: float = 0.0,
+        group: Group = Group(),  # noqa: B008 - frozen
+        n_parts: int = 1,
+    ) -> None:
+        self.model = model
+        self.forward = forward
+        self.optimizers = optimizers
+        self.windows = windows
+        self.tokens = tokens
+        self.device = device
+        self.micro_batch = micro_batch
+        self.grad_clip = grad_clip
+        self.average = Average(model, ema)
+        self.group = group
+        self.n_parts = n_parts
+        self.slots = group.part(windows.batch)
+        self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
+        self._named = list(model.named_parameters())
+        self._norms = torch.zeros(len(self._named))
+
+    def batch(self, step: int, slots: range) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of some slots of a step, each (len(slots), T)."""
+        T = self.windows.block_size
+        ids = torch.from_numpy(batches.fetch(self.tokens, self.windows.offsets(step, slots), T))
+        if self.device.device.type == "cuda":
+            ids = ids.pin_memory().to(self.device.device, non_blocking=True)
+        else:
+            ids = ids.to(self.device.device)
+        return ids[:, :-1], ids[:, 1:]
+
+    def measure(self, step: int, *, attention: bool = False) -> Measured:
+        """Accumulate the gradient of ``step`` (from 0) and look at it.
+
+        Args:
+            step: which one.
+            attention: this rank's hand; whether any is up comes back with the loss.
+        """
+        loss = self._accumulate(step)
+        for part in self.optimizers.parts:
+            self.scaler.unscale_(part)  # type: ignore[arg-type]  # uses param_groups alone
+        if self.group.world > 1:
+            loss, hands = self.group.sum(torch.stack([loss, loss.new_tensor(float(attention))]))
+        grads = self._grads()
+        split = self.group if distributed.is_split(grads[0]) else Group()
+        self._norms = distributed.norms([distributed.local(g) for g in grads], split)
+        seen = [loss, torch.linalg.vector_norm(self._norms)]
+        if self.group.world > 1:
+            seen.append(hands)
+        loss_value, norm, *up = torch.stack(seen).tolist()  # the step's only transfer
+        return Measured(
+            loss_value,
+            norm,
+            bool(self.grad_clip) and norm > self.grad_clip,
+            attention or any(up),
+        )
+
+    def _accumulate(self, step: int) -> Tensor:
+        """Backward through this rank's micro-batches; its share of the loss, on the device."""
+        total = torch.zeros((), device=self.device.device)
+        stop = self.slots.stop
+        for start in range(self.slots.start, stop, self.micro_batch):
+            slots = range(start, min(start + self.micro_batch, stop))
+            if self.n_parts > 1:
+                total += self._in_parts(step, slots)
+                continue
+            x, y = self.batch(step, slots)
+            with distributed.reducing(self.forward, self.model, last=slots.stop == stop):
+                with self.dropout_stream(step, slots) as noise, self.device.autocast():
+                    # A name for the logits would keep them alive.
+                    loss = self.forward(x, y, noise=noise)[1]
+                # Ranks average their gradients, so each weighs its share by their number.
+                loss = loss * (len(slots) * self.group.world / self.windows.batch)
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total / self.group.world if self.group.world > 1 else total
+
+    def _in_parts(self, step: int, slots: range) -> Tensor:
+        """The same for one micro-batch in parts: one process, nothing to scale."""
+
+        def loss(mine: range) -> Tensor:
+            x, y = self.batch(step, mine)
+            with self.dropout_stream(step, mine) as noise, self.device.autocast():
+                found: Tensor = self.model(x, y, noise=noise)[1]
+            return found * (len(mine) / self.windows.batch)
+
+        parameters = [p for _, p in self._named]
+        total, found = parts.gradients(loss, slots, self.n_parts, parameters)
+        for parameter, grad in zip(parameters, found, strict=True):
+            parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+        return total
+
+    @contextlib.contextmanager
+    def dropout_stream(self, step: int, slots: range) -> Iterator[Noise | None]:
+        """Dropout's noise as a function of the seed and of what is computed.
+
+        On a CPU that is (step, slot), and the noise is given to the model. Devices and compiled
+        models draw from PyTorch's generator, seeded by (step, first slot of the micro-batch).
+        """
+        keys = self.windows.seed, "dropout", step
+        if not self.model.config.dropout:
+            yield None
+        elif self.device.eager_cpu:
+            yield Noise([stream_seed(*keys, slot) for slot in slots])
+        else:
+            generator = _generator(self.device.device)
+            before = generator.get_state()
+            generator.manual_seed(stream_seed(*keys, slots.start))
+            yield None
+            generator.set_state(before)
+
+    def apply(self, measured: Measured) -> None:
+        """Clip and update; the gradients are gone afterwards."""
+        if measured.clipped:
+            grads = [distributed.local(grad) for grad in self._grads()]
+            torch._foreach_mul_(grads, self.grad_clip / (measured.grad_norm + 1e-6))
+        for part in self.optimizers.parts:
+            self.scaler.step(part, n_parts=self.n_parts)  # type: ignore[arg-type]
+        self.scaler.update()
+        self.optimizers.zero_grad()
+
+    def _grads(self) -> list[Tensor]:
+        grads = [p.grad for _, p in self._named if p.grad is not None]
+        assert len(grads) == len(self._named), "a parameter took no part in the loss"
+        return grads
+
+    def discard(self) -> None:
+        """Forget the gradients of ``measure`` without an update."""
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        self.optimizers.zero_grad()
+
+    def grad_norms(self) -> dict[str, Tensor]:
+        """Gradient norm of each parameter in the last ``measure``, before clipping."""
+        return {name: norm for (name, _), norm in zip(self._named, self._norms, strict=True)}
+
+    def broken_gradients(self) -> list[str]:
+        """Parameters whose gradient was not finite in the last ``measure``."""
+        finite = self._norms.isfinite().tolist()
+        return [name for (name, _), good in zip(self._named, finite, strict=True) if not good]

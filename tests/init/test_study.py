@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from nanogpt_cli import schemes
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.init import study
+from nanogpt_cli.init.drawing import build, configure
+from nanogpt_cli.model.accounting import account
+from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.training.coord_check import coord_check
+
+CONFIG = GPTConfig(4, 2, 64, 32, 300, 0.0, False, "gelu")
+
+
+def test_residual_scale_ablated_is_normal() -> None:
+    idx, targets = study.scan_tokens(CONFIG)
+    _, without = study.ablate(CONFIG, schemes.get("gpt2"), ["residual-scale"])
+    normal = study.schemes_of(CONFIG, [schemes.get("normal")])[0]
+    assert without.expected(idx, targets) == normal.expected(idx, targets)
+
+
+def test_without_tying_the_model_does_not_favour_the_token_it_read() -> None:
+    idx, targets = study.scan_tokens(CONFIG)
+    tied, untied = study.ablate(CONFIG, schemes.get("gpt2"), ["tying"])
+    assert tied.expected(idx, targets).own_logit > 0.5
+    assert untied.expected(idx, targets).own_logit == 0
+    assert abs(untied.measured(idx, targets, 0).own_logit) < 0.1
+
+
+def test_ablations_switch_back_what_is_off() -> None:
+    names = [v.name for v in study.ablate(CONFIG, schemes.get("gpt2"), ["bias", "ln"])]
+    assert names == ["gpt2", "+ bias", "- ln"]
+    with pytest.raises(UserError, match="unknown ablation"):
+        study.ablate(CONFIG, schemes.get("gpt2"), ["dropout"])
+
+
+def test_a_scan_holds_everything_else() -> None:
+    found = dict(study.scan(CONFIG, schemes.get("mup"), "width"))
+    assert 64 in found
+    assert {v.config.n_layer for v in found.values()} == {4}
+    assert {v.config.head_size for v in found.values()} == {32}
+    assert found[1024].config.multipliers.output == 0.25
+    with pytest.raises(UserError, match="depth or width"):
+        list(study.scan(CONFIG, schemes.get("mup"), "heads"))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_account_counts_what_the_model_has(bias: bool, tied: bool) -> None:
+    config = GPTConfig(3, 2, 32, 16, 100, 0.0, bias, "swiglu", tied)
+    model = build(config, schemes.get("gpt2"), 0)
+    found = account(config)
+    assert found.parameters == model.n_parameters()
+    assert found.non_embedding == model.n_parameters(embedding=False)
+    assert found.decayed == sum(p.numel() for p in model.parameters() if p.dim() == 2)
+
+
+def test_gpt2_small_has_124_million_parameters() -> None:
+    found = account(GPTConfig(12, 12, 768, 1024, 50257, 0.0, True, "gelu"))
+    assert found.parameters == 124_439_808
+
+
+def test_mup_keeps_activations_level_over_width_and_gpt2_does_not() -> None:
+    config = GPTConfig(2, 2, 64, 32, 128, 0.0, False, "gelu")
+    found = {
+        name: coord_check(config, schemes.get(name), (32, 64, 128, 256), steps=3)
+        for name in ("mup", "gpt2")
+    }
+    assert found["mup"].level, found["mup"].steepest
+    assert not found["gpt2"].level
+    assert found["gpt2"].slope("attn") > 0.5
+    assert found["mup"].losses[0][-1] < found["mup"].losses[0][0]
+
+
+@pytest.mark.parametrize("widths", [(64,), (64, 64), (64, 100)])
+def test_a_coordinate_check_needs_two_fitting_widths(widths: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="width"):
+        coord_check(configure(CONFIG, schemes.get("gpt2")), schemes.get("gpt2"), widths)

@@ -1,0 +1,169 @@
+"""Two processes over gloo against one, through PyTorch's launcher and the program itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import programs
+import pytest
+import torch
+import toy_run
+from programs import LIMIT, finish
+
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.machine import distributed
+from nanogpt_cli.machine.distributed import Group
+from nanogpt_cli.recipe import Recipe
+from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.follow import EventReader
+from nanogpt_cli.run.log import EventWriter
+from nanogpt_cli.training import checkpoint, retention
+from nanogpt_cli.training.trainer import Trainer
+
+
+def written(folder: Path, wanted: Recipe, data: Path) -> Path:
+    section = wanted.data.model_copy(update={"name": str(data)})
+    path = folder / "toy.toml"
+    path.write_text(recipe_files.to_toml(wanted.model_copy(update={"data": section})))
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "nanogpt_cli", "train", *map(str, arguments)]
+
+
+def train(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+
+
+def compare(one: RunFolder, two: RunFolder) -> None:
+    logs = [list(EventReader(run.events).read_all()) for run in (one, two)]
+    first, second = (toy_run.losses(log) for log in logs)
+    assert first == pytest.approx(second, abs=1e-5)
+    for name in (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.EMA):
+        ours, theirs = (checkpoint.read_tensors(retention.find(r) / name) for r in (one, two))
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert (ours[key] - theirs[key]).abs().max() < 1e-3, key
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Twelve steps on one process, in this one."""
+    folder = tmp_path_factory.mktemp("alone")
+    trainer = Trainer(shared_recipe("ddp", 12), toy_run.data(folder), RunFolder(folder))
+    with EventWriter(RunFolder(folder).events) as write:
+        for event in trainer.run():
+            write(event)
+    return RunFolder(folder)
+
+
+def shared_recipe(parallel: str, max_steps: int) -> Recipe:
+    return toy_run.recipe(
+        model={"dropout": 0.1},
+        train={"parallel": parallel, "max_steps": max_steps, "batch_size": 4},
+        optim={"name": "muon", "schedule": "constant", "ema": 0.9},
+        stats={"every": 3, "budget": 0.5},
+        sample={"max_new_tokens": 3, "prompt": "the "},
+    )
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_equal_one_and_resume_as_one(
+    tmp_path: Path, alone: RunFolder, parallel: str
+) -> None:
+    """Six steps on two processes, the other six on one."""
+    data = toy_run.data(tmp_path)
+    recipe = written(tmp_path, shared_recipe(parallel, 6), data.folder)
+    two = train(tmp_path, recipe, "--procs", 2, "--json")
+    assert two.returncode == 0, two.stderr
+    facts = json.loads(two.stdout.splitlines()[-1])
+    assert (facts["reason"], facts["step"]) == ("finished", 6)
+    run = RunFolder(tmp_path / facts["run"])
+    second = Trainer(shared_recipe(parallel, 12), data, run)
+    second.restore(retention.find(run))
+    with EventWriter(run.events) as write:
+        for event in second.run():
+            write(event)
+    compare(alone, run)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the rank in /proc")
+def test_a_killed_rank_ends_the_job_in_words_and_a_restart_finishes_it(tmp_path: Path) -> None:
+    wanted = toy_run.recipe(train={"max_steps": 4000, "checkpoint_every": 5, "eval_every": 0})
+    recipe = written(tmp_path, wanted, toy_run.data(tmp_path).folder)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = programs.start(
+        command(recipe, "--procs", 2), cwd=tmp_path, env=environment, text=True
+    )
+    run = RunFolder(tmp_path / "runs" / "toy")
+    programs.until(lambda: len(retention.list_steps(run)) >= 2, process)
+    os.kill(_other_rank(tmp_path), signal.SIGKILL)
+    _, complaint = finish(process)
+    assert process.returncode == 2
+    assert "ended with signal SIGKILL" in complaint
+    assert "--resume --procs 2" in complaint
+    assert "Traceback" not in complaint
+    step = retention.list_steps(run)[-1]
+    limit = ["--set", f"train.max_steps={step + 3}"]
+    again = train(tmp_path, run.path, "--resume", "--procs", 2, *limit)
+    assert again.returncode == 0, again.stderr
+    assert "going on from" in again.stderr
+    assert retention.list_steps(run)[-1] == step + 3
+
+
+def _other_rank(folder: Path) -> int:
+    """The process id of rank 1 of the job that was started in ``folder``."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes().split(b"\0")
+            here = (entry / "cwd").readlink() == folder
+        except OSError:
+            continue
+        if here and b"RANK=1" in environment:
+            return int(entry.name)
+    raise AssertionError("no rank 1")
+
+
+def test_slots_are_dealt_evenly_or_refused() -> None:
+    assert [list(Group(rank, 2).part(6)) for rank in range(2)] == [[0, 1, 2], [3, 4, 5]]
+    with pytest.raises(UserError, match="7 sequences a step cannot be dealt to 2 processes"):
+        Group(0, 2).part(7)
+
+
+def test_alone_everything_is_a_no_op() -> None:
+    group, tensor = Group(), torch.ones(2)
+    assert group.share({"a": 1}) == {"a": 1}
+    assert group.sum(tensor) is tensor
+    assert not group.any(False)
+    assert group.leads
+    assert distributed.whole({"t": tensor}, group)["t"] is tensor
+    assert distributed.rows(tensor) == (0, tensor)
+    assert distributed.local(tensor) is tensor
+
+
+def test_a_lost_peer_is_said_in_words() -> None:
+    with (
+        pytest.raises(UserError, match="another process of this job is gone"),
+        distributed.readable_losses(Group(0, 2)),
+    ):
+        raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1")
+    with pytest.raises(RuntimeError, match="shape"), distributed.readable_losses(Group(0, 2)):
+        raise RuntimeError("shape mismatch")

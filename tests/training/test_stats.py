@@ -1,0 +1,112 @@
+"""Statistics against naive computations, and the sampler's budget."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import toy_run
+from toy_run import of_type, recipe
+
+from nanogpt_cli.run import events
+from nanogpt_cli.training.stats import Collector, layer_of
+from nanogpt_cli.training.trainer import Trainer
+
+
+def matrices(trainer: Trainer, layer: int) -> list[torch.Tensor]:
+    return [
+        p.detach().clone()
+        for name, p in trainer.model.named_parameters()
+        if layer_of(name) == layer and p.dim() == 2
+    ]
+
+
+def test_weights_updates_and_gradients_are_the_true_ones(tmp_path: Path) -> None:
+    wanted = recipe(stats={"every": 1, "budget": 1.0}, optim={"name": "muon"})
+    trainer = Trainer(wanted, toy_run.data(tmp_path))
+    before = [matrices(trainer, layer) for layer in range(2)]
+    grads = {}
+    apply = trainer.stepper.apply
+
+    def watched(measured: object) -> None:
+        grads.update({n: p.grad.norm() for n, p in trainer.model.named_parameters()})
+        apply(measured)  # type: ignore[arg-type]
+
+    trainer.stepper.apply = watched  # type: ignore[method-assign]
+    found = next(e for e in trainer.run() if isinstance(e, events.Layers))
+    for layer in range(2):
+        after = matrices(trainer, layer)
+        old = torch.cat([m.flatten() for m in before[layer]])
+        new = torch.cat([m.flatten() for m in after])
+        ratio = math.log10(float((new - old).norm() / new.norm()))
+        assert found.stats["update_ratio"][layer] == pytest.approx(ratio, abs=1e-4)
+        assert found.stats["weight_rms"][layer] == pytest.approx(
+            float(new.square().mean().sqrt()), rel=1e-4
+        )
+        mine = torch.stack([g for n, g in grads.items() if layer_of(n) == layer])
+        assert found.stats["grad_norm"][layer] == pytest.approx(float(mine.norm()), rel=1e-4)
+
+
+def test_activations_equal_those_of_hooks(tmp_path: Path) -> None:
+    trainer = Trainer(recipe(model={"activation": "relu2"}), toy_run.data(tmp_path))
+    model, ids = trainer.model.eval(), trainer.collector.probe_ids
+    found = {
+        k: [float(v) for v in row] for k, row in trainer.collector.activations().complete().items()
+    }
+    seen: dict[str, torch.Tensor] = {}
+    for layer, block in enumerate(model.transformer.h):
+        block.register_forward_hook(lambda m, i, o, n=layer: seen.update({f"resid{n}": o}))
+        block.attn.register_forward_hook(lambda m, i, o, n=layer: seen.update({f"attn{n}": o}))
+        block.mlp.c_fc.register_forward_hook(lambda m, i, o, n=layer: seen.update({f"pre{n}": o}))
+        block.attn.c_attn.register_forward_hook(
+            lambda m, i, o, n=layer: seen.update({f"qkv{n}": o})
+        )
+    with torch.no_grad():
+        model(ids)
+    for layer in range(2):
+        for name, key in (("resid_rms", "resid"), ("attn_rms", "attn")):
+            value = float(seen[f"{key}{layer}"].square().mean().sqrt())
+            assert found[name][layer] == pytest.approx(value, rel=1e-5)
+        pre = seen[f"pre{layer}"]
+        assert found["preact_std"][layer] == pytest.approx(float(pre.std()), rel=1e-5)
+        hidden = pre.relu().square()
+        silent = hidden.amax((0, 1)) < 1e-2 * hidden.square().mean().sqrt()
+        assert found["dead"][layer] == pytest.approx(float(silent.float().mean()))
+        q, k, _ = seen[f"qkv{layer}"].split(16, dim=2)
+        q, k = (t.view(2, 16, 2, 8).transpose(1, 2) for t in (q, k))
+        entropies = []
+        for t in range(1, 16):
+            p = (q[:, :, t : t + 1] @ k[:, :, : t + 1].mT / math.sqrt(8)).softmax(-1)
+            entropies.append(-(p * p.log()).sum(-1).mean() / math.log(t + 1))
+        wanted = float(torch.stack(entropies).mean())
+        assert found["attn_entropy"][layer] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_interval_grows_until_the_budget_is_kept(tmp_path: Path) -> None:
+    trainer = Trainer(recipe(), toy_run.data(tmp_path))
+    now = iter(x * 0.5 for x in range(10_000))  # each measured span lasts half a second
+    collector = Collector(
+        trainer.model, trainer.collector.probe_ids, every=0, budget=0.01, clock=lambda: next(now)
+    )
+    trainer.stepper.measure(0)
+    assert collector.due(0)
+    collector.before_update()
+    collector.after_update(0, trainer.stepper.grad_norms(), step_seconds=1.0)
+    assert collector.every == 100  # two spans of half a second, 1 % of a step of one second
+    assert collector.cost == pytest.approx(0.01)
+    assert not collector.due(99)
+    assert collector.due(100)
+
+
+def test_no_budget_no_statistics_and_histograms_only_at_evaluations(tmp_path: Path) -> None:
+    data = toy_run.data(tmp_path)
+    assert not of_type(toy_run.run(Trainer(recipe(), data)), events.Layers)
+    wanted = recipe(stats={"every": 5, "budget": 1.0})
+    found = of_type(toy_run.run(Trainer(wanted, data)), events.Layers)
+    assert [e.step for e in found if e.stats] == [1, 6, 11]
+    drawn = [e for e in found if e.histograms]
+    assert [e.step for e in drawn] == [4, 8, 12]
+    counts = drawn[0].histograms["weights"]["counts"]
+    assert [sum(row) for row in counts] == [12 * 16 * 16] * 2
