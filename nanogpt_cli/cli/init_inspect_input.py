@@ -26,7 +26,6 @@ PRESETS = {
     "gpt2-large": (36, 20, 1280),
     "gpt2-xl": (48, 25, 1600),
 }
-MAX_LAYERS = 1000
 # GPT-2's 50257 tokens padded to a multiple of 64, as nanoGPT does.
 DEFAULT_VOCABULARY = 50304
 # Different characters of tiny Shakespeare, what a character recipe usually meets.
@@ -109,19 +108,6 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
             into[key] = value
 
 
-def check_depth(n_layer: int) -> None:
-    """Refuse depths no GPT has.
-
-    Raises:
-        UserError: more than ``MAX_LAYERS``.
-    """
-    if n_layer > MAX_LAYERS:
-        raise UserError(
-            f"n_layer = {n_layer}: at most {MAX_LAYERS} layers can be inspected",
-            "the depth table of a few hundred layers already shows the trend: try --scan depth",
-        )
-
-
 def check_memory(config: GPTConfig) -> None:
     """Refuse blocks so wide that the two a measurement needs are more than the machine's memory.
 
@@ -192,7 +178,6 @@ def drawn(recipe: Recipe, label: str, vocab_size: int) -> Subject:
     from nanogpt_cli.init.sources import Drawn
     from nanogpt_cli.training import setup
 
-    check_depth(recipe.model.n_layer)
     scheme = setup.scheme_of(recipe)
     config = setup.model_config(recipe, recipe.model.vocab_size or vocab_size)
     return Subject(config, scheme, Drawn(config, scheme, recipe.run.seed), label)
@@ -226,7 +211,6 @@ def of_model(model: GPT, label: str, init: str) -> Subject:
     from nanogpt_cli import schemes
     from nanogpt_cli.init.sources import Stored
 
-    check_depth(model.config.n_layer)
     tensors = dict(model.named_parameters())
     scheme = schemes.get(init) if init else None
     source = Stored(model.config, tensors.__getitem__, scheme)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from programs import LIMIT
 from typer.testing import CliRunner
 
 from nanogpt_cli import places
@@ -59,7 +61,7 @@ def test_an_unknown_topic_is_answered_with_the_nearest() -> None:
                         ("../../README", "pages: ")):  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-m", "nanogpt_cli", "docs", topic],
-            capture_output=True, text=True, check=False,
+            capture_output=True, text=True, check=False, timeout=LIMIT,
         )  # fmt: skip
         assert done.returncode == 2
         assert done.stdout == ""
@@ -97,12 +99,15 @@ def on_a_terminal(*arguments: str, **variables: str) -> tuple[int, str]:
         os.environ.update(variables, TERM="xterm-256color")
         os.execv(sys.executable, [sys.executable, "-m", "nanogpt_cli", *arguments])
     seen = b""
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGKILL))
+    signal.alarm(int(LIMIT))
     try:
         while part := os.read(terminal, 4096):
             seen += part
     except OSError:  # how Linux says that the other side has been closed
         pass
     _, status = os.waitpid(pid, 0)
+    signal.alarm(0)
     os.close(terminal)
     return os.waitstatus_to_exitcode(status), seen.decode()
 
@@ -117,6 +122,6 @@ def test_the_manual_needs_no_heavy_library() -> None:
     for arguments in (["docs"], ["docs", "training"]):
         done = subprocess.run(
             [sys.executable, "-c", code.format(arguments)],
-            capture_output=True, text=True, check=True,
+            capture_output=True, text=True, check=True, timeout=LIMIT,
         )  # fmt: skip
         assert done.stderr.endswith("heavy:")

@@ -157,8 +157,8 @@ def test_all_and_hist_add_tables() -> None:
     [
         (["--n-embd", "100", "--n-head", "3"], "n_head = 3 does not divide"),
         (["--n-layer", "0"], "n_layer"),
-        (["--n-layer", "10000"], "at most 1000"),
-        (["--n-embd", "50000000", "--n-head", "2"], "two blocks of 50000000 channels"),
+        (["--n-layer", "10000"], "less than or equal to 1000"),
+        (["--n-embd", "1000000", "--n-head", "2"], "two blocks of 1000000 channels"),
         (["--init", "gtp2"], "gpt2"),
         (["--preset", "gpt5"], "gpt2-xl"),
         (["--activation", "tanh"], "activation"),

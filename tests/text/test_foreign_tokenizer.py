@@ -114,7 +114,7 @@ HOSTILE = {
     "decoder unknown": (section("decoder", {"type": "Nope"}), "decoder.type is 'Nope'"),
     "post_processor unknown": (section("post_processor", {}), "post_processor.type is None"),
     "normalizer is a list": (section("normalizer", []), "normalizer is not an object"),
-    "nested": (section("normalizer", nested(40)), "nested more than 8 deep"),
+    "nested": (section("normalizer", nested(20)), "nested more than 8 deep"),
     "long": (section("normalizer", sequence(*[{"type": "NFC"}] * 99)), "more than 64 members"),
     "growing": (
         section("normalizer", sequence(*[replace({"String": "l"}, "l" * 100)] * 5)),
@@ -183,7 +183,7 @@ def test_hostile_files_are_refused_before_anything_is_written(
     done = CliRunner().invoke(app, ["prepare", "text.txt", "-t", str(path), "--out", "data"])
     assert isinstance(done.exception, UserError), done.exception
     assert said in done.exception.message
-    assert done.exception.message.startswith(f"{path}: ")
+    assert done.exception.message.startswith(str(path))
     assert "\n" not in done.exception.message
     assert not Path("data").exists()
     assert "panicked" not in capfd.readouterr().err
