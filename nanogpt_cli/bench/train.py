@@ -107,12 +107,12 @@ def _measure(
     """Both loops in turns, the ceiling of the machine, and what fetching the data takes."""
     from nanogpt_cli.machine import device
     from nanogpt_cli.text.tokens import open_data
-    from nanogpt_cli.training import growth, setup
+    from nanogpt_cli.training import growth, spec
 
     _check(recipe, against)
     tokens = open_data(data)
     chosen = device.choose(recipe.train)
-    rows = setup.model_config(recipe, tokens.vocab_size).vocab_size
+    rows = spec.model_config(recipe, tokens.vocab_size).vocab_size
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="nanogpt-bench-") as name:
         folder = Path(name)

@@ -176,10 +176,10 @@ def _vocabulary(recipe: Recipe, data: str, tokenizer: str) -> int:
 def drawn(recipe: Recipe, label: str, vocab_size: int) -> Subject:
     """The weights a recipe's scheme gives."""
     from nanogpt_cli.init.sources import Drawn
-    from nanogpt_cli.training import setup
+    from nanogpt_cli.training import spec
 
-    scheme = setup.scheme_of(recipe)
-    config = setup.model_config(recipe, recipe.model.vocab_size or vocab_size)
+    scheme = spec.scheme_of(recipe)
+    config = spec.model_config(recipe, recipe.model.vocab_size or vocab_size)
     return Subject(config, scheme, Drawn(config, scheme, recipe.run.seed), label)
 
 

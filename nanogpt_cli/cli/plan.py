@@ -42,13 +42,13 @@ def plan(
     from nanogpt_cli.machine import device as devices
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.training import plan as core
-    from nanogpt_cli.training import setup
+    from nanogpt_cli.training import spec
 
     loaded = recipe_files.load(recipe, list(sets or [])).recipe
     vocab_size, tokens = _sizes(loaded)
     device = devices.choose(loaded.train)
     found = core.forecast(loaded, vocab_size, tokens, device, processes=processes, folder=out)
-    config = setup.model_config(loaded, vocab_size)
+    config = spec.model_config(loaded, vocab_size)
     if available:
         room = int(available * 1e9)
         largest = core.largest_micro_batch(

@@ -142,13 +142,14 @@ def _trainer(plan: Plan, group: Group, stop: _StopSignal) -> Trainer:
         from nanogpt_cli.cli import sources
 
         model = sources.resolve(plan.source).model
-    trainer = Trainer(
-        plan.recipe, tokens, plan.run, group=group, should_stop=stop, start_from=model
-    )
+    checkpoint = None
     if plan.resume:
         newest = str(newest_checkpoint(plan.run, console.say)) if group.leads else None
-        trainer.restore(Path(group.share(newest)))
-    return trainer
+        checkpoint = Path(group.share(newest))
+    return Trainer(
+        plan.recipe, tokens, plan.run, checkpoint=checkpoint, start_from=model, group=group,
+        should_stop=stop,
+    )  # fmt: skip
 
 
 class _StopSignal:

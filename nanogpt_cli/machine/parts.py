@@ -50,20 +50,14 @@ def side_by_side(device: Device) -> int:
     return count if count <= _MOST else 1
 
 
-def noted(recipe: Recipe, device: Device, n_parts: int) -> Recipe:
-    """The recipe with the number written out: who repeats a step makes the same bits."""
-    if device.device.type != "cpu":
-        return recipe
-    return _with(recipe, n_parts)
+def saved(state: Mapping[str, Any]) -> int:
+    """The number of parts that the run of a checkpoint's ``state`` had; 0 if it had none."""
+    found: int = state.get("recipe", {}).get("train", {}).get("parts", 0)
+    return found
 
 
-def restored(recipe: Recipe, state: Mapping[str, Any]) -> Recipe:
-    """The recipe with the number of parts that the run of a checkpoint's ``state`` had."""
-    saved = state.get("recipe", {}).get("train", {}).get("parts", 0)
-    return _with(recipe, saved) if saved else recipe
-
-
-def _with(recipe: Recipe, n_parts: int) -> Recipe:
+def with_parts(recipe: Recipe, n_parts: int) -> Recipe:
+    """The recipe with the number of parts written out."""
     train = recipe.train.model_copy(update={"parts": n_parts})
     return recipe.model_copy(update={"train": train})
 

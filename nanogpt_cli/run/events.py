@@ -89,7 +89,7 @@ class Eval(Event):
 class Layers(Event):
     """Statistics of every block: ``stats[name][layer]``; see ``training/stats.py`` for the names.
 
-    ``histograms[name]`` is ``{"edges": [...], "counts": [[...] per layer]}``, at evaluations only.
+    ``histograms`` stands in logs of version 0.1.0; they are events of their own now.
     """
 
     type: ClassVar[str] = "layers"
@@ -98,6 +98,18 @@ class Layers(Event):
     every: int = 0
     cost: float = 0.0
     histograms: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histograms(Event):
+    """How values are spread in every block, at evaluations.
+
+    ``histograms[name]`` is ``{"edges": [...], "counts": [[...] per layer]}``.
+    """
+
+    type: ClassVar[str] = "histograms"
+    step: int
+    histograms: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +212,8 @@ class RunEnded(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.type: cls
     for cls in (
-        RunStarted, Step, Eval, Layers, Sample, Alarm, Checkpoint, Command, Incident, Note,
-        Heartbeat, RunEnded,
+        RunStarted, Step, Eval, Layers, Histograms, Sample, Alarm, Checkpoint, Command, Incident,
+        Note, Heartbeat, RunEnded,
     )
 }  # fmt: skip
 

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from nanogpt_cli.machine import device
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import batches, progress, setup
+from nanogpt_cli.training import batches, progress
 from nanogpt_cli.training.batches import Windows
 from nanogpt_cli.training.progress import Progress
+from nanogpt_cli.training.setup import assemble
+from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.stepper import Stepper
 
 _WARM_STEPS = 2
@@ -36,7 +37,7 @@ def pace(recipe: Recipe, data: TokenData, seconds: float) -> dict[str, Any]:
         ``tokens_per_s`` by the median step, ``parameters``, and ``peak_bytes``: on GPUs of the
         allocator, on CPUs of the whole process, so measure each shape in a process of its own.
     """
-    stepper = setup.assemble(recipe, data, device.choose(recipe.train))
+    stepper = assemble(resolve(recipe, data))
     took: list[float] = []
     while len(took) < _WARM_STEPS + 3 or sum(took) < seconds:
         started = time.perf_counter()
@@ -55,7 +56,8 @@ def checkpoint_seconds(recipe: Recipe, data: TokenData, repeats: int = 3) -> dic
     Returns:
         ``seconds``, ``bytes`` and ``parameters``.
     """
-    stepper = setup.assemble(recipe, data, device.choose(recipe.train))
+    spec = resolve(recipe, data)
+    stepper = assemble(spec)
     step(stepper, 0)
     took = []
     with tempfile.TemporaryDirectory(prefix="nanogpt-bench-", dir=Path.cwd()) as name:
@@ -63,7 +65,7 @@ def checkpoint_seconds(recipe: Recipe, data: TokenData, repeats: int = 3) -> dic
             folder = RunFolder(Path(name) / str(repeat))
             folder.path.mkdir()
             started = time.perf_counter()
-            saved = progress.save(folder, stepper, Progress(), recipe, data)
+            saved = progress.save(folder, stepper, spec, Progress())
             took.append(time.perf_counter() - started)
         size = sum(file.stat().st_size for file in saved.iterdir())
     return {
@@ -88,8 +90,7 @@ def data_seconds(recipe: Recipe, data: TokenData, steps: int = 50) -> float:
 
 def step(stepper: Stepper, number: int) -> None:
     """One whole optimizer step, waited for."""
-    stepper.optimizers.set_lr(number)
-    stepper.apply(stepper.measure(number))
+    stepper.step(number)
     stepper.device.synchronize()
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.machine import device
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training.setup import assemble, check_data
+from nanogpt_cli.training.setup import assemble
+from nanogpt_cli.training.spec import resolve
 
 _STEPS = 100
 _LOWEST, _HIGHEST = 1e-6, 10.0
@@ -47,16 +47,14 @@ def sweep(recipe: Recipe, data: TokenData, *, steps: int = _STEPS) -> Iterator[P
     Weight decay, clipping and the ratio of Muon's rate to AdamW's are the recipe's; nothing is
     saved. Ends early when the loss diverges.
     """
-    check_data(recipe, data)
     constant = {"schedule": "constant", "warmup_steps": 0}
     recipe = recipe.model_copy(update={"optim": recipe.optim.model_copy(update=constant)})
-    stepper = assemble(recipe, data, device.choose(recipe.train))
+    stepper = assemble(resolve(recipe, data))
     average = 0.0
     lowest = math.inf
     for step in range(steps):
         lr = _LOWEST * (_HIGHEST / _LOWEST) ** (step / max(1, steps - 1))
-        stepper.optimizers.set_lr(step, lr / recipe.optim.lr)
-        measured = stepper.measure(step)
+        measured = stepper.step(step, lr / recipe.optim.lr)
         if not measured.finite:
             yield Point(lr, measured.loss, math.inf)
             return
@@ -66,7 +64,6 @@ def sweep(recipe: Recipe, data: TokenData, *, steps: int = _STEPS) -> Iterator[P
         yield Point(lr, measured.loss, smooth)
         if smooth > lowest + _DIVERGED_NATS:
             return
-        stepper.apply(measured)
 
 
 def suggest(points: Sequence[Point]) -> Suggestion:

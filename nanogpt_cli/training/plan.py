@@ -29,7 +29,7 @@ from nanogpt_cli.model.accounting import training_flops
 from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.recipe import Recipe
-from nanogpt_cli.training import evaluate, setup
+from nanogpt_cli.training import evaluate, spec
 from nanogpt_cli.training.optim import takes_muon
 
 # Memory of the program before a model exists. CPU: resident, measured with torch 2.13 on Linux.
@@ -116,7 +116,7 @@ def forecast(
         folder: where the run will be written.
     """
     recipe = recipe.for_processes(processes)
-    model = _shape(setup.model_config(recipe, vocab_size))
+    model = _shape(spec.model_config(recipe, vocab_size))
     needed = memory(recipe, model.config, device, processes=processes)
     free = available_bytes(device)
     tokens = recipe.tokens_per_step * recipe.train.max_steps

@@ -14,11 +14,11 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine import distributed
 from nanogpt_cli.machine.environment import versions
 from nanogpt_cli.model.gpt import GPT
-from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text import tokens as prepared
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import checkpoint
+from nanogpt_cli.training.spec import RunSpec
 from nanogpt_cli.training.stepper import Stepper
 
 
@@ -35,10 +35,6 @@ class Progress:
     evaluated_step: int = -1
     skip: set[int] = field(default_factory=set)
 
-    def take(self, other: Progress) -> None:
-        """Become a copy of ``other``; whoever holds this object sees it."""
-        vars(self).update(vars(other))
-
     def to_json(self) -> dict[str, Any]:
         """Strict JSON values."""
         best = None if math.isinf(self.best_loss) else self.best_loss
@@ -53,13 +49,18 @@ class Progress:
         return cls(**{**known, "skip": set(known.get("skip", ()))})
 
 
-def save(
-    run: RunFolder, stepper: Stepper, progress: Progress, recipe: Recipe, data: TokenData
-) -> Path:
-    """Write a checkpoint from which the run can go on bit by bit.
+def save(run: RunFolder, stepper: Stepper, spec: RunSpec, progress: Progress) -> Path:
+    """Write a checkpoint from which a run can go on bit by bit.
 
     Every rank must call it; what is split over ranks is written by all of them.
+
+    Args:
+        run: the folder it is written to.
+        stepper: the run's tensors.
+        spec: what the run is.
+        progress: where it is.
     """
+    recipe, data = spec.recipe, spec.data
     state = {
         "step": progress.step,
         "tokens": progress.tokens,

@@ -35,9 +35,7 @@ class Recorder:
         """Remember one step or its statistics."""
         self.recent.append(event)
 
-    def write(
-        self, stepper: Stepper, index: int, measured: Measured, recipe: Recipe, kind: str
-    ) -> Path | None:
+    def write(self, stepper: Stepper, measured: Measured, recipe: Recipe, kind: str) -> Path | None:
         """Write ``incidents/step-…/``; ``None`` when the run has enough incidents already.
 
         ``model.safetensors`` holds the weights before the step's update, ``events.jsonl`` the last
@@ -47,7 +45,7 @@ class Recorder:
 
         Every rank must call it; what is split over ranks is written by all of them.
         """
-        group = stepper.group
+        group, index = stepper.group, measured.index
         target = self.run.incidents / f"step-{index + 1:06d}"
         if self.written >= _MOST:
             return None

@@ -22,7 +22,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.machine import device
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.recipe import files as recipe_files
@@ -32,6 +31,7 @@ from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import checkpoint, progress, retention
 from nanogpt_cli.training.setup import assemble
+from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.stepper import Stepper
 
 # Compiled kernels and GPUs round differently from the plain way; other weights differ by more.
@@ -125,7 +125,7 @@ def _before(
     """A stepper with the weights that ``step`` began with, and where they came from."""
     plain = recipe.train.model_copy(update={"compile": False})
     recipe = recipe.model_copy(update={"train": plain})
-    stepper = assemble(recipe, data, device.choose(recipe.train))
+    stepper = assemble(resolve(recipe, data))
     incident = run.incidents / f"step-{step:06d}"
     if foreign_files.present(incident / checkpoint.MODEL):
         progress.copy_weights(stepper.model, incident / checkpoint.MODEL)
@@ -148,12 +148,7 @@ def _catch_up(
     if state.step < step - 1:
         report(f"making steps {state.step + 1} to {step - 1} again from {where}")
     for index in range(state.step, step - 1):
-        stepper.optimizers.set_lr(index, state.lr_factor)
-        measured = stepper.measure(index)
-        if measured.finite and index not in state.skip:
-            stepper.apply(measured)
-        else:
-            stepper.discard()
+        stepper.step(index, state.lr_factor, skip=index in state.skip)
     return where
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.training.optim import lr_factor
 
@@ -24,12 +25,15 @@ _FREE = (
 )
 
 
-def changes(state: Mapping[str, Any], recipe: Recipe, *, source: Path) -> list[str]:
+def changes(
+    state: Mapping[str, Any], recipe: Recipe, group: Group, *, source: Path | None
+) -> list[str]:
     """Sentences about what the recipe of a resumed run changes.
 
     Args:
         state: of the checkpoint, with the recipe that made it and the step.
         recipe: of the resumed run.
+        group: the processes that share its steps.
         source: the checkpoint's folder, for messages.
 
     Raises:
@@ -40,6 +44,7 @@ def changes(state: Mapping[str, Any], recipe: Recipe, *, source: Path) -> list[s
         raise UserError(
             f"{source} does not say which recipe made it", "begin a new run with --from"
         )
+    recipe = recipe.for_processes(group.world)
     pairs = list(_differing(saved, recipe.model_dump(mode="json")))
     refused = [text for key, text in pairs if _fixed(key)]
     if refused:

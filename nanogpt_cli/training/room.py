@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from nanogpt_cli.machine.device import Device
-from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.machine.memory import available_bytes
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.recipe import Recipe
-from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training.setup import model_config
+from nanogpt_cli.training.spec import RunSpec
 
 
-def check_memory(recipe: Recipe, data: TokenData, device: Device, group: Group) -> None:
+def check_memory(spec: RunSpec) -> None:
     """Refuse a run that needs more memory than there is.
 
     Raises:
         UserError: with the forecast and what would fit.
     """
-    config = model_config(recipe, data.vocab_size)
-    if _is_ample(config, recipe.train.batch_size * config.block_size, device):
+    config, recipe = spec.config, spec.recipe
+    if _is_ample(config, recipe.train.batch_size * config.block_size, spec.device):
         return
     from nanogpt_cli.training import plan  # tracing imports a second's worth of PyTorch
 
-    plan.check(recipe, config, device, group.world)
+    plan.check(recipe, config, spec.device, spec.group.world)
 
 
 def _is_ample(config: GPTConfig, tokens: int, device: Device) -> bool:

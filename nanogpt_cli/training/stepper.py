@@ -27,16 +27,20 @@ class Measured:
     """Loss and gradient of one step, before any update.
 
     Attributes:
+        index: of the step, from 0.
+        lr: AdamW's learning rate.
         loss: mean over all tokens of the step on all ranks, in nats.
         grad_norm: global gradient norm before clipping.
         clipped: whether it is above the limit.
-        attention: whether some rank raised its hand.
+        control: whether some rank wants control between this step and the next.
     """
 
+    index: int
+    lr: float
     loss: float
     grad_norm: float
     clipped: bool
-    attention: bool = False
+    control: bool = False
 
     @property
     def finite(self) -> bool:
@@ -61,7 +65,7 @@ def _generator(device: torch.device) -> torch.Generator:
 
 
 class Stepper:
-    """Computes the steps of a run: ``measure``, then ``apply`` or ``discard``.
+    """Computes the steps of a run: ``measure``, then ``apply`` or ``discard``; or ``step``.
 
     Args:
         model: the raw module, in training mode.
@@ -118,30 +122,50 @@ class Stepper:
             ids = ids.to(self.device.device)
         return ids[:, :-1], ids[:, 1:]
 
-    def measure(self, step: int, *, attention: bool = False) -> Measured:
-        """Accumulate the gradient of ``step`` (from 0) and look at it.
+    def step(self, index: int, lr_factor: float = 1.0, *, skip: bool = False) -> Measured:
+        """Make one whole step; without an update if it is not finite or to be skipped.
 
         Args:
-            step: which one.
-            attention: this rank's hand; whether any is up comes back with the loss.
+            index: of the step, from 0.
+            lr_factor: the user's learning-rate multiplier.
+            skip: make no update.
         """
-        loss = self._accumulate(step)
+        measured = self.measure(index, lr_factor)
+        if measured.finite and not skip:
+            self.apply(measured)
+        else:
+            self.discard()
+        return measured
+
+    def measure(self, index: int, lr_factor: float = 1.0, *, control: bool = False) -> Measured:
+        """Set the learning rate of a step and accumulate its gradient.
+
+        Args:
+            index: of the step, from 0.
+            lr_factor: the user's learning-rate multiplier.
+            control: whether this rank wants control after the step; whether any does comes back
+                with the loss.
+        """
+        lr = self.optimizers.set_lr(index, lr_factor)
+        loss = self._accumulate(index)
         for part in self.optimizers.parts:
             self.scaler.unscale_(part)  # type: ignore[arg-type]  # uses param_groups alone
         if self.group.world > 1:
-            loss, hands = self.group.sum(torch.stack([loss, loss.new_tensor(float(attention))]))
+            loss, wishes = self.group.sum(torch.stack([loss, loss.new_tensor(float(control))]))
         grads = self._grads()
         split = self.group if distributed.is_split(grads[0]) else Group()
         self._norms = distributed.norms([distributed.local(g) for g in grads], split)
         seen = [loss, torch.linalg.vector_norm(self._norms)]
         if self.group.world > 1:
-            seen.append(hands)
-        loss_value, norm, *up = torch.stack(seen).tolist()  # the step's only transfer
+            seen.append(wishes)
+        loss_value, norm, *wished = torch.stack(seen).tolist()  # the step's only transfer
         return Measured(
+            index,
+            lr,
             loss_value,
             norm,
             bool(self.grad_clip) and norm > self.grad_clip,
-            attention or any(up),
+            control or any(wished),
         )
 
     def _accumulate(self, step: int) -> Tensor:
@@ -199,7 +223,7 @@ class Stepper:
             generator.set_state(before)
 
     def apply(self, measured: Measured) -> None:
-        """Clip and update; the gradients are gone afterwards."""
+        """Clip and update weights and their average; the gradients are gone afterwards."""
         if measured.clipped:
             grads = [distributed.local(grad) for grad in self._grads()]
             torch._foreach_mul_(grads, self.grad_clip / (measured.grad_norm + 1e-6))
@@ -207,6 +231,7 @@ class Stepper:
             self.scaler.step(part, n_parts=self.n_parts)  # type: ignore[arg-type]
         self.scaler.update()
         self.optimizers.zero_grad()
+        self.average.update(measured.index)
 
     def _grads(self) -> list[Tensor]:
         grads = [p.grad for _, p in self._named if p.grad is not None]

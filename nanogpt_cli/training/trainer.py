@@ -18,20 +18,29 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from nanogpt_cli.machine import device, parts
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run import events, history
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import checkpoint, commands, progress, resuming, retention
+from nanogpt_cli.training import checkpoint as checkpoints
+from nanogpt_cli.training import commands, progress, resuming, retention
 from nanogpt_cli.training.alarms import Alarms
-from nanogpt_cli.training.milestones import Milestones
+from nanogpt_cli.training.hooks import (
+    Checkpoints,
+    Evaluations,
+    Hook,
+    Samples,
+    Statistics,
+    rehearse,
+)
 from nanogpt_cli.training.progress import Progress
 from nanogpt_cli.training.recorder import Recorder
 from nanogpt_cli.training.room import check_memory
-from nanogpt_cli.training.setup import assemble, check_data, describe, probe_ids
+from nanogpt_cli.training.setup import assemble, describe, probe_ids
+from nanogpt_cli.training.spec import resolve
+from nanogpt_cli.training.state import RunState
 from nanogpt_cli.training.stats import Collector
 from nanogpt_cli.training.stepper import Measured
 
@@ -55,13 +64,15 @@ class Trainer:
         data: prepared tokens.
         run: where checkpoints and incidents go and commands come from; ``None`` keeps everything
             in memory.
+        checkpoint: folder of the checkpoint to go on from. Nothing is written before ``run``, so a
+            resume that is refused leaves the run as it was.
         start_from: weights to begin with instead of the recipe's initialisation.
         group: the processes that share the work, see ``machine/distributed.py``.
         should_stop: asked between steps; true ends the run with a saved checkpoint.
         clock: seconds since the epoch, for the events.
 
     Raises:
-        UserError: the recipe does not fit the data or the machine.
+        UserError: the recipe does not fit the data, the machine or the checkpoint.
     """
 
     def __init__(
@@ -70,67 +81,61 @@ class Trainer:
         data: TokenData,
         run: RunFolder | None = None,
         *,
+        checkpoint: Path | None = None,
         start_from: GPT | None = None,
         group: Group = Group(),  # noqa: B008 - frozen
         should_stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        check_data(recipe, data)
-        self.recipe = recipe = recipe.for_processes(group.world)
-        self.data, self.folder, self.group = data, run, group
-        self.should_stop, self.clock = should_stop, clock
-        where = device.choose(recipe.train)
-        check_memory(recipe, data, where, group)
-        self.stepper = assemble(recipe, data, where, start_from, group)
-        self.recipe = recipe = parts.noted(recipe, self.stepper.device, self.stepper.n_parts)
-        self.model = self.stepper.model
+        saved = checkpoints.read_state(checkpoint) if checkpoint else None
+        self.notes = resuming.changes(saved, recipe, group, source=checkpoint) if saved else []
+        self.spec = spec = resolve(recipe, data, folder=run, group=group, state=saved)
+        self.group, self.should_stop, self.clock = group, should_stop, clock
+        check_memory(spec)
+        self.stepper = stepper = assemble(spec, start_from)
+        self.model = stepper.model
+        self.state = state = RunState()
         self.collector = Collector(
             self.model,
-            probe_ids(recipe, data).to(self.stepper.device.device),
-            every=recipe.stats.every,
-            budget=recipe.stats.budget,
+            probe_ids(spec).to(stepper.device.device),
+            every=spec.recipe.stats.every,
+            budget=spec.recipe.stats.budget,
             group=group,
         )
-        self.progress = Progress()
-        self.milestones = Milestones(
-            recipe, data, run, self.stepper, self.collector, self.progress, should_stop
-        )
+        shared = (spec, stepper, state)
+        self.checkpoints = Checkpoints(*shared)
+        self.evaluations = Evaluations(*shared, self.checkpoints, self.collector, should_stop)
+        self.samples = Samples(*shared)
+        self.hooks: list[Hook] = [
+            Statistics(*shared, self.collector), self.checkpoints, self.evaluations, self.samples,
+        ]  # fmt: skip
         self.alarms = Alarms(vocab_size=data.vocab_size)
         self.recorder = Recorder(run) if run else None
         self.inbox = commands.Inbox(run if group.leads else None)
-        self.notes: list[str] = []
         self._scratch = start_from is None
-        self._ending = self._message = ""
-        self._paused = False
-        self._step_seconds = 0.0
-        self._rollbacks: list[int] = []
-        self._skips = 0
+        if checkpoint:
+            self._restore(checkpoint)
 
-    def restore(self, folder: Path) -> None:
-        """Go on from a checkpoint folder of the same run.
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as it is carried out."""
+        return self.spec.recipe
 
-        Nothing is written, so a refused resume leaves the run as it was.
+    @property
+    def progress(self) -> Progress:
+        """Where the run is."""
+        return self.state.progress
 
-        Raises:
-            UserError: the checkpoint is of other data or another model, or the recipe differs in
-                what a run cannot change.
-        """
-        state = checkpoint.read_state(folder)
-        self.notes = resuming.changes(state, self.recipe, source=folder)
-        self.progress.take(progress.restore(folder, self.stepper, self.data))
-        self.recipe = self.milestones.recipe = parts.restored(self.recipe, state)
-        self.stepper.n_parts = parts.choose(self.recipe, self.stepper.device, self.group.world)
-        self.milestones.saved_step = self.progress.step
-        self._recall()
-
-    def _recall(self) -> None:
-        """Let the alarms know what the log says of the steps before, on every rank alike."""
+    def _restore(self, folder: Path) -> None:
+        """Take tensors, progress and the alarms' memory from a checkpoint; nothing is written."""
+        self.state.progress = progress.restore(folder, self.stepper, self.spec.data)
+        self.state.saved_step = self.progress.step
         lines = []
-        if self.folder and self.group.leads:
-            past = history.newest(self.folder.events, _RECALLED, step=self.progress.step)
+        if self.spec.folder and self.group.leads:
+            past = history.newest(self.spec.folder.events, _RECALLED, step=self.progress.step)
             lines = [events.encode(event) for event in past]
-        self.alarms = Alarms(vocab_size=self.data.vocab_size)
-        for line in self.group.share(lines):
+        self.alarms = Alarms(vocab_size=self.spec.data.vocab_size)
+        for line in self.group.share(lines):  # the alarms of all ranks must agree
             if event := events.decode(line):
                 self.alarms.update(event)
 
@@ -139,22 +144,25 @@ class Trainer:
         started = time.monotonic()
         yield from self._emit([self._run_started()])
         yield from self._emit(events.Note(message=note) for note in self.notes)
-        if self.folder and self.group.leads:
-            retention.restore_mark(self.folder, self.progress.best_step, self.progress.best_loss)
-        yield from self._emit(self.milestones.rehearse())
-        if self.progress.step:  # an evaluation may have been cut off
-            yield from self._emit(self.milestones.reached())
-        attention = True
+        yield from self._emit(self._prepare())
+        control = True
         while not self._ended():
-            if attention:
-                yield from self._attend()
-                attention = False
+            if control:
+                yield from self._take_control()
+                control = False
                 continue
-            attention = yield from self._advance()
-            yield from self._emit(self.milestones.reached())
-            # Whoever gave up the evaluation of this step must stop before the next one.
-            attention = attention or (self.group.world == 1 and self._hand())
+            control = yield from self._advance()
         yield from self._finish(started)
+
+    def _prepare(self) -> Iterator[events.Event]:
+        """What comes before the first step, or before the next one of a resumed run."""
+        folder, spec = self.spec.folder, self.spec
+        if folder and self.group.leads:
+            retention.restore_mark(folder, self.progress.best_step, self.progress.best_loss)
+        yield from rehearse(spec, self.stepper, self.state, self.collector, self.samples)
+        if self.progress.step:  # the crash or stop may have come before what was due then
+            for hook in self.hooks:
+                yield from hook.after_step(None)
 
     def _emit(self, found: Iterable[events.Event]) -> Iterator[events.Event]:
         """Stamp events, and let the recorder and the alarms see them."""
@@ -167,65 +175,60 @@ class Trainer:
                 yield replace(alarm, time=self.clock())
 
     def _run_started(self) -> events.RunStarted:
-        name = self.folder.name if self.folder else self.recipe.run.name
-        step, scratch = self.progress.step, self._scratch
-        return describe(self.recipe, self.data, self.stepper, name=name, step=step, scratch=scratch)
+        return describe(self.spec, self.stepper, step=self.progress.step, scratch=self._scratch)
 
     def _ended(self) -> str:
         """Why the loop is over; empty while it is not."""
         patience = self.recipe.train.patience
-        if self._ending:
+        if self.state.ending:
             pass
         elif self.progress.step >= self.recipe.train.max_steps:
-            self._ending = "finished"
+            self.state.ending = "finished"
         elif patience and self.progress.evals_without_best >= patience:
-            self._ending = "early_stop"
-        return self._ending
+            self.state.ending = "early_stop"
+        return self.state.ending
 
-    def _hand(self) -> bool:
-        """Whether this process wants something done between steps."""
+    def _wants_control(self) -> bool:
+        """Whether this process is asked to stop or to carry out commands."""
         return self.should_stop() or self.inbox.waiting()
 
     def _advance(self) -> Generator[events.Event, None, bool]:
-        """One optimizer step and its events; returns whether some rank wants attention."""
-        index = self.progress.step
-        started = time.perf_counter()
-        lr = self.stepper.optimizers.set_lr(index, self.progress.lr_factor)
-        measured = self.stepper.measure(index, attention=self.group.world > 1 and self._hand())
+        """One optimizer step and all that is due after it; whether some rank wants control."""
+        alone = self.group.world == 1
+        index, started = self.progress.step, time.perf_counter()
+        measured = self.stepper.measure(
+            index, self.progress.lr_factor, control=not alone and self._wants_control()
+        )
         skip = index in self.progress.skip
         if not skip and not measured.finite:
-            skip = yield from self._incident(index, measured)
+            skip = yield from self._incident(measured)
             if not skip:
-                return measured.attention
+                return measured.control
         elif kind := self.alarms.incident(measured.loss):
-            yield from self._record(index, measured, kind, "recorded")
-        watched = self.collector.due(index) and not skip
-        if watched:
-            self.collector.before_update()
+            yield from self._record(measured, kind, "recorded")
+        watching = time.perf_counter()
+        if not skip:
+            for hook in self.hooks:
+                hook.before_update(measured)
+        watching = time.perf_counter() - watching
         if skip:
             self.stepper.discard()
         else:
-            norms = self.stepper.grad_norms() if watched else {}
             self.stepper.apply(measured)
-            self.stepper.average.update(index)
-            self._skips = 0
+            self.state.skipped = 0
         seconds = time.perf_counter() - started
-        self._count(seconds if not watched else seconds - self.collector.seconds)
-        yield from self._emit([self._step_event(measured, lr, seconds, skip)])
-        if watched:
-            found = self.collector.after_update(index, norms, self._step_seconds)
-            every, cost = self.collector.every, self.collector.cost
-            layers = events.Layers(step=index + 1, stats=found, every=every, cost=cost)
-            yield from self._emit([layers])
-        return measured.attention if self.group.world > 1 else self._hand()
+        self.state.count_step(self.recipe.tokens_per_step, seconds - watching)
+        yield from self._emit([self._step_event(measured, seconds, skip)])
+        for hook in self.hooks:
+            yield from self._emit(hook.after_step(measured))
+        # Asked last: whoever gave up the evaluation of this step must stop before the next one.
+        return self._wants_control() if alone else measured.control
 
-    def _step_event(
-        self, measured: Measured, lr: float, seconds: float, skipped: bool
-    ) -> events.Step:
+    def _step_event(self, measured: Measured, seconds: float, skipped: bool) -> events.Step:
         return events.Step(
             step=self.progress.step,
             loss=measured.loss,
-            lr=lr,
+            lr=measured.lr,
             grad_norm=measured.grad_norm,
             tokens=self.progress.tokens,
             tokens_per_s=self.recipe.tokens_per_step / seconds,
@@ -234,25 +237,20 @@ class Trainer:
             skipped=skipped,
         )
 
-    def _count(self, seconds: float) -> None:
-        self.progress.step += 1
-        self.progress.tokens += self.recipe.tokens_per_step
-        smooth = 0.9 if self._step_seconds else 0.0
-        self._step_seconds = smooth * self._step_seconds + (1 - smooth) * seconds
-
-    def _incident(self, index: int, measured: Measured) -> Generator[events.Event, None, bool]:
+    def _incident(self, measured: Measured) -> Generator[events.Event, None, bool]:
         """A loss or gradient that is not finite: record it, and do what the recipe says.
 
         Returns whether the step is to be counted without an update.
         """
+        index, state = measured.index, self.state
         if self.stepper.scaler.is_enabled() and math.isfinite(measured.loss):
-            self._skips += 1
-            if self._skips < _OVERFLOWS:
+            state.skipped += 1
+            if state.skipped < _OVERFLOWS:
                 return True  # fp16 overflow: the scaler lowers its factor, and that is all
         action = self.recipe.train.on_nonfinite
-        yield from self._record(index, measured, "non_finite", action)
-        if action == "skip" and self._skips < _SKIPS:
-            self._skips += 1
+        yield from self._record(measured, "non_finite", action)
+        if action == "skip" and state.skipped < _SKIPS:
+            state.skipped += 1
             return True
         self.stepper.discard()
         problem = f"{_SKIPS} steps in a row had no update"
@@ -262,52 +260,53 @@ class Trainer:
         if action != "stop":
             note = events.Note(step=index, message=f"given up: {problem}", level="warning")
             yield from self._emit([note])
-        self._ending = "non_finite"
-        self._message = f"step {index + 1} has no finite loss or gradient"
+        state.ending = "non_finite"
+        state.message = f"step {index + 1} has no finite loss or gradient"
         return False
 
-    def _record(
-        self, index: int, measured: Measured, kind: str, action: str
-    ) -> Iterator[events.Event]:
+    def _record(self, measured: Measured, kind: str, action: str) -> Iterator[events.Event]:
         """Write the flight recorder's folder and say so."""
+        folder = self.spec.folder
         broken = self.stepper.broken_gradients()
         message = f"loss {measured.loss:.6g}, gradient norm {measured.grad_norm:.6g}"
         if kind == "non_finite":
             message += f"; not finite: {', '.join(broken[:3]) or 'the loss alone'}"
         path = None
         if self.recorder:
-            path = self.recorder.write(self.stepper, index, measured, self.recipe, kind)
+            path = self.recorder.write(self.stepper, measured, self.recipe, kind)
         if path is None and action == "recorded":
             action = "noted"  # the disk holds enough of them already
-        where = str(path.relative_to(self.folder.path)) if path and self.folder else ""
+        where = str(path.relative_to(folder.path)) if path and folder else ""
         incident = events.Incident(
-            step=index + 1, kind=kind, message=message, path=where, action=action
+            step=measured.index + 1, kind=kind, message=message, path=where, action=action
         )
         yield from self._emit([incident])
 
     def _roll_back(self, index: int) -> str:
         """Return to the last checkpoint and leave step ``index`` out; "", or why it cannot be."""
-        found = retention.newest_intact(self.folder)[0] if self.folder else None
+        run, done = self.spec.folder, self.state.rollbacks
+        found = retention.newest_intact(run)[0] if run else None
         folder = self.group.share(str(found) if found else "")
         if not folder:
             return "there is no checkpoint to return to"
-        if self._rollbacks.count(index) or len(self._rollbacks) >= _ROLLBACKS:
+        if index in done or len(done) >= _ROLLBACKS:
             return "going on from the last checkpoint did not help"
         skip = self.progress.skip | {index}
-        self.restore(Path(folder))
+        self._restore(Path(folder))
         self.progress.skip |= skip
-        self._rollbacks.append(index)
+        done.append(index)
         return ""
 
-    def _attend(self) -> Iterator[events.Event]:
+    def _take_control(self) -> Iterator[events.Event]:
         """Stop or carry out commands, on every rank at once; stays here while paused."""
+        state = self.state
         quiet_since = time.monotonic()
         while True:
             if self.group.any(self.should_stop()):
-                self._ending = self._ending or "stopped"
-            for name, argument in self.group.share(self.inbox.take(look=self._paused)):
+                state.ending = state.ending or "stopped"
+            for name, argument in self.group.share(self.inbox.take(look=state.paused)):
                 yield from self._obey(name, argument)
-            if not self._paused or self._ended():
+            if not state.paused or self._ended():
                 return
             if time.monotonic() - quiet_since > _HEARTBEAT_S:
                 quiet_since = time.monotonic()
@@ -318,15 +317,15 @@ class Trainer:
         """Carry out one command and say what came of it."""
         result = "done"
         if name in ("pause", "resume"):
-            self._paused = name == "pause"
+            self.state.paused = name == "pause"
         elif name == "checkpoint":
-            yield from self._emit(self.milestones.save())
+            yield from self._emit(self.checkpoints.save())
         elif name == "eval":
-            yield from self._emit(self.milestones.evaluate())
+            yield from self._emit(self.evaluations.evaluate())
         elif name == "sample":
-            yield from self._emit(self.milestones.sample(argument or None))
+            yield from self._emit(self.samples.sample(argument or None))
         elif name == "stop":
-            self._ending = "stopped"
+            self.state.ending = "stopped"
         elif name == "lr":
             result = self._scale_lr(argument)
         else:
@@ -344,23 +343,32 @@ class Trainer:
 
     def _finish(self, started: float) -> Iterator[events.Event]:
         """Save, evaluate if the run is complete, and say how it ended."""
-        if self._ending != "non_finite":
-            yield from self._emit(self.milestones.save())
-        if self._ending in ("finished", "early_stop"):
-            yield from self._emit(self.milestones.complete())
-            if self.progress.evaluated_step != self.progress.step:
-                self._ending = "stopped"  # during the last evaluation, which a resumed run makes
-            elif self.alarms.diverged:
-                self._ending = "diverged"
-                self._message = "the loss has left the level it had reached and not come back"
+        state, folder = self.state, self.spec.folder
+        if state.ending != "non_finite":
+            yield from self._emit(self.checkpoints.save())
+        if state.ending in ("finished", "early_stop"):
+            yield from self._emit(self._complete())
         best = self.progress.best_loss
-        last = retention.list_steps(self.folder)[-1:] if self.folder else []
+        last = retention.list_steps(folder)[-1:] if folder else []
         ended = events.RunEnded(
             step=self.progress.step,
-            reason=self._ending,
-            message=self._message,
+            reason=state.ending,
+            message=state.message,
             best_val_loss=best if math.isfinite(best) else None,
             checkpoint=f"checkpoints/step-{last[0]:06d}" if last else "",
             seconds=time.monotonic() - started,
         )
         yield from self._emit([ended])
+
+    def _complete(self) -> Iterator[events.Event]:
+        """What a run that came to its end still lacks: its last evaluation and sample."""
+        state = self.state
+        fresh = self.progress.evaluated_step != self.progress.step
+        if not (yield from self.evaluations.evaluate()):
+            state.ending = "stopped"  # during the evaluation, which a resumed run makes up for
+            return
+        if fresh and not self.recipe.sample.every:
+            yield from self.samples.sample()
+        if self.alarms.diverged:
+            state.ending = "diverged"
+            state.message = "the loss has left the level it had reached and not come back"

@@ -88,8 +88,7 @@ def check(
     resumed = _Run()
     run = RunFolder(folder)
     _drive(Trainer(recipe, data, run), resumed, stop)
-    second = Trainer(recipe, data, run)
-    second.restore(retention.find(run, "last"))
+    second = Trainer(recipe, data, run, checkpoint=retention.find(run, "last"))
     _drive(second, resumed, steps)
     return Verdict(
         steps=steps,
@@ -108,7 +107,7 @@ def _drive(trainer: Trainer, into: _Run, until: int) -> None:
         last = trainer.recipe.train.max_steps
         if isinstance(event, events.Step) and event.step == until < last:
             # Seen during the evaluation that is due now: the resumed run must make up for it.
-            trainer.should_stop = trainer.milestones.interrupted = lambda: True
+            trainer.should_stop = trainer.evaluations.interrupted = lambda: True
     weights = checkpoint.model_tensors(trainer.model)
     moments = trainer.stepper.optimizers.tensors()
     averages = {f"{k}.ema": value for k, value in trainer.stepper.average.values.items()}

@@ -155,7 +155,11 @@ class RunView:
 
     def _on_layers(self, event: events.Layers) -> None:
         self.layers.append(event.step, event.stats, event.histograms)
-        self.last_layers = event
+        if event.stats:
+            self.last_layers = event
+
+    def _on_histograms(self, event: events.Histograms) -> None:
+        self.layers.append(event.step, {}, event.histograms)
 
     def _on_sample(self, event: events.Sample) -> None:
         self.samples.append(event)

@@ -18,7 +18,7 @@ from nanogpt_cli.interop import nanogpt, source
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.text import prepare
 from nanogpt_cli.text.tokens import open_data
-from nanogpt_cli.training import setup
+from nanogpt_cli.training import spec
 
 SETS = (
     "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.block_size=16",
@@ -53,7 +53,7 @@ def command(*more: str) -> list[str]:
 def test_both_end_and_are_evaluated_on_the_whole_split(checkout: Path) -> None:
     recipe = recipe_files.load("debug", [*SETS, "data.name=text.txt"]).recipe
     data = open_data(prepare.ensure("text.txt", "char", val_fraction=0.1, report=lambda _: None))
-    model = drawing.build(setup.model_config(recipe, data.vocab_size), schemes.get("gpt2"), seed=5)
+    model = drawing.build(spec.model_config(recipe, data.vocab_size), schemes.get("gpt2"), seed=5)
     (checkout / "made").mkdir()
     nanogpt.write(source.from_model(model, None), checkout / "made", lambda _: None)
     result = CliRunner().invoke(app, command("--against", str(checkout), "--target", "9", "--json"))

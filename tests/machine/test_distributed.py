@@ -95,8 +95,7 @@ def test_two_processes_equal_one_and_resume_as_one(
     facts = json.loads(two.stdout.splitlines()[-1])
     assert (facts["reason"], facts["step"]) == ("finished", 6)
     run = RunFolder(tmp_path / facts["run"])
-    second = Trainer(shared_recipe(parallel, 12), data, run)
-    second.restore(retention.find(run))
+    second = Trainer(shared_recipe(parallel, 12), data, run, checkpoint=retention.find(run))
     with EventWriter(run.events) as write:
         for event in second.run():
             write(event)

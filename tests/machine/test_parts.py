@@ -8,9 +8,10 @@ import pytest
 import torch
 import toy_run
 
-from nanogpt_cli.machine import device, memory, parts, threads
+from nanogpt_cli.machine import memory, parts, threads
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import checkpoint, setup
+from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.stepper import Stepper
 from nanogpt_cli.training.trainer import Trainer
 
@@ -24,7 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
 
 def stepper(data: TokenData, **train: object) -> Stepper:
     recipe = toy_run.recipe(train={"batch_size": 5, "tokens_per_step": 0, **train})
-    return setup.assemble(recipe, data, device.choose(recipe.train))
+    return setup.assemble(resolve(recipe, data))
 
 
 def test_slots_are_dealt_out_in_order_and_evenly() -> None:
@@ -113,12 +114,11 @@ def test_an_error_in_a_part_is_raised(data: TokenData) -> None:
 
 def test_a_run_goes_on_with_the_parts_it_began_with(data: TokenData, tmp_path: Path) -> None:
     """Also where the recipe leaves the number open and the machine has another one."""
-    begun = Trainer(toy_run.recipe(train={"parts": 3}), data, toy_run.folder(tmp_path / "a"))
+    run = toy_run.folder(tmp_path / "a")
+    begun = Trainer(toy_run.recipe(train={"parts": 3}), data, run)
     toy_run.run(begun, steps=4)
-    assert begun.folder is not None
-    resumed = Trainer(toy_run.recipe(), data, begun.folder)
-    assert resumed.recipe.train.parts == 1  # this process has one thread
-    resumed.restore(checkpoint.folder_of(begun.folder, 4))
+    assert Trainer(toy_run.recipe(), data).recipe.train.parts == 1  # this process has one thread
+    resumed = Trainer(toy_run.recipe(), data, run, checkpoint=checkpoint.folder_of(run, 4))
     assert (resumed.recipe.train.parts, resumed.stepper.n_parts) == (3, 3)
     toy_run.run(resumed)
     whole = Trainer(toy_run.recipe(train={"parts": 3}), data)

@@ -10,11 +10,11 @@ import torch
 import toy_run
 from torch import Tensor
 
-from nanogpt_cli.machine import device
 from nanogpt_cli.model import dropout
 from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import setup
+from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.stepper import Stepper
 
 pytestmark = pytest.mark.numeric
@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
 
 def stepper(data: TokenData, **train: object) -> Stepper:
     recipe = toy_run.recipe(model={"dropout": P}, train={"batch_size": 4, **train})
-    return setup.assemble(recipe, data, device.choose(recipe.train))
+    return setup.assemble(resolve(recipe, data))
 
 
 def qkv(B: int, H: int, T: int, D: int, dtype: torch.dtype) -> list[Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nanogpt_cli.run.events import Alarm, Eval, Event, Layers, RunStarted, Step
+from nanogpt_cli.run.events import Alarm, Eval, Event, Histograms, Layers, RunStarted, Step
 from nanogpt_cli.training.alarms import Alarms
 
 
@@ -150,3 +150,16 @@ def test_overfitting_needs_training_loss_to_fall_meanwhile() -> None:
     assert "best was 2.000 at step 200" in found[0].message
     again = alarms(Alarms(vocab_size=65), stream(False))
     assert "overfitting" not in [a.kind for a in again]
+
+
+def test_histograms_at_evaluations_do_not_calm_an_alarm_of_a_layer() -> None:
+    """They come between two observations of the layers, and say nothing about them."""
+    found = Alarms(vocab_size=65)
+    stream: list[Event] = []
+    for number in range(1, 5):
+        stream += [
+            layers(200 * number, dead=[0.9]),
+            Histograms(step=250 * number, histograms={"weights": {"edges": [], "counts": []}}),
+            Layers(step=250 * number, stats={}, histograms={"weights": {}}),  # as older logs have it
+        ]
+    assert kinds(alarms(found, stream)) == [("dead_units", True)]

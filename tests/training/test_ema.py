@@ -93,8 +93,7 @@ def test_eval_and_export_take_the_average_unless_told(
 def test_a_run_that_goes_on_with_a_new_average_begins_it_at_its_weights(tmp_path: Path) -> None:
     run, data = toy_run.folder(tmp_path / "run"), toy_run.data(tmp_path)
     toy_run.run(Trainer(recipe(), data, run), steps=4)
-    second = Trainer(averaged(), data, run)
-    second.restore(retention.find(run))
+    second = Trainer(averaged(), data, run, checkpoint=retention.find(run))
     parameter = dict(second.model.named_parameters())[NAME]
     assert torch.equal(second.stepper.average.values[NAME], parameter)
     toy_run.run(second)

@@ -14,7 +14,7 @@ from nanogpt_cli.machine import device
 from nanogpt_cli.model import accounting
 from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT, GPTConfig
-from nanogpt_cli.training import plan, setup
+from nanogpt_cli.training import plan, spec
 from nanogpt_cli.training.trainer import Trainer
 
 CPU = device.choose(recipes.Train(device="cpu", precision="fp32"))
@@ -38,7 +38,7 @@ def kept_for_backward(config: GPTConfig, batch: int) -> int:
 
 @pytest.mark.parametrize("activation", ["gelu", "relu2", "swiglu"])
 def test_activations_without_memory_equal_those_with(activation: str) -> None:
-    config = setup.model_config(recipe(model={"activation": activation, "dropout": 0.1}), 50)
+    config = spec.model_config(recipe(model={"activation": activation, "dropout": 0.1}), 50)
     for batch in (1, 2, 5):
         assert plan.activation_bytes(config, batch, CPU) == kept_for_backward(config, batch)
 
@@ -69,7 +69,7 @@ def test_forecast_adds_up(tmp_path: Path) -> None:
 
 def test_the_largest_micro_batch_divides_the_step_and_fits() -> None:
     wanted = recipe(train={"tokens_per_step": 16 * 96, "batch_size": 4})
-    config = setup.model_config(wanted, 50)
+    config = spec.model_config(wanted, 50)
     sizes = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 96]
     peaks = {s: plan.memory(wanted, config, CPU, micro_batch=s).peak for s in sizes}
     room = (peaks[24] + peaks[32]) // 2
@@ -85,7 +85,7 @@ def test_what_cannot_fit_is_refused() -> None:
 
 def test_splitting_over_processes_divides_the_state() -> None:
     wanted = recipe(train={"parallel": "fsdp"})
-    config = setup.model_config(wanted, 50)
+    config = spec.model_config(wanted, 50)
     one, two = (plan.memory(wanted, config, CPU, processes=n) for n in (1, 2))
     assert two.weights == one.weights // 2
     assert two.moments == one.moments // 2
@@ -93,7 +93,7 @@ def test_splitting_over_processes_divides_the_state() -> None:
 
 
 def test_speed_counts_the_flops_of_each_pass() -> None:
-    config = setup.model_config(recipe(), 50)
+    config = spec.model_config(recipe(), 50)
     ticks = iter(range(1000))
     found = plan.speed(recipe(), config, CPU, seconds=4.0, clock=lambda: float(next(ticks)))
     per_token = accounting.training_flops(config)
@@ -104,7 +104,7 @@ def test_speed_counts_the_flops_of_each_pass() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_an_untied_model_looks_its_embedding_up_for_nothing(tied: bool) -> None:
-    config = replace(setup.model_config(recipe(), 50), tied=tied)
+    config = replace(spec.model_config(recipe(), 50), tied=tied)
     model = GPT(config)
     matrices = model.n_parameters(embedding=False) + 50 * config.n_embd
     attention = 12 * config.n_layer * config.n_embd * config.block_size
@@ -113,6 +113,6 @@ def test_an_untied_model_looks_its_embedding_up_for_nothing(tied: bool) -> None:
 
 
 def test_blocks_beyond_the_second_are_counted_without_tracing_them() -> None:
-    config = replace(setup.model_config(recipe(), 50), n_layer=5, dropout=0.1)
+    config = replace(spec.model_config(recipe(), 50), n_layer=5, dropout=0.1)
     for size in (1, 3):
         assert plan._of_depth(config, size, CPU) == plan._traced(config, size, CPU)

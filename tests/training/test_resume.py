@@ -37,8 +37,7 @@ def test_stop_and_resume_equals_uninterrupted(tmp_path: Path, case: str, stop: i
     run = toy_run.folder(tmp_path / "b")
     first = toy_run.run(Trainer(wanted, data, run), steps=stop)
     assert of_type(first, events.RunEnded)[0].reason == "stopped"
-    second = Trainer(wanted, data, run)
-    second.restore(retention.find(run, "last"))
+    second = Trainer(wanted, data, run, checkpoint=retention.find(run, "last"))
     rest = toy_run.run(second)
 
     assert differing(tensors(straight), tensors(second)) == []
@@ -72,8 +71,7 @@ def test_an_evaluation_that_was_cut_off_is_made_on_resuming(tmp_path: Path) -> N
     for event in trainer.run():
         if isinstance(event, events.Checkpoint) and event.step == 4:
             break
-    second = Trainer(recipe(), data, run)
-    second.restore(retention.find(run, "last"))
+    second = Trainer(recipe(), data, run, checkpoint=retention.find(run, "last"))
     steps = [e.step for e in of_type(toy_run.run(second), events.Eval)]
     assert steps == [4, 8, 12]
 
@@ -113,17 +111,16 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "toy.txt").write_text(toy_run.text()[::-1], encoding="utf-8")
-    trainer = Trainer(recipe(), toy_run.data(other), run)
     with pytest.raises(UserError, match="other data"):
-        trainer.restore(retention.find(run, "last"))
+        Trainer(recipe(), toy_run.data(other), run, checkpoint=retention.find(run, "last"))
 
 
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
     run, data = toy_run.folder(tmp_path / "run"), toy_run.data(tmp_path)
     toy_run.run(Trainer(recipe(), data, run))
-    trainer = Trainer(recipe(model={"n_embd": 32}), data, run)
+    wanted = recipe(model={"n_embd": 32})
     with pytest.raises(UserError, match="n_embd was 16, is now 32"):
-        trainer.restore(retention.find(run, "last"))
+        Trainer(wanted, data, run, checkpoint=retention.find(run, "last"))
 
 
 def test_a_run_asked_to_stop_during_an_evaluation_stops_before_the_next_step(
@@ -131,22 +128,22 @@ def test_a_run_asked_to_stop_during_an_evaluation_stops_before_the_next_step(
 ) -> None:
     run, data = toy_run.folder(tmp_path / "run"), toy_run.data(tmp_path)
     for due in (4, 12):  # in the middle, and the evaluation that ends the run
-        trainer = Trainer(recipe(train={"checkpoint_every": 5}), data, run)
-        if due == 12:
-            trainer.restore(retention.find(run, "last"))
+        newest = retention.find(run, "last") if due == 12 else None
+        trainer = Trainer(recipe(train={"checkpoint_every": 5}), data, run, checkpoint=newest)
         asked = []
 
         def stop(trainer: Trainer = trainer, asked: list[bool] = asked, due: int = due) -> bool:
             return bool(asked) or trainer.progress.step == due
 
-        trainer.milestones.interrupted = stop
+        trainer.evaluations.interrupted = stop
         trainer.should_stop = stop
         found = list(trainer.run())
         assert found[-1].reason == "stopped"  # type: ignore[attr-defined]
         assert found[-1].step == due  # type: ignore[attr-defined]
         assert due not in [e.step for e in of_type(found, events.Eval)]
-    last = Trainer(recipe(train={"checkpoint_every": 5}), data, run)
-    last.restore(retention.find(run, "last"))
+    last = Trainer(
+        recipe(train={"checkpoint_every": 5}), data, run, checkpoint=retention.find(run, "last")
+    )
     found = list(last.run())
     assert [e.step for e in of_type(found, events.Eval)] == [12]
     assert found[-1].reason == "finished"  # type: ignore[attr-defined]
@@ -161,8 +158,9 @@ def test_a_second_resume_keeps_the_parts_the_run_began_with(
     toy_run.run(Trainer(wanted, data, run))
     monkeypatch.setattr("nanogpt_cli.machine.parts.side_by_side", lambda device: 4)
     for steps in (9, 12):
-        trainer = Trainer(recipe(train={"max_steps": steps}), data, run)
-        trainer.restore(retention.find(run, "last"))
+        trainer = Trainer(
+            recipe(train={"max_steps": steps}), data, run, checkpoint=retention.find(run, "last")
+        )
         assert trainer.stepper.n_parts == 2
         toy_run.run(trainer)
         state = checkpoint.read_state(retention.find(run, "last"))

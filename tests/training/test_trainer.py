@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ def poisoned(trainer: Trainer, step: int) -> None:
     """Make the loss of one step NaN."""
     measure = trainer.stepper.measure
 
-    def broken(index: int, *, attention: bool = False) -> object:
+    def broken(index: int, lr_factor: float = 1.0, *, control: bool = False) -> object:
         if index == step:
             parameter = next(trainer.model.parameters())
             kept = parameter.detach().clone()
@@ -207,12 +208,12 @@ def test_a_loss_spike_is_recorded_with_the_weights_that_made_it(tmp_path: Path) 
     measure = trainer.stepper.measure
     before: dict[str, torch.Tensor] = {}
 
-    def spiking(index: int, *, attention: bool = False) -> object:
+    def spiking(index: int, lr_factor: float = 1.0, *, control: bool = False) -> object:
         measured = measure(index)
         if index == 65:
             weights = checkpoint.model_tensors(trainer.model)
             before.update({k: v.clone() for k, v in weights.items()})
-            return type(measured)(50.0, measured.grad_norm, measured.clipped)
+            return replace(measured, loss=50.0)
         return measured
 
     trainer.stepper.measure = spiking  # type: ignore[method-assign,assignment]
@@ -231,9 +232,9 @@ def test_early_stop_after_patience(tmp_path: Path) -> None:
         optim={"lr": 1e-9, "min_lr": 0.0, "warmup_steps": 0, "schedule": "constant"},
     )
     trainer = Trainer(wanted, toy_run.data(tmp_path))
-    evaluate = trainer.milestones._note_result
+    evaluate = trainer.evaluations._note_result
     values = iter([3.0, 2.0, 2.5, 2.5, 1.0])
-    trainer.milestones._note_result = lambda step, loss: evaluate(step, next(values))  # type: ignore[method-assign]
+    trainer.evaluations._note_result = lambda step, loss: evaluate(step, next(values))  # type: ignore[method-assign]
     found = toy_run.run(trainer)
     assert found[-1].reason == "early_stop"  # type: ignore[attr-defined]
     assert found[-1].step == 16
@@ -277,8 +278,7 @@ def test_lr_command_scales_the_rest_and_survives_a_resume(tmp_path: Path) -> Non
     run, data = toy_run.folder(tmp_path / "run"), toy_run.data(tmp_path)
     send_command(run, "lr", "0.5")
     found = toy_run.run(Trainer(recipe(), data, run), steps=6)
-    second = Trainer(recipe(), data, run)
-    second.restore(retention.find(run))
+    second = Trainer(recipe(), data, run, checkpoint=retention.find(run))
     rest = toy_run.run(second)
     plain = {e.step: e.lr for e in of_type(toy_run.run(Trainer(recipe(), data)), events.Step)}
     lrs = {e.step: e.lr for e in of_type(found + rest, events.Step)}
