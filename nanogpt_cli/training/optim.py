@@ -61,8 +61,11 @@ def _groups(
     for name, parameter in model.named_parameters():
         matrix = parameter.dim() >= 2
         muon = takes_muon(optim, name, parameter)
+        # Orthogonal updates have the size that a width asks for already (Yang et al. 2310.17813),
+        # so of a scheme's factor Muon takes the part for depth alone.
+        width = scheme.base_width if muon else config.n_embd
         scale = scheme.lr_multiplier(
-            schemes.tensor_class(name), n_embd=config.n_embd, n_layer=config.n_layer
+            schemes.tensor_class(name), n_embd=width, n_layer=config.n_layer
         )
         options = {
             "lr_scale": scale,

@@ -73,6 +73,15 @@ def test_mup_keeps_activations_level_over_width_and_gpt2_does_not() -> None:
     assert found["mup"].losses[0][-1] < found["mup"].losses[0][0]
 
 
+def test_mup_keeps_activations_level_over_width_with_muon_too() -> None:
+    """Neither growing nor shrinking: Adam's factor 1/m on Muon's rate gave slopes down to -0.6."""
+    config = GPTConfig(2, 2, 32, 32, 64, 0.0, False, "gelu")
+    found = coord_check(config, schemes.get("mup"), (32, 64, 128, 256), steps=3, muon=True)
+    assert {name: found.slope(name) for name in found.names} == pytest.approx(
+        dict.fromkeys(found.names, 0.0), abs=0.35
+    )
+
+
 @pytest.mark.parametrize("widths", [(64,), (64, 64), (64, 100)])
 def test_a_coordinate_check_needs_two_fitting_widths(widths: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="width"):

@@ -160,6 +160,8 @@ def test_histograms_at_evaluations_do_not_calm_an_alarm_of_a_layer() -> None:
         stream += [
             layers(200 * number, dead=[0.9]),
             Histograms(step=250 * number, histograms={"weights": {"edges": [], "counts": []}}),
-            Layers(step=250 * number, stats={}, histograms={"weights": {}}),  # as older logs have it
+            Layers(
+                step=250 * number, stats={}, histograms={"weights": {}}
+            ),  # as older logs have it
         ]
     assert kinds(alarms(found, stream)) == [("dead_units", True)]
