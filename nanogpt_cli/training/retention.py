@@ -28,10 +28,16 @@ def list_steps(run: RunFolder) -> list[int]:
 
 
 def mark_best(run: RunFolder, step: int, val_loss: float) -> None:
-    """Remember ``step`` as the best so far, and of which checkpoint that was said."""
-    digest = files.sha256_file(checkpoint.folder_of(run, step) / checkpoint.STATE)
-    mark = {"step": step, "val_loss": val_loss, "state_sha256": digest}
+    """Remember ``step`` as the best so far, and of which weights that was said."""
+    mark = {"step": step, "val_loss": val_loss, "model_sha256": _weights_of(run, step)}
     files.write_json(run.checkpoints / BEST, mark)
+
+
+def _weights_of(run: RunFolder, step: int) -> str | None:
+    """The checksum of a checkpoint's weights, as its ``state.json`` has it."""
+    state = checkpoint.read_state(checkpoint.folder_of(run, step))
+    found: str | None = state.get("sha256", {}).get(checkpoint.MODEL)
+    return found
 
 
 def restore_mark(run: RunFolder, step: int, val_loss: float) -> None:
@@ -52,7 +58,8 @@ def best_step(run: RunFolder) -> int | None:
     """The step of the best checkpoint, if one is marked and still there.
 
     Raises:
-        CheckpointError: the mark is damaged, or was made for another run's checkpoint.
+        CheckpointError: the mark or that checkpoint is damaged, or the mark was made for a
+            checkpoint of another run.
     """
     path = run.checkpoints / BEST
     if not foreign_files.present(path):
@@ -64,10 +71,9 @@ def best_step(run: RunFolder) -> int | None:
     step = mark.get("step")
     if not limits.is_whole(step):
         raise _unusable(f"{path}: step must be a whole number, not {step!r:.80}")
-    state = checkpoint.folder_of(run, step) / checkpoint.STATE
-    if step not in list_steps(run) or not state.is_file():
+    if step not in list_steps(run):
         return None
-    if files.sha256_file(state) != mark.get("state_sha256"):
+    if _weights_of(run, step) != mark.get("model_sha256"):
         raise _unusable(f"{path} was not made for this run's checkpoint of step {step}")
     return step
 

@@ -28,6 +28,7 @@ from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.text import prepare
+from nanogpt_cli.training import retention
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes"),
@@ -99,7 +100,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     request = prepare.Request((str(root / "toy.txt"),), tokenizer="char")
     prepare.prepare(request, out=root / "set")
     run = make_run(root / "runs" / "tiny", **SMALL)
-    files.write_json(run.checkpoints / "best.json", {"step": 7, "val_loss": 1.0})
+    retention.mark_best(run, 7, 1.0)
     (root / "runs" / "other").mkdir()
     shutil.copy(run.recipe, root / "runs" / "other")
     _models(root)
@@ -263,7 +264,7 @@ def test_damage_never_ends_in_a_traceback(
         ({"recipe": {"sample": {"prompt": 7}}}, "recipe.sample.prompt"),
         ({"progress": {"skip": {}}}, "progress.skip"), ({"sha256": {"x": 1}}, "sha256.x"),
         ({"n_layer": 4 * 10**18}, "n_layer"), ({"n_layer": 10**6}, "n_layer"),
-        ({"n_layer": 9999}, "does not fit"), ({"vocab_size": 1 << 25}, "vocab_size"),
+        ({"n_layer": 999}, "does not fit"), ({"vocab_size": 1 << 25}, "vocab_size"),
         ({"multipliers": {"output": "x"}}, "multipliers.output"), ({"bias": 1}, "bias"),
     ],
     ids=str,
