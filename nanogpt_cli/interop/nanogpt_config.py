@@ -75,7 +75,10 @@ def read(path: Path, flags: Iterable[str] = ()) -> Settings:
     settings = Settings()
     names: dict[str, Value] = dict(DEFAULTS)
     for statement in _parsed(path).body:
-        _take(statement, names, settings)
+        try:
+            _take(statement, names, settings)
+        except RecursionError:
+            raise UserError(f"line {statement.lineno} is nested too deeply") from None
     for flag in flags:
         _take_flag(flag, settings)
     return settings
@@ -84,7 +87,11 @@ def read(path: Path, flags: Iterable[str] = ()) -> Settings:
 def _parsed(path: Path) -> ast.Module:
     data = foreign_files.read_bytes(path, _LARGEST_FILE)
     try:
-        return ast.parse(data)
+        tree = ast.parse(data)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant):
+                _check_constant(node)
+        return tree
     except SyntaxError as error:
         where = f"line {error.lineno}: " if error.lineno else ""
         raise UserError(
@@ -92,6 +99,17 @@ def _parsed(path: Path) -> ast.Module:
         ) from None
     except (ValueError, RecursionError, MemoryError) as error:  # null bytes, absurd nesting
         raise UserError(f"{path} is not Python source: {error}") from None
+
+
+def _check_constant(node: ast.Constant) -> None:
+    """Refuse what no recipe can hold: it could not even be shown."""
+    if isinstance(node.value, int) and abs(node.value) > _LARGEST_NUMBER:
+        raise UserError(f"line {node.lineno} holds a whole number beyond {_LARGEST_NUMBER:g}")
+    if isinstance(node.value, str):
+        try:
+            node.value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise UserError(f"line {node.lineno} holds half a surrogate pair") from None
 
 
 def _take(statement: ast.stmt, names: dict[str, Value], settings: Settings) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -106,11 +106,14 @@ class GPTConfig:
         Raises:
             ValueError: a key is missing or unknown, or a value is of another type or out of range.
         """
-        factors = values.get("multipliers", {})
         limits.check_config(values)
+        factors = values.get("multipliers", {})
+        for kind, found in ((cls, values), (Multipliers, factors)):
+            if unknown := found.keys() - {item.name for item in fields(kind)}:
+                raise ValueError(f"{min(unknown)!r:.80} is no key of a model's configuration")
         try:
             return cls(**{**values, "multipliers": Multipliers(**factors)})
-        except TypeError as error:
+        except TypeError as error:  # a key is missing
             raise ValueError(f"not a model configuration: {error}") from error
 
 

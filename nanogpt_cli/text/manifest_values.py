@@ -4,31 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+from nanogpt_cli import typed_tables
+from nanogpt_cli.typed_tables import Count, Table
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Table(BaseModel):
-    """Some keys of a table; what other versions write besides stays as it is."""
-
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
-
-class _Tokenizer(_Table):
+class _Tokenizer(Table):
     kind: str
     vocab_size: int = Field(ge=1, le=1 << 24)
     eot: Count | None
     fingerprint: str
 
 
-class _Rule(_Table):
+class _Rule(Table):
     rule: str
     val_fraction: Share
 
 
-class _Split(_Table):
+class _Split(Table):
     model_config = ConfigDict(extra="forbid")
 
     tokens: Count
@@ -39,34 +35,34 @@ class _Split(_Table):
     mtime_ns: int
 
 
-class _Sources(_Table):
+class _Sources(Table):
     files: Count
     bytes: Count
     first: list[str]
 
 
-class _Longest(_Table):
+class _Longest(Table):
     tokens: Count
     source: str
 
 
-class _Frequent(_Table):
+class _Frequent(Table):
     text: str
     share: float
 
 
-class _Leakage(_Table):
+class _Leakage(Table):
     val_documents: Count
     in_train: Count
     share: Share | None
 
 
-class _RoundTrip(_Table):
+class _RoundTrip(Table):
     samples: Count
     exact: Count
 
 
-class _Receipt(_Table):
+class _Receipt(Table):
     documents: Count
     bytes: Count
     tokens: Count
@@ -84,7 +80,7 @@ class _Receipt(_Table):
     skipped_files: Count = 0
 
 
-class _Manifest(_Table):
+class _Manifest(Table):
     tool: str
     name: str
     tokenizer: _Tokenizer
@@ -103,9 +99,4 @@ def check(raw: dict[str, Any]) -> None:
     Raises:
         ValueError: a value is missing, of another type or out of range; the message names its key.
     """
-    try:
-        _Manifest.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{key:.80}: {first['msg'][0].lower()}{first['msg'][1:200]}") from None
+    typed_tables.check(_Manifest, raw)

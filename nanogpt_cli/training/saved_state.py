@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from nanogpt_cli import typed_tables
 from nanogpt_cli.model import limits
-
-Count = Annotated[int, Field(ge=0, lt=1 << 53)]
-
-
-class _Table(BaseModel):
-    """Some keys of a table; what other versions write besides stays as it is."""
-
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+from nanogpt_cli.typed_tables import Count, Table
 
 
-class _RecipeData(_Table):
+class _RecipeData(Table):
     name: str = ""
     tokenizer: str = ""
     val_fraction: float = Field(0.0, ge=0, lt=1)
 
 
-class _RecipeTrain(_Table):
+class _RecipeTrain(Table):
     parts: Count = 0
 
 
-class _RecipeSample(_Table):
+class _RecipeSample(Table):
     prompt: str = ""
 
 
-class _Recipe(_Table):
+class _Recipe(Table):
     data: _RecipeData = _RecipeData()
-    model: dict[str, Any] = {}
-    optim: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default_factory=dict)
+    optim: dict[str, Any] = Field(default_factory=dict)
     train: _RecipeTrain = _RecipeTrain()
     sample: _RecipeSample = _RecipeSample()
 
 
-class _Data(_Table):
+class _Data(Table):
     folder: str = ""
 
 
-class _Progress(_Table):
+class _Progress(Table):
     step: Count = 0
     tokens: Count = 0
     lr_factor: float = Field(1.0, gt=0)
@@ -51,18 +45,18 @@ class _Progress(_Table):
     best_loss: float | None = None
     evals_without_best: Count = 0
     evaluated_step: int = -1
-    skip: list[Count] = []
+    skip: list[Count] = Field(default_factory=list)
 
 
-class _State(_Table):
+class _State(Table):
     step: Count
     tokens: Count = 0
     model: dict[str, Any]
     recipe: _Recipe = _Recipe()
     data: _Data = _Data()
     progress: _Progress = _Progress()
-    scaler: dict[str, float] = {}
-    sha256: dict[str, str] = {}
+    scaler: dict[str, float] = Field(default_factory=dict)
+    sha256: dict[str, str] = Field(default_factory=dict)
     val_loss: float | None = None
 
 
@@ -72,11 +66,5 @@ def check(state: dict[str, Any]) -> None:
     Raises:
         ValueError: a value is missing, of another type or out of range; the message names its key.
     """
-    try:
-        _State.model_validate(state)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(map(str, first["loc"]))
-        reason = first["msg"][0].lower() + first["msg"][1:]
-        raise ValueError(f"{key:.80}: {reason:.200}") from None
+    typed_tables.check(_State, state)
     limits.check_config(state["model"])
