@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import stat
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -121,11 +122,22 @@ class StandardInput:
     def pieces(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Piece]:
         """See ``Source``."""
         stream = self._stream or open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
+        _check_end(stream)
         reading = Reading(self.name, stream, meter)
         with readable_errors(self.name):
             text = as_utf8(unpacked(reading, ""), self.name, reader)
             yield from text_pieces(text, self.name, reader, tally, reading.digest_of(text))
         self._read = [reading.finished()]
+
+
+def _check_end(stream: BinaryIO) -> None:
+    """Refuse a device without end (``< /dev/zero``); a terminal and ``/dev/null`` have one."""
+    about = os.fstat(stream.fileno())
+    endless = stat.S_ISCHR(about.st_mode) and not stream.isatty()
+    if endless and about.st_rdev != Path(os.devnull).stat().st_rdev:
+        raise UserError(
+            "stdin is a device without end", "give it a file or the output of a program"
+        )
 
 
 def expand(
