@@ -151,3 +151,16 @@ def test_bench_measures_beside_the_document_loop(
     assert loop["tokens"] - documents <= gpt2["tokens"] <= loop["tokens"]
     assert char["tokens"] == byte["tokens"] == loop["bytes"] >= 10**6
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_device_without_end_on_standard_input_is_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nanogpt_cli", "prepare", "-", "-t", "byte", "--out", "made"]
+    for device, said in (("/dev/zero", "a device without end"), ("/dev/null", "no text in stdin")):
+        with Path(device).open("rb") as endless:
+            done = subprocess.run(
+                command, stdin=endless, capture_output=True, text=True, cwd=tmp_path,
+                timeout=LIMIT, check=False,
+            )  # fmt: skip
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert not (tmp_path / "made").exists()
