@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine import device
+from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.recipe import files as recipe_files
@@ -30,7 +31,8 @@ from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import checkpoint, progress, retention
+from nanogpt_cli.training import checkpoint, progress, resuming, retention
+from nanogpt_cli.training.room import check_memory
 from nanogpt_cli.training.setup import assemble
 from nanogpt_cli.training.stepper import Stepper
 
@@ -125,12 +127,32 @@ def _before(
     """A stepper with the weights that ``step`` began with, and where they came from."""
     plain = recipe.train.model_copy(update={"compile": False})
     recipe = recipe.model_copy(update={"train": plain})
-    stepper = assemble(recipe, data, device.choose(recipe.train))
     incident = run.incidents / f"step-{step:06d}"
+    _check_recipe(run, recipe, incident)
+    where = device.choose(recipe.train)
+    check_memory(recipe, data, where, Group())
+    stepper = assemble(recipe, data, where)
     if foreign_files.present(incident / checkpoint.MODEL):
         progress.copy_weights(stepper.model, incident / checkpoint.MODEL)
         return stepper, f"incidents/{incident.name}"
     return stepper, _catch_up(run, stepper, data, step, report)
+
+
+def _check_recipe(run: RunFolder, recipe: Recipe, incident: Path) -> None:
+    """Refuse a recipe that was changed by hand: what it describes is another step.
+
+    Args:
+        run: the run.
+        recipe: from its folder.
+        incident: where the flight recorder would have left the step.
+    """
+    about = incident / "incident.json"
+    if foreign_files.present(about):
+        saved = {"recipe": foreign_files.read_object(about).get("recipe")}
+        resuming.changes(saved, recipe, source=incident)
+    elif steps := retention.list_steps(run):
+        folder = checkpoint.folder_of(run, steps[-1])
+        resuming.changes(checkpoint.read_state(folder), recipe, source=folder)
 
 
 def _catch_up(

@@ -42,17 +42,34 @@ def restore_mark(run: RunFolder, step: int, val_loss: float) -> None:
         step: of its best evaluation, negative if there was none.
         val_loss: of that evaluation.
     """
-    if step >= 0 and (checkpoint.folder_of(run, step) / checkpoint.STATE).is_file():
-        mark_best(run, step, val_loss)
-    else:
-        (run.checkpoints / BEST).unlink(missing_ok=True)
+    mark = run.checkpoints / BEST
+    with files.readable_os_errors("write the mark of the best checkpoint", mark):
+        if step >= 0 and (checkpoint.folder_of(run, step) / checkpoint.STATE).is_file():
+            mark_best(run, step, val_loss)
+        else:
+            mark.unlink(missing_ok=True)
+
+
+def check_mark(run: RunFolder) -> None:
+    """Refuse a folder in the place of the mark; anything else there is replaced.
+
+    Raises:
+        UserError: there is one.
+    """
+    mark = run.checkpoints / BEST
+    if mark.is_dir():
+        raise UserError(
+            f"{mark} is a folder, in the place of the mark of the best checkpoint",
+            "move it away, or remove it",
+        )
 
 
 def best_step(run: RunFolder) -> int | None:
     """The step of the best checkpoint, if one is marked and still there.
 
     Raises:
-        CheckpointError: the mark is damaged, or was made for another run's checkpoint.
+        CheckpointError: the mark or the checkpoint is damaged, or the mark was made for another
+            run's checkpoint.
     """
     path = run.checkpoints / BEST
     if not foreign_files.present(path):
@@ -68,7 +85,11 @@ def best_step(run: RunFolder) -> int | None:
     if step not in list_steps(run) or not state.is_file():
         return None
     if files.sha256_file(state) != mark.get("state_sha256"):
-        raise _unusable(f"{path} was not made for this run's checkpoint of step {step}")
+        checkpoint.read_state(state.parent)  # damage there has a better name
+        raise _unusable(
+            f"{path} was not made for this run's checkpoint of step {step}, or its "
+            f"{checkpoint.STATE} was changed"
+        )
     return step
 
 

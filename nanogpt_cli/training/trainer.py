@@ -115,6 +115,8 @@ class Trainer:
             UserError: the checkpoint is of other data or another model, or the recipe differs in
                 what a run cannot change.
         """
+        if self.folder:
+            retention.check_mark(self.folder)
         state = checkpoint.read_state(folder)
         self.notes = resuming.changes(state, self.recipe, source=folder)
         self.progress.take(progress.restore(folder, self.stepper, self.data))
