@@ -18,7 +18,7 @@ from nanogpt_cli.printable import checked
 from nanogpt_cli.recipe.sections import Recipe
 
 _HEADER = re.compile(r"^#\s*(what|machine|minutes|loss):\s*(.+)$", re.IGNORECASE)
-_SECTION_LINE = re.compile(r"^\s*\[\s*([A-Za-z0-9_.-]+)\s*\]")
+_SECTION_LINE = re.compile(r"^\s*\[\[?\s*([A-Za-z0-9_.-]+)\s*\]")
 _KEY_LINE = re.compile(r"^\s*([A-Za-z0-9_.-]+)\s*=")
 # What people who come from elsewhere type for a key.
 _HABITS = {
@@ -67,6 +67,14 @@ class _Draft:
     values: dict[str, Any] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def table(self, section: str) -> dict[str, Any] | None:
+        """A section to write into; None where a file has something else in its place.
+
+        Nothing is written over that: the message about it shall name its line.
+        """
+        found = self.values.setdefault(section, {})
+        return found if isinstance(found, dict) else None
 
 
 def shipped() -> list[Header]:
@@ -118,7 +126,8 @@ def load(name: str | Path, sets: Sequence[str] = ()) -> Loaded:
     """
     path = locate(name)
     draft = _read(path, ())
-    draft.values.setdefault("run", {}).setdefault("name", path.stem)
+    if (run := draft.table("run")) is not None:
+        run.setdefault("name", path.stem)
     for text in sets:
         _apply_set(draft, checked(text, "--set"))
     return _validate(draft, str(path))
@@ -161,7 +170,8 @@ def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
             draft.values[section] = content
             draft.origins[section] = f"{path}:{lines.get(section, 1)}"
             continue
-        target = draft.values.setdefault(section, {})
+        if (target := draft.table(section)) is None:
+            continue
         for key, value in content.items():
             target[key] = value
             where = lines.get(f"{section}.{key}", lines.get(section, 1))
@@ -211,10 +221,9 @@ def _apply_set(draft: _Draft, text: str) -> None:
         section = _home_of(key, section, draft) or section
     if section == "":
         raise UserError(f"--set {path}: unknown key", _suggest(path))
-    content = draft.values.setdefault(section, {})
-    if isinstance(content, dict):
+    if (content := draft.table(section)) is not None:
         content[key] = _toml_value(path, literal.strip())
-    draft.origins[f"{section}.{key}"] = "--set"
+        draft.origins[f"{section}.{key}"] = "--set"
 
 
 def _home_of(key: str, given: str, draft: _Draft) -> str:
@@ -280,6 +289,9 @@ def _describe(item: Any, draft: _Draft, source: str) -> list[str]:
     if kind == "value_error":
         sentences = str(item["ctx"]["error"]).splitlines()
         return [_place(_leading_key(s, key), draft, source) + s for s in sentences]
+    if kind in ("model_type", "dict_type") and "." not in key:
+        text = f"{key} = {_shown(value)}: it must be a table, [{key}] with its keys below"
+        return [_place(key, draft, source) + text]
     expected = item["msg"][0].lower() + item["msg"][1:]
     return [f"{_place(key, draft, source)}{key} = {_shown(value)}: {expected}"]
 

@@ -94,7 +94,7 @@ def list_runs(root: Path = RUNS) -> list[RunFolder]:
     if not root.is_dir():
         return []
     runs = [RunFolder(path) for path in root.iterdir() if path.is_dir()]
-    return sorted(filter(_is_readable_run, runs), key=_last_activity, reverse=True)
+    return sorted(filter(_is_readable_run, runs), key=last_activity, reverse=True)
 
 
 def _is_readable_run(run: RunFolder) -> bool:
@@ -103,7 +103,8 @@ def _is_readable_run(run: RunFolder) -> bool:
     return False
 
 
-def _last_activity(run: RunFolder) -> float:
+def last_activity(run: RunFolder) -> float:
+    """When something was written to a run's log, else its recipe, in seconds since the epoch."""
     for path in (run.events, run.recipe):
         try:
             return path.stat().st_mtime

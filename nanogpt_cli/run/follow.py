@@ -15,7 +15,8 @@ from nanogpt_cli.run import events
 
 # Consecutive lines of ``step`` events; almost all of a long log.
 _STEP_LINES = re.compile(rb'(?:\{"type":"step",[^\n]*\n)+')
-_LONGEST_LINE = 1 << 25
+# Bytes; the longest events, statistics of a thousand layers, have a hundredth of it.
+LONGEST_LINE = 1 << 25
 
 
 @dataclass
@@ -25,7 +26,8 @@ class EventReader:
     Reading is bounded per call, a half-written last line waits for its rest, unknown types are
     skipped and counted, broken lines are counted. When the file shrinks or is replaced, reading
     starts again from its beginning and ``restarts`` grows: the caller must forget what it had. What
-    is there and cannot be read, a named pipe for instance, counts as empty; ``problem`` says why.
+    is there and cannot be read, a named pipe for instance, counts as empty, and a line beyond any
+    reason ends the reading; ``problem`` says why.
     """
 
     path: Path
@@ -36,6 +38,7 @@ class EventReader:
     missing: bool = False
     problem: str = ""
     _tail: bytes = b""
+    _no_log: bool = False
     _identity: tuple[int, int] | None = field(default=None, repr=False)
 
     def read(self, max_bytes: int = 1 << 20, max_seconds: float = 0.05) -> list[events.Event]:
@@ -76,7 +79,7 @@ class EventReader:
 
     def at_end(self) -> bool:
         """Whether nothing is left to read for now."""
-        if self.missing:
+        if self.missing or self._no_log:
             return True
         try:
             return self.path.stat().st_size <= self.offset
@@ -85,6 +88,8 @@ class EventReader:
 
     def _take(self, max_bytes: int) -> bytes:
         """The kept tail and the next bytes; ``offset`` passes them all."""
+        if self._no_log:
+            return b""
         try:
             with foreign_files.opened(self.path) as file:
                 self._notice_replacement(os.fstat(file.fileno()))
@@ -124,10 +129,13 @@ class EventReader:
         self._keep(data[position:])
 
     def _keep(self, tail: bytes) -> None:
-        """Hold back a half-written last line; one beyond any reason is garbage."""
-        if len(tail) > _LONGEST_LINE:
-            self.bad_lines += 1
-            tail = b""
+        """Hold back a half-written last line; one beyond any reason is no line of a log."""
+        if len(tail) > LONGEST_LINE:
+            self._no_log, tail = True, b""
+            self.problem = (
+                f"cannot read {self.path}: it has a line of more than {LONGEST_LINE:,} bytes, "
+                "which no event log has"
+            )
         self._tail = tail
 
     def _decode(self, line: bytes) -> events.Event | None:

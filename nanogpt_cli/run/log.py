@@ -6,13 +6,18 @@ import os
 from pathlib import Path
 
 from nanogpt_cli import foreign_files
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
+from nanogpt_cli.run.follow import LONGEST_LINE
 
 
 class EventWriter:
     """Appends events to a log: each line in one ``write``, visible at once to readers.
 
     A torn last line left by a killed writer is cut off before the first append.
+
+    Raises:
+        UserError: what is there is not a regular file, or not a log.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,5 +64,11 @@ def _cut_torn_line(path: Path) -> None:
                 position = start + found + 1
                 break
             position = start
+            if end - position > LONGEST_LINE:
+                raise UserError(
+                    f"{path} is not an event log: its last line has more than {LONGEST_LINE:,} "
+                    "bytes",
+                    "move it away; the run can go on without it",
+                )
         if position != end:
             file.truncate(position)

@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.recipe import files as recipe_files
@@ -29,7 +30,8 @@ from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import checkpoint, progress, retention
+from nanogpt_cli.training import checkpoint, progress, resuming, retention
+from nanogpt_cli.training.room import check_memory
 from nanogpt_cli.training.setup import assemble
 from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.stepper import Stepper
@@ -125,12 +127,31 @@ def _before(
     """A stepper with the weights that ``step`` began with, and where they came from."""
     plain = recipe.train.model_copy(update={"compile": False})
     recipe = recipe.model_copy(update={"train": plain})
-    stepper = assemble(resolve(recipe, data))
     incident = run.incidents / f"step-{step:06d}"
+    saved = _saved(run, incident)
+    if saved:  # a recipe changed by hand describes another step
+        resuming.changes(saved, recipe, Group(), source=run.path)
+    spec = resolve(recipe, data, state=saved)
+    check_memory(spec)
+    stepper = assemble(spec)
     if foreign_files.present(incident / checkpoint.MODEL):
         progress.copy_weights(stepper.model, incident / checkpoint.MODEL)
         return stepper, f"incidents/{incident.name}"
     return stepper, _catch_up(run, stepper, data, step, report)
+
+
+def _saved(run: RunFolder, incident: Path) -> dict[str, Any]:
+    """What the flight recorder or the newest checkpoint says of the run; empty without either.
+
+    Args:
+        run: the run.
+        incident: where the flight recorder would have left the step.
+    """
+    about = incident / "incident.json"
+    if foreign_files.present(about):
+        return foreign_files.read_object(about)
+    steps = retention.list_steps(run)
+    return checkpoint.read_state(checkpoint.folder_of(run, steps[-1])) if steps else {}
 
 
 def _catch_up(

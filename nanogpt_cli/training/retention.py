@@ -48,10 +48,26 @@ def restore_mark(run: RunFolder, step: int, val_loss: float) -> None:
         step: of its best evaluation, negative if there was none.
         val_loss: of that evaluation.
     """
-    if step >= 0 and (checkpoint.folder_of(run, step) / checkpoint.STATE).is_file():
-        mark_best(run, step, val_loss)
-    else:
-        (run.checkpoints / BEST).unlink(missing_ok=True)
+    mark = run.checkpoints / BEST
+    with files.readable_os_errors("write the mark of the best checkpoint", mark):
+        if step >= 0 and (checkpoint.folder_of(run, step) / checkpoint.STATE).is_file():
+            mark_best(run, step, val_loss)
+        else:
+            mark.unlink(missing_ok=True)
+
+
+def check_mark(run: RunFolder) -> None:
+    """Refuse a folder in the place of the mark; anything else there is replaced.
+
+    Raises:
+        UserError: there is one.
+    """
+    mark = run.checkpoints / BEST
+    if mark.is_dir():
+        raise UserError(
+            f"{mark} is a folder, in the place of the mark of the best checkpoint",
+            "move it away, or remove it",
+        )
 
 
 def best_step(run: RunFolder) -> int | None:

@@ -87,6 +87,8 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        if run and checkpoint:
+            retention.check_mark(run)
         saved = checkpoints.read_state(checkpoint) if checkpoint else None
         self.notes = resuming.changes(saved, recipe, group, source=checkpoint) if saved else []
         self.spec = spec = resolve(recipe, data, folder=run, group=group, state=saved)

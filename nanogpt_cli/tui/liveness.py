@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from dataclasses import dataclass
@@ -40,11 +41,23 @@ class State:
         return {"ok": "●", "warning": "▲", "error": "✖", "dim": "○"}[self.key]
 
 
-def judge(view: RunView, now: float, alive: bool | None, exists: bool = True) -> State:
+def judge(
+    view: RunView,
+    now: float,
+    alive: bool | None,
+    *,
+    exists: bool = True,
+    written: float = math.inf,
+) -> State:
     """The state at ``now`` (seconds since the epoch).
 
-    ``alive`` is whether the trainer's process lives; ``None`` when that cannot be known, for
-    instance because it ran on another machine.
+    Args:
+        view: what the log says.
+        now: the time.
+        alive: whether the trainer's process lives; ``None`` when that cannot be known, for
+            instance because it ran on another machine.
+        exists: whether the run folder is there.
+        written: when something was last written to it; matters as long as no training has begun.
     """
     if view.ended is not None:
         word, key = _ENDINGS.get(view.ended.reason, (view.ended.reason, "warning"))
@@ -54,6 +67,8 @@ def judge(view: RunView, now: float, alive: bool | None, exists: bool = True) ->
     if alive is False:
         return State("crashed", "error", "the trainer's process is gone without a last word")
     if view.started is None and not len(view.steps):
+        if alive is None and now - written > QUIET:  # an imported model, or a start that failed
+            return State("idle", "dim", "no trainer is at work on it")
         return State("waiting", "dim", "no event yet", live=True)
     quiet = now - view.last_time
     limit = max(QUIET, 10 * _pace(view))
@@ -74,7 +89,9 @@ def _pace(view: RunView) -> float:
 
 def process_alive(run: RunFolder, started: events.RunStarted | None) -> bool | None:
     """Whether the trainer lives; ``None`` when it cannot be known from here."""
-    if started is None or not started.pid or started.host != socket.gethostname():
+    if started is None:
+        return _locked(run.lock) or None  # the lock is taken before the first event is written
+    if not started.pid or started.host != socket.gethostname():
         return None
     if not _pid_alive(started.pid):
         return False

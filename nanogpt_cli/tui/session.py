@@ -12,7 +12,7 @@ from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable
 from nanogpt_cli.run.commands import send_command
-from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.folder import RunFolder, last_activity
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.tui import liveness
 from nanogpt_cli.tui.liveness import State
@@ -81,7 +81,8 @@ class RunSession:
             alive: bool | None = self._child.poll() is None
         else:
             alive = liveness.process_alive(self.folder, self.view.started)
-        return liveness.judge(self.view, self.clock(), alive, exists)
+        written = last_activity(self.folder)
+        return liveness.judge(self.view, self.clock(), alive, exists=exists, written=written)
 
     def problems(self) -> str:
         """What was wrong with the log, in words; empty when nothing was."""

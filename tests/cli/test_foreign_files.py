@@ -278,6 +278,7 @@ def test_state_is_checked_where_it_is_read(
     for key, value in pairs.items():
         (state["model"] if key in state["model"] else state)[key] = value
     path.write_text(json.dumps(state))
+    retention.mark_best(RunFolder(root / "runs" / "tiny"), 7, 1.0)
     assert run(monkeypatch, *SAMPLE) == 2
     said = capsys.readouterr().err
     assert named in said
@@ -335,6 +336,63 @@ def test_log_that_is_no_regular_file_is_a_problem_in_words(
         assert "events.jsonl" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"events\.jsonl"):
         EventWriter(root / "runs" / "tiny" / "events.jsonl")
+
+
+@pytest.mark.parametrize("place", ["tables", "value"])
+@pytest.mark.parametrize("file", ["r.toml", "base.toml"])
+@pytest.mark.parametrize("section", ["run", "train", "init"])
+def test_what_is_no_table_is_blamed_where_it_stands(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], section: str,
+    file: str, place: str,
+) -> None:  # fmt: skip
+    line = f"[[{section}]]\nx = 1\n" if place == "tables" else f"{section} = 1\n"
+    first = "" if file == "base.toml" else 'extends = "base.toml"'
+    (root / file).write_text(f"{first}\n{line}")
+    for sets in ([], ["--set", "train.max_steps=3", "--set", "run.name=x"]):
+        for command in ("check", "show"):
+            assert run(monkeypatch, "recipe", command, "r.toml", *sets) == 2
+            said = capsys.readouterr().err
+            assert f"{'line ' if file == 'r.toml' else 'base.toml:'}2: {section} = " in said
+            assert f"it must be a table, [{section}]" in said
+
+
+@pytest.mark.parametrize("size", [1 << 26, 1 << 33], ids=["64 MiB", "8 GiB"])
+def test_log_without_lines_is_given_up_soon_and_kept(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    path = root / "runs" / "tiny" / "events.jsonl"
+    with path.open("wb") as file:
+        file.truncate(size)
+    try:
+        assert run(monkeypatch, "watch", "tiny", "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["state"] == "unreadable"
+        assert "a line of more than" in found["problems"]
+        assert run(monkeypatch, "runs", "csv", "tiny") == 2
+        assert "a line of more than" in capsys.readouterr().err
+        with pytest.raises(UserError, match="is not an event log"):
+            EventWriter(path)
+        assert path.stat().st_size == size
+    finally:
+        path.unlink()
+
+
+def test_run_that_nobody_trains_is_not_waited_for(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "import", "hf", "--name", "mine") == 0
+    assert run(monkeypatch, "watch", "mine", "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["state"] == "waiting"
+    for name in ("mine", "tiny"):  # one with a log and no training in it, one without
+        for path in (root / "runs" / name).iterdir():
+            os.utime(path, (1, 1))
+        assert run(monkeypatch, "watch", name, "--plain") == 0
+        said = capsys.readouterr()
+        assert said.out == f"{name}  o idle\n"
+        assert "nanogpt sample" in said.err
+        with files.locked(root / "runs" / name / "lock", lambda: None):
+            assert run(monkeypatch, "watch", name, "--json") == 0
+            assert json.loads(capsys.readouterr().out)["state"] == "waiting"
 
 
 def test_hostile_lines_of_a_log_are_unreadable_ones(root: Path, tmp_path: Path) -> None:

@@ -105,6 +105,37 @@ def test_a_recipe_changed_by_hand_is_compared_with_the_checkpoint(nanogpt: Progr
     assert "model.n_head was 2, is now 4" in error
 
 
+def test_replay_makes_no_step_of_another_recipe(nanogpt: Program) -> None:
+    assert nanogpt("train", "toy.toml", "--set", "optim.lr=1e30", "--set", "optim.grad_clip=0")[0]
+    assert nanogpt("train", "toy.toml", "--set", "run.name=good")[0] == 0
+    for run, step in (("toy", ()), ("good", ("2",))):
+        assert nanogpt("replay", run, *step)[0] == (run == "toy")
+        path = Path("runs", run, "recipe.toml")
+        before = path.read_text()
+        for old, new, said in (
+            ("n_head = 2", "n_head = 4", "model.n_head was 2, is now 4"),
+            ("seed = 1337", "seed = 7", "run.seed was 1337, is now 7"),
+            ("n_layer = 1", "n_layer = 900", "model.n_layer was 1, is now 900"),
+        ):
+            path.write_text(before.replace(old, new))
+            code, _, error = nanogpt("replay", run, *step)
+            assert code == 2
+            assert said in error
+        path.write_text(before)
+
+
+def test_a_folder_in_the_place_of_the_mark_leaves_the_run_as_it_was(nanogpt: Program) -> None:
+    assert nanogpt("train", "toy.toml")[0] == 0
+    mark = Path("runs/toy/checkpoints/best.json")
+    mark.unlink()
+    mark.mkdir()
+    before = contents(Path("runs/toy"))
+    code, _, error = nanogpt("train", "toy", "--resume", "--set", "train.max_steps=8")
+    assert code == 2
+    assert "best.json is a folder" in error
+    assert contents(Path("runs/toy")) == before
+
+
 def test_what_may_change_is_said(nanogpt: Program) -> None:
     nanogpt("train", "toy.toml")
     code, _, error = nanogpt(
