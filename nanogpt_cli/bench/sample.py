@@ -63,13 +63,17 @@ def bench_sample(
     session = sample_session.open_session(
         source, checkpoint, out, device=device, precision=precision, threads=threads
     )
-    session.plan = replace(session.plan, max_new_tokens=new_tokens or 1 << 30, samples=num_samples)
+    session.generation = replace(
+        session.generation, max_new_tokens=new_tokens or 1 << 30, samples=num_samples
+    )
     rivals: dict[str, Rival] = {}
     if nanogpt is not None:
-        rivals["nanoGPT"] = bench_rivals.nanogpt(nanogpt, session.model, session.plan.sampling)
+        rivals["nanoGPT"] = bench_rivals.nanogpt(
+            nanogpt, session.model, session.generation.sampling
+        )
     if transformers:
         rivals["transformers"] = bench_rivals.huggingface_transformers(
-            session.model, session.plan.sampling
+            session.model, session.generation.sampling
         )
     ids = [i % session.tokenizer.vocab_size for i in range(prompt_tokens)]
     sample_speed.measure(session, ids, rivals, repeats=repeats, as_json=as_json)

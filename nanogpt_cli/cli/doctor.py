@@ -79,6 +79,7 @@ def _machine(compile_: bool) -> dict[str, Any]:
     import torch
 
     from nanogpt_cli.machine import capabilities
+    from nanogpt_cli.machine import threads as cpu_threads
 
     console.say("measuring matrix products")
     units = capabilities.units()
@@ -90,20 +91,15 @@ def _machine(compile_: bool) -> dict[str, Any]:
         compiled |= {"works": tried.works, "seconds": tried.seconds, "why": tried.why_not}
     else:
         compiled["why"] = "not tried (--no-compile)"
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(_cores())
     threads = {
-        "cores": _cores(),
-        "usable": len(usable),
+        "cores": os.cpu_count() or 1,
+        "usable": cpu_threads.usable_cores(),
         "torch": torch.get_num_threads(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
     }
     devices = [dataclasses.asdict(unit) for unit in units]
     return {"devices": devices, "threads": threads, "compile": compiled}
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 def _caches() -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nanogpt_cli.init.sources import Source
+    from nanogpt_cli.init.sources import WeightSource
     from nanogpt_cli.model.gpt import GPT, GPTConfig
     from nanogpt_cli.recipe import Recipe
     from nanogpt_cli.schemes import Scheme
@@ -47,7 +47,7 @@ class Subject:
 
     config: GPTConfig
     scheme: Scheme | None
-    source: Source
+    source: WeightSource
     label: str
     notes: tuple[str, ...] = field(default=())
 

@@ -181,12 +181,14 @@ def sample(
     session.on_unknown, session.crop = on_unknown.value, crop
     session.stop = tuple(checked(text, "--stop") for text in stop or ())
     session.stop_at_end_of_text = not ignore_eot
-    from nanogpt_cli.sampling.sampler import Plan  # after the model was found: it imports torch
+    from nanogpt_cli.sampling.sampler import (
+        GenerationConfig,
+    )  # after the model was found: it imports torch
 
-    session.plan = Plan(
+    session.generation = GenerationConfig(
         max_new_tokens, samples=num_samples, sampling=sampling, context=context.value,
         seed=sample_session.fresh_seed() if seed is None else seed,
-        weights=session.weights, exact=session.plan.exact,
+        weights=session.weights, exact=session.generation.exact,
     )  # fmt: skip
     if bench:
         from nanogpt_cli.cli import sample_speed

@@ -85,7 +85,7 @@ class _Loop:
         show, ended = None, "stopped · "
         new = ""
         try:
-            show = InOrder([prompt], session.plan.samples)  # writes the prompt
+            show = InOrder([prompt], session.generation.samples)  # writes the prompt
             for piece in session.pieces(ids):
                 clock.tick()
                 show(piece)
@@ -96,8 +96,8 @@ class _Loop:
         if show:
             show.finish()
         self.last = prompt + new
-        note(f"{ended}seed {session.plan.seed} · {clock.summary()}")
-        session.plan = replace(session.plan, seed=sample_session.fresh_seed())
+        note(f"{ended}seed {session.generation.seed} · {clock.summary()}")
+        session.generation = replace(session.generation, seed=sample_session.fresh_seed())
 
     def _command(self, name: str, value: str) -> bool:
         if name in ("quit", "exit", "q"):
@@ -144,15 +144,15 @@ def _split(line: str) -> tuple[str, str]:
 
 def _sampling(key: str) -> Callable[[Session, Any], None]:
     def change(session: Session, value: Any) -> None:
-        sampling = replace(session.plan.sampling, **{key: value})
-        session.plan = replace(session.plan, sampling=sampling)
+        sampling = replace(session.generation.sampling, **{key: value})
+        session.generation = replace(session.generation, sampling=sampling)
 
     return change
 
 
 def _plan(key: str) -> Callable[[Session, Any], None]:
     def change(session: Session, value: Any) -> None:
-        session.plan = replace(session.plan, **{key: value})
+        session.generation = replace(session.generation, **{key: value})
 
     return change
 
@@ -207,12 +207,12 @@ _COMMANDS = [*_SETTINGS, "help", "show", "more", "again", "quit"]
 
 def _settings(session: Session) -> dict[str, Any]:
     """What each command has set."""
-    plan, sampling = session.plan, session.plan.sampling
+    generation, sampling = session.generation, session.generation.sampling
     return {
         "temp": f"{sampling.temperature:g}", "topk": sampling.top_k, "topp": f"{sampling.top_p:g}",
         "minp": f"{sampling.min_p:g}", "penalty": f"{sampling.repetition_penalty:g}",
-        "tokens": plan.max_new_tokens, "samples": plan.samples, "seed": plan.seed,
-        "context": plan.context, "unknown": session.on_unknown,
+        "tokens": generation.max_new_tokens, "samples": generation.samples, "seed": generation.seed,
+        "context": generation.context, "unknown": session.on_unknown,
         "stop": repr(session.stop[0]) if session.stop else "none",
     }  # fmt: skip
 

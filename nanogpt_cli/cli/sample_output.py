@@ -15,7 +15,7 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanogpt_cli.sampling.continuation import Continuation, Piece
+    from nanogpt_cli.sampling.continuation import Continuation, TextPiece
     from nanogpt_cli.sampling.sampler import Token
 
 # Between texts, as nanoGPT's sample.py has it.
@@ -28,8 +28,8 @@ _COLOURS = ((0.8, "green"), (0.4, "cyan"), (0.15, "yellow"), (0.03, "magenta"), 
 def write(session: Session, given: list[str] | None, *, as_json: bool, logprobs: bool) -> None:
     """Sample and write all texts; commentary goes to stderr."""
     texts, ids = session.encode(given)
-    session.plan.logprobs = RUNNERS_UP if as_json or logprobs else None
-    sample_session.note(f"{sample_session.describe(session)} · seed {session.plan.seed}")
+    session.generation.logprobs = RUNNERS_UP if as_json or logprobs else None
+    sample_session.note(f"{sample_session.describe(session)} · seed {session.generation.seed}")
     clock = Clock()
     try:
         _write(session, texts, ids, clock, as_json=as_json, logprobs=logprobs)
@@ -57,7 +57,7 @@ def _write(
         console.emit_json(_facts(session, texts, found, clock))
     elif logprobs:
         show = InOrder(
-            texts, session.plan.samples,
+            texts, session.generation.samples,
             colour=_colour, after=lambda one: _list_tokens(session, one),
         )  # fmt: skip
         _stream(session, ids, clock, show)
@@ -65,7 +65,7 @@ def _write(
             names = ", ".join(f"{name} ≥ {low:.0%}" for low, name in _COLOURS)
             sample_session.note(f"colours: {names}")
     else:
-        _stream(session, ids, clock, InOrder(texts, session.plan.samples))
+        _stream(session, ids, clock, InOrder(texts, session.generation.samples))
 
 
 class Clock:
@@ -137,13 +137,13 @@ class InOrder:
     ) -> None:
         self.prompts, self.colour, self.after = prompts, colour, after
         self.keys = [(p, s) for p in range(len(prompts)) for s in range(samples)]
-        self.waiting: dict[tuple[int, int], list[Piece]] = {}
+        self.waiting: dict[tuple[int, int], list[TextPiece]] = {}
         self.ended: dict[tuple[int, int], Continuation] = {}
         self.at = 0
         self.line_open = False
         self._begin()
 
-    def __call__(self, piece: Piece) -> None:
+    def __call__(self, piece: TextPiece) -> None:
         """Take the next piece."""
         key = piece.of.prompt, piece.of.sample
         if piece.of.ending != "interrupted":
@@ -196,9 +196,9 @@ def _facts(
     return {
         "source": session.source.label,
         "step": session.source.step,
-        "seed": session.plan.seed,
-        "sampling": asdict(session.plan.sampling),
-        "context": session.plan.context,
+        "seed": session.generation.seed,
+        "sampling": asdict(session.generation.sampling),
+        "context": session.generation.context,
         "samples": [
             {
                 "prompt_index": one.prompt,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from nanogpt_cli.cli.sources import Source
     from nanogpt_cli.model.gpt import GPT
-    from nanogpt_cli.sampling.continuation import Piece
-    from nanogpt_cli.sampling.sampler import Plan
+    from nanogpt_cli.sampling.continuation import TextPiece
+    from nanogpt_cli.sampling.sampler import GenerationConfig
     from nanogpt_cli.sampling.weights import Weights
     from nanogpt_cli.text.tokenizer import Tokenizer
     from nanogpt_cli.text.unknown import Policy
@@ -38,7 +38,7 @@ class Session:
         model: on its device.
         weights: the model's, as decoding reads them.
         tokenizer: the source's.
-        plan: the settings of the next text.
+        generation: the settings of the next text.
         stop: strings that end a text.
         stop_at_end_of_text: whether the end-of-text token does.
         on_unknown: see ``text.unknown``.
@@ -52,7 +52,7 @@ class Session:
     model: GPT
     weights: Weights
     tokenizer: Tokenizer
-    plan: Plan
+    generation: GenerationConfig
     stop: tuple[str, ...] = ()
     stop_at_end_of_text: bool = True
     on_unknown: Policy = "error"
@@ -71,7 +71,7 @@ class Session:
         from nanogpt_cli.sampling.decode import check_room
 
         texts, ids = self._own_prompt() if prompts is None else self._encoded(prompts)
-        check_room(self.weights, len(ids) * self.plan.samples)
+        check_room(self.weights, len(ids) * self.generation.samples)
         return texts, ids
 
     def _encoded(self, prompts: list[str]) -> tuple[list[str], list[list[int]]]:
@@ -85,18 +85,18 @@ class Session:
             ids.append(self._fitted(found))
         return prompts, ids
 
-    def pieces(self, prompts: list[list[int]]) -> Iterator[Piece]:
+    def pieces(self, prompts: list[list[int]]) -> Iterator[TextPiece]:
         """Draw; see ``sampling.continuation``. The first token comes before the thread probe."""
         from nanogpt_cli.sampling.continuation import continue_prompts
 
         if max(map(len, prompts)) > _SHORT_PROMPT:
             self.choose_threads()
         for piece in continue_prompts(
-            self.model, self.tokenizer, prompts, self.plan,
+            self.model, self.tokenizer, prompts, self.generation,
             stop=self.stop, stop_at_end_of_text=self.stop_at_end_of_text,
         ):  # fmt: skip
             yield piece
-            if self.plan.max_new_tokens > _SHORT_TEXT:
+            if self.generation.max_new_tokens > _SHORT_TEXT:
                 self.choose_threads()
 
     def choose_threads(self) -> None:
@@ -115,9 +115,12 @@ class Session:
         """The thread counts there are to choose from: those worth trying, or the one in use."""
         import torch
 
+        from nanogpt_cli.machine import threads
         from nanogpt_cli.sampling.decode import thread_counts
 
-        return thread_counts(_cores()) if self.threads_open else [torch.get_num_threads()]
+        if not self.threads_open:
+            return [torch.get_num_threads()]
+        return thread_counts(threads.usable_cores())
 
     def _own_prompt(self) -> tuple[list[str], list[list[int]]]:
         recipe = self.source.state.get("recipe")
@@ -172,7 +175,7 @@ def open_session(
     tokenizer = found.need_tokenizer()
     import torch
 
-    from nanogpt_cli.sampling.sampler import Plan
+    from nanogpt_cli.sampling.sampler import GenerationConfig
     from nanogpt_cli.sampling.weights import Weights
 
     place = _device(device)
@@ -182,9 +185,9 @@ def open_session(
     if threads or threads_open:
         torch.set_num_threads(threads or 1)
     weights = Weights.of(model, torch.bfloat16 if bf16 else None)
-    plan = Plan(1, weights=weights, exact=not bf16)
+    generation = GenerationConfig(1, weights=weights, exact=not bf16)
     return Session(
-        found, model, weights, tokenizer, plan,
+        found, model, weights, tokenizer, generation,
         threads_open=threads_open, tuned=place.type != "cpu",
     )  # fmt: skip
 
@@ -228,8 +231,3 @@ def _device(wanted: str) -> torch.device:
 
 def _threads_are_set() -> bool:
     return os.environ.get("OMP_NUM_THREADS", "").isdigit()
-
-
-def _cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return cores or 1

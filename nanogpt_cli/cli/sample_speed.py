@@ -10,7 +10,7 @@ from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.sample_session import Session
-    from nanogpt_cli.sampling.timing import Report, Rival
+    from nanogpt_cli.sampling.timing import Rival, Timing
 
 
 def report(session: Session, given: list[str] | None, *, as_json: bool) -> None:
@@ -44,25 +44,27 @@ def measure(
             f"the prompt has {len(ids)} tokens, which leaves no room in the model's context",
             f"at most {session.model.config.block_size - 1}",
         )
-    new = min(session.plan.max_new_tokens, room)
-    if new < session.plan.max_new_tokens < 1 << 30:
+    new = min(session.generation.max_new_tokens, room)
+    if new < session.generation.max_new_tokens < 1 << 30:
         sample_session.note(f"measuring {new} new tokens, what the context has room for")
-    plan = replace(session.plan, max_new_tokens=new, vocab_size=session.tokenizer.vocab_size)
+    generation = replace(
+        session.generation, max_new_tokens=new, vocab_size=session.tokenizer.vocab_size
+    )
     counts = session.open_threads()
     session.choose_threads()
     sample_session.note(sample_session.describe(session))
-    found = timing.measure(
-        session.model, ids, plan, repeats=repeats, rivals=rivals, rival_threads=counts,
+    found = timing.time_sampling(
+        session.model, ids, generation, repeats=repeats, rivals=rivals, rival_threads=counts,
         report=sample_session.note,
     )  # fmt: skip
     if as_json:
-        console.emit_json(_facts(session, len(ids), plan.samples, new, found))
+        console.emit_json(_facts(session, len(ids), generation.samples, new, found))
     else:
-        _show(len(ids), plan.samples, new, found)
+        _show(len(ids), generation.samples, new, found)
     console.next_command("nanogpt bench inspect")
 
 
-def _show(prompt: int, samples: int, new: int, found: Report) -> None:
+def _show(prompt: int, samples: int, new: int, found: Timing) -> None:
     from rich import box
     from rich.table import Table
 
@@ -91,7 +93,7 @@ def _show(prompt: int, samples: int, new: int, found: Report) -> None:
     )
 
 
-def _facts(session: Session, prompt: int, samples: int, new: int, found: Report) -> dict[str, Any]:
+def _facts(session: Session, prompt: int, samples: int, new: int, found: Timing) -> dict[str, Any]:
     from dataclasses import asdict
 
     import torch
