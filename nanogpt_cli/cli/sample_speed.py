@@ -1,8 +1,9 @@
-"""How fast a session samples, for ``nanogpt sample --bench`` and ``nanogpt bench sample``."""
+"""Speed of sampling, for ``nanogpt sample --bench`` and ``nanogpt bench sample``."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli.cli import console, sample_session
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def report(session: Session, given: list[str] | None, *, as_json: bool) -> None:
-    """Measure a session as it is set up for sampling."""
+    """Measure a session with the settings it has."""
     _, ids = session.encode(given)
     measure(session, ids[0], {}, repeats=3, as_json=as_json)
 
@@ -22,19 +23,18 @@ def report(session: Session, given: list[str] | None, *, as_json: bool) -> None:
 def measure(
     session: Session, ids: list[int], rivals: dict[str, Rival], *, repeats: int, as_json: bool
 ) -> None:
-    """Time the continuation of a prompt, beside the rivals given, and print what was found.
+    """Time the continuation of a prompt, with the given rivals in turn, and print the result.
 
     Args:
-        session: what samples.
+        session: the session to measure.
         ids: tokens of the prompt.
-        rivals: other programs to time in turn, by name.
-        repeats: turns, of which medians are shown.
-        as_json: print one line of JSON instead of a table.
+        rivals: other programs to time, by name.
+        repeats: number of turns; medians are printed.
+        as_json: whether to print one line of JSON instead of a table.
 
     Raises:
-        UserError: the prompt leaves no room in the context.
+        UserError: the prompt fills the context.
     """
-    from dataclasses import replace
 
     from nanogpt_cli.sampling import timing
 
@@ -42,11 +42,11 @@ def measure(
     if room < 1:
         raise UserError(
             f"the prompt has {len(ids)} tokens, which leaves no room in the model's context",
-            f"at most {session.model.config.block_size - 1}",
+            f"use at most {session.model.config.block_size - 1} tokens",
         )
     new = min(session.generation.max_new_tokens, room)
     if new < session.generation.max_new_tokens < 1 << 30:
-        sample_session.note(f"measuring {new} new tokens, what the context has room for")
+        sample_session.note(f"measuring only {new} new tokens, because the context holds no more")
     generation = replace(
         session.generation, max_new_tokens=new, vocab_size=session.tokenizer.vocab_size
     )
@@ -84,7 +84,7 @@ def _show(prompt: int, samples: int, new: int, found: Timing) -> None:
     console.stdout().print(table)
     if found.rivals:
         counts = (f"{name} {_threads(n)}" for name, n in found.rival_threads.items())
-        console.stdout().print(f"each at its fastest: {', '.join(counts)}")
+        console.stdout().print(f"fastest thread counts: {', '.join(counts)}")
     lengths = f"{len(found.naive_lengths)} context lengths"
     console.stdout().print(
         f"naive: one sample, timed at {lengths}; weights {found.weight_bytes / 1e6:,.1f} MB, "
@@ -94,8 +94,6 @@ def _show(prompt: int, samples: int, new: int, found: Timing) -> None:
 
 
 def _facts(session: Session, prompt: int, samples: int, new: int, found: Timing) -> dict[str, Any]:
-    from dataclasses import asdict
-
     import torch
 
     return {
@@ -127,7 +125,7 @@ def _times(ours: float, other: float) -> str:
 
 
 def _peak_bytes() -> int:
-    """Most memory this process has had resident; 0 where the system does not say."""
+    """Peak resident memory of this process; 0 where the system does not say."""
     try:
         import resource
     except ImportError:  # Windows

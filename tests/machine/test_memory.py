@@ -17,17 +17,16 @@ if sys.argv[1] == "keep":
     assert memory.keep_freed()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(1 << 22)
+    torch.ones(12 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 torch.set_num_threads(1)
-first, *later = [faults() for _ in range(4)]
-print(sum(later))
+print(min(faults() for _ in range(20)))  # the heap needs some rounds to settle
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_reused_without_page_faults() -> None:
-    """Without the setting, the pages of a tensor of 16 MiB are cleared anew each time."""
+    """Without the setting, glibc maps and unmaps a tensor of 48 MiB each time."""
     faults = {}
     for mode in ("default", "keep"):
         done = subprocess.run(
@@ -35,4 +34,4 @@ def test_freed_memory_is_reused_without_page_faults() -> None:
             capture_output=True, text=True, check=True, timeout=LIMIT,
         )  # fmt: skip
         faults[mode] = int(done.stdout)
-    assert faults["keep"] < faults["default"] / 2
+    assert faults["keep"] < faults["default"] / 10
