@@ -151,16 +151,18 @@ def sample(
 
     from nanogpt_cli.sampling.continuation import continue_prompts
     from nanogpt_cli.sampling.decode import tune
-    from nanogpt_cli.sampling.sampler import Plan
+    from nanogpt_cli.sampling.sampler import GenerationConfig
     from nanogpt_cli.sampling.weights import Weights
 
     tokenizer = source.need_tokenizer()
     weights = Weights.of(source.model)
     if max_new_tokens > 64:  # else finding the fastest layout takes longer than it saves
         tune(weights, [torch.get_num_threads()])
-    plan = Plan(max_new_tokens, seed=seed, sampling=sampling or Sampling(), weights=weights)
+    generation = GenerationConfig(
+        max_new_tokens, seed=seed, sampling=sampling or Sampling(), weights=weights
+    )
     prompts = [tokenizer.encode(prompt)]
-    for piece in continue_prompts(source.model, tokenizer, prompts, plan, stop=stop):
+    for piece in continue_prompts(source.model, tokenizer, prompts, generation, stop=stop):
         yield piece.text
 
 

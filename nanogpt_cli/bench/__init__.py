@@ -1,1 +1,1 @@
-"""``nanogpt bench``: every speed this project speaks of, measured again by anyone."""
+"""``nanogpt bench``: benchmarks that reproduce every speed this project claims."""

@@ -14,10 +14,10 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     from nanogpt_cli.recipe import Recipe
 
-# What is varied: (title, measure, settings as multiples of the recipe's own values).
+# Multiples of the recipe's context, depth and batch.
 _FACTORS = (0.5, 1, 2, 4)
 _SECONDS = 2.0
-# Channels whose models have about 1, 4, 15 and 60 times the parameters of 128 channels.
+# Multiples of the recipe's channels; from 128 they give 1, 4, 15 and 60 times the parameters.
 _WIDTHS = (1, 2, 4, 8)
 _CHILD = """
 import json, sys
@@ -33,7 +33,7 @@ print(json.dumps(found))
 
 
 def run(recipe: Recipe) -> dict[str, Any]:
-    """Measure every shape in a process of its own."""
+    """Measure every shape, each in a separate process."""
     from nanogpt_cli.text import prepare
 
     section = recipe.data
@@ -50,7 +50,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
 def shapes(recipe: Recipe) -> list[tuple[str, str, int, dict[str, dict[str, int]]]]:
     """(what is varied, measure, its value, changes to the recipe) of every row.
 
-    Context is varied at the same number of tokens a step, the rest by itself.
+    Context is varied at a constant number of tokens per step; the others are varied alone.
     """
     model, train = recipe.model, recipe.train
     tokens = model.block_size * train.batch_size
@@ -96,15 +96,13 @@ def _measure(
 
 
 def show(rows: list[dict[str, Any]], recipe: Recipe) -> None:
-    """The rows as a table."""
-    from nanogpt_cli.cli.init_inspect_tables import simple_table
-
+    """Print the rows as a table."""
     model = recipe.model
     title = (
         f"one key at a time from {model.n_layer} layers, {model.n_embd} channels, context "
         f"{model.block_size}, batch {recipe.train.batch_size}"
     )
-    table = simple_table(title, ("", "parameters", "tokens/s", "peak memory", "checkpoint"))
+    table = console.simple_table(title, ("", "parameters", "tokens/s", "peak memory", "checkpoint"))
     for row in rows:
         pace, peak = row.get("tokens_per_s"), row.get("peak_bytes")
         saved = (

@@ -1,4 +1,4 @@
-"""The line of JSON of a benchmark, and the file that keeps such lines over time."""
+"""The JSON line of a benchmark's result, and the file that collects such lines."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from nanogpt_cli.version import __version__
 
 History = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", help="Where results are kept: a line is appended."),
+    typer.Option("--out", metavar="FILE", help="Where to append the result as a line of JSON."),
 ]
 
 
 def finish(name: str, result: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
-    """Append a result and its circumstances to ``out`` as a line of JSON, and print it if asked."""
+    """Append a result, with versions and machine, to ``out`` as JSON, and print it if asked."""
     from nanogpt_cli.machine import capabilities
 
     line = {

@@ -1,6 +1,6 @@
-"""``nanogpt bench inspect``: the streamed inspection beside building the whole model.
+"""``nanogpt bench inspect``: compare the streamed inspection with building the whole model.
 
-Each contender runs in a process of its own, so that its peak memory is its own.
+Each contender runs in a separate process, so that peak memory is measured for it alone.
 """
 
 from __future__ import annotations
@@ -72,12 +72,12 @@ def bench_inspect(
     n_layer: Annotated[int, typer.Option(min=1, help="Blocks.")] = 48,
     n_embd: Annotated[int, typer.Option(min=1, help="Channels, heads of 64.")] = 768,
     vocab_size: Annotated[int, typer.Option(min=2, help="Embedding rows.")] = 50304,
-    tokens: Annotated[int, typer.Option(min=2, help="Tokens a sequence.")] = 256,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens per sequence.")] = 256,
     backward: Annotated[bool, typer.Option(help="Gradient statistics as well.")] = False,
     nanogpt: options.NanoGPT = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Time and peak memory of init-inspect beside building the model whole, in one run."""
+    """Compare time and peak memory of init-inspect with building the whole model, in one run."""
     if n_embd % 64:
         raise UserError(f"--n-embd {n_embd} is not a multiple of 64", "heads have 64 channels")
     shape = [n_layer, n_embd // 64, n_embd, vocab_size, tokens]
@@ -88,7 +88,7 @@ def bench_inspect(
     if nanogpt is not None:
         nanogpt = nanogpt / "model.py" if nanogpt.is_dir() else nanogpt
         if not nanogpt.is_file():
-            raise UserError(f"{nanogpt} is not there", "give the folder of nanoGPT's checkout")
+            raise UserError(f"{nanogpt} does not exist", "give the folder of nanoGPT's checkout")
         contenders["nanoGPT, build + forward"] = _PRELUDE + _NANOGPT
     rows = {name: _run(name, code, shape, nanogpt) for name, code in contenders.items()}
     if as_json:
@@ -112,9 +112,7 @@ def _run(name: str, code: str, shape: list[int], extra: Path | None) -> dict[str
 
 
 def _show(rows: dict[str, dict[str, float]], title: str) -> None:
-    from nanogpt_cli.cli.init_inspect_tables import simple_table
-
-    table = simple_table(title, ("", "CPU s", "of it build", "wall s", "peak MiB"))
+    table = console.simple_table(title, ("", "CPU s", "of which build", "wall s", "peak MiB"))
     for name, row in rows.items():
         values: list[Any] = [row["cpu_s"], row.get("build_cpu_s"), row["wall_s"]]
         cells = ["–" if value is None else f"{value:.1f}" for value in values]

@@ -1,4 +1,4 @@
-"""The work behind ``nanogpt bench prepare``."""
+"""``nanogpt bench prepare``: speed of tokenizing, compared with a plain tiktoken loop."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_cli import assets
 from nanogpt_cli.cli import console, options
 
 if TYPE_CHECKING:
     from nanogpt_cli.text.measure import Speed
 
 Megabytes = Annotated[int, typer.Option(min=1, metavar="MB", help="Text to tokenize, in MB.")]
-Source = Annotated[
+TextFile = Annotated[
     Path | None, typer.Option(help="Text file to repeat.  [default: the plays]", show_default=False)
 ]
 
 
 def register(group: typer.Typer) -> None:
-    """Add the part to ``bench``."""
+    """Add ``prepare`` to the group of benchmarks."""
     group.command()(prepare)
 
 
 def prepare(
     megabytes: Megabytes = 256,
-    source: Source = None,
+    source: TextFile = None,
     workers: options.Workers = None,
     scratch: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the temporary files go.")
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Tokenizing speed of prepare beside a single-thread tiktoken loop, in one run."""
-    from nanogpt_cli import assets
+    """Compare the tokenizing speed of prepare with a single-threaded tiktoken loop, in one run."""
     from nanogpt_cli.text import measure, parallel
 
     text = source or assets.fetch("plays", report=console.say)

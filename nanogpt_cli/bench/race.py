@@ -1,4 +1,4 @@
-"""``nanogpt bench race``: the whole way to a loss, beside nanoGPT's own command for CPUs."""
+"""``nanogpt bench race``: measure launch to trained model, against nanoGPT's command for CPUs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nanogpt_cli.recipe import Recipe
     from nanogpt_cli.text.tokens import TokenData
 
-# What nanoGPT's README gives to those who only have a CPU.
+# The command that nanoGPT's README recommends for machines with only a CPU.
 NANOGPT_ARGUMENTS = (
     "config/train_shakespeare_char.py", "--device=cpu", "--compile=False", "--eval_iters=20",
     "--log_interval=1", "--block_size=64", "--batch_size=12", "--n_layer=4", "--n_head=4",
@@ -34,14 +34,14 @@ _THEIR_TOKENS = 2000 * 12 * 64
 
 @dataclass(frozen=True)
 class Lap:
-    """One program's way, from its command line to its end.
+    """One program's run, measured from launch to exit.
 
     Attributes:
-        name: of the program.
-        seconds: by the clock, imports included.
-        cpu_seconds: of all its threads.
-        tokens: it trained on.
-        val_loss: of its best checkpoint over the whole validation split, in nats.
+        name: name of the program.
+        seconds: wall-clock time, including imports.
+        cpu_seconds: CPU time of all its threads.
+        tokens: number of tokens trained on.
+        val_loss: loss of its best checkpoint over the whole validation split, in nats.
     """
 
     name: str
@@ -58,7 +58,7 @@ def register(group: typer.Typer) -> None:
 
 def bench_race(
     recipe: Annotated[
-        str, typer.Option("--recipe", help="Ours: a recipe's name or file.")
+        str, typer.Option("--recipe", help="The recipe that we train: a name or file.")
     ] = "small",
     sets: options.Sets = None,
     against: options.NanoGPT = None,
@@ -66,16 +66,16 @@ def bench_race(
     out: history.History = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure the time from the command line to a validation loss.
+    """Measure the time from launch to a trained model, and its validation loss.
 
-    nanoGPT runs the command its README gives for CPUs, unmodified, between two runs of ours, on the
-    CPU too; all end as they would, and both models are evaluated on the whole validation split.
+    nanoGPT runs its README's command for CPUs, unmodified, between two runs of ours, which use the
+    CPU as well. All run to their end, and both models are evaluated on the whole validation split.
     """
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.text import prepare
     from nanogpt_cli.text.tokens import open_data
 
-    sets = ["train.device=cpu", *(sets or [])]  # a GPU of ours would not race, but win
+    sets = ["train.device=cpu", *(sets or [])]  # nanoGPT's command uses the CPU
     chosen = recipe_files.load(recipe, sets).recipe
     if against is not None:
         turns.script_of(against)
@@ -98,7 +98,7 @@ def bench_race(
 
 
 def _ours(name: str, recipe: Recipe, sets: list[str], folder: Path) -> Lap:
-    """``nanogpt train``, whose log ends with the loss over the whole split."""
+    """Run ``nanogpt train``, which evaluates the whole validation split."""
     command = [sys.executable, "-m", "nanogpt_cli", "train", name, "--out", str(folder)]
     command += [word for setting in sets for word in ("--set", setting)]
     seconds, cpu = _timed("nanogpt train", command, Path.cwd(), dict(os.environ))
@@ -110,7 +110,7 @@ def _ours(name: str, recipe: Recipe, sets: list[str], folder: Path) -> Lap:
 
 
 def _nanogpt(checkout: Path, data: Path, tokens: TokenData, folder: Path) -> Lap:
-    """nanoGPT's command on the same tokens, and its checkpoint evaluated."""
+    """Run nanoGPT's command on the same tokens and evaluate its checkpoint."""
     from nanogpt_cli.interop import nanogpt
 
     script = turns.script_of(checkout)
@@ -124,7 +124,7 @@ def _nanogpt(checkout: Path, data: Path, tokens: TokenData, folder: Path) -> Lap
 
 
 def _loss(model: GPT, tokens: TokenData) -> float:
-    """Over the whole validation split, in float32."""
+    """Loss over the whole validation split, in float32."""
     from nanogpt_cli import recipe as recipes
     from nanogpt_cli.machine import device
     from nanogpt_cli.training import evaluate
@@ -134,12 +134,12 @@ def _loss(model: GPT, tokens: TokenData) -> float:
 
 
 def _timed(name: str, command: list[str], cwd: Path, env: dict[str, str]) -> tuple[float, float]:
-    """Seconds by the clock and of CPU that a command took.
+    """Run a command; returns its wall-clock and CPU seconds.
 
     Raises:
-        UserError: it failed.
+        UserError: the command failed.
     """
-    console.say(f"{name}: running to its end")
+    console.say(f"{name}: running")
     with tempfile.TemporaryFile() as log:
         before, started = os.times(), time.perf_counter()
         done = subprocess.run(
@@ -168,9 +168,7 @@ def _result(laps: list[Lap], target: float, load: float) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    from nanogpt_cli.cli.init_inspect_tables import simple_table
-
-    table = simple_table(
+    table = console.simple_table(
         f"to validation loss {result['target']:g}",
         ("", "seconds", "CPU seconds", "tokens", "val loss", ""),
     )

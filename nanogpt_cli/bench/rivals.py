@@ -1,4 +1,4 @@
-"""Other programs' samplers on the same weights, to be timed beside ours."""
+"""Samplers of other programs on the same weights, to compare ours with."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def nanogpt(folder: Path, model: GPT, sampling: Sampling) -> Rival:
     This runs the checkout's ``model.py``: name only a checkout you trust.
 
     Raises:
-        UserError: there is no nanoGPT, or it cannot hold this model.
+        UserError: the folder is no checkout of nanoGPT, or nanoGPT lacks this architecture.
     """
     import torch
 

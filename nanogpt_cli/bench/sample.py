@@ -1,11 +1,13 @@
-"""``nanogpt bench sample``: how fast a model samples here, beside others."""
+"""``nanogpt bench sample``: measure sampling speed, and compare it with other programs."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nanogpt_cli.bench import rivals as bench_rivals
 from nanogpt_cli.cli import options, sample_session, sample_speed
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
@@ -37,7 +39,7 @@ def bench_sample(
         ),
     ] = 0,
     num_samples: Annotated[
-        int, typer.Option("--num-samples", help="Samples of each prompt, in one batch.")
+        int, typer.Option("--num-samples", help="Samples per prompt, in one batch.")
     ] = 1,
     repeats: Annotated[int, typer.Option("--repeats", help="Turns; medians are shown.")] = 3,
     nanogpt: options.NanoGPT = None,
@@ -46,30 +48,30 @@ def bench_sample(
     ] = False,
     device: options.Device = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", help="auto is bf16 where it pays, else fp32.")
+        str, typer.Option("--precision", help="auto is bf16 where it is faster, else fp32.")
     ] = "auto",
     threads: Annotated[
         int, typer.Option("--threads", help="CPU threads; 0 measures which count is fastest.")
     ] = 0,
     as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
-    """Measure sampling: time to first token, latency, tokens/s, the naive path beside it."""
+    """Measure sampling: time to first token, latency, tokens/s, compared with the naive path."""
     if min(prompt_tokens, num_samples, repeats) < 1 or new_tokens < 0:
         raise UserError("lengths, samples and repeats must be at least 1", "")
-    from dataclasses import replace
-
-    from nanogpt_cli.bench import rivals as bench_rivals
-
     session = sample_session.open_session(
         source, checkpoint, out, device=device, precision=precision, threads=threads
     )
-    session.plan = replace(session.plan, max_new_tokens=new_tokens or 1 << 30, samples=num_samples)
+    session.generation = replace(
+        session.generation, max_new_tokens=new_tokens or 1 << 30, samples=num_samples
+    )
     rivals: dict[str, Rival] = {}
     if nanogpt is not None:
-        rivals["nanoGPT"] = bench_rivals.nanogpt(nanogpt, session.model, session.plan.sampling)
+        rivals["nanoGPT"] = bench_rivals.nanogpt(
+            nanogpt, session.model, session.generation.sampling
+        )
     if transformers:
         rivals["transformers"] = bench_rivals.huggingface_transformers(
-            session.model, session.plan.sampling
+            session.model, session.generation.sampling
         )
     ids = [i % session.tokenizer.vocab_size for i in range(prompt_tokens)]
     sample_speed.measure(session, ids, rivals, repeats=repeats, as_json=as_json)

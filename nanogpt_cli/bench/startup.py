@@ -1,4 +1,4 @@
-"""``nanogpt bench startup``: how long the program takes until it does what was asked."""
+"""``nanogpt bench startup``: measure the start-up time of the program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 
 _PROGRAM = (sys.executable, "-m", "nanogpt_cli")
-# Seconds each may take; training counts from what importing torch takes.
+# Time limits in seconds; for training, the time of importing torch is subtracted.
 LIMITS = {"nanogpt --help": 0.3, "nanogpt recipes": 0.5, "to the first step": 2.0}
 
 
@@ -29,15 +29,15 @@ def register(group: typer.Typer) -> None:
 
 
 def bench_startup(
-    recipe: Annotated[str, typer.Option("--recipe", help="What is trained.")] = "small",
+    recipe: Annotated[str, typer.Option("--recipe", help="The recipe to train.")] = "small",
     repeats: Annotated[int, typer.Option(min=1, help="Turns; medians are shown.")] = 5,
     out: history.History = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure start-up: help, the list of recipes, and training to its first step.
 
-    Training is compared with a bare import of torch in the same turns. The data must be prepared
-    already or is prepared first.
+    Training is compared with a bare import of torch in the same turns. Data that is not prepared
+    yet is prepared first.
     """
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.text import prepare
@@ -78,7 +78,7 @@ def _run(*command: str) -> float:
 
 
 def _first_step(recipe: str) -> float:
-    """Seconds from starting ``nanogpt train`` until the log holds its first step."""
+    """Seconds from launching ``nanogpt train`` until its first step is in the log."""
     with tempfile.TemporaryDirectory(prefix="nanogpt-bench-") as folder:
         command = [*_PROGRAM, "train", recipe, "--out", folder]
         started = time.perf_counter()
@@ -114,9 +114,7 @@ def _result(times: dict[str, list[float]], load: float) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    from nanogpt_cli.cli.init_inspect_tables import simple_table
-
-    table = simple_table("start-up", ("", "seconds", "from", "to", "limit", ""))
+    table = console.simple_table("start-up", ("", "seconds", "from", "to", "limit", ""))
     for name, seconds in result["seconds"].items():
         low, high = result["spread"].get(name, (None, None))
         limit = result["limits"].get(name)

@@ -1,8 +1,9 @@
-"""``nanogpt bench train``: training speed beside nanoGPT's own loop, and how cost grows."""
+"""``nanogpt bench train``: compare training speed with nanoGPT's loop; cost by size."""
 
 from __future__ import annotations
 
 import os
+import signal
 import statistics
 import tempfile
 from dataclasses import dataclass
@@ -42,10 +43,10 @@ def bench_train(
     out: history.History = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure training: steps a second in turns with nanoGPT's unmodified loop.
+    """Measure training: steps per second, in turns with nanoGPT's unmodified loop.
 
-    Both loops run in processes of their own, on the same shapes, tokens, optimizer (AdamW unless
-    --set says otherwise) and machine; the one whose turn it is not is stopped.
+    Both loops run in separate processes with the same shapes, tokens, optimizer (AdamW unless --set
+    says otherwise) and machine; while one has its turn, the other is stopped.
     """
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.text import prepare
@@ -74,7 +75,7 @@ class Pace:
     """Step times of one loop.
 
     Attributes:
-        name: of the loop.
+        name: name of the loop.
         turns: step times of each turn, in seconds.
     """
 
@@ -83,11 +84,11 @@ class Pace:
 
     @property
     def step_s(self) -> float:
-        """Median of all steps."""
+        """Median time of all steps, in seconds."""
         return statistics.median(took for turn in self.turns for took in turn)
 
     def facts(self, tokens_per_step: int) -> dict[str, Any]:
-        """Median, spread and the medians of the turns."""
+        """Median, spread and the medians of the turns, for JSON."""
         steps = sorted(took for turn in self.turns for took in turn)
         return {
             "name": self.name,
@@ -104,7 +105,7 @@ class Pace:
 def _measure(
     recipe: Recipe, data: Path, against: Path | None, turns: int, seconds: float
 ) -> dict[str, Any]:
-    """Both loops in turns, the ceiling of the machine, and what fetching the data takes."""
+    """Measure both loops in turns, the machine's matmul speed, and the share of data loading."""
     from nanogpt_cli.machine import device
     from nanogpt_cli.text.tokens import open_data
     from nanogpt_cli.training import growth, spec
@@ -153,7 +154,7 @@ def _measure(
 
 
 def _ceiling(chosen: Device) -> float:
-    """FLOP/s of a large matmul on the device, in its number format."""
+    """FLOP/s of a large matmul on the device in its number format."""
     import torch
 
     from nanogpt_cli.machine import capabilities
@@ -164,8 +165,6 @@ def _ceiling(chosen: Device) -> float:
 
 
 def _check(recipe: Recipe, against: Path | None) -> None:
-    import signal
-
     if not hasattr(signal, "SIGSTOP"):
         raise UserError("bench train stops and continues processes, which this system cannot do")
     plain = recipe.model.activation == "gelu" and recipe.model.tied
@@ -178,21 +177,21 @@ def _check(recipe: Recipe, against: Path | None) -> None:
 
 
 def _settings(chosen: Device) -> list[str]:
-    """nanoGPT's device, number format and compilation, the same as ours."""
+    """nanoGPT's arguments for the same device, number format and compilation as ours."""
     kind = {"bf16": "bfloat16", "fp16": "float16"}.get(chosen.precision, "float32")
     if chosen.device.type == "cpu" and kind != "float32":
-        console.say("nanoGPT computes in float32 on CPUs, whatever it is told")
+        console.say("nanoGPT always computes in float32 on CPUs")
     return [f"--device={chosen.device.type}", f"--dtype={kind}", f"--compile={chosen.compile}"]
 
 
 def _turns(loops: list[Loop], turns: int, seconds: float) -> list[Pace]:
-    """A/B/B/A: a drift of the machine hits both alike."""
+    """Run the loops in the order A/B/B/A, so that a drift of the machine affects both alike."""
     found: dict[str, list[list[float]]] = {loop.name: [] for loop in loops}
     for number in range(turns):
         console.say(f"turn {number + 1} of {turns}")
         for loop in loops if number % 2 == 0 else reversed(loops):
             length = seconds
-            for _ in range(4):  # long enough for some whole steps
+            for _ in range(4):  # until the turn is long enough for some whole steps
                 steps = loop.turn(length)
                 if len(steps) >= 2:
                     break
@@ -206,7 +205,7 @@ def _turns(loops: list[Loop], turns: int, seconds: float) -> list[Pace]:
 
 
 def _turn_ratios(paces: list[Pace]) -> list[float]:
-    """By how much the first loop was faster, turn by turn."""
+    """Speed-up of the first loop over the second, turn by turn."""
     if len(paces) < 2:
         return []
     middle = statistics.median
@@ -214,14 +213,12 @@ def _turn_ratios(paces: list[Pace]) -> list[float]:
 
 
 def _show(result: dict[str, Any]) -> None:
-    from nanogpt_cli.cli.init_inspect_tables import simple_table
-
     batch, T = result["batch"]
     title = (
         f"{console.count(result['parameters'])} parameters, {batch} × {T} tokens a step, "
         f"{result['optimizer']}, {result['precision']} on {result['device']}"
     )
-    table = simple_table(title, ("", "ms a step", "10 % to 90 %", "tokens/s", "speed-up"))
+    table = console.simple_table(title, ("", "ms a step", "10 % to 90 %", "tokens/s", "speed-up"))
     first = result["loops"][0]["step_s"]
     for row in result["loops"]:
         table.add_row(
@@ -241,7 +238,7 @@ def _show(result: dict[str, Any]) -> None:
         show.print(
             f"{reached / 1e9:,.0f} GFLOP/s by 6N + 12LdT; a large matmul reaches "
             f"{result['matmul_flops'] / 1e9:,.0f} here ({reached / result['matmul_flops']:.0%}). "
-            "No MFU: the device's peak is not known"
+            "There is no MFU, because the device's peak is unknown"
         )
     show.print(
         f"fetching the data takes {result['data_share']:.2%} of a step; load {result['load']:.1f} "

@@ -1,4 +1,4 @@
-"""``nanogpt bench tui``: what the dashboard costs, and what it costs the trainer."""
+"""``nanogpt bench tui``: the cost of the dashboard, and how much it slows the trainer down."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import options
+from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 
 _TEXT = "To be, or not to be: that is the question.\n" * 2000
-_SETTLE = 3.0  # seconds left out after the dashboard has been started or woken
+_SETTLE = 3.0  # seconds to skip after the dashboard was started or continued
 
 
 def register(group: typer.Typer) -> None:
@@ -42,12 +42,12 @@ def bench_tui(
 ) -> None:
     """Measure the dashboard: drawing, opening a long run, and the trainer with and without it.
 
-    The trainer runs on one thread; the dashboard, in a terminal of its own (120 x 40), is stopped
-    and continued in turns, and what the trainer waited for a CPU (schedstat) is taken off, so that
+    The trainer runs on one thread. The dashboard, in a pseudo-terminal of 120 x 40, is stopped and
+    continued in turns. Time that the trainer waited for a CPU (schedstat) is subtracted, so that
     other programs on the machine do not count.
     """
     if windows < 2 or seconds < 1:
-        raise UserError("at least 2 windows of at least 1 second", "")
+        raise UserError("there must be at least 2 windows of at least 1 second", "")
     found: dict[str, Any] = {"loadavg": os.getloadavg()[0], "cpus": os.cpu_count()}
     with tempfile.TemporaryDirectory(prefix="nanogpt-bench-") as folder:
         found |= _drawing(Path(folder), points, steps)
@@ -57,16 +57,15 @@ def bench_tui(
 
 
 def _drawing(folder: Path, points: int, steps: int) -> dict[str, Any]:
-    from nanogpt_cli.cli.console import say
-    from nanogpt_cli.tui import measure
+    from nanogpt_cli.tui import timing
 
-    say(f"drawing two series of {points:,} points ...")
-    found: dict[str, Any] = {"chart_update_ms": measure.chart_update(points) * 1000}
-    say(f"writing and opening a run of {steps:,} steps ...")
-    measure.write_long_run(folder / "long", steps)
+    console.say(f"drawing two series of {points:,} points ...")
+    found: dict[str, Any] = {"chart_update_ms": timing.chart_update(points) * 1000}
+    console.say(f"writing and opening a run of {steps:,} steps ...")
+    timing.write_long_run(folder / "long", steps)
     code = (
-        "import json, resource, sys, pathlib; from nanogpt_cli.tui import measure; "
-        "found = measure.open_run(pathlib.Path(sys.argv[1])); "
+        "import json, resource, sys, pathlib; from nanogpt_cli.tui import timing; "
+        "found = timing.open_run(pathlib.Path(sys.argv[1])); "
         "found['rss_mb'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024; "
         "print(json.dumps(found))"
     )
@@ -79,8 +78,8 @@ def _drawing(folder: Path, points: int, steps: int) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Moment:
-    """Counters of trainer and dashboard at one time."""
+class _Counters:
+    """Counters of trainer and dashboard at one moment."""
 
     wall: float
     steps: int
@@ -89,14 +88,14 @@ class _Moment:
 
 
 def _with_trainer(folder: Path, seconds: float, windows: int) -> dict[str, Any]:
-    from nanogpt_cli.cli.console import say
-
-    say(f"training with and without the dashboard, {windows} x 2 windows of {seconds:g} s ...")
+    console.say(
+        f"training with and without the dashboard, {windows} x 2 windows of {seconds:g} s ..."
+    )
     with _trainer(folder) as (trainer, run), _dashboard(run) as (dashboard, press):
         shares: dict[str, list[float]] = {"on": [], "off": [], "cpu": [], "held": []}
         time.sleep(_SETTLE)
         for number in range(2 * windows):
-            # on, off, off, on, ...: a drift of the machine hits both alike
+            # on, off, off, on, ...: a drift of the machine affects both alike
             on = number % 4 in (0, 3)
             os.kill(dashboard.pid, signal.SIGCONT if on else signal.SIGSTOP)
             time.sleep(0.5)
@@ -120,7 +119,7 @@ def _with_trainer(folder: Path, seconds: float, windows: int) -> dict[str, Any]:
 
 
 def _window(run: Path, trainer: int, dashboard: int, seconds: float) -> tuple[float, float]:
-    """Steps per second of unhindered time, and the dashboard's share of one core."""
+    """Steps per second of the time the trainer could run, and the dashboard's share of one core."""
     before = _now(run, trainer, dashboard)
     time.sleep(seconds)
     after = _now(run, trainer, dashboard)
@@ -129,16 +128,16 @@ def _window(run: Path, trainer: int, dashboard: int, seconds: float) -> tuple[fl
     return (after.steps - before.steps) / max(free, 1e-3), share
 
 
-def _now(run: Path, trainer: int, dashboard: int) -> _Moment:
+def _now(run: Path, trainer: int, dashboard: int) -> _Counters:
     waited = int(Path(f"/proc/{trainer}/schedstat").read_text(encoding="ascii").split()[1])
     fields = Path(f"/proc/{dashboard}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     ticks = int(fields[11]) + int(fields[12])
     steps = (run / "events.jsonl").read_bytes().count(b'{"type":"step",')
-    return _Moment(time.perf_counter(), steps, waited / 1e9, ticks / os.sysconf("SC_CLK_TCK"))
+    return _Counters(time.perf_counter(), steps, waited / 1e9, ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def _statistics_cost(run: Path) -> float | None:
-    """What the trainer says its statistics cost, as a share of its time."""
+    """The share of its time that the trainer spends on statistics, as its log reports it."""
     lines = (run / "events.jsonl").read_text(encoding="utf-8").splitlines()
     costs = [json.loads(line)["cost"] for line in lines if line.startswith('{"type":"layers"')]
     return float(costs[-1]) if costs else None
@@ -146,7 +145,7 @@ def _statistics_cost(run: Path) -> float | None:
 
 @contextlib.contextmanager
 def _trainer(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A small model in training, in a folder of its own, on one thread."""
+    """Train a small model in a separate process, on one thread."""
     environment = {**os.environ, "NANOGPT_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
     (folder / "text.txt").write_text(_TEXT, encoding="utf-8")
     program = [sys.executable, "-m", "nanogpt_cli"]
@@ -182,7 +181,7 @@ def _tail(run: Path) -> bytes:
 
 @contextlib.contextmanager
 def _dashboard(run: Path) -> Iterator[tuple[subprocess.Popen[bytes], Any]]:
-    """``nanogpt watch`` in a pseudo-terminal of 120 x 40, and a way to press keys."""
+    """Run ``nanogpt watch`` in a pseudo-terminal of 120 x 40; yields it and a way to press keys."""
     import fcntl
     import struct
     import termios
@@ -204,7 +203,7 @@ def _dashboard(run: Path) -> Iterator[tuple[subprocess.Popen[bytes], Any]]:
 
 
 def _drain(handle: int) -> None:
-    """Read what is drawn, as a terminal would."""
+    """Read and discard the output, as a terminal would read it."""
     with contextlib.suppress(OSError):
         while os.read(handle, 65536):
             pass
@@ -212,8 +211,6 @@ def _drain(handle: int) -> None:
 
 def _report(found: dict[str, Any], points: int, steps: int, as_json: bool) -> None:
     from rich.table import Table
-
-    from nanogpt_cli.cli import console
 
     opened = found["open"]
     rows = [
@@ -231,7 +228,7 @@ def _report(found: dict[str, Any], points: int, steps: int, as_json: bool) -> No
             ("trainer without dashboard", f"{found['steps_per_s_off']:.2f} steps/s"),
             ("trainer with dashboard", f"{found['steps_per_s_on']:.2f} steps/s"),
             ("the trainer keeps", f"{found['trainer_keeps']:.1%} of its speed"),
-            ("statistics, by the trainer's own account", "–" if cost is None else f"{cost:.2%}"),
+            ("statistics, as the trainer reports it", "–" if cost is None else f"{cost:.2%}"),
         ]
     if as_json:
         console.emit_json(found)

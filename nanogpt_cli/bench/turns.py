@@ -1,7 +1,7 @@
-"""Two training loops that take turns on one machine, each in a process of its own.
+"""Two training loops that take turns on one machine, each in a separate process.
 
-Each runs unmodified and to no end; whose turn it is not is stopped by SIGSTOP. A step counts when
-all of it lies inside a turn, so starting, stopping and warming up are never part of a figure.
+Both run unmodified and endlessly; the one that does not have its turn is stopped by SIGSTOP. A step
+counts if it lies completely inside a turn, so starting, stopping and warm-up are never measured.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpt_cli.recipe import Recipe
 
-# Steps after which a loop counts as warm.
+# Number of steps after which a loop is warmed up.
 _WARM_STEPS = 5
 _FOREVER = 10**9
 _NANOGPT_LINE = re.compile(r"iter (\d+): loss (\S+), time ([\d.]+)ms")
-# Set by our own program for its own threads; the other loop starts as a shell would start it.
+# Variables that our program sets for its own threads and that the other loop must not inherit.
 OWN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 @dataclass
 class Loop:
-    """A training loop in a process.
+    """A training loop in a separate process.
 
     Attributes:
-        name: for people.
-        process: which runs in a session of its own.
-        log: what it says, for error messages.
-        times: (end, seconds) of each step so far, the end in seconds since the epoch.
+        name: name of the program.
+        process: the process, which leads its own session.
+        log: file with its output, for error messages.
+        times: (end, seconds) of each step so far; the end is in seconds since the epoch.
     """
 
     name: str
@@ -51,49 +52,49 @@ class Loop:
     times: list[tuple[float, float]] = field(default_factory=list)
 
     def look(self) -> None:
-        """Bring ``times`` up to date."""
+        """Update ``times``."""
 
     def turn(self, seconds: float) -> list[float]:
-        """Let it run for a while; the seconds of each step that lies wholly inside."""
+        """Let the loop run for a while; returns the times of the steps completely inside."""
         os.killpg(self.process.pid, signal.SIGCONT)
         start = time.time()
         time.sleep(seconds)
         stop = time.time()
         os.killpg(self.process.pid, signal.SIGSTOP)
-        time.sleep(0.05)  # its last line may be on its way
+        time.sleep(0.05)  # its last line may still be in the pipe
         self.look()
         return [took for end, took in self.times if end - took >= start and end <= stop]
 
     def warm_up(self) -> None:
-        """Wait for the first steps, then stop it.
+        """Wait for the first steps, then stop the loop.
 
         Raises:
-            UserError: it ended instead.
+            UserError: the process ended instead.
         """
         while len(self.times) < _WARM_STEPS:
             if self.process.poll() is not None:
                 text = self.log.read_text(encoding="utf-8", errors="replace").strip()
-                last = (text.splitlines() or ["it said nothing"])[-1]
+                last = (text.splitlines() or ["it printed nothing"])[-1]
                 raise UserError(f"{self.name} ended before its first steps", last)
             time.sleep(0.1)
             self.look()
         os.killpg(self.process.pid, signal.SIGSTOP)
 
     def end(self) -> None:
-        """Kill it and what it started."""
+        """Kill the process and its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 class OurLoop(Loop):
-    """``nanogpt train``, timed by its event log: what lies between two steps belongs to them."""
+    """``nanogpt train``, timed by its event log: a step lasts from the event before to its own."""
 
     events: Path
     started: dict[str, Any]
 
     def look(self) -> None:
-        """Read the step events written since."""
+        """Update ``times`` from the event log."""
         if not self.events.exists():
             return
         lines = self.events.read_text(encoding="utf-8").splitlines()
@@ -108,8 +109,7 @@ class OurLoop(Loop):
 
 @contextlib.contextmanager
 def ours(recipe: Recipe, data: Path, folder: Path) -> Iterator[OurLoop]:
-    """This program's ``train`` on a recipe, without evaluations, checkpoints and samples."""
-    from nanogpt_cli import files
+    """Run ``nanogpt train`` on a recipe, without evaluations, checkpoints and samples."""
     from nanogpt_cli.recipe import files as recipe_files
 
     changes: dict[str, dict[str, Any]] = {
@@ -140,14 +140,14 @@ def ours(recipe: Recipe, data: Path, folder: Path) -> Iterator[OurLoop]:
 def nanogpt(
     checkout: Path, recipe: Recipe, data: Path, vocab_size: int, folder: Path, settings: list[str]
 ) -> Iterator[Loop]:
-    """A checkout's ``train.py`` on the same shapes and tokens, by its own command line.
+    """Run a checkout's ``train.py`` with the same shapes and tokens.
 
     Args:
-        checkout: what is run; name only one you trust.
-        recipe: shapes, batch, learning rate.
+        checkout: the checkout, whose code is executed; name only one you trust.
+        recipe: shapes, batch and optimizer settings.
         data: folder with ``train.bin`` and ``val.bin`` of 16-bit tokens.
         vocab_size: rows of the embedding.
-        folder: for its data folder and log.
+        folder: where to put its data folder and log.
         settings: device, dtype and compile as ``--key=value``.
     """
     command = [sys.executable, "-u", str(script_of(checkout)), *nanogpt_arguments(recipe)]
@@ -171,16 +171,16 @@ def script_of(checkout: Path) -> Path:
     """The ``train.py`` of a checkout of nanoGPT.
 
     Raises:
-        UserError: there is none.
+        UserError: the checkout has no such file.
     """
     script = checkout / "train.py"
     if not script.is_file():
-        raise UserError(f"{script} is not there", "--against takes a checkout of nanoGPT")
+        raise UserError(f"{script} does not exist", "--against takes a checkout of nanoGPT")
     return script
 
 
 def dataset(folder: Path, data: Path, vocab_size: int) -> Path:
-    """A new data folder for nanoGPT in ``folder``, with the tokens of ``data``."""
+    """Make a data folder for nanoGPT in ``folder``, with the tokens of ``data``."""
     from nanogpt_cli.interop import nanogpt as interop
 
     tokens = folder / "tokens"
@@ -192,12 +192,12 @@ def dataset(folder: Path, data: Path, vocab_size: int) -> Path:
 
 
 def shell_environment() -> dict[str, str]:
-    """The environment as a shell would give it, without what this program set for itself."""
+    """The environment without the variables that this program sets for itself."""
     return {k: v for k, v in os.environ.items() if k not in OWN_VARIABLES}
 
 
 def nanogpt_arguments(recipe: Recipe) -> list[str]:
-    """The recipe in nanoGPT's words, running to no end without evaluations."""
+    """nanoGPT's arguments for a recipe, to run endlessly without evaluations."""
     model, train, optim = recipe.model, recipe.train, recipe.optim
     micro = train.batch_size * model.block_size
     values: dict[str, Any] = {
@@ -234,7 +234,7 @@ def _start(
 
 
 def _follow(loop: Loop) -> None:
-    """Note nanoGPT's step times as it prints them."""
+    """Record nanoGPT's step times as it prints them."""
     assert loop.process.stdout is not None
     for line in loop.process.stdout:
         found = _NANOGPT_LINE.match(line.decode("utf-8", "replace"))

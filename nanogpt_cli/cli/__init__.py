@@ -1,7 +1,8 @@
-"""The ``nanogpt`` program: its commands, and the rendering of what goes wrong.
+"""The ``nanogpt`` program: its commands, and how it reports errors.
 
-Command modules import typer alone; torch, textual and the other rooms are imported inside the
-functions that need them, so that ``nanogpt --help`` answers at once.
+Command modules import at their top only what is light. The rooms of torch, ``recipe`` (pydantic
+takes as long to import as everything else together) and Rich are imported inside the functions that
+need them, so that help pages and shell completion answer at once.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    # "color": typer.echo leaves control codes to the guard, instead of dropping them from names.
+    # With "color", typer.echo does not strip control codes; the guard makes them visible instead.
     context_settings={"help_option_names": ["-h", "--help"], "color": True},
 )
 
@@ -57,9 +58,9 @@ def _root(
 
 def main() -> NoReturn:
     """Run the program; exit codes are 0, 1 (a check failed), 2 (bad input), 130 (Ctrl-C)."""
-    # OpenMP threads that spin while they wait take the cores from whatever else runs: 100 small
-    # training steps took 79 s instead of 3 s beside two busy processes on two cores. Read when
-    # torch is imported.
+    # OpenMP threads that spin while waiting take the cores away from other processes: beside two
+    # busy processes on two cores, 100 small training steps took 79 s instead of 3 s. torch reads
+    # the variable when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with guard.guarded() as out:
         code = _outcome(out)
@@ -67,11 +68,11 @@ def main() -> NoReturn:
 
 
 def _outcome(out: guard.Guard) -> int:
-    """Run the command and flush what it wrote; the exit code."""
+    """Run the command and flush its output; returns the exit code."""
     try:
         code = _run(out)
         out.flush()
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # whoever read our output has closed it
         out.abandon()
         return 0
     except OSError as error:
@@ -83,7 +84,7 @@ def _outcome(out: guard.Guard) -> int:
 
 
 def _run(out: guard.Guard) -> int:
-    """Run the command, and say what went wrong; failing output is raised."""
+    """Run the command and report what goes wrong, except for failing output, which is raised."""
     try:
         code = app(prog_name="nanogpt", standalone_mode=False)
     except UserError as error:
@@ -106,7 +107,7 @@ def _run(out: guard.Guard) -> int:
             "use other characters, or a UTF-8 locale: LC_ALL=C.UTF-8",
         )
         return 2
-    except OSError as error:  # nobody has put it into better words
+    except OSError as error:  # no caller has reported it more precisely
         if isinstance(error, BrokenPipeError) or out.failed_with(error):
             raise
         return _refused_by_system(error)
@@ -116,7 +117,7 @@ def _run(out: guard.Guard) -> int:
 
 
 def _refused_by_system(error: OSError) -> int:
-    """A full disk, a missing permission, a file that has gone: nothing this program could mend."""
+    """Report a full disk, a missing permission or a vanished file, which are no bugs of ours."""
     if os.environ.get("NANOGPT_DEBUG"):
         traceback.print_exception(error)
     reason = "the disk is full" if error.errno in _FULL else error.strerror or str(error)
@@ -132,7 +133,7 @@ def _refused_by_system(error: OSError) -> int:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Whether Python or PyTorch found no memory; torch has a class of its own for devices alone."""
+    """Whether Python or PyTorch ran out of memory; torch has an error class for devices only."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
         and ("out of memory" in str(error) or "can't allocate memory" in str(error))
@@ -148,7 +149,7 @@ def _out_of_memory() -> int:
 
 
 def _bug(error: Exception) -> int:
-    """Say in one line that the fault is ours, and keep the details at hand."""
+    """Report in one line that this is a bug of ours, and how to see the traceback."""
     if os.environ.get("NANOGPT_DEBUG"):
         traceback.print_exception(error)
     else:
@@ -160,7 +161,7 @@ def _bug(error: Exception) -> int:
 
 
 def _complain_of_usage(error: TyperException) -> None:
-    """An option or argument that is wrong; a command called bare gets its help page."""
+    """Report a wrong option or argument; a command without arguments shows its help page."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError":
         help_page.show(error.format_message() + "\n", sys.stderr)
@@ -175,9 +176,9 @@ def _complain_of_usage(error: TyperException) -> None:
 
 
 def _recipe_key(option: str, near: Sequence[str] | None, context: Any) -> str:
-    """The recipe's key that an unknown option means, in a command that has ``--set``.
+    """The recipe key that an unknown option probably means, in a command that has ``--set``.
 
-    Empty where it looks like the beginning of an option there is (``near``).
+    Empty if the option is the beginning of an existing one (``near``).
     """
     options = {name for p in context.command.params for name in p.opts} if context else set()
     if not option or "--set" not in options or any(n.startswith(option) for n in near or ()):
@@ -188,12 +189,12 @@ def _recipe_key(option: str, near: Sequence[str] | None, context: Any) -> str:
 
 
 def _shortened(text: str) -> str:
-    """What fits a screen: a file may hold a key of any length."""
+    """Cut a message to what fits a screen, because a file may contain a key of any length."""
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…"
 
 
 def _complain(message: str, hint: str) -> None:
-    """One message and one hint on stderr; colour only where a person sees it."""
+    """Write one message and one hint to stderr, with colours if it takes them."""
     message, hint = map(_shortened, (message, hint))
     text = f"{console.painted('error:', 'red', sys.stderr)} {printable(message)}\n"
     if hint:

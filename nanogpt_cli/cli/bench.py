@@ -1,4 +1,4 @@
-"""``nanogpt bench``: every speed this project speaks of, measured again by anyone."""
+"""``nanogpt bench``: benchmarks that reproduce every speed this project claims."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import typer
 
 group = typer.Typer(help="Measure speed against peers and slow twins.", no_args_is_help=True)
 
-# Each is a module ``bench/NAME.py`` with ``register(group)``: named here and imported when
-# called, because it builds on this room.
+# Each is a module ``bench/NAME.py`` with ``register(group)``. They are imported by name, because
+# ``bench`` is a room above this one.
 PARTS = ("train", "race", "startup", "prepare", "inspect", "sample", "tui")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the group with its parts."""
+    """Add the group with one command per benchmark."""
     for part in PARTS:
         importlib.import_module(f"nanogpt_cli.bench.{part}").register(group)
     app.add_typer(group, name="bench")

@@ -1,4 +1,4 @@
-"""``nanogpt cache``: what is kept for later, and making room."""
+"""``nanogpt cache``: list the cache's contents, and clear it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nanogpt_cli import caches, places
 from nanogpt_cli.cli import console, options
+from nanogpt_cli.cli.prepare_view import short_path
+from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpt_cli.caches import Entry
@@ -23,8 +26,6 @@ def register(app: typer.Typer) -> None:
 @group.command("list")
 def list_(as_json: options.AsJson = False) -> None:
     """List what is in the cache, with sizes."""
-    from nanogpt_cli import caches, places
-
     found = caches.entries()
     total = sum(entry.bytes for entry in found)
     if as_json:
@@ -38,9 +39,6 @@ def list_(as_json: options.AsJson = False) -> None:
 def _show(found: list[Entry], total: int) -> None:
     from rich import box
     from rich.table import Table
-
-    from nanogpt_cli import places
-    from nanogpt_cli.cli.prepare_view import short_path
 
     console.say(f"{short_path(places.cache_home())}: {console.size(total)}")
 
@@ -67,16 +65,13 @@ def clear(
 
     Runs and ./data are not in the cache and stay.
     """
-    from nanogpt_cli import caches
-    from nanogpt_cli.errors import UserError
-
     doomed = caches.select(names or [])
     total = sum(entry.bytes for entry in doomed)
     if doomed and not yes:
         if not sys.stdin.isatty():
             raise UserError(
                 f"{len(doomed)} entries, {console.size(total)}, would be deleted",
-                "say so with --yes",
+                "confirm with --yes",
             )
         for entry in doomed:
             console.say(f"  {entry.kind}  {entry.name}  {console.size(entry.bytes)}")

@@ -1,6 +1,6 @@
-"""What a shell proposes for a value: runs, recipes, prepared data, and words that are known.
+"""Shell completion of values: runs, recipes, prepared data, and fixed words.
 
-A shell waits for this at every press of Tab: nothing here may import torch or the like.
+A shell waits for this at every press of Tab, so nothing here may import torch or the like.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Words = Callable[[Any], Iterable[str]]
 
 
 def attach(command: Any) -> Any:
-    """Give the parameters of a command and its subcommands their proposals; returns the command."""
+    """Give the parameters of a command and its subcommands completions; returns the command."""
     for parameter in command.params:
         words = next((BY_NAME[n] for n in _names(parameter, command) if n in BY_NAME), None)
         if words is not None:
@@ -28,7 +28,7 @@ def attach(command: Any) -> Any:
 
 
 def _names(parameter: Any, command: Any) -> list[str]:
-    """What ``BY_NAME`` may know a parameter by; the command's own word comes first."""
+    """Keys under which ``BY_NAME`` may list a parameter; those with the command come first."""
     names = list(parameter.opts)
     if parameter.param_type_name == "argument":
         names = [(parameter.metavar or parameter.name.upper()).strip("[].")]
@@ -39,7 +39,7 @@ def _completer(words: Words) -> Callable[[Any, str], list[Any]]:
     def complete(ctx: Any, incomplete: str) -> list[Any]:
         try:
             found = [word for word in words(ctx) if word.startswith(incomplete) and _plain(word)]
-        except Exception:  # a shell must not be shown what went wrong
+        except Exception:  # an error message would garble the shell's line
             return []
         items = dict.fromkeys(found)
         return [SimpleNamespace(value=word, help=None, type="plain") for word in items]
@@ -48,7 +48,7 @@ def _completer(words: Words) -> Callable[[Any, str], list[Any]]:
 
 
 def _plain(word: str) -> bool:
-    """Whether a shell can be handed this word: escaped for a terminal it would be another name."""
+    """Whether a word can be completed; one with control characters would be escaped, and wrong."""
     return printable(word, keep="") == word
 
 
@@ -61,14 +61,14 @@ def runs(ctx: Any) -> Iterator[str]:
 
 
 def recipes(_: Any) -> Iterator[str]:
-    """Shipped recipes by name, then the files here."""
+    """Shipped recipes by name, then recipe files in the current folder."""
     yield from sorted(path.stem for path in places.shipped_recipes().glob("*.toml"))
     yield from sorted(path.name for path in Path.cwd().glob("*.toml"))
 
 
 def recipes_or_runs(ctx: Any) -> Iterator[str]:
-    """Recipes; with ``--resume`` the runs that can go on."""
-    either = "resume" not in ctx.params  # of what is compared
+    """Recipes, or with ``--resume`` the runs that can be resumed."""
+    either = "resume" not in ctx.params  # `recipe diff` compares both kinds
     if either or not ctx.params["resume"]:
         yield from recipes(ctx)
     if either or ctx.params["resume"]:
@@ -89,13 +89,13 @@ def named_sets(_: Any) -> Iterable[str]:
 
 
 def data(ctx: Any) -> Iterator[str]:
-    """Anything that can be trained on."""
+    """Prepared sets and named ones: anything that can be trained on."""
     yield from prepared(ctx)
     yield from named_sets(ctx)
 
 
 def cached(_: Any) -> Iterator[str]:
-    """What can be cleared from the cache."""
+    """Kinds and names of cache entries, which can be cleared."""
     from nanogpt_cli import caches
 
     yield from caches.KINDS

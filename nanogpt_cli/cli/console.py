@@ -1,4 +1,4 @@
-"""What commands say: the product on stdout, commentary on stderr."""
+"""Output of commands: results on stdout, commentary on stderr."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
@@ -15,11 +16,12 @@ from nanogpt_cli.printable import encodes, json_escaped, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
 
 def coloured(stream: TextIO) -> bool:
-    """Whether bold and colours may be written there: a terminal that knows them, and no wish."""
+    """Whether a stream is a terminal with colours and the user has not set NO_COLOR."""
     dumb = os.environ.get("TERM", "") in ("dumb", "unknown")
     return stream.isatty() and not dumb and not os.environ.get("NO_COLOR")
 
@@ -28,14 +30,14 @@ _STYLES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "magenta":
 
 
 def painted(text: str, style: str, stream: TextIO) -> str:
-    """Text from anywhere, made harmless, in one of a few styles if the stream takes colours.
+    """Make text printable, and style it if the stream takes colours. Write it with ``write``.
 
-    Without Rich, which costs 0.1 s before the first token. Write it with ``write``.
+    It does without Rich, whose import would delay the first token by 0.1 s.
 
     Args:
-        text: what to show.
+        text: text from any origin.
         style: a key of ``_STYLES``; "" is plain.
-        stream: where it will be written.
+        stream: the stream it will be written to.
     """
     text = printable(text)
     if not style or not text or not coloured(stream):
@@ -44,12 +46,12 @@ def painted(text: str, style: str, stream: TextIO) -> str:
 
 
 def draws(stream: TextIO | None) -> bool:
-    """Whether a stream's encoding has the braille and the lines that pictures are made of."""
+    """Whether a stream's encoding has the braille and line characters of charts."""
     return encodes("⣿─●█", getattr(stream, "encoding", None))
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Write at once what is painted, or a product as it is: past the guard (see ``guard``)."""
+    """Write and flush text that is painted or a result, bypassing the guard (see ``guard``)."""
     stream = guard.trusted(stream)
     stream.write(text)
     stream.flush()
@@ -57,7 +59,7 @@ def write(stream: TextIO, text: str) -> None:
 
 @cache
 def _kind() -> type[Console]:
-    """Rich's console with what it is given shown as it is: neither markup nor control codes."""
+    """A Rich console class that shows text literally, without markup or control codes."""
     from rich.console import Console
     from rich.segment import Segment
 
@@ -89,14 +91,14 @@ def stderr() -> Console:
 @cache
 def stdout() -> Console:
     """The console for what a command produces; ``styled`` gives it colours."""
-    # Rich takes every terminal that calls itself dumb for 80 columns wide.
+    # Rich assumes 80 columns for every terminal that calls itself dumb.
     dumb = os.environ.get("TERM", "") in ("dumb", "unknown") and sys.stdout.isatty()
     width, height = shutil.get_terminal_size() if dumb else (None, None)
     return _kind()(highlight=False, width=width, height=height, markup=False, emoji=False)
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:
-    """Pieces of text, each plain or with a Rich style: ``styled(("run", "bold"), " ended")``."""
+    """Join strings, each plain or with a Rich style: ``styled(("run", "bold"), " ended")``."""
     from rich.text import Text
 
     pairs = (part if isinstance(part, tuple) else (part, "") for part in parts)
@@ -104,17 +106,17 @@ def styled(*parts: str | tuple[str, str]) -> Text:
 
 
 def say(message: str) -> None:
-    """One line of commentary."""
+    """Write one line of commentary to stderr."""
     stderr().print(message)
 
 
 def next_command(command: str) -> None:
-    """The last line of a command: what to type next."""
+    """Write the last line of a command's commentary: the command to type next."""
     write(sys.stderr, f"{painted('next:', 'dim', sys.stderr)} {printable(command)}\n")
 
 
 def side_by_side(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """A table on stdout of what two things say, a key a line."""
+    """Print a table of two things' values, one key per line."""
     from rich import box
     from rich.table import Table
 
@@ -124,14 +126,54 @@ def side_by_side(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> No
     stdout().print(table)
 
 
+def simple_table(title: str, columns: Sequence[str]) -> Table:
+    """A table without vertical lines, whose columns are numbers except for the first."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+    return table
+
+
+def progress_bar(what: str) -> AbstractContextManager[Callable[[int, int], None] | None]:
+    """A context that shows a progress bar if stderr is a terminal, and yields its callback."""
+    if not stderr().is_terminal:
+        return nullcontext()
+    return _Bar(what)
+
+
+class _Bar:
+    """A transient Rich progress bar; entering it gives a ``progress(done, total)`` callback."""
+
+    def __init__(self, what: str) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(40), TimeRemainingColumn())
+        self.bar = Progress(*columns, console=stderr(), transient=True)
+        self.what = what
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self.bar.start()
+        task = self.bar.add_task(self.what, total=None)
+        return lambda done, total: self.bar.update(task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
 def emit_json(value: Mapping[str, Any]) -> None:
-    """The machine's answer: one line of strict JSON on stdout."""
+    """Write one line of strict JSON to stdout."""
     text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
     write(sys.stdout, json_escaped(text, sys.stdout.encoding) + "\n")
 
 
 def _finite(value: Any) -> Any:
-    """NaN and infinities as strings, as in event logs."""
+    """Replace NaN and infinities by strings, as in event logs."""
     from nanogpt_cli.run.events import plain
 
     return plain(value)
@@ -159,7 +201,7 @@ def count(number: float) -> str:
 
 
 def size(number: float) -> str:
-    """Bytes for people: ``950 B``, ``12.3 MB``, ``1.24 GB``."""
+    """A number of bytes as ``950 B``, ``12.3 MB`` or ``1.24 GB``."""
     for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if number >= limit:
             return f"{number / limit:.3g} {unit}"

@@ -1,13 +1,16 @@
-"""``nanogpt data``: the prepared sets, and a look into one."""
+"""``nanogpt data``: list the prepared sets, and inspect one."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nanogpt_cli.cli import console, options
+from nanogpt_cli.cli.prepare_view import short_path
+from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpt_cli.text.tokens import TokenData
@@ -43,7 +46,6 @@ def _list(folders: list[Path]) -> None:
     from rich import box
     from rich.table import Table
 
-    from nanogpt_cli.cli.prepare_view import short_path
     from nanogpt_cli.text import tokens
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -61,7 +63,7 @@ def inspect(
     name: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A prepared set.")],
     windows: Annotated[int, typer.Option(min=0, help="Sample windows from each split.")] = 2,
     length: Annotated[int, typer.Option(min=1, help="Tokens in a window.")] = 64,
-    seed: Annotated[int, typer.Option("--seed", help="Of the windows' places.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Of the windows' positions.")] = 0,
     top: Annotated[int, typer.Option(min=1, help="Tokens in the histogram.")] = 16,
     as_json: options.AsJson = False,
 ) -> None:
@@ -69,7 +71,6 @@ def inspect(
 
     The exit code is 1 when a file is not what the manifest says.
     """
-    from nanogpt_cli.errors import UserError
     from nanogpt_cli.text import look, prepare, tokens
 
     folder = prepare.find(name)
@@ -95,8 +96,6 @@ def _counts(opened: TokenData) -> Any:
 
 
 def _as_json(opened: TokenData, shown: list[Any], top: int) -> dict[str, Any]:
-    import dataclasses
-
     from nanogpt_cli.text import look
 
     counts = _counts(opened)
@@ -118,7 +117,7 @@ def _print(opened: TokenData, shown: list[Any], top: int) -> None:
     for split, info in (("train", about.train), ("val", about.val)):
         out.print(
             f"  {split}: {info.tokens:,} tokens, {info.bytes:,} bytes "
-            f"({info.bytes_per_token:.3f} a token), {info.documents:,} documents, "
+            f"({info.bytes_per_token:.3f} per token), {info.documents:,} documents, "
             f"sha256 {info.sha256[:16]}…",
             soft_wrap=True,
         )
@@ -148,7 +147,7 @@ def _print_histogram(opened: TokenData, top: int) -> None:
     used = int((counts > 0).sum())
     out.print(
         f"\ntokens used: {used:,} of {len(counts):,}; entropy of their frequencies "
-        f"{look.entropy_bits(counts):.3f} bits a token",
+        f"{look.entropy_bits(counts):.3f} bits per token",
         soft_wrap=True,
     )
     widest = max(1, int(counts[order[0]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console, help_page, options
+from nanogpt_cli import places
+from nanogpt_cli.cli import console, help_page, lazy, options
+from nanogpt_cli.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -22,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def docs(
     topic: Annotated[
-        str, typer.Argument(metavar="TOPIC", help="The page to read; without it, the list of them.")
+        str, typer.Argument(metavar="TOPIC", help="The page to read; without it, a list of pages.")
     ] = "",
     as_json: options.AsJson = False,
 ) -> None:
@@ -31,8 +34,6 @@ def docs(
     On a terminal a page that is longer than the screen opens in a pager. Into a pipe it is written
     as Markdown.
     """
-    from nanogpt_cli import places
-
     pages = {path.stem: path for path in sorted(places.docs_folder().glob("*.md"))}
     if topic and topic not in pages:
         _refuse(topic, list(pages))
@@ -50,9 +51,6 @@ def _chosen(pages: dict[str, Path], topic: str) -> list[Path]:
 
 
 def _refuse(topic: str, known: list[str]) -> None:
-    from nanogpt_cli.cli import lazy
-    from nanogpt_cli.errors import UserError, nearest
-
     near = nearest(topic, known)
     hint = f"did you mean {near}? " if near else ""
     if topic in lazy.TABLE:
@@ -61,14 +59,14 @@ def _refuse(topic: str, known: list[str]) -> None:
 
 
 def _facts(path: Path, topic: str) -> dict[str, Any]:
-    """A page for machines; its text only when it was asked for by name."""
+    """A page's facts for JSON, with its text if the page was named."""
     text = path.read_text(encoding="utf-8")
     facts = {"topic": path.stem, "title": title(text), "path": str(path)}
     return facts | {"text": text} if topic else facts
 
 
 def title(text: str) -> str:
-    """The heading a page begins with, as plain text."""
+    """The heading at the start of a page, as plain text."""
     return text.partition("\n")[0].removeprefix("# ").replace("`", "")
 
 
@@ -78,30 +76,29 @@ def _list(pages: dict[str, Path]) -> None:
 
 
 def _show(text: str) -> None:
-    """Draw a page where a person reads it; pass the Markdown on to anything else."""
+    """Render a page on a terminal, in a pager if it is long; elsewhere write the Markdown."""
     if not sys.stdout.isatty():
         typer.echo(text, nl=False)
         return
-    import os
     import pydoc
 
     drawn = drawing(text)
     if drawn.count("\n") < console.stdout().height:
         typer.echo(drawn, nl=False)
         return
-    # Colours as they are, and lines of output that are wider than the screen cut, not folded.
+    # -R passes colours on, -S cuts lines that are wider than the screen instead of folding them.
     os.environ.setdefault("LESS", "-RS")
     pydoc.pager(drawn)
 
 
 def drawing(text: str) -> str:
-    """A page as the terminal shows it, with the escape codes that the terminal understands."""
+    """A page rendered for the terminal, with the escape codes that it understands."""
     from rich.markdown import CodeBlock, Markdown
     from rich.text import Text
     from rich.theme import Theme
 
     class Verbatim(CodeBlock):
-        """Commands and output as they are: not folded, no background of their own."""
+        """A code block without line folding and background."""
 
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
             del console, options
@@ -119,6 +116,6 @@ def drawing(text: str) -> str:
 
 
 def _for_terminal(text: str) -> str:
-    """Links between pages as the command that opens them, pictures as what they show."""
+    """Replace links between pages by the command that opens them, and pictures by their text."""
     text = re.sub(r"!\[([^\]]*)\]\([^)]*\)", r"*(picture: \1)*", text)
     return re.sub(r"\[([^\]]*)\]\((\w[\w-]*)\.md(?:#[\w-]*)?\)", r"\1 (`nanogpt docs \2`)", text)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import os
 import platform
 import shutil
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console, options
+from nanogpt_cli import caches, extras, places
+from nanogpt_cli.cli import console, doctor_view, options
+from nanogpt_cli.version import __version__
 
 # Libraries that every command needs, by their module's name.
 ESSENTIAL = ("torch", "numpy", "safetensors", "pydantic", "tiktoken", "tokenizers", "textual")
-# A checkpoint of the smallest GPT-2 with its optimizer; less room than that ends most runs.
+# A checkpoint of the smallest GPT-2 with its optimizer; most runs fail with less free space.
 LEAST_FREE_BYTES = 2e9
 
 
@@ -27,13 +32,13 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     compile_: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Really compile something (up to 1 min).")
+        bool, typer.Option("--compile/--no-compile", help="Try torch.compile (up to a minute).")
     ] = True,
     as_json: options.AsJson = False,
 ) -> None:
-    """Say what works on this machine, how fast, and what is missing.
+    """Report what works on this machine, how fast, and what is missing.
 
-    The exit code is 1 when something is broken that every command needs.
+    The exit code is 1 if something that every command needs is broken.
     """
     found: dict[str, Any] = {"versions": _versions()}
     if found["versions"]["torch"]:
@@ -47,20 +52,13 @@ def doctor(
         console.emit_json(found)
         console.next_command("nanogpt doctor" if problems else "nanogpt train small")
     else:
-        from nanogpt_cli.cli import doctor_view
-
         doctor_view.show(found)
     if problems:
         raise typer.Exit(1)
 
 
 def _versions() -> dict[str, str]:
-    """What is installed; "" for what cannot be imported."""
-    import importlib
-    from importlib import metadata
-
-    from nanogpt_cli.version import __version__
-
+    """Versions of the essential libraries; "" for one that cannot be imported."""
     found = {"nanogpt-cli": __version__, "python": platform.python_version()}
     for name in ESSENTIAL:
         try:
@@ -74,11 +72,10 @@ def _versions() -> dict[str, str]:
 
 
 def _machine(compile_: bool) -> dict[str, Any]:
-    import dataclasses
-
     import torch
 
     from nanogpt_cli.machine import capabilities
+    from nanogpt_cli.machine import threads as cpu_threads
 
     console.say("measuring matrix products")
     units = capabilities.units()
@@ -90,10 +87,9 @@ def _machine(compile_: bool) -> dict[str, Any]:
         compiled |= {"works": tried.works, "seconds": tried.seconds, "why": tried.why_not}
     else:
         compiled["why"] = "not tried (--no-compile)"
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(_cores())
     threads = {
-        "cores": _cores(),
-        "usable": len(usable),
+        "cores": os.cpu_count() or 1,
+        "usable": cpu_threads.usable_cores(),
         "torch": torch.get_num_threads(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
@@ -102,14 +98,8 @@ def _machine(compile_: bool) -> dict[str, Any]:
     return {"devices": devices, "threads": threads, "compile": compiled}
 
 
-def _cores() -> int:
-    return os.cpu_count() or 1
-
-
 def _caches() -> list[dict[str, Any]]:
-    """Every folder that grows: ours, and those of the libraries beneath."""
-    from nanogpt_cli import caches, places
-
+    """Size of every folder that grows: our own, and those of the libraries we use."""
     hub = os.environ.get("HF_HOME", "~/.cache/huggingface")
     folders = {
         "cache": places.cache_home(),
@@ -125,9 +115,7 @@ def _caches() -> list[dict[str, Any]]:
 
 
 def _disk() -> list[dict[str, Any]]:
-    """Free room where things are written, and whether one may write there at all."""
-    from nanogpt_cli import places
-
+    """Free space in the folders we write to, and whether they are writable."""
     temporary = Path(tempfile.gettempdir())
     rows = []
     for name, wanted in (
@@ -169,8 +157,6 @@ def _terminal() -> dict[str, Any]:
 
 
 def _extras() -> dict[str, Any]:
-    from nanogpt_cli import extras
-
     return {
         name: {
             "brings": extra.brings,
@@ -182,7 +168,7 @@ def _extras() -> dict[str, Any]:
 
 
 def _problems(found: dict[str, Any]) -> list[str]:
-    """What no command can do without, in sentences."""
+    """Problems that affect every command, as sentences."""
     versions = found["versions"]
     problems = [
         f"{name} is missing or broken: pip install --force-reinstall {name}"
@@ -194,6 +180,6 @@ def _problems(found: dict[str, Any]) -> list[str]:
         if not row["writable"]:
             problems.append(f"{row['path']} cannot be written to")
         elif row["free_bytes"] < LEAST_FREE_BYTES:
-            room = console.size(row["free_bytes"])
-            problems.append(f"{row['path']} has only {room} left; nanogpt cache list shows ours")
+            free = console.size(row["free_bytes"])
+            problems.append(f"{row['path']} has only {free} free; see nanogpt cache list")
     return problems

@@ -1,4 +1,4 @@
-"""How ``nanogpt doctor`` looks."""
+"""The printed report of ``nanogpt doctor``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli import extras
 from nanogpt_cli.cli import console
+from nanogpt_cli.cli.prepare_view import short_path
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print a section a subject, what is wrong last."""
+    """Print a section per subject, then the problems."""
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
@@ -24,7 +26,7 @@ def show(found: dict[str, Any]) -> None:
     _add(table, "compile", [_compile(found["compile"])])
     _add(table, "threads", [_threads(found["threads"])])
     _add(table, "disk", map(_disk, found["disk"]))
-    _add(table, "holds", [f"{c['name']} {console.size(c['bytes'])}, {_short(c['path'])}"
+    _add(table, "holds", [f"{c['name']} {console.size(c['bytes'])}, {short_path(Path(c['path']))}"
                           for c in found["caches"] if c["bytes"]])  # fmt: skip
     _add(table, "terminal", _terminal(found["terminal"]))
     _add(table, "extras", [_extra(name, row) for name, row in found["extras"].items()])
@@ -90,15 +92,7 @@ def _terminal(row: dict[str, Any]) -> list[str]:
 
 
 def _extra(name: str, row: dict[str, Any]) -> str:
-    from nanogpt_cli import extras
-
     if row["installed"]:
         return f"✓ {name}: {row['brings']}"
     lacks = f" (missing {', '.join(row['missing'])})" if len(row["missing"]) > 1 else ""
     return f"– {name}: {row['brings']}{lacks}; {extras.install_command(name)}"
-
-
-def _short(path: str) -> str:
-    from nanogpt_cli.cli.prepare_view import short_path
-
-    return short_path(Path(path))

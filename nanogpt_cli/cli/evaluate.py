@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nanogpt_cli.cli import console, options
+from nanogpt_cli.cli import console, options, sources
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
@@ -44,19 +45,18 @@ def evaluate(
     raw: options.Raw = False,
     split: Annotated[Literal["val", "train"], typer.Option("--split", help="Which split.")] = "val",
     batch: Annotated[
-        int, typer.Option("--batch", min=0, help="Windows at once; 0: as memory allows.")
+        int, typer.Option("--batch", min=0, help="Windows at once; 0: as many as fit the memory.")
     ] = 0,
     device: options.Device = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "tf32", "bf16", "fp16"],
-        typer.Option("--precision", help="auto is bf16 where it pays, else fp32."),
+        typer.Option("--precision", help="auto is bf16 where it is faster, else fp32."),
     ] = "fp32",
     out: options.RunsFolder = RUNS,
     as_json: options.AsJson = False,
 ) -> None:
     """Evaluate a model on every token of a split: loss, perplexity, bits per byte, by position."""
     from nanogpt_cli import recipe as recipes
-    from nanogpt_cli.cli import sources
     from nanogpt_cli.machine import device as devices
     from nanogpt_cli.training import evaluate as core
 
@@ -89,20 +89,19 @@ def evaluate(
 
 
 def _data(source: Source, name: str) -> TokenData:
-    """The data to evaluate on; its tokenizer must be the model's.
+    """The data to evaluate on, whose tokenizer must be the model's.
 
     Raises:
-        UserError: there is none, or its tokens mean something else.
+        UserError: there is no data, or it was made with another tokenizer.
     """
-    from nanogpt_cli.errors import UserError
     from nanogpt_cli.text import prepare, tokens
 
     section = source.state.get("recipe", {}).get("data", {})
-    if not name:  # an imported run has seen no data here, but its recipe names some
+    if not name:  # an imported run was not trained here, but its recipe names a data set
         name = source.state.get("data", {}).get("folder", "") or section.get("name", "")
     if not name:
         raise UserError(
-            f"{source.label} does not say what it was trained on", "name it: --data DATA"
+            f"{source.label} does not record what it was trained on", "name a data set: --data DATA"
         )
     folder = Path(name)
     if not tokens.is_prepared(folder):
@@ -114,13 +113,15 @@ def _data(source: Source, name: str) -> TokenData:
     found = tokens.open_data(folder)
     if source.tokenizer and source.tokenizer.fingerprint() != found.manifest.fingerprint:
         raise UserError(
-            f"{folder} was made with another tokenizer ({found.manifest.kind}) than the model's "
-            f"({source.tokenizer.kind})",
+            f"{folder} was made with a different tokenizer ({found.manifest.kind}) from the "
+            f"model's ({source.tokenizer.kind})",
             "prepare the text with the model's tokenizer",
         )
     if found.vocab_size > source.model.config.vocab_size:
         raise UserError(
-            f"{folder} has {found.vocab_size} token ids, the model {source.model.config.vocab_size}"
+            f"{folder} has {found.vocab_size} token ids, but the model only "
+            f"{source.model.config.vocab_size}",
+            "prepare the text with the model's tokenizer",
         )
     return found
 

@@ -1,4 +1,4 @@
-"""``nanogpt export``: a run in the formats of other tools, each proved by running it there."""
+"""``nanogpt export``: write a model in the formats of other tools and verify each by running it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_cli.cli import console, options
+from nanogpt_cli.cli.sources import resolve
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.extras import install_command
+from nanogpt_cli.places import RUNS
+from nanogpt_cli.run.folder import RunFolder, find_run
 
 if TYPE_CHECKING:
     from nanogpt_cli.interop.compare import Check
@@ -39,7 +42,7 @@ def export(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FOLDER", help="Where to write a folder per target; exports/ of the "
+            "--out", metavar="FOLDER", help="Where to write one folder per target; exports/ in the "
             "run by default.", show_default=False,
         ),
     ] = None,
@@ -54,7 +57,7 @@ def export(
         bool | None,
         typer.Option(
             "--verify/--no-verify", help="Run each artefact in its own runtime and compare; by "
-            "default where the runtime is installed.", show_default=False,
+            "default if that runtime is installed.", show_default=False,
         ),
     ] = None,
     verify_with: Annotated[
@@ -72,10 +75,10 @@ def export(
     ] = "",
     as_json: options.AsJson = False,
 ) -> None:  # fmt: skip
-    """Export a model and prove each artefact in its own runtime.
+    """Export a model and verify each artefact in its own runtime.
 
-    Writes whole folders or nothing, and verify.json with what was measured.
-    Exit code 1: an artefact computes something else than the model.
+    Folders are written whole or not at all, with the measurements in verify.json.
+    Exit code 1 means that an artefact does not compute what the model computes.
     """
     from nanogpt_cli.interop import exporting, hub
 
@@ -103,18 +106,14 @@ def export(
 
 
 def _source(source: str, checkpoint: str, raw: bool) -> Exportable:
-    """The model to export: a run's checkpoint is read tensor by tensor, others are loaded."""
+    """The model to export: a run's checkpoint is read tensor by tensor, other models are loaded."""
     from nanogpt_cli.interop import importing
     from nanogpt_cli.interop import source as sources
-    from nanogpt_cli.places import RUNS
-    from nanogpt_cli.run.folder import RunFolder, find_run
 
     if not source or RunFolder(Path(source)).is_run() or RunFolder(RUNS / source).is_run():
         run = find_run(source or None)
         console.say(f"exporting run {run.name}")
         return sources.from_run(run, checkpoint, raw=raw)
-    from nanogpt_cli.cli.sources import resolve
-
     found = resolve(source, checkpoint=checkpoint, raw=raw)
     for note in found.notes:
         console.say(note)
@@ -136,7 +135,7 @@ def _prove(
 
 
 def _report(artefacts: list[Artefact], checks: list[Check], as_json: bool) -> None:
-    """The artefacts on stdout, the next command on stderr."""
+    """Print the artefacts on stdout and the next command on stderr."""
     if as_json:
         from nanogpt_cli.interop import verify
 

@@ -1,8 +1,8 @@
-"""What stands before stdout and stderr while the program runs.
+"""Wrappers of stdout and stderr while the program runs.
 
-All that is written passes here: what came from outside is made harmless (see ``printable``), signs
-that the console's encoding lacks are replaced, and a full disk is told from a bug. Our own colours
-go through ``trusted``.
+Everything that is written passes through them: control characters are escaped (see ``printable``),
+characters that the console's encoding lacks are replaced, and failing output is recorded, so that a
+full disk is not mistaken for a bug. Our own colours are written through ``trusted``.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from nanogpt_cli.printable import encodable, printable
 
 
 class Output(io.TextIOBase):
-    """A text stream in its own encoding, whatever characters are written.
+    """A text stream that replaces characters which its encoding lacks.
 
-    It has no ``buffer``, past which bytes could be written.
+    It has no ``buffer``, through which bytes could bypass it.
 
     Args:
-        stream: where the text goes.
-        lenient: go on in silence when nobody can read any more, as befits commentary; else the
-            error is raised.
+        stream: the stream to write to.
+        lenient: whether to ignore errors of writing, as suits commentary; else they are raised.
     """
 
     def __init__(self, stream: TextIO, *, lenient: bool = False) -> None:
@@ -36,16 +35,16 @@ class Output(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of the stream; utf-8 where it has none."""
+        """Encoding of the stream; utf-8 if it has none."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]
-        """What the stream does with characters it lacks; none reach it."""
+        """Error handler of the stream, which never gets characters that it lacks."""
         return getattr(self._stream, "errors", None)
 
     def write(self, text: str) -> int:
-        """Write the text as it is, but for what the encoding lacks."""
+        """Write the text, with characters replaced that the encoding lacks."""
         try:
             self._stream.write(encodable(text, self.encoding))
         except OSError as error:
@@ -53,7 +52,7 @@ class Output(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Pass on what waits."""
+        """Flush the stream."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -66,18 +65,18 @@ class Output(io.TextIOBase):
         self.abandon()
 
     def abandon(self) -> None:
-        """Let all that waits and comes go nowhere; else the interpreter complains at its exit."""
+        """Redirect buffered and later output to nowhere, or the interpreter would fail at exit."""
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
 
     def fileno(self) -> int:
-        """The stream's."""
+        """File descriptor of the stream."""
         return self._stream.fileno()
 
     def isatty(self) -> bool:
-        """Whether a person reads it."""
+        """Whether the stream is a terminal."""
         return self._stream.isatty()
 
     def writable(self) -> bool:
@@ -85,15 +84,15 @@ class Output(io.TextIOBase):
         return True
 
     def close(self) -> None:
-        """The stream is not ours to close."""
+        """Do nothing, because the stream belongs to the interpreter."""
 
 
 class Guard(Output):
-    """An ``Output`` that shows control characters instead of sending them.
+    """An ``Output`` that escapes control characters.
 
     Attributes:
-        trusted: the way past it, for text that has been made harmless and then coloured, and for a
-            product that is written as it is.
+        trusted: an output without escaping, for text that was escaped and then coloured, and for
+            results that must be written unchanged.
     """
 
     def __init__(self, stream: TextIO, *, lenient: bool = False) -> None:
@@ -101,28 +100,28 @@ class Guard(Output):
         self.trusted = Output(stream, lenient=lenient)
 
     def write(self, text: str) -> int:
-        """Write the text, made harmless."""
+        """Write the text with its control characters escaped."""
         super().write(printable(text))
         return len(text)
 
     def failed_with(self, error: BaseException) -> bool:
-        """Whether it was writing here that raised this error."""
+        """Whether this error was raised by writing here."""
         return error in (self.failure, self.trusted.failure)
 
 
 def trusted(stream: TextIO) -> TextIO:
-    """The way past the guard, if there is one."""
+    """The unescaped output behind a guard, or the stream itself if it is none."""
     return cast(TextIO, stream.trusted) if isinstance(stream, Guard) else stream
 
 
 def _open(stream: TextIO | None) -> TextIO:
-    """The stream; nowhere, if whoever started the program has closed it (``>&-``)."""
+    """The stream, or a null device if the program was started with it closed (``>&-``)."""
     return Path(os.devnull).open("w", encoding="utf-8") if stream is None else stream
 
 
 @contextlib.contextmanager
 def guarded() -> Iterator[Guard]:
-    """Put guards before stdout, which is given, and stderr."""
+    """Context in which stdout and stderr are guarded; it gives the guard of stdout."""
     before = sys.stdout, sys.stderr
     out, err = Guard(_open(sys.stdout)), Guard(_open(sys.stderr), lenient=True)
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, err)

@@ -1,7 +1,7 @@
-"""The help page of a command: plain lines in the manner of the front page, without boxes.
+"""The help page of a command: plain lines in the style of the front page, without boxes.
 
-Drawn by Rich, the longer pages took over sixty lines; so that a page fits on one screen, what a
-person can do stands here in one line each, and importing a library to show it is not needed.
+Rendered by Rich, the longer pages had more than sixty lines. Here each option takes one line, so
+that a page fits on one screen, and no library has to be imported to show it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, TextIO
 
 from nanogpt_cli.cli import console
 
-_WIDEST, _TALLEST = 100, 39  # a page of up to that many lines is on one screen with the prompt
+_WIDEST, _TALLEST = 100, 39  # columns and lines of a page that fits one screen with the prompt
 _BOLD = re.compile("\x1b\\[[01]m")
-_NAMES = 32  # widest column of option names; a longer name has a line of its own
+_NAMES = 32  # greatest width of the column of option names; longer names get their own line
 
 
 def attach(command: Any) -> Any:
@@ -33,7 +33,7 @@ def attach(command: Any) -> Any:
 
 
 def answering(option: Any) -> Any:
-    """The option ``--help`` (or None), printing a page whose headings are bold; see ``show``."""
+    """Make the option ``--help`` (or None) print the page with bold headings; see ``show``."""
 
     def answer(ctx: Any, _: Any, asked: bool) -> None:
         if asked and not ctx.resilient_parsing:
@@ -46,7 +46,7 @@ def answering(option: Any) -> Any:
 
 
 def show(text: str, stream: TextIO) -> None:
-    """Write a page, bold headings and all where the stream takes them."""
+    """Write a page, without its bold headings if the stream takes no colours."""
     console.write(stream, text if console.coloured(stream) else _BOLD.sub("", text))
 
 
@@ -76,7 +76,7 @@ def _body(
 
 
 def heading(text: str) -> str:
-    """Bold where a person reads it."""
+    """The text in bold if stdout takes colours."""
     return f"\x1b[1m{text}\x1b[0m" if console.coloured(sys.stdout) else text
 
 
@@ -92,7 +92,7 @@ def _usage(command: Any, ctx: Any) -> str:
 
 
 def prose(text: str, width: int) -> list[str]:
-    """Paragraphs filled to the width; one that holds indented lines is left as it is."""
+    """Paragraphs wrapped to the width; those with indented lines stay as they are."""
     lines: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text):
         kept = paragraph.splitlines()
@@ -103,7 +103,7 @@ def prose(text: str, width: int) -> list[str]:
 
 
 def _sections(command: Any, ctx: Any) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """(title, rows): arguments, subcommands, then options by panel in the order of the code."""
+    """Yield (title, rows): arguments, subcommands, then options by panel in order of definition."""
     arguments = [(_argument_name(p), _help(p)) for p in _shown(command, "argument") if p.help]
     if arguments:
         yield "Arguments", arguments
@@ -167,12 +167,12 @@ def _default(parameter: Any) -> str:
 
 
 def terminal_width() -> int:
-    """Columns to fill: those of the terminal, up to what reads well."""
+    """Width of the page: that of the terminal, up to ``_WIDEST``."""
     return min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)
 
 
 def columns(rows: list[tuple[str, str]], width: int) -> list[str]:
-    """Names on the left, wrapped help on the right."""
+    """Lay out rows with names on the left and wrapped help on the right."""
     left = min(_NAMES, max(len(name) for name, _ in rows))
     lines: list[str] = []
     for name, text in rows:
@@ -187,7 +187,7 @@ def columns(rows: list[tuple[str, str]], width: int) -> list[str]:
 
 
 def _pairs(rows: list[tuple[str, str]], width: int) -> list[str]:
-    """Two rows a line, read downwards, where a whole section fits so; else as ``columns``."""
+    """Lay out rows in two columns, read downwards, if the section fits; else as ``columns``."""
     middle = -(-len(rows) // 2)
     if len(rows) < 4:
         return columns(rows, width)

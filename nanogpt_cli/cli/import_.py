@@ -1,4 +1,4 @@
-"""``nanogpt import``: a checkpoint of another tool becomes a run."""
+"""``nanogpt import``: turn another tool's checkpoint into a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nanogpt_cli import foreign_files
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.places import RUNS
 
@@ -34,12 +35,12 @@ def import_(
     out: options.RunsFolder = RUNS,
     meta: Annotated[
         Path | None,
-        typer.Option("--meta", help="nanoGPT's meta.pkl, if it lies elsewhere.",
+        typer.Option("--meta", help="nanoGPT's meta.pkl, if it is in another folder.",
                      show_default=False),
     ] = None,
     tokenizer: Annotated[
         str,
-        typer.Option("--tokenizer", metavar="KIND|FILE", help="In place of the one found: gpt2, "
+        typer.Option("--tokenizer", metavar="KIND|FILE", help="Instead of the one found: gpt2, "
                      "byte, or a tokenizer.json.", show_default=False),
     ] = "",
     data: Annotated[
@@ -49,7 +50,7 @@ def import_(
 ) -> None:  # fmt: skip
     """Make a run folder from another tool's checkpoint.
 
-    sample, eval, export and init-inspect --from work on it; to fine-tune it:
+    sample, eval, export and init-inspect --from accept it. To fine-tune it, use
     nanogpt train runs/NAME/recipe.toml --from runs/NAME.
     Nothing in the file is executed.
     """
@@ -77,7 +78,6 @@ def import_(
 
 
 def _read(source: str, meta: Path | None, tokenizer: Tokenizer | None) -> Foreign:
-    from nanogpt_cli import foreign_files
     from nanogpt_cli.interop import Foreign, importing, opening
 
     if foreign_files.present(Path(source)) or Path(source).suffix in (".pt", ".bin"):
@@ -89,7 +89,6 @@ def _read(source: str, meta: Path | None, tokenizer: Tokenizer | None) -> Foreig
 def _tokenizer(text: str) -> Tokenizer | None:
     if not text:
         return None
-    from nanogpt_cli import foreign_files
     from nanogpt_cli.text import tokenizers
 
     path = Path(text)

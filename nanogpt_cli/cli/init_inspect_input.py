@@ -1,20 +1,27 @@
-"""What ``nanogpt init-inspect`` looks at: a shape and a scheme or stored weights, and tokens."""
+"""Input of ``nanogpt init-inspect``: a shape with a scheme or existing weights, and tokens."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import math
+import re
+import sys
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import foreign_files, schemes
+from nanogpt_cli.cli import console, sources
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nanogpt_cli.init.sources import Source
+    from nanogpt_cli.init.sources import WeightSource
     from nanogpt_cli.model.gpt import GPT, GPTConfig
     from nanogpt_cli.recipe import Recipe
     from nanogpt_cli.schemes import Scheme
@@ -28,26 +35,43 @@ PRESETS = {
 }
 # GPT-2's 50257 tokens padded to a multiple of 64, as nanoGPT does.
 DEFAULT_VOCABULARY = 50304
-# Different characters of tiny Shakespeare, what a character recipe usually meets.
+# Distinct characters of tiny Shakespeare, the usual data of a character-level recipe.
 SHAKESPEARE_CHARACTERS = 65
 _HEAD_SIZE = 64
+# What reads as module:factory or path.py:factory.
+_REFERENCE = re.compile(r"^[\w./\\-]+:[A-Za-z_][\w.]*$")
+
+
+@dataclass(frozen=True)
+class InspectOptions:
+    """Options of an inspection: its tokens, how much to compute, and how to show it."""
+
+    seed: int
+    data: str
+    batch: int
+    length: int
+    gradients: bool
+    theory_only: bool
+    full: bool
+    hist: bool
+    as_json: bool
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is inspected.
+    """The model to inspect.
 
     Attributes:
-        config: with the scheme's multipliers.
-        scheme: where the weights come from; None for foreign weights of unknown origin.
-        source: gives the weights.
-        label: what it is, for people.
-        notes: what a person should know.
+        config: its configuration, with the scheme's multipliers.
+        scheme: the scheme of its weights; ``None`` for weights of unknown origin.
+        source: source of the weights.
+        label: its name in the output.
+        notes: remarks for the user.
     """
 
     config: GPTConfig
     scheme: Scheme | None
-    source: Source
+    source: WeightSource
     label: str
     notes: tuple[str, ...] = field(default=())
 
@@ -55,7 +79,7 @@ class Subject:
 def recipe_of(
     name: str, preset: str, sets: Sequence[str], options: dict[str, Any]
 ) -> tuple[Recipe, str]:
-    """The recipe that is meant and a label: a file's, a preset's or the defaults with changes.
+    """The recipe to inspect and a label: a recipe file, a preset or the defaults, with changes.
 
     Raises:
         UserError: the preset is unknown, or a value is wrong.
@@ -109,27 +133,22 @@ def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
 
 
 def check_memory(config: GPTConfig) -> None:
-    """Refuse blocks so wide that the two a measurement needs are more than the machine's memory.
+    """Refuse a model two blocks of which, as a measurement needs, exceed the machine's memory.
 
     Raises:
-        UserError: they do not fit.
+        UserError: two blocks do not fit.
     """
-    import math
-    import os
-    from dataclasses import replace
-
+    from nanogpt_cli.machine import memory
     from nanogpt_cli.model.parameters import shapes
 
-    if "SC_PHYS_PAGES" not in os.sysconf_names:
-        return
     one = shapes(replace(config, n_layer=1))
     two = 2 * 4 * sum(math.prod(s) for name, s in one.items() if ".h.0." in name)
-    room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if two > room:
+    room = memory.total_bytes()
+    if two > room > 0:
         raise UserError(
-            f"two blocks of {config.n_embd} channels take {two / 2**30:.3g} GiB, "
-            f"this machine has {room / 2**30:.3g}",
-            "--theory needs no weights",
+            f"two blocks of {config.n_embd} channels take {two / 2**30:.3g} GiB, but this machine "
+            f"has only {room / 2**30:.3g}",
+            "use --theory, which needs no weights",
         )
 
 
@@ -142,7 +161,7 @@ def subject(
     seed: int,
     data: str,
 ) -> tuple[Subject, str]:
-    """What the command line asks for, and the kind of tokenizer its data would have.
+    """The model that the command line specifies, and the kind of tokenizer for its data.
 
     Raises:
         UserError: the options contradict each other or a value is wrong.
@@ -150,7 +169,9 @@ def subject(
     if origin:
         others = [key for key, value in options.items() if value is not None and key != "init"]
         if name or preset or sets or others:
-            raise UserError("--from brings its own model", "of the model options only --init fits")
+            raise UserError(
+                "--from defines the model itself", "of the model options it allows only --init"
+            )
         return stored(origin, options["init"] or ""), "gpt2"
     found, label = recipe_of(name, preset, sets, options)
     found = found.model_copy(update={"run": found.run.model_copy(update={"seed": seed})})
@@ -159,7 +180,7 @@ def subject(
 
 
 def _vocabulary(recipe: Recipe, data: str, tokenizer: str) -> int:
-    """Rows of the embedding where the recipe leaves them open: the data's or the tokenizer's."""
+    """Rows of the embedding if the recipe does not set them: those of the data or the tokenizer."""
     if data != "random":
         return int(open_data(data, tokenizer or "gpt2").vocab_size)
     if not tokenizer or recipe.model.vocab_size:
@@ -174,7 +195,7 @@ def _vocabulary(recipe: Recipe, data: str, tokenizer: str) -> int:
 
 
 def drawn(recipe: Recipe, label: str, vocab_size: int) -> Subject:
-    """The weights a recipe's scheme gives."""
+    """A model whose weights are drawn from a recipe's scheme."""
     from nanogpt_cli.init.sources import Drawn
     from nanogpt_cli.training import spec
 
@@ -184,31 +205,78 @@ def drawn(recipe: Recipe, label: str, vocab_size: int) -> Subject:
 
 
 def stored(origin: str, init: str) -> Subject:
-    """Weights that exist: a run, a checkpoint, a Hugging Face folder, a file or ``module:factory``.
+    """Existing weights: a run, checkpoint, Hugging Face folder, file or ``module:factory``.
 
     Args:
-        origin: where they are.
-        init: a scheme they are said to follow; empty if unknown.
+        origin: location of the weights.
+        init: the scheme that they are supposed to follow; empty if unknown.
 
     Raises:
-        UserError: they cannot be read, or are not a GPT.
+        UserError: the weights cannot be read, or are not those of a GPT.
     """
-    from nanogpt_cli.cli import init_inspect_module as modules
-    from nanogpt_cli.cli import sources
-
-    if modules.is_reference(origin):
-        return of_model(modules.load(origin), origin, init)
+    if _is_reference(origin):
+        return of_model(_load_module(origin), origin, init)
     found = sources.resolve(origin, checkpoint="last")
     subject = of_model(found.model, found.label, init)
     if found.step and not init:
-        trained = f"trained for {found.step} steps: schemes describe step 0"
+        trained = f"trained for {found.step} steps, while schemes describe step 0"
         return Subject(**{**vars(subject), "notes": (*found.notes, trained)})
     return subject
 
 
+def _is_reference(text: str) -> bool:
+    """Whether ``text`` reads as ``module:factory`` or ``path.py:factory``."""
+    return bool(_REFERENCE.match(text)) and not Path(text).exists()
+
+
+def _load_module(reference: str) -> GPT:
+    """Call the factory, which executes the user's code, and adopt the weights of its module.
+
+    Raises:
+        UserError: the factory cannot be imported or called, or its result is not a GPT-2.
+    """
+    from torch import nn
+
+    place, _, name = reference.partition(":")
+    factory: Any = _module(place)
+    for part in name.split("."):
+        if not hasattr(factory, part):
+            raise UserError(f"{place} has no {part!r}", f"wanted by --from {reference}")
+        factory = getattr(factory, part)
+    try:
+        made = factory if isinstance(factory, nn.Module) else factory()
+    except Exception as error:  # whatever the user's code raises
+        raise UserError(f"{reference} raised {type(error).__name__}: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise UserError(
+            f"{reference} returns {type(made).__name__}, not an nn.Module",
+            "the factory must return the model when called without arguments",
+        )
+    from nanogpt_cli.interop.module import adopt
+
+    return adopt(made, reference)
+
+
+def _module(place: str) -> ModuleType:
+    try:
+        if not place.endswith(".py"):
+            sys.path.insert(0, "")
+            return importlib.import_module(place)
+        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+        if spec is None or spec.loader is None or not Path(place).is_file():
+            raise UserError(f"{place} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:  # the user's module may fail in any way
+        raise UserError(f"cannot import {place}: {type(error).__name__}: {error}") from error
+    return module
+
+
 def of_model(model: GPT, label: str, init: str) -> Subject:
-    """A model in memory."""
-    from nanogpt_cli import schemes
+    """A model that is in memory."""
     from nanogpt_cli.init.sources import Stored
 
     tensors = dict(model.named_parameters())
@@ -220,10 +288,15 @@ def of_model(model: GPT, label: str, init: str) -> Subject:
 def tokens(
     config: GPTConfig, where: str, batch: int, length: int, seed: int, tokenizer: str = "gpt2"
 ) -> tuple[Tensor, Tensor, str]:
-    """(B, T) token ids, the next ids, and what they are.
+    """(B, T) token ids, the next ids, and a description of them.
 
     Args:
-        where: empty for random tokens, else a prepared folder or a named data set.
+        config: the model.
+        where: "random" or empty for random tokens, else a prepared folder or a named data set.
+        batch: B.
+        length: T, cut to the block size.
+        seed: seed of the tokens or of their positions in the data.
+        tokenizer: kind of tokenizer to prepare a named data set with.
 
     Raises:
         UserError: the data has more tokens than the model has rows, or too few.
@@ -237,14 +310,14 @@ def tokens(
     data = open_data(where, tokenizer)
     if data.vocab_size > config.vocab_size:
         raise UserError(
-            f"{data.folder} has {data.vocab_size} different tokens, the model only "
+            f"{data.folder} has {data.vocab_size} different tokens, but the model has only "
             f"{config.vocab_size} rows for them",
-            f"--vocab-size {data.vocab_size}",
+            f"use --vocab-size {data.vocab_size}",
         )
     label = f"{batch}×{length} tokens of {where}"
     ids, targets = _windows(data.val, batch, length, seed, str(data.folder))
     if int(max(ids.max(), targets.max())) >= data.vocab_size:
-        raise UserError(f"{data.folder} holds ids beyond its vocabulary: it is damaged")
+        raise UserError(f"{data.folder} contains ids beyond its vocabulary: it is damaged")
     return ids, targets, label
 
 
@@ -255,14 +328,12 @@ def open_data(where: str, tokenizer: str) -> Any:
 
     if prepared.is_prepared(Path(where)):
         return prepared.open_data(Path(where), verify=False)
-    from nanogpt_cli.cli import console
-
     folder = prepare.ensure(where, tokenizer, val_fraction=0.1, report=console.say)
     return prepared.open_data(folder, verify=False)
 
 
 def _windows(split: Any, batch: int, length: int, seed: int, name: str) -> tuple[Tensor, Tensor]:
-    """Windows of a split at random places, and the same one token later."""
+    """Windows at random positions of a split, and the same windows one token later."""
     import numpy as np
     import torch
 

@@ -1,14 +1,24 @@
-"""What ``nanogpt init-inspect`` prints, section by section."""
+"""Output of ``nanogpt init-inspect``: printed sections, JSON, CSV, pictures, the dashboard."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+import tempfile
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli import files
 from nanogpt_cli.cli import console
 from nanogpt_cli.cli import init_inspect_tables as tables
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import printable
+from nanogpt_cli.run import events
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.log import EventWriter
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.init_inspect_input import Subject
@@ -17,10 +27,32 @@ if TYPE_CHECKING:
     from nanogpt_cli.init.signals import Signals
 
 _WIDTH = 100
+_PANELS = (
+    ("Residual stream (RMS)", ("stream_rms",), True),
+    ("Branches (RMS)", ("attn_rms", "mlp_rms"), True),
+    ("Gradient of the stream (RMS)", ("grad_rms",), True),
+    ("Cosine between positions", ("cosine",), False),
+)
+_LABELS = {
+    "stream_rms": "stream",
+    "attn_rms": "attention",
+    "mlp_rms": "MLP",
+    "grad_rms": "gradient",
+}
+_COLOURS = ("#0072B2", "#D55E00")  # Okabe & Ito: distinct for colour-blind readers
+# Statistic of a ``layers`` event -> field of ``Signals``.
+_EVENT_NAMES = {
+    "attn_rms": "attn_rms",
+    "mlp_rms": "mlp_rms",
+    "preact_std": "preact_std",
+    "dead": "near_zero",
+    "attn_entropy": "attn_entropy",
+    "attn_score_std": "score_std",
+}
 
 
 def header(subject: Subject, tokens: str, seed: int) -> None:
-    """Configuration, scheme, sizes."""
+    """Print configuration, scheme and sizes."""
     from rich.table import Table
 
     from nanogpt_cli.model.accounting import account
@@ -73,7 +105,7 @@ def _bytes(size: float) -> str:
 
 
 def theory(expected: Signals, vocab_size: int, seconds: float) -> None:
-    """What is known before a weight is drawn."""
+    """Print what theory expects before a weight is drawn."""
     out = console.stdout()
     number = tables.number
     took = f"({seconds:.1f} s, no weight drawn)"
@@ -91,7 +123,7 @@ def theory(expected: Signals, vocab_size: int, seconds: float) -> None:
 
 
 def curves(measured: Signals | None, expected: Signals | None) -> None:
-    """The picture over depth with its legend."""
+    """Print the chart over depth with its legend."""
     out = console.stdout()
     legend: list[str | tuple[str, str]] = [("stream RMS", "cyan")]
     if (measured or expected) and (measured or expected).grad_rms:  # type: ignore[union-attr]
@@ -103,7 +135,7 @@ def curves(measured: Signals | None, expected: Signals | None) -> None:
 
 
 def declared(subject: Subject, expected: Signals) -> None:
-    """What stands in place of a measurement where only theory was asked for."""
+    """Print the declared laws and expected tables in place of a measurement, for ``--theory``."""
     from nanogpt_cli.init.expected import expected_tensors
     from nanogpt_cli.init.tensor_stats import by_class
 
@@ -125,7 +157,7 @@ def measured(
     n_tokens: int,
     full: bool,
 ) -> None:
-    """Weights, depth tables, loss."""
+    """Print weights, depth tables and loss of a measurement."""
     from nanogpt_cli.init.tensor_stats import by_class
 
     out = console.stdout()
@@ -146,14 +178,14 @@ def measured(
 
 
 def judge(found: list[Verdict]) -> None:
-    """The verdicts."""
+    """Print the verdicts."""
     console.stdout().print(tables.verdicts(found))
 
 
 def as_json(
     subject: Subject, expected: Signals | None, found: Inspection | None, verdicts: list[Verdict]
 ) -> dict[str, Any]:
-    """Everything that was shown, for programs."""
+    """The whole inspection as plain values for ``--json``."""
     from nanogpt_cli.model.accounting import account
 
     scheme = subject.scheme
@@ -177,12 +209,7 @@ def _row(t: Any) -> dict[str, Any]:
 
 
 def write_csv(path: Path, expected: Signals | None, found: Inspection | None) -> None:
-    """One line per block (0 is the embedding), measured and expected columns side by side."""
-    import csv
-    import io
-
-    from nanogpt_cli import files
-
+    """Write one line per block (0 is the embedding) with measured and expected columns."""
     columns: dict[str, list[float]] = {}
     for label, signals in (("measured", found and found.signals), ("expected", expected)):
         if not signals:
@@ -204,3 +231,110 @@ def _series(name: str, values: Any) -> list[tuple[str, list[float]]]:
     if isinstance(values, dict):
         return [(f"weight_grad_{key}", row) for key, row in values.items() if row]
     return [(name, values)] if isinstance(values, list) and values else []
+
+
+def check_picture(path: Path) -> str:
+    """The picture format that the suffix of ``path`` names, checked before anything is computed.
+
+    Raises:
+        UserError: matplotlib is not installed, or the suffix names no picture format.
+    """
+    kind = path.suffix.lstrip(".").lower()
+    if kind not in ("png", "svg", "pdf"):
+        raise UserError(f"{path}: pictures are .png, .svg or .pdf")
+    if find_spec("matplotlib") is None:
+        hint = "pip install 'nanogpt-cli[plot]', or use --csv"
+        raise UserError("pictures need matplotlib", hint)
+    return kind
+
+
+def draw_picture(
+    path: Path, title: str, measured: Signals | None, expected: Signals | None
+) -> None:
+    """Draw four panels over depth, with measured values as points and expected ones as lines.
+
+    The same numbers give the same bytes, so a committed picture changes only with its content.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    figure.suptitle(printable(title), parse_math=False)  # a label may contain any characters
+    for axes, (heading, names, log) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+        axes.set_title(heading, fontsize=10)
+        axes.set_xlabel("block")
+        axes.grid(alpha=0.25)
+        for name, colour in zip(names, _COLOURS, strict=False):
+            _panel(axes, name, colour, measured, expected)
+        if log and axes.lines:
+            _log_axis(axes)
+        if axes.lines:
+            axes.legend(fontsize=8, frameon=False)
+    buffer, kind = io.BytesIO(), check_picture(path)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        still = {"metadata": {"Date": None}} if kind == "svg" else {}
+        figure.savefig(buffer, format=kind, dpi=150, **still)
+    files.write_bytes(path, buffer.getvalue())
+
+
+def _log_axis(axes: Any) -> None:
+    """A logarithmic axis labelled with plain numbers."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    # For less than two decades, powers of ten alone would give too few labels.
+    steps = range(2, 10) if high < 3 * low else (2, 3, 5) if high < 100 * low else ()
+    axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if int(f"{y:e}"[0]) in steps else "")
+
+
+def _panel(
+    axes: Any, name: str, colour: str, measured: Signals | None, expected: Signals | None
+) -> None:
+    for signals, style, label in ((expected, "-", "expected"), (measured, ".", "measured")):
+        values = [] if signals is None else getattr(signals, name)
+        if not values or max(values) <= 0:
+            continue
+        first = 0 if name in ("stream_rms", "grad_rms", "cosine") else 1
+        x = range(first, first + len(values))
+        axes.plot(x, values, style, color=colour, label=f"{_LABELS.get(name, name)}, {label}")
+
+
+def open_dashboard(subject: Subject, measured: Signals | None, expected: Signals | None) -> None:
+    """Open the dashboard's Layers page on the inspection, in a temporary run folder."""
+    from nanogpt_cli.tui.app import Dashboard
+    from nanogpt_cli.tui.session import RunSession
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "init-inspect"
+        write_run(run, subject, measured, expected)
+        Dashboard([RunSession(run)], readonly=True, page="layers").run()
+
+
+def write_run(
+    folder: Path, subject: Subject, measured: Signals | None, expected: Signals | None
+) -> None:
+    """Write a run folder whose log contains the inspection as step 0."""
+    from nanogpt_cli.model.accounting import account
+
+    shown = measured or expected
+    assert shown is not None
+    folder.mkdir(parents=True)
+    writer = EventWriter(RunFolder(folder).events)
+    writer(
+        events.RunStarted(
+            name=subject.label,
+            parameters=account(subject.config).parameters,
+            vocab_size=subject.config.vocab_size,
+            n_layer=subject.config.n_layer,
+            expected=statistics(expected) if expected else {},
+        )
+    )
+    writer(events.Layers(step=0, stats=statistics(shown)))
+    writer(events.RunEnded(step=0, reason="finished"))
+    writer.close()
+
+
+def statistics(signals: Signals) -> dict[str, list[float]]:
+    """Signals under the names of ``layers`` events, with one value per block."""
+    found = {name: list(getattr(signals, own)) for name, own in _EVENT_NAMES.items()}
+    return {"resid_rms": signals.stream_rms[1:], **found}

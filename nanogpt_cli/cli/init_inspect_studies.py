@@ -1,17 +1,18 @@
-"""Comparisons of ``nanogpt init-inspect``: schemes, ablations, scans, coordinate check."""
+"""Studies of ``nanogpt init-inspect``: comparisons, ablations, scans, coordinate check."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from nanogpt_cli import schemes
 from nanogpt_cli.cli import console
-from nanogpt_cli.cli.init_inspect_input import Subject, tokens
-from nanogpt_cli.cli.init_inspect_tables import beside, number, simple_table
-from nanogpt_cli.cli.init_inspect_view import Ask, progress
+from nanogpt_cli.cli.init_inspect_input import InspectOptions, Subject, tokens
+from nanogpt_cli.cli.init_inspect_tables import beside, number
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
 
 
 def list_schemes(as_json: bool) -> None:
-    """All schemes with their laws."""
-    from nanogpt_cli import schemes
-
+    """Print all schemes with their laws."""
     found = schemes.catalogue().values()
     if as_json:
         rows = [
@@ -38,7 +37,7 @@ def list_schemes(as_json: bool) -> None:
         ]  # fmt: skip
         console.emit_json({"schemes": rows})
         return
-    table = simple_table("", ("scheme", "idea", "projections into the stream"))
+    table = console.simple_table("", ("scheme", "idea", "residual projections"))
     table.columns[1].no_wrap = False
     for column in table.columns:
         column.justify = "left"
@@ -51,15 +50,17 @@ def list_schemes(as_json: bool) -> None:
 
 def _needs_scheme(subject: Subject) -> Scheme:
     if subject.scheme is None:
-        raise UserError("this study varies a scheme, and --from gives weights without one")
+        raise UserError(
+            "this study varies a scheme, but the weights of --from have none",
+            "name their scheme with --init, or leave --from out",
+        )
     return subject.scheme
 
 
 def side_by_side(
-    subject: Subject, ask: Ask, tokenizer: str, compare: str, ablate: str, measure: bool
+    subject: Subject, ask: InspectOptions, tokenizer: str, compare: str, ablate: str, measure: bool
 ) -> None:
-    """Schemes or ablations as rows of one table."""
-    from nanogpt_cli import schemes
+    """Print schemes or ablations as rows of one table."""
     from nanogpt_cli.init import study
 
     scheme = _needs_scheme(subject)
@@ -73,7 +74,7 @@ def side_by_side(
     length = ask.length if measure else min(ask.length, study.TOKENS)
     idx, targets, label = tokens(subject.config, ask.data, ask.batch, length, ask.seed, tokenizer)
     rows = []
-    with progress("comparing") as report:
+    with console.progress_bar("comparing") as report:
         for n, variant in enumerate(variants):
             expected = variant.expected(idx, targets)
             measured = variant.measured(idx, targets, ask.seed) if measure else None
@@ -100,7 +101,7 @@ def _show(
         return
     out, measured = console.stdout(), rows[0][2] is not None
     title = f"{title} ({'measured' if measured else 'theory'})"
-    table = simple_table(title, [heading for heading, _ in _cells(rows[0], out.width)])
+    table = console.simple_table(title, [heading for heading, _ in _cells(rows[0], out.width)])
     table.columns[-1].justify = "left"
     for row in rows:
         table.add_row(*(cell for _, cell in _cells(row, out.width)))
@@ -116,7 +117,7 @@ _LEGEND = (
 
 
 def _cells(row: tuple[Variant, Signals, Signals | None], width: int) -> list[tuple[str, Any]]:
-    """(heading, cell) of one row; what a narrow terminal lacks room for is left out."""
+    """(heading, cell) pairs of one row; a narrow terminal gets fewer columns."""
     variant, expected, measured = row
     shown = measured or expected
     narrow, wide = width < 100, width >= 110
@@ -141,7 +142,7 @@ def _cells(row: tuple[Variant, Signals, Signals | None], width: int) -> list[tup
 
 
 def _marks(variant: Variant, shown: Signals, most: int) -> Text:
-    """The topics of warnings and failures, the gravest first."""
+    """Topics of the warnings and failures, the gravest first."""
     from nanogpt_cli.init import lint, lint_signals
 
     verdicts = lint_signals.on_signals(shown, variant.config) + lint.on_scheme(variant.scheme)
@@ -157,13 +158,13 @@ def _marks(variant: Variant, shown: Signals, most: int) -> Text:
 
 
 def scan(subject: Subject, what: str, as_json: bool) -> None:
-    """Depths or widths as rows, by theory."""
+    """Print depths or widths as rows of a table, by theory."""
     from nanogpt_cli.init import study
 
     scheme = _needs_scheme(subject)
     idx, targets = study.scan_tokens(subject.config)
     rows = []
-    with progress("scanning") as report:
+    with console.progress_bar("scanning") as report:
         variants = list(study.scan(subject.config, scheme, what))
         for n, (_, variant) in enumerate(variants):
             rows.append((variant, variant.expected(idx, targets), None))
@@ -175,19 +176,19 @@ def scan(subject: Subject, what: str, as_json: bool) -> None:
 
 
 def coordinates(subject: Subject, widths: str, seed: int, as_json: bool, lint: bool) -> None:
-    """The coordinate check; with ``lint``, exit code 1 where something grows with width."""
-    from dataclasses import asdict
-
+    """Run the coordinate check; with ``lint``, exit with code 1 if something grows with width."""
     from nanogpt_cli.training.coord_check import coord_check
 
     scheme = _needs_scheme(subject)
     try:
         sizes = [int(w) for w in widths.split(",") if w]
     except ValueError:
-        raise UserError(f"--widths {widths}: whole numbers, as in 64,128,256") from None
+        raise UserError(
+            f"--widths {widths} is not a list of whole numbers", "write for example 64,128,256"
+        ) from None
     if sizes and min(sizes) < 1:
-        raise UserError(f"--widths {widths}: widths are positive")
-    with progress("training") as report:
+        raise UserError(f"--widths {widths}: widths must be positive")
+    with console.progress_bar("training") as report:
         found = coord_check(subject.config, scheme, sizes, seeds=(seed, seed + 1), progress=report)
     if as_json:
         slopes = {name: found.slope(name) for name in found.names}
@@ -204,7 +205,7 @@ def _show_coordinates(found: Coordinates, scheme: str) -> None:
     steps = len(found.losses[0]) - 1
     heads = ["RMS of the change", *(f"d = {w}" for w in found.widths), "slope", ""]
     title = f"Coordinate check of {scheme}: change in {steps} Adam steps"
-    table = simple_table(title, heads)
+    table = console.simple_table(title, heads)
     for name in found.names:
         slope = found.slope(name)
         marks = (("shrinks", ""), ("level", "green"), ("grows", "yellow"))

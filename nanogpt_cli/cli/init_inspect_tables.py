@@ -1,4 +1,4 @@
-"""The tables and pictures of ``nanogpt init-inspect``, as Rich renderables."""
+"""The tables and charts of ``nanogpt init-inspect``, as Rich renderables."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from nanogpt_cli.init.signals import Signals
     from nanogpt_cli.init.tensor_stats import ClassStats, TensorStats
 
-ROWS = 13  # a table shows every block of GPT-2 small, and a selection of more
-_PAIR = 17  # cells that a measured and an expected number take
+ROWS = 13  # a table shows every block of GPT-2 small, and a selection for deeper models
+_PAIR = 17  # terminal cells for a measured and an expected number
 _NAME = 12
-# Narrower terminals do without the law, which the scheme's formula gives, and the largest value.
+# Narrower terminals get neither the law, which the scheme's formula gives, nor the largest value.
 _LAW_FROM, _EXTREME_FROM = 100, 70
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
 _MARKS = {"ok": "✓", "note": "i", "warn": "!", "fail": "✗"}
@@ -31,7 +31,7 @@ _PLOT_STYLES = {"stream": "cyan", "grad": "magenta", "theory": "bright_black", "
 
 
 def number(x: float) -> str:
-    """Three significant digits, short: 0.0283, 3.04, 122, 2.7e-05; – where there is none."""
+    """Three significant digits in short form: 0.0283, 3.04, 122, 2.7e-05; – for NaN."""
     if math.isnan(x):
         return "–"
     if x == 0:
@@ -45,9 +45,9 @@ def number(x: float) -> str:
 def beside(
     measured: float, expected: float, *, room: float = 1.0, digits: int | None = None
 ) -> tuple[Text, Text]:
-    """A measured number, coloured where it leaves the expected one, and that one, dimmed.
+    """A measured number, coloured if it deviates from the expected one, and the latter, dimmed.
 
-    Yellow from 5 %, red from 10 % off, times ``room``.
+    It is yellow from 5 % and red from 10 % deviation, times ``room``.
     """
     from rich.text import Text
 
@@ -62,40 +62,26 @@ def beside(
     return Text(a, style), Text(b, "dim")
 
 
-def simple_table(title: str, columns: Sequence[str]) -> Table:
-    """An open table; all columns but the first are numbers."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )  # fmt: skip
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
-    return table
-
-
 def parameters(classes: Sequence[ClassStats], *, tied: bool, width: int) -> Table:
-    """One row per class of tensor: law, expected and measured std, range, verdict."""
+    """One row per tensor class: law, expected and measured std, range, verdict."""
     declared = classes[0].tensors[0].law is not None
     title = "Weights by class" + (", measured beside their law" if declared else "")
     table = _weights_table(title, "n", width, declared=declared)
     for c in classes:
         name = "wte = head" if c.tensor_class == "wte" and tied else c.tensor_class
-        table.add_row(name, _count(c.size), *_measured(c, width))
+        table.add_row(name, console.count(c.size), *_measured(c, width))
     return table
 
 
 def laws(classes: Sequence[ClassStats], *, tied: bool) -> Table:
-    """One row per class of tensor that was not drawn: law, expected std and largest value."""
+    """One row per tensor class without measurement: law, expected std and largest value."""
     heads = ("", "n", "law (block 1)", "std (all)", "largest")
-    table = simple_table("Weights by class, as declared", heads)
+    table = console.simple_table("Weights by class, as declared", heads)
     table.columns[2].justify = "left"
     for c in classes:
         name = "wte = head" if c.tensor_class == "wte" and tied else c.tensor_class
         cells = (str(c.tensors[0].law), number(c.expected_std), number(c.expected_extreme))
-        table.add_row(name, _count(c.size), *cells)
+        table.add_row(name, console.count(c.size), *cells)
     return table
 
 
@@ -103,8 +89,7 @@ def every_tensor(tensors: Sequence[TensorStats], width: int) -> Table:
     """One row per tensor."""
     from nanogpt_cli.init.tensor_stats import ClassStats
 
-    width -= _NAME  # what these names take more than those of classes
-
+    width -= _NAME  # names of tensors are longer than those of classes
     declared = tensors[0].law is not None
     table = _weights_table("Every tensor", "shape", width, declared=declared)
     for t in tensors:
@@ -118,13 +103,13 @@ def every_tensor(tensors: Sequence[TensorStats], width: int) -> Table:
 def _weights_table(title: str, size: str, width: int, *, declared: bool) -> Table:
     if not declared:
         heads = ("", size, "looks like (block 1)", "std", "kurtosis", "min", "max")
-        table = simple_table(title, heads)
+        table = console.simple_table(title, heads)
         table.columns[2].justify = "left"
         return table
     law = ("law (block 1)",) if width >= _LAW_FROM else ()
     extreme = ("exp. ±",) if width >= _EXTREME_FROM else ()
     heads = ("", size, *law, "std", "exp.", "z", "min", "max", *extreme, "")
-    table = simple_table(title, heads)
+    table = console.simple_table(title, heads)
     if law:
         table.columns[2].justify = "left"
     return table
@@ -142,17 +127,11 @@ def _measured(c: ClassStats, width: int) -> tuple[RenderableType, ...]:
     cells = (std, console.styled((expected if c.expected_std else "0", "dim")), z)
     far = (console.styled((number(extreme), "dim")),) if width >= _EXTREME_FROM else ()
     span = (number(c.minimum), number(c.maximum), *far, verdict)
-    if law is None:  # foreign weights: no expectation, but a law read off the values
+    if law is None:  # weights of unknown origin: a law is inferred from the values
         name = guess_law(c.tensors[0], max(t.layer for t in c.tensors) + 1 or 1)
         return name, std, z.replace("–", number(c.tensors[0].kurtosis)), *span[:2]
     shown = (str(law),) if width >= _LAW_FROM else ()
     return *shown, *cells, *span
-
-
-def _count(n: int) -> str:
-    from nanogpt_cli.cli.console import count
-
-    return count(n)
 
 
 @dataclass(frozen=True)
@@ -160,10 +139,10 @@ class Column:
     """One quantity over depth.
 
     Attributes:
-        name: its heading.
+        name: heading of the column.
         measured, expected: one value per row; ``expected`` may be empty.
-        room: tolerance for the colour, infinite for none.
-        digits: decimals, or None for three significant digits.
+        room: factor on the tolerance for colours; infinite for no colour.
+        digits: number of decimals, or ``None`` for three significant digits.
     """
 
     name: str
@@ -173,7 +152,7 @@ class Column:
     digits: int | None = None
 
     def cells(self, i: int) -> list[Text]:
-        """Row ``i``."""
+        """Cells of row ``i``."""
         found = list(beside(self.measured[i], self.value(i), room=self.room, digits=self.digits))
         return found if len(self.expected) else found[:1]
 
@@ -185,7 +164,7 @@ class Column:
 def _depth_tables(
     title: str, columns: Sequence[Column], rows: dict[int, str], width: int
 ) -> list[Table]:
-    """Named rows, by index; as many tables as it takes to stay within ``width``."""
+    """As many tables as needed to stay within ``width``; ``rows`` are names by index."""
     columns = [c for c in columns if len(c.measured)]
     if not columns:
         return []
@@ -196,7 +175,7 @@ def _depth_tables(
     for first in range(0, len(columns), size):
         part = columns[first : first + size]
         heads = [h for c in part for h in ([c.name, "exp."] if len(c.expected) else [c.name])]
-        table = simple_table(title if first == 0 else "", ["block", *heads])
+        table = console.simple_table(title if first == 0 else "", ["block", *heads])
         for i, name in rows.items():
             table.add_row(name, *(cell for c in part for cell in c.cells(i)))
         tables.append(table)
@@ -204,7 +183,7 @@ def _depth_tables(
 
 
 def depth(measured: Signals, expected: Signals | None, n_embd: int, width: int) -> list[Table]:
-    """Tables over depth: stream and branches, attention and activations, gradients."""
+    """Tables over depth: residual stream and branches, attention and activations, gradients."""
     from nanogpt_cli.init.signals import Signals, grid
 
     e = expected or Signals()
@@ -225,7 +204,7 @@ def depth(measured: Signals, expected: Signals | None, n_embd: int, width: int) 
         Column("score std", pad(measured.score_std), pad(e.score_std)),
         Column("entropy", pad(measured.attn_entropy), pad(e.attn_entropy), digits=3),
         Column("pre-act", pad(measured.preact_std), pad(e.preact_std), room),
-        Column("silent", pad(measured.near_zero), pad(e.near_zero), digits=2),
+        Column("dead", pad(measured.near_zero), pad(e.near_zero), digits=2),
     ]
     heads = {"c_attn": "∂qkv", "attn_proj": "∂proj", "fc": "∂fc", "mlp_proj": "∂mlp"}
     gradients = [Column("∂stream", measured.grad_rms, e.grad_rms, room)]
@@ -233,14 +212,14 @@ def depth(measured: Signals, expected: Signals | None, n_embd: int, width: int) 
         norms = pad(measured.weight_grad.get(key, []))
         gradients.append(Column(head, norms, pad(e.weight_grad.get(key, []))))
     return [
-        *_depth_tables("The stream and what joins it (RMS)", stream, rows, width),
+        *_depth_tables("Residual stream and branches (RMS)", stream, rows, width),
         *_depth_tables("Inside the blocks", inner, blocks, width),
         *_depth_tables("Gradients: stream (RMS), matrices (norm)", gradients, rows, width),
     ]
 
 
 def picture(measured: Signals | None, expected: Signals | None, width: int, height: int) -> Text:
-    """Stream and gradient over depth on a log axis in braille; expected curves are grey."""
+    """A braille chart of residual stream and gradient over depth; expected curves are grey."""
     import numpy as np
     from rich.text import Text
 
@@ -273,7 +252,7 @@ def picture(measured: Signals | None, expected: Signals | None, width: int, heig
 
 
 def sparkline(values: Sequence[float], width: int = 48) -> str:
-    """A row of bars from the smallest to the largest value."""
+    """A row of bars, scaled from the smallest to the largest value."""
     import numpy as np
 
     from nanogpt_cli.tui import draw
@@ -284,7 +263,7 @@ def sparkline(values: Sequence[float], width: int = 48) -> str:
 
 
 def histograms(found: dict[str, list[Histogram]]) -> list[Table]:
-    """A row of bars per layer for pre-activations and the stream."""
+    """Histograms of pre-activations and residual stream, as a row of bars per layer."""
     from nanogpt_cli.init.signals import grid
 
     titles = {
@@ -293,7 +272,7 @@ def histograms(found: dict[str, list[Histogram]]) -> list[Table]:
     }
     tables = []
     for name, layers in found.items():
-        table = simple_table(titles[name], ("block", "RMS", "distribution"))
+        table = console.simple_table(titles[name], ("block", "RMS", "distribution"))
         for i in grid(len(layers), ROWS):
             h = layers[i]
             table.add_row(str(i + 1), number(h.rms), sparkline(h.counts, len(h.counts)))
@@ -302,13 +281,13 @@ def histograms(found: dict[str, list[Histogram]]) -> list[Table]:
 
 
 def loss(rows: dict[str, Signals], vocab_size: int, n_tokens: int) -> Table:
-    """Measured and expected loss against ln V, and the logits behind it.
+    """Measured and expected loss compared with ln V, and statistics of the logits.
 
-    ± is the standard error from the logits of ``n_tokens`` random targets; the loss over all
-    targets has none.
+    ± is the standard error from drawing ``n_tokens`` random targets; the loss over all targets has
+    no such error.
     """
     heads = ("", "loss", "±", "all targets", "ln V", "above it", "logit std", "own logit")
-    table = simple_table("Loss before the first step", heads)
+    table = console.simple_table("Loss before the first step", heads)
     log_v = math.log(vocab_size)
     for name, s in rows.items():
         noise = f"{s.logit_std / math.sqrt(n_tokens):.3f}" if name == "measured" else ""
@@ -320,7 +299,7 @@ def loss(rows: dict[str, Signals], vocab_size: int, n_tokens: int) -> Table:
 
 
 def verdicts(found: Sequence[Verdict]) -> Table:
-    """One line each: a mark, the sentence, coloured by severity; the gravest first."""
+    """One line per verdict with a mark, coloured by severity, the gravest first."""
     from rich.table import Table
 
     from nanogpt_cli.init.lint import SEVERITIES

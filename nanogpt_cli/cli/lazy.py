@@ -1,7 +1,7 @@
-"""A command group that knows its commands by name and imports one only when it is run.
+"""A command group that lists its commands by name and imports one only when it is run.
 
-``nanogpt --help`` lists twenty commands; importing and inspecting all their modules for that took
-a third of the time it may take. A test compares ``TABLE`` with what the modules say.
+``nanogpt --help`` lists twenty commands; importing and inspecting all their modules took a third of
+its time limit. A test compares ``TABLE`` with what the modules define.
 """
 
 from __future__ import annotations
@@ -51,21 +51,21 @@ TABLE = {name: entry for section in SECTIONS.values() for name, entry in section
 
 
 def load(name: str) -> Any:
-    """The real command, its module imported."""
+    """Import a command's module and return the command."""
     app = typer.Typer()
     importlib.import_module(f"nanogpt_cli.cli.{TABLE[name][0]}").register(app)
     return complete.attach(help_page.attach(typer.main.get_group(app).commands[name]))
 
 
 class LazyGroup(TyperGroup):
-    """Shows ``TABLE``, loads on use."""
+    """A group that lists ``TABLE`` and loads a command when it is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """Every command, whether loaded or not."""
         return list(TABLE)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        """A stand-in good for listing: name and help line."""
+        """A placeholder with name and help line, which is enough for a list."""
         if cmd_name not in TABLE:
             return None
         if cmd_name not in self.commands:
@@ -74,7 +74,7 @@ class LazyGroup(TyperGroup):
         return self.commands[cmd_name]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Load what is about to run; unknown names are answered with the nearest one."""
+        """Load the command that is about to run; an unknown name is refused with the nearest."""
         for name in TABLE:
             self.get_command(ctx, name)
         if args and args[0] in TABLE:
@@ -82,11 +82,11 @@ class LazyGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def get_help_option(self, ctx: Any) -> Any:
-        """``--help``, which prints the front page in our own manner."""
+        """The option ``--help``, which prints the front page in our own layout."""
         return help_page.answering(super().get_help_option(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        """The front page, in plain text: importing a library to draw it would double its time."""
+        """Write the front page as plain text; importing a library for it would double its time."""
         heading, width = help_page.heading, help_page.terminal_width()
         lines = [f"{heading('Usage:')} nanogpt COMMAND [OPTIONS]", ""]
         lines += help_page.prose(self.help or "", width)

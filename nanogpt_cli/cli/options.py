@@ -1,6 +1,6 @@
-"""Options that several commands have: the same name, the same meaning, the same words.
+"""Options that several commands share, with the same name, meaning and help text.
 
-A test walks all commands and compares what they call by these names with what stands here.
+A test compares the options of all commands that have these names with the definitions here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from typing import Annotated, Final
 
 import typer
 
-# Name -> help. Where a command adds to it, its own words follow these after a semicolon.
+from nanogpt_cli.errors import UserError
+
+# Name -> help. A command may add to it after a semicolon.
 WORDS: Final = {
     "--json": "One line of JSON",
     "--set": "Override a key",
@@ -40,9 +42,7 @@ Checkpoint = Annotated[
 ]
 Raw = Annotated[
     bool,
-    typer.Option(
-        "--raw", help="Of a run with optim.ema, the weights themselves, not their average."
-    ),
+    typer.Option("--raw", help="The weights themselves, not their average (with optim.ema)."),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
 Processes = Annotated[
@@ -67,9 +67,11 @@ NanoGPT = Annotated[
 
 
 def either(argument: str, option: str, name: str) -> str:
-    """What the argument or ``--run`` names; both at once are one too many."""
-    from nanogpt_cli.errors import UserError
+    """The model named by the argument or by ``--run``.
 
+    Raises:
+        UserError: both are given.
+    """
     if argument and option:
         raise UserError(f"{name} and --run name the model twice", "give one of them")
     return argument or option

@@ -1,12 +1,14 @@
-"""``nanogpt plan``: what a recipe will need, before it runs."""
+"""``nanogpt plan``: forecast the memory, time and disk space that a recipe will need."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nanogpt_cli.cli import console, options
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
@@ -26,18 +28,17 @@ def plan(
     flops: Annotated[
         float,
         typer.Option(
-            "--flops", min=0, help="FLOP/s of one process, for the time; 0: measure here for 3 s."
+            "--flops", min=0, help="FLOP/s of one process; 0: measure for 3 s on this machine."
         ),
     ] = 0.0,
     available: Annotated[
         float,
-        typer.Option("--memory", min=0, help="Memory in GB to plan for; 0: what is free here."),
+        typer.Option("--memory", min=0, help="Memory in GB to plan for; 0: what is free now."),
     ] = 0.0,
     out: options.RunsFolder = RUNS,
     as_json: options.AsJson = False,
 ) -> None:
     """Forecast memory by component, work, time and disk; exit code 1 if it cannot fit."""
-    from dataclasses import replace
 
     from nanogpt_cli.machine import device as devices
     from nanogpt_cli.recipe import files as recipe_files
@@ -74,8 +75,10 @@ def plan(
 
 
 def _sizes(recipe: Recipe) -> tuple[int, int]:
-    """Vocabulary and training tokens; a large set on the hub is not fetched to be planned for."""
-    from nanogpt_cli.errors import UserError
+    """Size of the vocabulary and number of training tokens.
+
+    A large set of the hub is not downloaded for this; its published size is used.
+    """
     from nanogpt_cli.text import catalogue, prepare
     from nanogpt_cli.text.tokens import open_data
 

@@ -1,4 +1,4 @@
-"""``nanogpt prepare``: any text to tokens."""
+"""``nanogpt prepare``: turn any text into token files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console, options
+from nanogpt_cli.cli import console, options, prepare_view
 
 Inputs = Annotated[
     list[str] | None,
@@ -24,13 +24,13 @@ TokenizerKind = Annotated[
         "-t",
         metavar="KIND",
         help="char, byte, gpt2, cl100k_base, o200k_base, bpe:SIZE (trained on this text), or the "
-        "path of a Hugging Face tokenizer.json. Default: the named set's own, else gpt2.",
+        "path of a Hugging Face tokenizer.json. Default: that of the named set, else gpt2.",
     ),
 ]
 Split = Annotated[
     str,
     typer.Option(
-        help="tail (the last part of the text, as nanoGPT), hash (each document by its hash), or "
+        help="tail (the end of the text, like nanoGPT), hash (each document by its hash), or "
         "auto: hash for records and many files, else tail."
     ),
 ]
@@ -39,9 +39,9 @@ ValFraction = Annotated[
     typer.Option(help="Share of the text for validation.  [default: 0.1]", show_default=False),
 ]
 Errors = Annotated[
-    str, typer.Option(help="What cannot be read: strict (stop), replace (U+FFFD), skip.")
+    str, typer.Option(help="For undecodable bytes: strict (stop), replace (by U+FFFD), or skip.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Make it again even if it is up to date.")]
+Force = Annotated[bool, typer.Option("--force", help="Prepare again even if it is up to date.")]
 ListSets = Annotated[bool, typer.Option("--list", help="List the sets known by name.")]
 
 
@@ -60,7 +60,7 @@ def prepare(
         Path | None,
         typer.Option(help="Where to write.", metavar="FOLDER"),
     ] = None,
-    glob: Annotated[str | None, typer.Option(help="Of a folder take only these, as *.py.")] = None,
+    glob: Annotated[str | None, typer.Option(help="Files to take from a folder: *.py.")] = None,
     text_field: Annotated[
         str, typer.Option(help="Field of a record (JSONL, CSV, Parquet) that holds the text.")
     ] = "text",
@@ -77,12 +77,10 @@ def prepare(
     list_sets: ListSets = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Turn text into token files that train (and nanoGPT) read.
+    """Turn text into token files for train (and for nanoGPT).
 
-    Takes .txt .md .jsonl .csv .parquet, packed as .gz or .zst, folders of them, and any text code.
+    Inputs are .txt, .md, .jsonl, .csv, .parquet and source code, also as .gz or .zst, and folders.
     """
-    from nanogpt_cli.cli import prepare_view
-
     if list_sets:
         prepare_view.print_sets(as_json)
         return
@@ -113,8 +111,6 @@ def prepare(
 
 
 def _conclude(folder: Path, manifest: dict[str, Any], fresh: bool, as_json: bool) -> None:
-    from nanogpt_cli.cli import prepare_view
-
     shown = prepare_view.short_path(folder)
     if fresh:
         prepare_view.print_receipt(manifest, folder)

@@ -1,8 +1,9 @@
-"""What ``nanogpt prepare`` shows: the progress line, the receipt, the list of named sets."""
+"""Output of ``nanogpt prepare``: the progress line, the receipt, the list of named sets."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def progress_line() -> Iterator[Callable[[Progress], None]]:
-    """A live line on stderr with bytes, tokens/s and the time left; nothing when it is piped."""
+    """Show a live line with bytes, tokens/s and the time left if stderr is a terminal."""
     out = console.stderr()
     if not out.is_terminal:
         yield lambda _: None
@@ -33,7 +34,7 @@ def progress_line() -> Iterator[Callable[[Progress], None]]:
         rich_progress.TimeRemainingColumn(),
         rich_progress.TextColumn("left"),
     )
-    # Redrawn by hand: a second thread would compete with the tokenizing ones.
+    # Refreshed by us, because Rich's refresh thread would compete with the tokenizing ones.
     with rich_progress.Progress(*columns, console=out, transient=True, auto_refresh=False) as bar:
         task = bar.add_task("tokenizing", total=None, rate="")
         yield _Line(bar, task)
@@ -64,7 +65,7 @@ class _Line:
 
 
 def short_path(path: Path) -> str:
-    """The path as a person would type it: below the current folder or the home, when it is."""
+    """The path relative to the current folder or the home folder if it is inside, else in full."""
     with contextlib.suppress(ValueError, OSError):
         return str(path.relative_to(Path.cwd()))
     with contextlib.suppress(ValueError, RuntimeError):
@@ -138,20 +139,20 @@ def leakage_words(leakage: dict[str, Any]) -> str:
     if leakage["share"] is None:
         return "no whole validation document to compare"
     held, leaked = leakage["val_documents"], leakage["in_train"]
-    return f"{leaked:,} of {held:,} validation documents ({leakage['share']:.2%}) stand in train"
+    return f"{leaked:,} of {held:,} validation documents ({leakage['share']:.2%}) are also in train"
 
 
 def warnings(receipt: dict[str, Any]) -> Iterator[str]:
-    """What a person should act on before training."""
+    """Warnings that the user should act on before training."""
     trip = receipt.get("round_trip", {"samples": 0, "exact": 0})
     if trip["exact"] < trip["samples"]:
-        yield "this tokenizer does not give the text back exactly; samples will read differently"
+        yield "this tokenizer does not reproduce the text exactly; samples will look different"
     if receipt.get("broken_bytes"):
-        yield f"{receipt['broken_bytes']:,} byte(s) were no UTF-8 and were replaced or left out"
+        yield f"{receipt['broken_bytes']:,} byte(s) were not UTF-8 and were replaced or left out"
     if receipt.get("forced_cuts"):
         yield (
-            f"{receipt['forced_cuts']:,} place(s) had no word end for megabytes and were cut "
-            "there; a token may differ at each"
+            f"{receipt['forced_cuts']:,} stretch(es) of megabytes without a word boundary were "
+            "cut; the tokens at each cut may differ"
         )
     if receipt.get("skipped_records"):
         yield f"{receipt['skipped_records']:,} unreadable record(s) were left out"
@@ -159,7 +160,10 @@ def warnings(receipt: dict[str, Any]) -> Iterator[str]:
         yield f"{receipt['skipped_files']:,} binary file(s) were left out"
     leakage = receipt.get("leakage", {"share": None})
     if leakage["share"]:
-        yield "validation text stands in train: its loss will look too good; try --split hash"
+        yield (
+            "some validation text is also in train, so its loss will look too good; "
+            "try --split hash"
+        )
 
 
 def print_sets(as_json: bool) -> None:
@@ -167,8 +171,6 @@ def print_sets(as_json: bool) -> None:
     from nanogpt_cli.text import catalogue
 
     if as_json:
-        import dataclasses
-
         rows = [dataclasses.asdict(s) for s in catalogue.SETS.values()]
         console.emit_json({"sets": rows})
         console.next_command("nanogpt prepare shakespeare")

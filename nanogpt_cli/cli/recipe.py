@@ -1,13 +1,16 @@
-"""``nanogpt recipe``: what a recipe says, where each value comes from, whether it holds."""
+"""``nanogpt recipe``: show a recipe and the origin of each value, check, compare and write it."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from nanogpt_cli.cli import console, options, recipe_write
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.run.folder import find_run
 
 group = typer.Typer(help="Show, check, compare and write recipes.", no_args_is_help=True)
 
@@ -21,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 @group.command()
 def show(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = False) -> None:
-    """Print every key with its value and where that comes from."""
+    """Print every key with its value and the origin of that value."""
     from nanogpt_cli.recipe import files as recipe_files
 
     loaded = recipe_files.load(recipe, sets or [])
@@ -52,7 +55,7 @@ def _show(rows: list[tuple[str, str, Any, str]]) -> None:
 
 @group.command()
 def check(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = False) -> None:
-    """Say whether a recipe is valid; exit code 2 and every reason if it is not."""
+    """Check whether a recipe is valid; if not, list every reason (exit code 2)."""
     from nanogpt_cli.recipe import files as recipe_files
 
     loaded = recipe_files.load(recipe, sets or [])
@@ -86,28 +89,25 @@ def diff(
 
 @group.command()
 def schema() -> None:
-    """Print the JSON schema of recipes; ``#:schema FILE`` on a first line tells editors of it."""
-    import json
+    """Print the JSON schema of recipes, which editors find by ``#:schema FILE`` in a first line."""
 
     from nanogpt_cli.recipe import writing
 
     typer.echo(json.dumps(writing.schema(), indent=2))
-    console.say(f"the same lies in {writing.schema_file()}")
+    console.say(f"this schema is also in {writing.schema_file()}")
     console.next_command("nanogpt recipe new")
 
 
 group.command()(recipe_write.new)
-# Unknown options are nanoGPT's, and become arguments.
+# Unknown options are nanoGPT's flags and are passed on as arguments.
 group.command("from-nanogpt", context_settings={"ignore_unknown_options": True})(
     recipe_write.from_nanogpt
 )
 
 
 def _values(name: str) -> dict[str, Any]:
-    """The flat resolved values of a recipe or a run."""
-    from nanogpt_cli.errors import UserError
+    """The resolved values of a recipe or a run, by ``section.key``."""
     from nanogpt_cli.recipe import files as recipe_files
-    from nanogpt_cli.run.folder import find_run
 
     try:
         recipe = recipe_files.load(name).recipe

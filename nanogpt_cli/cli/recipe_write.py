@@ -1,4 +1,4 @@
-"""``nanogpt recipe new`` and ``from-nanogpt``: recipes written for a person to change."""
+"""``nanogpt recipe new`` and ``from-nanogpt``: write recipes that the user can edit."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Annotated
 
 import typer
 
+from nanogpt_cli import files
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable, toml_escaped
+from nanogpt_cli.run.folder import check_name
 
 
 def new(
     name: Annotated[
-        str, typer.Argument(metavar="[NAME]", help="Of the recipe, and so of its runs.")
+        str, typer.Argument(metavar="[NAME]", help="Name of the recipe, and thus of its runs.")
     ] = "",
     base: Annotated[
-        str, typer.Option("--extends", metavar="RECIPE", help="Begin with this one: small.")
+        str, typer.Option("--extends", metavar="RECIPE", help="The recipe to start from: small.")
     ] = "",
     data: Annotated[
         str, typer.Option("--data", metavar="DATA", help="A named set, a text file or a folder.")
@@ -34,24 +36,24 @@ def new(
     yes: options.Yes = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write a recipe of your own: what differs from a shipped one.
+    """Write your own recipe: the differences from a shipped one.
 
-    On a terminal it asks for what the options leave open; elsewhere, or with --yes, that stays as
-    in the recipe it begins with.
+    On a terminal it asks for what the options leave open; elsewhere, or with --yes, it keeps the
+    values of the recipe it starts from.
     """
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.recipe import writing
 
     ask = _keep if yes or as_json or not _on_terminal() else _ask
-    base = base or ask("begin with which recipe", "small", recipe_files.locate)
+    base = base or ask("recipe to start from", "small", recipe_files.locate)
     given = recipe_files.load(base).recipe
-    data = data or ask("learn from (a named set, a file or a folder)", given.data.name, _data)
+    data = data or ask("data (a named set, a file or a folder)", given.data.name, _data)
     data, kind = _data(data), given.data.tokenizer
     tokenizer = tokenizer or ask("tokenizer (char, byte, gpt2, bpe:SIZE)", kind, _tokenizer(data))
     _tokenizer(data)(tokenizer)
     steps = steps or int(ask("steps", str(given.train.max_steps), _positive))
-    name = name or (out.stem if out else "") or ask("name", _free_name(data, base), _name)
-    path = out or Path(f"{_name(name)}.toml")
+    name = name or (out.stem if out else "") or ask("name", _free_name(data, base), check_name)
+    path = out or Path(f"{check_name(name)}.toml")
     _refuse_to_overwrite(path)
     wanted: dict[str, int | str] = {
         "data.name": data, "data.tokenizer": tokenizer, "train.max_steps": steps,
@@ -72,10 +74,10 @@ def from_nanogpt(
     ] = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make a recipe of one of nanoGPT's config files.
+    """Convert one of nanoGPT's config files to a recipe.
 
-    The file is read, never run. Each line of the recipe says which setting it comes from; what has
-    no equivalent is said on stderr.
+    The file is parsed, never executed. Each line of the recipe names the setting it comes from;
+    settings without an equivalent are listed on stderr.
     """
     from nanogpt_cli.interop import nanogpt_config, nanogpt_recipe
 
@@ -99,8 +101,6 @@ def from_nanogpt(
 
 
 def _write(path: Path | None, text: str, notes: list[str], command: str, as_json: bool) -> None:
-    from nanogpt_cli import files
-
     if path:
         with files.readable_os_errors("write the recipe", path):
             files.write_text(path, text)
@@ -114,7 +114,7 @@ def _write(path: Path | None, text: str, notes: list[str], command: str, as_json
 
 def _refuse_to_overwrite(path: Path) -> None:
     if path.exists():
-        raise UserError(f"{path} is there already", "choose another name, or --out FILE")
+        raise UserError(f"{path} exists already", "choose another name, or --out FILE")
 
 
 def _on_terminal() -> bool:
@@ -122,7 +122,7 @@ def _on_terminal() -> bool:
 
 
 def _ask(question: str, default: str, check: Callable[[str], object]) -> str:
-    """Ask until the answer will do; Enter takes what stands in brackets."""
+    """Ask until the answer is valid; Enter takes the default in brackets."""
     while True:
         answer = str(typer.prompt(question, default=default, err=True)).strip()
         try:
@@ -138,7 +138,7 @@ def _keep(_: str, default: str, __: Callable[[str], object]) -> str:
 
 
 def _data(text: str) -> str:
-    """A set that ``prepare`` can make, or one that is prepared."""
+    """Check that ``text`` is a set that ``prepare`` can make, or a prepared one."""
     from nanogpt_cli.text import catalogue, tokens
 
     if catalogue.find(text) or tokens.is_prepared(Path(text)):
@@ -160,14 +160,8 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _name(text: str) -> str:
-    from nanogpt_cli.run.folder import check_name
-
-    return check_name(text)
-
-
 def _free_name(data: str, base: str) -> str:
-    """``notes-small`` for notes.txt; with a number when that file is there already."""
+    """A name such as ``notes-small`` for notes.txt, with a number if that file exists already."""
     stem = f"{Path(data).stem}-{Path(base).stem}"
     stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem).lstrip("._-") or "mine"
     number, name = 1, stem

@@ -1,4 +1,4 @@
-"""``nanogpt recipes``: the shipped recipes at a glance."""
+"""``nanogpt recipes``: list the shipped recipes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def recipes(
     as_json: options.AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
 ) -> None:
-    """List the shipped recipes: what they make, on which machine, how long, to which loss."""
+    """List the shipped recipes: what they train, on which machine, how long, to which loss."""
     from nanogpt_cli.recipe import files as recipe_files
 
     headers = recipe_files.shipped()

@@ -1,4 +1,4 @@
-"""``nanogpt replay``: one step of a run again, to find the first tensor that broke."""
+"""``nanogpt replay``: repeat one step of a run to find the first tensor that is not finite."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from nanogpt_cli.cli import console, options
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
+from nanogpt_cli.run.folder import find_run
 
 
 def register(app: typer.Typer) -> None:
@@ -20,20 +22,18 @@ def replay(
     step: Annotated[
         int,
         typer.Argument(
-            metavar="[STEP]", help="The step to make again; the last incident by default."
+            metavar="[STEP]", help="The step to repeat; that of the last incident by default."
         ),
     ] = 0,
     out: options.RunsFolder = RUNS,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make one step again in fp32, with math attention, without compilation, and watch it.
+    """Repeat one step in several ways: as the run did, in fp32, with math attention, uncompiled.
 
-    Reports the first tensor that is not finite and which change cures it. Exit code 1 means the
-    step is not finite in the way the run made it.
+    Reports the first tensor that is not finite, and which change cures it. Exit code 1 means that
+    the step is not finite when computed as the run did.
     """
-    from nanogpt_cli.errors import UserError
     from nanogpt_cli.recipe import files as recipe_files
-    from nanogpt_cli.run.folder import find_run
     from nanogpt_cli.text import prepare
     from nanogpt_cli.text.tokens import open_data
     from nanogpt_cli.training import replay as core

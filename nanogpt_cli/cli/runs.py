@@ -1,13 +1,19 @@
-"""``nanogpt runs``: the runs there are, and what differs between two."""
+"""``nanogpt runs``: list runs, compare two, write one as CSV."""
 
 from __future__ import annotations
 
+import datetime
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nanogpt_cli.cli import console, options
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
+from nanogpt_cli.run import sinks
+from nanogpt_cli.run.folder import find_run, list_runs
+from nanogpt_cli.run.follow import EventReader
 
 if TYPE_CHECKING:
     from nanogpt_cli.run.folder import RunFolder
@@ -27,8 +33,6 @@ def runs(
     """List runs, newest first: state, step, best validation loss."""
     if context.invoked_subcommand:
         return
-    from nanogpt_cli.run.folder import list_runs
-
     rows = [summary(run) for run in list_runs(out)]
     if as_json:
         console.emit_json({"runs": rows})
@@ -64,9 +68,8 @@ def diff(
     out: options.RunsFolder = RUNS,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show the recipe keys that differ between two runs, beside their results."""
+    """Show the recipe keys that differ between two runs, and their results."""
     from nanogpt_cli.recipe import files as recipe_files
-    from nanogpt_cli.run.folder import find_run
 
     found = [find_run(name, out) for name in (first, second)]
     values = [_flat(recipe_files.load_resolved(r.recipe).model_dump(mode="json")) for r in found]
@@ -89,13 +92,6 @@ def csv_(
     out: options.RunsFolder = RUNS,
 ) -> None:
     """Write the steps and evaluations of a run to stdout as comma-separated values."""
-    import sys
-
-    from nanogpt_cli.errors import UserError
-    from nanogpt_cli.run import sinks
-    from nanogpt_cli.run.folder import find_run
-    from nanogpt_cli.run.follow import EventReader
-
     found = find_run(run or None, out)
     reader = EventReader(found.events)
     events = reader.read_all()
@@ -114,7 +110,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _loss(value: float | str | None) -> str:
-    """A loss for a table; NaN and infinity are words in a summary."""
+    """A loss as a table cell; a summary holds NaN and infinity as strings."""
     return f"{value:.4f}" if isinstance(value, float) else "-" if value is None else value
 
 
@@ -125,7 +121,7 @@ def _cell(key: str, value: Any) -> str:
 
 
 def summary(run: RunFolder) -> dict[str, Any]:
-    """What the event log says of a run: the same as ``watch --json``."""
+    """Summary of a run's event log, the same as ``watch --json`` prints."""
     from nanogpt_cli.tui import plain
     from nanogpt_cli.tui.session import RunSession
 
@@ -135,8 +131,6 @@ def summary(run: RunFolder) -> dict[str, Any]:
 
 
 def _when(row: dict[str, Any]) -> str:
-    import datetime
-
     if not row["time"]:
         return ""
     moment = datetime.datetime.fromtimestamp(row["time"])

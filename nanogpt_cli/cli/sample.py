@@ -1,4 +1,4 @@
-"""``nanogpt sample``: text from a trained model, as it is drawn."""
+"""``nanogpt sample``: stream text from a trained model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Annotated
 
 import typer
 
-from nanogpt_cli.cli import options
+from nanogpt_cli.cli import (
+    options,
+    sample_interactive,
+    sample_output,
+    sample_prompts,
+    sample_session,
+    sample_speed,
+)
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.printable import checked
@@ -16,14 +23,14 @@ from nanogpt_cli.sampling.settings import Sampling
 
 
 class Context(StrEnum):
-    """What happens beyond the context."""
+    """What to read once a text is longer than the context."""
 
     slide = "slide"
     roll = "roll"
 
 
 class OnUnknown(StrEnum):
-    """What happens to characters the vocabulary lacks."""
+    """What to do with characters that the vocabulary lacks."""
 
     error = "error"
     skip = "skip"
@@ -74,14 +81,14 @@ def sample(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            "--prompts", help="A file with a prompt a line (.jsonl: a JSON string).",
+            "--prompts", help="A file with one prompt per line (.jsonl: a JSON string).",
             rich_help_panel=_PROMPT,
         ),
     ] = None,
     crop: Annotated[
         bool,
         typer.Option(
-            "--crop", help="Take the end of a prompt that is longer than the context.",
+            "--crop", help="Keep only the end of a prompt longer than the context.",
             rich_help_panel=_PROMPT,
         ),
     ] = False,
@@ -96,14 +103,14 @@ def sample(
         int, typer.Option("--max-new-tokens", "-n", help="Length of a sample in tokens.")
     ] = 500,
     num_samples: Annotated[
-        int, typer.Option("--num-samples", help="Samples of each prompt, in one batch.")
+        int, typer.Option("--num-samples", help="Samples per prompt, in one batch.")
     ] = 1,
     stop: Annotated[
         list[str] | None,
         typer.Option("--stop", metavar="TEXT", help="End before this text. Repeatable."),
     ] = None,
     ignore_eot: Annotated[
-        bool, typer.Option("--ignore-eot", help="Go on after the end-of-text token.")
+        bool, typer.Option("--ignore-eot", help="Continue after the end-of-text token.")
     ] = False,
     temperature: Annotated[
         float, typer.Option("--temperature", help="0 is greedy.", rich_help_panel=_DRAW)
@@ -121,7 +128,7 @@ def sample(
                             "off.", rich_help_panel=_DRAW)
     ] = Sampling.min_p,
     repetition_penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="Above 1 avoids tokens seen before.",
+        float, typer.Option("--repetition-penalty", help="Above 1 discourages repeated tokens.",
                             rich_help_panel=_DRAW)
     ] = Sampling.repetition_penalty,
     seed: Annotated[
@@ -140,7 +147,7 @@ def sample(
                            rich_help_panel=_OUTPUT)
     ] = False,
     logprobs: Annotated[
-        bool, typer.Option("--logprobs", help="Colour by probability, runners-up.",
+        bool, typer.Option("--logprobs", help="Colours by probability; runners-up.",
                            rich_help_panel=_OUTPUT)
     ] = False,
     as_json: Annotated[
@@ -154,7 +161,7 @@ def sample(
         str, typer.Option("--device", help="auto, cpu, cuda, mps.", rich_help_panel=_MACHINE)
     ] = "auto",
     precision: Annotated[
-        Precision, typer.Option("--precision", help="auto is bf16 where it pays, else fp32.",
+        Precision, typer.Option("--precision", help="auto is bf16 where it is faster, else fp32.",
                                 rich_help_panel=_MACHINE)
     ] = Precision.auto,
     threads: Annotated[
@@ -162,16 +169,14 @@ def sample(
                           rich_help_panel=_MACHINE)
     ] = 0,
 ) -> None:  # fmt: skip
-    """Continue a prompt, printing the text as it is drawn.
+    """Continue a prompt and print the text as it is drawn.
 
-    Nothing else goes to stdout. A seed repeats a text, and sample 3 of 8 is sample 3 of 4.
+    Only the text goes to stdout. A seed repeats it, and sample 3 of 8 equals sample 3 of 4.
     """
     sampling = Sampling(repetition_penalty, temperature, top_k, top_p, min_p)
     _check(max_new_tokens, num_samples, threads, [prompt, prompt_file, prompts])
     _check_modes(interactive=interactive, logprobs=logprobs, json=as_json, bench=bench)
     model = options.either(source, run, "SOURCE")
-    from nanogpt_cli.cli import sample_prompts, sample_session
-
     given = sample_prompts.gather(prompt, prompt_file, prompts, ask_stdin=not interactive)
     session = sample_session.open_session(
         model, checkpoint, out, raw=raw, device=device, precision=precision.value,
@@ -181,24 +186,20 @@ def sample(
     session.on_unknown, session.crop = on_unknown.value, crop
     session.stop = tuple(checked(text, "--stop") for text in stop or ())
     session.stop_at_end_of_text = not ignore_eot
-    from nanogpt_cli.sampling.sampler import Plan  # after the model was found: it imports torch
+    from nanogpt_cli.sampling.sampler import (
+        GenerationConfig,
+    )  # after the model was found: it imports torch
 
-    session.plan = Plan(
+    session.generation = GenerationConfig(
         max_new_tokens, samples=num_samples, sampling=sampling, context=context.value,
         seed=sample_session.fresh_seed() if seed is None else seed,
-        weights=session.weights, exact=session.plan.exact,
+        weights=session.weights, exact=session.generation.exact,
     )  # fmt: skip
     if bench:
-        from nanogpt_cli.cli import sample_speed
-
         sample_speed.report(session, given, as_json=as_json)
     elif interactive:
-        from nanogpt_cli.cli import sample_interactive
-
         sample_interactive.loop(session, given)
     else:
-        from nanogpt_cli.cli import sample_output
-
         sample_output.write(session, given, as_json=as_json, logprobs=logprobs)
 
 

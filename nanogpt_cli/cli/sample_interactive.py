@@ -1,7 +1,7 @@
-"""``nanogpt sample --interactive``: a prompt loop with settings that change between texts.
+"""``nanogpt sample --interactive``: a prompt loop whose settings can change between texts.
 
-Line editing and history are the standard library's readline: it is there on every Unix, costs
-nothing to import, and a prompt is one line of text.
+Line editing and history come from the standard library's readline, which every Unix has, imports at
+once, and suits prompts of one line.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from nanogpt_cli.printable import checked
 HELP = """\
 Type a prompt; the model continues it. \\n in it is a line break, Ctrl-C stops the text.
   /temp 0.7      temperature, 0 is greedy        /tokens 200   length of a text
-  /topk 50       keep the best tokens, 0 is off  /samples 3    texts for each prompt
+  /topk 50       keep the best tokens, 0 is off  /samples 3    texts per prompt
   /topp 0.9      keep this much mass, 1 is off   /seed 42      repeat a text; /seed new
   /minp 0.05     relative threshold, 0 is off    /stop TEXT    end before it; /stop clears
   /penalty 1.1   repetition, 1 is off            /context roll beyond the context; or slide
-  /unknown skip  characters the model lacks:     /more         go on with the last text
+  /unknown skip  characters the model lacks:     /more         continue the last text
                  skip, replace or error          /again        the last prompt, another seed
-  /show          the settings                    /quit         or Ctrl-D"""
+  /show          show the settings               /quit         or Ctrl-D"""
 
 
 def loop(session: Session, given: list[str] | None) -> None:
-    """Read prompts until the input ends; a prompt that was given comes first."""
+    """Read and answer prompts until the input ends, beginning with those given."""
     note(sample_session.describe(session))
     note("type a prompt, /help for settings, /quit to leave")
     chat = _Loop(session)
@@ -59,7 +59,7 @@ def loop(session: Session, given: list[str] | None) -> None:
 
 
 class _Loop:
-    """One conversation: the session, the last prompt and what came of it."""
+    """State of the loop: the session, the last prompt and its text."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -67,7 +67,7 @@ class _Loop:
         self.last = ""
 
     def obey(self, line: str) -> bool:
-        """Carry out a line; False ends the loop. What is wrong with it is said, not raised."""
+        """Execute a line; False ends the loop. Errors of the user are printed, not raised."""
         try:
             if line.startswith("/"):
                 return self._command(*_split(line))
@@ -85,7 +85,7 @@ class _Loop:
         show, ended = None, "stopped · "
         new = ""
         try:
-            show = InOrder([prompt], session.plan.samples)  # writes the prompt
+            show = InOrder([prompt], session.generation.samples)  # writes the prompt
             for piece in session.pieces(ids):
                 clock.tick()
                 show(piece)
@@ -96,8 +96,8 @@ class _Loop:
         if show:
             show.finish()
         self.last = prompt + new
-        note(f"{ended}seed {session.plan.seed} · {clock.summary()}")
-        session.plan = replace(session.plan, seed=sample_session.fresh_seed())
+        note(f"{ended}seed {session.generation.seed} · {clock.summary()}")
+        session.generation = replace(session.generation, seed=sample_session.fresh_seed())
 
     def _command(self, name: str, value: str) -> bool:
         if name in ("quit", "exit", "q"):
@@ -121,7 +121,7 @@ class _Loop:
             if value or name in _CLEARED:
                 change(self.session, convert(value))
         except ValueError:
-            raise UserError(f"/{name} {value}: not a value it takes", "/help") from None
+            raise UserError(f"/{name} does not take the value {value!r}", "/help") from None
         note(f"{name} {_settings(self.session)[name]}")
 
     def _repeat(self, *, more: bool) -> None:
@@ -144,15 +144,15 @@ def _split(line: str) -> tuple[str, str]:
 
 def _sampling(key: str) -> Callable[[Session, Any], None]:
     def change(session: Session, value: Any) -> None:
-        sampling = replace(session.plan.sampling, **{key: value})
-        session.plan = replace(session.plan, sampling=sampling)
+        sampling = replace(session.generation.sampling, **{key: value})
+        session.generation = replace(session.generation, sampling=sampling)
 
     return change
 
 
 def _plan(key: str) -> Callable[[Session, Any], None]:
     def change(session: Session, value: Any) -> None:
-        session.plan = replace(session.plan, **{key: value})
+        session.generation = replace(session.generation, **{key: value})
 
     return change
 
@@ -198,7 +198,7 @@ _SETTINGS: dict[str, tuple[Callable[[str], Any], Callable[[Session, Any], None]]
     "unknown": (_one_of("error", "skip", "replace"), _set_unknown),
     "stop": (str, _set_stop),
 }
-# Those that mean something without a value; the others then show theirs.
+# Settings that mean something without a value; the others then print their value.
 _CLEARED = ("seed", "stop")
 
 
@@ -206,26 +206,26 @@ _COMMANDS = [*_SETTINGS, "help", "show", "more", "again", "quit"]
 
 
 def _settings(session: Session) -> dict[str, Any]:
-    """What each command has set."""
-    plan, sampling = session.plan, session.plan.sampling
+    """Current value of each setting, by command."""
+    generation, sampling = session.generation, session.generation.sampling
     return {
         "temp": f"{sampling.temperature:g}", "topk": sampling.top_k, "topp": f"{sampling.top_p:g}",
         "minp": f"{sampling.min_p:g}", "penalty": f"{sampling.repetition_penalty:g}",
-        "tokens": plan.max_new_tokens, "samples": plan.samples, "seed": plan.seed,
-        "context": plan.context, "unknown": session.on_unknown,
+        "tokens": generation.max_new_tokens, "samples": generation.samples, "seed": generation.seed,
+        "context": generation.context, "unknown": session.on_unknown,
         "stop": repr(session.stop[0]) if session.stop else "none",
     }  # fmt: skip
 
 
 def _complete(text: str, state: int) -> str | None:
-    """The state-th command that begins so, for the Tab key."""
+    """The state-th command that begins with ``text``; readline calls it for the Tab key."""
     found = [f"/{name} " for name in _COMMANDS if text and f"/{name}".startswith(text)]
     return found[state] if state < len(found) else None
 
 
 @contextlib.contextmanager
 def _history() -> Iterator[None]:
-    """Line editing and a history that survives the program, where readline exists."""
+    """Enable line editing and a persistent history if there is a readline."""
     try:
         import readline
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""What ``nanogpt sample`` writes: text as it comes, coloured tokens, or one line of JSON."""
+"""Output of ``nanogpt sample``: streamed text, coloured tokens, or one line of JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli.cli import console, sample_session
@@ -15,10 +16,10 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nanogpt_cli.sampling.continuation import Continuation, Piece
+    from nanogpt_cli.sampling.continuation import Continuation, TextPiece
     from nanogpt_cli.sampling.sampler import Token
 
-# Between texts, as nanoGPT's sample.py has it.
+# Line between texts, as in nanoGPT's sample.py.
 SEPARATOR = "---------------\n"
 RUNNERS_UP = 4
 # Colours of a token's probability, from certain to surprising.
@@ -28,12 +29,12 @@ _COLOURS = ((0.8, "green"), (0.4, "cyan"), (0.15, "yellow"), (0.03, "magenta"), 
 def write(session: Session, given: list[str] | None, *, as_json: bool, logprobs: bool) -> None:
     """Sample and write all texts; commentary goes to stderr."""
     texts, ids = session.encode(given)
-    session.plan.logprobs = RUNNERS_UP if as_json or logprobs else None
-    sample_session.note(f"{sample_session.describe(session)} · seed {session.plan.seed}")
+    session.generation.logprobs = RUNNERS_UP if as_json or logprobs else None
+    sample_session.note(f"{sample_session.describe(session)} · seed {session.generation.seed}")
     clock = Clock()
     try:
         _write(session, texts, ids, clock, as_json=as_json, logprobs=logprobs)
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # whoever read the text has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     except KeyboardInterrupt:
@@ -57,7 +58,7 @@ def _write(
         console.emit_json(_facts(session, texts, found, clock))
     elif logprobs:
         show = InOrder(
-            texts, session.plan.samples,
+            texts, session.generation.samples,
             colour=_colour, after=lambda one: _list_tokens(session, one),
         )  # fmt: skip
         _stream(session, ids, clock, show)
@@ -65,11 +66,11 @@ def _write(
             names = ", ".join(f"{name} ≥ {low:.0%}" for low, name in _COLOURS)
             sample_session.note(f"colours: {names}")
     else:
-        _stream(session, ids, clock, InOrder(texts, session.plan.samples))
+        _stream(session, ids, clock, InOrder(texts, session.generation.samples))
 
 
 class Clock:
-    """Counts tokens and measures how fast they come."""
+    """Counts tokens and measures their speed."""
 
     def __init__(self) -> None:
         self.start = self.last = time.perf_counter()
@@ -77,7 +78,7 @@ class Clock:
         self.tokens = 0
 
     def tick(self) -> None:
-        """A token has come."""
+        """Count a token."""
         self.last = time.perf_counter()
         self.tokens += 1
         if self.first is None:
@@ -85,7 +86,7 @@ class Clock:
 
     @property
     def tokens_per_s(self) -> float:
-        """Over the whole time, prompt included."""
+        """Throughput over the whole time, including the prompt."""
         return self.tokens / max(self.last - self.start, 1e-9)
 
     def summary(self) -> str:
@@ -98,7 +99,7 @@ class Clock:
 
 
 def emit(text: str, style: str = "") -> None:
-    """Text to stdout, at once: made harmless on a terminal, as it is into a file or a pipe."""
+    """Write text to stdout at once: escaped on a terminal, unchanged into a file or a pipe."""
     stream = sys.stdout
     console.write(stream, console.painted(text, style, stream) if stream.isatty() else text)
 
@@ -115,15 +116,15 @@ def _stream(session: Session, ids: list[list[int]], clock: Clock, show: InOrder)
 
 
 class InOrder:
-    """Prints several texts one after the other while all are drawn at once.
+    """Prints several texts one after another while all are drawn in parallel.
 
-    The first unfinished text is printed as it comes; what the later ones say meanwhile waits. In a
-    terminal prompts are dim.
+    The first unfinished text is streamed; later ones are buffered meanwhile. Prompts are dim on a
+    terminal.
 
     Args:
-        prompts: their texts.
-        samples: of each.
-        colour: of a token's text in a terminal; plain by default.
+        prompts: texts of the prompts.
+        samples: number of samples per prompt.
+        colour: gives the colour of a token's text on a terminal; plain by default.
         after: called with each text when it has ended and its line is closed.
     """
 
@@ -137,13 +138,13 @@ class InOrder:
     ) -> None:
         self.prompts, self.colour, self.after = prompts, colour, after
         self.keys = [(p, s) for p in range(len(prompts)) for s in range(samples)]
-        self.waiting: dict[tuple[int, int], list[Piece]] = {}
+        self.waiting: dict[tuple[int, int], list[TextPiece]] = {}
         self.ended: dict[tuple[int, int], Continuation] = {}
         self.at = 0
         self.line_open = False
         self._begin()
 
-    def __call__(self, piece: Piece) -> None:
+    def __call__(self, piece: TextPiece) -> None:
         """Take the next piece."""
         key = piece.of.prompt, piece.of.sample
         if piece.of.ending != "interrupted":
@@ -191,14 +192,12 @@ def _collect(session: Session, ids: list[list[int]], clock: Clock) -> list[Conti
 def _facts(
     session: Session, texts: list[str], found: list[Continuation], clock: Clock
 ) -> dict[str, Any]:
-    from dataclasses import asdict
-
     return {
         "source": session.source.label,
         "step": session.source.step,
-        "seed": session.plan.seed,
-        "sampling": asdict(session.plan.sampling),
-        "context": session.plan.context,
+        "seed": session.generation.seed,
+        "sampling": asdict(session.generation.sampling),
+        "context": session.generation.context,
         "samples": [
             {
                 "prompt_index": one.prompt,
@@ -227,7 +226,7 @@ def _colour(token: Token) -> str:
 
 
 def _list_tokens(session: Session, one: Continuation) -> None:
-    """Each token, its probability and the runners-up, a line each."""
+    """Print one line per token with its probability and the runners-up."""
     from rich.text import Text
 
     for token in one.tokens:

@@ -18,13 +18,13 @@ _LARGEST = 1 << 24  # bytes of prompts
 def gather(
     prompt: str | None, prompt_file: Path | None, prompts: Path | None, *, ask_stdin: bool
 ) -> list[str] | None:
-    """The prompts that were given, or None for the model's own.
+    """The given prompts, or ``None`` for the model's default prompt.
 
     Args:
-        prompt: the text itself; "-" is standard input.
-        prompt_file: a file that is one prompt; "-" is standard input.
-        prompts: a file with a prompt on each line.
-        ask_stdin: read standard input when it is a pipe or a file and nothing else was given.
+        prompt: the text of a prompt; "-" is standard input.
+        prompt_file: a file with one prompt; "-" is standard input.
+        prompts: a file with one prompt per line.
+        ask_stdin: whether to read standard input if it is a pipe or a file and no prompt is given.
 
     Raises:
         UserError: a file cannot be read, or a prompt is empty.
@@ -47,13 +47,13 @@ def _not_empty(text: str, where: str) -> str:
     if not text:
         raise UserError(
             f"the prompt from {where} is empty",
-            "give some text, or leave it out to begin as the model was trained to",
+            "give some text, or leave the option out to use the model's default prompt",
         )
     return text
 
 
 def _read(path: Path) -> str:
-    hint = "- reads standard input, and a pipe can be given there"
+    hint = "to read a pipe, use - for standard input"
     return _decoded(foreign_files.read_bytes(path, _LARGEST, hint), str(path))
 
 
@@ -65,7 +65,7 @@ def _lines(path: Path) -> list[str]:
             continue
         found.append(_json_string(line, path, number) if path.suffix == ".jsonl" else line)
     if not found:
-        raise UserError(f"{path} holds no prompt", "put one on each line")
+        raise UserError(f"{path} contains no prompt", "write one prompt per line")
     return found
 
 
@@ -78,7 +78,8 @@ def _json_string(line: str, path: Path, number: int) -> str:
         value = value.get("prompt")
     if not isinstance(value, str):
         raise UserError(
-            f"{path}, line {number} holds no prompt", 'a JSON string, or {"prompt": "…"}'
+            f"{path}, line {number} contains no prompt",
+            'each line must be a JSON string or {"prompt": "…"}',
         )
     where = f"{path}, line {number}"
     return _not_empty(checked(value, where), where)
@@ -90,7 +91,7 @@ def _stdin() -> str:
     except OSError as error:
         raise UserError(f"cannot read standard input: {error.strerror}") from None
     if len(data) > _LARGEST:
-        raise UserError(f"standard input holds more than {_LARGEST:,} bytes: not a prompt")
+        raise UserError(f"standard input has more than {_LARGEST:,} bytes, too many for a prompt")
     return _decoded(data, "standard input")
 
 

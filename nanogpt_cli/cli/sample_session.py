@@ -1,4 +1,4 @@
-"""A loaded model with the settings of the moment: what one-shot and interactive sampling share."""
+"""A loaded model with its current settings, shared by one-shot and interactive sampling."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, sources
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,41 +18,41 @@ if TYPE_CHECKING:
 
     from nanogpt_cli.cli.sources import Source
     from nanogpt_cli.model.gpt import GPT
-    from nanogpt_cli.sampling.continuation import Piece
-    from nanogpt_cli.sampling.sampler import Plan
+    from nanogpt_cli.sampling.continuation import TextPiece
+    from nanogpt_cli.sampling.sampler import GenerationConfig
     from nanogpt_cli.sampling.weights import Weights
     from nanogpt_cli.text.tokenizer import Tokenizer
     from nanogpt_cli.text.unknown import Policy
 
-# Texts shorter than this, from prompts shorter than that, take less time than finding out how
-# many threads would write them fastest (some 7 steps).
+# Sampling a text shorter than this from a prompt shorter than that takes less time than measuring
+# the best number of threads (about 7 steps).
 _SHORT_TEXT, _SHORT_PROMPT = 32, 256
 
 
 @dataclass
 class Session:
-    """A model ready to sample from, and how.
+    """A model that is ready to sample from, and its settings.
 
     Attributes:
-        source: what was loaded.
-        model: on its device.
-        weights: the model's, as decoding reads them.
-        tokenizer: the source's.
-        plan: the settings of the next text.
+        source: the loaded source.
+        model: the model, on its device.
+        weights: the model's weights in the layout for decoding.
+        tokenizer: tokenizer of the source.
+        generation: settings of the next text.
         stop: strings that end a text.
-        stop_at_end_of_text: whether the end-of-text token does.
-        on_unknown: see ``text.unknown``.
-        crop: take the end of a prompt that does not fit.
-        threads_open: the thread count is yet to be measured; one until then.
-        tuned: nothing is left to be measured.
-        asked: the source as it was asked for; empty for the newest run.
+        stop_at_end_of_text: whether the end-of-text token ends a text.
+        on_unknown: what to do with unknown characters; see ``text.unknown``.
+        crop: whether to keep only the end of a prompt that does not fit.
+        threads_open: whether the thread count is still to be measured; one thread until then.
+        tuned: whether nothing is left to be measured.
+        asked: the source as the user named it; empty for the newest run.
     """
 
     source: Source
     model: GPT
     weights: Weights
     tokenizer: Tokenizer
-    plan: Plan
+    generation: GenerationConfig
     stop: tuple[str, ...] = ()
     stop_at_end_of_text: bool = True
     on_unknown: Policy = "error"
@@ -62,16 +62,16 @@ class Session:
     asked: str = ""
 
     def encode(self, prompts: list[str] | None) -> tuple[list[str], list[list[int]]]:
-        """Prompts as text and ids; without any, the one the model was trained to begin with.
+        """Prompts as text and ids; ``None`` stands for the model's default prompt.
 
         Raises:
-            UserError: a prompt has unknown characters or does not fit the context, or there is
-                not the memory for so many texts.
+            UserError: a prompt has unknown characters or does not fit the context, or the cache
+                for so many texts does not fit the memory.
         """
         from nanogpt_cli.sampling.decode import check_room
 
-        texts, ids = self._own_prompt() if prompts is None else self._encoded(prompts)
-        check_room(self.weights, len(ids) * self.plan.samples)
+        texts, ids = self._default_prompt() if prompts is None else self._encoded(prompts)
+        check_room(self.weights, len(ids) * self.generation.samples)
         return texts, ids
 
     def _encoded(self, prompts: list[str]) -> tuple[list[str], list[list[int]]]:
@@ -85,22 +85,22 @@ class Session:
             ids.append(self._fitted(found))
         return prompts, ids
 
-    def pieces(self, prompts: list[list[int]]) -> Iterator[Piece]:
-        """Draw; see ``sampling.continuation``. The first token comes before the thread probe."""
+    def pieces(self, prompts: list[list[int]]) -> Iterator[TextPiece]:
+        """Sample texts; see ``sampling.continuation``. Threads are tuned after the first token."""
         from nanogpt_cli.sampling.continuation import continue_prompts
 
         if max(map(len, prompts)) > _SHORT_PROMPT:
             self.choose_threads()
         for piece in continue_prompts(
-            self.model, self.tokenizer, prompts, self.plan,
+            self.model, self.tokenizer, prompts, self.generation,
             stop=self.stop, stop_at_end_of_text=self.stop_at_end_of_text,
         ):  # fmt: skip
             yield piece
-            if self.plan.max_new_tokens > _SHORT_TEXT:
+            if self.generation.max_new_tokens > _SHORT_TEXT:
                 self.choose_threads()
 
     def choose_threads(self) -> None:
-        """Measure once how this machine decodes fastest; a thread count the user set is kept."""
+        """Tune decoding once to this machine; a thread count that the user set is kept."""
         if self.tuned:
             return
         self.tuned = True
@@ -112,19 +112,22 @@ class Session:
         self.threads_open = False
 
     def open_threads(self) -> list[int]:
-        """The thread counts there are to choose from: those worth trying, or the one in use."""
+        """The candidate thread counts: those worth trying, or only the current one."""
         import torch
 
+        from nanogpt_cli.machine import threads
         from nanogpt_cli.sampling.decode import thread_counts
 
-        return thread_counts(_cores()) if self.threads_open else [torch.get_num_threads()]
+        if not self.threads_open:
+            return [torch.get_num_threads()]
+        return thread_counts(threads.usable_cores())
 
-    def _own_prompt(self) -> tuple[list[str], list[list[int]]]:
+    def _default_prompt(self) -> tuple[list[str], list[list[int]]]:
         recipe = self.source.state.get("recipe")
         text = recipe.get("sample", {}).get("prompt") if isinstance(recipe, dict) else None
         if text:
             return [text], [self._fitted(self.tokenizer.encode(text))]
-        if self.tokenizer.eot is not None:  # a document begins where another has ended
+        if self.tokenizer.eot is not None:  # in training, it precedes every document
             return [""], [[self.tokenizer.eot]]
         from nanogpt_cli.text import unknown
 
@@ -135,17 +138,17 @@ class Session:
         limit = self.model.config.block_size
         if not ids:
             raise UserError(
-                "nothing of the prompt is left after leaving out unknown characters",
+                "the prompt is empty without its unknown characters",
                 "use characters of the training text",
             )
         if len(ids) <= limit:
             return ids
         if not self.crop:
             raise UserError(
-                f"the prompt has {len(ids)} tokens, the model's context {limit}",
-                "shorten it, or --crop takes its end",
+                f"the prompt has {len(ids)} tokens, but the model's context only {limit}",
+                "shorten it, or use --crop to keep only its end",
             )
-        note(f"the prompt's last {limit} of {len(ids)} tokens are read")
+        note(f"only the last {limit} of the prompt's {len(ids)} tokens are read")
         return ids[-limit:]
 
 
@@ -159,20 +162,18 @@ def open_session(
     threads: int,
     raw: bool = False,
 ) -> Session:
-    """Load a model, place it and set the thread count if the user has.
+    """Load a model, move it to its device, and set the thread count if the user gave one.
 
     Raises:
         UserError: there is no such model or device.
     """
-    from nanogpt_cli.cli import sources
-
     found = sources.resolve(source, checkpoint=checkpoint, out=out, raw=raw)
     for remark in found.notes:
         note(remark)
     tokenizer = found.need_tokenizer()
     import torch
 
-    from nanogpt_cli.sampling.sampler import Plan
+    from nanogpt_cli.sampling.sampler import GenerationConfig
     from nanogpt_cli.sampling.weights import Weights
 
     place = _device(device)
@@ -182,15 +183,15 @@ def open_session(
     if threads or threads_open:
         torch.set_num_threads(threads or 1)
     weights = Weights.of(model, torch.bfloat16 if bf16 else None)
-    plan = Plan(1, weights=weights, exact=not bf16)
+    generation = GenerationConfig(1, weights=weights, exact=not bf16)
     return Session(
-        found, model, weights, tokenizer, plan,
+        found, model, weights, tokenizer, generation,
         threads_open=threads_open, tuned=place.type != "cpu",
     )  # fmt: skip
 
 
 def describe(session: Session) -> str:
-    """What is sampled from, and how, in one line."""
+    """One line about the model, its number format and its device."""
     import torch
 
     kind = "bf16" if session.weights.wte.dtype == torch.bfloat16 else "fp32"
@@ -203,12 +204,12 @@ def describe(session: Session) -> str:
 
 
 def note(message: str) -> None:
-    """A line of commentary on stderr, dim in a terminal."""
+    """Write a line of commentary to stderr, dim on a terminal."""
     console.write(sys.stderr, console.painted(message, "dim", sys.stderr) + "\n")
 
 
 def fresh_seed() -> int:
-    """A seed nobody has chosen, short enough to type again."""
+    """A random seed that is short enough to be typed again."""
     return secrets.randbelow(1_000_000)
 
 
@@ -220,7 +221,7 @@ def _device(wanted: str) -> torch.device:
         return accelerator or torch.device("cpu")
     try:
         device = torch.device(wanted)
-        torch.empty(1, device=device).item()  # which a device without values cannot
+        torch.empty(1, device=device).item()  # fails on the meta device, which has no values
     except (RuntimeError, AssertionError, NotImplementedError):
         raise UserError(f"this machine has no device {wanted!r}", "try --device auto") from None
     return device
@@ -228,8 +229,3 @@ def _device(wanted: str) -> torch.device:
 
 def _threads_are_set() -> bool:
     return os.environ.get("OMP_NUM_THREADS", "").isdigit()
-
-
-def _cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return cores or 1

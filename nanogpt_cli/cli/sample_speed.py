@@ -1,8 +1,9 @@
-"""How fast a session samples, for ``nanogpt sample --bench`` and ``nanogpt bench sample``."""
+"""Speed of sampling, for ``nanogpt sample --bench`` and ``nanogpt bench sample``."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli.cli import console, sample_session
@@ -10,11 +11,11 @@ from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.sample_session import Session
-    from nanogpt_cli.sampling.timing import Report, Rival
+    from nanogpt_cli.sampling.timing import Rival, Timing
 
 
 def report(session: Session, given: list[str] | None, *, as_json: bool) -> None:
-    """Measure a session as it is set up for sampling."""
+    """Measure a session with the settings it has."""
     _, ids = session.encode(given)
     measure(session, ids[0], {}, repeats=3, as_json=as_json)
 
@@ -22,19 +23,18 @@ def report(session: Session, given: list[str] | None, *, as_json: bool) -> None:
 def measure(
     session: Session, ids: list[int], rivals: dict[str, Rival], *, repeats: int, as_json: bool
 ) -> None:
-    """Time the continuation of a prompt, beside the rivals given, and print what was found.
+    """Time the continuation of a prompt, with the given rivals in turn, and print the result.
 
     Args:
-        session: what samples.
+        session: the session to measure.
         ids: tokens of the prompt.
-        rivals: other programs to time in turn, by name.
-        repeats: turns, of which medians are shown.
-        as_json: print one line of JSON instead of a table.
+        rivals: other programs to time, by name.
+        repeats: number of turns; medians are printed.
+        as_json: whether to print one line of JSON instead of a table.
 
     Raises:
-        UserError: the prompt leaves no room in the context.
+        UserError: the prompt fills the context.
     """
-    from dataclasses import replace
 
     from nanogpt_cli.sampling import timing
 
@@ -42,27 +42,29 @@ def measure(
     if room < 1:
         raise UserError(
             f"the prompt has {len(ids)} tokens, which leaves no room in the model's context",
-            f"at most {session.model.config.block_size - 1}",
+            f"use at most {session.model.config.block_size - 1} tokens",
         )
-    new = min(session.plan.max_new_tokens, room)
-    if new < session.plan.max_new_tokens < 1 << 30:
-        sample_session.note(f"measuring {new} new tokens, what the context has room for")
-    plan = replace(session.plan, max_new_tokens=new, vocab_size=session.tokenizer.vocab_size)
+    new = min(session.generation.max_new_tokens, room)
+    if new < session.generation.max_new_tokens < 1 << 30:
+        sample_session.note(f"measuring only {new} new tokens, because the context holds no more")
+    generation = replace(
+        session.generation, max_new_tokens=new, vocab_size=session.tokenizer.vocab_size
+    )
     counts = session.open_threads()
     session.choose_threads()
     sample_session.note(sample_session.describe(session))
-    found = timing.measure(
-        session.model, ids, plan, repeats=repeats, rivals=rivals, rival_threads=counts,
+    found = timing.time_sampling(
+        session.model, ids, generation, repeats=repeats, rivals=rivals, rival_threads=counts,
         report=sample_session.note,
     )  # fmt: skip
     if as_json:
-        console.emit_json(_facts(session, len(ids), plan.samples, new, found))
+        console.emit_json(_facts(session, len(ids), generation.samples, new, found))
     else:
-        _show(len(ids), plan.samples, new, found)
+        _show(len(ids), generation.samples, new, found)
     console.next_command("nanogpt bench inspect")
 
 
-def _show(prompt: int, samples: int, new: int, found: Report) -> None:
+def _show(prompt: int, samples: int, new: int, found: Timing) -> None:
     from rich import box
     from rich.table import Table
 
@@ -82,7 +84,7 @@ def _show(prompt: int, samples: int, new: int, found: Report) -> None:
     console.stdout().print(table)
     if found.rivals:
         counts = (f"{name} {_threads(n)}" for name, n in found.rival_threads.items())
-        console.stdout().print(f"each at its fastest: {', '.join(counts)}")
+        console.stdout().print(f"fastest thread counts: {', '.join(counts)}")
     lengths = f"{len(found.naive_lengths)} context lengths"
     console.stdout().print(
         f"naive: one sample, timed at {lengths}; weights {found.weight_bytes / 1e6:,.1f} MB, "
@@ -91,9 +93,7 @@ def _show(prompt: int, samples: int, new: int, found: Report) -> None:
     )
 
 
-def _facts(session: Session, prompt: int, samples: int, new: int, found: Report) -> dict[str, Any]:
-    from dataclasses import asdict
-
+def _facts(session: Session, prompt: int, samples: int, new: int, found: Timing) -> dict[str, Any]:
     import torch
 
     return {
@@ -125,7 +125,7 @@ def _times(ours: float, other: float) -> str:
 
 
 def _peak_bytes() -> int:
-    """Most memory this process has had resident; 0 where the system does not say."""
+    """Peak resident memory of this process; 0 where the system does not say."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""What ``--json`` prints, key by key: one object on one line, for other programs to read.
+"""The keys that ``--json`` prints: one object on one line, for other programs to read.
 
 NaN and infinities are written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``; what
 is unknown is null. Keys may be added; those here stay. This page is generated from the program's
@@ -15,10 +15,10 @@ _SUMMARY: Final = {
     "time": "time of the last event, in seconds since 1970",
     "parameters": "number of parameters of the model", "step": "optimizer steps made",
     "max_steps": "optimizer steps planned", "tokens": "tokens trained on",
-    "loss": "last training loss, in nats a token", "lr": "learning rate of the last step",
+    "loss": "last training loss, in nats per token", "lr": "learning rate of the last step",
     "grad_norm": "gradient norm of the last step, before clipping",
     "clip_share": "share of steps whose gradient was clipped",
-    "tokens_per_s": "tokens a second, last measured",
+    "tokens_per_s": "tokens per second, last measured",
     "mfu": "share of the device's peak FLOP/s that is used", "eta_s": "seconds left",
     "val_loss": "validation loss of the last evaluation",
     "best_val_loss": "lowest validation loss so far",
@@ -65,12 +65,12 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "samples": "prompt, text, tokens and log-probabilities of each sample",
         "new_tokens": "number of tokens drawn", "seconds": "seconds for all of them",
         "first_token_s": "seconds to the first token",
-        "tokens_per_s": "tokens a second over all samples",
+        "tokens_per_s": "tokens per second over all samples",
     },
     "eval": {
         "model": "the model", "data": "folder of the data set", "split": "train or val",
         "step": "step of the checkpoint", "tokens": "number of tokens predicted",
-        "loss": "mean loss in nats a token", "perplexity": "exp(loss)",
+        "loss": "mean loss in nats per token", "perplexity": "exp(loss)",
         "bits_per_byte": "loss in bits per byte of text",
         "by_position": "loss at each position in the context",
     },
@@ -141,7 +141,7 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "manifest": "the manifest, as prepare prints it",
         "windows": "split, start and text of sample windows",
         "histogram": "how often each token id occurs",
-        "entropy_bits": "entropy of the token frequencies, in bits a token",
+        "entropy_bits": "entropy of the token frequencies, in bits per token",
     },
     "verify-resume": {
         "recipe": "the recipe as it was asked for",
@@ -156,8 +156,8 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "optimizer": "optimizer of both programs", "parameters": "number of parameters",
         "device": "device it ran on", "precision": "number format of our run",
         "notes": "remarks on compiling", "load": "load of the machine at the start",
-        "loops": "ours, then nanoGPT's: seconds a step (median, 10 %, 90 %), steps/s, tokens/s",
-        "ratio": "nanoGPT's seconds a step over ours, or null",
+        "loops": "ours, then nanoGPT's: seconds per step (median, 10 %, 90 %), steps/s, tokens/s",
+        "ratio": "nanoGPT's seconds per step over ours, or null",
         "turn_ratios": "the same ratio turn by turn",
         "flops_per_s": "FLOP/s reached, by 6N + 12LdT",
         "peak_flops": "peak FLOP/s of the device, or null",

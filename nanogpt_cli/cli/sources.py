@@ -1,4 +1,4 @@
-"""Where a model comes from, as commands ask for it: what is fetched meanwhile is said on stderr."""
+"""Loading of the model that a command names; downloads are reported on stderr."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def resolve(
     source: str = "", *, checkpoint: str = "best", out: Path = RUNS, raw: bool = False
 ) -> Source:
-    """Find and read a model; see ``interop.opening``."""
+    """Find and load a model; see ``interop.opening``."""
     from nanogpt_cli.interop import opening
 
     return opening.resolve(source, checkpoint=checkpoint, out=out, raw=raw, report=console.say)

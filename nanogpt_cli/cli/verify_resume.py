@@ -1,12 +1,16 @@
-"""``nanogpt verify-resume``: stopping and going on, checked to the bit for one recipe."""
+"""``nanogpt verify-resume``: check for one recipe that stopping and resuming is bit-exact."""
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nanogpt_cli.cli import console, options
+from nanogpt_cli.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -18,18 +22,14 @@ def verify_resume(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")],
     sets: options.Sets = None,
     steps: Annotated[int, typer.Option("--steps", min=2, help="Steps of both runs.")] = 20,
-    stop: Annotated[int, typer.Option("--stop-at", metavar="STEP", help="0: half way.", min=0)] = 0,
+    stop: Annotated[int, typer.Option("--stop-at", metavar="STEP", help="0: halfway.", min=0)] = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """Train twice, once with a stop and a resume, and compare every tensor and loss bit by bit.
 
     Exit code 1 names the first tensor that differs.
     """
-    import tempfile
-    from dataclasses import asdict
-    from pathlib import Path
 
-    from nanogpt_cli.errors import UserError
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.text import prepare
     from nanogpt_cli.text.tokens import open_data
@@ -38,7 +38,7 @@ def verify_resume(
     loaded = recipe_files.load(recipe, list(sets or [])).recipe
     stop = stop or steps // 2
     if stop >= steps:
-        raise UserError(f"--stop-at {stop} is not before --steps {steps}")
+        raise UserError(f"--stop-at {stop} must be less than --steps {steps}")
     section = loaded.data
     prepared = prepare.ensure(
         section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say

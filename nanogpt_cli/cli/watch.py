@@ -1,7 +1,8 @@
-"""``nanogpt watch``: the dashboard on run folders, live, finished or copied from elsewhere."""
+"""``nanogpt watch``: the dashboard of run folders, whether live, finished or copied."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli.cli import options
-from nanogpt_cli.errors import UserError
+from nanogpt_cli import files
+from nanogpt_cli.cli import advice, options
+from nanogpt_cli.cli.console import coloured, draws, emit_json, next_command, say, write
+from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import RUNS
+from nanogpt_cli.run.folder import find_run
 
 if TYPE_CHECKING:
     from nanogpt_cli.tui.session import RunSession
 
 _DEFAULT_SIZE = (120, 40)
-_PAUSE = 1.0  # seconds between two looks at the log without a dashboard
+_PAUSE = 1.0  # seconds between two reads of the log without a dashboard
 
 
 def register(app: typer.Typer) -> None:
@@ -28,24 +32,22 @@ def register(app: typer.Typer) -> None:
 def watch(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Run names or folders; the newest run when none is given."),
+        typer.Argument(help="Run names or folders; the newest run by default."),
     ] = None,
     out: options.RunsFolder = RUNS,
-    once: Annotated[bool, typer.Option("--once", help="Print one frame and leave.")] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="One line of JSON; one for each run.")
-    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One line of JSON; one per run.")] = False,
     svg: Annotated[
         Path | None, typer.Option("--svg", metavar="FILE", help="Write one frame as a picture.")
     ] = None,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Print a line a second instead of a dashboard.")
+        bool, typer.Option("--plain", help="Print a line per second instead of a dashboard.")
     ] = False,
     page: Annotated[
         str, typer.Option(help="overview, layers, compare, samples or logs.")
     ] = "overview",
     readonly: Annotated[
-        bool, typer.Option("--readonly", help="Send nothing to the trainer, whatever is pressed.")
+        bool, typer.Option("--readonly", help="Disable the keys that send commands to the trainer.")
     ] = False,
     ascii_only: Annotated[
         bool, typer.Option("--ascii", help="No braille: for poor fonts and screen readers.")
@@ -55,7 +57,7 @@ def watch(
         str, typer.Option(metavar="WxH", help="Size of the frame for --once and --svg.")
     ] = "",
 ) -> None:
-    """Watch runs: loss, layers, samples, alarms. Leaving does not stop the training.
+    """Watch runs: loss, layers, samples, alarms. Quitting does not stop the training.
 
     Examples:
       nanogpt watch
@@ -78,16 +80,12 @@ def watch(
 
 
 def _next(session: RunSession) -> None:
-    from nanogpt_cli.cli import advice
-    from nanogpt_cli.cli.console import next_command
-
     state = session.state()
     ended = session.view.ended.reason if session.view.ended else state.word
     next_command(advice.after(session.folder, "" if state.live else ended))
 
 
 def _open(names: list[str], root: Path, *, exact: bool) -> list[RunSession]:
-    from nanogpt_cli.run.folder import find_run
     from nanogpt_cli.tui.session import RunSession
 
     found = [find_run(name, root) for name in names] or [find_run(None, root)]
@@ -95,7 +93,6 @@ def _open(names: list[str], root: Path, *, exact: bool) -> list[RunSession]:
 
 
 def _check_page(page: str) -> None:
-    from nanogpt_cli.errors import nearest
     from nanogpt_cli.tui.keys import PAGES
 
     if page not in PAGES:
@@ -119,12 +116,11 @@ def _size(text: str) -> tuple[int, int] | None:
         raise UserError(f"--size {text!r} is not a size", "write columns x rows, e.g. 120x40")
     columns, lines = int(width), int(height)
     if not (20 <= columns <= 500 and 5 <= lines <= 300):
-        raise UserError(f"--size {text} is out of range", "20x5 to 500x300")
+        raise UserError(f"--size {text} is out of range", "use 20x5 to 500x300")
     return columns, lines
 
 
 def _print_json(sessions: list[RunSession]) -> None:
-    from nanogpt_cli.cli.console import emit_json
     from nanogpt_cli.tui.plain import summary
 
     for session in sessions:
@@ -141,10 +137,6 @@ def _print_frame(
     theme: str | None,
     ascii_only: bool,
 ) -> None:
-    import shutil
-
-    from nanogpt_cli import files
-    from nanogpt_cli.cli.console import coloured, draws, say, write
     from nanogpt_cli.tui import still
 
     _check_theme(theme)
@@ -166,7 +158,7 @@ def _print_frame(
 
 
 def _follow(sessions: list[RunSession]) -> None:
-    """Lines on stdout while a run lives."""
+    """Print a line to stdout whenever a run has changed, until no run is live."""
     from nanogpt_cli.tui.plain import line
 
     said: dict[int, tuple[int, str]] = {}
@@ -189,7 +181,6 @@ def _follow(sessions: list[RunSession]) -> None:
 def _dashboard(
     sessions: list[RunSession], readonly: bool, ascii_only: bool, theme: str | None, page: str
 ) -> None:
-    from nanogpt_cli.cli.console import say
     from nanogpt_cli.tui import terminal
 
     reason = terminal.why_not()
@@ -205,7 +196,7 @@ def _dashboard(
         readonly=readonly, ascii_only=ascii_only, theme=theme, page=page,
     )  # fmt: skip
     name = sessions[0].folder.path
-    sessions[0].poll(1 << 22, float("inf"))  # the dashboard had sessions of its own
+    sessions[0].poll(1 << 22, float("inf"))  # the dashboard has read the log in its own sessions
     if left.stop:
         say(f"{name} was asked to stop; it saves a checkpoint first")
     elif sessions[0].state().live:

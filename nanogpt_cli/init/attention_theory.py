@@ -1,8 +1,8 @@
 """Expected causal self-attention over tokens of known covariance.
 
-With queries and keys Gaussian, scores s_ij have covariance u_ii'·K_k(j, j') between rows i and i',
-where u = scale²·head_size·K_q. Cold attention (small u) is expanded around the plain causal mean;
-hot attention is sampled: a few heads are drawn from the Gaussian field itself.
+With Gaussian queries and keys, scores s_ij have covariance u_ii'·K_k(j, j') between rows i and i',
+where u = scale²·head_size·K_q. For a small score variance, attention is expanded around the uniform
+causal mean; for a large one, a few heads are sampled from the Gaussian field itself.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from nanogpt_cli.init.probes import causal_softmax
 
-# Above this score variance (within a row) heads are sampled.
+# Above this score variance within a row, heads are sampled.
 HOT = 0.15
 _HEADS = 8
-_CHANNELS = 512  # sampled heads together have at least this many
+_CHANNELS = 512  # the sampled heads together have at least this many channels
 
 
 class Field(Protocol):
-    """Attention of one block; X is the (N, N) covariance of its normalised input."""
+    """Expected attention of one block; X is the (N, N) covariance of its normalised input."""
 
     X: Tensor
     score_std: float
@@ -43,7 +43,7 @@ class Field(Protocol):
 
 
 class Causal:
-    """Causal means over the tokens of B sequences of length T, N = B·T in a row."""
+    """Causal means over the N = B·T concatenated tokens of B sequences of length T."""
 
     def __init__(self, B: int, T: int) -> None:
         self.B, self.T = B, T
@@ -51,7 +51,7 @@ class Causal:
         self.log_count = self.count.log().repeat(B)
 
     def rows(self, K: Tensor) -> Tensor:
-        """Mean over the past along the last axis: (N, N) to (N, N)."""
+        """Mean over each token's past along the last axis: (N, N) to (N, N)."""
         view = K.view(-1, self.B, self.T)
         return (view.cumsum(-1) / self.count).view(K.shape)
 
@@ -60,7 +60,7 @@ class Causal:
         return self.rows(self.rows(K).T.contiguous()).T
 
     def future(self, K: Tensor) -> Tensor:
-        """Sum over the future (itself included) along the last axis."""
+        """Sum over each token and its future along the last axis."""
         view = K.view(-1, self.B, self.T)
         total = view.sum(-1, keepdim=True)
         return (total - view.cumsum(-1) + view).view(K.shape)
@@ -80,14 +80,14 @@ class Causal:
         return total / (self.B * self.T * (self.T - 1))
 
     def mean_entropy(self, entropy: Tensor) -> float:
-        """Mean of (N,) entropies over ln t, positions t ≥ 2; 1 where there is none."""
+        """Mean of (N,) entropies divided by ln t over positions t ≥ 2; 1 if there is none."""
         beyond_first = self.log_count > 0
         if not bool(beyond_first.any()):
             return 1.0
         return float((entropy[beyond_first] / self.log_count[beyond_first]).mean())
 
     def diagonal_blocks(self, K: Tensor) -> Iterator[Tensor]:
-        """The (T, T) blocks of each sequence with itself."""
+        """Yield the (T, T) diagonal block of each sequence."""
         for b in range(self.B):
             part = slice(b * self.T, (b + 1) * self.T)
             yield K[part, part]
@@ -105,10 +105,12 @@ class Causal:
         """Attention for queries of covariance q[0]·X + q[1] and keys of k[0]·X + k[1].
 
         Args:
-            X: (N, N) covariance of the normalised stream.
+            X: (N, N) covariance of the normalised residual stream.
+            q: gain and bias of the queries.
+            k: gain and bias of the keys.
             head_size: channels per head.
             scale: factor on query·key.
-            seed: of the sampled heads.
+            seed: seed of the sampled heads.
         """
         unit = scale**2 * head_size
         u = unit * (q[0] * X + q[1])
@@ -119,16 +121,16 @@ class Causal:
 
 
 class Expanded:
-    """First order in the score variance, summed up to an exponential.
+    """Attention to first order in the score variance, resummed to an exponential.
 
-    ``u`` is the score variance a unit key gives, ``unit`` that of a unit query and key.
+    ``u`` is the score variance for a unit key, ``unit`` that for a unit query and a unit key.
     """
 
     def __init__(
         self, causal: Causal, X: Tensor, u: Tensor, key: float, unit: float, bias: float
     ) -> None:
         self.causal, self.X, self.u, self.key, self.unit = causal, X, u, key, unit
-        past = causal.rows(X.diagonal()[None]).squeeze(0)  # mean variance of what a query sees
+        past = causal.rows(X.diagonal()[None]).squeeze(0)  # mean variance over a query's past
         weight = causal.count.repeat(causal.B)
         variance = float((u.diagonal() * (key * past + bias) * weight).sum() / weight.sum())
         self.score_std = math.sqrt(variance)
@@ -137,19 +139,19 @@ class Expanded:
 
     @cached_property
     def mean(self) -> Tensor:
-        """⟨X⟩: mean over both pasts."""
+        """⟨X⟩: mean over the pasts along both axes."""
         return self.causal.both(self.X)
 
     @cached_property
     def covariance(self) -> Tensor:
-        """⟨X̃∘X⟩ with X̃ centred over both pasts."""
+        """⟨X̃∘X⟩ with X̃ centred over the pasts along both axes."""
         square = self.causal.both(self.X * self.X)
         partial = self.causal.rows(self.causal.rows(self.X).square().T.contiguous())
         return square - partial - partial.T + self.mean.square()
 
     @cached_property
     def excess(self) -> Tensor:
-        """(e^{uκ}-1)/κ with κ the spread of the keys: u where the scores are small."""
+        """(e^{uκ}-1)/κ with κ the spread of the keys; it tends to u for small scores."""
         N = len(self.X)
         diagonal = self.X.diagonal().mean()
         off = (self.X.sum() - self.X.diagonal().sum()) / max(1, N * (N - 1))
@@ -161,7 +163,7 @@ class Expanded:
         return gain * self.mean + bias + self.excess * (self.key * gain) * self.covariance
 
     def back(self, G: Tensor, gain: float, _bias: float, /) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``Field.back``; what all values share has no effect on scores."""
+        """See ``Field.back``; a bias shared by all values has no effect on the scores."""
         count = self.causal.count.repeat(self.causal.B)
         plain = G / (count[:, None] * count)
         grad_v = self.causal.future_both(plain) + self.key * self._centred(plain * self.excess)
@@ -180,7 +182,7 @@ class Expanded:
 
 
 class Sampled:
-    """Heads drawn from the Gaussian field of queries and keys: right at any temperature."""
+    """Heads sampled from the Gaussian field of queries and keys: valid for any score variance."""
 
     def __init__(
         self,
@@ -230,7 +232,7 @@ class Sampled:
         return twice.mean(0).view(N, N).double()
 
     def back(self, G: Tensor, gain: float, bias: float, /) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``Field.back``; queries and keys get the gradient of sampled values and outputs."""
+        """See ``Field.back``; values and output gradients are sampled for those of q and k."""
         v = self._draw(self.root, gain, bias)
         g = self._draw(_root(G), 1.0, 0.0)
         product = self.weights * (g @ v.transpose(-1, -2))
@@ -245,7 +247,7 @@ class Sampled:
 
 
 def _root(K: Tensor) -> Tensor:
-    """A matrix R with R·Rᵀ = K, K positive semi-definite up to rounding."""
+    """A matrix R with R·Rᵀ = K, for K that is positive semi-definite up to rounding."""
     size = K.diagonal().mean().clamp_min(1e-300)
     unit = (K / size).double()
     for jitter in (1e-9, 1e-6, 1e-4, 1e-2):

@@ -1,4 +1,4 @@
-"""What law foreign weights follow, which scheme comes nearest, and what looks like a mistake."""
+"""Infer how foreign weights were initialised: their laws, the nearest scheme, likely mistakes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from statistics import median
 
-from nanogpt_cli.init.drawing import Piece, pieces
+from nanogpt_cli.init.drawing import MatrixSpec, matrices_of
 from nanogpt_cli.init.lint import FAIL, NOTE, OK, WARN, Verdict
 from nanogpt_cli.init.tensor_stats import ClassStats, TensorStats, by_class
 from nanogpt_cli.model.gpt import GPTConfig
@@ -15,24 +15,23 @@ from nanogpt_cli.schemes import Scheme, catalogue
 
 MATRICES = ("q", "k", "v", "attn_proj", "fc", "mlp_proj")
 TABLES = ("wte", "wpe", "lm_head")
-# Log-ratios of std: one class may be this far off before it stops telling schemes apart.
+# Cap on a class's log-ratio of std, so that a single class cannot outweigh all others.
 _CAP = 0.7
-# What a matrix counts whose scale may be right but whose values no draw of the law could have.
+# Penalty for a matrix whose values could not be drawn from the law, whatever its std.
 _SHAPE = 0.15
-# Mean squared log-ratio above which no scheme is near: trained weights, or a law of their own. One
-# class of eight may be entirely different.
+# Mean squared log-ratio above which no scheme is near: the weights are trained, or follow a scheme
+# that is not in the catalogue. One class of eight may be entirely different.
 _FAR = 0.07
-_CLOSE = 0.03  # a class this close in std (3 %) agrees with the scheme
+_CLOSE = 0.03  # a class whose std is this close (3 %) agrees with the scheme
 
 
 @dataclass(frozen=True)
 class Match:
-    """The scheme whose standard deviations come nearest.
+    """The scheme whose standard deviations are nearest to the measured ones.
 
     Attributes:
-        scheme: that scheme.
+        scheme: the scheme.
         distance: mean over classes of the squared log-ratio of std, capped per class.
-        near: small enough to mean something.
     """
 
     scheme: Scheme
@@ -40,15 +39,15 @@ class Match:
 
     @property
     def near(self) -> bool:
-        """The weights look like this scheme, a class or two aside."""
+        """Whether the weights follow this scheme, except perhaps for a class or two."""
         return self.distance < _FAR
 
 
 def guess_law(t: TensorStats, n_layer: int) -> str:
-    """The law of a tensor in words, from its moments and its range.
+    """Describe the law of a tensor in words, inferred from its moments and its range.
 
-    An orthogonal matrix of gain g has norm g·√min(rows, columns) to the last digit; no other law
-    hits one of the usual gains (1, √2, √(2/L)) so exactly.
+    An orthogonal matrix of gain g has norm g·√min(rows, columns) up to rounding; no other law
+    reaches one of the usual gains (1, √2, √(2/L)) so exactly.
     """
     if not t.finite:
         return "not finite"
@@ -72,7 +71,7 @@ def guess_law(t: TensorStats, n_layer: int) -> str:
 
 
 def _cut(reach: float) -> tuple[float, float] | None:
-    """The truncation whose largest value over true std would be ``reach``, and its true std."""
+    """The cut whose largest value is ``reach`` standard deviations, and the law's std in σ."""
     for cut, true_std in ((2.0, 0.87963), (3.0, 0.98658)):
         if 0.97 * cut / true_std < reach <= cut / true_std * 1.01:
             return cut, true_std
@@ -80,19 +79,19 @@ def _cut(reach: float) -> tuple[float, float] | None:
 
 
 def nearest_scheme(tensors: list[TensorStats], config: GPTConfig) -> Match:
-    """Compare the std of every class and block with every scheme's."""
+    """Compare the std of every class and block with that of every scheme; returns the nearest."""
     scored = [Match(s, _distance(tensors, s, config)) for s in catalogue().values()]
     return min(scored, key=lambda match: match.distance)
 
 
-def declared(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> list[Piece]:
-    """What ``scheme`` says of each tensor."""
-    cache: dict[str, dict[str, Piece]] = {}
+def declared(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> list[MatrixSpec]:
+    """The law that ``scheme`` prescribes for each tensor."""
+    cache: dict[str, dict[str, MatrixSpec]] = {}
     found = []
     for t in tensors:
         name = t.key.partition("/")[0]
         if name not in cache:
-            cache[name] = {p.key: p for p in pieces(name, config, scheme)}
+            cache[name] = {p.key: p for p in matrices_of(name, config, scheme)}
         found.append(cache[name][t.key])
     return found
 
@@ -104,34 +103,34 @@ def _distance(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> 
         for t in tensors
         if t.tensor_class in (*MATRICES, *TABLES) and t.layer in (-1, 0, last // 2, last)
     ]
-    # A zero matrix among others that are not is a fault of its own and says nothing of the scheme.
+    # One zero matrix in a class of nonzero ones is a separate fault and no evidence for a scheme.
     alive = {t.tensor_class for t in tensors if t.std > 0}
     kept = [t for t in kept if t.std != 0 or t.tensor_class not in alive]
     by_kind: dict[str, list[float]] = {}
-    for t, piece in zip(kept, declared(kept, scheme, config), strict=True):
-        by_kind.setdefault(t.tensor_class, []).append(_gap(t, piece))
+    for t, spec in zip(kept, declared(kept, scheme, config), strict=True):
+        by_kind.setdefault(t.tensor_class, []).append(_gap(t, spec))
     means = [sum(gaps) / len(gaps) for gaps in by_kind.values()]
     return sum(means) / max(1, len(means))
 
 
-def _gap(t: TensorStats, piece: Piece) -> float:
-    """Squared log-ratio of std, capped, and more where no draw of the law could be this."""
-    if not t.finite or (t.std > 0) != (piece.std > 0):
+def _gap(t: TensorStats, spec: MatrixSpec) -> float:
+    """Squared log-ratio of std, capped, plus a penalty if the law could not give these values."""
+    if not t.finite or (t.std > 0) != (spec.std > 0):
         return _CAP**2
-    if piece.std == 0:
+    if spec.std == 0:
         return 0.0
-    shape = _SHAPE if t.exceeds(piece.law) or _cut_short(t, piece) else 0.0
-    return min(abs(math.log(t.std / piece.std)), _CAP) ** 2 + shape
+    shape = _SHAPE if t.exceeds(spec.law) or _cut_short(t, spec) else 0.0
+    return min(abs(math.log(t.std / spec.std)), _CAP) ** 2 + shape
 
 
-def _cut_short(t: TensorStats, piece: Piece) -> bool:
-    """So many normal values would have gone further, all but once in 10,000 matrices."""
+def _cut_short(t: TensorStats, spec: MatrixSpec) -> bool:
+    """Whether a normal matrix of this size would have larger extremes, all but once in 10,000."""
     within = math.erf(t.reach / t.std / math.sqrt(2))
-    return piece.law.kind == "normal" and t.size * math.log(max(within, 1e-300)) < math.log(1e-4)
+    return spec.law.kind == "normal" and t.size * math.log(max(within, 1e-300)) < math.log(1e-4)
 
 
 def lint_foreign(tensors: list[TensorStats], config: GPTConfig) -> list[Verdict]:
-    """Faults that can be seen in weights alone, and the nearest scheme."""
+    """Find faults that are visible in the weights alone, and name the nearest scheme."""
     classes = {c.tensor_class: c for c in by_class(tensors)}
     match = nearest_scheme(tensors, config)
     expected = declared(tensors, match.scheme, config)
@@ -139,7 +138,10 @@ def lint_foreign(tensors: list[TensorStats], config: GPTConfig) -> list[Verdict]
     found += [*_fused_xavier(classes, config), *_projections(classes, config)]
     found += [*_embeddings(classes, config), *_uncut(classes)]
     if not match.near:
-        text = f"no scheme is near (closest: {match.scheme.name}): trained, or a law of its own"
+        text = (
+            f"no scheme is near (closest: {match.scheme.name}): "
+            "the weights are trained or follow an unknown scheme"
+        )
         return [Verdict(NOTE, "nearest", text, match.distance), *found]
     laws = [replace(t, expected_std=p.std) for t, p in zip(tensors, expected, strict=True)]
     off = list(_apart(by_class(laws), match.scheme))
@@ -148,7 +150,7 @@ def lint_foreign(tensors: list[TensorStats], config: GPTConfig) -> list[Verdict]
 
 
 def _apart(classes: list[ClassStats], scheme: Scheme) -> Iterator[Verdict]:
-    """Classes whose std is not that of the nearest scheme."""
+    """Classes whose std differs from that of the nearest scheme."""
     for c in classes:
         if c.tensor_class not in (*MATRICES, *TABLES):
             continue
@@ -165,7 +167,7 @@ def _apart(classes: list[ClassStats], scheme: Scheme) -> Iterator[Verdict]:
 
 
 def _dead_tensors(tensors: list[TensorStats]) -> Iterator[Verdict]:
-    """Values that are not finite, absurd, or no LayerNorm's."""
+    """Values that are not finite or implausibly large or small, and constant gains other than 1."""
     for t in tensors:
         if not t.finite:
             text = f"{t.key}: values that are not finite numbers"
@@ -174,26 +176,26 @@ def _dead_tensors(tensors: list[TensorStats]) -> Iterator[Verdict]:
             text = f"{t.key} reaches {t.reach:.2g}: uninitialised memory?"
             yield Verdict(FAIL, "uninitialised", text, t.reach)
         elif t.tensor_class == "ln" and t.constant and t.minimum not in (0, 1):
-            text = f"{t.key} is {t.minimum:g} throughout: LayerNorm's gain starts at 1"
+            text = f"{t.key} is {t.minimum:g} throughout, but a LayerNorm gain should start at 1"
             yield Verdict(WARN, "gain", text, t.minimum)
 
 
 def _zeros(
-    classes: dict[str, ClassStats], tensors: list[TensorStats], expected: list[Piece]
+    classes: dict[str, ClassStats], tensors: list[TensorStats], expected: list[MatrixSpec]
 ) -> Iterator[Verdict]:
-    """Zeros where no scheme has them, where the nearest has none, or in one block alone."""
-    for t, piece in zip(tensors, expected, strict=True):
+    """Zeros where no scheme has any, where the nearest scheme has none, or in one block only."""
+    for t, spec in zip(tensors, expected, strict=True):
         if not (t.constant and t.minimum == 0):
             continue
         never = t.tensor_class in ("q", "k", "v", "fc", "wte", "lm_head", "ln")
         alone = any(other.std > 0 for other in classes[t.tensor_class].tensors)
-        table = t.tensor_class == "wpe" and piece.std > 0
+        table = t.tensor_class == "wpe" and spec.std > 0
         if never or table or (alone and t.tensor_class in MATRICES):
             yield Verdict(FAIL, "zero", f"{t.key} is zero: left uninitialised?")
 
 
 def _outliers(classes: dict[str, ClassStats]) -> Iterator[Verdict]:
-    """A block whose matrix leaves the smooth course its class takes over depth."""
+    """Blocks whose matrix deviates from the smooth trend of its class over depth."""
     for name in MATRICES:
         c = classes.get(name)
         stds = [t.std for t in c.tensors] if c else []
@@ -203,7 +205,7 @@ def _outliers(classes: dict[str, ClassStats]) -> Iterator[Verdict]:
             near = [stds[j] for j in range(max(0, i - 2), min(len(stds), i + 3)) if j != i]
             middle = sorted(near)[len(near) // 2]
             if 0 < i < len(stds) - 1 and not 0.66 < t.std / middle < 1.5:
-                text = f"{t.key}: std {t.std:.3g} beside {middle:.3g} in the blocks around it"
+                text = f"{t.key}: std {t.std:.3g}, but {middle:.3g} in the neighbouring blocks"
                 yield Verdict(WARN, "outlier", text, t.std / middle)
 
 
@@ -220,19 +222,19 @@ def _fused_xavier(classes: dict[str, ClassStats], config: GPTConfig) -> Iterator
         return
     if all(_same(std[name], fused) for name in "qkv"):
         text = (
-            f"q, k, v have std {fused:.4g} = √(2/4d): Xavier on the fused c_attn matrix; "
-            f"three matrices would have {proper:.4g}"
+            f"q, k, v have std {fused:.4g} = √(2/4d): Xavier was applied to the fused c_attn "
+            f"matrix; separate matrices would have {proper:.4g}"
         )
         yield Verdict(WARN, "fused-xavier", text, fused)
 
 
 def _typical(c: ClassStats) -> float:
-    """The middle std of a class, which one faulty matrix does not move."""
+    """The median std of a class, which one faulty matrix does not change."""
     return median(t.std for t in c.tensors)
 
 
 def _projections(classes: dict[str, ClassStats], config: GPTConfig) -> Iterator[Verdict]:
-    """Depth scaling that is missing, or that sits on the wrong matrix."""
+    """Depth scaling that is missing or applied to the wrong matrix."""
     if not all(c in classes for c in MATRICES) or config.n_layer < 3:
         return
     if config.multipliers.residual != 1:  # the branches are scaled outside their matrices
@@ -244,42 +246,44 @@ def _projections(classes: dict[str, ClassStats], config: GPTConfig) -> Iterator[
         others = [std[c] for c in ("q", "k", "v", "fc") if c != name]
         plain = max(others)
         if _same(std[name], plain * factor) and any(_same(p, plain) for p in proj):
-            text = f"depth factor 1/√(2L) sits on {name}, not on the projections into the stream"
+            text = f"the depth factor 1/√(2L) is on {name}, not on the residual projections"
             yield Verdict(WARN, "wrong-matrix", text, std[name])
     if all(_same(s, std["fc"]) for s in std.values()) and _same(std["fc"], 0.02, 0.1):
-        text = f"projections have plain std {std['fc']:.3g}: no depth scaling over "
-        text += f"{config.n_layer} layers"
+        text = f"the residual projections have the plain std {std['fc']:.3g}: no depth scaling "
+        text += f"over {config.n_layer} layers"
         yield Verdict(WARN, "plain-projections", text, std["attn_proj"])
     for name, other in (("attn_proj", "mlp_proj"), ("mlp_proj", "attn_proj")):
         if _same(std[name], std["fc"]) and _same(std[other], std["fc"] * factor):
             text = (
-                f"{name} has plain std {std[name]:.3g}: only {other} has the depth factor 1/√(2L)"
+                f"{name} has the plain std {std[name]:.3g}: only {other} has the depth factor "
+                "1/√(2L)"
             )
             yield Verdict(WARN, "half-scaled", text, std[name])
 
 
 def _uncut(classes: dict[str, ClassStats]) -> Iterator[Verdict]:
-    """A matrix that goes beyond the cut which another of the same scale keeps.
+    """A matrix with values beyond the cut that another one of the same scale respects.
 
-    torch's trunc_normal_ takes absolute bounds: its default ±2 is 100σ away at std 0.02.
+    torch's trunc_normal_ takes absolute bounds: its default of ±2 is 100σ at std 0.02.
     """
     first = {name: c.tensors[0] for name, c in classes.items() if name in (*MATRICES, *TABLES)}
     kept: list[tuple[float, float, str]] = []
     for name, t in first.items():
-        # Fewer normal values might all lie within three σ by chance.
+        # Fewer normal values could all lie within 3σ by chance.
         near = _cut(t.reach / t.std) if t.finite and t.std > 0 and t.size > 20_000 else None
         if near is not None and t.kurtosis < 2.95:
             kept.append((near[0], t.std / near[1], name))
     for name, t in first.items():
         for cut, sigma, other in kept:
             if t.reach > cut * sigma * 1.1 and _same(t.std, sigma):
-                text = f"{name} reaches {t.reach / sigma:.1f}σ where {other} is cut at ±{cut:g}σ: "
-                yield Verdict(WARN, "truncation", f"{text}its bounds never cut", t.reach / sigma)
+                text = f"{name} reaches {t.reach / sigma:.1f}σ, but {other} is cut at ±{cut:g}σ: "
+                text += "its bounds have no effect"
+                yield Verdict(WARN, "truncation", text, t.reach / sigma)
                 break
 
 
 def _embeddings(classes: dict[str, ClassStats], config: GPTConfig) -> Iterator[Verdict]:
     c = classes.get("wte")
     if c is not None and config.tied and c.std > 0.5:
-        text = f"token embedding has std {c.std:.3g} and is tied to the head"
+        text = f"the token embedding has std {c.std:.3g} and is tied to the head"
         yield Verdict(FAIL, "tied-embedding", text, c.std)

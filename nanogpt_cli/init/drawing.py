@@ -1,9 +1,9 @@
 """Initial values of a GPT, drawn from a scheme.
 
-Every value depends on the seed and the parameter's name alone. Each matrix is drawn in chunks of
-``CHUNK_ROWS`` rows, each from its own generator, so a tensor may be drawn whole, by rows, out of
-order, in parallel or on another machine, with the same bits. q, k and v are three matrices with
-laws of their own that share one parameter.
+Every value depends only on the seed and the parameter's name. Each matrix is drawn in chunks of
+``CHUNK_ROWS`` rows, each from its own generator, so a tensor can be drawn whole, by rows, out of
+order, in parallel or on another machine with bit-identical results. q, k and v are three matrices,
+each with its own law, that share one parameter.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A matrix with one law: a parameter, or the q, k or v rows of ``c_attn``.
+class MatrixSpec:
+    """A matrix that has one law: a whole parameter, or the q, k or v rows of ``c_attn``.
 
     Attributes:
-        key: what its random numbers are keyed by, together with the seed.
-        parameter: the parameter it belongs to.
+        key: with the seed, determines its random numbers.
+        parameter: name of the parameter it belongs to.
         tensor_class: one of ``schemes.CLASSES``.
-        start: first row of the parameter it fills.
+        start: its first row within the parameter.
         shape: (rows, columns); a vector counts as one column.
-        law: how it is distributed.
-        std: the standard deviation that law gives it.
+        law: distribution of its values.
+        std: standard deviation of that law.
     """
 
     key: str
@@ -57,7 +57,7 @@ class Piece:
 
 
 def multipliers(scheme: Scheme, config: GPTConfig) -> Multipliers:
-    """The factors on the signal that ``scheme`` asks for at the shape of ``config``."""
+    """The forward-pass multipliers that ``scheme`` prescribes for the shape of ``config``."""
     values = _values(config)
     found = {name: scheme.multiplier(name, values) for name in ("embedding", "residual", "output")}
     chosen = {name: value for name, value in found.items() if value is not None}
@@ -79,15 +79,15 @@ def _values(config: GPTConfig) -> dict[str, float]:
     }
 
 
-def pieces(name: str, config: GPTConfig, scheme: Scheme) -> list[Piece]:
+def matrices_of(name: str, config: GPTConfig, scheme: Scheme) -> list[MatrixSpec]:
     """The matrices that make up parameter ``name``: three for ``c_attn``, one for all others."""
     shape = shapes_of(name, config)
     kind = tensor_class(name)
     if kind != "qkv":
-        return [_piece(name, name, kind, 0, shape, config, scheme)]
+        return [_spec(name, name, kind, 0, shape, config, scheme)]
     third = (config.n_embd, config.n_embd)
     return [
-        _piece(f"{name}/{c}", name, c, i * config.n_embd, third, config, scheme)
+        _spec(f"{name}/{c}", name, c, i * config.n_embd, third, config, scheme)
         for i, c in enumerate("qkv")
     ]
 
@@ -115,7 +115,7 @@ def _block_name(name: str) -> tuple[str, int]:
     return f"{head}transformer.h.0.{leaf}", int(layer)
 
 
-def _piece(
+def _spec(
     key: str,
     name: str,
     kind: str,
@@ -123,44 +123,44 @@ def _piece(
     shape: tuple[int, int],
     config: GPTConfig,
     scheme: Scheme,
-) -> Piece:
+) -> MatrixSpec:
     fan_out, fan_in = _fans(name, kind, shape, config)
     values = _values(config) | {"l": _block_name(name)[1], "fan_in": fan_in, "fan_out": fan_out}
     law = scheme.law(kind, values)
-    return Piece(key, name, kind, start, shape, law, law.true_std(*shape))
+    return MatrixSpec(key, name, kind, start, shape, law, law.true_std(*shape))
 
 
 def _fans(name: str, kind: str, shape: tuple[int, int], config: GPTConfig) -> tuple[int, int]:
-    """(fan_out, fan_in); a bias has its matrix's, which is what PyTorch's bound uses."""
+    """(fan_out, fan_in); a bias takes those of its matrix, as in PyTorch's initialisation."""
     if kind == "bias":
         return shapes_of(name.removesuffix("bias") + "weight", config)
     return shape
 
 
 def generator(seed: int, key: str, chunk: int) -> torch.Generator:
-    """The random numbers of one chunk of rows of one matrix."""
+    """The generator for one chunk of rows of one matrix."""
     digest = hashlib.blake2b(f"{seed}/{key}/{chunk}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
-def draw(piece: Piece, seed: int, out: Tensor, *, start: int = 0) -> Tensor:
+def draw(spec: MatrixSpec, seed: int, out: Tensor, *, start: int = 0) -> Tensor:
     """Fill ``out`` with rows ``start``.. of a matrix.
 
     Args:
-        piece: which matrix.
-        seed: of the model.
+        spec: the matrix.
+        seed: the model's seed.
         out: (rows, columns) float32 on the CPU, contiguous.
-        start: first row wanted, a multiple of ``CHUNK_ROWS``.
+        start: first row to draw, a multiple of ``CHUNK_ROWS``.
     """
     assert start % CHUNK_ROWS == 0
-    if piece.law.kind == "orthogonal":
-        return out.copy_(_orthogonal(piece, seed)[start : start + len(out)])
+    if spec.law.kind == "orthogonal":
+        return out.copy_(_orthogonal(spec, seed)[start : start + len(out)])
     for row in range(0, len(out), CHUNK_ROWS):
-        # A chunk is always drawn to its end: the last values of a draw depend on its length.
+        # A chunk is always drawn whole, because the last values of a draw depend on its length.
         chunk, first = out[row : row + CHUNK_ROWS], start + row
-        rows = min(CHUNK_ROWS, piece.shape[0] - first)
+        rows = min(CHUNK_ROWS, spec.shape[0] - first)
         whole = chunk if len(chunk) == rows else out.new_empty(rows, *out.shape[1:])
-        _sample(piece.law, whole, generator(seed, piece.key, first // CHUNK_ROWS))
+        _sample(spec.law, whole, generator(seed, spec.key, first // CHUNK_ROWS))
         if whole is not chunk:
             chunk.copy_(whole[: len(chunk)])
     return out
@@ -179,7 +179,7 @@ def _sample(law: Law, out: Tensor, rng: torch.Generator) -> None:
 
 
 def _redraw(values: Tensor, std: float, cut: float, rng: torch.Generator) -> None:
-    """Redraw what lies beyond ±cut·std until nothing does; only those values, not the tensor."""
+    """Redraw the values beyond ±cut·std, and only those, until there are none."""
     outside = (values.abs() > cut * std).nonzero().squeeze(1)
     while len(outside):
         fresh = torch.empty(len(outside)).normal_(0.0, std, generator=rng)
@@ -187,13 +187,13 @@ def _redraw(values: Tensor, std: float, cut: float, rng: torch.Generator) -> Non
         outside = outside[fresh.abs() > cut * std]
 
 
-def _orthogonal(piece: Piece, seed: int) -> Tensor:
-    """A Haar-distributed (semi-)orthogonal matrix: QR of a normal one, signs of R's diagonal."""
-    rows, columns = piece.shape
-    rng = generator(seed, piece.key, 0)
-    tall = torch.empty(max(piece.shape), min(piece.shape)).normal_(generator=rng)
-    basis, r = threads.alone(lambda: torch.linalg.qr(tall))
-    q: Tensor = basis * r.diagonal().sign() * piece.law.scale
+def _orthogonal(spec: MatrixSpec, seed: int) -> Tensor:
+    """A Haar-distributed (semi-)orthogonal matrix: QR of a normal matrix, with R's signs fixed."""
+    rows, columns = spec.shape
+    rng = generator(seed, spec.key, 0)
+    tall = torch.empty(max(spec.shape), min(spec.shape)).normal_(generator=rng)
+    basis, r = threads.single_threaded(lambda: torch.linalg.qr(tall))
+    q: Tensor = basis * r.diagonal().sign() * spec.law.scale
     return q if rows >= columns else q.T
 
 
@@ -208,19 +208,22 @@ def init_tensor(
 
     Args:
         name: e.g. ``"transformer.h.3.attn.c_attn.weight"``.
-        out: float32 CPU tensor of the parameter's shape to fill; a new one if left out.
+        config: the model.
+        scheme: its scheme.
+        seed: its seed.
+        out: float32 CPU tensor of the parameter's shape to fill; a new one if ``None``.
     """
-    parts = pieces(name, config, scheme)
+    parts = matrices_of(name, config, scheme)
     if out is None:
         out = torch.empty(shapes(replace(config, n_layer=1))[_block_name(name)[0]])
-    for piece in parts:
-        draw(piece, seed, out[piece.start : piece.start + piece.shape[0]].view(*piece.shape))
+    for spec in parts:
+        draw(spec, seed, out[spec.start : spec.start + spec.shape[0]].view(*spec.shape))
     return out
 
 
 @torch.no_grad()
 def fill(model: GPT, scheme: Scheme, seed: int) -> None:
-    """Give every parameter of ``model`` its initial value, several at a time."""
+    """Give every parameter of ``model`` its initial values, in parallel threads."""
     jobs = list(_jobs(model, scheme, seed))
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         for done in [pool.submit(job) for job in jobs]:
@@ -228,28 +231,28 @@ def fill(model: GPT, scheme: Scheme, seed: int) -> None:
 
 
 def _jobs(model: GPT, scheme: Scheme, seed: int) -> Iterator[Callable[[], None]]:
-    """One job per chunk of rows; large ones first, so that the threads end together."""
+    """One job per chunk of rows, largest first, so that the threads finish together."""
     found: list[tuple[int, Callable[[], None]]] = []
     for name, parameter in model.named_parameters():
-        for piece in pieces(name, model.config, scheme):
-            rows = parameter.detach()[piece.start : piece.start + piece.shape[0]]
+        for spec in matrices_of(name, model.config, scheme):
+            rows = parameter.detach()[spec.start : spec.start + spec.shape[0]]
             target = rows.view(rows.shape[0], -1)
-            step = piece.shape[0] if piece.law.kind == "orthogonal" else CHUNK_ROWS
-            for start in range(0, piece.shape[0], step):
+            step = spec.shape[0] if spec.law.kind == "orthogonal" else CHUNK_ROWS
+            for start in range(0, spec.shape[0], step):
                 part = target[start : start + step]
-                found.append((part.numel(), _job(piece, seed, part, start)))
+                found.append((part.numel(), _job(spec, seed, part, start)))
     return (job for _, job in sorted(found, key=lambda job: -job[0]))
 
 
-def _job(piece: Piece, seed: int, target: Tensor, start: int) -> Callable[[], None]:
-    """Draw straight into float32 CPU memory; anything else gets a copy of the same values."""
+def _job(spec: MatrixSpec, seed: int, target: Tensor, start: int) -> Callable[[], None]:
+    """A job that draws directly into float32 CPU memory, and elsewhere copies the same values."""
 
     @torch.no_grad()
     def run() -> None:
         if target.dtype == torch.float32 and target.device.type == "cpu":
-            draw(piece, seed, target, start=start)
+            draw(spec, seed, target, start=start)
         else:
-            target.copy_(draw(piece, seed, torch.empty(target.shape), start=start))
+            target.copy_(draw(spec, seed, torch.empty(target.shape), start=start))
 
     return run
 
@@ -263,28 +266,28 @@ def build(
 ) -> GPT:
     """A GPT with the initial values of ``scheme``.
 
-    PyTorch's own initialisation never runs. The
-    scheme's multipliers are not applied here: pass ``configure(config, scheme)``.
+    PyTorch's own initialisation does not run. The scheme's multipliers are not applied here: pass
+    ``configure(config, scheme)`` for that.
 
     Args:
         config: the model; its ``multipliers`` are used as they are.
         scheme: from ``schemes.get`` or ``schemes.parse_custom``.
-        seed: values are a function of (seed, parameter name); every device gets the same.
-        device: where the parameters live.
-        dtype: values are drawn in float32 and rounded to this.
+        seed: values are a function of (seed, parameter name), the same on every device.
+        device: device of the parameters.
+        dtype: values are drawn in float32 and rounded to this dtype.
     """
     with torch.device(device), undrawn():
         model = GPT(config).to(dtype)
-    model.tie()  # a change of dtype may give a shared parameter two memories
+    model.tie()  # a change of dtype may separate tied parameters
     fill(model, scheme, seed)
     return model
 
 
 class undrawn(TorchFunctionMode):  # noqa: N801 - a context manager, named as those are
-    """Within it, modules are constructed without drawing their initial values.
+    """Context in which modules are constructed without drawing their initial values.
 
-    Their memory is reserved and not touched. (The meta device would do as well, at a second for
-    loading its decompositions.)
+    Their memory is allocated but not written. (The meta device would do as well, but takes a second
+    to load its decompositions.)
     """
 
     def __torch_function__(
@@ -295,7 +298,7 @@ class undrawn(TorchFunctionMode):  # noqa: N801 - a context manager, named as th
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        # A function of torch.nn.init is seen whole; what it calls in turn is not seen here.
+        # Functions of torch.nn.init arrive here as a whole; the functions they call do not.
         drawing = getattr(func, "__module__", "") == "torch.nn.init"
         if drawing or func in (Tensor.uniform_, Tensor.normal_):
             return args[0] if args else kwargs["tensor"]

@@ -1,4 +1,4 @@
-"""What is expected before a weight is drawn: every matrix's law, a run's first statistics."""
+"""Expectations that need no drawn weights: each matrix's law, and a run's first statistics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from nanogpt_cli.init.drawing import pieces
+from nanogpt_cli.init.drawing import matrices_of
 from nanogpt_cli.init.tensor_stats import TensorStats
 from nanogpt_cli.init.theory import expect, random_tokens
 from nanogpt_cli.model.gpt import GPTConfig
@@ -21,16 +21,16 @@ _MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp
 def expected_stats(
     config: GPTConfig, scheme: Scheme, idx: Tensor | None = None
 ) -> dict[str, list[float]]:
-    """What theory expects of the per-layer statistics before the first step.
+    """The per-layer statistics that theory expects before the first step.
 
     Args:
         config: with the scheme's multipliers (``init.drawing.configure``).
-        scheme: of the initial values.
+        scheme: the scheme of the initial values.
         idx: (B, T) token ids of the run's data, of which one sequence of at most 128 tokens is
-            used; random ids if left out. Which tokens repeat changes the attention branch a little.
+            used; random ids if ``None``. Repeated tokens change the attention branch slightly.
 
     Returns:
-        Lists over layers under the names of ``layers`` events: resid_rms, attn_rms, mlp_rms,
+        Lists over layers under the field names of ``layers`` events: resid_rms, attn_rms, mlp_rms,
         preact_std, dead, attn_entropy, attn_score_std, weight_rms.
     """
     if idx is None:
@@ -52,21 +52,21 @@ def expected_stats(
 def weight_rms(config: GPTConfig, scheme: Scheme, layer: int) -> float:
     """Expected root mean square over all matrices of one block."""
     names = [f"transformer.h.{layer}.{name}" for name in _MATRICES]
-    found = [piece for name in names for piece in pieces(name, config, scheme)]
-    total = sum(piece.size * (piece.std**2 + piece.law.mean**2) for piece in found)
-    return math.sqrt(total / sum(piece.size for piece in found))
+    found = [spec for name in names for spec in matrices_of(name, config, scheme)]
+    total = sum(spec.size * (spec.std**2 + spec.law.mean**2) for spec in found)
+    return math.sqrt(total / sum(spec.size for spec in found))
 
 
 def expected_tensors(config: GPTConfig, scheme: Scheme) -> list[TensorStats]:
-    """Every matrix with its law and expected std; what only a measurement knows is NaN."""
+    """Every matrix with its law and expected std; fields that need a measurement are NaN."""
     unknown = (math.nan,) * 5
     return [
         TensorStats(
-            *(piece.key, piece.tensor_class, layer_of(name), piece.shape, *unknown),
+            *(spec.key, spec.tensor_class, layer_of(name), spec.shape, *unknown),
             finite=True,
-            law=piece.law,
-            expected_std=piece.std,
+            law=spec.law,
+            expected_std=spec.std,
         )
         for name in shapes(config)
-        for piece in pieces(name, config, scheme)
+        for spec in matrices_of(name, config, scheme)
     ]

@@ -1,9 +1,9 @@
-"""Measure a GPT's signals by depth with one block of weights in memory at a time.
+"""Measure a GPT's signals by depth while streaming its weights block by block.
 
-Two blocks exist: one computes while a thread fills the other. The token embedding passes by in
-chunks of rows, once to look the tokens up and again as the head; the first chunks stay meanwhile.
-The backward pass fetches each block a second time and differentiates with respect to the stream
-alone.
+Two blocks are in memory: one computes while a thread fills the other. The token embedding is
+streamed in chunks of rows, once to look tokens up and once as the head; its first chunks are cached
+in between. The backward pass fetches each block a second time and differentiates with respect to
+the residual stream only.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from torch.nn import functional as F
 from nanogpt_cli.init.drawing import undrawn
 from nanogpt_cli.init.probes import ForwardProbe, GradientProbe, Histogram, mean_cosine, rms
 from nanogpt_cli.init.signals import GRADIENT_CLASSES, Signals
-from nanogpt_cli.init.sources import Drawn, Observer, Source, chunks, load, parts
+from nanogpt_cli.init.sources import Drawn, Observer, WeightSource, chunks, load, matrices
 from nanogpt_cli.init.tensor_stats import Accumulator, TensorStats
 from nanogpt_cli.model.gpt import LAYER_NORM_EPS, Block
 
 WTE, WPE, HEAD = "transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 @dataclass
 class Inspection:
-    """What a measurement found: signals by depth, statistics of every matrix, histograms."""
+    """The result of ``measure``: signals by depth, statistics of every matrix, histograms."""
 
     signals: Signals = field(default_factory=Signals)
     tensors: list[TensorStats] = field(default_factory=list)
@@ -38,24 +38,24 @@ class Inspection:
 
 
 def measure(
-    source: Source,
+    source: WeightSource,
     idx: Tensor,
     targets: Tensor,
     *,
     backward: bool = True,
     layer_norm: bool = True,
     histograms: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Inspection:
-    """Run a source's model on tokens, block by block.
+    """Run a source's model on tokens, block by block, and measure its signals.
 
     Args:
-        source: where weights come from; its config carries the multipliers.
+        source: source of the weights; its config includes the multipliers.
         idx, targets: (B, T) int64 token ids and next ids.
-        backward: gradients too; keeps the stream before every block.
+        backward: whether to compute gradients, which keeps the residual stream before every block.
         layer_norm: False replaces every LayerNorm by the identity (an ablation).
-        histograms: also count pre-activations and stream values by layer.
-        progress: called with (blocks done, blocks to do).
+        histograms: whether to make histograms of pre-activations and residual stream by layer.
+        progress: called with (blocks done, total blocks).
     """
     run = _Pass(source, idx, targets, layer_norm=layer_norm, progress=progress)
     if isinstance(source, Drawn) and (source.config.tied or backward):
@@ -78,9 +78,9 @@ def measure(
 
 
 class Blocks:
-    """The blocks of a source in any order, each ready when asked for, two in memory."""
+    """Streams the blocks of a source in any order, with two blocks in memory."""
 
-    def __init__(self, source: Source, *, layer_norm: bool) -> None:
+    def __init__(self, source: WeightSource, *, layer_norm: bool) -> None:
         self.source, self.layer_norm = source, layer_norm
 
     def _buffer(self) -> Block:
@@ -91,9 +91,9 @@ class Blocks:
         return block.eval().requires_grad_(False)
 
     def walk(self, layers: list[int], observe: Observer | None = None) -> Iterator[Block]:
-        """Yield each block in turn; a thread fills the next one meanwhile.
+        """Yield each block in turn while a thread fills the next one.
 
-        That thread gets a core of its own: two OpenMP teams on the same cores mostly wait.
+        That thread needs a core for itself: two OpenMP teams on the same cores mostly wait.
         """
         buffers = [self._buffer() for _ in range(2)]
         with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -118,12 +118,12 @@ class _Pass:
 
     def __init__(
         self,
-        source: Source,
+        source: WeightSource,
         idx: Tensor,
         targets: Tensor,
         *,
         layer_norm: bool,
-        progress: Progress | None,
+        progress: OnProgress | None,
     ) -> None:
         self.source, self.config = source, source.config
         self.idx, self.targets = idx, targets.reshape(-1)
@@ -132,13 +132,13 @@ class _Pass:
         self.signals = self.found.signals
         self.inputs: list[Tensor] = []
         self.head_name = WTE if self.config.tied else HEAD
-        self.kept: dict[int, Tensor] | None = None  # the head's first rows, where it passes twice
+        self.kept: dict[int, Tensor] | None = None  # cached rows of the head if it is read twice
         self.blocks = Blocks(source, layer_norm=layer_norm)
         self.probe = ForwardProbe(self.signals, self.config.attention_scale)
         self.layer_norm = layer_norm
 
     def embed(self) -> Tensor:
-        """Token and position embeddings of the input, (B, T, C), and both tables' statistics."""
+        """Embed the input to (B, T, C), and measure both tables."""
         tokens = self._look_up(WTE, self.idx)
         positions = self._look_up(WPE, torch.arange(self.idx.shape[1]))
         token_power, position_power = rms(tokens) ** 2, rms(positions) ** 2
@@ -149,10 +149,10 @@ class _Pass:
         return x
 
     def _look_up(self, name: str, ids: Tensor) -> Tensor:
-        """Rows ``ids`` of a table that passes by in chunks."""
-        (piece,) = parts(self.source, name)
-        out = torch.empty(*ids.shape, piece.shape[1])
-        seen = Accumulator(piece.shape)
+        """Look up rows ``ids`` of a table that is streamed in chunks."""
+        (spec,) = matrices(self.source, name)
+        out = torch.empty(*ids.shape, spec.shape[1])
+        seen = Accumulator(spec.shape)
         for start, rows in chunks(self.source, name, self.kept if name == self.head_name else None):
             seen.add(rows)
             here = (ids >= start) & (ids < start + len(rows))
@@ -161,16 +161,16 @@ class _Pass:
         return out
 
     def _table(self, seen: Accumulator, name: str) -> None:
-        (piece,) = parts(self.source, name)
-        law = (piece.law, piece.std) if self.source.scheme else (None, math.nan)
-        self.found.tensors.append(seen.stats(piece.key, piece.tensor_class, -1, *law))
+        (spec,) = matrices(self.source, name)
+        law = (spec.law, spec.std) if self.source.scheme else (None, math.nan)
+        self.found.tensors.append(seen.stats(spec.key, spec.tensor_class, -1, *law))
 
     def _watch(self, x: Tensor) -> None:
         self.signals.stream_rms.append(rms(x))
         self.signals.cosine.append(mean_cosine(x))
 
     def forward(self, x: Tensor, *, keep: bool) -> Tensor:
-        """The stream after the last block; ``keep`` remembers it before every block."""
+        """Residual stream after the last block; ``keep`` stores it before every block."""
         layers = list(range(self.config.n_layer))
         for block in self.blocks.walk(layers, self.found.tensors.append):
             if keep:
@@ -181,7 +181,7 @@ class _Pass:
         return x
 
     def _normalised(self, x: Tensor, observe: Observer | None = None) -> Tensor:
-        """Stream (B, T, C) through the final LayerNorm, as (N, C)."""
+        """Apply the final LayerNorm to the residual stream (B, T, C); returns (N, C)."""
         x = x.reshape(-1, self.config.n_embd)
         if not self.layer_norm:
             return x
@@ -193,14 +193,14 @@ class _Pass:
         return F.layer_norm(x, size, weight, bias, LAYER_NORM_EPS)
 
     def _logits(self, y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(first row, rows of the head, logits (N, rows)) for every chunk of the vocabulary."""
+        """Yield (first row, rows of the head, logits (N, rows)) per chunk of the vocabulary."""
         for start, rows in chunks(self.source, self.head_name, self.kept):
             yield start, rows, y @ rows.T * self.config.multipliers.output
 
     def head(self, x: Tensor) -> Tensor:
-        """Loss and logit statistics; returns each token's log-sum-exp (N,)."""
+        """Measure loss and logits; returns each position's log-sum-exp (N,)."""
         y = self._normalised(x, self.found.tensors.append)
-        seen = None if self.config.tied else Accumulator(parts(self.source, HEAD)[0].shape)
+        seen = None if self.config.tied else Accumulator(matrices(self.source, HEAD)[0].shape)
         N, V = len(y), self.config.vocab_size
         lse, own, target = torch.full((N,), -math.inf), torch.zeros(N), torch.zeros(N)
         total, square = torch.zeros(N).double(), torch.zeros(N).double()
@@ -223,7 +223,7 @@ class _Pass:
         return lse
 
     def head_gradient(self, x: Tensor, lse: Tensor) -> Tensor:
-        """Gradient of the mean loss with respect to the last stream, (B, T, C)."""
+        """Gradient of the mean loss with respect to the final residual stream, (B, T, C)."""
         y = self._normalised(x)
         gradient = torch.zeros_like(y)
         for start, rows, logits in self._logits(y):
@@ -238,7 +238,7 @@ class _Pass:
         return back
 
     def backward(self, gradient: Tensor) -> None:
-        """Gradients of the stream and norms of the weights' gradients, last block first."""
+        """Measure gradients of the residual stream and the weights, from the last block down."""
         n = self.config.n_layer
         self.signals.grad_rms = [rms(gradient)]
         self.signals.weight_grad = {name: [] for name in GRADIENT_CLASSES}

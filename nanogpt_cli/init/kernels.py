@@ -1,7 +1,7 @@
-"""What an activation does to Gaussian pre-activations: exact moments and covariances.
+"""The effect of an activation on Gaussian pre-activations: exact moments and covariances.
 
 For two pre-activations with variances q₁, q₂ and covariance r: ``value`` is E[φ(x)φ(y)] and
-``slope`` is E[φ′(x)φ′(y)], which carries gradients back (Price's theorem: slope = ∂value/∂r).
+``slope`` is E[φ′(x)φ′(y)], which propagates gradients (Price's theorem: slope = ∂value/∂r).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def relu2(R: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cos_sin(cos: Tensor) -> Tensor:
-    """The sine that belongs to a cosine, in [0, 1]."""
+    """The non-negative sine of the angle whose cosine is given."""
     return (1 - cos * cos).clamp_min(0).sqrt()
 
 
@@ -86,9 +86,9 @@ def hermite_coefficients(activation: str, q: float, terms: int = 24) -> tuple[fl
 
 
 def hermite(activation: str) -> Kernel:
-    """The kernel of any smooth activation: value = Σ aₙ²ρⁿ, with the mean variance for all.
+    """The kernel of any smooth activation: value = Σ aₙ²ρⁿ, with aₙ at the mean variance.
 
-    After LayerNorm all variances are equal but for ε, which enters through ρ.
+    After LayerNorm all variances are equal up to ε, which enters through ρ.
     """
 
     def kernel(R: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,9 +110,9 @@ def hermite(activation: str) -> Kernel:
 
 
 def gated(kernel: Kernel) -> Kernel:
-    """SwiGLU's hidden units φ(g)·v; gate and value have the same law, so the same covariance.
+    """The kernel of SwiGLU's hidden units φ(g)·v, whose gate and value have the same covariance.
 
-    ``slope`` then sums both ways back: through the gate and through the value.
+    ``slope`` sums the gradient paths through the gate and through the value.
     """
 
     def product(R: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Verdicts in words on an initialisation: what is fine, what is odd, what will not work."""
+"""Verdicts in words on an initialisation: what is fine, what is unusual, and what will not work."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Verdict:
     Attributes:
         severity: one of ``SEVERITIES``.
         topic: a stable short name, for scripts.
-        text: a sentence with its number and reason.
-        value: the number the rule looked at.
+        text: a sentence with the number and the reason.
+        value: the number that was judged.
     """
 
     severity: str
@@ -33,19 +33,19 @@ class Verdict:
 
 
 def worst(verdicts: Iterable[Verdict]) -> str:
-    """The gravest severity among them."""
+    """The gravest severity among verdicts."""
     return max((v.severity for v in verdicts), key=SEVERITIES.index, default=OK)
 
 
 def on_scheme(scheme: Scheme, classes: Iterable[ClassStats] = ()) -> list[Verdict]:
-    """Judge what a scheme declares, before a weight is looked at."""
+    """Judge what a scheme declares, and the measured classes if there are any."""
     found = []
     if scheme.mismatch:
-        text = f"architecture mismatch: {scheme.name} is written for {scheme.mismatch}"
+        text = f"architecture mismatch: {scheme.name} was designed for {scheme.mismatch}"
         found.append(Verdict(WARN, "mismatch", text))
     for name, rule in scheme.rules.items():
         if rule.kind == "truncated" and rule.cut >= LARGEST_NORMAL:
-            text = f"{name}: truncation at ±{rule.cut:g}σ never cuts anything"
+            text = f"{name}: truncation at ±{rule.cut:g}σ has no effect"
             found.append(Verdict(WARN, "truncation", text, rule.cut))
     return found + on_laws(classes)
 
@@ -90,7 +90,7 @@ def _which(off: list[TensorStats], c: ClassStats) -> str:
 
 
 def _why(t: TensorStats) -> str:
-    """What about a tensor disagrees with its law."""
+    """The way in which a tensor disagrees with its law."""
     assert t.law is not None
     if t.constant:
         return f"constant {t.minimum:g}, expected {t.law}"
@@ -99,7 +99,7 @@ def _why(t: TensorStats) -> str:
     ratio = t.std / t.expected_std
     if t.law.kind == "truncated" and t.exceeds(t.law):
         reach = t.reach / t.law.scale
-        return f"values reach {reach:.1f}σ, expected a cut at ±{t.law.cut:g}σ: it never cuts"
+        return f"values reach {reach:.1f}σ, but the law is cut at ±{t.law.cut:g}σ"
     if abs(t.z) >= 5.5:
         return f"std {t.std:.4g} is {ratio:.3f} times the expected {t.expected_std:.4g} ({t.law})"
     if t.ks_scaled >= KS_LIMIT:

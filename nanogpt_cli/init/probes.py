@@ -1,4 +1,4 @@
-"""What is read off a block while it runs: sizes, attention, gradients."""
+"""Probes that measure a block while it runs: RMS, attention, gradients."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.model.gpt import Block
 
-# A hidden unit whose activation never exceeds this share of the layer's RMS says nothing.
+# A hidden unit is dead if its activation never exceeds this share of the layer's RMS.
 NEAR_ZERO = 0.01
-_SCORES_AT_ONCE = 1 << 17  # as many as a core's own cache holds
+_SCORES_AT_ONCE = 1 << 17  # as many as fit a core's private cache
 _STRIP = 64
 _BINS, _REACH = 41, 4.1
 
@@ -31,12 +31,12 @@ class Histogram:
 
 
 def rms(x: Tensor) -> float:
-    """Root mean square over all entries; sums along the last axis first, then in float64."""
+    """Root mean square over all entries, summed along the last axis first, then in float64."""
     return math.sqrt(float(torch.linalg.vector_norm(x, dim=-1).double().square().sum()) / x.numel())
 
 
 def mean_cosine(x: Tensor) -> float:
-    """Mean cosine between different positions of a sequence, x (B, T, C)."""
+    """Mean cosine similarity between different positions of a sequence, x (B, T, C)."""
     B, T, _ = x.shape
     if T < 2:
         return math.nan
@@ -45,7 +45,7 @@ def mean_cosine(x: Tensor) -> float:
 
 
 def histogram(x: Tensor) -> Histogram:
-    """Counts of x over its RMS between ±4.1."""
+    """Histogram of x divided by its RMS, between ±4.1."""
     size = rms(x)
     counts = torch.histc(x.float() / (size or 1.0), _BINS, -_REACH, _REACH)
     return Histogram(size, -_REACH, _REACH, tuple(int(c) for c in counts))
@@ -60,7 +60,7 @@ class ForwardProbe:
         self._q = torch.empty(0)
 
     def __call__(self, what: str, _layer: int, x: Tensor) -> None:
-        """Take in a named tensor of the running block."""
+        """Measure the tensor ``x`` of the running block by its name ``what``."""
         if what == "q":
             self._q = x
         elif what == "k":
@@ -80,10 +80,10 @@ class ForwardProbe:
 
 
 def causal_softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention weights of scores (…, R, T) that are zero where unseen, and their entropy.
+    """Attention weights of scores (…, R, T) that are zero where masked, and their entropy.
 
-    The R queries are the last of T positions. Entropy (…, R) in nats is log Σ exp - Σ w·s, and
-    log Σ exp is read off the largest entry, s - ln w: torch.logsumexp takes ten times as long.
+    The R queries are the last of T positions. Entropy (…, R) in nats is log Σ exp - Σ w·s, where
+    log Σ exp is s - ln w of the largest entry, because torch.logsumexp takes ten times as long.
     """
     R, T = scores.shape[-2:]
     visible = scores + torch.full((R, T), -math.inf).triu_(1 + T - R)
@@ -93,7 +93,7 @@ def causal_softmax(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attention_statistics(q: Tensor, k: Tensor, scale: float) -> tuple[float, float]:
-    """RMS of the visible scores, and entropy over ln t averaged over positions t ≥ 2.
+    """RMS of the unmasked scores, and entropy divided by ln t, averaged over positions t ≥ 2.
 
     Args:
         q, k: (B, H, T, D).
@@ -102,9 +102,9 @@ def attention_statistics(q: Tensor, k: Tensor, scale: float) -> tuple[float, flo
     B, H, T, D = q.shape
     square = entropy = 0.0
     log_t = torch.arange(1, T + 1).log()
-    log_t[0] = math.inf  # the first position has no choice and no share
+    log_t[0] = math.inf  # the first position sees only itself and is left out
     queries, keys = (scale * q).reshape(-1, T, D), k.reshape(-1, T, D)
-    # Queries in strips, each with the keys its last one sees: half of all scores are never formed.
+    # Each strip of queries takes only the keys that its last query sees: half of all scores.
     for first in range(0, T, _STRIP):
         end = min(T, first + _STRIP)
         group = max(1, _SCORES_AT_ONCE // ((end - first) * end))
@@ -119,7 +119,7 @@ def attention_statistics(q: Tensor, k: Tensor, scale: float) -> tuple[float, flo
 
 
 class GradientProbe:
-    """Context in which a backward pass through a block records its weight-gradient norms."""
+    """Context in which a backward pass through a block records the norms of weight gradients."""
 
     def __init__(self, block: Block, norms: dict[str, list[float]]) -> None:
         matrices: dict[str, nn.Module] = {
@@ -152,7 +152,7 @@ class GradientProbe:
 
 
 def gradient_norm(g: Tensor, x: Tensor) -> float:
-    """‖GᵀX‖_F for output gradients and inputs of a linear layer, without forming GᵀX.
+    """‖GᵀX‖_F for output gradients G and inputs X of a linear layer, without forming GᵀX.
 
     ‖GᵀX‖² = Σ (GGᵀ)∘(XXᵀ): two (N, N) matrices instead of a weight-sized one.
     """

@@ -1,4 +1,4 @@
-"""What is known about a forward and backward pass by depth, expected or measured alike."""
+"""Statistics of a forward and backward pass by depth, whether expected or measured."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ GRADIENT_CLASSES = ("c_attn", "attn_proj", "fc", "mlp_proj")
 class Signals:
     """Sizes of signals and gradients, block by block.
 
-    "RMS" is over channels, positions and sequences. Lists over the stream have n_layer + 1
+    "RMS" is over channels, positions and sequences. Lists over the residual stream have n_layer + 1
     entries, the first for the embedding; lists over blocks have n_layer. Gradient lists are empty
-    where no backward pass was asked for.
+    if there was no backward pass.
 
     Attributes:
-        stream_rms: residual stream.
-        cosine: mean cosine between the stream's vectors at different positions of a sequence.
-        attn_rms, mlp_rms: the branches as they join the stream.
-        score_std: RMS of attention scores over the positions a query may see, after scaling.
-        attn_entropy: entropy of attention over ln t, averaged over positions t ≥ 2; 1 is uniform.
+        stream_rms: RMS of the residual stream.
+        cosine: mean cosine between residual stream vectors at different positions of a sequence.
+        attn_rms, mlp_rms: RMS of the branches as they are added to the residual stream.
+        score_std: RMS of the scaled attention scores over the positions that a query may see.
+        attn_entropy: attention entropy over ln t, averaged over positions t ≥ 2; 1 is uniform.
         preact_std: RMS of the MLP's pre-activations.
-        near_zero: share of hidden units whose activation stays below a hundredth of the layer's
-            RMS on every token seen.
-        grad_rms: gradient of the loss with respect to the stream.
-        weight_grad: Frobenius norm of the loss gradient by class of matrix and block.
+        near_zero: share of dead units: hidden units whose activation stays below a hundredth of the
+            layer's RMS on every token.
+        grad_rms: RMS of the loss gradient with respect to the residual stream.
+        weight_grad: Frobenius norm of the loss gradient by matrix class and block.
         loss: mean cross-entropy in nats.
-        loss_any: the same averaged over every target there could be, instead of the given ones:
-            without the chance of which logits those have.
-        logit_std: of the logits over the vocabulary.
-        own_logit: mean logit of the token that was just read, over the mean logit.
-        token_share: share of the stream's variance that comes from the token embedding, at x0.
+        loss_any: mean cross-entropy averaged over all possible targets instead of the given ones,
+            which removes the chance of how likely those are.
+        logit_std: standard deviation of the logits over the vocabulary.
+        own_logit: mean logit of the token that was just read, minus the mean logit.
+        token_share: share of the embedding's variance that comes from the token table.
     """
 
     stream_rms: list[float] = field(default_factory=list)
@@ -55,24 +55,24 @@ class Signals:
 
     @property
     def growth(self) -> float:
-        """Stream RMS after the last block over that of the embedding."""
+        """RMS of the residual stream after the last block over that of the embedding."""
         first = self.stream_rms[0]
         return self.stream_rms[-1] / first if first else math.inf
 
     @property
     def gradient_ratio(self) -> float:
-        """Gradient RMS at the embedding over that after the last block; NaN without a backward."""
+        """Gradient RMS at the embedding over that after the last block; NaN without gradients."""
         if not self.grad_rms or not self.grad_rms[-1]:
             return math.nan
         return self.grad_rms[0] / self.grad_rms[-1]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, with the two ratios."""
+        """Plain values for JSON, including the two ratios."""
         return asdict(self) | {"growth": self.growth, "gradient_ratio": self.gradient_ratio}
 
 
 def grid(length: int, points: int) -> list[int]:
-    """At most ``points`` indices spread over ``range(length)``: the first two and the last, too."""
+    """At most ``points`` indices spread over ``range(length)``, with the first two and the last."""
     if length <= points:
         return list(range(length))
     spread = {round(i * (length - 1) / (points - 2)) for i in range(points - 1)}

@@ -1,6 +1,6 @@
-"""Where an inspection reads weights from: a scheme that draws them, or tensors that exist.
+"""Sources of weights for an inspection: drawn from a scheme on demand, or existing tensors.
 
-A source is asked for one parameter at a time and never needs the whole model.
+A source provides one parameter at a time, so the whole model need not be in memory.
 """
 
 from __future__ import annotations
@@ -13,97 +13,97 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nanogpt_cli.init.drawing import CHUNK_ROWS, Piece, draw, pieces
+from nanogpt_cli.init.drawing import CHUNK_ROWS, MatrixSpec, draw, matrices_of
 from nanogpt_cli.init.tensor_stats import TensorStats, measure_tensor
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.model.parameters import layer_of
 from nanogpt_cli.schemes import Scheme, get
 
-# Drawing 25 million values again costs 0.1 s of CPU; this much memory is there.
+# Drawing 25 million values a second time costs 0.1 s of CPU time; this much memory is available.
 _KEEP = 96 << 20
 Observer = Callable[[TensorStats], None]
 
 
-class Source(Protocol):
+class WeightSource(Protocol):
     """Weights by parameter name."""
 
     @property
     def config(self) -> GPTConfig:
-        """The model, with the scheme's multipliers."""
+        """The model's configuration, with the scheme's multipliers."""
         ...
 
     @property
     def scheme(self) -> Scheme | None:
-        """What the weights are said to follow."""
+        """The scheme that the weights are supposed to follow, if any."""
         ...
 
-    def rows(self, piece: Piece, start: int, out: Tensor) -> Tensor:
+    def rows(self, spec: MatrixSpec, start: int, out: Tensor) -> Tensor:
         """Fill ``out`` (float32, CPU) with rows ``start``.. of a matrix, and return it."""
         ...
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The weights a scheme gives, drawn when asked for: the bits of ``init.drawing.build``."""
+    """Weights drawn from a scheme on demand, bit-identical to those of ``init.drawing.build``."""
 
     config: GPTConfig
     scheme: Scheme
     seed: int
 
-    def rows(self, piece: Piece, start: int, out: Tensor) -> Tensor:
-        """See ``Source.rows``."""
-        return draw(piece, self.seed, out, start=start)
+    def rows(self, spec: MatrixSpec, start: int, out: Tensor) -> Tensor:
+        """See ``WeightSource.rows``."""
+        return draw(spec, self.seed, out, start=start)
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Tensors that exist: a checkpoint's, read lazily, or a module's.
+    """Existing tensors: those of a checkpoint, read lazily, or of a module.
 
     Args:
-        config: the model they belong to.
-        read: gives the tensor of a parameter name.
-        scheme: the scheme they are said to come from, if any.
+        config: configuration of their model.
+        read: maps a parameter name to its tensor.
+        scheme: the scheme they are supposed to follow, if any.
     """
 
     config: GPTConfig
     read: Callable[[str], Tensor]
     scheme: Scheme | None = None
 
-    def rows(self, piece: Piece, start: int, out: Tensor) -> Tensor:
-        """See ``Source.rows``."""
-        whole = self.read(piece.parameter).detach()
-        first = piece.start + start
+    def rows(self, spec: MatrixSpec, start: int, out: Tensor) -> Tensor:
+        """See ``WeightSource.rows``."""
+        whole = self.read(spec.parameter).detach()
+        first = spec.start + start
         return out.copy_(whole[first : first + len(out)].reshape(out.shape))
 
 
-def parts(source: Source, name: str) -> list[Piece]:
-    """The matrices of parameter ``name``; without a scheme their laws mean nothing."""
-    return pieces(name, source.config, source.scheme or get("normal"))
+def matrices(source: WeightSource, name: str) -> list[MatrixSpec]:
+    """The matrices of parameter ``name``; without a scheme their laws are meaningless."""
+    return matrices_of(name, source.config, source.scheme or get("normal"))
 
 
-def load(source: Source, name: str, out: Tensor, observe: Observer | None = None) -> None:
-    """Fill a whole parameter, reporting the statistics of its matrices."""
-    for piece in parts(source, name):
-        values = out[piece.start : piece.start + piece.shape[0]].view(*piece.shape)
-        source.rows(piece, 0, values)
+def load(source: WeightSource, name: str, out: Tensor, observe: Observer | None = None) -> None:
+    """Fill ``out`` with a whole parameter; ``observe`` gets the statistics of its matrices."""
+    for spec in matrices(source, name):
+        values = out[spec.start : spec.start + spec.shape[0]].view(*spec.shape)
+        source.rows(spec, 0, values)
         if observe is not None:
-            law = (piece.law, piece.std) if source.scheme else (None, math.nan)
-            kind = piece.tensor_class
-            observe(measure_tensor(values, piece.key, kind, layer_of(name), *law))
+            law = (spec.law, spec.std) if source.scheme else (None, math.nan)
+            kind = spec.tensor_class
+            observe(measure_tensor(values, spec.key, kind, layer_of(name), *law))
 
 
 def chunks(
-    source: Source, name: str, kept: dict[int, Tensor] | None = None
+    source: WeightSource, name: str, kept: dict[int, Tensor] | None = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """(first row, rows) of a matrix, ``CHUNK_ROWS`` at a time; one buffer serves them all.
+    """Yield (first row, rows) of a matrix, ``CHUNK_ROWS`` at a time, in a buffer that is reused.
 
     Args:
-        source: of its values.
-        name: of the matrix, a whole parameter.
-        kept: the first chunks, as many as ``_KEEP`` bytes hold, stay in here for the next pass.
+        source: source of the values.
+        name: name of a parameter that is one matrix.
+        kept: cache of the first chunks for the next pass, of up to ``_KEEP`` bytes.
     """
-    (piece,) = parts(source, name)
-    rows, columns = piece.shape
+    (spec,) = matrices(source, name)
+    rows, columns = spec.shape
     buffer = torch.empty(0)
     for start in range(0, rows, CHUNK_ROWS):
         if kept and start in kept:
@@ -113,7 +113,7 @@ def chunks(
         keep = kept is not None and 4 * (start + n) * columns <= _KEEP
         if keep or not len(buffer):
             buffer = torch.empty(min(CHUNK_ROWS, rows), columns)
-        out = source.rows(piece, start, buffer[:n])
+        out = source.rows(spec, start, buffer[:n])
         if kept is not None and keep:
             kept[start], buffer = out, torch.empty(0)
         yield start, out

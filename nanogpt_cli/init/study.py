@@ -1,4 +1,4 @@
-"""Several initialisations side by side: schemes, ablations, depths and widths."""
+"""Comparison of several initialisations: schemes, ablations, depths and widths."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.schemes import Scheme
 
 ABLATIONS = {
-    "residual-scale": "projections into the stream get the law of the MLP's first matrix",
-    "tying": "the head is a matrix of its own (or becomes tied)",
-    "ln": "no LayerNorm anywhere",
-    "bias": "biases everywhere (or nowhere)",
+    "residual-scale": "residual projections get the law of the MLP's first matrix",
+    "tying": "untie the head (or tie it)",
+    "ln": "remove every LayerNorm",
+    "bias": "remove all biases (or add them)",
 }
 DEPTHS = (1, 2, 4, 8, 12, 24, 36, 48, 96)
 WIDTHS = (64, 128, 256, 384, 512, 768, 1024, 1600, 2048, 4096)
-# Theory costs the square of this; more tokens change growth by a few percent.
+# The cost of theory grows with the square of this; more tokens change growth by a few percent.
 TOKENS = 64
 
 
@@ -34,10 +34,10 @@ class Variant:
     """One row of a comparison.
 
     Attributes:
-        name: what is different about it.
-        config: with the scheme's multipliers.
-        scheme: its laws.
-        layer_norm: False without LayerNorm.
+        name: label of the row.
+        config: the model, with the scheme's multipliers.
+        scheme: the laws of its weights.
+        layer_norm: False leaves every LayerNorm out.
     """
 
     name: str
@@ -46,25 +46,25 @@ class Variant:
     layer_norm: bool = True
 
     def expected(self, idx: Tensor, targets: Tensor) -> Signals:
-        """By theory; the cost grows with the square of the number of tokens."""
+        """Signals expected by theory; the cost grows with the square of the number of tokens."""
         return expect(self.config, self.scheme, idx, targets, layer_norm=self.layer_norm)
 
     def measured(self, idx: Tensor, targets: Tensor, seed: int) -> Signals:
-        """From weights drawn with ``seed``."""
+        """Signals measured on weights drawn with ``seed``."""
         source = Drawn(self.config, self.scheme, seed)
         return measure(source, idx, targets, layer_norm=self.layer_norm).signals
 
 
 def schemes_of(config: GPTConfig, schemes: Sequence[Scheme]) -> list[Variant]:
-    """The same shape under several schemes."""
+    """One variant per scheme, all of the same shape."""
     return [Variant(s.name, configure(config, s), s) for s in schemes]
 
 
 def ablate(config: GPTConfig, scheme: Scheme, names: Sequence[str]) -> list[Variant]:
-    """The model as it is, and with one thing taken away at a time.
+    """The model as it is, and with one change at a time.
 
     Raises:
-        UserError: unknown ablation.
+        UserError: an ablation is unknown.
     """
     found = [Variant(scheme.name, config, scheme)]
     for name in names:
@@ -93,14 +93,15 @@ def scan(config: GPTConfig, scheme: Scheme, what: str) -> Iterator[tuple[int, Va
     """The same model at several depths or widths.
 
     Args:
-        config: the one that is varied; heads keep their size.
+        config: the model to vary; its head size stays the same.
+        scheme: the scheme.
         what: "depth" or "width".
 
     Raises:
         UserError: ``what`` is something else.
     """
     if what not in ("depth", "width"):
-        raise UserError(f"--scan {what}: depth or width")
+        raise UserError(f"--scan {what} is unknown", "use depth or width")
     own = config.n_layer if what == "depth" else config.n_embd
     for value in sorted({*(DEPTHS if what == "depth" else WIDTHS), own}):
         if what == "depth":
@@ -112,12 +113,12 @@ def scan(config: GPTConfig, scheme: Scheme, what: str) -> Iterator[tuple[int, Va
 
 
 def scan_tokens(config: GPTConfig) -> tuple[Tensor, Tensor]:
-    """Random tokens for a scan."""
+    """Random token ids and next ids for a scan."""
     return random_tokens(config, 1, min(TOKENS, config.block_size), seed=0)
 
 
 def shallow_growth(config: GPTConfig, scheme: Scheme) -> float:
-    """Expected growth of the stream with 4 layers: the yardstick of depth-independence."""
+    """Expected growth of the residual stream with 4 layers, to detect depth-independence."""
     shape = configure(replace(config, n_layer=4), scheme)
     idx, targets = random_tokens(shape, 1, min(32, config.block_size), seed=0)
     return expect(shape, scheme, idx, targets, backward=False).growth

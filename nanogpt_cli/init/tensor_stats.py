@@ -1,4 +1,4 @@
-"""How the entries of one weight matrix are distributed, and whether they follow a law."""
+"""Statistics of a weight matrix's entries, and whether they follow the declared law."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from nanogpt_cli.schemes.laws import Law
 
 SAMPLE = 32_768
-# Quantiles of the law between which values are counted: their distance from it is read there.
+# The Kolmogorov-Smirnov distance is evaluated at this many quantiles of the law.
 _QUANTILES = 4096
 # P(√n·D > 3) ≈ 3e-8 for the Kolmogorov-Smirnov distance: a deep model has thousands of tensors.
 KS_LIMIT = 3.0
@@ -27,13 +27,13 @@ class TensorStats:
         layer: block index, -1 outside the blocks.
         shape: (rows, columns).
         mean, std, minimum, maximum: over all entries.
-        kurtosis: fourth moment over squared variance, on ``sampled`` entries.
-        finite: no NaN or infinity among the entries.
-        sampled: size of the sample, whole rows at equal distances: about ``SAMPLE`` entries.
-        law: the declared law, where there is one.
-        expected_std: of that law.
-        ks: Kolmogorov-Smirnov distance to that law on the same entries, over its 4,096-quantiles;
-            NaN where it has no density (constants, orthogonal matrices).
+        kurtosis: fourth moment over squared variance, on a sample of the entries.
+        finite: whether no entry is NaN or infinite.
+        sampled: size of the sample: equally spaced whole rows with about ``SAMPLE`` entries.
+        law: the declared law, if any.
+        expected_std: standard deviation of that law.
+        ks: Kolmogorov-Smirnov distance of the sample from that law, at its 4,096-quantiles; NaN if
+            it is constant or orthogonal.
         z: (std/expected - 1) in standard errors.
     """
 
@@ -69,17 +69,17 @@ class TensorStats:
         return max(-self.minimum, self.maximum)
 
     def exceeds(self, law: Law) -> bool:
-        """Some value is none that ``law`` can draw, rounding to bfloat16 allowed for."""
+        """Whether some value is out of the range of ``law``, allowing for rounding to bfloat16."""
         return self.reach > law.bound * 1.005
 
     @property
     def constant(self) -> bool:
-        """All entries are the same number."""
+        """Whether all entries are the same finite number."""
         return self.finite and self.minimum == self.maximum
 
     @property
     def follows(self) -> bool:
-        """The entries agree with the declared law: scale, mean and shape."""
+        """Whether the entries agree with the declared law in scale, mean and shape."""
         if self.law is None or not self.finite:
             return self.law is None
         if self.law.kind == "constant":
@@ -94,7 +94,7 @@ class TensorStats:
 
 
 class Accumulator:
-    """Moments of a matrix that arrives in chunks of rows (float32, CPU), and a sample of it."""
+    """Accumulates moments and a sample of a matrix from chunks of its rows (float32, CPU)."""
 
     def __init__(self, shape: tuple[int, int]) -> None:
         self.shape = shape
@@ -106,18 +106,18 @@ class Accumulator:
         self.samples: list[Tensor] = []
 
     def add(self, values: Tensor) -> None:
-        """Take in the next rows. Sums run over rows first, then in float64."""
+        """Take in the next rows; sums are taken along rows first, then in float64."""
         self.total += float(values.sum(1).double().sum())
         self.square += float(torch.linalg.vector_norm(values, dim=1).double().square().sum())
         low, high = (float(x) for x in torch.aminmax(values))
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self.finite &= math.isfinite(low + high)  # aminmax passes NaN on
+        self.finite &= math.isfinite(low + high)  # aminmax propagates NaN
         chosen = values[-self.rows % self.step :: self.step]
         self.samples.append(chosen.clone(memory_format=torch.contiguous_format).view(-1))
         self.rows += len(values)
 
     def stats(self, key: str, kind: str, layer: int, law: Law | None, std: float) -> TensorStats:
-        """The result, compared with ``law`` of standard deviation ``std`` if there is one."""
+        """The statistics, compared with ``law`` of standard deviation ``std`` if there is one."""
         seen = self.rows * self.shape[1]
         mean = self.total / seen
         variance = self.square / seen - mean * mean
@@ -128,7 +128,7 @@ class Accumulator:
         sample = torch.cat(self.samples) if varies else torch.zeros(0)
         ks = z = math.nan
         if law is not None and self.finite:
-            # Entries of an orthogonal matrix are normal only in the limit of a large one.
+            # Entries of an orthogonal matrix are normal only in the limit of infinite size.
             ks = math.nan if law.kind == "orthogonal" else ks_distance(sample, law)
             z = (measured / std - 1) / law.relative_error(seen) if std > 0 else math.nan
         return TensorStats(
@@ -146,8 +146,8 @@ class Accumulator:
 def ks_distance(sample: Tensor, law: Law) -> float:
     """Kolmogorov-Smirnov distance of float32 values from a law; NaN for a constant.
 
-    Counted between the law's quantiles instead of sorted: at most 1/4096 less than the exact
-    distance, in a fifth of the time.
+    Values are counted between the law's quantiles instead of sorted, which takes a fifth of the
+    time. The result is at most 1/4096 below the exact distance.
     """
     if law.kind == "constant" or not len(sample):
         return math.nan
@@ -170,7 +170,7 @@ def _cdf(x: Tensor, law: Law) -> Tensor:
 def kurtosis(sample: Tensor) -> float:
     """Fourth central moment over squared variance; NaN if all values are the same.
 
-    On torch alone: numpy's BLAS keeps a thread of its own spinning after each product.
+    It uses torch rather than NumPy, whose BLAS keeps a thread spinning after each product.
     """
     square = (sample.double() - float(sample.double().mean())).square_()
     variance = float(square.mean())
@@ -193,7 +193,7 @@ def measure_tensor(
 
 @dataclass(frozen=True)
 class ClassStats:
-    """All matrices of one class together: one row of the parameter table."""
+    """Pooled statistics of all matrices of one class: one row of the parameter table."""
 
     tensor_class: str
     tensors: tuple[TensorStats, ...]
@@ -205,32 +205,32 @@ class ClassStats:
 
     @property
     def std(self) -> float:
-        """Root of the mean variance, weighted by size."""
+        """Square root of the mean variance, weighted by size."""
         return math.sqrt(sum(t.std**2 * t.size for t in self.tensors) / self.size)
 
     @property
     def mean(self) -> float:
-        """Of all entries."""
+        """Mean of all entries."""
         return sum(t.mean * t.size for t in self.tensors) / self.size
 
     @property
     def minimum(self) -> float:
-        """Of all entries."""
+        """Minimum of all entries."""
         return min(t.minimum for t in self.tensors)
 
     @property
     def maximum(self) -> float:
-        """Of all entries."""
+        """Maximum of all entries."""
         return max(t.maximum for t in self.tensors)
 
     @property
     def expected_std(self) -> float:
-        """Root of the mean expected variance; NaN if a law is missing."""
+        """Square root of the mean expected variance; NaN if a law is missing."""
         return math.sqrt(sum(t.expected_std**2 * t.size for t in self.tensors) / self.size)
 
     @property
     def expected_extreme(self) -> float:
-        """The largest magnitude to expect; NaN if a law is missing."""
+        """The expected largest magnitude; NaN if a law is missing."""
         if any(t.law is None for t in self.tensors):
             return math.nan
         groups: dict[tuple[Law, float], int] = {}
@@ -241,7 +241,7 @@ class ClassStats:
 
     @property
     def z(self) -> float:
-        """Deviation of the pooled std in standard errors (tensor z-scores combined)."""
+        """Deviation of the pooled std in standard errors, combined from the tensors' z-scores."""
         scores = [t.z for t in self.tensors if math.isfinite(t.z)]
         return sum(scores) / math.sqrt(len(scores)) if scores else math.nan
 

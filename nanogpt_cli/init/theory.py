@@ -1,11 +1,12 @@
-"""What a GPT does before its first step, computed without weights: mean-field theory.
+"""Mean-field theory of a GPT before its first step, computed without weights.
 
-At infinite width the stream's vectors are jointly Gaussian, so all there is to know is the matrix
-C_ij = E[x_i·x_j]/d over the N = B·T tokens. It starts from which token ids and positions are equal
-and follows a recursion through LayerNorm, attention and MLP; a second matrix Γ_ij = E[g_i·g_j]/d
-carries gradients back. Sources: Neal 1996, Schoenholz et al. 1611.01232 (signal propagation),
-Tsuchida et al. 2002.08517 (GELU kernel), Kedia et al. 2403.09635 (transformer moments); attention
-over correlated tokens is expanded to first order in the score variance, or sampled where it is hot.
+At infinite width the residual stream's vectors are jointly Gaussian, so the matrix
+C_ij = E[x_i·x_j]/d over the N = B·T tokens describes them completely. It starts from which token
+ids and positions are equal and follows a recursion through LayerNorm, attention and MLP; a second
+matrix Γ_ij = E[g_i·g_j]/d propagates gradients. Sources: Neal 1996, Schoenholz et al. 1611.01232
+(signal propagation), Tsuchida et al. 2002.08517 (GELU kernel), Kedia et al. 2403.09635 (transformer
+moments). Attention over correlated tokens is expanded to first order in the score variance, or
+sampled where that is large.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import torch
 from torch import Tensor
 
 from nanogpt_cli.init import attention_theory as attention
-from nanogpt_cli.init.drawing import pieces
+from nanogpt_cli.init.drawing import matrices_of
 from nanogpt_cli.init.kernels import KERNELS, Kernel
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.model.gpt import LAYER_NORM_EPS, GPTConfig
 from nanogpt_cli.schemes import Scheme
 
-# Above this logit variance the closed form of the loss gives way to sampling the logits.
+# Above this logit variance, the loss is computed from sampled logits instead of in closed form.
 MAX_CLOSED_FORM_VARIANCE = 2.0
 _SAMPLES = 24
 
@@ -47,11 +48,11 @@ class Variances:
 
     @classmethod
     def of(cls, config: GPTConfig, scheme: Scheme, layer: int) -> Variances:
-        """From the laws of block ``layer``."""
+        """Compute them from the laws of block ``layer``."""
 
         def second(name: str) -> list[float]:
             full = f"transformer.h.{layer}.{name}"
-            return [p.std**2 + p.law.mean**2 for p in pieces(full, config, scheme)]
+            return [p.std**2 + p.law.mean**2 for p in matrices_of(full, config, scheme)]
 
         names = ("attn.c_attn.bias", "attn.c_proj.bias", "mlp.c_fc.bias", "mlp.c_proj.bias")
         return cls(
@@ -67,16 +68,16 @@ class Variances:
 
 def moment(name: str, config: GPTConfig, scheme: Scheme) -> float:
     """E[w²] of a parameter outside the blocks."""
-    (piece,) = pieces(name, config, scheme)
-    return piece.std**2 + piece.law.mean**2
+    (spec,) = matrices_of(name, config, scheme)
+    return spec.std**2 + spec.law.mean**2
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """What the backward recursion needs again: attention and the stream around it, in a block."""
+    """State of a block for the backward recursion: attention and the residual stream around it."""
 
-    before: Tensor  # (N,) variances
-    middle: Tensor
+    before: Tensor  # (N,) variances before attention
+    middle: Tensor  # (N, N) covariance between attention and MLP
     field: attention.Field
 
 
@@ -84,8 +85,8 @@ class Recursion:
     """The forward and backward recursion of one model on given tokens.
 
     Args:
-        config: with the scheme's multipliers already in it.
-        scheme: the laws.
+        config: the model, with the scheme's multipliers.
+        scheme: the laws of its weights.
         idx: (B, T) int64 token ids; cost grows with (B·T)², so keep B·T ≤ 512.
         targets: (B, T) int64 next ids.
         layer_norm: False leaves every LayerNorm out (an ablation).
@@ -116,7 +117,7 @@ class Recursion:
         self.blocks = [Variances.of(config, scheme, layer) for layer in range(config.n_layer)]
 
     def run(self, *, backward: bool) -> Signals:
-        """Run the recursion; ``backward`` keeps two matrices a block and adds the gradients."""
+        """Run the recursion; ``backward`` adds the gradients and stores two matrices per block."""
         C = self._embed()
         for layer in range(self.config.n_layer):
             self._watch(C)
@@ -145,7 +146,7 @@ class Recursion:
         self.out.cosine.append(self.causal.mean_cosine(C))
 
     def _attend(self, C: Tensor, layer: int) -> tuple[Tensor, attention.Field]:
-        """The stream after the attention branch has joined it, and how attention was spread."""
+        """The residual stream after the attention branch was added, and the attention itself."""
         w, d = self.blocks[layer], self.config.n_embd
         field = self._field(C, layer)
         Y = field.mix(d * w.v, w.bias_qkv)
@@ -167,18 +168,18 @@ class Recursion:
         )
 
     def _transform(self, middle: Tensor, layer: int) -> Tensor:
-        """The stream after the MLP branch has joined it."""
+        """The residual stream after the MLP branch was added."""
         w, config = self.blocks[layer], self.config
         R = config.n_embd * w.fc * self._normalise(middle, w.gain_2) + w.bias_fc
         value, _ = self.kernel(R)
         M = (config.hidden_size * w.mlp_proj * value + w.bias_mlp) * config.multipliers.residual**2
         self.out.mlp_rms.append(math.sqrt(float(M.diagonal().mean())))
         self.out.preact_std.append(math.sqrt(float(R.diagonal().mean())))
-        self.out.near_zero.append(_silent(config.activation, R))
+        self.out.near_zero.append(_dead_units(config.activation, R))
         return middle + M
 
     def _scale(self, variance: Tensor) -> Tensor:
-        """s_i·s_j, what LayerNorm divides by, for (N,) variances of the stream."""
+        """s_i·s_j, by which LayerNorm divides, for (N,) variances of the residual stream."""
         s = self._size(variance)
         return s[:, None] * s
 
@@ -195,7 +196,7 @@ class Recursion:
         config, out = self.config, self.out
         power = C.diagonal()
         s = self._size(power)
-        # ε keeps LayerNorm's output below 1, by 1 % where the stream is 0.03.
+        # ε keeps the RMS of LayerNorm's output below 1, by 1 % where that of its input is 0.03.
         variance = config.n_embd * self.head * config.multipliers.output**2
         variance *= float((power / s.square()).mean())
         own, share = torch.zeros_like(s), torch.zeros_like(s)
@@ -204,16 +205,16 @@ class Recursion:
             own = factor * config.n_embd * self.head / s
             share = config.multipliers.embedding**2 * self.wte / power.clamp_min(1e-300)
         repeats = (self.idx == self.targets).double()
-        # What the token's vector has beside the stream's direction, and the stream's own length.
+        # The part of the token's vector orthogonal to the residual stream, and the latter's length.
         noise = variance * (1 - share.clamp(0, 1)) + own.square() / (2 * config.n_embd)
         out.own_logit = float(own.mean())
         out.logit_std = math.sqrt(variance + float(own.square().mean()) / config.vocab_size)
         out.loss = initial_loss(config.vocab_size, variance, own, noise, repeats)
-        # Of all V targets one is the token just read.
+        # One of all V targets is the token just read.
         out.loss_any = out.loss + float(((repeats - 1 / config.vocab_size) * own).mean())
 
     def _backward(self, C: Tensor) -> None:
-        """Γ from the loss down to the embedding, filling gradient RMS and weight gradients."""
+        """Propagate Γ from the loss to the embedding, recording RMS and weight gradients."""
         config, out = self.config, self.out
         out.weight_grad = {name: [] for name in ("c_attn", "attn_proj", "fc", "mlp_proj")}
         G = self._loss_gradient() * (self.head * config.multipliers.output**2)
@@ -227,7 +228,10 @@ class Recursion:
             values.reverse()
 
     def _loss_gradient(self) -> Tensor:
-        """Inner products of p - onehot(target) between tokens, over N²; p knows its own token."""
+        """Inner products of p - onehot(target) between tokens, over N².
+
+        p is uniform except for the token just read.
+        """
         V, N = self.config.vocab_size, len(self.idx)
         own = self.out.own_logit
         share = 1 / (1 + (V - 1) * math.exp(-own))  # p of the token just read
@@ -266,10 +270,11 @@ def _equal(values: Tensor) -> Tensor:
     return (values[:, None] == values).double()
 
 
-def _silent(activation: str, R: Tensor) -> float:
-    """Share of hidden units near zero on every token: only ReLU-like ones have an interval.
+def _dead_units(activation: str, R: Tensor) -> float:
+    """Share of hidden units that are zero on every token, which only ReLU-like activations allow.
 
-    The tokens are taken as equally correlated; one Gauss integral over the common part.
+    All pairs of tokens are assumed to be equally correlated, so that one Gaussian integral over
+    their common part is enough.
     """
     if activation not in ("relu", "relu2"):
         return 0.0
@@ -287,13 +292,13 @@ def _silent(activation: str, R: Tensor) -> float:
 def initial_loss(
     vocab_size: int, variance: float, own: Tensor, noise: Tensor, repeats: Tensor
 ) -> float:
-    """Mean cross-entropy when logits are N(0, variance) but for the token just read.
+    """Mean cross-entropy if all logits but that of the token just read are N(0, variance).
 
     Args:
         vocab_size: V.
-        variance: of a logit over the vocabulary.
+        variance: variance of a logit over the vocabulary.
         own, noise: (N,) mean and variance of the logit of the token just read.
-        repeats: (N,) 1 where the target is that same token.
+        repeats: (N,) 1 where the target is the token just read, else 0.
     """
     if variance <= MAX_CLOSED_FORM_VARIANCE:
         quenched = math.expm1(variance) / (2 * vocab_size)
@@ -323,11 +328,11 @@ def expect(
         config: with the scheme's multipliers (``init.drawing.configure``).
         scheme: from ``schemes.get``.
         idx, targets: (B, T) int64; the cost grows with (B·T)².
-        backward: gradients too (about twice the time).
+        backward: whether to compute gradients, which takes about twice as long.
         layer_norm: False leaves every LayerNorm out (an ablation).
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the matrices are small: threads would cost more than they give
+    torch.set_num_threads(1)  # threads would cost more than they gain on such small matrices
     try:
         run = Recursion(config, scheme, idx, targets, layer_norm=layer_norm)
         return run.run(backward=backward)

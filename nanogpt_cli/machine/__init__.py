@@ -1,1 +1,1 @@
-"""What computing stands on: device and number format, processes, threads, memory."""
+"""The machine a run computes on: device and number format, processes, threads, memory."""

@@ -1,4 +1,4 @@
-"""What this machine can do: its devices and how fast they multiply, and whether it compiles."""
+"""What this machine can do: its devices, their matmul speed, whether ``torch.compile`` works."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from pathlib import Path
 
 import torch
 
-# Long enough for a matmul to reach its speed, short enough that looking costs nothing.
+from nanogpt_cli.machine import memory
+
+# Long enough for a matmul to reach its full speed, short enough that nobody has to wait.
 _SECONDS = 0.3
 _SIDE = {"cpu": 1024, "cuda": 8192, "mps": 2048}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-# A function with a reduction and a pointwise part: what a training step asks of the compiler.
+# A reduction and pointwise operations, which are what a training step needs from the compiler.
 _COMPILED = """
 import torch
 x = torch.arange(1024.0, device={device!r}).reshape(32, 32)
@@ -30,13 +32,13 @@ torch.testing.assert_close(f(x), (x.sin() + 1).sum(1) * 2)
 
 @dataclass(frozen=True)
 class Unit:
-    """A device that tensors can live on.
+    """A device that tensors can be placed on.
 
     Attributes:
-        device: as ``train.device`` takes it.
-        name: for people.
-        memory_bytes: of its own, or of the machine; 0 where unknown.
-        tflops: measured rate of square matrix products in TFLOP/s, by number format; formats
+        device: its name as ``train.device`` accepts it.
+        name: its product name.
+        memory_bytes: its own memory, or the machine's for a CPU; 0 where unknown.
+        tflops: measured speed of square matrix products in TFLOP/s, by number format; formats
             that failed are left out.
         wrong: what went wrong, or "".
     """
@@ -49,7 +51,7 @@ class Unit:
 
 
 def units() -> list[Unit]:
-    """Every device here, measured one after the other."""
+    """Measure every device of this machine, one after the other."""
     names = ["cpu"]
     names += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     names += ["mps"] if torch.backends.mps.is_available() else []
@@ -57,7 +59,7 @@ def units() -> list[Unit]:
 
 
 def _unit(device: torch.device) -> Unit:
-    name, memory = _describe(device)
+    name, memory_bytes = _describe(device)
     rates: dict[str, float] = {}
     wrong = ""
     for label, dtype in _DTYPES.items():
@@ -68,21 +70,18 @@ def _unit(device: torch.device) -> Unit:
         except RuntimeError as error:  # out of memory, a driver that does not fit, no such format
             if label == "fp32":
                 wrong = str(error).splitlines()[0]
-    return Unit(str(device), name, memory, rates, wrong)
+    return Unit(str(device), name, memory_bytes, rates, wrong)
 
 
 def _describe(device: torch.device) -> tuple[str, int]:
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         return found.name, int(found.total_memory)
-    memory = 0
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()})", memory
+    return f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()})", memory.total_bytes()
 
 
 def cpu_name() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name as the operating system reports it."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(
@@ -92,7 +91,7 @@ def cpu_name() -> str:
 
 
 def _multiplies_correctly(device: torch.device, dtype: torch.dtype) -> bool:
-    """Small whole numbers have exact products in every format."""
+    """Compare a product of small integers, which is exact in every format, with the true result."""
     a = torch.arange(64, device=device).reshape(8, 8) % 3
     product = a.to(dtype) @ a.to(dtype).T
     exact = (a[:, None, :] * a[None, :, :]).sum(-1)
@@ -100,7 +99,7 @@ def _multiplies_correctly(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
-    """Best measured rate of products of square matrices, in TFLOP/s."""
+    """The best measured speed of a product of square matrices, in TFLOP/s."""
     side = _SIDE[device.type]
     a = torch.ones(side, side, device=device, dtype=dtype)
     out = a @ a  # warm up
@@ -127,9 +126,9 @@ class Compiling:
     """Whether ``torch.compile`` works on a device.
 
     Attributes:
-        works: a small function was compiled and gave the right numbers.
-        seconds: what that took, the import of torch included.
-        why_not: the last line of what the compiler said, or "".
+        works: whether a small function was compiled and gave correct results.
+        seconds: how long that took, including the import of torch.
+        why_not: the compiler's error message in one line, or "".
     """
 
     works: bool
@@ -156,7 +155,7 @@ def try_compile(device: str, timeout_s: float = 120) -> Compiling:
 
 
 def _reason(text: str) -> str:
-    """The line of a traceback that says what went wrong: the last that begins with an error."""
+    """The error line of a traceback: the last that begins with an exception's name."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if "Error:" in line.split(" ", 1)[0] + " "]
     return (named or lines or [""])[-1][:200]

@@ -1,4 +1,4 @@
-"""Device, number format and compilation: decided once, with the reasons in words."""
+"""The choice of device, number format and compilation, made once per run, with its reasons."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Device:
     """How a run computes.
 
     Attributes:
-        device: where tensors live.
+        device: where tensors are placed.
         precision: "fp32", "tf32", "bf16" or "fp16".
         compile: whether to wrap the model with ``torch.compile``.
-        name: for people.
-        peak_flops: of the device in this precision, ``None`` where unknown.
-        notes: why it was decided so.
+        name: the device's product name, or its type.
+        peak_flops: the device's peak in this precision in FLOP/s; ``None`` where unknown.
+        notes: reasons for the choice, as sentences for the user.
     """
 
     device: torch.device
@@ -54,19 +54,22 @@ class Device:
 
     @property
     def eager_cpu(self) -> bool:
-        """A CPU that runs operations one by one: parts side by side, noise by the sequence."""
+        """Whether this is a CPU without compilation.
+
+        Only there are micro-batches computed in parallel parts, with dropout noise per sequence.
+        """
         return self.device.type == "cpu" and not self.compile
 
     @property
     def muon_dtype(self) -> torch.dtype:
-        """bf16 for Newton-Schulz where the hardware multiplies it, else fp32."""
+        """Dtype of Muon's Newton-Schulz iteration: bf16 where the hardware has it, else fp32."""
         if self.device.type == "cpu":
             native = self.precision == "bf16" and cpu_multiplies_bf16()
             return torch.bfloat16 if native else torch.float32
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
 
     def synchronize(self) -> None:
-        """Wait for queued work, so that a clock tells the truth."""
+        """Wait for queued work, so that a clock read afterwards includes it."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -74,7 +77,7 @@ class Device:
 
 
 def choose(train: recipe.Train) -> Device:
-    """Decide from a recipe and the machine.
+    """Choose from what the recipe asks for and what the machine has.
 
     Raises:
         UserError: the recipe asks for a device or format this machine lacks.
@@ -129,7 +132,7 @@ def _precision(wanted: str, device: torch.device) -> str:
 
 @functools.cache
 def cpu_multiplies_bf16() -> bool:
-    """Whether this processor has instructions for it (AVX512-BF16, AMX).
+    """Whether this processor has bfloat16 instructions (AVX512-BF16 or AMX).
 
     Without them bfloat16 products are emulated, many times slower than float32.
     """

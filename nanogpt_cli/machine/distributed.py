@@ -1,14 +1,14 @@
-"""One run on several processes: who is who, what they tell each other, and how the model is shared.
+"""One run on several processes: ranks, the messages between them, and how the model is split.
 
 Processes are started by ``torch.distributed.run`` (``nanogpt train --procs N``, or ``torchrun``
-directly) and meet through the environment it sets. Every rank runs the same trainer in lockstep;
-rank 0 alone writes. Two ways to share the work:
+directly) and find each other through the environment variables it sets. Every rank runs the same
+trainer in lockstep; only rank 0 writes. There are two ways to share the work:
 
 * DDP: each rank holds the whole model; gradients are averaged after the last micro-batch.
 * FSDP2 (``fully_shard``): each rank holds a slice of every parameter, gradient and moment; a
-  block's weights are put together while it computes. Each rank writes its rows into the one file of
-  whole tensors (``training/tensor_files.py``) and reads its rows from it, so a run may go on with
-  another number of processes.
+  block's weights are gathered while it computes. Each rank writes its rows into one shared file of
+  whole tensors (``training/tensor_files.py``) and reads its rows from it, so a run can be resumed
+  with a different number of processes.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of a run; the default is a single one, for which everything is a no-op.
+    """The processes of a run; by default a single one, for which every method is a no-op.
 
     Attributes:
-        rank: of this process, from 0.
-        world: how many there are.
-        local_rank: of this process on its machine.
+        rank: rank of this process, from 0.
+        world: number of processes.
+        local_rank: rank of this process among those on its machine.
     """
 
     rank: int = 0
@@ -49,11 +49,11 @@ class Group:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes files and speaks to people."""
+        """Whether this is rank 0, the process that writes files and messages."""
         return self.rank == 0
 
     def share(self, value: Any) -> Any:
-        """The JSON value rank 0 has, on every rank. Every rank must call it."""
+        """Broadcast rank 0's JSON value to every rank. Every rank must call it."""
         if self.world == 1:
             return value
         payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -70,22 +70,22 @@ class Group:
         return values
 
     def meet(self) -> None:
-        """Wait until every rank has come here."""
+        """Wait until every rank has called this (a barrier)."""
         self.any(False)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true on some rank."""
+        """Whether ``flag`` is true on some rank. Every rank must call it."""
         return bool(self.sum(torch.tensor(int(flag))).item()) if self.world > 1 else flag
 
     def part(self, slots: int) -> range:
         """This rank's share of the slots of a step.
 
         Raises:
-            UserError: they cannot be dealt out evenly.
+            UserError: they cannot be divided evenly.
         """
         if slots % self.world:
             raise UserError(
-                f"{slots} sequences a step cannot be dealt to {self.world} processes",
+                f"{slots} sequences per step cannot be divided evenly among {self.world} processes",
                 "set train.tokens_per_step to a multiple of "
                 "model.block_size * train.batch_size * processes",
             )
@@ -94,26 +94,26 @@ class Group:
 
 
 def wanted() -> int:
-    """How many processes the launcher started, 1 without one."""
+    """How many processes the launcher started; 1 without a launcher."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def restarted(group: Group) -> bool:
     """Whether the launcher has started these processes again. Every rank must call it.
 
-    Only the machine on which one failed counts it as a restart.
+    The launcher counts a restart only on the machine where a process failed, so the ranks compare.
     """
     return group.any(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0)
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[Group]:
-    """Meet the other processes of the launcher, if there are any.
+    """Join the process group of the launcher's processes, if there are several.
 
-    Tensors on the CPU travel over gloo, those on GPUs over NCCL.
+    CPU tensors are sent over gloo, GPU tensors over NCCL.
 
     Raises:
-        UserError: they cannot be met.
+        UserError: the other processes cannot be reached.
     """
     if wanted() == 1:
         yield Group()
@@ -127,9 +127,9 @@ def joined() -> Iterator[Group]:
     except (dist.DistError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:160]
         raise UserError(
-            f"rank {os.environ.get('RANK')}: the other processes cannot be met ({reason})",
-            "after a restart they may look for dead ones: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
-            "for torchrun on every machine",
+            f"rank {os.environ.get('RANK')}: the other processes cannot be reached ({reason})",
+            "after a restart, processes may wait for ones that have ended: set "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on every machine",
         ) from error
     try:
         yield Group(dist.get_rank(), dist.get_world_size(), local_rank)
@@ -139,7 +139,7 @@ def joined() -> Iterator[Group]:
 
 @contextlib.contextmanager
 def readable_losses(group: Group) -> Iterator[None]:
-    """Say in words that another process is gone."""
+    """Turn an error of a collective operation into one line that says another process is gone."""
     try:
         yield
     except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
@@ -150,7 +150,7 @@ def readable_losses(group: Group) -> Iterator[None]:
         raise UserError(
             f"rank {group.rank}: another process of this job is gone "
             f"({text.strip().splitlines()[0][:160]})",
-            "go on from the last checkpoint: nanogpt train RUN --resume",
+            "continue from the last checkpoint: nanogpt train RUN --resume",
         ) from error
 
 
@@ -158,19 +158,19 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], device: Device) -> None
     """Split every parameter of ``model`` over all ranks (FSDP2), in place.
 
     Args:
-        model: what is split.
-        blocks: its parts whose weights are gathered one part at a time while it computes.
-        device: what the ranks compute on.
+        model: the model to split.
+        blocks: its submodules whose weights are gathered one at a time while the model computes.
+        device: the device that the ranks compute on.
 
     Raises:
-        UserError: the number format cannot be combined with it.
+        UserError: the number format does not work with FSDP2.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     if device.precision == "fp16":
         raise UserError(
-            'train.parallel = "fsdp" and train.precision = "fp16" do not go together',
+            'train.parallel = "fsdp" does not work with train.precision = "fp16"',
             'use precision = "bf16", or parallel = "ddp"',
         )
     mesh = init_device_mesh(device.device.type, (dist.get_world_size(),))
@@ -180,7 +180,10 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], device: Device) -> None
 
 
 def replicate(forward: nn.Module, device: Device) -> nn.Module:
-    """``forward`` with gradients averaged over ranks (DDP); values must be equal already."""
+    """Wrap ``forward`` so that gradients are averaged over ranks (DDP).
+
+    Its parameters must already have the same values on every rank.
+    """
     from torch.nn.parallel import DistributedDataParallel
 
     ids = [device.device] if device.device.type == "cuda" else None
@@ -189,7 +192,7 @@ def replicate(forward: nn.Module, device: Device) -> nn.Module:
 
 @contextlib.contextmanager
 def reducing(forward: Any, model: Any, last: bool) -> Iterator[None]:
-    """Gradients are averaged over ranks in the last micro-batch's backward pass only."""
+    """Context that averages gradients over ranks in the last micro-batch's backward pass only."""
     if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
         model.set_requires_gradient_sync(last)
         yield
@@ -201,18 +204,18 @@ def reducing(forward: Any, model: Any, last: bool) -> Iterator[None]:
 
 
 def forget_gathered(model: Any) -> None:
-    """After weights were changed in place: FSDP2 gathers again what an evaluation left whole."""
+    """Make FSDP2 gather again what an evaluation left whole, after a change of weights in place."""
     if hasattr(model, "reshard"):
         model.reshard()
 
 
 def is_split(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether it is a ``DTensor``, without the second that importing that class takes."""
+    """Whether ``tensor`` is a ``DTensor``, checked without importing that class (a second)."""
     return hasattr(tensor, "full_tensor")
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's slice of a tensor; the tensor itself when it is not split."""
+    """This rank's slice of a tensor, or the tensor itself if it is not split."""
     if not is_split(tensor):
         return tensor
     part: Tensor = tensor.to_local()
@@ -220,18 +223,18 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def rows(tensor: Tensor) -> tuple[int, Tensor]:
-    """This rank's rows and the number of the first one; all of them when it is not split."""
+    """Index of this rank's first row, and its rows; all rows if the tensor is not split."""
     part = local(tensor)
     if not is_split(tensor) or not tensor.placements[0].is_shard():
         return 0, part
     each = -(-len(tensor) // tensor.device_mesh.size())
     first = min(tensor.device_mesh.get_local_rank() * each, len(tensor))
-    assert len(part) == min(each, len(tensor) - first), "split otherwise than by equal rows"
+    assert len(part) == min(each, len(tensor) - first), "the tensor is not split into equal rows"
     return first, part
 
 
 def whole(tensors: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
-    """Split tensors put together one after the other, on the first rank's CPU; empty elsewhere.
+    """Gather split tensors one by one on rank 0's CPU; other ranks get an empty dict.
 
     Every rank must call it.
     """
@@ -245,7 +248,7 @@ def whole(tensors: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def new_folder(target: Path, group: Group, *, replace: bool = False) -> Iterator[Path]:
-    """``files.new_folder`` of the first rank, for every rank to write into."""
+    """Let rank 0 create a folder with ``files.new_folder`` and every rank write into it."""
     if not group.leads:
         yield Path(group.share(None))
         return
@@ -260,14 +263,14 @@ def _joined(tensor: DTensor) -> Tensor:
 
 
 def gathered(part: Tensor, reference: Tensor) -> Tensor:
-    """The whole of what each rank has a slice of, split as ``reference`` is."""
+    """Gather a tensor of which each rank holds the slice ``part``, split like ``reference``."""
     if not is_split(reference):
         return part
     return _joined(_split(part, reference))
 
 
 def _split(part: Tensor, reference: DTensor) -> DTensor:
-    """What each rank has a slice of, split as ``reference`` is."""
+    """A ``DTensor`` of which this rank holds the slice ``part``, split like ``reference``."""
     from torch.distributed.tensor import DTensor
 
     return DTensor.from_local(
@@ -281,7 +284,7 @@ def _split(part: Tensor, reference: DTensor) -> DTensor:
 
 
 def like(full: Tensor, reference: Tensor) -> Tensor:
-    """``full``, split and placed as ``reference`` is."""
+    """``full``, split and placed like ``reference``."""
     if not is_split(reference):
         return full.to(reference.device)
     first, mine = rows(reference)
@@ -289,10 +292,10 @@ def like(full: Tensor, reference: Tensor) -> Tensor:
 
 
 def norms(tensors: Sequence[Tensor], group: Group) -> Tensor:
-    """Frobenius norms, float32 (len(tensors),), all in one message.
+    """Frobenius norms, float32 (len(tensors),), with one collective operation for all of them.
 
     Args:
-        tensors: whole ones, or this rank's slices.
+        tensors: whole tensors, or this rank's slices of them.
         group: the ranks that hold the other slices; ``Group()`` for whole tensors.
     """
     found = torch.stack(torch._foreach_norm(list(tensors))).float()

@@ -15,7 +15,7 @@ from nanogpt_cli.version import __version__
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of this package, Python, torch, numpy; the platform; the git commit if any."""
+    """Versions of this package, Python, torch and NumPy; platform, git commit and command line."""
     return {
         "nanogpt-cli": __version__,
         "python": platform.python_version(),
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the folder the program was started in, ``+`` when changed; "" without git."""
+    """The git commit of the current folder, with ``+`` for uncommitted changes; "" without git."""
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=40"],

@@ -1,4 +1,4 @@
-"""Random bits as a hash of counters and keys: no generator, and no state to save.
+"""Random bits from a hash of counters and keys, so that no generator state has to be saved.
 
 The hash is SplitMix64's finaliser (Steele et al. 2014).
 """

@@ -1,4 +1,4 @@
-"""Memory of the machine: how much a process may use, and how it keeps what it freed."""
+"""The machine's memory: how much a process may use, and whether it reuses what it freed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _LARGEST = 1 << 30
 
 @functools.cache
 def keep_freed() -> bool:
-    """Let this process reuse the activations it freed; whether that could be arranged.
+    """Make glibc keep freed memory for reuse; returns whether that succeeded.
 
-    glibc returns large blocks to the system at once and gets them back as pages that are cleared
-    on first touch: with it, a step of a small model spends a tenth of its time in page faults.
+    By default glibc returns large blocks to the system at once and gets them back as pages that the
+    kernel clears on first use: a step of a small model then spends a tenth of its time in page
+    faults.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -36,18 +37,28 @@ def keep_freed() -> bool:
     return all(mallopt(key, value) for key, value in wanted)
 
 
+def total_bytes(otherwise: int = 0) -> int:
+    """Bytes of memory that this machine has; ``otherwise`` if the system does not say (Windows)."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return otherwise
+
+
 def available_bytes(device: Device, *, with_swap: bool = False) -> int:
-    """Memory a new process may use: free memory of a GPU, what the system and its limits leave.
+    """Bytes that a new process may use on a device.
+
+    On a GPU this is its free memory, else what the system and its control group leave.
 
     Args:
-        device: where.
-        with_swap: count the system's free swap space as well.
+        device: the device to compute on.
+        with_swap: whether to count the system's free swap space as well.
     """
     if device.device.type == "cuda":
         import torch
 
         return int(torch.cuda.mem_get_info(device.device)[0])
-    # Free pages are not counted everywhere (macOS); then all there are is the bound.
+    # Some systems (macOS) do not count free pages; there the installed memory is the bound.
     pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages)
     table = dict(line.split(":", 1) for line in _lines(Path("/proc/meminfo")) if ":" in line)

@@ -1,16 +1,16 @@
-"""Forward and backward of a micro-batch in parts side by side, each on one CPU thread.
+"""Forward and backward pass of a micro-batch in parallel parts, each on one CPU thread.
 
-PyTorch spreads every single operation over its threads, which then meet at a barrier a thousand
-times a step; with small matrices, or beside another program, the waiting costs more than it gives.
-Parts meet once a step. Gradients are added in the order of the parts, so the bits depend on their
-number (``train.parts``) and not on who was faster, nor on how many threads PyTorch has.
+PyTorch spreads every single operation over its threads, which then synchronise a thousand times per
+step; with small matrices, or beside another program, the waiting costs more than the threads gain.
+Parts synchronise once per micro-batch. Their gradients are added in a fixed order, so the result
+depends on the number of parts (``train.parts``), not on which finished first or on the number of
+PyTorch's threads.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -21,20 +21,20 @@ from nanogpt_cli.machine import threads
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.recipe import Recipe
 
-# With more threads each part would have little to do and a copy of the gradients to do it in: there
-# PyTorch spreads single operations instead.
+# With more threads each part would have little work and need its own copy of the gradients; there
+# PyTorch's parallel operations are used instead.
 _MOST = 8
 
 Result = TypeVar("Result")
-# From the slots of a part to its share of the step's loss.
+# Maps the slots of a part to its share of the step's loss.
 Loss = Callable[[range], Tensor]
 
 
 def choose(recipe: Recipe, device: Device, world: int) -> int:
-    """How many parts: the recipe's number, or one per core this process may use.
+    """The number of parts: the recipe's, or one per core that this process may use.
 
-    fp16 has one loss scaler, compiled models and several processes have threads of their own: they
-    work in one part.
+    It is 1 for fp16, which has a single loss scaler, and for compiled models and several processes,
+    which use the cores themselves.
     """
     if not device.eager_cpu or world > 1 or device.precision == "fp16":
         return 1
@@ -42,11 +42,10 @@ def choose(recipe: Recipe, device: Device, world: int) -> int:
 
 
 def side_by_side(device: Device) -> int:
-    """Parts that a device computes at once: one a thread of PyTorch's, as cores allow, or one."""
+    """How many parts a device computes in parallel: one per usable core of a CPU, else one."""
     if device.device.type != "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    count = min(torch.get_num_threads(), cores or 1)
+    count = min(torch.get_num_threads(), threads.usable_cores())
     return count if count <= _MOST else 1
 
 
@@ -63,7 +62,7 @@ def with_parts(recipe: Recipe, n_parts: int) -> Recipe:
 
 
 def split(slots: range, parts: int) -> list[range]:
-    """Slots dealt out evenly, in order; fewer parts when there are not enough."""
+    """Divide slots evenly, in order; there are fewer parts if there are too few slots."""
     parts = min(parts, len(slots))
     cuts = [slots.start + len(slots) * i // parts for i in range(parts + 1)]
     return [range(a, b) for a, b in itertools.pairwise(cuts)]
@@ -72,13 +71,13 @@ def split(slots: range, parts: int) -> list[range]:
 def gradients(
     loss: Loss, slots: range, parts: int, parameters: Sequence[Tensor]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Sum of the parts' losses and of their gradients.
+    """Sum the losses and the gradients of all parts.
 
     Args:
-        loss: called once a part, in a thread of its own.
+        loss: called once per part, each time in a different thread.
         slots: of the micro-batch.
-        parts: how many.
-        parameters: what to differentiate by; every one must take part.
+        parts: number of parts.
+        parameters: tensors to differentiate with respect to; the loss must depend on each.
     """
 
     def work(mine: range) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -99,7 +98,7 @@ def gradients(
 
 
 def run(work: Callable[[range], Result], slots: range, parts: int) -> list[Result]:
-    """``work`` on each part, in threads of their own; results in the order of the parts."""
+    """Call ``work`` on each part in its own thread; results are in the order of the parts."""
     if parts <= 1:
         return [work(slots)]
     return list(threads.pool(parts).map(work, split(slots, parts)))

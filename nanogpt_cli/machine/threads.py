@@ -1,4 +1,6 @@
-"""Threads whose operations stay on them: no barriers, and bits that depend on no thread count."""
+"""Threads in which PyTorch runs single-threaded: no barriers, and results that do not depend on
+the thread count.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +18,37 @@ _MOST = 8
 _MAKING = threading.Lock()
 
 
+def usable_cores() -> int:
+    """How many CPU cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores or 1
+
+
 @functools.cache
 def pool(size: int) -> ThreadPoolExecutor:
-    """``size`` of them, all running."""
+    """A started pool of ``size`` threads in each of which PyTorch is single-threaded."""
     before = torch.get_num_threads()
-    made = ThreadPoolExecutor(size, "alone", _stay_alone)
+    made = ThreadPoolExecutor(size, "single", _single_thread)
     list(made.map(lambda wait: wait(), [threading.Barrier(size).wait] * size))
-    torch.set_num_threads(before)  # the setting is also what threads to come begin with
+    torch.set_num_threads(before)  # the workers' setting would also become that of later threads
     return made
 
 
-def alone(work: Callable[[], Result]) -> Result:
-    """``work`` on one such thread, waited for; several callers go side by side.
+def single_threaded(work: Callable[[], Result]) -> Result:
+    """Run ``work`` on such a thread and wait for its result; several callers run in parallel.
 
-    LAPACK's results differ in their last bits with the number of threads it finds free.
+    LAPACK's results differ in their last bits with the number of threads it gets.
     """
-    with _MAKING:  # two callers at once would make two pools, and mix up the common setting
+    with _MAKING:  # two simultaneous callers would make two pools and disturb the global setting
         threads = pool(min(_MOST, os.cpu_count() or 1))
     return threads.submit(work).result()
 
 
-def _stay_alone() -> None:
-    """Keep this thread's operations on it.
+def _single_thread() -> None:
+    """Make PyTorch single-threaded in this thread.
 
-    PyTorch gives a thread the common setting at its first operation, over what was set in it
-    before; asking for the count counts as one.
+    PyTorch applies the global setting at a thread's first operation and overwrites what was set in
+    it before. Reading the number of threads counts as such an operation, hence the first call.
     """
     torch.get_num_threads()
     torch.set_num_threads(1)

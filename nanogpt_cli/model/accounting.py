@@ -15,15 +15,15 @@ class Account:
     """Sizes of a model.
 
     Attributes:
-        parameters: all, a tied head once.
-        embedding: token and position tables (and an untied head).
-        decayed: parameters of two dimensions, which weight decay acts on.
-        by_class: parameters by class of tensor.
-        flops_forward: exact multiply-adds of one forward pass, times two, per token at full
-            context; attention over the causal half.
-        flops_training: the usual estimate per token, 6N + 12·L·d·T with N without position table.
-        memory: bytes while training in float32 by component, for one sequence a micro-batch.
-        checkpoint: bytes of weights and AdamW's two moments.
+        parameters: total number of parameters; a tied head counts once.
+        embedding: parameters of the token and position tables (and of an untied head).
+        decayed: parameters in two-dimensional tensors, which weight decay acts on.
+        by_class: number of parameters by tensor class.
+        flops_forward: twice the exact multiply-adds of one forward pass, per token at full
+            context; attention counts its causal half only.
+        flops_training: the usual estimate per token, 6N + 12·L·d·T; see ``training_flops``.
+        memory: bytes by component while training in float32 on micro-batches of one sequence.
+        checkpoint: bytes of the weights and AdamW's two moments.
     """
 
     parameters: int
@@ -37,15 +37,15 @@ class Account:
 
     @property
     def non_embedding(self) -> int:
-        """Parameters outside the tables."""
+        """Parameters outside the embedding tables and an untied head."""
         return self.parameters - self.embedding
 
 
 def training_flops(config: GPTConfig) -> float:
     """Training FLOPs per token: 6N + 12·L·C·T (Chowdhery et al. 2022, appendix B).
 
-    N counts the matrices, vectors of the blocks, and the head once; looking up embeddings, of
-    which an untied model has a table of its own, costs nothing.
+    N counts the parameters of the blocks, the final LayerNorm and the head. Embedding lookups cost
+    nothing, so the position table and the token table of an untied model are left out.
     """
     found = shapes(config)
     looked_up = ["transformer.wpe.weight"] + ([] if config.tied else ["transformer.wte.weight"])
@@ -54,7 +54,7 @@ def training_flops(config: GPTConfig) -> float:
 
 
 def account(config: GPTConfig) -> Account:
-    """Count everything."""
+    """Compute every size of a model with this configuration."""
     by_class: dict[str, int] = {}
     decayed = 0
     for name, shape in shapes(config).items():
@@ -86,9 +86,9 @@ def account(config: GPTConfig) -> Account:
 
 
 def activation_bytes(config: GPTConfig) -> int:
-    """Bytes kept for the backward pass of one float32 sequence, without a T² term.
+    """Bytes kept for the backward pass of one float32 sequence.
 
-    Twice the 34·T·d bytes a layer of Korthikanti et al. 2205.05198 (16-bit, with dropout masks);
-    fused attention does not keep the attention matrix.
+    Twice the 34·T·d bytes per layer of Korthikanti et al. 2205.05198 (16-bit, with dropout masks).
+    There is no T² term, because fused attention does not keep the attention matrix.
     """
     return 2 * 34 * config.n_layer * config.block_size * config.n_embd

@@ -1,10 +1,10 @@
-"""Dropout, on CPUs with noise that belongs to a sequence and not to a generator's past.
+"""Dropout whose noise on a CPU depends on the sequence, not on the state of a shared generator.
 
-On a CPU PyTorch draws its decisions one by one from a generator that all threads share, and leaves
-its fused attention kernel for one that keeps every step of the softmax. Here each sequence of a
-step has a generator of its own, so its noise is a function of (seed, step, slot) whatever
-micro-batch or part it is computed in; four decisions come from one random word; and attention drops
-its weights strip by strip of queries, without most of the scores that causality forbids.
+On a CPU, PyTorch draws dropout masks value by value from a generator that all threads share, and
+with dropout it falls back from its fused attention kernel to one that stores every intermediate of
+the softmax. Here each sequence of a step has its own generator, so its noise is a function of
+(seed, step, slot), whatever micro-batch or part it is computed in. One random word gives four mask
+values, and attention is computed in strips of queries, which skips most of the masked scores.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Queries of one strip, and the most scores computed at once: what is worked on should stay in a
-# core's cache (of 32 to 256 queries and 1 to 32 sequences of 6 × 256 × 64 the fastest).
+# Queries per strip, and the most scores computed at once: the working set should fit a core's cache
+# (the fastest of 32 to 256 queries and 1 to 32 sequences of 6 × 256 × 64).
 _STRIP = 128
 _SCORES = 2**20 * 3 // 2
-# A decision takes 16 random bits: the share dropped is exact to 1/65536.
+# Each mask value takes 16 random bits, so the dropout probability is exact to 1/65536.
 _BITS = 16
 _BF16_ONE = np.uint16(0x3F80)
 
 
 class Noise:
-    """What dropout decides for some sequences, drawn in the order the model asks.
+    """Dropout masks for some sequences, drawn in the order in which the model asks for them.
 
     Args:
-        seeds: one a sequence.
+        seeds: one per sequence.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -42,15 +42,15 @@ class Noise:
         return len(self._generators)
 
     def keep(self, shape: Sequence[int], p: float, sequences: slice = slice(None)) -> Tensor:
-        """Zeros with probability ``p``, else ones.
+        """Draw a mask that is zero with probability ``p`` and one otherwise.
 
         Args:
-            shape: the first dimension is dealt out to the sequences evenly and in order.
+            shape: of the mask; its first dimension is divided evenly among the sequences, in order.
             p: the share to drop, 0 ≤ p < 1.
-            sequences: those it is for.
+            sequences: the sequences that the mask is for.
 
         Returns:
-            bfloat16 of that shape.
+            a bfloat16 tensor of that shape.
         """
         generators = self._generators[sequences]
         count = math.prod(shape) // len(generators)
@@ -65,9 +65,9 @@ class Noise:
 
 
 def drop(x: Tensor, p: float, noise: Noise | None = None) -> Tensor:
-    """``x`` (B, …) with a share ``p`` of its values at zero, the others divided by 1 - ``p``.
+    """Set a share ``p`` of ``x`` (B, …) to zero and divide the rest by 1 - ``p``.
 
-    Without ``noise`` PyTorch's generator decides.
+    Without ``noise`` the mask comes from PyTorch's generator.
     """
     if not p:
         return x
@@ -77,9 +77,9 @@ def drop(x: Tensor, p: float, noise: Noise | None = None) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, p: float, noise: Noise) -> Tensor:
-    """Causal attention of (B, H, T, D) queries, keys and values that drops a share of its weights.
+    """Causal attention of (B, H, T, D) queries, keys and values with dropout on its weights.
 
-    Scores and softmax are float32 or better; the other products have the format of ``q``.
+    Scores and softmax are computed in float32 or better, the other products in the dtype of ``q``.
     """
     with torch.autocast(q.device.type, enabled=False):
         out: Tensor = _Attention.apply(q, k, v, scale, p, noise)  # type: ignore[no-untyped-call]
@@ -87,7 +87,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, scale: float, p: float, noise: No
 
 
 def _strips(B: int, H: int, T: int) -> Iterator[tuple[slice, int, int]]:
-    """Groups of sequences, and in each the strips of queries: (group, first, stop)."""
+    """Yield (group of sequences, first query, end of queries) for every strip of every group."""
     size = max(1, _SCORES // (H * min(_STRIP, T) * T))
     for b in range(0, B, size):
         for i in range(0, T, _STRIP):
@@ -123,7 +123,7 @@ class _Attention(torch.autograd.Function):
         q, k, v, out, *kept = ctx.saved_tensors
         B, H, T, _ = ctx.shape
         grad = grad.reshape(q.shape)
-        # Of the softmax: Σ_j weight·∂loss/∂weight of a query is its output times its gradient.
+        # Softmax backward: for each query, Σ_j weight·∂loss/∂weight equals output · gradient.
         exact = torch.promote_types(q.dtype, torch.float32)
         mean = (grad * out).sum(-1, keepdim=True, dtype=exact).to(q.dtype)
         grad = grad * (1 / (1 - ctx.p))

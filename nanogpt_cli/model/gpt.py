@@ -23,24 +23,24 @@ from torch.nn import functional as F
 from nanogpt_cli.model import dropout, limits
 from nanogpt_cli.model.dropout import Noise
 
-# Receives (what, layer, tensor) while a forward pass runs; layer is -1 outside the blocks. Used by
-# statistics and inspection on the eager module; a compiled module never gets one.
+# Receives (name, layer, tensor) during a forward pass; layer is -1 outside the blocks. Statistics
+# and inspection pass one to the eager module; a compiled module never gets one.
 Probe = Callable[[str, int, Tensor], None]
 
 LAYER_NORM_EPS = 1e-5
-# Positions up to which half-precision attention is computed in float32 on a CPU.
+# Up to this many positions, a CPU computes half-precision attention in float32.
 _SHORT = 512
 
 
 @dataclass(frozen=True)
 class Multipliers:
-    """Factors on the signal that belong to a parametrisation, not to a weight (1 in GPT-2).
+    """Constant factors in the forward pass that a parametrisation such as µP asks for (1 in GPT-2).
 
     Attributes:
-        embedding: on the sum of token and position embedding.
-        residual: on each branch before it joins the residual stream.
-        attention: on query·key; ``None`` means 1/√D.
-        output: on the logits.
+        embedding: multiplies the sum of token and position embedding.
+        residual: multiplies each branch before it is added to the residual stream.
+        attention: multiplies query·key; ``None`` means 1/√D.
+        output: multiplies the logits.
     """
 
     embedding: float = 1.0
@@ -53,8 +53,8 @@ class Multipliers:
 class GPTConfig:
     """Everything that fixes the shape and the function of a GPT.
 
-    Defaults stand in the recipe, not here. ``vocab_size`` counts the rows of the embedding, which
-    may be padded beyond the tokenizer's vocabulary.
+    The defaults are those of the recipe. ``vocab_size`` counts the rows of the embedding, which may
+    be padded beyond the tokenizer's vocabulary.
     """
 
     n_layer: int
@@ -133,26 +133,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class LayerNorm(nn.Module):
-    """Layer normalisation with an optional bias (``nn.LayerNorm`` cannot leave only it out)."""
-
-    def __init__(self, size: int, bias: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, LAYER_NORM_EPS)
+def _layer_norm(config: GPTConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.n_embd, LAYER_NORM_EPS, bias=config.bias)
 
 
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, p: float, noise: Noise | None = None
 ) -> Tensor:
-    """Causal attention of (B, H, T, D) queries, keys and values; ``p`` of its weights dropped.
+    """Causal attention of (B, H, T, D) queries, keys and values; ``p`` is the dropout probability.
 
-    PyTorch's fused kernel for CPUs is slower in half precision than in float32 while the context
-    is short: its backward by five times at 64 positions, a quarter at 256.
+    For short contexts, PyTorch's fused CPU kernel is slower in half precision than in float32: its
+    backward pass takes five times as long at 64 positions and a quarter longer at 256.
     """
     if p and noise is not None:
         return dropout.attend(q, k, v, scale=scale, p=p, noise=noise)
@@ -164,7 +155,7 @@ def _attend(
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention in which each position sees itself and its past."""
+    """Multi-head attention in which each position attends to itself and its past."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
@@ -220,19 +211,19 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention and MLP, each read through a LayerNorm and added to the stream."""
+    """One layer: attention and MLP, each behind a LayerNorm and added to the residual stream."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
         self.residual = config.multipliers.residual
-        self.ln_1 = LayerNorm(config.n_embd, config.bias)
+        self.ln_1 = _layer_norm(config)
         self.attn = CausalSelfAttention(config, layer)
-        self.ln_2 = LayerNorm(config.n_embd, config.bias)
+        self.ln_2 = _layer_norm(config)
         self.mlp = MLP(config, layer)
 
     def forward(self, x: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
-        """Map the residual stream (B, T, C) to the next one."""
+        """Map the residual stream (B, T, C) before the block to that after it."""
         x = self._join(x, "attn", self.attn(self.ln_1(x), probe, noise), probe)
         x = self._join(x, "mlp", self.mlp(self.ln_2(x), probe, noise), probe)
         if probe is not None:
@@ -255,14 +246,14 @@ class Transformer(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = LayerNorm(config.n_embd, config.bias)
+        self.ln_f = _layer_norm(config)
 
 
 class GPT(nn.Module):
     """A GPT-2 language model.
 
-    Constructing one leaves PyTorch's own initial values; ``init.drawing.build`` gives it the values
-    of a named scheme.
+    The constructor leaves PyTorch's own initial values in place; ``init.drawing.build`` gives the
+    model those of a named scheme.
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -273,12 +264,12 @@ class GPT(nn.Module):
         self.tie()
 
     def tie(self) -> None:
-        """Make the head and the token embedding one tensor, if the configuration says so."""
+        """Make the head and the token embedding share one tensor if the configuration says so."""
         if self.config.tied:
             self.lm_head.weight = self.transformer.wte.weight
 
     def embed(self, idx: Tensor, start: int = 0, noise: Noise | None = None) -> Tensor:
-        """Token plus position embedding: (B, T) ids at positions ``start``.. to (B, T, C)."""
+        """Token plus position embedding (B, T, C) of (B, T) ids at positions from ``start`` on."""
         T = idx.shape[1]
         if start + T > self.config.block_size:
             raise ValueError(f"{start + T} positions, but block_size is {self.config.block_size}")
@@ -289,7 +280,7 @@ class GPT(nn.Module):
         return dropout.drop(x, self.config.dropout * self.training, noise)
 
     def head(self, x: Tensor) -> Tensor:
-        """Residual stream (B, T, C) to logits (B, T, V)."""
+        """Map the residual stream (B, T, C) to logits (B, T, V)."""
         logits: Tensor = self.lm_head(self.transformer.ln_f(x))
         if self.config.multipliers.output != 1.0:
             logits = logits * self.config.multipliers.output
@@ -302,13 +293,13 @@ class GPT(nn.Module):
         probe: Probe | None = None,
         noise: Noise | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Logits of every position and, given targets, the mean cross-entropy.
+        """Compute the logits of every position and, given targets, the mean cross-entropy.
 
         Args:
             idx: (B, T) int64 token ids, T ≤ block_size.
             targets: (B, T) int64 next ids; -1 is ignored.
             probe: see ``Probe``.
-            noise: of B sequences, for dropout; without it PyTorch's generator decides.
+            noise: dropout noise of the B sequences; without it PyTorch's generator is used.
 
         Returns:
             logits (B, T, V) and the loss in nats (``None`` without targets).
@@ -327,6 +318,6 @@ class GPT(nn.Module):
         return logits, loss
 
     def n_parameters(self, *, embedding: bool = True) -> int:
-        """Trainable parameters, tied ones once; optionally without token and position tables."""
+        """Count parameters, tied ones once; optionally without embedding tables and head."""
         tables = {self.transformer.wte.weight, self.transformer.wpe.weight, self.lm_head.weight}
         return sum(p.numel() for p in self.parameters() if embedding or p not in tables)

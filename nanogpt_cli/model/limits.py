@@ -1,4 +1,4 @@
-"""What a model's configuration may say when it comes from a file, whoever wrote that."""
+"""Checks of a model configuration that was read from a file, which anyone may have written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final, TypeGuard
 
 from nanogpt_cli import recipe
 
-# Largest sizes, those of a recipe; more is damage, or a try to fill the memory.
+# The largest sizes that a recipe accepts; more is a damaged file or an attempt to fill the memory.
 LARGEST: Final = {
     "n_layer": recipe.MOST_LAYERS, "n_head": recipe.MOST_CHANNELS, "n_embd": recipe.MOST_CHANNELS,
     "block_size": recipe.MOST_CHANNELS, "vocab_size": recipe.MOST_ROWS,
@@ -16,7 +16,7 @@ LARGEST: Final = {
 
 
 def check_config(values: Mapping[str, Any]) -> None:
-    """Look at values under the names of ``GPTConfig``.
+    """Check values under the names of ``GPTConfig``'s fields.
 
     Raises:
         ValueError: a size is missing, or a value is of another type or out of range; the message
@@ -40,10 +40,10 @@ def check_config(values: Mapping[str, Any]) -> None:
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether it is a whole number; ``true`` is none."""
+    """Whether ``value`` is an integer; ``True`` and ``False`` are not."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a finite number."""
+    """Whether ``value`` is a finite number."""
     return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)

@@ -6,7 +6,7 @@ from nanogpt_cli.model.gpt import GPTConfig
 
 
 def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """Every parameter of a GPT and its shape, a tied head not named twice."""
+    """Name and shape of every parameter of a GPT; a tied head is listed once, as ``wte``."""
     C, H = config.n_embd, config.hidden_size
     rows = H * (2 if config.activation == "swiglu" else 1)
     block = {"ln_1.weight": (C,), "ln_1.bias": (C,), "attn.c_attn.weight": (3 * C, C)}
@@ -26,6 +26,6 @@ def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def layer_of(name: str) -> int:
-    """The block a parameter belongs to, -1 outside."""
+    """Index of the block that a parameter belongs to, or -1 outside the blocks."""
     _, found, rest = name.partition("transformer.h.")
     return int(rest.partition(".")[0]) if found else -1

@@ -1,1 +1,1 @@
-"""From a model to text: decoding, filters, draws, and how fast they are."""
+"""From a model to text: decoding, filters, draws, and the measurement of their speed."""

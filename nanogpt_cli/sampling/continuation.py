@@ -1,4 +1,4 @@
-"""Continuing prompts as text: tokens become pieces of text, stop strings and end-of-text end it."""
+"""Continue prompts as text: turn drawn tokens into text and end at stop strings or end-of-text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 from nanogpt_cli.model.gpt import GPT
-from nanogpt_cli.sampling.sampler import Plan, Token, generate
+from nanogpt_cli.sampling.sampler import GenerationConfig, Token, generate
 from nanogpt_cli.text.stream import TextStream
 from nanogpt_cli.text.tokenizer import Tokenizer
 
@@ -21,9 +21,9 @@ class Continuation:
     Attributes:
         prompt: index of the prompt.
         sample: index of the sample.
-        tokens: what was drawn, the token that ended it included.
+        tokens: the tokens drawn, including the one that ended the text.
         text: the new text, without a stop string or the end-of-text token.
-        ending: why it ended; "interrupted" until it has.
+        ending: why the text ended; "interrupted" while it has not.
     """
 
     prompt: int
@@ -33,8 +33,8 @@ class Continuation:
     ending: Ending = "interrupted"
 
 
-class Piece(NamedTuple):
-    """A token and the text that became certain with it (often its own, maybe none)."""
+class TextPiece(NamedTuple):
+    """A token and the text that is final now: often the token's own, sometimes none or more."""
 
     of: Continuation
     token: Token
@@ -42,10 +42,12 @@ class Piece(NamedTuple):
 
 
 class _Writer:
-    """Takes tokens as they are drawn and says when a sequence is over."""
+    """Takes tokens as they are drawn, builds the texts, and decides when a sequence ends."""
 
-    def __init__(self, tokenizer: Tokenizer, plan: Plan, stop: Sequence[str]) -> None:
-        self.tokenizer, self.plan, self.stop = tokenizer, plan, stop
+    def __init__(
+        self, tokenizer: Tokenizer, generation: GenerationConfig, stop: Sequence[str]
+    ) -> None:
+        self.tokenizer, self.generation, self.stop = tokenizer, generation, stop
         self.streams: dict[tuple[int, int], TextStream] = {}
         self.found: dict[tuple[int, int], Continuation] = {}
         self.piece = ""
@@ -55,13 +57,13 @@ class _Writer:
         stream = self.streams.setdefault(key, TextStream(self.tokenizer, self.stop))
         one = self.found.setdefault(key, Continuation(*key))
         one.tokens.append(token)
-        if token.id in self.plan.stop_ids:
+        if token.id in self.generation.stop_ids:
             one.ending, self.piece = "end_of_text", stream.finish()
         else:
             self.piece = stream.push(token.id)
             if stream.stopped:
                 one.ending = "stop_string"
-            elif token.position + 1 >= self.plan.max_new_tokens:
+            elif token.position + 1 >= self.generation.max_new_tokens:
                 self.piece += stream.finish()
                 one.ending = "stop_string" if stream.stopped else "length"
         one.text += self.piece
@@ -72,25 +74,25 @@ def continue_prompts(
     model: GPT,
     tokenizer: Tokenizer,
     prompts: Sequence[Sequence[int]],
-    plan: Plan,
+    generation: GenerationConfig,
     *,
     stop: Sequence[str] = (),
     stop_at_end_of_text: bool = True,
-) -> Iterator[Piece]:
+) -> Iterator[TextPiece]:
     """Yield each token with its text, position by position over all sequences.
 
     Args:
         model: in evaluation mode.
-        tokenizer: bounds the ids that can be drawn.
-        prompts: ids, at least one each.
-        plan: ``vocab_size`` and ``stop_ids`` are taken from the tokenizer.
+        tokenizer: only ids of its vocabulary are drawn.
+        prompts: token ids, at least one each.
+        generation: how to generate; ``vocab_size`` and ``stop_ids`` are taken from the tokenizer.
         stop: strings that end a sequence; they are left out of the text.
-        stop_at_end_of_text: end at the tokenizer's end-of-text token; else it is never drawn to
-            end anything and appears in the text.
+        stop_at_end_of_text: whether the tokenizer's end-of-text token ends a sequence; otherwise
+            it appears in the text like any other token.
     """
     eot = tokenizer.eot if stop_at_end_of_text else None
     ends = frozenset() if eot is None else frozenset({eot})
-    plan = replace(plan, vocab_size=tokenizer.vocab_size, stop_ids=ends)
-    writer = _Writer(tokenizer, plan, stop)
-    for token in generate(model, prompts, plan, done=writer.take):
-        yield Piece(writer.found[token.prompt, token.sample], token, writer.piece)
+    generation = replace(generation, vocab_size=tokenizer.vocab_size, stop_ids=ends)
+    writer = _Writer(tokenizer, generation, stop)
+    for token in generate(model, prompts, generation, done=writer.take):
+        yield TextPiece(writer.found[token.prompt, token.sample], token, writer.piece)

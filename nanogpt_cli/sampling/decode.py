@@ -1,10 +1,10 @@
 """The fast path of sampling: a GPT with a preallocated key/value cache on raw tensors.
 
-Decoding one token reads every weight once and does little else, so what counts is to read no more
-than that: no module call, one matrix-vector product per weight, keys and values copied in place,
-logits of the last position alone. ``sampling.sampler`` holds the slow twin it is checked against.
-One sequence of packed weights on a CPU takes the step of ``decode_one``, all rows on a GPU that of
-``decode_graph``.
+Decoding one token is bound by reading every weight once, so nothing else is done: no module call,
+one matrix-vector product per weight, keys and values copied in place, logits of the last position
+only. ``sampling.sampler`` has the slow implementation that this one is checked against. A single
+sequence with packed weights on a CPU takes the step of ``decode_one``; steps of all rows on a GPU
+are replayed by ``decode_graph``.
 
 Shapes: B rows in use, T = block_size, C channels, H heads, D = C/H, V rows of the embedding.
 """
@@ -21,28 +21,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.machine import memory
 from nanogpt_cli.sampling.decode_graph import Replay
 from nanogpt_cli.sampling.decode_one import SingleStep, Stored
-from nanogpt_cli.sampling.weights import Layer, Weights, machine_memory
+from nanogpt_cli.sampling.weights import ASSUMED_MEMORY, Layer, Weights
 
 
 class Decoder:
     """Logits of the next token for up to ``rows`` sequences, one cache slot each.
 
     Args:
-        weights: packed or not; that may change between steps.
-        rows: sequences decoded side by side.
+        weights: packed or not; they may be packed between two steps.
+        rows: number of sequences decoded in parallel.
 
     Raises:
-        UserError: there is not the memory for so many.
+        UserError: the cache for so many rows does not fit the memory.
     """
 
     def __init__(self, weights: Weights, rows: int) -> None:
         config = weights.config
         self.config, self.weights = config, weights
-        # By head, so that attention reads each head's positions in one piece; key and value of a
-        # position together, so that one copy stores both. Zeros: what a mask hides is still
-        # multiplied by 0, and left-over memory may hold NaN.
+        # Ordered by head, so that attention reads each head's positions contiguously; key and value
+        # of a position are adjacent, so that one copy stores both. It starts as zeros, because
+        # masked positions are multiplied by 0 and uninitialised memory may hold NaN.
         shape = (
             len(weights.layers), rows, 2, config.n_head, config.block_size, config.head_size,
         )  # fmt: skip
@@ -54,14 +55,14 @@ class Decoder:
 
     @property
     def cache_bytes(self) -> int:
-        """Size of the preallocated cache."""
+        """Bytes of the preallocated cache."""
         return self.cache.numel() * self.cache.element_size()
 
     @torch.inference_mode()
     def prefill(self, slots: Sequence[int], windows: Sequence[Sequence[int]]) -> Tensor:
-        """Read whole windows of equal length into cache slots; logits (len(slots), V) float32.
+        """Fill cache slots with windows of equal length; returns logits (len(slots), V) float32.
 
-        Equal windows are computed once.
+        Identical windows are computed once.
         """
         distinct = list(dict.fromkeys(tuple(window) for window in windows))
         which = [distinct.index(tuple(window)) for window in windows]
@@ -85,12 +86,12 @@ class Decoder:
 
     @torch.inference_mode()
     def step(self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int]) -> Tensor:
-        """Append one token to each slot; logits (len(slots), V) float32.
+        """Append one token to each slot; returns logits (len(slots), V) float32.
 
         Args:
             slots: distinct cache slots.
-            tokens: the token of each.
-            lengths: positions each already holds, < T.
+            tokens: the token to append to each slot.
+            lengths: number of positions that each slot already holds, < T.
         """
         if len(slots) == 1 and self.weights.packed:
             if self._single is None:
@@ -104,13 +105,13 @@ class Decoder:
         return self._step_many(slots, tokens, lengths, whole=whole)
 
     def keep(self, slots: Sequence[int]) -> None:
-        """Forget all but these slots; they become slots 0, 1, …"""
+        """Drop all slots but these, which become slots 0, 1, …"""
         self.cache = self.cache[:, list(slots)].contiguous()
         self._views = self._slot_views()
         self._replay = None
 
     def _slot_views(self) -> list[list[Stored]]:
-        """By slot and layer."""
+        """Views of the cache, indexed by slot and layer."""
         return [
             [Stored(both, both[None, 0], both[None, 1]) for both in self.cache[:, slot]]
             for slot in range(self.cache.shape[1])
@@ -119,7 +120,7 @@ class Decoder:
     def _step_many(
         self, slots: Sequence[int], tokens: Sequence[int], lengths: Sequence[int], *, whole: bool
     ) -> Tensor:
-        """Any slots, in the shapes that they need."""
+        """Step of any subset of the slots, reading only the positions they hold."""
         device, n = self.cache.device, max(lengths) + 1
         positions = torch.tensor(lengths, device=device)
         mask = None if min(lengths) + 1 == n else _mask(positions, n)
@@ -127,14 +128,17 @@ class Decoder:
         return self._advance(torch.tensor(tokens, device=device), positions, n, mask, rows)
 
     def _step_fixed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """All slots, in shapes that do not change: attention reads and masks the whole cache."""
+        """Step of all slots in constant shapes: attention reads the whole cache, masked."""
         T = self.config.block_size
         return self._advance(tokens, positions, T, _mask(positions, T), None)
 
     def _advance(
         self, tokens: Tensor, positions: Tensor, n: int, mask: Tensor | None, rows: Tensor | None
     ) -> Tensor:
-        """Append tokens (B,) at positions (B,) to cache rows (all: ``None``), n positions seen."""
+        """Append tokens (B,) at positions (B,) to cache rows, reading the first n positions.
+
+        ``rows`` are the slots; ``None`` stands for all of them.
+        """
         every = torch.arange(len(tokens), device=tokens.device) if rows is None else rows
         x = self._embed(tokens[:, None], positions[:, None])  # (B, 1, C)
         for layer, cache in zip(self.weights.layers, self.cache, strict=True):
@@ -148,13 +152,13 @@ class Decoder:
         return self._logits(x[:, -1])
 
     def _heads(self, qkv: Tensor) -> list[Tensor]:
-        """Query, key and value (B, H, n, D) each, of (B, n, 3C)."""
+        """Split (B, n, 3C) into query, key and value, (B, H, n, D) each."""
         B, n, _ = qkv.shape
         C, H = self.config.n_embd, self.config.n_head
         return [t.view(B, n, H, C // H).transpose(1, 2) for t in qkv.chunk(3, dim=-1)]
 
     def _finish_block(self, x: Tensor, layer: Layer, y: Tensor) -> Tensor:
-        """The rest of a block after attention's (B, H, n, D)."""
+        """The rest of a block, given attention's output ``y`` (B, H, n, D)."""
         x = self._join(x, layer.attn_proj(y.transpose(1, 2).reshape(x.shape)))
         hidden = self.weights.activation(layer.c_fc(layer.ln_2(x)))
         return self._join(x, layer.mlp_proj(hidden))
@@ -177,52 +181,53 @@ class Decoder:
 
 
 def check_room(weights: Weights, rows: int) -> None:
-    """Refuse a cache that this machine cannot hold, before anything is as long as it.
+    """Refuse a cache that this machine cannot hold, before any large allocation.
 
     Raises:
-        UserError: it takes more memory than the machine or the device has.
+        UserError: the cache takes more memory than the machine or the device has.
     """
     config, like = weights.config, weights.wte
     positions = len(weights.layers) * rows * config.block_size
     nbytes = 2 * positions * config.n_embd * like.element_size()
     on_cuda = like.device.type == "cuda"
-    there = torch.cuda.mem_get_info(like.device)[1] if on_cuda else machine_memory()
+    installed = memory.total_bytes(ASSUMED_MEMORY)
+    there = torch.cuda.mem_get_info(like.device)[1] if on_cuda else installed
     if nbytes > there:
         raise UserError(
-            f"a cache for {rows} texts at once takes {nbytes / 1e9:,.1f} GB, "
-            f"more than the {there / 1e9:,.1f} there are",
-            "ask for fewer at a time",
+            f"a key/value cache for {rows} texts at once takes {nbytes / 1e9:,.1f} GB, "
+            f"but there are only {there / 1e9:,.1f} GB of memory",
+            "ask for fewer texts at a time",
         )
 
 
 def replays(device: torch.device) -> bool:
-    """Whether steps on this device are worth replaying; see ``decode_graph``."""
+    """Whether steps on this device should be replayed as a graph; see ``decode_graph``."""
     return device.type == "cuda"
 
 
 def _mask(positions: Tensor, n: int) -> Tensor:
-    """What each row sees (B, 1, 1, n): its positions up to the present one."""
+    """Attention mask (B, 1, 1, n): each row sees its positions up to the current one."""
     return (torch.arange(n, device=positions.device) <= positions[:, None])[:, None, None]
 
 
 def window_start(length: int, block_size: int, stride: int = 1) -> int:
-    """Where the context of a sequence of ``length`` tokens starts.
+    """Index at which the context of a sequence of ``length`` tokens starts.
 
-    It advances in jumps of ``stride``, as late as possible: with 1 the context is always the last
-    ``block_size`` tokens, as in nanoGPT; with more, a jump leaves ``block_size - stride`` or more
-    and the positions keep their numbers until the next.
+    It advances in jumps of ``stride``, as late as possible. With a stride of 1, the context is the
+    last ``block_size`` tokens, as in nanoGPT; with more, at least ``block_size - stride`` tokens
+    remain after a jump, and cached positions stay valid until the next one.
     """
     return max(0, math.ceil((length - block_size) / stride)) * stride
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """What ``tune`` found.
+    """The result of ``tune``.
 
     Attributes:
-        threads: for decoding.
+        threads: the best number of threads for decoding.
         packed: whether the weights are now packed.
-        seconds: of a step on a part of the model, by threads and layout.
+        seconds: time of a step on the first layers, by (threads, packed).
     """
 
     threads: int
@@ -230,20 +235,20 @@ class Tuning:
     seconds: dict[tuple[int, bool], float]
 
 
-# Enough not to fit the processor's caches, or it would be they that are measured.
+# Too much for the processor's caches, whose speed would be measured otherwise.
 _PROBED_BYTES = 48 << 20
 
 
 def thread_counts(most: int) -> list[int]:
-    """The counts worth trying on so many cores: powers of two."""
+    """The thread counts worth trying on ``most`` cores: powers of two."""
     return [1 << n for n in range(most.bit_length())]
 
 
 def tune(weights: Weights, counts: Sequence[int]) -> Tuning:
-    """Find the thread count and the layout with the fastest decode step, and take the layout.
+    """Find the thread count and weight layout with the fastest decode step, and apply the layout.
 
-    Two threads can lose to one by far when the cores are busy, so the choice is measured, on the
-    first layers. More threads must be at least a tenth faster. The thread setting is restored.
+    On busy cores two threads can be far slower than one, so the choice is measured, on the first
+    layers. More threads must be at least a tenth faster. The thread setting is restored.
 
     Args:
         weights: not packed yet.
@@ -257,7 +262,7 @@ def tune(weights: Weights, counts: Sequence[int]) -> Tuning:
     seconds = dict.fromkeys(((n, packed) for packed in layouts for n in counts), math.inf)
     before = torch.get_num_threads()
     try:
-        for _ in range(3):  # in turns, so that a busy moment does not fall on one way alone
+        for _ in range(3):  # in turns, so that a busy moment does not affect one candidate only
             for threads, packed in seconds:
                 torch.set_num_threads(threads)
                 took = _step_seconds(layouts[packed])
@@ -271,7 +276,7 @@ def tune(weights: Weights, counts: Sequence[int]) -> Tuning:
 
 
 def _step_seconds(decoder: Decoder) -> float:
-    """The faster of two steps; the first wakes the threads."""
+    """Seconds of the faster of two steps; the first one wakes the threads."""
     found = []
     for length in range(2):
         start = time.perf_counter()

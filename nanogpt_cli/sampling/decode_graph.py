@@ -1,7 +1,8 @@
-"""Replaying a step: on a GPU the launches of a decoded token take longer than its arithmetic.
+"""Decoding steps replayed as CUDA graphs.
 
-A CUDA graph launches all of them at once. What it replays has fixed shapes and addresses, so the
-step it is given must be a function of two buffers alone: tokens and positions of all rows.
+On a GPU, launching the kernels of a decoded token takes longer than running them; a CUDA graph
+launches all of them at once. It replays fixed shapes and addresses, so the step must be a function
+of two buffers only: the tokens and the positions of all rows.
 """
 
 from __future__ import annotations
@@ -12,21 +13,24 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-# Capturing costs some steps' time, and rows that end change the shape: a shape must last.
+# A capture costs as much as several steps, and the shape changes when a sequence ends; so the first
+# steps in a shape run eagerly.
 _EAGER_STEPS = 8
 
 
 class Replay:
-    """A step with fixed shapes: run as it is at first and without CUDA, then replayed as a graph.
+    """A step with fixed shapes that is replayed as a CUDA graph after some eager calls.
+
+    Without CUDA, every call is eager.
 
     Args:
-        step: tokens (B,) and positions (B,), both int64, to logits (B, V). It may write to memory
-            it keeps, but twice with the same input must be as good as once: warming up does so.
+        step: maps tokens (B,) and positions (B,), both int64, to logits (B, V). It may write to
+            memory that it keeps, but must be idempotent, because the warm-up repeats it.
         rows: B.
-        device: where the buffers lie.
+        device: device of the buffers.
 
     Attributes:
-        failure: why the step could not be captured; it then keeps running as it is.
+        failure: why the step could not be captured, in which case it stays eager; "" otherwise.
     """
 
     def __init__(
@@ -41,7 +45,7 @@ class Replay:
         self._logits = torch.empty(0)
 
     def __call__(self, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """One step of all rows; logits (B, V) that later steps do not change."""
+        """Run one step of all rows; returns logits (B, V) that later steps do not overwrite."""
         self.tokens.copy_(torch.tensor(tokens))
         self.positions.copy_(torch.tensor(positions))
         if self._eager_left == 0:
@@ -60,7 +64,7 @@ class Replay:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         current = torch.cuda.current_stream()
         try:
-            # Libraries set themselves up in the first calls, which a capture forbids.
+            # Libraries initialise themselves in their first calls, which a capture forbids.
             side.wait_stream(current)
             with torch.cuda.stream(side):
                 for _ in range(2):
@@ -69,5 +73,5 @@ class Replay:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._logits = self.step(self.tokens, self.positions)
         finally:
-            torch.cuda.set_stream(current)  # a capture that breaks off leaves its own behind
+            torch.cuda.set_stream(current)  # an aborted capture leaves its own stream current
         return graph

@@ -1,8 +1,8 @@
-"""One token of one sequence on a CPU, with everything laid out beforehand.
+"""Decode one token of one sequence on a CPU with preallocated buffers.
 
-Between the weights a decoded token needs little arithmetic and many small calls; so buffers and
-their views are made once, products write into them, and biases and residual sums are part of the
-products.
+Apart from reading the weights, decoding a token takes little arithmetic but many small calls. So
+buffers and their views are made once, products write into them, and biases and residual sums are
+fused into the products.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nanogpt_cli.sampling.weights import TILE, Layer, Matrix, Norm, Tiles, Weigh
 
 
 class Stored(NamedTuple):
-    """A slot's cache in one layer: what is stored (2, H, T, D), and keys and values in it."""
+    """A slot's cache in one layer: the stored tensor (2, H, T, D) and views of keys and values."""
 
     both: Tensor
     keys: Tensor  # (1, H, T, D)
@@ -26,7 +26,7 @@ class Stored(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """The weights of a block in the order of their use."""
+    """The weights of a block in the order in which they are used."""
 
     ln_1: Norm
     c_attn: Tiles
@@ -53,13 +53,13 @@ def _tiles(matrix: Matrix) -> Tiles:
 
 
 class SingleStep:
-    """The step of a model for one sequence; its buffers serve one call at a time.
+    """The decoding step of a model for one sequence. Its buffers serve one call at a time.
 
     Args:
-        weights: packed.
+        weights: packed weights.
 
     Raises:
-        ValueError: they are not.
+        ValueError: the weights are not packed.
     """
 
     def __init__(self, weights: Weights) -> None:
@@ -79,7 +79,7 @@ class SingleStep:
         self.preact = self.hidden.view(1, -1)[:, :rows]
 
     def __call__(self, token: int, length: int, cache: Sequence[Stored]) -> Tensor:
-        """Append a token at position ``length``; logits (1, V) before the output multiplier."""
+        """Append a token at position ``length``; returns logits (1, V), without multiplier."""
         weights, x, n = self.weights, self.x, length + 1
         torch.add(weights.wte.narrow(0, token, 1), weights.wpe.narrow(0, length, 1), out=x)
         if self.embedding != 1.0:

@@ -1,11 +1,11 @@
 """From logits to the next token: filters, the draw, and whether rounding could have changed it.
 
-All of it is float64 NumPy on one position's logits, the same for every device and for both
-decoding paths. A draw is the Gumbel-max trick (Gumbel 1954; Maddison et al. 2014, "A* sampling"):
-each token's score gets noise of its own, a hash of where the draw stands and of the token, and the
-highest sum wins, with the probabilities of the softmax. Noise depends on no other token, so
-rounding changes a draw only where the best two sums nearly tie; against the inverse of the
-cumulative distribution, where every boundary moves with all the scores, such ties are rare.
+Everything is computed in float64 with NumPy on one position's logits, alike for every device and
+for both decoding paths. A draw uses the Gumbel-max trick (Gumbel 1954; Maddison et al. 2014, "A*
+sampling"): each token's score gets its own Gumbel noise, a hash of the draw's key and the token id,
+and the highest sum wins, which samples from the softmax. The noise of a token does not depend on
+other tokens, so rounding changes a draw only where the two highest sums nearly tie. That is rare;
+with inverse transform sampling, every boundary would move with all scores.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # SplitMix64's increment
 
 
 def draw_key(seed: int, prompt: int, sample: int, position: int) -> int:
-    """The 64-bit key of one draw: a pure function of where it stands.
+    """The 64-bit key of one draw: a pure function of its indices and the seed.
 
-    Sample 3 is the same among 4 and among 8, and a token does not depend on how many draws came
-    before it.
+    Sample 3 of 4 therefore equals sample 3 of 8, and a token does not depend on the number of draws
+    made before it.
     """
     place = struct.pack("<Qqqq", seed % 2**64, prompt, sample, position)
     return int.from_bytes(blake2b(place, digest_size=8).digest(), "little")
 
 
 def gumbel(key: int, ids: Ids) -> Floats:
-    """Standard Gumbel noise of tokens in the draw named ``key``: -log(-log u), u from a hash.
+    """Standard Gumbel noise -log(-log u) of token ids in the draw with this key.
 
-    52 bits of it, and half a step, so that u is never 0 or 1. Of a token id SplitMix64 takes the
-    id-th number of its stream from ``key``.
+    u has 52 random bits plus half a step, so it is never 0 or 1. For token ``id`` it is the id-th
+    number of the SplitMix64 stream that starts at ``key``.
     """
     u = (mix(ids.astype(np.uint64) * _GOLDEN + np.uint64(key)) >> np.uint64(12)).astype(np.float64)
     u += 0.5
@@ -55,16 +55,16 @@ def gumbel(key: int, ids: Ids) -> Floats:
 def adjusted(
     logits: Any, sampling: Sampling, *, seen: Collection[int] = (), vocab_size: int | None = None
 ) -> Floats:
-    """Logits (V,) as float64: padded ids cut off, seen ids penalised, divided by temperature.
+    """Logits as float64 (V,) without padding ids, with repetition penalty, over the temperature.
 
-    At temperature 0 they are left unscaled.
+    At temperature 0 they are not divided.
 
     Raises:
-        UserError: a logit is not a number.
+        UserError: a logit is NaN.
     """
     scores: Floats = np.array(logits, dtype=np.float64)[:vocab_size]
     if np.isnan(scores.max()):
-        raise UserError("the model's logits are not numbers", "have its weights diverged?")
+        raise UserError("the model's logits are NaN", "did its training diverge?")
     if sampling.repetition_penalty != 1.0 and seen:
         ids = np.fromiter(set(seen), dtype=np.int64)
         old = scores[ids]
@@ -74,9 +74,9 @@ def adjusted(
 
 
 def kept(scores: Floats, sampling: Sampling) -> Ids:
-    """The ids that top-k, then top-p, then min-p leave of adjusted scores (V,), ascending.
+    """The ids that remain of adjusted scores (V,) after top-k, top-p and min-p, ascending.
 
-    Scores equal to the lowest one kept stay as well.
+    Ids whose score equals the lowest one kept are kept as well.
     """
     return np.flatnonzero(scores >= _bounds(scores, sampling, 0.0)[0])
 
@@ -92,10 +92,10 @@ def next_token(
     """Choose the next token.
 
     Args:
-        logits: (V,) scores of one position, anything NumPy can read.
-        key: of the draw, see ``draw_key``; not read at temperature 0.
-        sampling: the settings; their defaults when ``None``.
-        seen: ids the repetition penalty applies to.
+        logits: (V,) logits of one position, as anything that NumPy converts to an array.
+        key: the draw's key, see ``draw_key``; unused at temperature 0.
+        sampling: the settings; the defaults if ``None``.
+        seen: ids that the repetition penalty applies to.
         vocab_size: ids from here on are padding and are never drawn.
 
     Returns:
@@ -112,20 +112,19 @@ def next_token(
 def settled_token(scores: Floats, key: int, sampling: Sampling, tolerance: float) -> int | None:
     """The token to draw, or ``None`` if moving every logit by up to ``tolerance`` might change it.
 
-    ``None`` when the best two nearly tie, or when the best might fall to a filter. A doubtful
-    token that would lose anyway is no reason. Cautious: ``None`` where the draw would hold is
-    possible.
+    It is ``None`` if the best two sums nearly tie, or if a filter might remove the best token. The
+    test is conservative: ``None`` does not prove that the draw would change.
 
     Args:
         scores: adjusted scores (V,).
-        key: of the draw.
+        key: the draw's key.
         sampling: the settings.
         tolerance: bound on the error of a logit, after the repetition penalty.
     """
     if sampling.temperature == 0:
         ids, sums, shift, surely = np.arange(scores.size), scores, tolerance, -np.inf
     else:
-        shift = tolerance / sampling.temperature + 1e-12  # sums and noise are rounded as well
+        shift = tolerance / sampling.temperature + 1e-12  # noise and sums have rounding errors too
         perhaps, surely = _bounds(scores, sampling, shift)
         ids = np.flatnonzero(scores >= perhaps)
         sums = scores[ids] + gumbel(key, ids)
@@ -138,7 +137,7 @@ def settled_token(scores: Floats, key: int, sampling: Sampling, tolerance: float
 
 
 def log_softmax(logits: Any, vocab_size: int | None = None) -> Floats:
-    """Log-probabilities (V,) in nats of the unfiltered model, padding left out."""
+    """Log-probabilities (V,) in nats without temperature or filters; padding is left out."""
     scores: Floats = np.asarray(logits, dtype=np.float64)[:vocab_size]
     shifted: Floats = scores - scores.max()
     logprobs: Floats = shifted - np.log(np.exp(shifted).sum())
@@ -146,11 +145,11 @@ def log_softmax(logits: Any, vocab_size: int | None = None) -> Floats:
 
 
 def _bounds(scores: Floats, sampling: Sampling, shift: float) -> tuple[float, float]:
-    """What passes the filters if each score may be wrong by up to ``shift``.
+    """Bounds on the scores that pass the filters if each score may be wrong by up to ``shift``.
 
     Returns:
-        Scores below the first fail for sure, and scores above the second pass for sure. Without
-        an error what is not below the first passes.
+        (low, high): scores below ``low`` certainly fail and scores above ``high`` certainly pass.
+        For ``shift`` 0, all scores from ``low`` on pass.
     """
     low = high = -np.inf
     if 0 < sampling.top_k < scores.size:
@@ -168,11 +167,11 @@ def _bounds(scores: Floats, sampling: Sampling, shift: float) -> tuple[float, fl
 def _mass_bounds(
     candidates: Floats, low: float, high: float, top_p: float, shift: float
 ) -> tuple[float, float]:
-    """Tighten the bounds of what passes to scores with less than ``top_p`` of the mass above them.
+    """Tighten the bounds to scores with less than ``top_p`` of the probability mass above them.
 
     An error of ``shift`` in each score changes a share of the mass by a factor of up to
-    exp(2 shift); candidates that may have failed before (not above ``high``) may add nothing to
-    the whole.
+    exp(2 shift). Candidates that an earlier filter may have removed (those not above ``high``)
+    might contribute nothing to the total mass.
     """
     ranked = -np.sort(-candidates)
     mass = np.cumsum(np.exp(ranked - ranked[0]))

@@ -1,10 +1,10 @@
-"""Sampling text from a GPT: tokens one by one, many sequences side by side.
+"""Sampling from a GPT: tokens one by one, many sequences in parallel.
 
 Two paths give the same tokens. The naive one runs the module on the whole context for each token
 and sequence, as nanoGPT's ``generate`` does. The cached one (``sampling.decode``) differs from it
-by rounding only; where rounding could change a draw (``filters.settled_token``) it takes that
-position's logits from the naive path and decides on those. So identity does not rest on luck: it
-holds as long as the float32 logits of the two differ by less than ``RELATIVE_TOLERANCE`` allows.
+by rounding only; where rounding could change a draw (``filters.settled_token``), it takes that
+position's logits from the naive path. The tokens are therefore identical as long as the float32
+logits of the two paths differ by less than ``RELATIVE_TOLERANCE`` allows.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from nanogpt_cli.text.tokenizer import Tokenizer
 
 Context = Literal["slide", "roll"]
-# Bound on |cached - naive| logits, as a share of the largest |logit|. The largest seen on the
-# shapes of the tests and on the GPT-2 124M shape (weights of std 0.1) is a third of it.
+# Bound on |cached - naive| logits, as a share of the largest |logit|. The largest difference seen
+# on the shapes of the tests and on that of GPT-2 124M (weights of std 0.1) is a third of it.
 RELATIVE_TOLERANCE = 2.0**-16
 
 
@@ -40,10 +40,9 @@ class Token:
         prompt: index of the prompt.
         sample: index among the samples of that prompt.
         position: 0 for the first new token.
-        id: the token.
-        logprob: its log-probability in nats under the model alone (no temperature, no filter);
-            NaN unless asked for.
-        runners_up: the most probable (id, log-probability) pairs, as many as asked for.
+        id: the token id.
+        logprob: its log-probability in nats without temperature or filters; NaN unless requested.
+        runners_up: the most probable (id, log-probability) pairs, as many as requested.
     """
 
     prompt: int
@@ -56,7 +55,7 @@ class Token:
 
 @dataclass(slots=True)
 class _Sequence:
-    """A sequence being written: its place, all its ids, and what the cache holds of it."""
+    """A sequence in progress: its indices, all its ids, and what the cache holds of it."""
 
     prompt: int
     sample: int
@@ -70,24 +69,25 @@ class _Sequence:
 
 
 @dataclass
-class Plan:
-    """What to generate; ``generate`` reads it.
+class GenerationConfig:
+    """What ``generate`` should generate, and how.
 
     Attributes:
-        max_new_tokens: at most this many per sequence.
-        samples: sequences per prompt.
-        sampling: how to draw.
-        seed: of all draws; see ``filters.draw_key``.
-        first_sample: index of the first sample, to draw some of a larger set.
+        max_new_tokens: at most this many tokens per sequence.
+        samples: number of sequences per prompt.
+        sampling: temperature and filters.
+        seed: seed of all draws; see ``filters.draw_key``.
+        first_sample: index of the first sample, to draw part of a larger set.
         vocab_size: ids from here on are never drawn (padding of the embedding).
-        stop_ids: a sequence ends when one of these is drawn; it is still yielded.
-        context: beyond the block size, "slide" reads the last ``block_size`` tokens for each
-            token (exact, as nanoGPT); "roll" keeps half of the block, fills it again and so on.
+        stop_ids: a sequence ends when one of these is drawn; the token is still yielded.
+        context: what to read beyond the block size. "slide" reads the last ``block_size`` tokens
+            for each new token (exact, like nanoGPT); "roll" drops half of the block whenever it is
+            full.
         cached: False takes the naive path.
-        exact: let the cached path decide near-ties on naive logits. Pointless below float32.
-        logprobs: runners-up to report with each token; ``None`` for no log-probabilities at all.
-        weights: what the cached path reads; the model's own when ``None``. Given, they are shared
-            between texts, and may be packed or of another dtype.
+        exact: whether the cached path resolves near-ties with naive logits; useless below float32.
+        logprobs: number of runners-up to report with each token; ``None`` for no log-probabilities.
+        weights: weights for the cached path, shared between calls; they may be packed or have
+            another dtype. ``None`` takes the model's own.
     """
 
     max_new_tokens: int
@@ -106,9 +106,9 @@ class Plan:
 
 @torch.inference_mode()
 def reference_logits(model: GPT, window: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Logits (V,) float32 after ``window`` by the module itself: the slow twin.
+    """Logits (V,) float32 after ``window`` from the module itself: the slow reference.
 
-    One sequence at a time, so that the result does not depend on what else is computed.
+    Sequences are computed one at a time, so that the result does not depend on the batch.
     """
     idx = torch.tensor([list(window)], device=model.lm_head.weight.device)
     x = model.embed(idx)
@@ -121,39 +121,43 @@ def reference_logits(model: GPT, window: Sequence[int]) -> np.ndarray[Any, np.dt
 def generate(
     model: GPT,
     prompts: Sequence[Sequence[int]],
-    plan: Plan,
+    generation: GenerationConfig,
     *,
     done: Callable[[Token], bool] | None = None,
 ) -> Iterator[Token]:
-    """Continue prompts, yielding each token as it is drawn: position by position, all sequences.
+    """Continue prompts and yield each token when drawn, position by position over all sequences.
 
     Args:
         model: in evaluation mode.
-        prompts: at least one id each; longer than the block is fine.
-        plan: how much, and how.
-        done: called with each token; True ends its sequence.
+        prompts: token ids, at least one each; they may be longer than the block.
+        generation: what to generate, and how.
+        done: called with each token; returning True ends its sequence.
 
     Raises:
-        ValueError: a prompt is empty or holds an id outside the embedding.
+        ValueError: a prompt is empty or contains an id outside the embedding.
     """
     _check(model, prompts)
     active = [
-        _Sequence(p, plan.first_sample + s, list(ids))
+        _Sequence(p, generation.first_sample + s, list(ids))
         for p, ids in enumerate(prompts)
-        for s in range(plan.samples)
+        for s in range(generation.samples)
     ]
-    if plan.max_new_tokens < 1 or not active:
+    if generation.max_new_tokens < 1 or not active:
         return
-    source = _Cached(model, len(active), plan) if plan.cached else _Naive(model, plan)
+    source = (
+        _Cached(model, len(active), generation) if generation.cached else _Naive(model, generation)
+    )
     while active:
         going = []
         for sequence, logits in zip(active, source.logits(active), strict=True):
-            token = _draw(model, sequence, logits, plan)
+            token = _draw(model, sequence, logits, generation)
             sequence.ids.append(token.id)
             sequence.new += 1
             ends = done is not None and done(token)
             yield token
-            if not (ends or token.id in plan.stop_ids or sequence.new >= plan.max_new_tokens):
+            if not (
+                ends or token.id in generation.stop_ids or sequence.new >= generation.max_new_tokens
+            ):
                 going.append(sequence)
         active = going
 
@@ -168,11 +172,11 @@ def generate_text(
     top_k: int = Sampling.top_k,
     seed: int = 0,
 ) -> str:
-    """The prompt and its continuation as text; ends early at end-of-text.
+    """The prompt and its continuation as text, which ends early at end-of-text.
 
-    The model's training mode is put back afterwards.
+    The model's training mode is restored afterwards.
     """
-    plan = Plan(
+    generation = GenerationConfig(
         max_new_tokens,
         sampling=Sampling(temperature=temperature, top_k=top_k),
         seed=seed,
@@ -182,10 +186,10 @@ def generate_text(
     training = model.training
     model.eval()
     try:
-        ids = [token.id for token in generate(model, [tokenizer.encode(prompt)], plan)]
+        ids = [token.id for token in generate(model, [tokenizer.encode(prompt)], generation)]
     finally:
         model.train(training)
-    return prompt + tokenizer.decode(i for i in ids if i not in plan.stop_ids)
+    return prompt + tokenizer.decode(i for i in ids if i not in generation.stop_ids)
 
 
 def _check(model: GPT, prompts: Sequence[Sequence[int]]) -> None:
@@ -194,33 +198,33 @@ def _check(model: GPT, prompts: Sequence[Sequence[int]]) -> None:
             raise ValueError(f"prompt {number} is empty")
         if not 0 <= min(ids) <= max(ids) < model.config.vocab_size:
             raise ValueError(
-                f"prompt {number} holds an id outside 0..{model.config.vocab_size - 1}"
+                f"prompt {number} contains an id outside 0..{model.config.vocab_size - 1}"
             )
 
 
-def _stride(model: GPT, plan: Plan) -> int:
-    return 1 if plan.context == "slide" else max(1, model.config.block_size // 2)
+def _stride(model: GPT, generation: GenerationConfig) -> int:
+    return 1 if generation.context == "slide" else max(1, model.config.block_size // 2)
 
 
-def _draw(model: GPT, sequence: _Sequence, logits: Any, plan: Plan) -> Token:
-    sampling = plan.sampling
-    key = filters.draw_key(plan.seed, sequence.prompt, sequence.sample, sequence.new)
-    # A list: the penalty reads ids as a set, and only if it is on.
+def _draw(model: GPT, sequence: _Sequence, logits: Any, generation: GenerationConfig) -> Token:
+    sampling = generation.sampling
+    key = filters.draw_key(generation.seed, sequence.prompt, sequence.sample, sequence.new)
+    # The ids are only read, and made a set, if the penalty is on.
     seen = sequence.ids if sampling.repetition_penalty != 1.0 else ()
-    scores = filters.adjusted(logits, sampling, seen=seen, vocab_size=plan.vocab_size)
+    scores = filters.adjusted(logits, sampling, seen=seen, vocab_size=generation.vocab_size)
     chosen: int | None = None
-    if plan.cached and plan.exact:
+    if generation.cached and generation.exact:
         chosen = filters.settled_token(scores, key, sampling, _tolerance(logits, sampling))
         if chosen is None:
-            window = sequence.window(model.config.block_size, _stride(model, plan))
+            window = sequence.window(model.config.block_size, _stride(model, generation))
             logits = reference_logits(model, window)
     if chosen is None:
-        chosen = next_token(logits, key, sampling, seen=seen, vocab_size=plan.vocab_size)
+        chosen = next_token(logits, key, sampling, seen=seen, vocab_size=generation.vocab_size)
     place = (sequence.prompt, sequence.sample, sequence.new, chosen)
-    if plan.logprobs is None:
+    if generation.logprobs is None:
         return Token(*place)
-    logprobs = filters.log_softmax(logits, plan.vocab_size)
-    best = np.argsort(-logprobs, kind="stable")[: plan.logprobs]
+    logprobs = filters.log_softmax(logits, generation.vocab_size)
+    best = np.argsort(-logprobs, kind="stable")[: generation.logprobs]
     return Token(*place, float(logprobs[chosen]), tuple((int(i), float(logprobs[i])) for i in best))
 
 
@@ -230,8 +234,8 @@ def _tolerance(logits: Any, sampling: Sampling) -> float:
 
 
 class _Naive:
-    def __init__(self, model: GPT, plan: Plan) -> None:
-        self.model, self.stride = model, _stride(model, plan)
+    def __init__(self, model: GPT, generation: GenerationConfig) -> None:
+        self.model, self.stride = model, _stride(model, generation)
 
     def logits(self, active: Sequence[_Sequence]) -> list[Any]:
         size = self.model.config.block_size
@@ -239,11 +243,11 @@ class _Naive:
 
 
 class _Cached:
-    """Feeds a ``Decoder``: each sequence either appends its last token or reads its window anew."""
+    """Drives a ``Decoder``: appends each sequence's last token, or fills its slot anew."""
 
-    def __init__(self, model: GPT, rows: int, plan: Plan) -> None:
-        self.decoder = Decoder(plan.weights or Weights.of(model), rows)
-        self.block_size, self.stride = model.config.block_size, _stride(model, plan)
+    def __init__(self, model: GPT, rows: int, generation: GenerationConfig) -> None:
+        self.decoder = Decoder(generation.weights or Weights.of(model), rows)
+        self.block_size, self.stride = model.config.block_size, _stride(model, generation)
         self.slots: list[_Sequence] = []
 
     def logits(self, active: Sequence[_Sequence]) -> list[Any]:

@@ -1,6 +1,6 @@
-"""How the next token is chosen: the settings of a draw, checked where they are made.
+"""The settings that control how the next token is drawn, validated on construction.
 
-The defaults stand here; ``--help``, the interactive loop and the trainer's samples read them.
+Their defaults are defined here, for ``--help``, the interactive loop and the trainer's samples.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from nanogpt_cli.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """Settings of a draw, applied in the order of the attributes (that of ``transformers``).
+    """Settings of a draw, applied in the order of the attributes, as in ``transformers``.
 
     Attributes:
         repetition_penalty: logits of tokens seen before are divided by it if positive, else
@@ -26,7 +26,7 @@ class Sampling:
             2024); 0 is off.
 
     Raises:
-        UserError: a value is out of range; it is named.
+        UserError: a value is out of range; the message names it.
     """
 
     repetition_penalty: float = 1.0
@@ -37,7 +37,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _require(self.repetition_penalty > 0, "repetition penalty", self.repetition_penalty, "> 0")
-        # Below that, logits divided by it leave the numbers there are.
+        # Logits divided by a smaller temperature could overflow.
         fits = self.temperature == 0 or self.temperature >= 1e-6
         _require(fits, "temperature", self.temperature, "≥ 1e-6, or 0, which is greedy")
         _require(self.top_k >= 0, "top-k", self.top_k, "≥ 0 (0 is off)")

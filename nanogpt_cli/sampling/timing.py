@@ -1,4 +1,4 @@
-"""How fast a model samples: the cached path, and the naive one beside it in the same run."""
+"""Measure how fast a model samples, with the cached path and the naive one in the same run."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import torch
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.sampling.decode import Decoder
 from nanogpt_cli.sampling.filters import next_token
-from nanogpt_cli.sampling.sampler import Plan, generate, reference_logits
+from nanogpt_cli.sampling.sampler import GenerationConfig, generate, reference_logits
 from nanogpt_cli.sampling.weights import Weights
 
-# Context lengths at which the naive path is timed; its cost in between is nearly linear.
+# Number of context lengths at which the naive path is timed; its cost is nearly linear in between.
 _NAIVE_LENGTHS = 9
 
 
 @dataclass(frozen=True)
 class Rate:
-    """One way of sampling, measured.
+    """The measured speed of one way of sampling.
 
     Attributes:
-        first_s: seconds to the first token, the prompt included.
+        first_s: seconds until the first token, including the prompt.
         token_s: median seconds between tokens after the first.
-        slow_s: the 95th percentile of the same.
-        tokens_per_s: over the whole text, all samples together, the prompt included.
+        slow_s: 95th percentile of the seconds between tokens.
+        tokens_per_s: throughput of all samples over the whole text, including the prompt.
     """
 
     first_s: float
@@ -38,18 +38,18 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Report:
-    """The result of ``measure``.
+class Timing:
+    """The result of ``time_sampling``.
 
     Attributes:
-        cached: the fast path, median over the repeats.
-        naive: the module on the whole context for each token, one sample.
+        cached: speed of the fast path, median over the repeats.
+        naive: speed of running the module on the whole context for each token, with one sample.
         naive_lengths: context lengths at which ``naive`` was timed.
         rivals: tokens/s of other programs' samplers on the same weights, by name.
-        rival_threads: the CPU threads each of them was fastest with.
+        rival_threads: number of CPU threads with which each of them was fastest.
         cache_bytes: size of the key/value cache.
-        weight_bytes: size of the weights it reads.
-        packed_bytes: size of the copy laid out for few rows; 0 without one.
+        weight_bytes: size of the weights that the fast path reads.
+        packed_bytes: size of the packed copy of the weights; 0 without one.
     """
 
     cached: Rate
@@ -62,47 +62,47 @@ class Report:
     packed_bytes: int
 
 
-# Takes a prompt and a number of new tokens and makes that many.
+# Generates a number of new tokens from a prompt.
 Rival = Callable[[Sequence[int], int], object]
 
 
-def measure(
+def time_sampling(
     model: GPT,
     prompt: Sequence[int],
-    plan: Plan,
+    generation: GenerationConfig,
     *,
     repeats: int = 3,
     rivals: dict[str, Rival] | None = None,
     rival_threads: Sequence[int] = (),
     report: Callable[[str], None] = lambda _: None,
-) -> Report:
-    """Time sampling of ``plan.max_new_tokens`` tokens, the ways taking turns.
+) -> Timing:
+    """Time sampling of ``generation.max_new_tokens`` tokens; all ways of sampling take turns.
 
     Args:
         model: in evaluation mode.
-        prompt: ids; with the new tokens they should fit the context.
-        plan: what to sample.
-        repeats: turns of each way; medians are reported.
+        prompt: token ids; together with the new tokens they should fit the context.
+        generation: what to generate.
+        repeats: number of turns; medians are returned.
         rivals: other samplers to time in the same turns.
-        rival_threads: thread counts a rival is tried with in the first turn; it keeps the
-            fastest. The present one when empty.
-        report: receives a line of commentary at a time.
+        rival_threads: thread counts to try with each rival in the first turn, after which it keeps
+            the fastest; the current setting if empty.
+        report: receives commentary, line by line.
     """
     rivals = rivals or {}
-    lengths = _lengths(len(prompt), plan.max_new_tokens)
+    lengths = _lengths(len(prompt), generation.max_new_tokens)
     cached: list[Rate] = []
     naive: list[list[float]] = []
     others = {name: _Turns(rival, rival_threads) for name, rival in rivals.items()}
-    list(generate(model, [prompt], replace(plan, max_new_tokens=2)))  # warm up
+    list(generate(model, [prompt], replace(generation, max_new_tokens=2)))  # warm up
     for turn in range(repeats):
         report(f"turn {turn + 1} of {repeats}")
-        cached.append(_rate(_gaps(model, prompt, plan), plan.samples))
-        naive.append([_seconds_naive(model, prompt, plan, length) for length in lengths])
+        cached.append(_rate(_gaps(model, prompt, generation), generation.samples))
+        naive.append([_seconds_naive(model, prompt, generation, length) for length in lengths])
         for other in others.values():
-            other.take(prompt, plan.max_new_tokens)
-    weights = plan.weights or Weights.of(model)
-    decoder = Decoder(weights, plan.samples)
-    return Report(
+            other.take(prompt, generation.max_new_tokens)
+    weights = generation.weights or Weights.of(model)
+    decoder = Decoder(weights, generation.samples)
+    return Timing(
         cached=_median(cached),
         naive=_naive_rate(naive),
         naive_lengths=tuple(lengths),
@@ -115,7 +115,7 @@ def measure(
 
 
 class _Turns:
-    """A rival's turns, with the number of threads that suits it best."""
+    """The turns of a rival, run with the number of threads that is fastest for it."""
 
     def __init__(self, rival: Rival, threads: Sequence[int]) -> None:
         self.rival = rival
@@ -141,16 +141,16 @@ class _Turns:
 
 
 def _lengths(prompt: int, new: int) -> list[int]:
-    """Context lengths spread evenly over the text, its ends included."""
+    """Context lengths spread evenly over the text, including both ends."""
     steps = min(_NAIVE_LENGTHS, new) - 1
     return [prompt + (new - 1) * i // steps for i in range(steps + 1)] if steps else [prompt]
 
 
-def _gaps(model: GPT, prompt: Sequence[int], plan: Plan) -> Iterator[float]:
-    """Seconds until each position's tokens have come."""
+def _gaps(model: GPT, prompt: Sequence[int], generation: GenerationConfig) -> Iterator[float]:
+    """Yield the seconds that each position's tokens took."""
     last = time.perf_counter()
-    for came, _ in enumerate(generate(model, [prompt], plan), start=1):
-        if came % plan.samples == 0:
+    for came, _ in enumerate(generate(model, [prompt], generation), start=1):
+        if came % generation.samples == 0:
             now = time.perf_counter()
             yield now - last
             last = now
@@ -165,12 +165,14 @@ def _rate(gaps: Iterator[float], samples: int) -> Rate:
     return Rate(first, statistics.median(rest), slow, count / total)
 
 
-def _seconds_naive(model: GPT, prompt: Sequence[int], plan: Plan, length: int) -> float:
-    """Seconds for one token of the naive path after ``length`` tokens."""
+def _seconds_naive(
+    model: GPT, prompt: Sequence[int], generation: GenerationConfig, length: int
+) -> float:
+    """Seconds that the naive path takes for one token after ``length`` tokens."""
     window = [*prompt, *[prompt[-1]] * (length - len(prompt))][-model.config.block_size :]
     start = time.perf_counter()
     logits = reference_logits(model, window)
-    next_token(logits, 0, plan.sampling, vocab_size=plan.vocab_size)
+    next_token(logits, 0, generation.sampling, vocab_size=generation.vocab_size)
     return time.perf_counter() - start
 
 

@@ -1,9 +1,9 @@
-"""A model's weights as decoding reads them: plain tensors, and a copy laid out for single rows.
+"""A model's weights as decoding reads them: plain tensors, and a packed copy for single rows.
 
-PyTorch's matrix-vector product on a CPU reads a weight (O, I) along several rows at once and gets
-a quarter of the memory's speed when the weight is not in the cache: 10 GB/s of 49 on one core of a
-Zen 4 server (2026-11-24). The same numbers in tiles of 16 outputs, each tile one contiguous piece
-(I, 16), are read by a batched product in one stream at 22 to 30 GB/s, and two threads share it.
+PyTorch's matrix-vector product on a CPU reads a weight (O, I) along several rows at once. If the
+weight is not cached, it reaches a quarter of the memory bandwidth: 10 GB/s of 49 on one core of a
+Zen 4 server (2026-11-24). Packed into tiles of 16 outputs, each contiguous (I, 16), the weight is
+read by a batched product as one stream at 22 to 30 GB/s, and two threads can share the work.
 """
 
 from __future__ import annotations
@@ -11,37 +11,31 @@ from __future__ import annotations
 import contextlib
 import math
 import mmap
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanogpt_cli.model.gpt import ACTIVATIONS, GPT, LAYER_NORM_EPS, Block, GPTConfig, LayerNorm
+from nanogpt_cli.machine import memory
+from nanogpt_cli.model.gpt import ACTIVATIONS, GPT, LAYER_NORM_EPS, Block, GPTConfig
 
-TILE = 16  # outputs side by side; 8 to 32 are about as fast, 4 and 48 half
-_PACKED_ROWS = 8  # with more rows at once the plain product has caught up
-
-
-def machine_memory() -> int:
-    """Bytes of memory this machine has; 4 GiB where the system does not say (Windows)."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 32
+# Memory to assume of a machine that does not say how much it has.
+ASSUMED_MEMORY = 1 << 32
+TILE = 16  # outputs per tile; 8 to 32 are about equally fast, 4 and 48 half as fast
+_PACKED_ROWS = 8  # with more rows the plain product is as fast
 
 
 class Tiles(NamedTuple):
-    """A weight (O, I) in tiles (⌈O/16⌉, I, 16), missing outputs 0, and its bias (⌈O/16⌉, 1, 16)."""
+    """A weight (O, I) in zero-padded tiles (⌈O/16⌉, I, 16), and its bias (⌈O/16⌉, 1, 16)."""
 
     weight: Tensor
     bias: Tensor | None
 
     def apply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """The product with the rows of ``x`` (B, I) as (⌈O/16⌉, B, 16), written to ``out``."""
+        """Multiply the rows of ``x`` (B, I), into ``out`` if given; returns (⌈O/16⌉, B, 16)."""
         x = x.expand(self.weight.shape[0], -1, -1)
         if self.bias is None:
             return torch.bmm(x, self.weight, out=out)
@@ -54,7 +48,7 @@ class Matrix:
     Attributes:
         weight: shared with the model.
         bias: (O,) or ``None``.
-        tiles: both again, once packed.
+        tiles: a packed copy of both, or ``None``.
     """
 
     __slots__ = ("bias", "tiles", "weight")
@@ -64,7 +58,7 @@ class Matrix:
         self.tiles: Tiles | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The product with the rows of ``x``, by the tiles if there are few."""
+        """Multiply the rows of ``x``, with the tiles if there are few rows."""
         outputs, inputs = self.weight.shape
         rows = x.numel() // inputs
         if self.tiles is None or rows > _PACKED_ROWS:
@@ -73,16 +67,16 @@ class Matrix:
         return y[:, :outputs].view(*x.shape[:-1], outputs)
 
     def plain(self) -> Matrix:
-        """The same without tiles."""
+        """A matrix with the same tensors and no tiles."""
         return Matrix(self.weight, self.bias)
 
     @property
     def n_tiles(self) -> int:
-        """Tiles the outputs fill."""
+        """Number of tiles that the outputs fill."""
         return -(-self.weight.shape[0] // TILE)
 
     def pack(self, room: Tensor) -> None:
-        """Make the tiles, of the weight in ``room`` (n_tiles, I, 16)."""
+        """Make the tiles; those of the weight are stored in ``room`` (n_tiles, I, 16)."""
         bias = None
         if self.bias is not None:
             bias = _tiled(self.bias[:, None], self.bias.new_empty(self.n_tiles, 1, TILE))
@@ -96,31 +90,31 @@ def _tiled(weight: Tensor, room: Tensor) -> Tensor:
 
 
 def _reserve(numbers: int) -> Tensor:
-    """Memory for so many float32, in large pages where the system has them.
+    """An uninitialised float32 tensor of ``numbers`` values, in huge pages where there are any.
 
-    One stream through it touches a page after the other: with 2 MiB pages the same product reads
-    31 to 34 GB/s instead of 25 to 31 (2026-11-24, Linux, Zen 4).
+    With 2 MiB pages the same product reads 31 to 34 GB/s instead of 25 to 31 (2026-11-24, Linux,
+    Zen 4).
     """
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(numbers)
     large = 2 << 20
-    memory = mmap.mmap(-1, 4 * numbers + large, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel built without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    room = torch.frombuffer(memory, dtype=torch.float32)
+    pages = mmap.mmap(-1, 4 * numbers + large, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError):  # a kernel built without huge pages
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    room = torch.frombuffer(pages, dtype=torch.float32)
     start = -room.data_ptr() % large // 4
     return room[start : start + numbers]
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """A LayerNorm of the last dimension."""
+    """A LayerNorm over the last dimension."""
 
     weight: Tensor
     bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Normalise."""
+        """Normalise ``x``."""
         return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, LAYER_NORM_EPS)
 
 
@@ -136,22 +130,22 @@ class Layer(NamedTuple):
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
-        """In the order they are read."""
+        """The matrices in the order in which they are read."""
         return self.c_attn, self.attn_proj, self.c_fc, self.mlp_proj
 
 
 @dataclass(frozen=True)
 class Weights:
-    """All of a model that decoding reads.
+    """All weights of a model that decoding reads.
 
     Attributes:
-        config: of the model.
+        config: the model's configuration.
         wte: token embedding (V, C).
         wpe: position embedding (T, C).
-        layers: the blocks.
+        layers: the weights of the blocks.
         ln_f: the final LayerNorm.
-        head: (V, C).
-        activation: of the feed-forward network.
+        head: the output projection (V, C).
+        activation: activation function of the feed-forward network.
     """
 
     config: GPTConfig
@@ -164,7 +158,7 @@ class Weights:
 
     @classmethod
     def of(cls, model: GPT, dtype: torch.dtype | None = None) -> Weights:
-        """Those of ``model``: shared, not copied, unless ``dtype`` differs from the model's."""
+        """The weights of ``model``, shared with it unless ``dtype`` differs from the model's."""
         config = model.config
         wte = _taken(model.transformer.wte.weight, dtype)
         return cls(
@@ -181,28 +175,28 @@ class Weights:
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
-        """Every weight that a decoded token reads whole."""
+        """Every matrix that is read whole for each decoded token."""
         return (*(m for layer in self.layers for m in layer.matrices), self.head)
 
     @property
     def packed(self) -> bool:
-        """Whether the tiles are there; asked at each step, so it looks at the last to be made."""
+        """Whether all tiles exist. It runs at every step and checks only the last one made."""
         return self.head.tiles is not None
 
     @property
     def packed_bytes(self) -> int:
-        """Memory the tiles take."""
+        """Bytes that the tiles take."""
         return sum(m.tiles.weight.nbytes for m in self.matrices if m.tiles is not None)
 
     def can_pack(self) -> bool:
-        """Whether tiles are of use, and a quarter of the machine's memory holds them."""
+        """Whether tiles are useful here and take less than a quarter of the machine's memory."""
         plain = self.wte.device.type == "cpu" and self.wte.dtype == torch.float32
         if not plain or self.config.n_embd % TILE:
             return False
-        return 4 * sum(m.weight.nbytes for m in self.matrices) < machine_memory()
+        return 4 * sum(m.weight.nbytes for m in self.matrices) < memory.total_bytes(ASSUMED_MEMORY)
 
     def pack(self) -> None:
-        """Make the tiles that are missing; they take the weights' memory again."""
+        """Make the missing tiles, which take as much memory as the weights."""
         missing = [matrix for matrix in self.matrices if matrix.tiles is None]
         sizes = [matrix.n_tiles * TILE * matrix.weight.shape[1] for matrix in missing]
         rooms = torch.split(_reserve(sum(sizes)), sizes)
@@ -210,9 +204,9 @@ class Weights:
             matrix.pack(room.view(matrix.n_tiles, -1, TILE))
 
     def first(self, nbytes: int) -> Weights:
-        """A smaller model of the first layers that have ``nbytes``, and of 256 tokens.
+        """A smaller model of the first layers, of at least ``nbytes``, and a head of 256 tokens.
 
-        It shares the tensors, but is packed for itself.
+        It shares the tensors but has its own tiles.
         """
         size = sum(m.weight.nbytes for m in self.layers[0].matrices)
         layers = tuple(
@@ -233,7 +227,7 @@ def _optional(parameter: Tensor | None, dtype: torch.dtype | None) -> Tensor | N
     return None if parameter is None else _taken(parameter, dtype)
 
 
-def _norm(module: LayerNorm, dtype: torch.dtype | None) -> Norm:
+def _norm(module: nn.LayerNorm, dtype: torch.dtype | None) -> Norm:
     return Norm(_taken(module.weight, dtype), _optional(module.bias, dtype))
 
 

@@ -1,4 +1,4 @@
-"""What the keys do: the half of the dashboard that acts on its pages and its desk."""
+"""The actions behind the keys: the part of the dashboard that acts on its pages and its desk."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ THEMES = ("textual-dark", "textual-light", "nord", "gruvbox", "tokyo-night", "so
 
 @dataclass(frozen=True)
 class DashboardExit:
-    """How the dashboard was left: ``stop`` means the run was asked to stop."""
+    """How the dashboard was quit; ``stop`` means that the run was asked to stop."""
 
     stop: bool = False
 
 
 class DashboardActions(App[DashboardExit]):
-    """One method a key, named ``action_...`` as Textual wants it.
+    """One method per key, named ``action_...`` as Textual requires.
 
     Attributes:
-        desk: what the pages share.
-        still: one picture is drawn; nothing takes the focus.
+        desk: the state that all pages share.
+        still: whether a single picture is drawn, in which nothing has the focus.
     """
 
     desk: Desk
@@ -46,11 +46,11 @@ class DashboardActions(App[DashboardExit]):
         raise NotImplementedError
 
     def look_now(self) -> None:
-        """Do not wait for the next look at the log."""
+        """Read the log now, without waiting for the next poll."""
         raise NotImplementedError
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:  # noqa: ARG002
-        """Only what means something on the page in front."""
+        """Allow only the actions that mean something on the page in front."""
         if self.is_running and action in _OURS and len(self.screen_stack) == 1:
             return action in keys.actions_on(self.page.id or "")
         return not (action in _OURS and len(self.screen_stack) > 1)
@@ -68,11 +68,11 @@ class DashboardActions(App[DashboardExit]):
         self.call_after_refresh(self.draw, True)
 
     async def action_help(self) -> None:
-        """All keys."""
+        """Show all keys."""
         await self.push_screen(HelpScreen(self.page.id or "", self.desk.readonly))
 
     def action_zoom_pane(self) -> None:
-        """Maximise the focused pane, or go back."""
+        """Maximise the focused pane, or restore it."""
         if self.screen.maximized is not None:
             self.screen.minimize()
         elif self.focused is not None:
@@ -80,7 +80,7 @@ class DashboardActions(App[DashboardExit]):
         self.call_after_refresh(self.draw, True)
 
     def action_leave(self) -> None:
-        """Undo the last opening, then the filter, then the crosshair."""
+        """Close what was opened last, else clear the filter, else remove the crosshair."""
         if self.screen.maximized is not None:
             self.screen.minimize()
         elif self.page.back():
@@ -114,7 +114,7 @@ class DashboardActions(App[DashboardExit]):
         self._redraw()
 
     def action_follow(self) -> None:
-        """Jump to the newest step and stay with it."""
+        """Jump to the newest step and follow it."""
         window = self.desk.window
         window.follow = True
         if chart := self.page.chart():
@@ -124,7 +124,7 @@ class DashboardActions(App[DashboardExit]):
         self._redraw()
 
     def action_crosshair(self) -> None:
-        """Crosshair on the newest point, or away with it."""
+        """Show the crosshair at the newest point, or remove it."""
         window, chart = self.desk.window, self.page.chart()
         if window.cursor is not None or chart is None:
             window.cursor = None
@@ -133,11 +133,11 @@ class DashboardActions(App[DashboardExit]):
         self._redraw()
 
     def action_log_y(self) -> None:
-        """Logarithmic y axis of the focused chart."""
+        """Switch the focused chart's y axis between logarithmic and linear."""
         self._toggle("log_y")
 
     def action_robust(self) -> None:
-        """Leave outliers out of the y axis."""
+        """Switch the exclusion of outliers from the y axis on or off."""
         self._toggle("robust")
 
     def _toggle(self, name: str) -> None:
@@ -145,19 +145,19 @@ class DashboardActions(App[DashboardExit]):
             chart.toggle(name)
 
     def action_freeze_y(self) -> None:
-        """Hold the y axis of the focused chart."""
+        """Freeze or release the y axis of the focused chart."""
         if chart := self.page.chart():
             chart.freeze()
 
     def action_log_x(self) -> None:
-        """Logarithmic x axis for all charts."""
+        """Switch the x axis of all charts between logarithmic and linear."""
         window = self.desk.window
         window.log = not window.log
         window.fit()
         self._redraw()
 
     def action_axis(self) -> None:
-        """Next meaning of x."""
+        """Switch to the next quantity on the x axis."""
         desk = self.desk
         desk.window.next_axis()
         if desk.window.axis == "flops" and not desk.view.steps.flops_per_token:
@@ -165,12 +165,12 @@ class DashboardActions(App[DashboardExit]):
         self._redraw()
 
     def action_smooth(self, step: int) -> None:
-        """More or less smoothing."""
+        """Smooth more or less."""
         self.desk.smoother(step)
         self._redraw()
 
     def action_metric(self, step: int) -> None:
-        """Next or previous statistic of the page."""
+        """Show the page's next or previous statistic."""
         self._on_page(lambda page: page.metric(step))
 
     def action_row(self, step: int) -> None:
@@ -186,7 +186,7 @@ class DashboardActions(App[DashboardExit]):
         self._on_page(lambda page: page.open())
 
     def action_alternate(self) -> None:
-        """The other side of the page."""
+        """Show the other view of the page."""
         self._on_page(lambda page: page.alternate())
 
     def _on_page(self, call: Callable[[Any], None]) -> None:
@@ -212,12 +212,12 @@ class DashboardActions(App[DashboardExit]):
         self._redraw()
 
     def action_normalise(self) -> None:
-        """Each layer on its own scale, or all on one."""
+        """Colour each layer on its own scale, or all on one."""
         self.desk.normalise = not self.desk.normalise
         self._redraw()
 
     def action_hold(self) -> None:
-        """Stop drawing, never reading."""
+        """Stop or continue drawing; reading always continues."""
         self.desk.held = not self.desk.held
         self._redraw()
         if not self.desk.held:
@@ -241,7 +241,7 @@ class DashboardActions(App[DashboardExit]):
         self.notify("\n".join(str(path) for path in paths), title="saved")
 
     async def action_ask(self, name: str) -> None:
-        """Ask the trainer for something, after asking the person."""
+        """Send a command to the trainer after the user has confirmed it."""
         if name == "stop" and (self.desk.readonly or not self.desk.state().live):
             self.action_detach()
             return
@@ -250,7 +250,7 @@ class DashboardActions(App[DashboardExit]):
             return
         state = self.desk.state()
         if not state.live:
-            self.notify(f"nobody would answer: the run is {state.word}", severity="warning")
+            self.notify(f"no trainer would answer: the run is {state.word}", severity="warning")
             return
         await self._ask(name)
 
@@ -289,13 +289,13 @@ class DashboardActions(App[DashboardExit]):
             self.notify("the trainer answers between two steps", title=f"{name} asked for")
 
     def action_detach(self) -> None:
-        """Leave; training goes on."""
+        """Quit the dashboard; training goes on."""
         self.exit(DashboardExit())
 
 
 _OURS = {key.action.partition("(")[0] for key in keys.KEYS} - {"command_palette", "app.focus_next"}
 _QUESTIONS = {
-    "pause": ("Pause training?", "It waits after the present step; P again resumes it."),
+    "pause": ("Pause training?", "It pauses after the current step; P again resumes it."),
     "resume": ("Resume training?", ""),
     "checkpoint": ("Save a checkpoint now?", "Training goes on afterwards."),
     "eval": ("Evaluate now?", "One full pass over the validation split."),

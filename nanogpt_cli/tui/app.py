@@ -1,4 +1,4 @@
-"""Dashboard: polling, pages and keys. Everything shown comes from run folders."""
+"""The dashboard: polling, pages and keys. Everything it shows comes from run folders."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import Child, RunSession
 
-FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between looks at the log
-SHARE = 0.04  # of one core that drawing may take
+FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between polls of the log
+SHARE = 0.04  # share of one core that drawing may use
 
 
 class Line(RowsWidget):
@@ -87,7 +87,7 @@ class Dashboard(DashboardActions):
             self.theme = theme
 
     def compose(self) -> ComposeResult:
-        """Header, the page, footer."""
+        """Yield header, pages and footer."""
         yield Line(id="header")
         with ContentSwitcher(initial=self.start_page, id="pages"):
             yield OverviewPage(self.desk, id="overview")
@@ -98,7 +98,7 @@ class Dashboard(DashboardActions):
         yield Line(id="footer")
 
     def on_mount(self) -> None:
-        """Look at the log at once, then again and again."""
+        """Start polling the log."""
         self.screen.set_class(self.ascii_only, "-ascii")
         self.call_after_refresh(self._start)
 
@@ -115,10 +115,10 @@ class Dashboard(DashboardActions):
         return self.query_one(f"#{name}", Page)
 
     def _tick(self) -> None:
-        """Read, draw, and choose when to look again so that drawing stays cheap."""
+        """Read, draw, and schedule the next poll so that drawing stays cheap."""
         loading = any(session.loading for session in self.desk.sessions)
-        # The first look is short, for a first frame at once; the rest of a long log comes in
-        # large pieces with few drawings between them.
+        # The first poll is short, so that a first frame appears at once; the rest of a long log is
+        # read in large pieces with little drawing in between.
         patience = 0.4 if loading and self.ticks else 0.1
         size = 1 << 22 if loading and self.ticks else 1 << 20
         for session in self.desk.sessions:
@@ -130,13 +130,13 @@ class Dashboard(DashboardActions):
         self._next_look = self.set_timer(0.01 if loading else self._next_interval(), self._tick)
 
     def look_now(self) -> None:
-        """Do not wait for the next look, e.g. when a held display is released."""
+        """Poll now, e.g. when a held display is released."""
         if self._next_look is not None:
             self._next_look.stop()
             self._tick()
 
     def _next_interval(self) -> float:
-        """How long to wait, so that all this process does (not only this tick) stays cheap."""
+        """Seconds until the next poll, so that this process (not only its polls) stays cheap."""
         now = time.process_time()
         self.tick_cost += 0.2 * (now - self._spent - self.tick_cost)
         self._spent = now
@@ -164,7 +164,7 @@ class Dashboard(DashboardActions):
         self.page.update(slow)
 
     def _page_is_restless(self) -> bool:
-        """The log page also follows the trainer's output; an empty one tells the state."""
+        """Whether the page changes without events: trainer output in the logs, or an empty run."""
         return self.page.id == "logs" or not len(self.desk.view.steps)
 
     def _draw_lines(self) -> None:
@@ -179,7 +179,7 @@ class Dashboard(DashboardActions):
         bottom.set_rows([keys.footer(name, self.size.width, self.desk.readonly)])
 
     def request_draw(self) -> None:
-        """Draw soon, once, however many panes ask: sizes have changed."""
+        """Draw once soon, however many panes ask because their size has changed."""
         if not self._draw_wanted:
             self._draw_wanted = True
             self.call_after_refresh(self._draw_requested)
@@ -197,12 +197,12 @@ class Dashboard(DashboardActions):
         timeout: float | None = None,
         markup: bool = False,
     ) -> None:
-        """A notice in the corner; names and paths in it are shown as they are, not as markup."""
+        """Show a notice in the corner, without interpreting names and paths in it as markup."""
         message, title = printable(message), printable(title)
         super().notify(message, title=title, severity=severity, timeout=timeout, markup=markup)
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:  # noqa: ARG002
-        """The palette offers every key of the help by name."""
+        """Offer every key of the help by name in the command palette."""
         for key in keys.KEYS:
             if key.action == "command_palette" or key.action.startswith("app."):
                 continue
@@ -225,11 +225,11 @@ def run_dashboard(
     child: Child | None = None,
     page: str = "overview",
 ) -> DashboardExit:
-    """Open the dashboard on run folders and return how it was left.
+    """Open the dashboard on run folders and return how it was quit.
 
-    ``child`` is the trainer where it is a child process of this one: without asking it, a killed
-    child would look alive for ever. Needs a terminal (see ``nanogpt_cli.tui.terminal``). One whose
-    encoding has no braille gets ASCII.
+    It needs a terminal (see ``nanogpt_cli.tui.terminal``) and uses ASCII if the terminal's encoding
+    has no braille. ``child`` is the trainer if it is a child process of this one; without polling
+    it, a killed child would look alive for ever.
     """
     ascii_only = ascii_only or not encodes("⣿─●", getattr(sys.__stderr__, "encoding", None))
     sessions = [

@@ -1,4 +1,4 @@
-"""LineChart: a pane with a line chart in it, and what a person can do to its y axis."""
+"""LineChart: a pane with a line chart, and the switches of its y axis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nanogpt_cli.tui.window import Window
 
 
 def bounds(traces: Sequence[Trace], log: bool = False) -> tuple[float, float]:
-    """The x range that holds all of ``traces``."""
+    """The x range that contains all of ``traces``."""
     filled = [trace.x for trace in traces if len(trace.x)]
     if not filled:
         return (1.0, 10.0) if log else (0.0, 1.0)
@@ -31,7 +31,7 @@ def value_at(trace: Trace, x: float) -> float:
 
 
 class LineChart(RowsWidget, can_focus=True):
-    """Shows traces over the shared window. The y axis is its own: log, robust or held."""
+    """Shows traces over the shared window. Its y axis can be logarithmic, robust or held."""
 
     DEFAULT_CSS = """
     LineChart { border: round $foreground 25%; border-title-color: $text;
@@ -66,7 +66,7 @@ class LineChart(RowsWidget, can_focus=True):
         self.redraw()
 
     def redraw(self) -> None:
-        """Draw again with the options of now."""
+        """Draw again with the current options."""
         width, height = self.size.width, self.size.height
         if width < 1 or height < 1:
             return
@@ -102,7 +102,7 @@ class LineChart(RowsWidget, can_focus=True):
         return self.label
 
     def _legend(self) -> str:
-        """Names with the newest values, or the values under the crosshair."""
+        """Names of the traces with their newest values, or those under the crosshair."""
         cursor = self.window.cursor
         signs = {"band": "╌", "line": "━", "points": "●", "dash": "┅"}
         if self.options.ascii_only:
@@ -130,14 +130,14 @@ class LineChart(RowsWidget, can_focus=True):
         self.redraw()
 
     def freeze(self) -> None:
-        """Hold the y axis as it is, or let it go."""
+        """Hold the y axis at its current range, or release it."""
         held = self.options.y_range is not None
         span = (self.drawn.y.low, self.drawn.y.high) if self.drawn and not held else None
         self.options = replace(self.options, y_range=span)
         self.redraw()
 
     def csv(self) -> str:
-        """The shown traces as long-format CSV, every point, exact."""
+        """The shown traces as long-format CSV, with every point exactly."""
         lines = [f"series,{self.window.axis},value"]
         for trace in self.traces:
             lines += [

@@ -1,4 +1,4 @@
-"""Page 3: several runs in one chart, what differs between their recipes, who is best when."""
+"""Page 3: several runs in one chart, their best losses, and the differences of their recipes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ComparePage(Page):
         self.hidden: set[str] = set()
 
     def compose(self) -> ComposeResult:
-        """Chart above, runs and differences below."""
+        """Yield the chart above, runs and differences below."""
         yield LineChart("compare", id="overlay")
         with Horizontal(id="tables"):
             yield Pane(id="runs")
@@ -45,7 +45,7 @@ class ComparePage(Page):
         return self.query_one("#overlay")
 
     def shown(self) -> list[tuple[int, RunSession]]:
-        """The runs in the chart with their numbers."""
+        """The runs in the chart, with their indices."""
         return [
             (index, session)
             for index, session in enumerate(self.desk.sessions)
@@ -54,7 +54,7 @@ class ComparePage(Page):
         ]
 
     def neighbours(self) -> list[RunFolder]:
-        """Runs beside the first one that are not open yet."""
+        """Runs in the first one's parent folder that are not open yet."""
         root = self.desk.session.folder.path.resolve().parent
         opened = {session.folder.path.resolve() for session in self.desk.sessions}
         return [
@@ -64,7 +64,7 @@ class ComparePage(Page):
         ]
 
     def update(self, slow: bool = True) -> None:
-        """Everything once a second."""
+        """Draw everything, once a second."""
         if not slow:
             return
         window = self.desk.window
@@ -113,7 +113,7 @@ class ComparePage(Page):
         pane.set_title("runs ─ best at equal tokens", "enter adds or hides a run")
 
     def metric(self, step: int) -> None:
-        """Next metric."""
+        """Show the next metric."""
         here = METRICS.index(self.name_of_metric)
         self.name_of_metric = METRICS[(here + step) % len(METRICS)]
 
@@ -123,7 +123,7 @@ class ComparePage(Page):
         self.selected = (self.selected + step) % max(1, count)
 
     def open(self) -> None:
-        """Open a neighbour, or hide and show an open run."""
+        """Open a neighbour, or hide or show an open run."""
         sessions = self.desk.sessions
         if self.selected < len(sessions):
             self.hidden ^= {str(sessions[self.selected].folder.path)}
@@ -134,7 +134,7 @@ class ComparePage(Page):
             sessions.append(RunSession(run.path, clock=self.desk.session.clock))
 
     def set_filter(self, pattern: str) -> None:
-        """Only runs whose name matches."""
+        """Show only runs whose name matches."""
         self.filter = pattern
 
 
@@ -154,20 +154,20 @@ def run_line(
 
 
 def common_tokens(views: list[RunView]) -> float:
-    """How many tokens every one of the runs has seen at its last evaluation."""
+    """The number of tokens that every run has reached at its last evaluation."""
     seen = [float(view.evals["tokens"][-1]) for view in views if len(view.evals)]
     return min(seen, default=0.0)
 
 
 def best_until(view: RunView, tokens: float) -> float | None:
-    """The best validation loss of evaluations at up to ``tokens`` tokens."""
+    """The best validation loss among evaluations at up to ``tokens`` tokens."""
     values = view.evals["val_loss"][view.evals["tokens"] <= tokens]
     values = values[np.isfinite(values)]
     return float(values.min()) if len(values) else None
 
 
 def draw_differences(pane: Pane, sessions: list[RunSession]) -> None:
-    """The recipe keys in which the runs differ."""
+    """Draw the recipe keys in which the runs differ."""
     if len(sessions) < 2:
         pane.empty("choose a second run with j/k and enter", "what differs")
         return

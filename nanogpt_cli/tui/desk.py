@@ -1,4 +1,4 @@
-"""What the pages share: the runs, the window on the x axis, and how to look at things."""
+"""State that all pages share: the runs, the window on the x axis, and display settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Desk:
 
     sessions: list[RunSession]
     window: Window = field(default_factory=Window)
-    more_smoothing: int = 0  # what the person added to the default
+    more_smoothing: int = 0  # the user's addition to the default level
     color_map: str = "cividis"
     normalise: bool = False
     statistic: str = "resid_rms"
@@ -32,7 +32,7 @@ class Desk:
 
     @property
     def view(self) -> RunView:
-        """Its view."""
+        """The view of the run in front."""
         return self.session.view
 
     @property
@@ -41,15 +41,15 @@ class Desk:
         return min(len(SMOOTHING) - 1, max(0, self._default_smoothing() + self.more_smoothing))
 
     def smoother(self, step: int) -> None:
-        """Smooth more (1) or less (-1), as far as there are levels."""
+        """Smooth one level more (1) or less (-1), if there is one."""
         here = min(len(SMOOTHING) - 1, max(0, self.smoothing + step))
         self.more_smoothing = here - self._default_smoothing()
 
     def _default_smoothing(self) -> int:
-        """The most whose memory is a twentieth of the planned run, at most ema .98.
+        """The strongest level that averages at most a twentieth of the planned run, up to ema .98.
 
-        It hangs on the plan, not on what is on screen: neither zooming nor a new step changes the
-        curve. In a run of 200 steps .98 would trail far behind the loss.
+        It depends on the planned steps, not on what is on screen, so neither zooming nor a new step
+        changes the curve. In a run of 200 steps, .98 would lag far behind the loss.
         """
         planned = self.view.max_steps or 1000
         fits = [
@@ -60,5 +60,5 @@ class Desk:
         return fits[-1]
 
     def state(self) -> State:
-        """Its state."""
+        """The state of the run in front."""
         return self.session.state()

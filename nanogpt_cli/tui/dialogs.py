@@ -1,4 +1,4 @@
-"""Small screens on top: help, a question, a line of text."""
+"""Modal screens: help, a yes-or-no question, a line of text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nanogpt_cli.tui import keys
 
 
 class HelpScreen(ModalScreen[None]):
-    """Every key, made from the table the bindings are made from."""
+    """Shows every key, from the same table as the bindings."""
 
     CSS = """
     HelpScreen #dialog { width: auto; height: 90%; }
@@ -34,12 +34,12 @@ class HelpScreen(ModalScreen[None]):
         self.readonly = readonly
 
     def compose(self) -> ComposeResult:
-        """One table a group."""
+        """Yield the table of keys."""
         with Vertical(id="dialog"), VerticalScroll():
             yield Static(self.text())
 
     def text(self) -> Table:
-        """The keys by group; those that mean nothing on the present page are dimmed."""
+        """The keys by group; those without effect on the current page are dimmed."""
         table = Table.grid(padding=(0, 2))
         table.add_column(justify="right")
         table.add_column()
@@ -62,7 +62,7 @@ class HelpScreen(ModalScreen[None]):
 
 
 class Confirm(ModalScreen[bool]):
-    """A yes-or-no question; only ``y`` or enter says yes."""
+    """A yes-or-no question; only ``y`` and enter mean yes."""
 
     BINDINGS: ClassVar[list[Any]] = [
         Binding("y,enter", "answer(True)", "yes"),
@@ -74,7 +74,7 @@ class Confirm(ModalScreen[bool]):
         self.question, self.detail = question, detail
 
     def compose(self) -> ComposeResult:
-        """Question, consequence, keys."""
+        """Yield question, consequence and keys."""
         with Vertical(id="dialog"):
             yield Static(Text(self.question, style="bold"))
             if self.detail:
@@ -87,7 +87,7 @@ class Confirm(ModalScreen[bool]):
 
 
 class Ask(ModalScreen[str | None]):
-    """A line of text; escape gives none."""
+    """Asks for a line of text; escape gives ``None``."""
 
     BINDINGS: ClassVar[list[Any]] = [Binding("escape", "dismiss(None)", "cancel")]
 
@@ -96,13 +96,13 @@ class Ask(ModalScreen[str | None]):
         self.question, self.value, self.hint = question, value, hint
 
     def compose(self) -> ComposeResult:
-        """Question, field, keys."""
+        """Yield question, input field and keys."""
         with Vertical(id="dialog"):
             yield Static(Text(self.question, style="bold"))
             if self.hint:
                 yield Static(Text(self.hint, style="dim"))
             yield Input(value=self.value)
-            yield Static(Text("\nenter takes it    esc leaves", style="dim"))
+            yield Static(Text("\nenter accepts    esc cancels", style="dim"))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Close with the text."""

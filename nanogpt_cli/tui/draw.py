@@ -1,8 +1,8 @@
-"""From points to braille: the pure drawing behind every line chart.
+"""From points to braille: the drawing behind every line chart, free of side effects.
 
-A chart of W x H cells has 2W x 4H dots. All points that fall into one dot column are drawn as the
-span from their smallest to their largest value, so a one-step spike among a million points is
-always there. Work grows with the dots, but for one pass over the visible points.
+A chart of W x H cells has 2W x 4H dots. All points in one dot column are drawn as the span from
+their smallest to their largest value, so a one-step spike among a million points is always visible.
+Apart from one pass over the visible points, the work grows with the number of dots only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Scale:
     log: bool = False
 
     def unit(self, values: Floats) -> Floats:
-        """Where values lie between low (0) and high (1); outside and non-positive logs too."""
+        """Position of values between low (0) and high (1), not clamped; logs may be NaN or -inf."""
         if not self.log:
             with np.errstate(over="ignore", invalid="ignore"):
                 return np.asarray((values - self.low) / (self.high - self.low))
@@ -47,13 +47,13 @@ class Scale:
 
 @dataclass(frozen=True)
 class Envelope:
-    """What each of ``len(low)`` buckets along x holds; NaN in empty ones."""
+    """Statistics of the values in each of ``len(low)`` buckets along x; NaN in empty ones."""
 
     low: Floats
     high: Floats
     first: Floats
     last: Floats
-    broken: Bools  # buckets that hold a non-finite value
+    broken: Bools  # buckets with a non-finite value
 
     @property
     def filled(self) -> Bools:
@@ -78,7 +78,7 @@ def envelope(x: Floats, y: Floats, scale: Scale, buckets: int) -> Envelope:
     part = np.asarray(y[begin:end])
     at = starts[has] - begin
     with np.errstate(invalid="ignore", over="ignore"):
-        total = part.sum(dtype=np.float64)  # one pass tells whether any is not finite
+        total = part.sum(dtype=np.float64)  # not finite if any value is not
     if not np.isfinite(total):
         bad = ~np.isfinite(part)
         part = np.where(bad, np.nan, part)
@@ -93,14 +93,14 @@ def envelope(x: Floats, y: Floats, scale: Scale, buckets: int) -> Envelope:
 def dots_of(values: Floats, scale: Scale, rows: int) -> Ints:
     """The dot row (0 at the top) of each value, clamped to the plot; -1 for non-finite ones."""
     unit = scale.unit(values)
-    # A non-positive value on a logarithmic axis lies at its foot.
+    # A non-positive value on a logarithmic axis is drawn at its lower end.
     unit = np.where(np.isneginf(unit) | (np.isnan(unit) & ~np.isnan(values)), 0.0, unit)
     row = np.rint((1.0 - np.clip(unit, 0.0, 1.0)) * (rows - 1))
     return np.where(np.isnan(row), -1, row).astype(np.int64)
 
 
 def raster(band: Envelope, scale: Scale, rows: int, *, joined: bool = True) -> Bools:
-    """(rows, buckets) of dots: each bucket's span, joined to the next unless a gap parts them."""
+    """(rows, buckets) of dots: each bucket's span, joined to the next unless there is a gap."""
     top, bottom = dots_of(band.high, scale, rows), dots_of(band.low, scale, rows)
     filled = band.filled
     if joined and filled.any():
@@ -111,7 +111,7 @@ def raster(band: Envelope, scale: Scale, rows: int, *, joined: bool = True) -> B
 
 
 def _join(band: Envelope, scale: Scale, rows: int, top: Ints, bottom: Ints) -> None:
-    """Stretch spans so that the line has no holes; interpolate across empty buckets, in place."""
+    """Stretch spans in place so that the line has no holes, interpolating across empty buckets."""
     at = np.flatnonzero(band.filled)
     left, right = at[:-1], at[1:]
     from_row = dots_of(band.last, scale, rows)[left]
@@ -135,7 +135,7 @@ def _join(band: Envelope, scale: Scale, rows: int, top: Ints, bottom: Ints) -> N
 
 
 def braille(dots: Bools) -> NDArray[np.uint32]:
-    """(4H, 2W) dots as (H, W) code points, 0 where a cell is empty."""
+    """Convert (4H, 2W) dots to (H, W) code points; 0 stands for an empty cell."""
     height, width = dots.shape[0] // 4, dots.shape[1] // 2
     cells = dots.reshape(height, 4, width, 2)
     codes = np.einsum("hrwc,rc->hw", cells, _BITS, dtype=np.uint32)
@@ -143,7 +143,7 @@ def braille(dots: Bools) -> NDArray[np.uint32]:
 
 
 def sparkline(values: Floats, width: int, *, ascii_only: bool = False) -> str:
-    """The last of each of ``width`` equal parts as a bar of 8 heights; ``×`` where not finite."""
+    """The last value of each of ``width`` equal parts as one of 8 bars; ``×`` if not finite."""
     bars = "_.:-=+*#" if ascii_only else "▁▂▃▄▅▆▇█"
     if not len(values):
         return " " * width

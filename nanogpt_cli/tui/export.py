@@ -1,4 +1,4 @@
-"""Saving what is on the screen: the focused pane as a picture and as numbers."""
+"""Saving of the focused pane or the screen as a picture and as numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TITLE = "nanogpt"
 
 
 def screen_strips(app: App[Any]) -> list[Strip]:
-    """The lines of the whole screen as they are. The one place that uses Textual's compositor."""
+    """The lines of the whole screen. This is the only use of Textual's private compositor."""
     return list(app.screen._compositor.render_strips())
 
 
@@ -30,7 +30,7 @@ def screen_text(app: App[Any]) -> str:
 
 
 def svg_of(lines: list[list[Segment]], width: int, title: str) -> str:
-    """A picture of lines of segments, the same bytes for the same content."""
+    """An SVG of lines of segments; the same content gives the same bytes."""
     console = Console(
         width=width, record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor",
         legacy_windows=False,
@@ -47,7 +47,7 @@ def screen_svg(app: App[Any], title: str) -> str:
 
 
 def export_pane(app: App[Any], folder: Path) -> list[Path]:
-    """Save the focused pane (else the screen) as SVG, and as CSV where it holds numbers."""
+    """Save the focused pane (or else the screen) as SVG, and as CSV if it contains numbers."""
     pane = app.focused
     region = pane.region if pane is not None else app.screen.region
     lines = [

@@ -1,4 +1,4 @@
-"""MetricGrid: any metrics as a page of small charts that fill the space they have."""
+"""MetricGrid: pages of small charts of any metrics, arranged to fill the space."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class MetricGrid(Grid):
         chart.show(found, window)
 
     def _shape(self, count: int) -> tuple[int, int]:
-        """Columns and rows: no more than fit, no more than needed."""
+        """Number of columns and rows: as many as needed, if they fit."""
         most_columns = max(1, self.size.width // MIN_WIDTH)
         most_rows = max(1, self.size.height // MIN_HEIGHT)
         columns = 1

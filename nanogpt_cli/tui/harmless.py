@@ -1,4 +1,4 @@
-"""The last gate of the dashboard: no character leaves it that could steer a terminal."""
+"""The last filter of the dashboard's output, which lets no control character through."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from nanogpt_cli.printable import printable
 
 
 class Harmless(LineFilter):
-    """Puts a dot, as wide as it, in the place of each control character.
+    """Replaces each control character by dots of the same width.
 
-    What enters a view is printable already (``RunView.fold``); this keeps every line, picture and
-    export so whatever a widget is given, and its width as Textual has measured it.
+    Texts in a view are printable already (``RunView.fold``). This filter guarantees it for every
+    line, picture and export, whatever a widget is given, and keeps the width that Textual measured.
     """
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:  # noqa: ARG002
-        """The same segments, harmless."""
+        """The same segments without control characters."""
         if all(segment.control or segment.text.isprintable() for segment in segments):
             return segments
         return [s if s.control else Segment(_dotted(s.text), s.style) for s in segments]

@@ -1,4 +1,4 @@
-"""The top line: who is running, how far, how well, how fast. Drops what does not fit."""
+"""The top line: name, state, progress, losses and speed of a run, as far as they fit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nanogpt_cli.tui.view import RunView
 def header(
     view: RunView, state: State, width: int, *, held: bool = False, ascii_only: bool = False
 ) -> Row:
-    """One row of ``width`` cells. Fields leave by priority, the last of the list first."""
+    """One row of ``width`` cells; the fields of the highest rank are dropped first."""
     fields = [f for f in _fields(view, state, held, ascii_only) if f[1]]
     shown = list(fields)
     while len(shown) > 2 and _width(shown) > width:
@@ -34,7 +34,7 @@ def _width(fields: list[tuple[int, Row]]) -> int:
 
 
 def _fields(view: RunView, state: State, held: bool, ascii_only: bool) -> list[tuple[int, Row]]:
-    """Pieces in reading order, each with its rank (the smaller, the longer it stays)."""
+    """Fields in reading order, each with its rank; those of low rank are kept longest."""
     step, alarms = view.last_step, view.active_alarms
     loss = step.loss if step else None
     sign = {"●": "*", "▲": "!", "✖": "x", "○": "o"}[state.symbol] if ascii_only else state.symbol

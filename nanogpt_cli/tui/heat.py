@@ -1,4 +1,4 @@
-"""Layers x time as colour: the pure part and the pane."""
+"""Heat maps of layers x time: their computation, free of side effects."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ RAMP = " .:-=+*#%@"
 
 @dataclass(frozen=True)
 class Statistic:
-    """How to speak of and colour one per-layer statistic."""
+    """Label, colours and healthy range of one per-layer statistic."""
 
     name: str
     label: str
     log: bool = False
-    colors: str = ""  # a map of its own; empty: the chosen one
+    colors: str = ""  # its own colour map; empty for the chosen one
     low: float | None = None  # fixed ends of the colour scale
     high: float | None = None
     alarm_above: float | None = None
     alarm_below: float | None = None
     about: str = ""
-    short: str = ""  # for the head of a table
+    short: str = ""  # heading of a table column
 
 
 STATISTICS = {
@@ -49,9 +49,9 @@ STATISTICS = {
                   alarm_above=-1.5, alarm_below=-5, about="near -3 is healthy", short="upd:weight"),
         Statistic("weight_rms", "weight RMS", True, short="weight"),
         Statistic("dead", "dead GELU share", low=0, high=1, alarm_above=0.5,
-                  about="units silent for every token", short="dead"),
+                  about="units near zero on every token", short="dead"),
         Statistic("attn_entropy", "attention entropy / ln t", low=0, high=1, alarm_below=0.1,
-                  about="1 looks everywhere, 0 at one token", short="entropy"),
+                  about="1 is uniform, 0 attends to one token", short="entropy"),
         Statistic("attn_logit_max", "largest attention logit", True, alarm_above=50,
                   about="above 50 attention may collapse", short="max logit"),
         Statistic("attn_score_std", "attention score std", True, short="score std"),
@@ -60,7 +60,7 @@ STATISTICS = {
 
 
 def statistic(name: str) -> Statistic:
-    """What is known of a statistic; an unknown one is shown under its own name."""
+    """The description of a statistic; an unknown one is labelled with its name."""
     return STATISTICS.get(name) or Statistic(name, name.replace("_", " "))
 
 
@@ -71,15 +71,15 @@ def order(names: Sequence[str]) -> list[str]:
 
 
 def flagged(stat: Statistic, value: float) -> bool:
-    """Whether a value is outside of what is healthy; NaN is not asked here."""
+    """Whether a value is outside its healthy range; False for NaN."""
     above = stat.alarm_above is not None and value > stat.alarm_above
     return above or (stat.alarm_below is not None and value < stat.alarm_below)
 
 
 def buckets(steps: Floats, values: Grid, x: Scale, columns: int) -> tuple[Grid, NDArray[np.bool_]]:
-    """(layers, columns): the largest value in each column of time, and where one was not finite.
+    """(layers, columns): the largest value in each time column, and where one was not finite.
 
-    A column without a sample of its own repeats the one before it, from the first sample on.
+    From the first sample on, a column without samples repeats the one before it.
     """
     borders = np.searchsorted(steps, x.edges(columns))
     borders[-1] = np.searchsorted(steps, x.high, side="right")
@@ -96,13 +96,13 @@ def buckets(steps: Floats, values: Grid, x: Scale, columns: int) -> tuple[Grid, 
     source = np.maximum.accumulate(source)
     known = source >= 0
     grid[:, known] = grid[:, source[known]]
-    if not known.all() and starts[~known].max() > 0:  # samples lie left of the window
+    if not known.all() and starts[~known].max() > 0:  # there are samples left of the window
         grid[:, ~known] = values[starts[~known] - 1].T
     return grid, broken
 
 
 def color_range(stat: Statistic, grid: Grid) -> tuple[float, float]:
-    """The values at the two ends of the colours: fixed, or 2-98 % of what is shown."""
+    """The values at both ends of the colour scale: fixed, or the 2-98 % range of the values."""
     robust = ticks.nice_robust([grid[grid > 0] if stat.log else grid.reshape(-1)])
     low, high = robust or (0.0, 1.0)
     low, high = (
@@ -147,7 +147,7 @@ def heat_map(
     selected: int | None = None,
     names: Sequence[str] | None = None,
 ) -> HeatMap:
-    """Draw (samples, layers) ``values``: one row a layer, two when they would not fit."""
+    """Draw (samples, layers) ``values`` with one layer per row, or two if they do not fit."""
     layers, height = values.shape[1], max(1, height)
     names = names or [f"h.{i}" for i in range(layers)]
     left, right = max(map(len, names), default=0) + 2, 9
@@ -189,12 +189,12 @@ def heat_map(
 
 
 def _most(rows: Grid) -> Grid:
-    """The largest of pooled layers; NaN only where all are."""
+    """The largest value of pooled layers; NaN only where all are NaN."""
     return np.asarray(np.fmax.reduce(rows, axis=0))
 
 
 def _own_scale(grid: Grid) -> Grid:
-    """Each layer relative to its own median: what changes, not what is large."""
+    """Each layer divided by its own median, which shows changes instead of sizes."""
     with np.errstate(invalid="ignore", divide="ignore"):
         middle = np.array(
             [np.median(r[np.isfinite(r)]) if np.isfinite(r).any() else 1 for r in grid]
@@ -246,6 +246,6 @@ def _ramp_row(pair: NDArray[np.int64], bad: NDArray[np.bool_], column: int | Non
 
 
 def color_bar(ends: tuple[float, float], ascii_only: bool) -> str:
-    """The scale in words for a border: ends with the ramp between."""
+    """The colour scale as text for a border: both ends with the ramp in between."""
     ramp = RAMP[1:] if ascii_only else "░▒▓█"
     return f"{units.number(ends[0], 3)} {ramp} {units.number(ends[1], 3)}"

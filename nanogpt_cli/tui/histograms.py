@@ -1,4 +1,4 @@
-"""Distributions per layer at the evaluations."""
+"""Histograms per layer, which a run records at its evaluations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nanogpt_cli.tui.series import Floats
 
 
 def rebinned(counts: Floats, bins: int) -> Floats:
-    """The same total in at most ``bins`` bins, each the sum of neighbours."""
+    """The counts in at most ``bins`` bins, each the sum of neighbouring ones."""
     if len(counts) <= bins:
         return counts
     cuts = np.linspace(0, len(counts), bins + 1).astype(int)[:-1]
@@ -24,7 +24,7 @@ def rebinned(counts: Floats, bins: int) -> Floats:
 
 
 def usable(histogram: Any) -> tuple[Floats, list[Floats]] | None:
-    """Edges and counts per layer, or ``None`` when the log holds something else."""
+    """Edges and counts per layer, or ``None`` if the logged value is no such histogram."""
     try:
         edges = np.array(histogram["edges"], float)
         counts = [np.array(row, float) for row in histogram["counts"]]
@@ -38,7 +38,7 @@ class HistogramPane(Pane):
     """Each layer's distribution as a line of bars."""
 
     def draw(self, desk: Desk, selected: int) -> None:
-        """The histograms at or before the crosshair, else the newest."""
+        """Draw the histograms at or before the crosshair, or else the newest."""
         histograms = desk.view.layers.histograms
         if not histograms:
             self.empty("histograms are taken at evaluations; none yet", "distributions")

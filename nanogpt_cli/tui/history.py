@@ -1,4 +1,4 @@
-"""What a dashboard remembers of a run's numbers: steps, evaluations, statistics of every layer."""
+"""A run's numbers in memory: steps, and statistics of every layer over time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MOST_LAYER_ROWS = 20_000
 
 
 class Steps:
-    """Every step so far as columns, about 45 bytes each; beyond ``MOST_STEPS`` thinned.
+    """Every step so far as columns, with about 45 bytes per step; thinned beyond ``MOST_STEPS``.
 
-    ``x`` columns (``step``, ``tokens``, ``time`` in seconds of training) never decrease.
+    The columns of x axes (``step``, ``tokens``, ``time`` in seconds of training) never decrease.
     """
 
     def __init__(self, most: int = MOST_STEPS) -> None:
@@ -45,7 +45,7 @@ class Steps:
         return self.columns[name]
 
     def extend(self, table: Mapping[str, Floats]) -> None:
-        """Append steps; those that do not advance are counted and left out."""
+        """Append steps; those whose number does not increase are counted and left out."""
         last = self.columns["step"][-1] if len(self) else -1.0
         table = self._ascending(table, float(last))
         if not len(table["step"]):
@@ -70,7 +70,7 @@ class Steps:
         return {name: values[advances] for name, values in table.items()}
 
     def _training_time(self, times: Floats, step_s: Floats) -> Floats:
-        """Seconds of training at each step; jumps of the clock and breaks do not count."""
+        """Seconds of training at each step, without jumps of the clock and pauses."""
         before = times[0] - step_s[0] if self._clock is None else self._clock
         gaps = np.diff(times, prepend=before)
         sane = np.isfinite(gaps) & (gaps >= 0) & (gaps <= LONGEST_GAP)
@@ -80,14 +80,14 @@ class Steps:
         return elapsed
 
     def tick(self, time: float) -> None:
-        """An event that is not a step: the time it took belongs to training all the same."""
+        """Count the time up to an event that is not a step as training time."""
         if self._clock is not None and 0 <= time - self._clock <= LONGEST_GAP:
             self._elapsed += time - self._clock
         if time > 0 and self._clock is not None:
             self._clock = time
 
     def resume(self, after: float) -> None:
-        """Forget the steps beyond ``after``: they will be repeated."""
+        """Drop the steps beyond ``after``, which will be repeated."""
         cut = int(np.searchsorted(self.columns["step"], after, side="right"))
         if cut < len(self):
             for smooth in self._smooth.values():
@@ -97,7 +97,7 @@ class Steps:
         self._clock = None
 
     def smooth(self, metric: str, beta: float) -> Floats:
-        """The debiased moving average of ``metric`` over all its steps."""
+        """The debiased exponential moving average of ``metric`` over all steps."""
         key = (metric, beta)
         if key not in self._smooth:
             self._smooth[key] = Smoothed(beta)
@@ -113,7 +113,7 @@ class Steps:
         self.thinned = True
 
     def at(self, axis: str, step: float) -> float:
-        """The place of ``step`` on another axis, linear between known steps."""
+        """The position of ``step`` on another axis, interpolated linearly between known steps."""
         if axis == "step" or not len(self):
             return step
         return float(np.interp(step, self.columns["step"], self[axis]))
@@ -129,8 +129,8 @@ class Steps:
         return float(np.median(values)) if len(values) else float("nan")
 
 
-class Statistic:
-    """One statistic over time: at which steps it was sampled, and (samples, layers) values."""
+class StatisticHistory:
+    """One statistic over time: the steps at which it was sampled, and (samples, layers) values."""
 
     def __init__(self) -> None:
         self.steps = Columns(step="f8")
@@ -138,7 +138,7 @@ class Statistic:
 
     @property
     def values(self) -> NDArray[np.float32]:
-        """(samples, layers); NaN is what was measured, or a layer that was not."""
+        """(samples, layers); NaN was measured, or stands for a layer that was not."""
         return self._rows[: len(self.steps)]
 
     def append(self, step: float, row: Floats) -> None:
@@ -153,11 +153,11 @@ class Statistic:
         self.steps.extend({"step": np.array([float(step)])})
 
     def truncate(self, after: float) -> None:
-        """Forget the samples beyond a step."""
+        """Drop the samples beyond a step."""
         self.steps.truncate(int(np.searchsorted(self.steps["step"], after, side="right")))
 
     def merge(self) -> None:
-        """Halve the samples; of two the one farther from the layer's median stays."""
+        """Halve the samples, keeping of each pair the one farther from the layer's median."""
         half = len(self.steps) // 2
         pairs = self._rows[: 2 * half].reshape(half, 2, -1)
         middle = np.nanmedian(np.nan_to_num(pairs).reshape(2 * half, -1), axis=0)
@@ -168,12 +168,12 @@ class Statistic:
 
 
 class LayerHistory:
-    """Statistics of every layer over time. Not every sample holds every statistic."""
+    """Statistics of every layer over time; not every sample has every statistic."""
 
     def __init__(self, most: int = MOST_LAYER_ROWS) -> None:
         self.histograms: dict[float, Mapping[str, Any]] = {}
         self._most = most
-        self._found: dict[str, Statistic] = {}
+        self._found: dict[str, StatisticHistory] = {}
 
     @property
     def layers(self) -> int:
@@ -181,7 +181,7 @@ class LayerHistory:
         return max((item.values.shape[1] for item in self._found.values()), default=0)
 
     def names(self) -> list[str]:
-        """The statistics there are."""
+        """Names of the statistics that have samples."""
         return [name for name, item in self._found.items() if len(item.steps)]
 
     def __len__(self) -> int:
@@ -198,10 +198,10 @@ class LayerHistory:
         return np.empty(0) if found is None else found.steps["step"]
 
     def append(self, step: float, stats: Mapping[str, Any], histograms: Mapping[str, Any]) -> None:
-        """Add one sample; what is not a list of numbers is passed over."""
+        """Add one sample, ignoring whatever is not a list of numbers."""
         for name, value in stats.items():
             row = numbers(value)
-            item = self._found.setdefault(name, Statistic())
+            item = self._found.setdefault(name, StatisticHistory())
             if not len(row) or (len(item.steps) and step <= item.steps["step"][-1]):
                 continue
             item.append(step, row)
@@ -213,7 +213,7 @@ class LayerHistory:
                 del self.histograms[next(iter(self.histograms))]
 
     def resume(self, after: float) -> None:
-        """Forget the samples beyond ``after``."""
+        """Drop the samples beyond ``after``."""
         for item in self._found.values():
             item.truncate(after)
         self.histograms = {s: h for s, h in self.histograms.items() if s <= after}
@@ -224,7 +224,7 @@ def _finite_or_nan(values: Floats) -> Floats:
 
 
 def numbers(value: Any) -> Floats:
-    """A list of numbers as they may come from a file; anything else is empty."""
+    """A list of numbers from a log as an array; empty for anything else."""
     if not isinstance(value, (list, tuple)):
         return np.empty(0)
     try:

@@ -1,4 +1,4 @@
-"""Every key of the dashboard, once: bindings, footer and help are made from this table."""
+"""The table of all keys of the dashboard, from which bindings, footer and help are made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CHARTED = ("overview", "layers", "compare")
 
 @dataclass(frozen=True)
 class Key:
-    """Some keys, the action they call, and what to say about it."""
+    """One or more keys, the action they call, and its labels."""
 
     keys: str  # comma-separated, as Textual names them
     shown: str
@@ -19,7 +19,7 @@ class Key:
     group: str
     pages: tuple[str, ...] = PAGES
     footer: str = ""  # short label; empty: only in the help
-    control: bool = False  # asks the trainer for something: off when read-only
+    control: bool = False  # sends a command to the trainer; disabled when read-only
 
 
 KEYS = (
@@ -83,7 +83,7 @@ KEYS = (
 
 
 def footer(page: str, width: int, readonly: bool) -> list[tuple[str, str]]:
-    """Pieces of the bottom line: pages, then as many keys as fit; help and detach always."""
+    """The bottom line: pages, as many keys as fit, and always help and detach."""
     number = {name: str(i) for i, name in enumerate(PAGES, 1)}
     long = [
         piece
@@ -127,5 +127,5 @@ def footer(page: str, width: int, readonly: bool) -> list[tuple[str, str]]:
 
 
 def actions_on(page: str) -> set[str]:
-    """The names of the actions that mean something on a page."""
+    """Names of the actions that have an effect on a page."""
     return {key.action.partition("(")[0] for key in KEYS if page in key.pages}

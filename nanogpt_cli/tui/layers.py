@@ -1,4 +1,4 @@
-"""Page 2: every statistic of every layer; over time, by depth, as numbers."""
+"""Page 2: every statistic of every layer, over time, by depth and as numbers."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TOLERANCE = 0.1
 
 
 class LayersPage(Page):
-    """Heat map above; table and profile below; a layer's own page; any metrics by filter."""
+    """Heat map above, table and profile below; or charts of one layer or of filtered metrics."""
 
     def __init__(self, desk: Desk, id: str) -> None:
         super().__init__(desk, id)
         self.selected = 0
 
     def compose(self) -> ComposeResult:
-        """All panes; classes choose which are shown."""
+        """Yield all panes; CSS classes select which are shown."""
         yield HeatPane(id="map")
         with Horizontal(id="below"):
             yield LayerTable(id="table")
@@ -48,7 +48,7 @@ class LayersPage(Page):
         return self.chart() if self.has_class("-grid") else self.query_one("#map")
 
     def update(self, slow: bool = True) -> None:
-        """Statistics come rarely: all of it once a second."""
+        """Draw everything once a second, which is enough for statistics."""
         if not slow:
             return
         names = self.desk.view.layers.names()
@@ -64,17 +64,17 @@ class LayersPage(Page):
         self.query_one(HistogramPane).draw(self.desk, self.selected)
 
     def chart(self) -> LineChart | None:
-        """The grid's chart; on the map the window still moves, so give it the profile's place."""
+        """The grid's chart, or the profile, through which keys move the heat map's window."""
         if self.has_class("-grid"):
             return super().chart()
-        return self.query_one(ProfileChart).shared()
+        return self.query_one(ProfileChart)
 
     def metric(self, step: int) -> None:
-        """Next statistic."""
+        """Show the next statistic."""
         self.desk.statistic = next_statistic(self.desk.view.layers.names(), self.desk, step)
 
     def row(self, step: int) -> None:
-        """Next layer."""
+        """Select the next layer, or show the next page of charts."""
         count = max(1, self.desk.view.layers.layers)
         if self.has_class("-grid"):
             self.query_one(MetricGrid).turn(step)
@@ -82,21 +82,21 @@ class LayersPage(Page):
             self.selected = (self.selected + step) % count
 
     def turn(self, step: int) -> None:
-        """Next page of charts, or the next layer's page."""
+        """Show the next page of charts."""
         if self.has_class("-grid"):
             self.query_one(MetricGrid).turn(step)
 
     def open(self) -> None:
-        """The selected layer's own page."""
+        """Show the charts of the selected layer."""
         if not self.has_class("-grid") and self.desk.view.layers.layers:
             self.set_filter(f"h.{self.selected}.*")
 
     def alternate(self) -> None:
-        """Profile or histograms."""
+        """Switch between profile and histograms."""
         self.toggle_class("-other")
 
     def back(self) -> bool:
-        """From the charts to the map."""
+        """Return from the charts to the heat map."""
         was = self.has_class("-grid")
         self.set_filter("")
         return was
@@ -124,10 +124,10 @@ def at_cursor(desk: Desk, name: str) -> Floats:
 
 
 class LayerTable(Pane):
-    """One line a layer: for each statistic its value, a mark when unhealthy, and its past."""
+    """One line per layer with the past and value of each statistic, marked if unhealthy."""
 
     def draw(self, desk: Desk, selected: int) -> None:
-        """Statistics from the current one on, as many as fit."""
+        """Draw as many statistics as fit, starting with the current one."""
         names = heat.order(desk.view.layers.names())
         if not names:
             self.empty("no layer statistics yet", "layers")
@@ -169,16 +169,12 @@ class LayerTable(Pane):
 
 
 class ProfileChart(LineChart):
-    """A statistic by depth: now, at the first sample, and what theory expects of the start."""
+    """A statistic by depth: now, at the first sample, and as theory expects it at the start."""
 
     def __init__(self, title: str, *, id: str | None = None) -> None:
         super().__init__(title, id=id)
         self.depth = Window(axis="layer", axes=("layer",))
         self._of = ""
-
-    def shared(self) -> LineChart:
-        """This chart as the keys see it: moving the shared window over time."""
-        return self
 
     def draw(self, desk: Desk) -> None:
         """Draw the profile at the crosshair."""
@@ -198,7 +194,7 @@ class ProfileChart(LineChart):
         self.full = self._time_range(desk)
 
     def redraw(self) -> None:
-        """Draw over the layers, whatever range of time the keys move."""
+        """Draw over all layers; ``full`` holds the time range for the keys and is kept."""
         kept = self.full
         layers = max((len(trace.x) for trace in self.traces if trace.name == "now"), default=0)
         self.full = (0.0, max(1.0, layers - 1.0))
@@ -211,7 +207,7 @@ class ProfileChart(LineChart):
 
 
 def theory_traces(expected: object) -> list[Trace]:
-    """What theory expects at initialisation, as a band of ``TOLERANCE`` around it."""
+    """The values that theory expects at initialisation, as a band of ±``TOLERANCE``."""
     middle = numbers(expected)
     if len(middle) < 2:
         return []

@@ -1,4 +1,4 @@
-"""Is the run alive? Judged from its log, its process and its lock; never by waiting."""
+"""Whether a run is alive, judged from its log, its process and its lock, without waiting."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _ENDINGS = {
     "diverged": ("diverged", "error"),
     "error": ("failed", "error"),
 }
-QUIET = 30.0  # seconds without a line before a run may be called stalled
+QUIET = 30.0  # seconds without a log line before a run may count as stalled
 
 
 @dataclass(frozen=True)
 class State:
-    """One word for the header, its colour key, and what there is to say about it."""
+    """One word for the header, its colour key, and a detail in words."""
 
     word: str
     key: str
@@ -37,7 +37,7 @@ class State:
 
     @property
     def symbol(self) -> str:
-        """A sign beside the word: never colour alone."""
+        """A symbol for the state, so that it is not told by colour alone."""
         return {"ok": "●", "warning": "▲", "error": "✖", "dim": "○"}[self.key]
 
 
@@ -54,7 +54,7 @@ def judge(
     Args:
         view: what the log says.
         now: the time.
-        alive: whether the trainer's process lives; ``None`` when that cannot be known, for
+        alive: whether the trainer's process is running; ``None`` if that cannot be known, for
             instance because it ran on another machine.
         exists: whether the run folder is there.
         written: when something was last written to it; matters as long as no training has begun.
@@ -63,9 +63,9 @@ def judge(
         word, key = _ENDINGS.get(view.ended.reason, (view.ended.reason, "warning"))
         return State(word, key, view.ended.message)
     if not exists:
-        return State("folder gone", "error", "the run folder is not there any more")
+        return State("folder gone", "error", "the run folder does not exist any more")
     if alive is False:
-        return State("crashed", "error", "the trainer's process is gone without a last word")
+        return State("crashed", "error", "the trainer's process ended without a final event")
     if view.started is None and not len(view.steps):
         if alive is None and now - written > QUIET:  # an imported model, or a start that failed
             return State("idle", "dim", "no trainer is at work on it")
@@ -78,7 +78,7 @@ def judge(
         detail = f"nothing written for {units.duration(quiet)}"
         return State("stalled" if alive else "silent", "warning", detail, live=bool(alive))
     if any(alarm.kind == "divergence" for alarm in view.active_alarms):
-        return State("diverging", "error", "the loss has left its level", live=True)
+        return State("diverging", "error", "the loss is far above its previous level", live=True)
     return State(view.doing or "running", "ok", live=True)
 
 
@@ -88,7 +88,7 @@ def _pace(view: RunView) -> float:
 
 
 def process_alive(run: RunFolder, started: events.RunStarted | None) -> bool | None:
-    """Whether the trainer lives; ``None`` when it cannot be known from here."""
+    """Whether the trainer's process is running; ``None`` if that cannot be known from here."""
     if started is None:
         return _locked(run.lock) or None  # the lock is taken before the first event is written
     if not started.pid or started.host != socket.gethostname():
@@ -105,7 +105,7 @@ def _pid_alive(pid: int) -> bool:
         return False
     except OSError:
         return True
-    try:  # a child nobody has waited for is dead all the same
+    try:  # a zombie still has its process id but is dead
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return True
@@ -113,7 +113,7 @@ def _pid_alive(pid: int) -> bool:
 
 
 def _locked(path: Path) -> bool | None:
-    """Whether somebody holds the run's lock: a living process id may belong to someone else."""
+    """Whether a process holds the run's lock; the process id may have been reused by another."""
     try:
         import fcntl
     except ImportError:

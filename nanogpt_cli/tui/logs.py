@@ -1,4 +1,4 @@
-"""Page 5: alarms with their advice, what happened, and what the trainer printed."""
+"""Page 5: alarms with advice, other events, and the trainer's output."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from nanogpt_cli.tui.plot import Row
 
 
 class LogsPage(Page):
-    """Events on the left, the chosen one's story on the right, the trainer's output below."""
+    """Events on the left, details of the chosen one on the right, the trainer's output below."""
 
     def __init__(self, desk: Desk, id: str) -> None:
         super().__init__(desk, id)
         self.chosen: int | None = None
 
     def compose(self) -> ComposeResult:
-        """Events, detail, output."""
+        """Yield events, detail and output."""
         with Horizontal(id="upper"):
             yield Pane(id="events")
             yield Pane(id="detail")
@@ -43,7 +43,7 @@ class LogsPage(Page):
         ]
 
     def update(self, slow: bool = True) -> None:  # noqa: ARG002
-        """Draw all three."""
+        """Draw all three panes."""
         found = self.found()
         index = len(found) - 1 if self.chosen is None else min(self.chosen, len(found) - 1)
         listing, detail = self.query_one("#events", Pane), self.query_one("#detail", Pane)
@@ -95,7 +95,7 @@ class LogsPage(Page):
         pane.set_title(title, state.detail if bad else "")
 
     def row(self, step: int) -> None:
-        """Next or previous event."""
+        """Choose the next or previous event."""
         count = len(self.found())
         if count:
             here = count - 1 if self.chosen is None else self.chosen
@@ -118,7 +118,7 @@ class LogsPage(Page):
         self.app.action_page("overview")  # type: ignore[attr-defined]
 
     def alternate(self) -> None:
-        """Only the output, or all."""
+        """Show only the output, or all panes."""
         self.toggle_class("-other")
 
     def set_filter(self, pattern: str) -> None:
@@ -139,7 +139,7 @@ def severity(event: events.Event) -> str:
 
 
 def sign(event: events.Event, ascii_only: bool = False) -> str:
-    """A sign beside the words."""
+    """A symbol for an event's severity."""
     if isinstance(event, events.Alarm) and not event.active:
         return "v" if ascii_only else "✓"
     shown = {"error": "x" if ascii_only else "✖", "warning": "!" if ascii_only else "▲"}
@@ -147,7 +147,7 @@ def sign(event: events.Event, ascii_only: bool = False) -> str:
 
 
 def story(event: events.Event) -> tuple[str, str]:
-    """What happened in two columns: the kind, and one line about it."""
+    """An event in two columns: its kind, and one line about it."""
     if isinstance(event, events.Alarm):
         where = f"h.{event.layer}: " if event.layer is not None else ""
         over = "" if event.active else " (cleared)"
@@ -169,7 +169,7 @@ def story(event: events.Event) -> tuple[str, str]:
 
 
 def detail_rows(event: events.Event, width: int) -> list[Row]:
-    """All there is to say about an event."""
+    """All details of an event."""
     kind, line = story(event)
     rows: list[Row] = [[(f" {kind}", "title")]]
     parts: list[tuple[str, str]] = [(line, severity(event))]

@@ -1,4 +1,4 @@
-"""Page 1: the loss, how fast, how healthy, and what the model writes."""
+"""Page 1: loss, speed, layer statistics and the newest sample."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from nanogpt_cli.tui.panes import HeatPane, SamplePane, SparkStrip
 
 
 class OverviewPage(Page):
-    """Everything that matters, at a glance."""
+    """The most important charts on one page."""
 
     def compose(self) -> ComposeResult:
-        """Charts above, heat map and sample below."""
+        """Yield charts above, heat map and sample below."""
         with Horizontal(id="top"):
             yield LineChart("loss", id="loss")
             with Vertical(id="side"):
@@ -28,7 +28,7 @@ class OverviewPage(Page):
             yield SamplePane(id="sample")
 
     def update(self, slow: bool = True) -> None:
-        """The loss every time, the rest once a second."""
+        """Draw the loss every time, the rest once a second."""
         desk, view = self.desk, self.desk.view
         window, level = desk.window, desk.smoothing
         chart = self.query_one("#loss", LineChart)
@@ -83,12 +83,12 @@ class OverviewPage(Page):
         return mfu + traces.latest(view, "tokens_per_s") if len(view.steps) else ""
 
     def metric(self, step: int) -> None:
-        """The heat map's next statistic."""
+        """Show the heat map's next statistic."""
         self.desk.statistic = next_statistic(self.desk.view.layers.names(), self.desk, step)
 
 
 def next_statistic(names: list[str], desk: object, step: int) -> str:
-    """The statistic ``step`` places on from the desk's."""
+    """The statistic ``step`` places after the desk's."""
     current = str(getattr(desk, "statistic", ""))
     ordered = heat.order(names)
     if current not in ordered:

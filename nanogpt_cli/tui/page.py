@@ -1,4 +1,4 @@
-"""Page: one of the dashboard's five screens, and what the keys may ask of it."""
+"""Page: the interface of the dashboard's five pages to the keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nanogpt_cli.tui.desk import Desk
 
 
 class Page(Vertical):
-    """Draws from the desk in ``update``; keys that mean nothing here do nothing."""
+    """A page draws from the desk in ``update``; keys that it does not override do nothing."""
 
     title = ""
 
@@ -19,14 +19,14 @@ class Page(Vertical):
         self.desk = desk
 
     def update(self, slow: bool = True) -> None:
-        """Draw what is new; ``slow`` parts once a second."""
+        """Draw what is new; ``slow`` is True once a second."""
 
     def first_focus(self) -> Widget | None:
-        """Where keys go when the page is opened."""
+        """The widget that gets the focus when the page is opened."""
         return next(iter(self.query(LineChart)), None)
 
     def chart(self) -> LineChart | None:
-        """The chart that keys act on: the focused one, else the page's first."""
+        """The chart that keys act on: the focused one, or else the page's first."""
         focused = self.app.focused
         if isinstance(focused, LineChart) and focused in self.query(LineChart):
             return focused
@@ -34,22 +34,22 @@ class Page(Vertical):
         return shown[0] if shown else None
 
     def metric(self, step: int) -> None:
-        """Next or previous statistic."""
+        """Show the next or previous statistic."""
 
     def row(self, step: int) -> None:
-        """Next or previous row."""
+        """Select the next or previous row."""
 
     def turn(self, step: int) -> None:
-        """Next or previous page of a list."""
+        """Show the next or previous page of a list."""
 
     def open(self) -> None:
         """Open the current row."""
 
     def alternate(self) -> None:
-        """Show the other side of the page."""
+        """Show the other view of the page."""
 
     def back(self) -> bool:
-        """Undo the last opening; whether there was anything to undo."""
+        """Close what was opened last; returns whether there was anything to close."""
         return False
 
     def set_filter(self, pattern: str) -> None:

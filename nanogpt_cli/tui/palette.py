@@ -1,4 +1,4 @@
-"""Colours by meaning. Series use Paul Tol's colour-blind-safe sets, heat maps cividis and kin."""
+"""Colours by meaning: Paul Tol's colour-blind-safe sets for series, cividis and others for maps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LIGHT = {
 _RUNS_DARK = ("#66CCEE", "#EE6677", "#CCBB44", "#4db36b", "#AA3377", "#BBBBBB", "#4477AA")
 _RUNS_LIGHT = ("#004488", "#BB2244", "#887700", "#1b6e2e", "#882255", "#555555", "#4477AA")
 
-# Anchors along each map, dark to light; luminance grows steadily, so greyscale keeps the order.
+# Anchors along each map, dark to light; luminance increases steadily, so greyscale keeps the order.
 _MAPS = {
     "cividis": (
         "00224e 123570 3b496c 575d6d 707173 8a8678 a59c74 c3b369 e1cc55 fee838"
@@ -51,7 +51,7 @@ def run_color(index: int) -> str:
 
 @lru_cache(maxsize=4096)
 def style(key: str, dark: bool = True) -> Style:
-    """The style of a colour key; a key with ``#`` is a style itself."""
+    """The style of a colour key; a key that contains ``#`` is itself a style."""
     if "#" in key:
         return Style.parse(key)
     if key.startswith("run"):

@@ -27,7 +27,7 @@ class Pane(RowsWidget, can_focus=True):
     """
 
     def empty(self, text: str, title: str = "") -> None:
-        """Say calmly why there is nothing to see."""
+        """Show a dimmed text that explains why there is nothing to see."""
         width, height = self.size.width, self.size.height
         lines = wrap(text, max(10, width - 2))
         top: list[Row] = [[] for _ in range(max(0, (height - len(lines)) // 2))]
@@ -36,12 +36,12 @@ class Pane(RowsWidget, can_focus=True):
             self.set_title(title)
 
     def csv(self) -> str:
-        """What is shown, as text."""
+        """The shown text."""
         return self.text() + "\n"
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Lines of at most ``width`` cells, broken at blanks where possible; line ends are kept."""
+    """Wrap text to ``width`` cells, at spaces where possible; line breaks are kept."""
     lines: list[str] = []
     for line in printable(text).split("\n"):
         current = ""
@@ -60,13 +60,13 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Text whose control characters (a model may write any) are shown, tabs as four blanks."""
+    """Escape control characters, of which a model may write any, and expand tabs to four spaces."""
     text = text.replace("\r\n", "\n").replace("\t", "    ")
     return harmless.printable(text, "\n")
 
 
 class HeatPane(Pane):
-    """Layers x time of the desk's statistic."""
+    """Heat map of the desk's statistic over layers and time."""
 
     def draw(self, desk: Desk, *, selected: int | None = None) -> None:
         """Draw the statistic over the shared window."""
@@ -124,12 +124,12 @@ def _heat_note(view: RunView, picture: heat.HeatMap, desk: Desk) -> str:
 
 
 class SparkStrip(RowsWidget):
-    """One line of sparklines for terminals with no room for side charts."""
+    """One line of sparklines, for terminals without room for side charts."""
 
     DEFAULT_CSS = "SparkStrip { height: 1; }"
 
     def draw(self, desk: Desk) -> None:
-        """Learning rate, gradient norm, tokens per second."""
+        """Draw learning rate, gradient norm and tokens per second."""
         view, row = desk.view, []
         names = (("lr", "lr"), ("grad_norm", "grad"), ("tokens_per_s", "tok/s"))
         width = max(4, (self.size.width - 45) // 3)
@@ -145,7 +145,7 @@ class SamplePane(Pane):
     """The newest text the model wrote."""
 
     def draw(self, desk: Desk) -> None:
-        """Prompt in its own colour, then the continuation."""
+        """Draw the prompt in a different colour, then the continuation."""
         samples = desk.view.samples
         if not samples:
             self.empty("no sample yet; g writes one from a prompt", "sample")
@@ -156,7 +156,7 @@ class SamplePane(Pane):
 
 
 def sample_rows(prompt: str, text: str, width: int, height: int) -> list[Row]:
-    """A wrapped sample; the part that was given is coloured as such."""
+    """A wrapped sample with its prompt in a different colour."""
     lines = wrap(prompt + text, max(4, width - 2))
     left = len(printable(prompt))
     rows: list[Row] = []
@@ -172,7 +172,7 @@ def sample_rows(prompt: str, text: str, width: int, height: int) -> list[Row]:
 def table(
     heads: Sequence[str], lines: Sequence[Sequence[str]], selected: int | None, width: int
 ) -> list[Row]:
-    """Aligned columns under dim heads; the selected line reversed."""
+    """Aligned columns under dim headings, with the selected line in reverse."""
     lines = [[harmless.printable(cell, "") for cell in line] for line in lines]
     sizes = [max(cell_len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
 

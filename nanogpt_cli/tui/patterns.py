@@ -12,8 +12,8 @@ from nanogpt_cli.tui import units
 def matches(pattern: str, name: str) -> bool:
     """Whether every word of ``pattern`` matches ``name``; an empty pattern matches all.
 
-    A word is a substring, a glob when it has ``*`` or ``?``, a regular expression between
-    slashes (an invalid one is taken as plain text), and the opposite of the rest after ``!``.
+    A word is a substring, a glob if it contains ``*`` or ``?``, or between slashes a regular
+    expression (plain text if that is invalid). A leading ``!`` negates the word.
     """
     return all(_word_matches(word, name) for word in pattern.split())
 

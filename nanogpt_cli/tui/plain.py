@@ -1,4 +1,4 @@
-"""A run in words: one line for logs, one mapping for machines. No terminal tricks."""
+"""A run without terminal graphics: one line of text, or a mapping for JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def line(session: RunSession) -> str:
 
 
 def summary(session: RunSession) -> dict[str, Any]:
-    """What the dashboard shows, as data; non-finite numbers as strings."""
+    """The dashboard's content as data, with non-finite numbers as strings."""
     view, state = session.view, session.state()
     step, evaluation = view.last_step, view.last_eval
     return {

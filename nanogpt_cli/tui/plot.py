@@ -1,4 +1,4 @@
-"""A whole line chart as rows of styled text: axes, traces, marks, crosshair. Pure."""
+"""A whole line chart as rows of styled text: axes, traces, marks, crosshair. No side effects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nanogpt_cli.tui import draw, ticks
 from nanogpt_cli.tui.draw import Envelope, Scale
 from nanogpt_cli.tui.series import Floats
 
-Row = list[tuple[str, str]]  # pieces of text with the key of their colour
+Row = list[tuple[str, str]]  # (text, colour key) pairs
 _POINTS = {False: ord("●"), True: ord("o")}
 _ASCII = {"line": ord("*"), "dash": ord("-"), "band": ord(":")}
 
@@ -32,11 +32,11 @@ class Trace:
 
 @dataclass(frozen=True)
 class PlotOptions:
-    """How to draw, apart from what."""
+    """Options of a chart, apart from its traces."""
 
     log_x: bool = False
     log_y: bool = False
-    robust: bool = False  # y axis over 2-98 % of the values; what is beyond touches the border
+    robust: bool = False  # y axis over the 2-98 % range; values beyond are drawn at the border
     y_range: tuple[float, float] | None = None
     cursor: float | None = None
     ascii_only: bool = False
@@ -47,7 +47,7 @@ class PlotOptions:
 
 @dataclass(frozen=True)
 class Plot:
-    """Rows of text and where the plot proper lies in them."""
+    """Rows of text, and the position and scales of the plot area in them."""
 
     rows: list[Row]
     left: int
@@ -64,7 +64,7 @@ def plot(
     height: int,
     options: PlotOptions | None = None,
 ) -> Plot:
-    """Draw ``traces`` into ``width`` x ``height`` cells, the later ones over the earlier."""
+    """Draw ``traces`` into ``width`` x ``height`` cells, later ones on top."""
     options = options or PlotOptions()
     show_x, show_y = options.axes and height >= 4, options.axes and width >= 20
     plot_height = max(1, height - show_x)
@@ -127,7 +127,7 @@ def _cells(
     height: int,
     options: PlotOptions,
 ) -> tuple[NDArray[np.uint32], NDArray[np.int16], list[str]]:
-    """Code points and colour numbers of every cell; a later trace takes the cell."""
+    """Code points and colour numbers of every cell; a cell shows the last trace in it."""
     chars = np.full((height, width), ord(" "), np.uint32)
     colors = np.zeros((height, width), np.int16)
     keys = ["plain"]
@@ -143,7 +143,7 @@ def _cells(
 def _codes(
     trace: Trace, band: Envelope, y: Scale, width: int, height: int, options: PlotOptions
 ) -> NDArray[np.uint32]:
-    """One trace as code points, 0 where it leaves a cell alone."""
+    """One trace as code points; 0 where it does not touch a cell."""
     if options.ascii_only:
         cells = draw.raster(band, y, height, joined=trace.kind != "points")
         sign = _ASCII.get(trace.kind, _POINTS[True])
@@ -168,7 +168,7 @@ def _mark(
     x: Scale,
     options: PlotOptions,
 ) -> None:
-    """A cross in the top row where a value was not finite; event marks; the crosshair."""
+    """Add the crosshair, event marks, and a cross in the top row where a value was not finite."""
     width = chars.shape[1]
 
     def put(columns: NDArray[np.intp], char: str, key: str, rows: slice) -> None:
@@ -195,13 +195,13 @@ def _mark(
 
 
 def cell_of(value: float, x: Scale, width: int) -> int | None:
-    """The cell column of an x value, ``None`` outside of the plot."""
+    """The cell column of an x value; ``None`` outside the plot."""
     unit = float(x.unit(np.array([value]))[0])
     return min(width - 1, int(unit * width)) if 0 <= unit <= 1 else None
 
 
 def _rows(chars: NDArray[np.uint32], colors: NDArray[np.int16], keys: list[str]) -> list[Row]:
-    """Cells as runs of one colour; blanks join whatever run they are in."""
+    """Group cells into runs of one colour; blanks join the run before them."""
     rows: list[Row] = []
     width = chars.shape[1]
     for codes, line in zip(chars, colors, strict=True):
@@ -219,7 +219,7 @@ def _rows(chars: NDArray[np.uint32], colors: NDArray[np.int16], keys: list[str])
 def _with_y_axis(
     rows: list[Row], at: list[float], labels: list[str], y: Scale, left: int, ascii_only: bool
 ) -> list[Row]:
-    """Labels and an axis line before each row."""
+    """Put labels and an axis line before each row."""
     tick, line = ("+", "|") if ascii_only else ("┤", "│")
     height = len(rows)
     placed: dict[int, str] = {}
@@ -233,7 +233,7 @@ def _with_y_axis(
 
 
 def _x_axis(x: Scale, width: int, left: int, options: PlotOptions) -> Row:
-    """Labels centred under their place, leaving out those that would touch."""
+    """Labels centred under their positions, without those that would touch."""
     at = ticks.values(x.low, x.high, max(2, width // 9), x.log, options.x_axis)
     line = [" "] * (left + width)
     free = 0

@@ -1,4 +1,4 @@
-"""Comparing recipes as nested mappings, key by key."""
+"""Comparison of recipes, as nested mappings, key by key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MISSING = "–"
 
 
 def flat(recipe: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """``("optim.lr", 0.001)`` and so on."""
+    """Yield dotted keys and values: ``("optim.lr", 0.001)``."""
     for key, value in recipe.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{key}.")
@@ -28,7 +28,7 @@ def differing(recipes: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]
 
 
 def short(value: Any) -> str:
-    """A recipe value in few characters."""
+    """A recipe value, shortened to 24 characters."""
     if isinstance(value, float):
         return f"{value:g}"
     text = str(value)

@@ -15,15 +15,15 @@ from nanogpt_cli.printable import printable
 from nanogpt_cli.tui import palette
 from nanogpt_cli.tui.plot import Row
 
-# For --ascii: one for one, so that nothing moves.
+# Replacements for --ascii, one character for one, so that the layout stays the same.
 _ASCII = str.maketrans("─━│┤╌┅×·–…▲✖●○■◆▼★✓←→↓↑█▓▒░", "--|+-.x.-~!x*o#o!*v<>vv#%+.")
 
 
 class RowsWidget(Widget):
     """A pane whose content is computed elsewhere, as rows of ``(text, colour key)``.
 
-    Every segment carries a style (Textual's monochrome filter fails on ``None``) and every strip
-    is cut or filled to the pane's width (a wrong one shifts its neighbours).
+    Every segment has a style, because Textual's monochrome filter fails on ``None``. Every strip
+    has exactly the pane's width, because another width would shift its neighbours.
     """
 
     DEFAULT_CSS = "RowsWidget { width: 1fr; height: 1fr; }"
@@ -37,11 +37,11 @@ class RowsWidget(Widget):
 
     @property
     def dark(self) -> bool:
-        """Whether the theme has a dark ground."""
+        """Whether the theme has a dark background."""
         return self.app.current_theme.dark
 
     def set_rows(self, rows: Sequence[Row]) -> None:
-        """Show ``rows`` from now on."""
+        """Show ``rows``, repainting the lines that changed."""
         old, self._rows = self._rows, list(rows)
         changed = [
             y
@@ -60,7 +60,7 @@ class RowsWidget(Widget):
             self.refresh(*(Region(0, y, width, 1) for y in changed))
 
     def set_title(self, title: str, subtitle: str = "") -> None:
-        """Border texts; only a change costs a restyle."""
+        """Set the border texts; they are restyled only if they change."""
         titles = self._plain(printable(title)), self._plain(printable(subtitle))
         if titles != self._titles:
             self._titles = titles
@@ -68,13 +68,13 @@ class RowsWidget(Widget):
             self.border_title, self.border_subtitle = map(Text, titles)
 
     def on_resize(self) -> None:
-        """What is shown was made for another size: ask for a new drawing."""
+        """Request a new drawing, because the rows were made for another size."""
         request = getattr(self.app, "request_draw", None)
         if request is not None:
             request()
 
     def text(self) -> str:
-        """What is shown, without colours."""
+        """The shown text, without colours."""
         return "\n".join("".join(piece for piece, _ in row) for row in self._rows)
 
     def render_line(self, y: int) -> Strip:

@@ -1,4 +1,4 @@
-"""Page 4: what the model wrote, through training, side by side."""
+"""Page 4: samples that the model wrote during training, side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SamplesPage(Page):
         self.differences = False
 
     def compose(self) -> ComposeResult:
-        """List, earlier text, chosen text."""
+        """Yield the list, the earlier text and the chosen text."""
         with Horizontal():
             yield Pane(id="list")
             yield Pane(id="before")
@@ -79,7 +79,7 @@ class SamplesPage(Page):
         pane.set_title(f"step {sample.step:,}{note}", f"temperature {sample.temperature:g}")
 
     def row(self, step: int) -> None:
-        """Next or previous sample."""
+        """Choose the next or previous sample."""
         count = len(self.desk.view.samples)
         if count:
             index = min(max(self._index(count) + step, 0), count - 1)
@@ -88,12 +88,12 @@ class SamplesPage(Page):
     turn = row
 
     def alternate(self) -> None:
-        """Mark what changed since the earlier sample."""
+        """Mark or unmark the words that differ from the earlier sample."""
         self.differences = not self.differences
 
 
 def difference_rows(earlier: Sample, sample: Sample, width: int) -> list[Row]:
-    """The sample with the words that the earlier one did not have in that place marked."""
+    """The sample with those words marked that the earlier one lacks at that place."""
     old = re.findall(r"\S+", printable(earlier.prompt + earlier.text))
     text = printable(sample.prompt + sample.text)
     words = list(re.finditer(r"\S+", text))

@@ -1,4 +1,4 @@
-"""Columns of numbers that grow at the end, and smoothing that does not depend on the zoom."""
+"""Growing columns of numbers, and smoothing that does not depend on the zoom."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Floats = NDArray[np.floating]
 
 
 class Columns:
-    """Equally long columns that grow at the end and can be cut; a column is a view, not a copy."""
+    """Columns of equal length that grow at the end; indexing gives a view, not a copy."""
 
     def __init__(self, **dtypes: str) -> None:
         self._store = {name: np.empty(256, dtype) for name, dtype in dtypes.items()}
@@ -24,7 +24,7 @@ class Columns:
         return self._store[name][: self._length]
 
     def extend(self, rows: Mapping[str, Floats]) -> None:
-        """Append one value or many to every column."""
+        """Append the values in ``rows`` to every column."""
         added = len(next(iter(rows.values())))
         end = self._length + added
         for name, store in self._store.items():
@@ -36,7 +36,7 @@ class Columns:
         self._length = end
 
     def truncate(self, length: int) -> None:
-        """Forget all rows from ``length`` on."""
+        """Drop all rows from ``length`` on."""
         self._length = min(self._length, max(0, length))
 
     def keep(self, index: NDArray[np.intp]) -> None:
@@ -47,11 +47,11 @@ class Columns:
 
 
 class Smoothed:
-    """Debiased exponential moving average of a growing column, O(1) work per new point.
+    """Debiased exponential moving average of a growing column, with O(1) work per new point.
 
     ``ema_t = n_t / d_t`` with ``n_t = beta n_{t-1} + (1 - beta) x_t`` over the finite ``x`` and
-    ``d_t`` the same recursion over ones, which divides out the start at zero exactly (Adam's bias
-    correction, arXiv 1412.6980, section 3). A non-finite point leaves the average as it was.
+    ``d_t`` the same recursion over ones, which corrects the bias of starting at zero exactly (as in
+    Adam, arXiv 1412.6980, section 3). A non-finite point does not change the average.
     """
 
     BLOCK = 64
@@ -67,7 +67,7 @@ class Smoothed:
         self._decay = beta ** (power + 1.0)
 
     def update(self, column: Floats) -> Floats:
-        """The average of all of ``column``, of which only the new part is worked on."""
+        """The average over ``column``, of which only the new part is processed."""
         if len(column) < len(self.values):
             self.values.truncate(0)
             self._carry = (0.0, 0.0)
@@ -97,16 +97,16 @@ class Smoothed:
             return np.asarray(full[0] / full[1])
 
     def keep(self, index: NDArray[np.intp]) -> None:
-        """Follow a ``Columns.keep`` of the smoothed column; the average goes on undisturbed."""
+        """Follow a ``Columns.keep`` of the smoothed column without disturbing the average."""
         if len(self.values):
             self.values.keep(index)
 
 
 def thin(columns: Columns, by: tuple[str, ...], group: int = 16) -> NDArray[np.intp]:
-    """Rows to keep so that about half are gone and every group keeps its extremes.
+    """Indices of the rows to keep, about half of them, such that every group keeps its extremes.
 
-    Of ``group`` neighbours those with the smallest and largest value of each column of ``by`` stay
-    (real rows, no averages), and the ends and non-finite ones always: no spike is lost by age.
+    Of ``group`` neighbours, those with the smallest and largest value in each column of ``by`` are
+    kept (real rows, no averages). Both ends and rows with non-finite values are always kept.
     """
     count = len(columns) // group * group
     keep = np.zeros(len(columns), bool)

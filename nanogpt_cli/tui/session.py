@@ -1,4 +1,4 @@
-"""RunSession: one run folder being followed. Reads, folds, and knows the state of the trainer."""
+"""RunSession: follows one run folder, folds its events, and judges the trainer's state."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Child(Protocol):
 
 
 class RunSession:
-    """A run folder, its view so far, and how to tell the trainer something.
+    """A run folder, its view so far, and the way to send commands to its trainer.
 
-    ``exact`` keeps texts as the log has them, for programs; see ``RunView``.
+    ``exact`` keeps texts as they are in the log, for programs; see ``RunView``.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RunSession:
         self.view = RunView(self.folder.name, exact=self._exact)
 
     def poll(self, max_bytes: int = 1 << 20, max_seconds: float = 0.1) -> bool:
-        """Read what is new, bounded; whether anything changed."""
+        """Read new events within the given bounds; returns whether anything changed."""
         version, deadline = self.view.version, time.monotonic() + max_seconds
         while True:
             batch = self.reader.read_blocks(max_bytes)
@@ -73,7 +73,7 @@ class RunSession:
         return self.view.version != version
 
     def state(self) -> State:
-        """What the trainer is doing now, as far as can be told."""
+        """The current state of the trainer, as far as it can be known."""
         if self.reader.problem:
             return State("unreadable", "error", self.reader.problem)
         exists = self.folder.path.is_dir()
@@ -85,19 +85,19 @@ class RunSession:
         return liveness.judge(self.view, self.clock(), alive, exists=exists, written=written)
 
     def problems(self) -> str:
-        """What was wrong with the log, in words; empty when nothing was."""
+        """Problems of the log in words; empty if there are none."""
         bad = self.reader.bad_lines + self.view.bad_lines
         counted = (
             (self.restarts, "the log was replaced and read again"),
-            (bad, "unreadable lines passed over"),
-            (self.reader.unknown, "events of an unknown kind passed over"),
-            (self.view.steps.out_of_order, "steps out of order passed over"),
+            (bad, "unreadable lines skipped"),
+            (self.reader.unknown, "events of an unknown kind skipped"),
+            (self.view.steps.out_of_order, "steps out of order skipped"),
         )
         found = [f"{text}: {count}" for count, text in counted if count]
         return " · ".join([self.reader.problem] * bool(self.reader.problem) + found)
 
     def output(self) -> str:
-        """The last of what the trainer printed."""
+        """The end of the trainer's output."""
         try:
             with foreign_files.opened(self.folder.stdout) as file:
                 end = file.seek(0, os.SEEK_END)
@@ -108,5 +108,5 @@ class RunSession:
             return ""
 
     def send(self, name: str, argument: str = "") -> None:
-        """Ask the trainer for something."""
+        """Send a command to the trainer."""
         send_command(self.folder, name, argument)

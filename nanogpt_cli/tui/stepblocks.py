@@ -1,7 +1,7 @@
-"""Blocks of ``step`` lines as columns, parsed by numpy instead of line by line.
+"""Blocks of ``step`` lines as columns, parsed with NumPy instead of line by line.
 
-``events.decode`` is the reference; this is its fast twin for the form in which ``events.encode``
-writes a step. A block in any other form is refused, never misread.
+``events.decode`` is the reference implementation; this is a fast one for the form in which
+``events.encode`` writes a step. A block in any other form is refused, never misread.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _keys_match(text: NDArray[np.uint8], starts: Ints, ends: Ints) -> bool:
 def _numbers(
     block: bytes, text: NDArray[np.uint8], starts: Ints, ends: Ints, points: Ints
 ) -> Floats:
-    """JSON numbers at ``block[starts:ends]``: plain decimals all at once, the rest one by one."""
+    """Parse JSON numbers at ``block[starts:ends]``: plain decimals at once, others one by one."""
     # A float's repr has an exponent of a sign and two digits, rarely three.
     has_e = (text[ends - 4] == ord("e")) & (ends - 4 > starts)
     exponent = np.zeros(len(starts), np.int32)

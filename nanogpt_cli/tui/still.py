@@ -1,4 +1,4 @@
-"""One frame of the dashboard without a terminal: as text, with colours, or as a picture."""
+"""One frame of the dashboard without a terminal: as plain or coloured text, or as a picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nanogpt_cli.tui.session import RunSession
 
 @dataclass(frozen=True)
 class Still:
-    """A drawn frame."""
+    """A rendered frame as plain text, SVG and ANSI text."""
 
     text: str
     svg: str
@@ -25,7 +25,7 @@ class Still:
 
 
 def load(sessions: Sequence[RunSession]) -> None:
-    """Read all there is now."""
+    """Read the logs of all sessions to their current end."""
     for session in sessions:
         session.poll(1 << 22, float("inf"))
 

@@ -1,4 +1,4 @@
-"""Is there a terminal that a dashboard can be drawn on?"""
+"""Whether there is a terminal that the dashboard can be drawn on."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import sys
 
 
 def why_not() -> str:
-    """Why no dashboard can be opened here, in words; empty when one can.
+    """The reason why no dashboard can be opened here; empty if one can.
 
     Textual draws on stderr and reads stdin; without a terminal it would write escape codes into
-    whatever stands in for one.
+    files or pipes.
     """
     if os.environ.get("TERM", "") in ("dumb", "unknown"):
         return f"TERM={os.environ['TERM']} cannot place a cursor"

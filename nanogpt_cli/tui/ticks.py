@@ -1,4 +1,4 @@
-"""Where an axis has its labels: 1-2-5 steps on linear axes, decades on logarithmic ones."""
+"""Positions of axis labels: 1-2-5 steps on linear axes, decades on logarithmic ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def linear(low: float, high: float, most: int) -> list[float]:
         return []
     exponent = math.floor(math.log10(span / most))
     for factor in (1, 2, 5, 10, 20, 50, 100):
-        # Integers times or over a power of ten: 0.3, not 0.30000000000000004.
+        # Multiply or divide integers by a power of ten, for 0.3 instead of 0.30000000000000004.
         step = factor * 10.0**exponent
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         if last - first + 1 <= most:
@@ -29,7 +29,7 @@ def linear(low: float, high: float, most: int) -> list[float]:
 
 
 def log10(low: float, high: float, most: int) -> list[float]:
-    """Values for an axis in powers of ten: decades, with 2 and 5 where there is room."""
+    """Values for a logarithmic axis: decades, with multiples in between if there is room."""
     if most < 1 or not 0 < low < high:
         return []
     exponents = range(math.floor(math.log10(low) - 1e-9), math.ceil(math.log10(high) + 1e-9) + 1)
@@ -70,7 +70,7 @@ def values(low: float, high: float, most: int, log: bool, axis: str = "") -> lis
 
 
 def labels(at: list[float], axis: str = "") -> list[str]:
-    """Tick labels, equally precise; times as times, counts with SI suffixes."""
+    """Tick labels of equal precision, with time units or SI suffixes."""
     if axis == "layer":
         return [f"h.{value:.0f}" if value == round(value) else "" for value in at]
     if axis == "time":
@@ -100,7 +100,7 @@ def _even(texts: list[str], at: list[float]) -> list[str]:
 
 
 def padded_bounds(values: list[tuple[float, float]], log: bool) -> tuple[float, float]:
-    """Axis bounds around all ``(low, high)``, with a little air; never empty, never NaN."""
+    """Axis bounds around all ``(low, high)`` with some padding; never empty, never NaN."""
     finite = [(a, b) for a, b in values if math.isfinite(a) and math.isfinite(b)]
     if not finite:
         return (0.1, 1.0) if log else (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Which traces a chart of a run shows."""
+"""The traces that the charts of a run show."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def eval_axis(view: RunView, axis: str) -> Floats:
 
 
 def smoothed(view: RunView, metric: str, beta: float) -> Floats:
-    """A metric's moving average, or the metric itself where smoothing makes no sense."""
+    """A metric's moving average, or the metric itself if it is not to be smoothed."""
     if beta == 0 or metric not in SMOOTHED:
         return view.steps[metric]
     return view.steps.smooth(metric, beta)
 
 
 def loss_traces(view: RunView, axis: str, level: int) -> list[Trace]:
-    """Raw envelope behind, moving average on top, validation points over both."""
+    """Traces of the loss: its envelope, its moving average, and validation points on top."""
     x, beta = view.steps[axis], SMOOTHING[level]
     traces = []
     if beta:
@@ -51,7 +51,7 @@ def loss_traces(view: RunView, axis: str, level: int) -> list[Trace]:
 def metric_traces(
     view: RunView, metric: str, axis: str, level: int, color: str = "train"
 ) -> list[Trace]:
-    """One metric: its envelope behind its moving average, or just itself."""
+    """Traces of one metric: its envelope and its moving average, or just itself."""
     x, beta = view.steps[axis], SMOOTHING[level]
     if not beta or metric not in SMOOTHED:
         return [Trace(SHORT[metric], x, view.steps[metric], color)]
@@ -62,7 +62,7 @@ def metric_traces(
 
 
 def alarm_marks(view: RunView, axis: str, most: int = 40) -> list[Mark]:
-    """A sign on the top edge where an alarm was raised."""
+    """Marks on the top edge where alarms were raised."""
     found: list[Mark] = []
     for alarm in list(view.alarms)[-most:]:
         if alarm.severity != "info":
@@ -72,13 +72,13 @@ def alarm_marks(view: RunView, axis: str, most: int = 40) -> list[Mark]:
 
 
 def smoothing_note(level: int) -> str:
-    """The smoothing in force, for a title."""
+    """The current smoothing, for a title."""
     beta = SMOOTHING[level]
     return f"ema {beta:g}".replace("0.", ".") if beta else "raw"
 
 
 def axis_note(axis: str, log: bool) -> str:
-    """The x axis in force, for a title."""
+    """The current x axis, for a title."""
     names = {"step": "step", "tokens": "tokens", "time": "time", "flops": "FLOPs"}
     return f"log {names[axis]}" if log else names[axis]
 

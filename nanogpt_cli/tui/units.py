@@ -1,4 +1,4 @@
-"""Numbers as people read them on a narrow screen."""
+"""Short, readable forms of numbers for a narrow screen."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def loss(value: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share between 0 and 1."""
+    """A share between 0 and 1 as a percentage."""
     if share is None or not math.isfinite(share):
         return "–"
     return f"{share * 100:.1f}%" if 0 < abs(share) < 0.0995 else f"{share * 100:.0f}%"

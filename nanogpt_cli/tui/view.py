@@ -1,4 +1,4 @@
-"""RunView: fold a run's events into what a dashboard shows. Knows no terminal and no clock."""
+"""RunView: folds a run's events into what a dashboard shows, without a terminal or a clock."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from nanogpt_cli.tui.history import LayerHistory, Steps
 from nanogpt_cli.tui.series import Columns, Floats
 
 T = TypeVar("T", bound=events.Event)
-SHORT = 8192  # bytes of steps up to which line by line is faster
+SHORT = 8192  # blocks of up to this many bytes are parsed faster line by line
 MOST_ROWS = 1000  # samples, alarms, notes, ... kept of each kind
 
 
 class RunView:
-    """Everything known of one run.
+    """Everything that is known about one run.
 
-    ``fold`` takes one event, ``fold_many`` a batch in which a run of steps may still be undecoded
-    text (see ``EventReader.read_blocks``); both give the same view.
+    ``fold`` takes one event, ``fold_many`` a batch in which consecutive steps may be undecoded text
+    (see ``EventReader.read_blocks``); both give the same view.
 
-    A log may hold anything: its texts become printable as they enter, unless ``exact`` keeps them
-    for a program that does not draw.
+    A log may contain anything, so its texts are made printable when they are folded, unless
+    ``exact`` keeps them for a program that does not draw.
     """
 
     def __init__(self, name: str = "", *, exact: bool = False) -> None:
@@ -49,7 +49,7 @@ class RunView:
         self.doing = ""
         self.paused = False
         self.last_time = 0.0
-        self.version = 0  # grows with every change: nothing new, nothing to draw
+        self.version = 0  # increases with every change, so that unchanged views are not redrawn
         self._non_finite: set[int] = set()
         self._worked = 0.0  # seconds of the sessions before this one
         self.bad_lines = 0
@@ -59,7 +59,7 @@ class RunView:
         return name if self.exact else printable(name, keep="")
 
     def fold_many(self, batch: Iterable[events.Event | bytes]) -> None:
-        """Fold a batch; consecutive steps go in together."""
+        """Fold a batch; consecutive steps are folded together."""
         steps: list[events.Step] = []
         for item in batch:
             if isinstance(item, events.Step):
@@ -77,7 +77,7 @@ class RunView:
         self._fold_steps(steps)
 
     def fold(self, event: events.Event) -> None:
-        """Take in one event; an unusable one changes nothing."""
+        """Fold one event; an invalid one changes nothing but a counter."""
         if isinstance(event, events.Step):
             self.fold_many([event])
             return
@@ -95,7 +95,7 @@ class RunView:
     def _fold_block(self, block: bytes) -> None:
         table = stepblocks.parse(block) if len(block) > SHORT else None
         if table is not None:
-            with contextlib.suppress(ValueError):  # else that line is counted below
+            with contextlib.suppress(ValueError):  # a last line that is invalid is counted below
                 last = events.decode(block[block.rfind(b"\n", 0, -1) + 1 :])
                 assert isinstance(last, events.Step)
                 self._take_table(table, last)
@@ -199,7 +199,7 @@ class RunView:
 
     @property
     def seconds(self) -> float:
-        """How long the trainer has worked, over all times the run was resumed."""
+        """Seconds that the trainer has worked, over all sessions of the run."""
         if self.ended:
             return self._worked + self.ended.seconds
         if not self.started:  # the beginning of the log is lost
@@ -213,12 +213,12 @@ class RunView:
 
     @property
     def max_steps(self) -> int:
-        """The planned number of steps, 0 when unknown."""
+        """The planned number of steps; 0 if unknown."""
         return self.started.max_steps if self.started else 0
 
     @property
     def eta(self) -> float | None:
-        """Seconds until the last planned step at the present speed."""
+        """Seconds until the last planned step at the current speed."""
         pace = self.seconds_per_step
         if self.ended or not self.max_steps or not math.isfinite(pace):
             return None
@@ -226,7 +226,7 @@ class RunView:
 
     @property
     def seconds_per_step(self) -> float:
-        """Recent wall time per step, evaluations and the like included."""
+        """Recent wall-clock seconds per step, including evaluations and the like."""
         times, steps = self.steps["time"][-200:], self.steps["step"][-200:]
         if len(times) < 2:
             return self.steps.recent("step_s")
@@ -234,7 +234,7 @@ class RunView:
 
     @property
     def mfu(self) -> float | None:
-        """Model FLOPs utilisation (PaLM, arXiv 2204.02311, appendix B); needs the peak."""
+        """Model FLOPs utilisation (PaLM, arXiv 2204.02311, appendix B); ``None`` without a peak."""
         if not self.started or not self.started.peak_flops or not len(self.steps):
             return None
         per_s = self.steps.recent("tokens_per_s") * self.started.flops_per_token
@@ -249,7 +249,7 @@ class RunView:
 
     @property
     def active_alarms(self) -> list[events.Alarm]:
-        """Alarms whose latest word is that they hold, newest last."""
+        """Alarms that were raised and not cleared since, newest last."""
         latest: dict[tuple[str, int | None], events.Alarm] = {}
         for alarm in self.alarms:
             key = (alarm.kind, alarm.layer)
@@ -259,18 +259,18 @@ class RunView:
 
     @property
     def expected(self) -> dict[str, list[float]]:
-        """Statistic -> value per layer that theory expects at initialisation."""
+        """Values per layer that theory expects at initialisation, by statistic."""
         raw = self.started.expected if self.started else {}
         return {k: list(v) for k, v in raw.items() if isinstance(v, (list, tuple))}
 
 
 def harmless(event: T) -> T:
-    """The event with all its texts printable, names of statistics and recipe keys included."""
+    """The event with all its texts made printable, including statistic names and recipe keys."""
     found = {name: _harmless(name, getattr(event, name)) for name in _TEXTS[event.type]}
     return replace(event, **found) if found else event
 
 
-_NUMBERS = ("stats", "histograms", "expected")  # long rows, of which only the names are shown
+_NUMBERS = ("stats", "histograms", "expected")  # long rows of numbers, whose names alone are text
 
 
 def _harmless(name: str, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which part of the x axis is on screen. Shared by all charts, so that they move together."""
+"""The visible part of the x axis, shared by all charts, so that they move together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Window:
     axes: tuple[str, ...] = AXES
 
     def range(self, full: tuple[float, float]) -> tuple[float, float]:
-        """The visible bounds, given those of the data; a followed tail stays in sight."""
+        """The visible bounds, given those of the data; a followed tail stays visible."""
         if self.low is None or self.high is None:
             return full
         if self.follow and full[1] > self.high:
@@ -36,7 +36,7 @@ class Window:
         self.low, self.high = self._outer(low + move), self._outer(high + move)
 
     def zoom(self, factor: float, full: tuple[float, float]) -> None:
-        """Show ``1 / factor`` of the present range around the crosshair, the tail or the middle."""
+        """Show ``1 / factor`` of the current range around the crosshair, the tail or the middle."""
         low, high = (self._inner(value) for value in self.range(full))
         if self.cursor is not None and low <= self._inner(self.cursor) <= high:
             anchor = self._inner(self.cursor)
@@ -54,7 +54,7 @@ class Window:
         self._clamp(full)
 
     def pan(self, share: float, full: tuple[float, float]) -> None:
-        """Move by ``share`` of the visible width, not beyond the data."""
+        """Move by ``share`` of the visible width, but not beyond the data."""
         low, high = (self._inner(value) for value in self.range(full))
         move = share * (high - low)
         self.low, self.high = self._outer(low + move), self._outer(high + move)
@@ -82,13 +82,13 @@ class Window:
         self.follow = True
 
     def next_axis(self) -> None:
-        """Go on to the next meaning of x; the range and the crosshair belonged to the old one."""
+        """Switch to the next quantity on the x axis and reset range and crosshair."""
         self.axis = self.axes[(self.axes.index(self.axis) + 1) % len(self.axes)]
         self.cursor = None
         self.fit()
 
     def move_cursor(self, cells: int, width: int, full: tuple[float, float]) -> None:
-        """Move the crosshair by cells of a chart ``width`` cells wide; it pushes the window."""
+        """Move the crosshair by cells of a chart ``width`` cells wide, pushing the window along."""
         low, high = (self._inner(value) for value in self.range(full))
         here = high if self.cursor is None else self._inner(self.cursor)
         here += cells * (high - low) / max(1, width)

@@ -78,7 +78,7 @@ def test_a_loss_out_of_reach_is_said(checkout: Path) -> None:
     result = CliRunner().invoke(app, command("--target", "0.1"))
     assert result.exit_code == 0, result.output
     assert "not reached" in result.stdout
-    with pytest.raises(UserError, match=r"train\.py is not there"):
+    with pytest.raises(UserError, match=r"train\.py does not exist"):
         CliRunner().invoke(app, command("--against", str(checkout)), catch_exceptions=False)
 
 

@@ -14,7 +14,7 @@ from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.sampling.sampler import Plan, generate
+from nanogpt_cli.sampling.sampler import GenerationConfig, generate
 from nanogpt_cli.sampling.settings import Sampling
 from nanogpt_cli.text.tokenizer import ByteTokenizer
 from nanogpt_cli.training import checkpoint
@@ -73,7 +73,7 @@ def test_a_prompt_that_fills_the_context_is_refused(here: Path) -> None:
 
 def test_transformers_runs_on_the_same_weights(model: GPT) -> None:
     greedy = Sampling(temperature=0)
-    ours = [token.id for token in generate(model, [[1, 2]], Plan(10, sampling=greedy))]
+    ours = [token.id for token in generate(model, [[1, 2]], GenerationConfig(10, sampling=greedy))]
     # One token to choose from is greedy in any sampler.
     theirs = rivals.huggingface_transformers(model, Sampling(temperature=1.0, top_k=1))
     assert theirs([1, 2], 10)[0].tolist() == [1, 2, *ours]  # type: ignore[index]

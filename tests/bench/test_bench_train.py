@@ -92,7 +92,7 @@ def test_a_loop_that_ends_is_said_with_its_last_words(text: Path, tmp_path: Path
 def test_without_a_checkout_it_is_refused(tmp_path: Path) -> None:
     recipe = recipe_files.load("debug").recipe
     with (
-        pytest.raises(UserError, match=r"train\.py is not there"),
+        pytest.raises(UserError, match=r"train\.py does not exist"),
         turns.nanogpt(tmp_path / "nosuch", recipe, tmp_path, 65, tmp_path, []),
     ):
         pass

@@ -33,7 +33,7 @@ def as_json(*args: str) -> dict[str, Any]:
 def test_the_page_has_every_section_and_fits_the_terminal() -> None:
     page = run(*SMALL)
     for part in ("model", "scheme", "normal(0.02/√(2L))", "memory", "Expected by theory",
-                 "Weights by class", "wte = head", "Over depth", "The stream and what joins it",
+                 "Weights by class", "wte = head", "Over depth", "Residual stream and branches",
                  "Inside the blocks", "∂mlp", "Loss before the first step", "Verdicts",
                  "all 27 tensors follow their laws"):  # fmt: skip
         assert part in page, part
@@ -67,7 +67,7 @@ def test_json_holds_expected_beside_measured() -> None:
 def test_theory_only_draws_no_weight() -> None:
     assert as_json(*SMALL, "--theory")["measured"] is None
     page = run(*SMALL, "--theory", "--init", "layer-index")
-    for part in ("as declared", "normal(0.01414)", "The stream and what joins it", "∂mlp"):
+    for part in ("as declared", "normal(0.01414)", "Residual stream and branches", "∂mlp"):
         assert part in page, part
     assert "measured" not in page
 
@@ -164,7 +164,7 @@ def test_all_and_hist_add_tables() -> None:
         (["--activation", "tanh"], "activation"),
         (["--set", "model.n_layer"], "KEY=VALUE"),
         (["--set", "model.layers=3"], "layers"),
-        (["--scan", "heads"], "depth or width"),
+        (["--scan", "heads"], "--scan heads is unknown"),
         (["--ablate", "dropout"], "residual-scale"),
         (["--compare", "gpt2,nope"], "nope"),
         (["--coord-check", "--widths", "a,b"], "whole numbers"),
@@ -245,7 +245,7 @@ def test_weights_that_are_not_numbers_are_shown_and_refused(module: str, lint: l
     assert "the stream after block 2 is not a finite number" in result.stdout
     assert "times small-wang" not in result.stdout  # a NaN's std is no std of 0
     assert isinstance(result.exception, UserError)
-    assert "h.1.mlp.c_fc.weight holds NaN" in str(result.exception)
+    assert "h.1.mlp.c_fc.weight contains NaN" in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_transformers_modules_and_folders_are_read(tmp_path: Path) -> None:
 
 def test_the_layers_view_gets_the_inspection(tmp_path: Path) -> None:
     from nanogpt_cli.cli import init_inspect_input as inputs
-    from nanogpt_cli.cli.init_inspect_layers import write_run
+    from nanogpt_cli.cli.init_inspect_output import write_run
     from nanogpt_cli.init.inspect import measure
     from nanogpt_cli.tui.plain import summary
     from nanogpt_cli.tui.session import RunSession

@@ -198,11 +198,11 @@ def test_unknown_characters_are_named_or_handled_as_asked(here: Path) -> None:
         (("nosuch",), "no run 'nosuch'", "small"),
         (("--checkpoint", "7"), "no checkpoint '7'", "500"),
         (("--prompt", ""), "--prompt is empty", ""),
-        (("--prompt", "A" * 33), "33 tokens, the model's context 32", "--crop"),
-        (("--prompt", "é", "--on-unknown", "skip"), "nothing of the prompt is left", ""),
+        (("--prompt", "A" * 33), "33 tokens, but the model's context only 32", "--crop"),
+        (("--prompt", "é", "--on-unknown", "skip"), "is empty without its unknown characters", ""),
         (("--prompt-file", "nosuch.txt"), "nosuch.txt: No such file", ""),
         (("--prompts", "bad.jsonl"), "bad.jsonl, line 2", ""),
-        (("--prompts", "empty.txt"), "empty.txt holds no prompt", ""),
+        (("--prompts", "empty.txt"), "empty.txt contains no prompt", ""),
         (("--prompt-file", "binary"), "not UTF-8 text: byte 1", ""),
         (("--prompt", "A", "--prompt-file", "x"), "exclude each other", ""),
         (("--temperature", "-1"), "temperature is -1", "greedy"),
@@ -230,7 +230,7 @@ def test_mistakes_are_one_line(
 
 def test_a_long_prompt_can_be_cropped(here: Path) -> None:
     cropped = nanogpt("-p", "B" + "A" * 32, "-n", "5", "--seed", "1", "--crop")
-    assert "last 32 of 33 tokens" in cropped.stderr
+    assert "last 32 of the prompt's 33 tokens" in cropped.stderr
     whole = stdout("-p", "A" * 32, "-n", "5", "--seed", "1")
     assert cropped.stdout[33:] == whole[32:]
 
@@ -388,9 +388,9 @@ def test_the_first_token_does_not_wait_for_the_thread_probe(
         session = sample_session.open_session(
             "small", "last", Path("runs"), device="cpu", precision="fp32", threads=0
         )
-        session.plan.max_new_tokens = 5
+        session.generation.max_new_tokens = 5
         assert len(list(session.pieces([[1]]))) == 5
-        session.plan.max_new_tokens = 60
+        session.generation.max_new_tokens = 60
         pieces = session.pieces([[1]])
         next(pieces)
         assert not probed
@@ -419,8 +419,8 @@ def test_interactive_settings_last_and_mistakes_do_not_end_the_loop(here: Path) 
     assert more.startswith(first.rstrip("\n"))
     assert "never ends with\nthis" in result.stdout
     assert "not reached" not in result.stdout
-    for part in ("no command /foo", "/tokens x: not a value", "top-p is 7", "'é'", "temp 0 · ",
-                 "topp 1\n", "'é' (U+00E9) at position 0: left out"):  # fmt: skip
+    for part in ("no command /foo", "/tokens does not take the value 'x'", "top-p is 7", "'é'",
+                 "temp 0 · ", "topp 1\n", "'é' (U+00E9) at position 0: left out"):  # fmt: skip
         assert part in result.stderr
 
 

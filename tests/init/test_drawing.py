@@ -27,10 +27,10 @@ def test_a_tensor_drawn_alone_has_the_bits_it_has_in_the_model(name: str) -> Non
 
 def test_any_chunk_of_rows_can_be_drawn_without_the_others() -> None:
     scheme = schemes.get("mitchell")
-    (piece,) = drawing.pieces("transformer.wte.weight", SMALL, scheme)
+    (spec,) = drawing.matrices_of("transformer.wte.weight", SMALL, scheme)
     whole = drawing.init_tensor("transformer.wte.weight", SMALL, scheme, 3)
-    tail = drawing.draw(piece, 3, torch.empty(904, 32), start=drawing.CHUNK_ROWS)
-    part = drawing.draw(piece, 3, torch.empty(17, 32), start=drawing.CHUNK_ROWS)
+    tail = drawing.draw(spec, 3, torch.empty(904, 32), start=drawing.CHUNK_ROWS)
+    part = drawing.draw(spec, 3, torch.empty(17, 32), start=drawing.CHUNK_ROWS)
     assert torch.equal(tail, whole[drawing.CHUNK_ROWS :])
     assert torch.equal(part, whole[drawing.CHUNK_ROWS : drawing.CHUNK_ROWS + 17])
 
@@ -67,13 +67,15 @@ def test_the_head_is_tied_to_the_embedding_or_has_a_law_of_its_own() -> None:
 
 def test_depth_scaling_follows_the_depth_of_the_model() -> None:
     for L in (2, 48):
-        piece = drawing.pieces("transformer.h.1.mlp.c_proj.weight", replace(SMALL, n_layer=L),
+        spec = drawing.matrices_of("transformer.h.1.mlp.c_proj.weight", replace(SMALL, n_layer=L),
                             schemes.get("gpt2"))[0]  # fmt: skip
-        assert piece.std == pytest.approx(0.02 / math.sqrt(2 * L))
+        assert spec.std == pytest.approx(0.02 / math.sqrt(2 * L))
 
 
 def test_q_k_and_v_are_three_matrices() -> None:
-    q, k, v = drawing.pieces("transformer.h.0.attn.c_attn.weight", SMALL, schemes.get("deepnorm"))
+    q, k, v = drawing.matrices_of(
+        "transformer.h.0.attn.c_attn.weight", SMALL, schemes.get("deepnorm")
+    )
     assert q.std == pytest.approx(1 / math.sqrt(32))
     assert q.std == k.std
     assert v.std == pytest.approx(q.std * (8 * 3) ** -0.25)
@@ -81,9 +83,9 @@ def test_q_k_and_v_are_three_matrices() -> None:
 
 def test_pytorch_biases_use_the_fan_in_of_their_matrix() -> None:
     scheme = schemes.get("pytorch")
-    (piece,) = drawing.pieces("transformer.h.0.mlp.c_proj.bias", SMALL, scheme)
-    assert piece.std == pytest.approx(1 / math.sqrt(3 * 128))
-    (norm,) = drawing.pieces("transformer.ln_f.bias", SMALL, scheme)
+    (spec,) = drawing.matrices_of("transformer.h.0.mlp.c_proj.bias", SMALL, scheme)
+    assert spec.std == pytest.approx(1 / math.sqrt(3 * 128))
+    (norm,) = drawing.matrices_of("transformer.ln_f.bias", SMALL, scheme)
     assert norm.std == 0
 
 
@@ -109,17 +111,17 @@ def test_swiglu_has_wider_rows_and_its_own_fan_in() -> None:
 def test_measured_std_lies_in_the_chi_square_band(text: str) -> None:
     """The pooled std over 20 seeds is within 4 standard errors of the law's true std."""
     scheme = schemes.parse_custom({"wte": text})
-    (piece,) = drawing.pieces("transformer.wte.weight", SMALL, scheme)
-    values = [drawing.draw(piece, seed, torch.empty(512, 32)) for seed in range(20)]
+    (spec,) = drawing.matrices_of("transformer.wte.weight", SMALL, scheme)
+    values = [drawing.draw(spec, seed, torch.empty(512, 32)) for seed in range(20)]
     z = [
-        (float(v.double().square().mean().sqrt()) / piece.std - 1)
-        / piece.law.relative_error(v.numel())
+        (float(v.double().square().mean().sqrt()) / spec.std - 1)
+        / spec.law.relative_error(v.numel())
         for v in values
     ]
     assert abs(sum(z)) / math.sqrt(20) < 4
     assert 4.4 < sum(x * x for x in z) < 52.4  # χ² of 20: one in ten thousand on either side
-    if piece.law.kind == "truncated":
-        assert max(float(v.abs().max()) for v in values) <= piece.law.cut * 0.5
+    if spec.law.kind == "truncated":
+        assert max(float(v.abs().max()) for v in values) <= spec.law.cut * 0.5
 
 
 @pytest.mark.parametrize(
@@ -128,11 +130,11 @@ def test_measured_std_lies_in_the_chi_square_band(text: str) -> None:
 def test_orthogonal_matrices_are_orthogonal(parameter: str) -> None:
     scheme = schemes.parse_custom({"linear": "orthogonal(3)"})
     name = f"transformer.h.1.{parameter}"
-    (piece,) = drawing.pieces(name, SMALL, scheme)
+    (spec,) = drawing.matrices_of(name, SMALL, scheme)
     W = drawing.init_tensor(name, SMALL, scheme, 0)
     gram = W @ W.T if W.shape[0] <= W.shape[1] else W.T @ W
     torch.testing.assert_close(gram, 9 * torch.eye(len(gram)), atol=1e-4, rtol=0)
-    assert W.std(correction=0).item() == pytest.approx(piece.std, rel=0.01)
+    assert W.std(correction=0).item() == pytest.approx(spec.std, rel=0.01)
 
 
 def test_half_precision_rounds_the_same_values() -> None:
@@ -150,10 +152,10 @@ def test_transformers_gpt2_has_the_same_laws() -> None:
     ours = GPTConfig(6, 2, 64, 1024, 4000, 0.0, True, "gelu_tanh")
     for name in parameters.shapes(ours):
         found = theirs[name].detach()
-        for piece in drawing.pieces(name, ours, schemes.get("gpt2")):
+        for spec in drawing.matrices_of(name, ours, schemes.get("gpt2")):
             columns = found.T if "c_attn.weight" in name else found
-            part = columns[piece.start : piece.start + piece.shape[0]]
-            assert part.std(correction=0).item() == pytest.approx(piece.std, rel=0.03, abs=1e-9)
+            part = columns[spec.start : spec.start + spec.shape[0]]
+            assert part.std(correction=0).item() == pytest.approx(spec.std, rel=0.03, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["orthogonal", "scaled-orthogonal"])

@@ -101,9 +101,9 @@ def test_rows_kept_for_the_head_are_those_that_would_be_drawn_again(
     asked: list[int] = []
     rows = Drawn.rows
 
-    def watched(source: Drawn, piece: drawing.Piece, start: int, out: Tensor) -> Tensor:
-        asked.extend([start] * (piece.tensor_class == "wte"))
-        return rows(source, piece, start, out)
+    def watched(source: Drawn, spec: drawing.MatrixSpec, start: int, out: Tensor) -> Tensor:
+        asked.extend([start] * (spec.tensor_class == "wte"))
+        return rows(source, spec, start, out)
 
     monkeypatch.setattr(Drawn, "rows", watched)
     monkeypatch.setattr(sources, "_KEEP", 4 * 4096 * CONFIG.n_embd)

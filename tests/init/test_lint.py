@@ -106,9 +106,9 @@ def drowned(m: GPT) -> None:
 
 # The fault, its topic and what the verdict's text must name.
 FAULTS: dict[str, tuple[Callable[[GPT], None], str, str]] = {
-    "plain projections": (plain_projections, "plain-projections", "projections have plain std"),
-    "one of two projections scaled": (half_scaled, "half-scaled", "mlp_proj has plain std"),
-    "scaling on the wrong matrix": (wrong_matrix, "wrong-matrix", "sits on fc"),
+    "plain projections": (plain_projections, "plain-projections", "have the plain std"),
+    "one of two projections scaled": (half_scaled, "half-scaled", "mlp_proj has the plain std"),
+    "scaling on the wrong matrix": (wrong_matrix, "wrong-matrix", "is on fc"),
     "embeddings N(0, 1) with tying": (embeddings_of_one, "tied-embedding", "token embedding"),
     "fused Xavier": (fused_xavier, "fused-xavier", "q, k, v"),
     "a matrix left at zero": (one_zero, "zero", "h.3.mlp.c_fc"),
@@ -204,7 +204,7 @@ def test_a_few_values_beyond_the_cut_are_enough() -> None:
         for p in each(model, "c_fc.weight"):
             torch.nn.init.trunc_normal_(p, std=0.02)
     (found,) = [v for v in foreign(model, "full-megatron") if v.topic == "law"]
-    assert "never cuts" in found.text
+    assert "the law is cut at" in found.text
 
 
 def test_bounds_that_never_cut() -> None:
@@ -216,7 +216,7 @@ def test_bounds_that_never_cut() -> None:
         for p in each(model, "c_fc.weight"):
             torch.nn.init.trunc_normal_(p, std=0.02)
     (found,) = [v for v in foreign(model, "full-megatron") if v.topic == "law"]
-    assert "never cuts" in found.text or "fc" in found.text
+    assert found.text.startswith("fc")
     (unknown,) = [v for v in foreign(model) if v.topic == "truncation"]
     assert unknown.text.startswith("fc reaches")
     declared = schemes.parse_custom({"fc": "truncated(0.02, 100)"})

@@ -41,7 +41,7 @@ def test_a_scan_holds_everything_else() -> None:
     assert {v.config.n_layer for v in found.values()} == {4}
     assert {v.config.head_size for v in found.values()} == {32}
     assert found[1024].config.multipliers.output == 0.25
-    with pytest.raises(UserError, match="depth or width"):
+    with pytest.raises(UserError, match="is unknown"):
         list(study.scan(CONFIG, schemes.get("mup"), "heads"))
 
 

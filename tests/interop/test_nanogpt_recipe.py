@@ -173,7 +173,7 @@ def test_the_command_prints_a_recipe_that_holds(tmp_path: Path) -> None:
     code, out, _ = run(str(path), "--out", str(target), "--json")
     assert json.loads(out)["file"] == str(target)
     assert recipe_files.load(target).recipe.run.name == "mine"
-    assert "is there already" in run(str(path), "--out", str(target))[2]
+    assert "exists already" in run(str(path), "--out", str(target))[2]
 
 
 def test_flags_that_are_not_nanogpts(tmp_path: Path) -> None:

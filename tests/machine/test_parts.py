@@ -8,7 +8,7 @@ import pytest
 import torch
 import toy_run
 
-from nanogpt_cli.machine import memory, parts, threads
+from nanogpt_cli.machine import parts, threads
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import checkpoint, setup
 from nanogpt_cli.training.spec import resolve
@@ -124,8 +124,3 @@ def test_a_run_goes_on_with_the_parts_it_began_with(data: TokenData, tmp_path: P
     whole = Trainer(toy_run.recipe(train={"parts": 3}), data)
     toy_run.run(whole)
     assert toy_run.differing(toy_run.tensors(resumed), toy_run.tensors(whole)) == []
-
-
-def test_freed_memory_can_be_kept() -> None:
-    assert memory.keep_freed() in (True, False)
-    assert memory.keep_freed() == memory.keep_freed()

@@ -219,7 +219,7 @@ def test_new_writes_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "optim": {"lr": 1e-3},
     }
     assert recipe_files.load("mine.toml").recipe.model.n_layer == 4
-    assert "is there already" in new("mine")
+    assert "exists already" in new("mine")
     Path("sub").mkdir()
     new("other", "--extends", "mine.toml", "--out", "sub/other.toml", "--steps", "60")
     found = recipe_files.load("sub/other.toml").recipe

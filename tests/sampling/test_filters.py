@@ -146,12 +146,12 @@ def test_draws_are_settled_but_for_ties_of_the_best_two(sampling: Sampling) -> N
     assert np.mean(settled) > 0.99
 
 
-def test_a_logit_that_is_no_number_is_refused() -> None:
+def test_a_logit_that_is_nan_is_refused() -> None:
     """A checkpoint can hold weights that diverged."""
     spoilt = logits(1)
     spoilt[3] = np.nan
     for temperature in (0.0, 1.0):
-        with pytest.raises(UserError, match="not numbers"):
+        with pytest.raises(UserError, match="logits are NaN"):
             next_token(spoilt, 1, Sampling(temperature=temperature))
 
 

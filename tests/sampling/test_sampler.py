@@ -12,7 +12,7 @@ import torch
 from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
 from nanogpt_cli.sampling import decode, decode_graph, sampler
 from nanogpt_cli.sampling.decode import Decoder, window_start
-from nanogpt_cli.sampling.sampler import Plan, Token, generate, reference_logits
+from nanogpt_cli.sampling.sampler import GenerationConfig, Token, generate, reference_logits
 from nanogpt_cli.sampling.settings import Sampling
 from nanogpt_cli.sampling.weights import Weights
 
@@ -55,8 +55,10 @@ def ids_of(tokens: list[Token]) -> dict[tuple[int, int], list[int]]:
     return dict(found)
 
 
-def run(model: GPT, prompts: list[list[int]], plan: Plan) -> dict[tuple[int, int], list[int]]:
-    return ids_of(list(generate(model, prompts, plan)))
+def run(
+    model: GPT, prompts: list[list[int]], generation: GenerationConfig
+) -> dict[tuple[int, int], list[int]]:
+    return ids_of(list(generate(model, prompts, generation)))
 
 
 SETTINGS = [
@@ -74,18 +76,20 @@ def test_cached_equals_naive_across_the_context_boundary(
     model: GPT, packed: Weights, sampling: Sampling, context: sampler.Context
 ) -> None:
     prompts = [[1], [5, 6, 7], list(range(20)), list(range(24)), list(range(40))]
-    plan = Plan(30, samples=2, sampling=sampling, vocab_size=57, context=context)
-    naive = run(model, prompts, replace(plan, cached=False))
-    assert run(model, prompts, plan) == naive
-    assert run(model, prompts, replace(plan, weights=packed)) == naive
-    alone = run(model, prompts[:1], replace(plan, weights=packed, samples=1))
+    generation = GenerationConfig(30, samples=2, sampling=sampling, vocab_size=57, context=context)
+    naive = run(model, prompts, replace(generation, cached=False))
+    assert run(model, prompts, generation) == naive
+    assert run(model, prompts, replace(generation, weights=packed)) == naive
+    alone = run(model, prompts[:1], replace(generation, weights=packed, samples=1))
     assert alone[0, 0] == naive[0, 0]
 
 
 def test_cached_equals_naive_on_many_seeds(model: GPT) -> None:
     for seed in range(40):
-        plan = Plan(12, sampling=Sampling(temperature=1.5, top_k=20), seed=seed)
-        assert run(model, [[seed]], plan) == run(model, [[seed]], replace(plan, cached=False))
+        generation = GenerationConfig(12, sampling=Sampling(temperature=1.5, top_k=20), seed=seed)
+        assert run(model, [[seed]], generation) == run(
+            model, [[seed]], replace(generation, cached=False)
+        )
 
 
 @pytest.mark.parametrize(
@@ -124,34 +128,36 @@ def test_ties_are_decided_on_naive_logits() -> None:
     tied = make()
     with torch.no_grad():
         tied.transformer.wte.weight[1::2] = tied.transformer.wte.weight[:-1:2]
-    plan = Plan(20, samples=6, sampling=Sampling(temperature=1.0, top_k=3))
-    for sampling in (plan.sampling, GREEDY):
-        cached = replace(plan, sampling=sampling)
+    generation = GenerationConfig(20, samples=6, sampling=Sampling(temperature=1.0, top_k=3))
+    for sampling in (generation.sampling, GREEDY):
+        cached = replace(generation, sampling=sampling)
         assert run(tied, [[30]], cached) == run(tied, [[30]], replace(cached, cached=False))
 
 
 def test_sample_three_of_eight_is_sample_three_of_four(model: GPT) -> None:
-    plan = Plan(30, samples=8, sampling=Sampling(temperature=1.0))
-    eight = run(model, [[1, 2]], plan)
-    four = run(model, [[1, 2]], replace(plan, samples=4))
-    alone = run(model, [[1, 2]], replace(plan, samples=1, first_sample=3))
+    generation = GenerationConfig(30, samples=8, sampling=Sampling(temperature=1.0))
+    eight = run(model, [[1, 2]], generation)
+    four = run(model, [[1, 2]], replace(generation, samples=4))
+    alone = run(model, [[1, 2]], replace(generation, samples=1, first_sample=3))
     assert len({tuple(ids) for ids in eight.values()}) == 8
     assert all(eight[key] == ids for key, ids in four.items())
     assert alone[0, 3] == eight[0, 3]
 
 
 def test_seeds_differ_and_repeat(model: GPT) -> None:
-    plan = Plan(20, sampling=Sampling(temperature=1.0))
-    first = run(model, [[1]], plan)
-    assert run(model, [[1]], plan) == first
-    assert run(model, [[1]], replace(plan, seed=1)) != first
+    generation = GenerationConfig(20, sampling=Sampling(temperature=1.0))
+    first = run(model, [[1]], generation)
+    assert run(model, [[1]], generation) == first
+    assert run(model, [[1]], replace(generation, seed=1)) != first
 
 
 def test_padding_is_never_drawn() -> None:
     model = make()
     with torch.no_grad():
         model.transformer.wte.weight[57:] *= 20  # padded rows that would win otherwise
-    hot = Plan(50, samples=4, sampling=Sampling(temperature=3.0, top_k=0), vocab_size=57)
+    hot = GenerationConfig(
+        50, samples=4, sampling=Sampling(temperature=3.0, top_k=0), vocab_size=57
+    )
     assert max(max(ids) for ids in run(model, [[1]], hot).values()) < 57
     unbounded = run(model, [[1]], replace(hot, vocab_size=None))
     assert max(max(ids) for ids in unbounded.values()) >= 57
@@ -159,21 +165,23 @@ def test_padding_is_never_drawn() -> None:
 
 def test_sequences_end_alone(model: GPT) -> None:
     """A stop id or the caller ends one sequence; the others go on with the same tokens."""
-    plan = Plan(20, samples=4, sampling=Sampling(temperature=1.0))
-    full = run(model, [[1]], plan)
+    generation = GenerationConfig(20, samples=4, sampling=Sampling(temperature=1.0))
+    full = run(model, [[1]], generation)
     stop = full[0, 2][5]
-    ended = run(model, [[1]], replace(plan, stop_ids=frozenset({stop})))
+    ended = run(model, [[1]], replace(generation, stop_ids=frozenset({stop})))
     for key, ids in full.items():
         assert ended[key] == (ids[: ids.index(stop) + 1] if stop in ids else ids)
-    tokens = generate(model, [[1]], plan, done=lambda t: t.sample == 1 and t.position == 3)
+    tokens = generate(model, [[1]], generation, done=lambda t: t.sample == 1 and t.position == 3)
     by_caller = ids_of(list(tokens))
     assert by_caller == {**full, (0, 1): full[0, 1][:4]}
 
 
 def test_log_probabilities_are_those_of_the_model(model: GPT) -> None:
-    plan = Plan(5, sampling=Sampling(temperature=0.5, top_k=2), logprobs=3, vocab_size=57)
+    generation = GenerationConfig(
+        5, sampling=Sampling(temperature=0.5, top_k=2), logprobs=3, vocab_size=57
+    )
     ids = [3, 4]
-    for token in generate(model, [[3, 4]], plan):
+    for token in generate(model, [[3, 4]], generation):
         logits = model(torch.tensor([ids]))[0][0, -1, :57]
         expected = logits.log_softmax(0)
         assert token.logprob == pytest.approx(float(expected[token.id].detach()), abs=1e-4)
@@ -197,7 +205,7 @@ def test_windows_end_at_the_last_token_and_fit(stride: int) -> None:
 def test_bad_prompts_are_refused(model: GPT) -> None:
     for prompts in ([[]], [[1], []], [[V]], [[-1]]):
         with pytest.raises(ValueError, match="prompt"):
-            list(generate(model, prompts, Plan(1)))
+            list(generate(model, prompts, GenerationConfig(1)))
 
 
 @pytest.mark.parametrize("context", ["slide", "roll"])
@@ -209,13 +217,13 @@ def test_the_step_that_a_gpu_replays_draws_the_same_tokens(
     monkeypatch.setattr(decode, "replays", lambda _: used.append(1) is None)
     prompts = [[1], [5, 6, 7], list(range(20))]
     for sampling in (GREEDY, Sampling(temperature=1.2, top_k=0)):
-        plan = Plan(
+        generation = GenerationConfig(
             30, samples=2, sampling=sampling, context=context, stop_ids=frozenset(range(0, V, 9))
         )
-        naive = run(model, prompts, replace(plan, cached=False))
+        naive = run(model, prompts, replace(generation, cached=False))
         assert len({len(ids) for ids in naive.values()}) > 1
-        assert run(model, prompts, plan) == naive
-        alone = replace(plan, samples=1)
+        assert run(model, prompts, generation) == naive
+        alone = replace(generation, samples=1)
         assert run(model, prompts[:1], alone)[0, 0] == naive[0, 0]
     assert used
 
@@ -312,7 +320,7 @@ def test_greedy_equals_transformers_for_200_tokens(tmp_path: Path) -> None:
     expected = theirs.generate(
         torch.tensor([prompt]), max_new_tokens=200, do_sample=False, pad_token_id=0
     )
-    ours = run(model, [prompt], Plan(200, sampling=GREEDY))[0, 0]
+    ours = run(model, [prompt], GenerationConfig(200, sampling=GREEDY))[0, 0]
     assert len(set(ours)) > 20
     assert prompt + ours == expected[0].tolist()
 
@@ -323,10 +331,10 @@ def test_ties_do_reach_the_naive_path(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = sampler.reference_logits
     monkeypatch.setattr(sampler, "reference_logits", lambda *a: (asked.append(1), plain(*a))[1])
     model = make()
-    run(model, [[30]], Plan(100, sampling=Sampling(temperature=1.0)))
+    run(model, [[30]], GenerationConfig(100, sampling=Sampling(temperature=1.0)))
     assert len(asked) <= 3
     with torch.no_grad():
         model.transformer.wte.weight[1::2] = model.transformer.wte.weight[:-1:2]
     asked.clear()
-    run(model, [[30]], Plan(20, sampling=GREEDY))
+    run(model, [[30]], GenerationConfig(20, sampling=GREEDY))
     assert len(asked) == 20

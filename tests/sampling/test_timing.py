@@ -9,7 +9,7 @@ import torch
 
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.sampling import decode, timing
-from nanogpt_cli.sampling.sampler import Plan
+from nanogpt_cli.sampling.sampler import GenerationConfig
 from nanogpt_cli.sampling.weights import Weights
 
 
@@ -25,7 +25,9 @@ def test_ways_take_turns_at_the_same_work(model: GPT) -> None:
     def rival(prompt: Sequence[int], new: int) -> None:
         asked.append((len(prompt), new))
 
-    found = timing.measure(model, [1, 2, 3], Plan(20, samples=2), repeats=3, rivals={"x": rival})
+    found = timing.time_sampling(
+        model, [1, 2, 3], GenerationConfig(20, samples=2), repeats=3, rivals={"x": rival}
+    )
     assert asked == [(3, 20)] * 3
     assert found.naive_lengths[0] == 3
     assert found.naive_lengths[-1] == 22
@@ -44,8 +46,8 @@ def test_a_rival_is_timed_with_the_threads_it_is_fastest_with(model: GPT) -> Non
                 torch.randn(100)
 
     before = torch.get_num_threads()
-    found = timing.measure(
-        model, [1], Plan(2), repeats=3, rivals={"x": rival}, rival_threads=[1, 2]
+    found = timing.time_sampling(
+        model, [1], GenerationConfig(2), repeats=3, rivals={"x": rival}, rival_threads=[1, 2]
     )
     assert asked == [1, 2, 2, 2]
     assert found.rival_threads == {"x": 2}
@@ -54,7 +56,7 @@ def test_a_rival_is_timed_with_the_threads_it_is_fastest_with(model: GPT) -> Non
 
 @pytest.mark.parametrize("new", [1, 2, 5])
 def test_short_texts_are_timed_too(model: GPT, new: int) -> None:
-    found = timing.measure(model, [1], Plan(new), repeats=1)
+    found = timing.time_sampling(model, [1], GenerationConfig(new), repeats=1)
     assert found.naive_lengths == tuple(range(1, new + 1))
     assert found.cached.tokens_per_s > 0
     assert found.naive.first_s > 0

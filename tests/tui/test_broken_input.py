@@ -76,8 +76,8 @@ async def test_garbage_newer_events_and_odd_values_are_counted(tmp_path: Path) -
         log.write((events.encode(step(240)) + "\n").encode())
     session = load(tmp_path)[0]
     assert session.view.step == 240
-    assert "unreadable lines passed over: " in session.problems()
-    assert "events of an unknown kind passed over: 1" in session.problems()
+    assert "unreadable lines skipped: " in session.problems()
+    assert "events of an unknown kind skipped: 1" in session.problems()
     for shown in await every_page(session):
         assert "\x1b" not in shown
         assert "\x07" not in shown

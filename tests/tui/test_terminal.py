@@ -201,7 +201,7 @@ def test_a_killed_trainer_is_said_to_be_dead(data: Path, terminal: Terminal) -> 
     os.kill(trainer_of(data / "runs" / "debug"), signal.SIGKILL)
     terminal.wait("✖ crashed")
     terminal.keys("P")
-    terminal.wait("nobody would answer")
+    terminal.wait("no trainer would answer")
     terminal.keys("q")
     terminal.wait("prompt>")
     assert not terminal.on_alternate_screen()

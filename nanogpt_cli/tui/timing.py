@@ -1,4 +1,4 @@
-"""What the dashboard itself costs: a full-screen chart, and opening a long finished run."""
+"""Measure the dashboard's own cost: updating a full-screen chart, and opening a long run."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class _OneChart(App[None]):
 
 
 def chart_update(points: int = 100_000, updates: int = 40) -> float:
-    """CPU seconds (median) of one update of a full-screen chart of two series at 120 x 40.
+    """Median CPU seconds of one update of a full-screen chart of two series at 120 x 40.
 
-    From new data to Textual having composed the screen; every update changes every point.
+    An update lasts from new data until Textual has composed the screen; it changes every point.
     """
     return asyncio.run(_chart_update(points, updates))
 
@@ -58,7 +58,7 @@ async def _chart_update(points: int, updates: int) -> float:
 
 
 def open_run(folder: Path) -> dict[str, float]:
-    """Wall and CPU seconds until the first frame with data and until all of a run is shown."""
+    """Wall and CPU seconds until the first frame with data, and until the whole run is shown."""
     return asyncio.run(_open_run(folder))
 
 
@@ -88,7 +88,7 @@ async def _until(true: Callable[[], bool]) -> None:
 
 
 def write_long_run(folder: Path, steps: int) -> Path:
-    """A finished run of ``steps`` noisy steps, in the form in which a trainer writes them."""
+    """Write a finished run of ``steps`` noisy steps in the form in which a trainer writes them."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     index = np.arange(1, steps + 1)
