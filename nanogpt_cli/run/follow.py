@@ -24,8 +24,8 @@ class EventReader:
 
     Reading is bounded per call, a half-written last line waits for its rest, unknown types are
     skipped and counted, broken lines are counted. When the file shrinks or is replaced, reading
-    starts again from its beginning and ``restarts`` grows: the caller must forget what it had. What
-    is there and cannot be read, a named pipe for instance, counts as empty; ``problem`` says why.
+    starts again from its beginning and ``restarts`` grows: the caller must discard what it has. A
+    log that exists but cannot be read, such as a named pipe, counts as empty; ``problem`` says why.
     """
 
     path: Path
@@ -84,7 +84,7 @@ class EventReader:
             return True
 
     def _take(self, max_bytes: int) -> bytes:
-        """The kept tail and the next bytes; ``offset`` passes them all."""
+        """The tail held back and the next bytes; ``offset`` moves past all of them."""
         try:
             with foreign_files.opened(self.path) as file:
                 self._notice_replacement(os.fstat(file.fileno()))
@@ -110,7 +110,7 @@ class EventReader:
         self._identity = identity
 
     def _read(self, max_bytes: int, deadline: float) -> Iterator[events.Event]:
-        """Decode whole lines; what the deadline cuts off is given back to the next call."""
+        """Decode whole lines; what is left at the deadline is read again by the next call."""
         data = self._take(max_bytes)
         position = 0
         while (end := data.find(b"\n", position)) >= 0:
@@ -124,7 +124,7 @@ class EventReader:
         self._keep(data[position:])
 
     def _keep(self, tail: bytes) -> None:
-        """Hold back a half-written last line; one beyond any reason is garbage."""
+        """Hold back a half-written last line; one of more than 32 MiB counts as broken."""
         if len(tail) > _LONGEST_LINE:
             self.bad_lines += 1
             tail = b""
