@@ -1,4 +1,4 @@
-"""The types of a ``manifest.json``, checked once where it is read: later code may trust them."""
+"""The types in a ``manifest.json``, checked once when it is read; later code relies on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Table(BaseModel):
-    """Some keys of a table; what other versions write besides stays as it is."""
+    """Some keys of a table; further keys, which other versions may write, are allowed."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
@@ -98,7 +98,7 @@ class _Manifest(_Table):
 
 
 def check(raw: dict[str, Any]) -> None:
-    """Look at the types of what is used.
+    """Check the types and ranges of the keys that are used.
 
     Raises:
         ValueError: a value is missing, of another type or out of range; the message names its key.
