@@ -9,12 +9,12 @@ from nanogpt_cli.cli import console
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
-    from nanogpt_cli.interop.opening import Source as Source
+    from nanogpt_cli.interop.opening import LoadedModel as LoadedModel
 
 
 def resolve(
     source: str = "", *, checkpoint: str = "best", out: Path = RUNS, raw: bool = False
-) -> Source:
+) -> LoadedModel:
     """Find and read a model; see ``interop.opening``."""
     from nanogpt_cli.interop import opening
 
