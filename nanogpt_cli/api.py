@@ -1,8 +1,8 @@
 """The Python API: train, inspect and sample from a program, without a terminal.
 
-``import nanogpt_cli as ng`` offers what stands here, and imports torch when the first of it is
-used. Everything deeper (the rooms ``training``, ``sampling``, ``init``, …) may be used as well, but
-may change; this page stays.
+``import nanogpt_cli as ng`` offers the names in ``__all__``; torch is imported when the first of
+them is used. The packages below (``training``, ``sampling``, ``init``, …) may be used as well, but
+may change; this module is stable.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from nanogpt_cli.init.inspect import Inspection
     from nanogpt_cli.init.lint import Verdict
-    from nanogpt_cli.interop.opening import Source
+    from nanogpt_cli.interop.opening import LoadedModel
     from nanogpt_cli.text.tokens import TokenData
 
 __all__ = [
@@ -32,7 +32,7 @@ __all__ = [
     "prepare", "sample", "train",
 ]  # fmt: skip
 
-Say = Callable[[str], None]
+Reporter = Callable[[str], None]
 
 
 def _silent(_: str) -> None:
@@ -40,22 +40,22 @@ def _silent(_: str) -> None:
 
 
 def load_recipe(name: str | Path, sets: Sequence[str] = ()) -> Recipe:
-    """A recipe by file or shipped name, with overrides as in ``--set``.
+    """Load a recipe from a file or by the name of a shipped one, with overrides as in ``--set``.
 
     Args:
         name: ``"small"``, ``"mine.toml"``, …
         sets: ``"optim.lr=3e-4"``, …
 
     Raises:
-        UserError: all that is wrong with it, with file and line.
+        UserError: the recipe is invalid; the message lists every problem with file and line.
     """
     return recipe_files.load(name, sets).recipe
 
 
 def prepare(
-    name: str, tokenizer: str, *, val_fraction: float = 0.1, say: Say = _silent
+    name: str, tokenizer: str, *, val_fraction: float = 0.1, say: Reporter = _silent
 ) -> TokenData:
-    """The tokens of a named set, a text file or a folder; made when they are missing.
+    """The tokens of a named data set, a text file or a folder, prepared if they are missing.
 
     Args:
         name: ``"shakespeare"``, a path, …
@@ -75,15 +75,15 @@ def train(
     *,
     out: Path | str | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-    say: Say = _silent,
+    say: Reporter = _silent,
 ) -> Iterator[Event]:
     """Train, yielding the events of the run; leaving the loop ends the training.
 
     Args:
-        recipe: what to do.
-        out: where to make a run folder (``"runs"``), which ``nanogpt watch`` and ``load_model``
-            read; ``None`` keeps everything in memory.
-        should_stop: asked between steps; true ends the run with a saved checkpoint.
+        recipe: the recipe to train.
+        out: the folder in which to create a run folder (``"runs"``) that ``nanogpt watch`` and
+            ``load_model`` read; ``None`` keeps everything in memory.
+        should_stop: called between steps; true saves a checkpoint and ends the run.
         say: receives lines of commentary.
 
     Raises:
@@ -108,17 +108,17 @@ def train(
 
 def load_model(
     source: str | Path = "", *, checkpoint: str = "best", out: Path | str = "runs"
-) -> Source:
+) -> LoadedModel:
     """A trained model with its tokenizer.
 
     Args:
         source: a run, a checkpoint, a Hugging Face folder or hub id, or nanoGPT's ``ckpt.pt``; the
             newest run when empty.
-        checkpoint: of a run: "best", "last" or a step.
-        out: where runs are looked for by name.
+        checkpoint: which checkpoint of a run: "best", "last" or a step.
+        out: the folder in which a run is looked up by name.
 
     Raises:
-        UserError: there is no such thing, or it is damaged.
+        UserError: nothing is found under this name, or it is damaged.
     """
     from nanogpt_cli.interop import opening
 
@@ -126,7 +126,7 @@ def load_model(
 
 
 def sample(
-    source: Source,
+    source: LoadedModel,
     prompt: str,
     *,
     max_new_tokens: int = 200,
@@ -137,12 +137,12 @@ def sample(
     """Continue a prompt, yielding pieces of text as they are drawn.
 
     Args:
-        source: of ``load_model``.
-        prompt: text that the tokenizer knows.
-        max_new_tokens: at most that many.
+        source: a model from ``load_model``.
+        prompt: the text to continue.
+        max_new_tokens: the largest number of tokens to draw.
         seed: the same seed repeats the text.
         sampling: temperature and filters; those of ``nanogpt sample`` by default.
-        stop: texts that end it.
+        stop: strings that end the text.
 
     Raises:
         UserError: the source has no tokenizer, or the prompt has characters it does not know.
@@ -156,7 +156,7 @@ def sample(
 
     tokenizer = source.need_tokenizer()
     weights = Weights.of(source.model)
-    if max_new_tokens > 64:  # else finding the fastest layout takes longer than it saves
+    if max_new_tokens > 64:  # for fewer, finding the fastest layout takes longer than it saves
         tune(weights, [torch.get_num_threads()])
     generation = GenerationConfig(
         max_new_tokens, seed=seed, sampling=sampling or Sampling(), weights=weights
@@ -182,15 +182,16 @@ class Report:
 
 
 def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int = 0) -> Report:
-    """How signals and gradients pass through a model, on random tokens.
+    """Measure on random tokens how signals and gradients pass through a model.
 
     Args:
         module: any module with GPT-2's parameter names: nanoGPT's, transformers', your own.
-        batch, length: of the tokens, (B, T); T at most its context.
-        seed: of the tokens.
+        batch, length: shape (B, T) of the tokens; T is at most the model's context length.
+        seed: seed of the random tokens.
 
     Raises:
-        UserError: it is no GPT-2; the first name or shape that differs is named.
+        UserError: the module is not a GPT-2; the message gives the first name or shape that
+            differs.
     """
     from nanogpt_cli.init import detect, lint_signals
     from nanogpt_cli.init.inspect import measure

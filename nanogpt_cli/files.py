@@ -46,7 +46,7 @@ def _fsync_tree(folder: Path) -> None:
 
 @contextlib.contextmanager
 def readable_os_errors(what: str, path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals (full disk, no permission, …) into ``UserError``.
+    """Turn errors of the operating system (full disk, no permission, …) into ``UserError``.
 
     Args:
         what: the action in words, e.g. ``"save the checkpoint"``.
@@ -94,7 +94,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def _apply_umask(path: Path) -> None:
-    """mkstemp and mkdtemp give 0600/0700; people expect what their umask says."""
+    """Set the permissions that the umask gives; mkstemp and mkdtemp use 0600 and 0700."""
     umask = os.umask(0)
     os.umask(umask)
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
@@ -102,12 +102,12 @@ def _apply_umask(path: Path) -> None:
 
 @contextlib.contextmanager
 def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
-    """Yield an empty temporary folder that becomes ``target`` when the block ends well.
+    """Yield an empty temporary folder that becomes ``target`` if the block succeeds.
 
     If the block raises, the temporary folder is removed and ``target`` is untouched.
 
     Args:
-        target: the folder to make.
+        target: the folder to create.
         replace: move an existing ``target`` away first (and remove it afterwards).
 
     Raises:
@@ -117,7 +117,10 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
     try:
         yield folder
-        for path in (folder, *folder.rglob("*")):  # some libraries leave files to their owner only
+        for path in (
+            folder,
+            *folder.rglob("*"),
+        ):  # some libraries make files private to their owner
             _apply_umask(path)
         _fsync_tree(folder)
         _move_into_place(folder, target, replace)
@@ -133,7 +136,7 @@ def _move_into_place(folder: Path, target: Path, replace: bool) -> None:
         return
     if not replace:
         raise FileExistsError(errno.EEXIST, "already exists", str(target))
-    # Named after the target, so that its next writer knows a leftover for its own.
+    # Named after the target, so that the target's next writer recognises a leftover.
     old = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
     target.rename(old / target.name)
     try:
@@ -156,7 +159,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove what killed writers left in ``folder``; returns the paths removed."""
+    """Remove temporary files that killed writers left in ``folder``; returns their paths."""
     if not folder.is_dir():
         return []
     found = [p for p in folder.iterdir() if p.name.startswith(TEMPORARY_PREFIX)]
@@ -173,19 +176,19 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold the lock file ``path``; the system frees it when a process dies, however it dies.
 
     Args:
-        path: is made when it is not there.
-        waiting: called when another process holds it, before waiting; it may raise instead.
+        path: the lock file; it is created if it is missing.
+        waiting: called before waiting for another process that holds the lock; it may raise.
 
     Raises:
-        UserError: something else is in the file's place, or the system refuses.
+        UserError: ``path`` is not a regular file, or the operating system refuses.
     """
     import filelock
 
     if path.is_symlink() or (foreign_files.present(path) and not path.is_file()):
         raise UserError(
-            f"{path} is in the place of a lock and is not a regular file", "remove it, or move it"
+            f"the lock file {path} is not a regular file", "remove it, or move it elsewhere"
         )
-    with readable_os_errors("make the lock", path):
+    with readable_os_errors("create the lock", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path)
         try:
@@ -203,8 +206,8 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of a regular file, read in chunks of 1 MiB.
 
     Raises:
-        UserError: it is missing, or no regular file.
-        OSError: the disk refuses.
+        UserError: it is missing or not a regular file.
+        OSError: it cannot be read.
     """
     digest = hashlib.sha256()
     with foreign_files.opened(path) as file:

@@ -1,9 +1,9 @@
 """Files that somebody else may have written: the one way to open them and to read JSON and TOML.
 
-A name can lead to anything: a folder, a named pipe that nobody writes to, a device without end. So
-a file is opened without waiting, must be a regular one, and is read up to a limit only. The text
-inside can be hostile as well: values come back nested 64 deep at most, with whole numbers of at
-most 64 bits and strings that can be written as UTF-8.
+A path can lead to anything: a folder, a named pipe without a writer, an endless device. So a file
+is opened without blocking, must be a regular file, and is read only up to a limit. Its content can
+be hostile as well: parsed values are nested at most 64 deep, their integers have at most 64 bits,
+and their strings can be encoded as UTF-8.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any, BinaryIO, Final, NoReturn, cast
 
 from nanogpt_cli.errors import UserError
 
-# Bytes of recipes, of other small files, and of vocabularies (a million merges take 85 MB).
+# Size limits in bytes: recipes, other small files, vocabularies (a million merges take 85 MB).
 LARGEST_RECIPE: Final = 1 << 16
 LARGEST_CONFIG: Final = 1 << 24
 LARGEST_VOCABULARY: Final = 1 << 27
 DEEPEST: Final = 64
-# What a JSON text may consist of: a value takes about 100 bytes however short its text is.
+# Most values in one JSON text: each takes about 100 bytes of memory, however short its text.
 _MOST_VALUES: Final = 6_000_000
-# A key of that many parts; tomllib takes time and memory that grow with their square.
+# A dotted key of 64 parts; tomllib's time and memory grow with the square of their number.
 _LONG_KEY = re.compile(
     r"""(?:^|[\[{,])[ \t]*(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){64}""", re.MULTILINE
 )
@@ -43,19 +43,19 @@ _COPY_FIRST: Final = "save its content in a file and give that"
 
 
 class MissingFileError(UserError):
-    """There is nothing of that name."""
+    """Nothing exists at this path."""
 
 
 def check(path: Path, pipe_hint: str = "") -> os.stat_result:
-    """What the system says of a regular file; for files that a library opens by their name.
+    """``stat`` of a regular file; for files that a library opens by name itself.
 
     Args:
         path: the file; links are followed.
-        pipe_hint: what to do where it is a named pipe.
+        pipe_hint: advice for the user if it is a named pipe.
 
     Raises:
         MissingFileError: there is no such file.
-        UserError: it is not a regular file, or may not be looked at.
+        UserError: it is not a regular file, or access is denied.
     """
     try:
         about = path.stat()
@@ -66,10 +66,10 @@ def check(path: Path, pipe_hint: str = "") -> os.stat_result:
 
 
 def present(path: Path) -> bool:
-    """Whether there is anything of that name, be it a link that leads nowhere.
+    """Whether anything exists at this path; a dangling link counts.
 
     Raises:
-        UserError: the folder it may lie in cannot be looked into.
+        UserError: its folder cannot be searched.
     """
     try:
         path.lstat()
@@ -83,12 +83,12 @@ def present(path: Path) -> bool:
 
 
 def opened(path: Path, pipe_hint: str = "") -> BinaryIO:
-    """A regular file opened for reading bytes, unbuffered; opening never waits.
+    """A regular file opened for reading bytes, unbuffered; opening never blocks.
 
     Raises:
-        UserError: as ``check``, or it may not be read.
+        UserError: as ``check``, or permission to read is denied.
     """
-    check(path, pipe_hint)  # first, since opening a device may already do something
+    check(path, pipe_hint)  # first, because merely opening a device can have effects
     flags = os.O_RDONLY
     for name in ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY"):
         flags |= getattr(os, name, 0)
@@ -121,7 +121,7 @@ def read_bytes(path: Path, limit: int = LARGEST_CONFIG, pipe_hint: str = "") -> 
         if size > limit:
             raise UserError(
                 f"cannot read {path}: it has more than {limit:,} bytes",
-                "what is read from such a file is far smaller: is it another file?",
+                "files of this kind are far smaller; check that it is the right one",
             )
         return data
 
@@ -143,12 +143,12 @@ def read_json(path: Path, limit: int = LARGEST_CONFIG) -> Any:
     """The value in a JSON file of at most ``limit`` bytes.
 
     Raises:
-        UserError: as ``read_text``, or it is not JSON, or nothing that we would write.
+        UserError: as ``read_text``, or it is not JSON that ``parse_json`` accepts.
     """
     try:
         return parse_json(read_text(path, limit))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON that can be read: {error}") from None
+        raise UserError(f"{path} is not readable JSON: {error}") from None
 
 
 def read_object(path: Path, limit: int = LARGEST_CONFIG) -> dict[str, Any]:
@@ -168,11 +168,11 @@ def parse_json(text: str | bytes, *, lenient: bool = False) -> Any:
 
     Args:
         text: in UTF-8 where it is bytes.
-        lenient: allow NaN, infinities and halves of surrogate pairs: for records of which one
-            field is used and checked by itself.
+        lenient: allow NaN, infinities and halves of surrogate pairs; for records of which only
+            one field is used, and checked separately.
 
     Raises:
-        ValueError: it is not JSON, or holds what no file of ours needs; the message is one line.
+        ValueError: it is not JSON, or exceeds a limit of this module; the message is one line.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
@@ -185,7 +185,7 @@ def parse_json(text: str | bytes, *, lenient: bool = False) -> Any:
     except RecursionError:
         raise ValueError(f"it is nested more than {DEEPEST} deep") from None
     halves = not lenient and "\\u" in text and _SURROGATE.search(text)
-    if brackets > DEEPEST or halves:  # else there is nothing to look for
+    if brackets > DEEPEST or halves:  # otherwise no value can exceed a limit
         _check_values(value, lenient=lenient)
     return value
 
@@ -194,7 +194,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     """The tables of a TOML text.
 
     Raises:
-        ValueError: it is not TOML, or holds what no recipe needs; the message is one line.
+        ValueError: it is not TOML, or exceeds a limit of this module; the message is one line.
     """
     if len(text) > LARGEST_RECIPE:
         raise ValueError(f"it has more than {LARGEST_RECIPE:,} characters")
@@ -213,7 +213,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def _refuse(path: Path, error: OSError | ValueError) -> NoReturn:
-    """What the system or Python says against a name, in words."""
+    """Raise a ``UserError`` for what the system or Python reports about a path."""
     if isinstance(error, ValueError):  # a zero byte, which JSON and TOML can hold
         raise UserError(f"cannot read {str(path)!r}: this is not a file name") from None
     if isinstance(error, FileNotFoundError) and path.is_symlink():
@@ -268,7 +268,7 @@ _LENIENT: Final = json.JSONDecoder()
 
 
 def _check_values(value: Any, *, lenient: bool = False) -> None:
-    """Refuse what later code would stumble over; level by level, since nothing here may recurse."""
+    """Refuse values that later code cannot handle; by level, since recursion could overflow."""
     level = [value]
     for _ in range(DEEPEST + 1):
         inner: list[Any] = []

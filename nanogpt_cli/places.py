@@ -20,7 +20,7 @@ def cache_home() -> Path:
 
 
 def nearest_existing(path: Path) -> Path:
-    """``path`` or the nearest folder above it that is there and may be looked at."""
+    """``path`` or the nearest folder above it that exists and is accessible."""
     found = (place for place in (path, *path.parents) if os.access(place, os.F_OK))
     return next(found, Path(path.anchor or os.curdir))
 
@@ -33,7 +33,7 @@ def shipped_recipes() -> Path:
 
 
 def docs_folder() -> Path:
-    """The folder of the manual's pages, ``TOPIC.md`` each."""
+    """The folder of the manual's pages, each named ``TOPIC.md``."""
     return Path(__file__).parent / "docs"
 
 
@@ -43,12 +43,12 @@ def assets_folder() -> Path:
 
 
 def compiled_folder() -> Path:
-    """What ``torch.compile`` made, for the next run; ``TORCHINDUCTOR_CACHE_DIR`` goes before."""
+    """Where ``torch.compile`` caches its output; ``TORCHINDUCTOR_CACHE_DIR`` takes precedence."""
     return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", cache_home() / "compiled"))
 
 
 def data_folder(name: str, tokenizer: str) -> Path:
-    """Where the prepared set ``NAME-TOKENIZER`` lies or will lie.
+    """Where the prepared set ``NAME-TOKENIZER`` is or will be stored.
 
     ``./data/NAME-TOKENIZER`` when that exists, else the same folder name in the cache. A colon in
     a tokenizer's name (``bpe:4096``) becomes a dash, since not every file system takes it.

@@ -17,12 +17,12 @@ from nanogpt_cli.errors import UserError
 
 _HAZARDS: Final = (
     "\x00-\x1f\x7f-\x9f"  # C0, DEL and C1: escape sequences begin with them
-    "\xad\u061c\u180e\u200b\u200e\u200f"  # invisible, or turning the direction of what follows
+    "\xad\u061c\u180e\u200b\u200e\u200f"  # invisible, or changing the direction of what follows
     "\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\ufffe\uffff"  # no characters: UTF-8 has no form for them, XML none either
+    "\ud800-\udfff\ufffe\uffff"  # not characters: neither UTF-8 nor XML can represent all of them
     "\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 )
-# What a console without Unicode shows for the signs this program uses itself.
+# ASCII replacements of the symbols that this program prints, for consoles without Unicode.
 _PLAIN: Final = str.maketrans({
     "─": "-", "━": "-", "╌": "-", "┅": "-", "–": "-", "—": "-", "−": "-", "│": "|", "┃": "|",
     "┤": "+", "┼": "+", "├": "+", "╭": "+", "╮": "+", "╯": "+", "╰": "+", "╶": "-", "╴": "-",
@@ -45,7 +45,7 @@ def _unicode_escape(character: str) -> str:
 
 
 def _json_escape(character: str) -> str:
-    """As JSON has it: a pair of surrogates beyond the first plane."""
+    """JSON's escape: a surrogate pair for a character beyond U+FFFF."""
     units = character.encode("utf-16-be", "surrogatepass").hex()
     return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
 
@@ -55,8 +55,8 @@ def printable(text: str, keep: str = "\n\t", shown: Callable[[str], str] = _visi
 
     Args:
         text: anything; printable text comes back as it is.
-        keep: control characters that may stay.
-        shown: what takes the place of a character.
+        keep: control characters to leave as they are.
+        shown: gives the replacement of a character.
     """
     if text.isprintable():
         return text
@@ -69,17 +69,17 @@ def _hazards(keep: str) -> re.Pattern[str]:
 
 
 def json_escaped(text: str, encoding: str | None = "utf-8") -> str:
-    r"""JSON of the same value that any terminal of this encoding can show: ``\u001b``, ``\u202e``.
+    r"""The same JSON value, escaped (``\u001b``, ``\u202e``) so that the terminal can show it.
 
     Args:
         text: JSON; only its strings can hold such characters.
-        encoding: of the stream that the text goes to.
+        encoding: encoding of the stream that the text goes to.
     """
     return _escaped(text, encoding, _json_escape)
 
 
 def toml_escaped(text: str, encoding: str | None = "utf-8") -> str:
-    """The same of TOML whose strings are basic ones (``"…"``), as ``tomli_w`` writes them."""
+    """``json_escaped`` for TOML with basic strings (``"…"``), which ``tomli_w`` writes."""
     return _escaped(text, encoding, _unicode_escape)
 
 
@@ -91,7 +91,7 @@ def _escaped(text: str, encoding: str | None, escape: Callable[[str], str]) -> s
 
 
 def encodes(text: str, encoding: str | None) -> bool:
-    """Whether an encoding has all these characters; one that is unknown (None) has them."""
+    """Whether an encoding has all these characters; an unknown one (None) is assumed to."""
     if not encoding or text.isascii():
         return True
     try:
@@ -102,7 +102,7 @@ def encodes(text: str, encoding: str | None) -> bool:
 
 
 def encodable(text: str, encoding: str | None) -> str:
-    r"""The text with ``->`` or ``\u28c0`` in the place of an arrow or dots the encoding lacks."""
+    r"""The text with characters that the encoding lacks replaced: ``->``, ``\u28c0``, …"""
     if encodes(text, encoding):
         return text
     assert encoding is not None
@@ -121,9 +121,9 @@ codecs.register_error(_ENCODABLE, _replace)
 
 
 def checked(text: str, what: str) -> str:
-    """Text of a command line or a JSON file that can be written down as UTF-8.
+    """Text of a command line or a JSON file, checked to be encodable as UTF-8.
 
-    Where the locale is C, Python passes on the bytes of UTF-8 one by one; they are put together.
+    In the C locale Python passes on the bytes of UTF-8 one by one; they are decoded here.
 
     Args:
         text: what was given.
@@ -149,5 +149,5 @@ def checked(text: str, what: str) -> str:
 
 
 def storable(name: str) -> str:
-    r"""A file's name for a manifest: bytes that are not UTF-8 as ``\udce9``, the rest as it is."""
+    r"""A file name for a manifest: bytes that are not UTF-8 become ``\udce9``, the rest stays."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -1,8 +1,8 @@
-"""Looking at a pickle without running it.
+"""Checking a pickle without executing it.
 
-A pickle is a program. ``scan`` follows its instructions with weights in place of values: every name
-it would import must be on a list, and what it would build must be about as large as its text.
-nanoGPT's ``meta.pkl`` imports nothing, so ``load_plain`` allows nothing.
+A pickle is a program. ``scan`` simulates its instructions on the sizes of values instead of the
+values: every name it would import must be on an allow-list, and what it would build must not be far
+larger than the file. nanoGPT's ``meta.pkl`` imports nothing, so ``load_plain`` allows no import.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from nanogpt_cli.errors import UserError
 # XL's weights and their optimizer 0.3 MB and 50,000.
 LARGEST: Final = 1 << 23
 _MOST_INSTRUCTIONS: Final = 1 << 19
-# Of a value when it is printed: a string weighs its length, anything else 1 and what it holds.
-_HEAVIEST: Final = 1 << 24
-# Instructions that bring in code by ways other than a plain name, read beyond the file, or give
-# something two owners unnoticed.
+# The size of a string is its length, that of anything else 1 plus the sizes of what it holds.
+_LARGEST_VALUE: Final = 1 << 24
+# Instructions that import code other than by a plain name, read beyond the file, or alias a value
+# in a way that the simulation would not notice.
 _FORBIDDEN: Final = frozenset(
     {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID",
      "NEXT_BUFFER", "READONLY_BUFFER", "DUP"}
 )  # fmt: skip
 _PUT: Final = frozenset({"LONG_BINPUT", "PUT", "BINPUT", "MEMOIZE"})
 _GET: Final = frozenset({"LONG_BINGET", "GET", "BINGET"})
-# These put what lies above an object into that object.
+# These add what lies above a container on the stack to that container.
 _GROW: Final = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
 
 
@@ -44,14 +44,14 @@ def scan(data: bytes, source: str, allowed: Collection[str] = ()) -> None:
         allowed: names it may import, as "module name".
 
     Raises:
-        UserError: it imports something else, is damaged, is larger than ``LARGEST``, or would build
+        UserError: it imports another name, is damaged, is larger than ``LARGEST``, or would build
             something far larger than itself.
     """
     if len(data) > LARGEST:
         raise UserError(
             f"{source}: a pickle of {len(data):,} bytes is larger than any that is read"
         )
-    machine = _Scales()
+    simulation = _Simulation()
     try:
         for count, found in enumerate(pickletools.genops(io.BytesIO(data))):
             opcode, argument, position = found
@@ -61,7 +61,7 @@ def scan(data: bytes, source: str, allowed: Collection[str] = ()) -> None:
                 raise _refused(source, f"uses the instruction {opcode.name}", position)
             if opcode.name in _PUT and not 0 <= int(argument or 0) <= len(data):
                 raise _refused(source, "asks for a memo larger than itself", position)
-            if problem := machine.step(opcode, argument):
+            if problem := simulation.step(opcode, argument):
                 raise _refused(source, problem, position)
             if count >= _MOST_INSTRUCTIONS:
                 raise _refused(source, f"goes on after {count:,} instructions", position)
@@ -72,23 +72,23 @@ def scan(data: bytes, source: str, allowed: Collection[str] = ()) -> None:
 
 
 class _Value:
-    """What stands for a value: how much it holds, and whether it was fetched from the memo."""
+    """Stands for a value: its size, its depth, and whether it was fetched from the memo."""
 
-    __slots__ = ("depth", "fetched", "weight")
+    __slots__ = ("depth", "fetched", "size")
 
-    def __init__(self, weight: int = 1, depth: int = 0) -> None:
-        self.weight = weight
+    def __init__(self, size: int = 1, depth: int = 0) -> None:
+        self.size = size
         self.depth = depth
         self.fetched = False
 
     def hold(self, others: list[_Value]) -> None:
         for other in others:
-            self.weight += other.weight
+            self.size += other.size
             self.depth = max(self.depth, other.depth + 1)
 
 
-class _Scales:
-    """The unpickler's stack and memo, with weights for values."""
+class _Simulation:
+    """The unpickler's stack and memo, with sizes instead of values."""
 
     def __init__(self) -> None:
         self._mark = _Value()
@@ -96,7 +96,7 @@ class _Scales:
         self._memo: dict[int, _Value] = {}
 
     def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> str:
-        """Follow one instruction; what is wrong with it, or an empty string."""
+        """Simulate one instruction; returns what is wrong with it, or an empty string."""
         if opcode.name in _PUT:
             key = len(self._memo) if opcode.name == "MEMOIZE" else int(argument)
             self._memo[key] = self._stack[-1]
@@ -121,7 +121,7 @@ class _Scales:
         made.hold(taken)
         if opcode.stack_after:
             self._stack.append(made)
-        if made.weight > _HEAVIEST:
+        if made.size > _LARGEST_VALUE:
             return "builds far more than it holds, by using the same values again and again"
         if made.depth > foreign_files.DEEPEST:
             return f"builds something nested more than {foreign_files.DEEPEST} deep"
@@ -143,12 +143,12 @@ class _Scales:
 def _refused(source: str, what: str, position: int | None) -> UserError:
     return UserError(
         f"{source} is refused: its pickle {what} at byte {position}",
-        "neither weights nor a vocabulary need code; nothing of it was executed",
+        "weights and vocabularies need no code; nothing was executed",
     )
 
 
 class _NoImports(pickle._Unpickler):
-    """Python's own unpickler, written in Python, without the right to import."""
+    """Python's unpickler in its pure Python form, with every import refused."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"{module}.{name} may not be imported")

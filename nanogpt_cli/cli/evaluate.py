@@ -13,7 +13,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
-    from nanogpt_cli.cli.sources import Source
+    from nanogpt_cli.cli.sources import LoadedModel
     from nanogpt_cli.text.tokens import TokenData
     from nanogpt_cli.training.evaluate import Result
 
@@ -88,8 +88,8 @@ def evaluate(
     console.next_command(f"nanogpt sample {run or name}".rstrip())
 
 
-def _data(source: Source, name: str) -> TokenData:
-    """The data to evaluate on, whose tokenizer must be the model's.
+def _data(source: LoadedModel, name: str) -> TokenData:
+    """The data to evaluate on; its tokenizer must be the model's.
 
     Raises:
         UserError: there is no data, or it was made with another tokenizer.

@@ -128,9 +128,9 @@ def _prove(
 
     if wanted is False:
         return []
-    return exporting.prove(
+    return exporting.verify_all(
         found, artefacts, console.say, python=python or sys.executable, required=wanted is True,
-        tell=lambda check: console.say(_line(check)),
+        on_check=lambda check: console.say(_line(check)),
     )  # fmt: skip
 
 

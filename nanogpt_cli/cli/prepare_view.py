@@ -14,11 +14,11 @@ from nanogpt_cli.cli import console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from nanogpt_cli.text.prepare import Progress
+    from nanogpt_cli.text.prepare import PrepareProgress
 
 
 @contextlib.contextmanager
-def progress_line() -> Iterator[Callable[[Progress], None]]:
+def progress_line() -> Iterator[Callable[[PrepareProgress], None]]:
     """Show a live line with bytes, tokens/s and the time left if stderr is a terminal."""
     out = console.stderr()
     if not out.is_terminal:
@@ -49,7 +49,7 @@ class _Line:
         self._start = time.monotonic()
         self._drawn = 0.0
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: PrepareProgress) -> None:
         now = time.monotonic()
         if now - self._drawn < 0.1:
             return

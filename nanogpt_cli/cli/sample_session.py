@@ -16,7 +16,7 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from nanogpt_cli.cli.sources import Source
+    from nanogpt_cli.cli.sources import LoadedModel
     from nanogpt_cli.model.gpt import GPT
     from nanogpt_cli.sampling.continuation import TextPiece
     from nanogpt_cli.sampling.sampler import GenerationConfig
@@ -48,7 +48,7 @@ class Session:
         asked: the source as the user named it; empty for the newest run.
     """
 
-    source: Source
+    source: LoadedModel
     model: GPT
     weights: Weights
     tokenizer: Tokenizer

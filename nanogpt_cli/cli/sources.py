@@ -9,13 +9,13 @@ from nanogpt_cli.cli import console
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
-    from nanogpt_cli.interop.opening import Source as Source
+    from nanogpt_cli.interop.opening import LoadedModel as LoadedModel
 
 
 def resolve(
     source: str = "", *, checkpoint: str = "best", out: Path = RUNS, raw: bool = False
-) -> Source:
-    """Find and load a model; see ``interop.opening``."""
+) -> LoadedModel:
+    """Find and read a model; see ``interop.opening``."""
     from nanogpt_cli.interop import opening
 
     return opening.resolve(source, checkpoint=checkpoint, out=out, raw=raw, report=console.say)

@@ -1,8 +1,8 @@
-"""Checkpoints of other tools, in and out: one module per format.
+"""Import and export of other tools' checkpoints, one module per format.
 
 Readers return ``Foreign``; writers take an ``Exportable`` (see ``source.py``) and fill a folder.
-Nothing here executes what a file says: pickles pass a scan first (``safe_torch.py``), names and
-shapes are checked before memory is taken.
+Nothing here executes the content of a file: pickles are scanned first (``safe_torch.py``), and
+names and shapes are checked before memory is allocated.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Foreign:
-    """What a reader found.
+    """A model read from another tool's checkpoint.
 
     Attributes:
-        model: in evaluation mode, on the CPU, float32.
-        tokenizer: None when the source has none.
-        notes: what a person should know, one sentence each.
-        step: optimizer steps it has seen, 0 if the source does not say.
+        model: the model, in evaluation mode, on the CPU, in float32.
+        tokenizer: its tokenizer, or None if the checkpoint has none.
+        notes: sentences for the user.
+        step: optimizer steps it was trained for, 0 if the checkpoint does not say.
     """
 
     model: GPT

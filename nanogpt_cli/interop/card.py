@@ -1,4 +1,4 @@
-"""The model card: what the model is, how it was trained, how to run it, and what was measured."""
+"""The model card: the model, its training, how to run it, and the results of verification."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _measured(checks: Sequence[Check]) -> str:
         return ""
     lines = [
         "## Measured", "",
-        "Each file was run by its own runtime and compared with the model it was made from.", "",
+        "Each file was run in its own runtime and compared with the original model.", "",
         "| file | runtime | largest difference | same likeliest token | greedy texts | "
         "tokenizer | loss difference | |",
         "|---|---|---|---|---|---|---|---|",
@@ -138,13 +138,13 @@ def _limits(source: Exportable) -> str:
     ]  # fmt: skip
     if source.tokenizer is not None and source.tokenizer.kind == "char":
         lines.append(
-            "- The vocabulary holds the characters of the training text. Others are dropped by "
-            "the runtimes' tokenizers, silently."
+            "- The vocabulary consists of the characters of the training text. The runtimes' "
+            "tokenizers drop all others silently."
         )
     if source.config.activation == "gelu":
         lines.append(
-            "- GELU is the exact (erf) form. Runtimes that only have the tanh form (llama.cpp, "
-            "MLX) differ by about 0.01 in a logit."
+            "- GELU is the exact (erf) form. The logits of runtimes that only have the tanh form "
+            "(llama.cpp, MLX) differ by about 0.01."
         )
     return "\n".join(lines)
 
@@ -155,7 +155,7 @@ def _curves(source: Exportable) -> dict[str, Points]:
     if source.run is None or not source.run.events.is_file():
         return found
     for event in EventReader(source.run.events).read_all():
-        if isinstance(event, events.RunStarted):  # what a resumed run repeats is void
+        if isinstance(event, events.RunStarted):  # a resumed run repeats the steps after this one
             found = {k: [p for p in points if p[0] <= event.step] for k, points in found.items()}
         elif isinstance(event, events.Step):
             found["train"].append((event.step, event.loss))
@@ -165,7 +165,7 @@ def _curves(source: Exportable) -> dict[str, Points]:
 
 
 def _svg(curves: dict[str, Points]) -> str:
-    """Both losses over steps; long runs are averaged in equal groups of steps."""
+    """Both losses over steps; long runs are averaged over groups of equally many steps."""
     curves = {name: _thinned(points) for name, points in curves.items() if points}
     everything = [point for points in curves.values() for point in points]
     last = max(step for step, _ in everything) or 1

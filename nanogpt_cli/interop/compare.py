@@ -1,4 +1,4 @@
-"""Native answers against a runtime's, and how far apart they may be."""
+"""Comparing a runtime's results with the native model's, within bounds for each format."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _ROWS_AT_ONCE: Final = 64
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far a runtime may be from the model.
+    """How far a runtime's results may be from the model's.
 
     Attributes:
-        logits: largest absolute difference, for logits of magnitude 10 or less; in proportion
-            above. None: not bounded.
-        argmax: least share of positions with the same likeliest token.
+        logits: largest absolute difference for logits of magnitude 10 or less, scaled in
+            proportion above; None for no bound.
+        argmax: smallest share of positions with the same likeliest token.
         greedy: whether greedy texts must be equal.
     """
 
@@ -36,12 +36,12 @@ BOUNDS: Final = {
     "hf": Bounds(1e-5, 0.999, True),
     "onnx": Bounds(1e-4, 0.999, True),
     "pt2": Bounds(1e-5, 0.999, True),
-    # The tanh form of GELU, and a cache of half precision.
+    # llama.cpp uses the tanh form of GELU and a half-precision cache.
     "gguf-f32": Bounds(0.02, 0.999, False),
     "gguf-f16": Bounds(0.05, 0.995, False),
     "gguf-bf16": Bounds(0.3, 0.99, False),
     "gguf-q8_0": Bounds(1.0, 0.99, False),
-    # Few bits: what they cost is reported, and only nonsense fails.
+    # With few bits the differences are reported, and only gross errors fail.
     "gguf-q5_1": Bounds(None, 0.9, False),
     "gguf-q5_0": Bounds(None, 0.9, False),
     "gguf-q4_1": Bounds(None, 0.8, False),
@@ -51,19 +51,19 @@ BOUNDS: Final = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What the native model answers.
+    """The results of the native model.
 
     Attributes:
         windows: token ids (N, T).
         targets: the next ids (N, T).
         logits: (N, T, V) float32.
-        prompts: token ids greedy texts begin with.
+        prompts: the token ids that greedy texts begin with.
         greedy: the ids that follow each prompt.
-        eot: where greedy texts end; some runtimes stop there.
-        text: for the tokenizer.
-        ids: its tokens, None without a tokenizer.
+        eot: the id of end of text, at which some runtimes stop.
+        text: a text for the tokenizer.
+        ids: the token ids of ``text``, None without a tokenizer.
         new_tokens: length of a greedy text.
-        origin: where the tokens come from, in words.
+        origin: a phrase that says where the tokens come from.
     """
 
     windows: npt.NDArray[np.int64]
@@ -80,7 +80,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Check:
-    """The outcome for one artefact; ``passed`` is None where its runtime is not installed."""
+    """The outcome for one artefact; ``passed`` is None if its runtime is not installed."""
 
     target: str
     variant: str
@@ -92,16 +92,16 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Measured differences and which of them are out of bounds."""
+class Comparison:
+    """Measured differences and those of them that are out of bounds."""
 
     runtime: str
     facts: dict[str, Any]
     problems: list[str]
 
 
-def compare(expected: Reference, folder: Path, target: str, variant: str) -> Found:
-    """Compare the answers in ``folder`` (see ``runtimes.py``) with what was expected."""
+def compare(expected: Reference, folder: Path, target: str, variant: str) -> Comparison:
+    """Compare the results in ``folder`` (see ``runtimes.py``) with ``expected``."""
     bounds = BOUNDS[f"{target}-{variant}" if variant else target]
     answer = json.loads((folder / "answer.json").read_text())
     if (folder / "logits.npy").is_file():
@@ -118,7 +118,7 @@ def compare(expected: Reference, folder: Path, target: str, variant: str) -> Fou
     problems = _out_of_bounds(bounds, facts, magnitude)
     facts |= _tokenizer(expected, folder, answer, problems)
     facts["bounds"] = {"logits": bounds.logits, "argmax": bounds.argmax, "greedy": bounds.greedy}
-    return Found(answer["runtime"], facts, problems)
+    return Comparison(answer["runtime"], facts, problems)
 
 
 def _cut(ids: list[int], eot: int | None) -> list[int]:
@@ -130,12 +130,14 @@ def _out_of_bounds(bounds: Bounds, facts: dict[str, Any], magnitude: float) -> l
     if bounds.logits is not None:
         limit = bounds.logits * max(1.0, magnitude / 10)
         for key in ("max_abs_diff", "max_abs_diff_left_padded"):
-            # "not <=" so that NaN is out of bounds.
+            # "not <=", because NaN must be out of bounds.
             if key in facts and not facts[key] <= limit:
                 problems.append(f"{key} {facts[key]:.3g} is above {limit:.3g}")
     if not facts["argmax_agreement"] >= bounds.argmax:
         agreement = facts["argmax_agreement"]
-        problems.append(f"likeliest tokens agree at {agreement:.2%}, not {bounds.argmax:.1%}")
+        problems.append(
+            f"likeliest tokens agree at {agreement:.2%} of positions, below {bounds.argmax:.1%}"
+        )
     if bounds.greedy and facts["greedy_equal"] < facts["greedy_texts"]:
         problems.append(
             f"{facts['greedy_texts'] - facts['greedy_equal']} of {facts['greedy_texts']} greedy "
@@ -145,7 +147,7 @@ def _out_of_bounds(bounds: Bounds, facts: dict[str, Any], magnitude: float) -> l
 
 
 def _from_logits(expected: Reference, logits: Floats) -> dict[str, Any]:
-    """Differences over every position; a few rows at a time, vocabularies are large."""
+    """Differences over every position, a few rows at a time because vocabularies are large."""
     if logits.shape != expected.logits.shape:
         raise ValueError(f"logits {logits.shape} instead of {expected.logits.shape}")
     worst, agree, losses = 0.0, 0, [0.0, 0.0]
@@ -171,7 +173,7 @@ def _from_log_probabilities(expected: Reference, folder: Path) -> dict[str, Any]
     ours, targets = log_softmax(expected.logits[n, t]), expected.targets[n, t]
     rows = np.arange(len(targets))
     losses = [-float(values[rows, targets].sum()) for values in (ours, theirs)]
-    # Below e^-20 nothing is ever sampled, and a server may round it off.
+    # A probability below e^-20 is never sampled, and a server may round it off.
     likely = ours > -20
     worst = float(np.abs(ours - theirs)[likely].max())
     facts = _facts(worst, agree, int(known.sum()), losses, len(targets))
@@ -189,7 +191,7 @@ def _facts(
 
 
 def _padded(expected: Reference, padded: Floats) -> float:
-    """``padded`` holds the logits behind growing beginnings of the first window."""
+    """Largest difference of ``padded``: the last logits of ever longer prefixes of a window."""
     T = expected.windows.shape[1]
     lengths = sorted({1, max(1, T // 3), max(1, T // 2), T})
     return float(np.abs(expected.logits[0, [n - 1 for n in lengths]] - padded).max())
@@ -202,11 +204,11 @@ def _tokenizer(
         return {}
     same = np.array_equal(np.load(folder / "ids.npy"), expected.ids)
     if not same:
-        problems.append("the tokenizer gives other ids")
+        problems.append("the tokenizer encodes the text to different ids")
     if not answer.get("decoded"):
-        problems.append("the tokenizer does not bring the text back")
+        problems.append("the tokenizer does not decode its ids to the same text")
     if answer.get("token_type_ids"):
-        problems.append("the tokenizer sends token_type_ids, which GPT-2 adds to its input")
+        problems.append("the tokenizer returns token_type_ids, which GPT-2 adds to its input")
     return {
         "tokenizer_characters": len(expected.text), "tokenizer_same_ids": same,
         "tokenizer_text_equal": bool(answer.get("decoded")),

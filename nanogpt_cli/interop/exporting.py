@@ -1,4 +1,4 @@
-"""From a run to artefacts: one folder per target, whole or absent, then proved."""
+"""Exporting a run to artefacts, one complete folder per target, and verifying them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from nanogpt_cli.interop import card, verify
 from nanogpt_cli.interop.compare import Check
 from nanogpt_cli.interop.source import Exportable
 
-Report = Callable[[str], None]
+Reporter = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A format.
+    """An export format.
 
     Attributes:
-        what: for help texts.
-        packages: what writing needs beyond the installation, and the extra that brings it.
-        extra: the name of that extra.
+        what: a description for help texts.
+        packages: further packages that writing needs.
+        extra: the name of the extra that installs them.
     """
 
     what: str
@@ -44,7 +44,7 @@ TARGETS: Final = {
 
 
 def parse_targets(text: str) -> list[str]:
-    """``"hf,gguf"`` as a list without repetition.
+    """The targets in a list such as ``"hf,gguf"``, without repetition.
 
     Raises:
         UserError: a target is unknown.
@@ -65,7 +65,7 @@ def parse_targets(text: str) -> list[str]:
 def check_ready(
     targets: Sequence[str], out: Path, *, overwrite: bool, quantizations: Sequence[str] = ()
 ) -> None:
-    """Refuse before any work what would be refused after it.
+    """Check before any work that the export is possible.
 
     Raises:
         UserError: a package is missing, a quantisation unknown, or a target folder exists.
@@ -90,15 +90,15 @@ def export(
     source: Exportable,
     target: str,
     out: Path,
-    report: Report,
+    report: Reporter,
     *,
     quantizations: Sequence[str] = ("f16",),
     overwrite: bool = False,
 ) -> list[verify.Artefact]:
-    """Write ``out/TARGET``; returns what can be verified in it.
+    """Write ``out/TARGET``; returns the artefacts in it that can be verified.
 
     Raises:
-        UserError: the target cannot express the model, exists, or the disk refuses.
+        UserError: the target cannot represent the model, exists, or cannot be written.
     """
     folder = out / target
     check_ready([target], out, overwrite=overwrite)
@@ -113,7 +113,7 @@ def export(
 Written = list[tuple[str, str]]
 
 
-def _hf(source: Exportable, folder: Path, report: Report, _: Sequence[str]) -> Written:
+def _hf(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:
     from nanogpt_cli.interop import huggingface
 
     huggingface.write(source, folder, report)
@@ -122,14 +122,14 @@ def _hf(source: Exportable, folder: Path, report: Report, _: Sequence[str]) -> W
 
 
 def _gguf(
-    source: Exportable, folder: Path, report: Report, quantizations: Sequence[str]
+    source: Exportable, folder: Path, report: Reporter, quantizations: Sequence[str]
 ) -> Written:
     from nanogpt_cli.interop import gguf
 
     for name in set(quantizations) & set(gguf.LOSSY):
-        report(f"{name} is lossy: it changes what the model writes; q8_0 hardly does")
+        report(f"{name} is lossy and changes the model's output; q8_0 hardly does")
     if source.config.activation == "gelu":
-        report("llama.cpp computes GELU by tanh, this model by erf: logits differ by about 0.01")
+        report("llama.cpp computes GELU by tanh, the model by erf: logits differ by about 0.01")
     report(
         f"llama.cpp: prompt and new text together hold at most {source.config.block_size} tokens "
         f"(-c {source.config.block_size}, and -n below that)"
@@ -137,58 +137,58 @@ def _gguf(
     return [(gguf.write(source, folder, report, name).name, name) for name in quantizations]
 
 
-def _onnx(source: Exportable, folder: Path, report: Report, _: Sequence[str]) -> Written:
+def _onnx(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:
     from nanogpt_cli.interop import onnx
 
     onnx.write(source, folder, report)
     return [("", "")]
 
 
-def _pt2(source: Exportable, folder: Path, report: Report, _: Sequence[str]) -> Written:
+def _pt2(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:
     from nanogpt_cli.interop import pt2
 
     return [(pt2.write(source, folder, report).name, "")]
 
 
-def _nanogpt(source: Exportable, folder: Path, report: Report, _: Sequence[str]) -> Written:
+def _nanogpt(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:
     from nanogpt_cli.interop import nanogpt
 
     nanogpt.write(source, folder, report)
     return [("", "")]
 
 
-_WRITERS: Final[dict[str, Callable[[Exportable, Path, Report, Sequence[str]], Written]]] = {
+_WRITERS: Final[dict[str, Callable[[Exportable, Path, Reporter, Sequence[str]], Written]]] = {
     "hf": _hf, "gguf": _gguf, "onnx": _onnx, "pt2": _pt2, "nanogpt": _nanogpt,
 }  # fmt: skip
 
 
-def prove(
+def verify_all(
     source: Exportable,
     artefacts: Sequence[verify.Artefact],
-    report: Report,
+    report: Reporter,
     *,
     python: str = sys.executable,
     required: bool = False,
-    tell: Callable[[Check], None] = lambda _: None,
+    on_check: Callable[[Check], None] = lambda _: None,
 ) -> list[Check]:
-    """Verify artefacts, write ``verify.json`` beside each and the model card anew.
+    """Verify artefacts; writes ``verify.json`` beside each and rewrites the model card.
 
     Args:
-        source: what they were made from.
+        source: the model they were made from.
         artefacts: from ``export``.
         report: receives a line per artefact.
         python: an interpreter that has the runtimes.
-        required: raise when a runtime is missing instead of saying so.
-        tell: receives each check when it is done.
+        required: raise if a runtime is missing; otherwise its check has no result.
+        on_check: called with each check when it is done.
 
     Raises:
-        UserError: a runtime is missing and ``required``.
+        UserError: a runtime is missing and ``required`` is true.
     """
     foreign = python != sys.executable
     missing = [a for a in artefacts if not (foreign or verify.installed(a))]
     if missing and required:
         raise UserError(verify.missing(missing[0]).problems[0], install_command("verify"))
-    report("asking the model what the runtimes will be asked")
+    report("computing the expected results with the model itself")
     expected = verify.reference(source)
     checks = []
     for artefact in artefacts:
@@ -197,7 +197,7 @@ def prove(
         else:
             report(f"running {artefact.path.name} in {artefact.runtime}")
             checks.append(verify.verify(source, expected, artefact, python=python))
-        tell(checks[-1])
+        on_check(checks[-1])
     _record(source, artefacts, checks)
     return checks
 
@@ -205,7 +205,7 @@ def prove(
 def _record(
     source: Exportable, artefacts: Sequence[verify.Artefact], checks: Sequence[Check]
 ) -> None:
-    """``verify.json`` in every target's folder, the whole table in the model card."""
+    """Write ``verify.json`` in every target's folder and all results in the model card."""
     for folder in {_folder_of(artefact) for artefact in artefacts}:
         own = [c for a, c in zip(artefacts, checks, strict=True) if _folder_of(a) == folder]
         with files.readable_os_errors("write verify.json", folder):

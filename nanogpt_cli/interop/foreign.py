@@ -1,4 +1,4 @@
-"""From named tensors of unknown origin to a GPT: names and shapes first, memory afterwards."""
+"""Building a GPT from untrusted tensors; names and shapes are checked before any allocation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from nanogpt_cli.model.parameters import shapes
 from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
 from nanogpt_cli.training import checkpoint, tensor_files
 
-# Wrappers of torch.compile and DistributedDataParallel leave these before every name.
+# torch.compile and DistributedDataParallel put these before every name.
 _PREFIXES = ("_orig_mod.", "module.")
-# GPT-2's vocabulary, and the same padded to a multiple of 64: no other is this large by chance.
+# GPT-2's vocabulary, plain and padded to a multiple of 64; no other has this size by chance.
 GPT2_ROWS: Final = (VOCAB_SIZE, 50304)
 _BLOCK = re.compile(r"^transformer\.h\.(\d+)\.")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -29,11 +29,11 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 @dataclass(frozen=True)
 class TensorSource:
-    """Tensors by name, of one or several files.
+    """Tensors by name, from one or several files.
 
     Attributes:
-        name: of the file, for messages.
-        shapes: by the names in the file, known without reading a tensor.
+        name: the file, for messages.
+        shapes: name in the file -> shape, known without reading a tensor.
         get: reads one tensor.
     """
 
@@ -62,7 +62,7 @@ def open_safetensors(paths: list[Path]) -> TensorSource:
         file = stack.enter_context(tensor_files.opened(path))
         for name, shape in tensor_files.shapes(file).items():
             if name in found:
-                raise UserError(f"{path} holds {name}, which another file holds already")
+                raise UserError(f"{path} holds {name}, which another file holds as well")
             found[name], files[name] = shape, file
 
     def get(name: str) -> Tensor:
@@ -82,8 +82,8 @@ def config_of(
 
     Args:
         path: the file, for messages.
-        values: under the names of ``GPTConfig``.
-        names: what the file calls them where it is something else.
+        values: the values under the names of ``GPTConfig``.
+        names: name in ``GPTConfig`` -> name in the file, where they differ.
 
     Raises:
         UserError: a value is missing, of another type or out of range.
@@ -96,7 +96,7 @@ def config_of(
 
 
 def strip_prefixes(name: str) -> str:
-    """``name`` without what wrappers put before it, in whatever order they were applied."""
+    """``name`` without the prefixes of wrappers, in whatever order they were applied."""
     while True:
         bare = name
         for prefix in _PREFIXES:
@@ -118,42 +118,43 @@ def build(
     """A GPT with the tensors of a source, in float32 and evaluation mode.
 
     Args:
-        config: what the model is said to be.
-        tensors: where its tensors are.
+        config: the configuration that the source claims.
+        tensors: the source.
         named: native name -> name in the source.
         left_out: native names to ignore.
-        transposed: native names whose tensors the source keeps transposed.
-        source: for messages.
+        transposed: matches the native names whose tensors the source stores transposed.
+        source: the name of the source, for messages.
 
     Raises:
-        UserError: a name or shape does not fit the configuration, or a tensor is not of floats.
+        UserError: a name or shape does not fit the configuration, or a tensor does not hold floats.
     """
     _check_layers(config, named, source)
     wanted = shapes(config)
-    # What is left out must fit as well: a file that lies is not believed in part.
+    # Ignored tensors must fit as well: a file with a wrong tensor is refused as a whole.
     everything = shapes(replace(config, bias=True)) if left_out else wanted
     _check_names(everything, set(named), source)
-    turned = {name for name in named if transposed is not None and transposed.search(name)}
+    flipped = {name for name in named if transposed is not None and transposed.search(name)}
     for name in named:
-        shape, there = everything[name], tensors.shapes[named[name]]
-        if there != (shape[::-1] if name in turned else shape):
+        expected, found_shape = everything[name], tensors.shapes[named[name]]
+        expected = expected[::-1] if name in flipped else expected
+        if found_shape != expected:
             raise UserError(
-                f"{source}: {named[name]} has shape {list(there)}, its configuration says "
-                f"{list(shape[::-1] if name in turned else shape)}"
+                f"{source}: {named[name]} has shape {list(found_shape)}, its configuration says "
+                f"{list(expected)}"
             )
     found = {}
     for name in wanted:
         tensor = tensors.get(named[name])
         if tensor.dtype not in _FLOATS:
             raise UserError(f"{source}: {named[name]} is of type {tensor.dtype}, not of floats")
-        # A copy: the model must not change when the file does.
-        plain = (tensor.T if name in turned else tensor).to(torch.float32, copy=True)
+        # A copy, because the model must not change with a mapped file.
+        plain = (tensor.T if name in flipped else tensor).to(torch.float32, copy=True)
         found[name] = plain.contiguous()
     return checkpoint.from_tensors(config, found, source=source).eval()
 
 
 def _check_layers(config: GPTConfig, named: Mapping[str, str], source: str) -> None:
-    """Refuse a layer count the file cannot fill before anything of that size is made."""
+    """Refuse a layer count that the file does not have before allocating anything of that size."""
     matches = (_BLOCK.match(name) for name in named)
     there = len({match.group(1) for match in matches if match})
     if there != config.n_layer:

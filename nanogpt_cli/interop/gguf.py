@@ -34,7 +34,7 @@ TYPES: Final = {
     "q5_0": ("Q5_0", "MOSTLY_Q5_0"), "q4_1": ("Q4_1", "MOSTLY_Q4_1"),
     "q4_0": ("Q4_0", "MOSTLY_Q4_0"),
 }  # fmt: skip
-# Five and four bits change what the model writes; a person should have asked for that.
+# Five and four bits change the model's output; the user should have asked for them explicitly.
 LOSSY: Final = ("q5_1", "q5_0", "q4_1", "q4_0")
 _BLOCK_NAMES: Final = {
     "ln_1": "attn_norm", "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output",
@@ -48,7 +48,7 @@ _EOT_LOGIT: Final = -50.0
 
 @dataclass(frozen=True)
 class _Entry:
-    """A tensor of the file: where it comes from and how it is stored."""
+    """A tensor of the file: how to compute it and how to store it."""
 
     name: str
     shape: tuple[int, ...]
@@ -62,7 +62,7 @@ def write(
     """Write ``NAME-QUANTIZATION.gguf`` into ``folder``; returns its path.
 
     Raises:
-        UserError: llama.cpp's GPT-2 cannot express the model or its tokenizer.
+        UserError: llama.cpp's GPT-2 cannot represent the model or its tokenizer.
     """
     check_type(quantization)
     if source.config.activation not in ("gelu", "gelu_tanh"):
@@ -90,7 +90,7 @@ def check_type(quantization: str) -> None:
 def _write_file(path: Path, source: Exportable, vocabulary: Vocabulary, quantization: str) -> None:
     from gguf import GGUFWriter
 
-    # The library announces its plan by logging.
+    # The library logs every tensor at level INFO.
     logging.getLogger("gguf.gguf_writer").setLevel(logging.WARNING)
     entries = list(_entries(source, vocabulary))
     writer = GGUFWriter(path, "gpt2")
@@ -115,13 +115,13 @@ def _storage(entry: _Entry, quantization: str) -> tuple[Any, int]:
     block, block_bytes = GGML_QUANT_SIZES[kind]
     if entry.keep_f32 or len(entry.shape) == 1:
         kind, block, block_bytes = GGMLQuantizationType.F32, 1, 4
-    elif entry.shape[-1] % block:  # rows that blocks do not divide
+    elif entry.shape[-1] % block:  # a row is not a whole number of blocks
         kind, block, block_bytes = GGMLQuantizationType.F16, 1, 2
     return kind, math.prod(entry.shape) // block * block_bytes
 
 
 def _encoded(entry: _Entry, quantization: str) -> np.ndarray[Any, Any]:
-    """A tensor as it is stored, quantised a few rows at a time."""
+    """A tensor in its stored form, quantised a few rows at a time."""
     from gguf import GGMLQuantizationType
     from gguf.quants import quantize
 
@@ -174,7 +174,7 @@ def _entries(source: Exportable, vocabulary: Vocabulary) -> Iterator[_Entry]:
             if name not in replaced:
                 yield _Entry(gguf_name(name), (size,), partial(torch.zeros, size), True)
     for name, tensor in replaced.items():
-        # Rounding the head would move the end-of-text logit of every position.
+        # Rounding the head would change the end-of-text logit at every position.
         keep = name == "lm_head.weight"
         yield _Entry(gguf_name(name), tuple(tensor.shape), tensor.detach, keep)
 
@@ -193,14 +193,13 @@ def gguf_name(name: str) -> str:
 
 
 def _with_end_of_text(source: Exportable) -> dict[str, Tensor]:
-    """The tensors of the same model with one more token that it never writes.
+    """The tensors of the same model with one more token, which it never writes.
 
-    llama.cpp wants an end-of-text token. A row of zeros would get the logit 0, which may be
-    likely. The final LayerNorm leaves a direction in which its output does not move: with
-    u = 1/weight, u·(weight · normalised) is the sum of normalised values, which is 0; where a
-    weight is 0, that axis itself does not move. Shifting the bias along u so that u·bias = 1 gives
-    every row a way to have a constant: the old rows take back what the shift gave them, the new
-    row becomes the mean row minus 50.
+    llama.cpp requires an end-of-text token. A row of zeros would get the logit 0, which may be
+    likely. But the output of the final LayerNorm is constant in one direction: with u = 1/weight,
+    u·(weight · normalised) is the sum of the normalised values, which is 0; if a weight is 0, that
+    axis is constant. Shifting the bias along u so that u·bias = 1 lets every row add a constant to
+    its logit: the old rows subtract what the shift added, the new row is the mean row minus 50.
     """
     weights = source.weights
     embedding = weights.get("transformer.wte.weight")
@@ -222,7 +221,7 @@ def _with_end_of_text(source: Exportable) -> dict[str, Tensor]:
 
 
 def free_direction(scale: Tensor) -> Tensor:
-    """A vector u, root mean square 1, with u·(scale · x) = 0 for every x of mean 0.
+    """A vector u of root mean square 1 with u·(scale · x) = 0 for every x of mean 0.
 
     Args:
         scale: a LayerNorm's weight (C,), float64.

@@ -1,8 +1,8 @@
-"""Vocabularies in the form llama.cpp's tokenizer "gpt2" reads.
+"""Vocabularies in the form that llama.cpp's tokenizer "gpt2" reads.
 
-Every token is spelled with GPT-2's printable stand-ins for bytes. A character vocabulary fits as
-well: each character of several bytes gets merges that glue its own bytes together, and since
-leading and continuing bytes of UTF-8 are disjoint, no merge crosses a character.
+Every token is spelled with GPT-2's printable stand-ins for bytes. This works for a character
+vocabulary as well: each character of several bytes gets merges that join its own bytes, and since
+leading and continuation bytes of UTF-8 are disjoint, no merge crosses a character.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _NEVER_USED_MERGE: Final = "\u00ff \u00ff"
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What ``tokenizer.ggml.*`` holds.
+    """The values of ``tokenizer.ggml.*``.
 
     Attributes:
-        tokens: spelled with stand-ins, by id.
-        types: of each token, llama.cpp's numbers.
+        tokens: the tokens by id, spelled with stand-ins.
+        types: llama.cpp's type number of each token.
         merges: "a b" by rank.
         eot: id of end of text.
-        added_eot: whether ``eot`` is a row that the model does not have.
+        added_eot: whether ``eot`` is a row that the model lacks.
     """
 
     tokens: list[str]
@@ -45,9 +45,9 @@ class Vocabulary:
 
 
 def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
-    """The vocabulary of ``tokenizer``, with an end-of-text id in any case.
+    """The vocabulary of ``tokenizer``; an end-of-text token is added if it has none.
 
-    Without one llama.cpp takes id 11 for end of text, whatever it stands for.
+    Without one llama.cpp would treat id 11 as end of text, whatever that token is.
 
     Raises:
         UserError: llama.cpp has no tokenizer that would give the same ids.
@@ -69,7 +69,7 @@ def _tokens_and_merges(tokenizer: Tokenizer) -> tuple[list[str], list[str]]:
         merges: dict[str, None] = {}
         for id, piece in enumerate(pieces):
             if id != tokenizer.eot:
-                merges |= dict.fromkeys(_gluing(piece))
+                merges |= dict.fromkeys(_byte_merges(piece))
         tokens = [spell(piece) for piece in pieces]
         return _named(tokens, tokenizer.eot), list(merges)
     value = hf_tokenizer.to_json(tokenizer)
@@ -98,14 +98,14 @@ def spell(piece: bytes) -> str:
 _STAND_INS: Final = {byte: character for character, byte in byte_characters().items()}
 
 
-def _gluing(piece: bytes) -> Iterator[str]:
+def _byte_merges(piece: bytes) -> Iterator[str]:
     """Merges that build one character from its bytes, left to right."""
     for end in range(1, len(piece)):
         yield f"{spell(piece[:end])} {spell(piece[end : end + 1])}"
 
 
 def _check_word_rule(tokenizer: Tokenizer, value: dict[str, Any]) -> None:
-    """llama.cpp's "gpt-2" cuts words as GPT-2 does; nothing else would give the same ids."""
+    """Refuse a tokenizer that does not split words as GPT-2 and llama.cpp's "gpt-2" do."""
     pre = value.get("pre_tokenizer") or {}
     same = (
         foreign_tokenizer.model_type(value["model"]) == "BPE"
@@ -116,7 +116,7 @@ def _check_word_rule(tokenizer: Tokenizer, value: dict[str, Any]) -> None:
     )
     if not same:
         raise UserError(
-            f"tokenizer {tokenizer.kind!r} does not cut words as GPT-2 does, and llama.cpp would "
-            "encode text otherwise than this model expects",
+            f"tokenizer {tokenizer.kind!r} does not split words as GPT-2 does; llama.cpp would "
+            "give this model other ids than it was trained on",
             "export it with --to hf and use llama.cpp's own converter, which knows more rules",
         )

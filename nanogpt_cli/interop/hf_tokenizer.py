@@ -1,8 +1,8 @@
-"""Tokenizers as the files that transformers, transformers.js and others read, and back.
+"""Writing and reading the tokenizer files of transformers, transformers.js and others.
 
 ``tokenizer.json`` is written without any library. A character vocabulary becomes a BPE without
-merges and without a pre-tokenizer: every reader splits such text into characters. Unknown
-characters are dropped by that form, silently; the native tokenizer names them.
+merges and without a pre-tokenizer, with which every reader splits text into characters. That form
+drops unknown characters silently; the native tokenizer reports them.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ def write(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
     value = to_json(tokenizer)
     _dump(folder / "tokenizer.json", value)
     config: dict[str, Any] = {
-        # Without a class, and with GPT2's for any other vocabulary, transformers 5 builds GPT-2's
-        # word splitting and drops every space and newline of a character vocabulary.
+        # Without a class, or with GPT-2's for another vocabulary, transformers 5 splits words as
+        # GPT-2 does and drops every space and newline of a character vocabulary.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        # Else transformers 4 passes token_type_ids of zero, and GPT-2 adds wte[0] everywhere.
+        # Otherwise transformers 4 passes token_type_ids of 0, and GPT-2 adds wte[0] everywhere.
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         "model_max_length": block_size,
@@ -120,16 +120,16 @@ def _name_of(value: dict[str, Any], id: int) -> str:
 
 
 def read(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a Hugging Face folder; None if it has no file of one.
+    """The tokenizer of a Hugging Face folder; None if it has no tokenizer file.
 
-    Characters, bytes and GPT-2's own vocabulary come back as the native tokenizers, so that a
-    model goes out and in again without a change.
+    Characters, bytes and GPT-2's own vocabulary become native tokenizers, so that exporting and
+    importing a model does not change it.
 
     Raises:
-        UserError: the files are there and broken, or one of two that belong together is missing.
+        UserError: a file is damaged, or only one of ``vocab.json`` and ``merges.txt`` exists.
     """
     path = folder / "tokenizer.json"
-    if foreign_files.present(path):  # a link that leads nowhere is not the absence of a tokenizer
+    if foreign_files.present(path):  # a dangling link does not mean that there is no tokenizer
         value = foreign_files.read_object(path, foreign_files.LARGEST_VOCABULARY)
     elif any(foreign_files.present(folder / name) for name in ("vocab.json", "merges.txt")):
         path = folder / "vocab.json"
@@ -180,7 +180,7 @@ def _is_gpt2(vocab: dict[str, int], merges: list[str]) -> bool:
         return False
     try:
         known, _ = gpt2_vocabulary()
-    except UserError:  # not cached and no network: the library's tokenizer does as well
+    except UserError:  # not cached and no network: the library's tokenizer is equivalent
         return False
     return {token: i for token, i in vocab.items() if token != END_OF_TEXT} == known
 
@@ -194,7 +194,7 @@ def _library(value: dict[str, Any], folder: Path, source: str) -> Tokenizer:
     if isinstance(marker, dict) and tokenizers.trained_size(str(marker.get("tokenizer"))):
         kind = str(marker["tokenizer"])
     tokenizer = HuggingFaceTokenizer(value, kind=kind, source=source)
-    # GPT2Config's own 50256 stays in configurations of smaller vocabularies.
+    # Configurations of smaller vocabularies often keep GPT2Config's default, 50256.
     if type(eot) is int and 0 <= eot < tokenizer.vocab_size:
         tokenizer.eot = eot
     return tokenizer

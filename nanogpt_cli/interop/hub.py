@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: fetched into its library's cache, uploaded from a folder."""
+"""Models on the Hugging Face hub: downloading into its library's cache, and uploading a folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.extras import install_command
 
-# What a GPT-2 consists of; pickles and other frameworks' weights stay there.
+# The files of a GPT-2; pickles and other frameworks' weights are not downloaded.
 _FILES = [
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
     "tokenizer*.json", "vocab.json", "merges.txt",
@@ -21,7 +21,7 @@ def download(hub_id: str, report: Callable[[str], None]) -> Path:
     """The folder of a hub model, from the library's cache or downloaded into it.
 
     Raises:
-        UserError: the hub, the network or the disk refuses.
+        UserError: the hub, the network or the disk fails.
     """
     library = _library()
     fetch = library.snapshot_download
@@ -39,25 +39,26 @@ def download(hub_id: str, report: Callable[[str], None]) -> Path:
 
 
 def check_push(repository: str) -> None:
-    """Refuse before the work what the hub would refuse after it.
+    """Check before any work that an upload is possible.
 
     Raises:
-        UserError: the library is missing, ``repository`` is no name, or nobody is logged in.
+        UserError: the library is missing, ``repository`` is not a valid name, or nobody is logged
+            in.
     """
     library = _library()
     try:
         library.utils.validate_repo_id(repository)
     except library.errors.HFValidationError as error:
-        raise UserError(f"--push {repository}: {_reason(error)}", "OWNER/NAME is wanted") from None
+        raise UserError(f"--push {repository}: {_reason(error)}", "write OWNER/NAME") from None
     if library.get_token() is None:
         raise UserError(f"--push {repository}: there is no token for the hub", _LOG_IN)
 
 
 def push(folder: Path, repository: str) -> str:
-    """Upload ``folder`` to ``repository``, made if it is not there; returns its address.
+    """Upload ``folder`` to ``repository``, created if necessary; returns its address.
 
     Raises:
-        UserError: the hub, the network or the token refuses.
+        UserError: the hub or the network fails, or the token is not accepted.
     """
     api = _library().HfApi()
     try:
@@ -82,6 +83,6 @@ def _library() -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error that says something."""
+    """The first line of an error's message that is not empty."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)

@@ -1,8 +1,8 @@
-"""Hugging Face folders of the architecture ``gpt2``, out and in, without transformers.
+"""Writing and reading Hugging Face folders of the architecture ``gpt2``, without transformers.
 
 Source of the names and fields: transformers' ``models/gpt2`` (configuration and modelling). Its
-``Conv1D`` keeps the four matrices of a block transposed. Names are written without the prefix
-``transformer.``, as in OpenAI's release: every known reader takes that form.
+``Conv1D`` stores the four matrices of a block transposed. Names are written without the prefix
+``transformer.``, as in OpenAI's release, which every known reader accepts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nanogpt_cli.interop.foreign import (
     open_safetensors,
     strip_prefixes,
 )
-from nanogpt_cli.interop.source import Exportable, Weights
+from nanogpt_cli.interop.source import Exportable, FoldedWeights
 from nanogpt_cli.model.gpt import LAYER_NORM_EPS, GPTConfig
 from nanogpt_cli.text import tokenizers
 from nanogpt_cli.text.tokenizer import Tokenizer
@@ -35,14 +35,14 @@ from nanogpt_cli.version import __version__
 
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
-# transformers' names of the activations a GPT-2 there can have.
+# Activations that transformers' GPT-2 supports -> their names there.
 ACTIVATIONS: Final = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
 _NATIVE: Final = {
     "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu",
 }  # fmt: skip
 _TRANSPOSED = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
-# Causal masks that old releases stored as buffers.
+# Causal masks, which old releases stored as buffers.
 _MASKS = re.compile(r"\.attn\.(bias|masked_bias)$")
 _ZERO_BIASES = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
 
@@ -53,10 +53,10 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
     Args:
         source: the model; its tensors are read one at a time.
         folder: an empty folder.
-        report: receives a line of commentary at a time.
+        report: receives lines of commentary.
 
     Raises:
-        UserError: the architecture cannot express the model.
+        UserError: the architecture cannot represent the model.
     """
     config = source.config
     if config.activation not in ACTIVATIONS:
@@ -70,7 +70,7 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
 
 
 def write_json_files(source: Exportable, folder: Path) -> None:
-    """``config.json``, ``generation_config.json`` and the tokenizer's files."""
+    """Write ``config.json``, ``generation_config.json`` and the tokenizer's files."""
     files.write_json(folder / "config.json", config_json(source))
     eot = None if source.tokenizer is None else source.tokenizer.eot
     ids = {} if eot is None else {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot}
@@ -80,7 +80,7 @@ def write_json_files(source: Exportable, folder: Path) -> None:
 
 
 def config_json(source: Exportable) -> dict[str, Any]:
-    """The content of ``config.json``; the key ``nanogpt_cli`` keeps what GPT-2's fields cannot."""
+    """The content of ``config.json``; ``nanogpt_cli`` holds what GPT-2 has no fields for."""
     config, original = source.config, source.weights.original
     eot = None if source.tokenizer is None else source.tokenizer.eot
     return {
@@ -103,7 +103,7 @@ def config_json(source: Exportable) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _entries(weights: Weights) -> Iterator[tuple[str, tensorfile.Entry]]:
+def _entries(weights: FoldedWeights) -> Iterator[tuple[str, tensorfile.Entry]]:
     prefix = "" if weights.config.tied else "transformer."
     for name in weights.shapes:
         target = name if name == "lm_head.weight" else prefix + name.removeprefix("transformer.")
@@ -113,7 +113,7 @@ def _entries(weights: Weights) -> Iterator[tuple[str, tensorfile.Entry]]:
             yield prefix + name, tensorfile.Entry((size,), partial(torch.zeros, size))
 
 
-def entry(weights: Weights, name: str) -> tensorfile.Entry:
+def entry(weights: FoldedWeights, name: str) -> tensorfile.Entry:
     """A tensor as transformers stores it: the matrices of a block transposed."""
     shape = weights.shapes[name]
     if _TRANSPOSED.search(name):
@@ -122,7 +122,7 @@ def entry(weights: Weights, name: str) -> tensorfile.Entry:
 
 
 def missing_biases(config: GPTConfig) -> Iterator[tuple[str, int]]:
-    """Names (without prefix) and sizes of the biases a model without biases has to get."""
+    """Names (without prefix) and sizes of the zero biases to add to a model without biases."""
     sizes = {"attn.c_attn": 3 * config.n_embd, "mlp.c_fc": config.hidden_size}
     for layer in range(config.n_layer):
         for part in _ZERO_BIASES:
@@ -142,10 +142,10 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> Foreign:
 
     Args:
         folder: holds configuration and weights.
-        tokenizer: in place of the folder's own, which is then not read.
+        tokenizer: replaces the folder's own, which is then not read.
 
     Raises:
-        UserError: something is missing, damaged, or beyond what a GPT-2 is; it is named.
+        UserError: a part is missing, damaged, or not that of a GPT-2; the message names it.
     """
     path = folder / "config.json"
     values = foreign_files.read_object(path)
@@ -158,9 +158,9 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> Foreign:
     tokenizer = tokenizer or hf_tokenizer.read(folder)
     if tokenizer is None and config.vocab_size in GPT2_ROWS:
         tokenizer = tokenizers.get("gpt2")
-        notes.append("no tokenizer found: the vocabulary is taken to be GPT-2's")
+        notes.append("no tokenizer found: GPT-2's is assumed from the size of the vocabulary")
     elif tokenizer is None:
-        notes.append("no tokenizer found: text cannot be encoded; give it with --tokenizer")
+        notes.append("no tokenizer found: text cannot be encoded; name one with --tokenizer")
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model "
@@ -186,7 +186,7 @@ def _tensors(folder: Path) -> TensorSource:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The files an index names: plain names inside the folder, nothing else."""
+    """The files that an index names, which must be plain names inside the folder."""
     index = foreign_files.read_object(folder / INDEX)
     weight_map = index.get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
@@ -199,7 +199,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _native_names(tensors: TensorSource) -> dict[str, str]:
-    """Native name -> name in the file, masks left out."""
+    """Native name -> name in the file, without masks."""
     found = {}
     for name in tensors.shapes:
         bare = strip_prefixes(name)
@@ -239,7 +239,7 @@ def _config(
 
 
 def _refuse_variants(path: Path, values: dict[str, Any]) -> None:
-    """Options of transformers' GPT-2 that change its function and that we do not have."""
+    """Refuse options of transformers' GPT-2 that change its output and are not supported here."""
     n_inner, n_embd = values.get("n_inner"), values.get("n_embd")
     if n_inner is not None and (not isinstance(n_embd, int) or n_inner != 4 * n_embd):
         raise UserError(f"{path}: n_inner {n_inner!r:.40} is not 4 * n_embd, which GPT-2 has")
@@ -273,12 +273,12 @@ def _without_zero_biases(
     named: dict[str, str],
     notes: list[str],
 ) -> tuple[GPTConfig, frozenset[str]]:
-    """Turn the zero biases written for a model without biases back into none."""
+    """Remove the zero biases that the export of a model without biases added."""
     marker = values.get("nanogpt_cli")
     if not isinstance(marker, dict) or marker.get("bias") is not False:
         return config, frozenset()
     biases = frozenset(name for name in named if name.endswith(".bias"))
     if any(tensors.get(named[name]).any() for name in biases):
-        notes.append("the folder says the model has no biases, but they are not zero: kept")
+        notes.append("the model has no biases by its configuration, but they are not 0: kept")
         return config, frozenset()
     return replace(config, bias=False), biases

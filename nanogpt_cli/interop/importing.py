@@ -1,4 +1,4 @@
-"""From a checkpoint of another tool to a run folder."""
+"""Importing a checkpoint of another tool into a run folder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from nanogpt_cli.text.tokenizer import Tokenizer
 from nanogpt_cli.training import checkpoint
 from nanogpt_cli.version import __version__
 
-# Folders and files whose names are the same for every model.
-_SAY_NOTHING = ("ckpt.pt", "hf", "nanogpt", "exports", "runs")
-# What is trained already is spoilt by the rates that begin from noise; these are nanoGPT's
-# (config/finetune_shakespeare.py).
+# Names of folders and files that do not identify a model.
+_GENERIC_NAMES = ("ckpt.pt", "hf", "nanogpt", "exports", "runs")
+# Learning rates for training from scratch would damage trained weights; these are nanoGPT's for
+# fine-tuning (config/finetune_shakespeare.py).
 _FINE_TUNING = recipe.Optim(lr=3e-5, schedule="constant")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -34,16 +34,16 @@ def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = 
 
     Args:
         path: a Hugging Face folder, nanoGPT's ``ckpt.pt`` or its folder, llm.c's ``.bin``.
-        meta: nanoGPT's ``meta.pkl``, if it lies elsewhere.
-        tokenizer: in place of the checkpoint's own, which is then not read.
+        meta: nanoGPT's ``meta.pkl``, if it is elsewhere.
+        tokenizer: replaces the checkpoint's own, which is then not read.
 
     Raises:
-        UserError: it is none of these, or is damaged or hostile.
+        UserError: it is none of these, or it is damaged or hostile.
     """
     if not foreign_files.present(path):
-        raise UserError(f"there is no {path}", "give a folder, a file, or a hub id such as gpt2")
+        raise UserError(f"{path} does not exist", "name a folder, a file, or a hub id such as gpt2")
     if RunFolder(path).is_run():
-        raise UserError(f"{path} is a run already", f"nanogpt sample {path}")
+        raise UserError(f"{path} is a run already", f"use it as it is: nanogpt sample {path}")
     if huggingface.is_folder(path):
         return huggingface.read(path, tokenizer)
     if not path.is_dir() and llmc.is_file(path):
@@ -51,16 +51,16 @@ def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = 
     if foreign_files.present(path / nanogpt.CHECKPOINT) or path.suffix in (".pt", ".pth"):
         return nanogpt.read(path, meta, tokenizer=tokenizer)
     raise UserError(
-        f"{path} is not a checkpoint that can be read",
-        "a Hugging Face GPT-2 folder (config.json + model.safetensors), nanoGPT's ckpt.pt or "
-        "llm.c's .bin can be",
+        f"{path} is not a checkpoint of a known format",
+        "name a Hugging Face GPT-2 folder (config.json + model.safetensors), nanoGPT's ckpt.pt or "
+        "llm.c's .bin",
     )
 
 
 def run_name(source: str) -> str:
     """A folder name for an imported model, from its path or hub id."""
     path = Path(source)
-    while path.name in _SAY_NOTHING and path.parent.name:
+    while path.name in _GENERIC_NAMES and path.parent.name:
         path = path.parent
     name = path.stem if path.suffix in (".pt", ".bin") else path.name
     return _UNSAFE.sub("-", name).strip("-._") or "imported"
@@ -69,18 +69,18 @@ def run_name(source: str) -> str:
 def make_run(
     found: Foreign, *, name: str, out: Path, source: str, data: str, tokenizer: Tokenizer | None
 ) -> RunFolder:
-    """A run folder with one checkpoint.
+    """Create a run folder with one checkpoint.
 
     Args:
-        found: what was read.
-        name: of the run; gets a number if it exists.
-        out: where runs lie.
-        source: where it came from, for the record.
+        found: the imported model.
+        name: name of the run; a number is appended if it exists.
+        out: the folder of runs.
+        source: where the model came from, for the record.
         data: name of the data set for ``eval`` and further training.
-        tokenizer: in place of the one found.
+        tokenizer: replaces the one found.
 
     Raises:
-        UserError: the tokenizer has more ids than the model, or the disk refuses.
+        UserError: the tokenizer has more ids than the model, or the run cannot be written.
     """
     tokenizer = tokenizer or found.tokenizer
     config = found.model.config
@@ -89,7 +89,7 @@ def make_run(
             f"the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size} rows",
             "it belongs to another model",
         )
-    with files.readable_os_errors("make a run folder", out):
+    with files.readable_os_errors("create a run folder", out):
         run = fresh_run(name, out)
     try:
         with files.readable_os_errors("write the run", run.path):
@@ -120,7 +120,7 @@ def _recipe(
 ) -> recipe.Recipe:
     kind = "gpt2" if tokenizer is None else tokenizer.kind
     if tokenizer is not None and kind not in ("char", "byte", *tokenizers.TIKTOKEN_KINDS):
-        # A vocabulary of its own: data is prepared with the file itself.
+        # For any other vocabulary, data is prepared with the tokenizer's file.
         path = run.path / "tokenizer.json"
         tokenizers.save(tokenizer, path)
         kind = str(path.resolve())

@@ -1,4 +1,4 @@
-"""llm.c's model files (``gpt2_124M.bin``), in.
+"""Reading llm.c's model files (``gpt2_124M.bin``).
 
 Source: llm.c's ``train_gpt2.py`` (``write_model``) and ``train_gpt2.cu``. A header of 256 int32,
 then the tensors of all layers grouped by kind, float32 (version 3) or bfloat16 (version 5), all
@@ -38,16 +38,16 @@ _KINDS: Final = (
 
 
 def is_file(path: Path) -> bool:
-    """Whether ``path`` begins like a model of llm.c."""
+    """Whether ``path`` begins with the magic number of llm.c's models."""
     with foreign_files.opened(path) as file:
         return file.read(4) == MAGIC.to_bytes(4, "little")
 
 
 def read(path: Path) -> Foreign:
-    """The model in a ``.bin`` of llm.c.
+    """The model in a ``.bin`` file of llm.c.
 
     Raises:
-        UserError: the file is none, is damaged, or has another length than its header says.
+        UserError: the file is not such a model, is damaged, or has a wrong length.
     """
     try:
         size = foreign_files.check(path).st_size
@@ -64,7 +64,7 @@ def read(path: Path) -> Foreign:
     if config.vocab_size == VOCAB_SIZE:
         tokenizer = tokenizers.get("gpt2")
     else:
-        notes = (f"a vocabulary of {config.vocab_size} is not GPT-2's: give it with --tokenizer",)
+        notes = (f"a vocabulary of {config.vocab_size} is not GPT-2's: name it with --tokenizer",)
     return Foreign(model, tokenizer, notes)
 
 
@@ -75,8 +75,8 @@ def _config(path: Path, header: np.ndarray[tuple[int], np.dtype[np.int32]]
         raise UserError(f"{path} has version {version}; 3 (float32) and 5 (bfloat16) are read")
     if not all(1 <= value <= _LARGEST for value in (T, V, L, H, C, padded)) or C % H or padded < V:
         raise UserError(
-            f"{path}: its header makes no sense: {T} positions, {V} of {padded} tokens, {L} "
-            f"layers, {H} heads, {C} channels"
+            f"{path} has an invalid header: {T} positions, {V} of {padded} tokens, {L} layers, "
+            f"{H} heads, {C} channels"
         )
     config = GPTConfig(
         n_layer=L, n_head=H, n_embd=C, block_size=T, vocab_size=V, dropout=0.0, bias=True,
@@ -86,7 +86,7 @@ def _config(path: Path, header: np.ndarray[tuple[int], np.dtype[np.int32]]
 
 
 def _sizes(config: GPTConfig, padded: int) -> Iterator[tuple[str, int, int]]:
-    """Each group of the file: name, numbers in one tensor of it, tensors."""
+    """Each group of tensors in the file: its name, the size of one tensor, their number."""
     C, L = config.n_embd, config.n_layer
     per_layer = {"attn.c_attn.weight": 3 * C * C, "attn.c_attn.bias": 3 * C,
                  "attn.c_proj.weight": C * C, "mlp.c_fc.weight": 4 * C * C,
@@ -102,7 +102,7 @@ def _sizes(config: GPTConfig, padded: int) -> Iterator[tuple[str, int, int]]:
 def _tensors(
     path: Path, config: GPTConfig, padded: int, dtype: torch.dtype, size: int
 ) -> TensorSource:
-    """Every tensor at its place; the length is checked before the names of layers are made."""
+    """Every tensor at its offset; the file's length is checked before a list of layers is made."""
     groups = list(_sizes(config, padded))
     numbers = sum(count * tensors for _, count, tensors in groups)
     wanted = 4 * _HEADER + numbers * dtype.itemsize

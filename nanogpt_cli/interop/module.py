@@ -1,4 +1,4 @@
-"""Someone else's ``nn.Module`` with GPT-2's parameter names: its weights as a GPT of ours."""
+"""Converting a foreign ``nn.Module`` with GPT-2's parameter names to this package's GPT."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _BLOCK = re.compile(r"^transformer\.h\.(\d+)\.")
 def adopt(module: nn.Module, label: str) -> GPT:
     """A GPT with the values of ``module``'s parameters, recognised by GPT-2's names and shapes.
 
-    Matrices may be stored (out, in) or, as Hugging Face does, (in, out).
+    Matrices may be stored as (out, in) or, as in Hugging Face's models, as (in, out).
 
     Raises:
-        UserError: names or shapes are not those of a GPT-2; the first missing one is named.
+        UserError: a name or shape is not that of a GPT-2; the message gives the first one.
     """
     if isinstance(module, GPT):
         _complete(module.config, dict(module.named_parameters()), label)
@@ -35,8 +35,8 @@ def adopt(module: nn.Module, label: str) -> GPT:
     with torch.no_grad():
         for name, shape in shapes(config).items():
             value = found[name]
-            hidden = _square_transposed(module, name)
-            if hidden or (value.shape != shape and value.T.shape == shape):
+            square = _is_transposed_square(module, name)
+            if square or (value.shape != shape and value.T.shape == shape):
                 value = value.T
             if tuple(value.shape) != shape:
                 raise UserError(f"{label}: {name} is {tuple(value.shape)}, expected {shape}")
@@ -44,8 +44,8 @@ def adopt(module: nn.Module, label: str) -> GPT:
     return model.eval().requires_grad_(False)
 
 
-def _square_transposed(module: nn.Module, name: str) -> bool:
-    """Hugging Face's Conv1D stores (in, out); a square matrix does not show it."""
+def _is_transposed_square(module: nn.Module, name: str) -> bool:
+    """Whether this is a square matrix of Hugging Face's Conv1D, transposed despite its shape."""
     owner = module.get_submodule(name.rpartition(".")[0])
     return type(owner).__name__ == "Conv1D" and name.endswith("attn.c_proj.weight")
 
@@ -93,7 +93,7 @@ def _heads(module: nn.Module, d: int) -> int:
 
 
 def _activation(module: nn.Module) -> str:
-    """From a ``config.activation_function`` (Hugging Face) or the MLP's own activation module."""
+    """Read from ``config.activation_function`` (Hugging Face) or the MLP's activation module."""
     named = getattr(getattr(module, "config", None), "activation_function", None)
     if named in ("gelu_new", "gelu_pytorch_tanh"):
         return "gelu_tanh"

@@ -1,4 +1,4 @@
-"""nanoGPT's ``ckpt.pt`` and ``meta.pkl``, in and out.
+"""Reading and writing nanoGPT's ``ckpt.pt`` and ``meta.pkl``.
 
 Source: nanoGPT's ``train.py`` (what it saves), ``model.py`` (names, ``model_args``) and
 ``data/shakespeare_char/prepare.py`` (the vocabulary's pickle). These two files are pickles because
@@ -35,10 +35,10 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
     """Write ``ckpt.pt`` and, for a character vocabulary, ``data/NAME/meta.pkl``.
 
     nanoGPT's ``sample.py --out_dir=FOLDER`` looks for the vocabulary in ``data/NAME/`` below the
-    directory it runs in: run it with this folder's ``data`` linked or copied there.
+    current directory: link or copy this folder's ``data`` there.
 
     Raises:
-        UserError: nanoGPT has no such model.
+        UserError: nanoGPT cannot represent the model.
     """
     config = source.config
     if config.activation != "gelu":
@@ -49,7 +49,7 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
     if not config.tied:
         raise UserError("nanoGPT ties the head to the embedding; this model does not")
     report(f"writing {CHECKPOINT}")
-    # Padding stays: nanoGPT pads GPT-2's vocabulary to 50304 itself.
+    # Padding rows are kept: nanoGPT itself pads GPT-2's vocabulary to 50304.
     weights = source.weights.uncut()
     model = {name: Entry(shape, partial(weights.get, name))
              for name, shape in weights.shapes.items()}  # fmt: skip
@@ -82,9 +82,9 @@ def _dataset(source: Exportable) -> str:
 
 
 def _fresh_adamw(source: Exportable) -> dict[str, Any]:
-    """The state of an AdamW before its first step, so that nanoGPT can resume from the weights.
+    """The state of a new AdamW, so that nanoGPT can resume from the weights.
 
-    nanoGPT puts all matrices in a first group and all vectors in a second.
+    Like nanoGPT's, its first group holds all matrices and its second all vectors.
     """
     dims = [len(shape) for shape in source.weights.shapes.values()]
     matrices = sum(n >= 2 for n in dims)
@@ -98,13 +98,13 @@ def _fresh_adamw(source: Exportable) -> dict[str, Any]:
 
 
 def vocabulary_alone(vocab_size: int) -> bytes:
-    """A ``meta.pkl`` that says how many rows the embedding has, all that ``train.py`` reads."""
+    """A ``meta.pkl`` with the number of embedding rows, which is all that ``train.py`` reads."""
     return pickle.dumps({"vocab_size": vocab_size}, protocol=2)
 
 
 def _meta(tokenizer: Tokenizer) -> bytes:
     characters = list(tokenizer.to_json()["characters"])
-    if tokenizer.eot is not None:  # one entry that decodes to several characters
+    if tokenizer.eot is not None:  # an entry that decodes to several characters
         characters.append(END_OF_TEXT)
     meta = {
         "vocab_size": len(characters),
@@ -115,22 +115,22 @@ def _meta(tokenizer: Tokenizer) -> bytes:
 
 
 def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = None) -> Foreign:
-    """The model of a ``ckpt.pt``, or of the folder that holds one.
+    """The model in a ``ckpt.pt``, or in the folder that holds one.
 
     Args:
         path: the file or its folder.
-        meta: ``meta.pkl`` of a character vocabulary; looked for beside the checkpoint and in
-            nanoGPT's ``data/DATASET/`` if not given.
-        tokenizer: in place of the checkpoint's own, which is then not read.
+        meta: ``meta.pkl`` of a character vocabulary; by default it is looked for beside the
+            checkpoint and in nanoGPT's ``data/DATASET/``.
+        tokenizer: replaces the checkpoint's own, which is then not read.
 
     Raises:
-        UserError: the file is damaged, hostile, or no nanoGPT checkpoint.
+        UserError: the file is damaged, hostile, or not a nanoGPT checkpoint.
     """
     if path.is_dir():
         path = path / CHECKPOINT
     value = safe_torch.load(path)
     if not isinstance(value, dict) or not isinstance(value.get("model_args"), dict):
-        raise UserError(f"{path} is no nanoGPT checkpoint: it has no model_args")
+        raise UserError(f"{path} is not a nanoGPT checkpoint: it has no model_args")
     config = _config(path, value["model_args"])
     tensors = safe_torch.tensors_of(value.get("model"), path)
     named = _native_names(tensors.shapes, path)
@@ -161,7 +161,7 @@ def _native_names(shapes: Any, path: Path) -> dict[str, str]:
 
 
 def _check_head(model: dict[str, Tensor], named: dict[str, str], path: Path) -> None:
-    """The head must be the embedding; then its name can go."""
+    """Remove the head from ``named``; it must be equal to the embedding."""
     head, embedding = named.pop("lm_head.weight", None), named.get("transformer.wte.weight")
     if head is None or embedding is None:
         return
@@ -180,9 +180,9 @@ def _tokenizer(
     notes: tuple[str, ...] = ()
     if tokenizer is None and model.vocab_size in GPT2_ROWS:
         tokenizer = tokenizers.get("gpt2")
-        notes = ("no meta.pkl found: the vocabulary is taken to be GPT-2's, as nanoGPT does",)
+        notes = ("no meta.pkl found: the vocabulary is assumed to be GPT-2's, as in nanoGPT",)
     elif tokenizer is None:
-        notes = ("no meta.pkl found: text cannot be encoded; give it with --meta",)
+        notes = ("no meta.pkl found: text cannot be encoded; name the file with --meta",)
     if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:
         raise UserError(
             f"{path}: the vocabulary has {tokenizer.vocab_size} entries, the model only "
@@ -193,7 +193,7 @@ def _tokenizer(
 
 
 def _native_tokenizer(path: Path) -> Tokenizer | None:
-    """The tokenizer that an export put beside the checkpoint; an empty object stands for none."""
+    """The tokenizer that an export wrote beside the checkpoint; an empty object means none."""
     if not foreign_files.present(path):
         return None
     value = foreign_files.read_object(path, foreign_files.LARGEST_VOCABULARY)
@@ -206,22 +206,22 @@ def _find_meta(path: Path, config: object) -> Path | None:
     places = [path.parent / META]
     if isinstance(dataset, str) and dataset and Path(dataset).name == dataset:
         places += [root / "data" / dataset / META for root in (path.parent, path.parent.parent)]
-    # A link that leads nowhere is not the absence of a vocabulary: reading it says what is wrong.
+    # A dangling link does not mean that there is no vocabulary; reading it gives the error.
     return next((place for place in places if foreign_files.present(place)), None)
 
 
 def read_meta(path: Path) -> Tokenizer:
-    """The vocabulary of a ``meta.pkl``, read without running it.
+    """The vocabulary of a ``meta.pkl``, read without executing it.
 
     Raises:
-        UserError: it is damaged, imports something, or maps characters to ids in no usable way.
+        UserError: it is damaged, imports something, or is not a list of characters by id.
     """
     value = safe_pickle.load_plain(path)
     characters = value.get("itos") if isinstance(value, dict) else None
     if isinstance(characters, dict):
         characters = [characters.get(i) for i in range(len(characters))]
     if not isinstance(characters, list) or not characters:
-        raise UserError(f"{path} is no nanoGPT vocabulary: it has no itos")
+        raise UserError(f"{path} is not a nanoGPT vocabulary: it has no itos")
     if not all(isinstance(c, str) and c for c in characters) or len(set(characters)) < len(
         characters
     ):

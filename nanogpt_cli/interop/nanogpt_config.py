@@ -1,8 +1,8 @@
-"""Reading nanoGPT's config files: Python source, of which only the syntax tree is looked at.
+"""Reading nanoGPT's config files, which are Python source, from their syntax tree.
 
-nanoGPT runs such a file inside its training script. Here nothing is run: plain assignments of
-literals, arithmetic on numbers and names assigned before are understood, and everything else is
-named with its line.
+nanoGPT executes such a file inside its training script. Here nothing is executed: assignments of
+literals, of arithmetic on numbers and of names assigned before are understood, and everything else
+is reported with its line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nanogpt_cli.errors import UserError, nearest
 
 Value = int | float | bool | str
 
-# What nanoGPT's train.py takes, with the values it has when a config file does not say.
+# The settings of nanoGPT's train.py with their defaults.
 DEFAULTS: Final[Mapping[str, Value]] = {
     "out_dir": "out", "eval_interval": 2000, "log_interval": 1, "eval_iters": 200,
     "eval_only": False, "always_save_checkpoint": True, "init_from": "scratch",
@@ -45,12 +45,12 @@ _UNARY: Final[Mapping[type[ast.unaryop], Callable[..., float]]] = {
 
 @dataclass
 class Settings:
-    """What a config file says.
+    """The settings of a config file.
 
     Attributes:
         values: every setting of nanoGPT's train.py.
         origins: ``"line 12"`` or ``"--batch_size"`` for those that the file or a flag sets.
-        notes: what was left out, each with its line.
+        notes: sentences about what was left out, each with its line.
     """
 
     values: dict[str, Value] = field(default_factory=lambda: dict(DEFAULTS))
@@ -58,19 +58,19 @@ class Settings:
     notes: list[str] = field(default_factory=list)
 
     def given(self, name: str) -> bool:
-        """Whether the file or a flag sets it, rather than nanoGPT's default."""
+        """Whether the file or a flag sets it; otherwise it has nanoGPT's default."""
         return name in self.origins
 
 
 class _UnknownError(Exception):
-    """An expression whose value cannot be told without running it."""
+    """The value of an expression cannot be known without executing it."""
 
 
 def read(path: Path, flags: Iterable[str] = ()) -> Settings:
     """The settings of a config file with nanoGPT's own ``--key=value`` flags on top.
 
     Raises:
-        UserError: the file is no Python source, or a flag is none of nanoGPT's.
+        UserError: the file is not Python source, or nanoGPT has no such flag.
     """
     settings = Settings()
     names: dict[str, Value] = dict(DEFAULTS)
@@ -134,14 +134,14 @@ def _take(statement: ast.stmt, names: dict[str, Value], settings: Settings) -> N
             names.pop(name, None)
             if name in DEFAULTS:
                 text = ast.unparse(value)[:60]
-                settings.notes.append(f"{where}: {name} is known only by running it: {text}")
+                settings.notes.append(f"{where}: {name} cannot be known without running: {text}")
         return
     for name in assigned:
         names[name] = found
         if name in DEFAULTS:
             _set(settings, name, found, where)
         elif not name.startswith("_"):
-            settings.notes.append(f"{where}: {name} is no setting of nanoGPT's train.py")
+            settings.notes.append(f"{where}: {name} is not a setting of nanoGPT's train.py")
 
 
 def _set(settings: Settings, name: str, value: Value, where: str) -> None:
@@ -162,7 +162,7 @@ def _take_flag(flag: str, settings: Settings) -> None:
         raise UserError(f"{flag!r} is not understood", "nanoGPT's flags are written --key=value")
     if name not in DEFAULTS:
         close = nearest(name, DEFAULTS)
-        hint = f"did you mean --{close}=…?" if close else f"it has {', '.join(DEFAULTS)}"
+        hint = f"did you mean --{close}=…?" if close else f"known: {', '.join(DEFAULTS)}"
         raise UserError(f"nanoGPT's train.py has no setting {name!r}", hint)
     value: object = text
     try:
@@ -191,7 +191,7 @@ def _value(node: ast.expr, names: Mapping[str, Value]) -> Value:
 
 
 def _arithmetic(operation: Callable[..., float], *operands: Value) -> Value:
-    """Apply it to numbers; what would grow without bound counts as unknown."""
+    """Apply ``operation`` to numbers; a result that could grow without bound is unknown."""
     if any(isinstance(operand, str) or abs(operand) > _LARGEST_NUMBER for operand in operands):
         raise _UnknownError
     if operation is operator.pow and abs(operands[1]) > 64:  # type: ignore[arg-type]
@@ -200,6 +200,6 @@ def _arithmetic(operation: Callable[..., float], *operands: Value) -> Value:
         result = operation(*operands)
     except (ArithmeticError, ValueError, TypeError):
         raise _UnknownError from None
-    if not isinstance(result, int | float):  # a root of a negative number
+    if not isinstance(result, int | float):  # complex: a root of a negative number
         raise _UnknownError
     return result

@@ -1,4 +1,4 @@
-"""From the settings of nanoGPT's train.py to a recipe that trains the same, and what has none."""
+"""Converting the settings of nanoGPT's train.py to an equivalent recipe, with notes on the rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nanogpt_cli.recipe import files as recipe_files
 
 Plain = int | float | bool | str | list[float] | list[str]
 
-# Settings that keep their meaning: nanoGPT's name, ours.
+# Settings that keep their meaning: nanoGPT's name -> the key here.
 _SAME: Final = {
     "n_layer": "model.n_layer", "n_head": "model.n_head", "n_embd": "model.n_embd",
     "block_size": "model.block_size", "dropout": "model.dropout", "bias": "model.bias",
@@ -22,14 +22,14 @@ _SAME: Final = {
     "grad_clip": "optim.grad_clip",
 }  # fmt: skip
 
-# Settings that nothing here corresponds to, each with what happens instead.
-_NONE: Final = {
-    "out_dir": "a run lies in runs/NAME; --out moves runs/",
+# Settings without an equivalent -> what happens instead.
+_WITHOUT_EQUIVALENT: Final = {
+    "out_dir": "a run is stored in runs/NAME; --out replaces runs/",
     "log_interval": "every step is logged",
     "eval_iters": "an evaluation reads the whole validation split",
-    "wandb_project": "its project is called nanogpt-cli",
-    "wandb_run_name": "a run is called as its recipe; --set run.name=…",
-    "backend": "chosen by the device",
+    "wandb_project": "the project is called nanogpt-cli",
+    "wandb_run_name": "a run is named after its recipe; --set run.name=… changes the name",
+    "backend": "it is chosen for the device",
 }
 
 _DATA: Final = {
@@ -38,7 +38,7 @@ _DATA: Final = {
     "openwebtext": ("openwebtext", "gpt2"),
 }
 _PRECISIONS: Final = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
-# (blocks, heads, channels) of the weights that init_from = "gpt2…" loads.
+# (layers, heads, channels) of the weights that init_from = "gpt2…" loads.
 _GPT2: Final = {
     "gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280),
     "gpt2-xl": (48, 25, 1600),
@@ -51,9 +51,9 @@ class Conversion:
 
     Attributes:
         values: ``"section.key"`` -> value, in the order of a recipe.
-        reasons: ``"section.key"`` -> the settings that decided it.
-        notes: what has no equivalent, or another meaning here.
-        command: what trains it, with NAME for the recipe.
+        reasons: ``"section.key"`` -> the settings that determine it.
+        notes: sentences about settings without an equivalent or with another meaning.
+        command: the command that trains it, with NAME for the recipe.
     """
 
     values: dict[str, Plain] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Conversion:
     command: str = "nanogpt train NAME"
 
     def put(self, key: str, value: Plain, *reasons: str) -> None:
-        """Decide one key."""
+        """Set one key."""
         self.values[key] = value
         self.reasons[key] = ", ".join(reasons)
 
@@ -91,14 +91,14 @@ class Conversion:
 
 
 def convert(settings: Settings) -> Conversion:
-    """The recipe; every setting is either in it or named in the notes."""
+    """The recipe; every setting is represented in it or named in the notes."""
     made = Conversion()
     made.notes += settings.notes
     for name, key in _SAME.items():
         made.put(key, _plain(settings, name), _where(settings, name))
     for step in (_data, _weights, _batch, _saving, _schedule, _machine, _sinks):
         step(settings, made)
-    for name, instead in _NONE.items():
+    for name, instead in _WITHOUT_EQUIVALENT.items():
         if settings.given(name):
             made.notes.append(f"{name} has no equivalent: {instead}")
     made.notes.append("windows are shuffled; data.order = 'random' draws crops as nanoGPT does")
@@ -117,7 +117,7 @@ def _plain(settings: Settings, name: str) -> Plain:
 
 
 def _where(settings: Settings, name: str) -> str:
-    """``learning_rate, line 25``, or that the file leaves it to nanoGPT's default."""
+    """``learning_rate, line 25``, or ``learning_rate, nanoGPT's default``."""
     origin = settings.origins.get(name, "nanoGPT's default")
     return f"{name}, {origin}"
 
@@ -132,15 +132,15 @@ def _data(settings: Settings, made: Conversion) -> None:
         made.put("data.val_fraction", 0.0005, where)
     if dataset not in _DATA:
         made.notes.append(
-            f"dataset = {dataset!r} is not known here: data.name is taken to be the folder "
-            f"{name}, which may hold nanoGPT's train.bin and val.bin"
+            f"dataset = {dataset!r} is not known here: data.name is set to the folder {name}, "
+            "which may hold nanoGPT's train.bin and val.bin"
         )
     if tokenizer == "gpt2":
         made.put("model.vocab_size", 50304, "as nanoGPT pads 50257")
 
 
 def _batch(settings: Settings, made: Conversion) -> None:
-    """nanoGPT divides its accumulation steps among processes: the product stays the same."""
+    """nanoGPT divides its accumulation steps among processes, which keeps the product the same."""
     values = settings.values
     steps = int(values["gradient_accumulation_steps"])
     if steps > 1:
@@ -179,7 +179,7 @@ def _schedule(settings: Settings, made: Conversion) -> None:
     if warmup > steps:
         made.notes.append(
             f"warmup_iters = {warmup} is longer than max_iters = {steps}: nanoGPT never reaches "
-            f"its learning rate, this recipe does at its last step"
+            "its peak learning rate; this recipe reaches it at its last step"
         )
     if floor > lr:
         made.notes.append(f"min_lr = {floor:g} is above learning_rate = {lr:g}: min_lr is {lr:g}")
@@ -207,10 +207,10 @@ def _weights(settings: Settings, made: Conversion) -> None:
     made.put("model.vocab_size", 50257, where)
     made.put("model.activation", "gelu_tanh", where)
     made.command = f"nanogpt train NAME --from {start}"
-    made.notes.append(f"init_from = {start!r} stands in the command: {made.command}")
-    made.notes.append("GELU is computed by tanh, as these weights were trained; nanoGPT uses erf")
+    made.notes.append(f"init_from = {start!r} becomes part of the command: {made.command}")
+    made.notes.append("GELU is computed by tanh, as in these weights' training; nanoGPT uses erf")
     if settings.values["block_size"] != 1024:
-        made.notes.append("block_size below 1024: such weights are read with their 1024 positions")
+        made.notes.append("block_size is not reduced: such weights are read with 1024 positions")
         made.put("model.block_size", 1024, where)
 
 

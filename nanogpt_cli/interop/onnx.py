@@ -1,4 +1,4 @@
-"""ONNX with a key/value cache, under the names transformers.js and optimum use.
+"""Writing ONNX with a key/value cache, under the names that transformers.js and optimum use.
 
 Inputs ``input_ids``, ``attention_mask``, ``position_ids``, ``past_key_values.N.key|value`` (B, H,
 P, D, P = 0 at first); outputs ``logits``, ``present.N.key|value``. Prompts of different lengths
@@ -26,16 +26,16 @@ from nanogpt_cli.interop.tensorfile import Entry
 from nanogpt_cli.model.gpt import GPT, Block, GPTConfig
 
 OPSET: Final = 18
-# A protobuf file ends at 2 GiB; larger models would need their weights beside it.
+# A protobuf file is limited to 2 GiB; larger models would need their weights in another file.
 _LARGEST: Final = 2_000_000_000
 _PREFIX: Final = "model."
 
 
 class Cached(nn.Module):
-    """A GPT that reads ids behind a cache and returns the longer cache; it takes the model apart.
+    """A GPT that takes ids with a cache and returns the extended cache; it modifies ``model``.
 
-    Attention is written out: with a mask, a row of padding sees nothing, and the library's fused
-    form gives NaN there, which would spread through the values.
+    Attention is written out, because a row of padding attends to nothing: there the library's fused
+    attention gives NaN, which would spread through the values.
     """
 
     def __init__(self, model: GPT) -> None:
@@ -44,7 +44,7 @@ class Cached(nn.Module):
         for part in list(model.transformer.h.modules()):
             for name, child in part.named_children():
                 if isinstance(child, nn.Linear):
-                    setattr(part, name, _Turned(child))
+                    setattr(part, name, _TransposedLinear(child))
 
     def forward(
         self,
@@ -56,17 +56,17 @@ class Cached(nn.Module):
         """Ids and positions (B, T), mask (B, P + T), caches (B, H, P, D) to logits (B, T, V)."""
         parts = self.model.transformer
         x = parts.wte(input_ids) + parts.wpe(position_ids)
-        hidden = self._hidden(attention_mask, input_ids.shape[1])
+        masked = self._masked(attention_mask, input_ids.shape[1])
         present = []
         for block, cache in zip(parts.h, past, strict=True):
             assert isinstance(block, Block)
-            x, longer = self._block(block, x, cache, hidden)
-            present.append(longer)
+            x, extended = self._block(block, x, cache, masked)
+            present.append(extended)
         return self.model.lm_head(parts.ln_f(x)), present
 
     @staticmethod
-    def _hidden(mask: Tensor, T: int) -> Tensor:
-        """Which keys a query must not see: (B, 1, T, P + T), the future and padding."""
+    def _masked(mask: Tensor, T: int) -> Tensor:
+        """The keys that a query must not attend to, future and padding: bool (B, 1, T, P + T)."""
         total = mask.shape[1]
         keys = torch.arange(total, device=mask.device)
         queries = keys[total - T :]
@@ -75,7 +75,7 @@ class Cached(nn.Module):
 
     @staticmethod
     def _block(
-        block: Block, x: Tensor, cache: tuple[Tensor, Tensor], hidden: Tensor
+        block: Block, x: Tensor, cache: tuple[Tensor, Tensor], masked: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         attention = block.attn
         B, T, C = x.shape
@@ -84,16 +84,16 @@ class Cached(nn.Module):
         q, k, v = (t.reshape(B, T, H, C // H).transpose(1, 2) for t in (q, k, v))
         k, v = torch.cat([cache[0], k], dim=2), torch.cat([cache[1], v], dim=2)
         scores = (q @ k.transpose(2, 3)) * attention.scale
-        scores = scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill(masked, torch.finfo(scores.dtype).min)
         y = (scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, C)
         x = x + attention.c_proj(y)
         return x + block.mlp(block.ln_2(x)), (k, v)
 
 
-class _Turned(nn.Module):
-    """A linear layer whose weight is stored (in, out), as ONNX multiplies and transformers stores.
+class _TransposedLinear(nn.Module):
+    """A linear layer whose weight is stored as (in, out), which is the form ONNX multiplies by.
 
-    Otherwise the graph would transpose every weight at every start.
+    Otherwise the graph would transpose every weight each time a session starts.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -110,7 +110,7 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
     """Write ``onnx/model.onnx`` beside the configuration and tokenizer transformers.js needs.
 
     Raises:
-        UserError: the model does not fit into one file, or has an activation GPT-2 lacks.
+        UserError: the model does not fit into one file, or has an activation that GPT-2 lacks.
     """
     if source.weights.nbytes > _LARGEST:
         raise UserError(
@@ -143,7 +143,7 @@ def _program(config: GPTConfig) -> Any:
             Cached(GPT(config).eval()),
             (ids, mask, positions, past),
             dynamo=True,
-            optimize=False,  # constants would be folded, and the weights are not there yet
+            optimize=False,  # it would fold constants, but the weights have no values yet
             opset_version=OPSET,
             input_names=[
                 "input_ids", "attention_mask", "position_ids",
@@ -156,7 +156,7 @@ def _program(config: GPTConfig) -> Any:
 
 
 def _without_weights(program: Any, source: Exportable) -> dict[str, Entry]:
-    """Simplify the graph and take the weights out of it; returns them by their names there."""
+    """Simplify the graph and remove the weights from it; returns them by their names there."""
     initializers = program.model.graph.initializers
     names = [name for name in initializers if name.startswith(_PREFIX)]
     for name in names:
@@ -179,7 +179,7 @@ def _cache_names(prefix: str, n_layer: int) -> list[str]:
 
 
 def _dynamic(n_layer: int) -> tuple[Any, ...]:
-    # transformers.js makes the empty cache from these names: "batch_size" must be among them.
+    # transformers.js creates the empty cache by these names; "batch_size" must be among them.
     names = ("batch_size", "sequence_length", "past_sequence_length")
     batch, time, past = (torch.export.Dim(name) for name in names)
     total = torch.export.Dim.AUTO  # past + sequence
@@ -189,7 +189,7 @@ def _dynamic(n_layer: int) -> tuple[Any, ...]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints and warns about packages and values that are not needed."""
+    """Silence the exporter's output and warnings about packages that are not needed."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,8 +1,8 @@
 """Writing ONNX files one tensor at a time.
 
-The library serialises a whole model in memory, several times over. But a message of protocol
-buffers is a sequence of fields, each a tag, a length and the value, and repeated fields may come
-last: so the graph's own bytes are followed by its initializers, each with its numbers as the last
+The library serialises a whole model in memory and copies it several times. But a protocol buffer
+message is a sequence of fields, each a tag, a length and a value, and repeated fields may come
+last. So the bytes of the graph are followed by its initializers, each with its values as the last
 field (https://protobuf.dev/programming-guides/encoding; field numbers from ``onnx.proto``).
 """
 
@@ -26,8 +26,8 @@ def write(path: Path, model: Any, weights: Mapping[str, Entry]) -> None:
 
     Args:
         path: the file.
-        model: an ``onnx.ModelProto`` whose graph uses the names of ``weights``; changed.
-        weights: the tensors that are missing in it.
+        model: an ``onnx.ModelProto`` whose graph uses the names of ``weights``; it is modified.
+        weights: the tensors that it lacks.
     """
     graph = model.graph.SerializeToString()
     model.ClearField("graph")
@@ -47,7 +47,7 @@ def write(path: Path, model: Any, weights: Mapping[str, Entry]) -> None:
 
 
 def _head(name: str, entry: Entry) -> bytes:
-    """A tensor up to its numbers."""
+    """The serialised tensor up to its values."""
     import onnx
 
     proto = onnx.TensorProto(name=name, dims=entry.shape, data_type=onnx.TensorProto.FLOAT)
@@ -64,7 +64,7 @@ def _begin(file: BinaryIO, tag: int, size: int) -> None:
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; all but the last have the high bit set."""
+    """Seven bits per byte, the lowest first; every byte but the last has its high bit set."""
     found = bytearray()
     while number > 0x7F:
         found.append(number & 0x7F | 0x80)

@@ -1,16 +1,16 @@
-"""Where a model comes from: a run, a checkpoint, a Hugging Face folder or hub id, a ``ckpt.pt``."""
+"""Opening a model: a run, a checkpoint, a Hugging Face folder or hub id, or a ``ckpt.pt``."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import Foreign, hub
+from nanogpt_cli.interop import hub
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.run.folder import RunFolder, find_run
@@ -18,22 +18,22 @@ from nanogpt_cli.text.tokenizer import Tokenizer
 from nanogpt_cli.training import checkpoint as checkpoints
 from nanogpt_cli.training import retention
 
-# OpenAI's models have no owner in the ids people type.
+# OpenAI's models, which are usually named without their owner.
 _OPENAI = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A model to use, and what is known about it.
+class LoadedModel:
+    """A model with its tokenizer and what is known about it.
 
     Attributes:
-        model: on the CPU, in evaluation mode.
+        model: the model, on the CPU, in evaluation mode.
         tokenizer: its tokenizer, or None if it came without one.
-        label: what it is, for people: ``run small, step 500 (best)``.
-        step: optimizer steps it has seen, 0 where unknown.
+        label: a description for the user: ``run small, step 500 (best)``.
+        step: optimizer steps it was trained for, 0 if unknown.
         state: ``state.json`` of a checkpoint; empty for foreign models.
-        notes: what a person should know.
+        notes: sentences for the user.
     """
 
     model: GPT
@@ -64,20 +64,20 @@ def resolve(
     raw: bool = False,
     tokenizer: Tokenizer | None = None,
     report: Callable[[str], None] = lambda _: None,
-) -> Source:
+) -> LoadedModel:
     """Find and read a model.
 
     Args:
         source: a run's name or folder, a checkpoint folder, a Hugging Face folder, ``ckpt.pt`` or
             a folder that holds one, a hub id; empty for the newest run.
-        checkpoint: of a run: "best", "last" or a step.
-        out: where runs are looked for by name.
-        raw: of a run with ``optim.ema``, the weights themselves instead of their average.
-        tokenizer: of another tool's checkpoint, in place of its own, which is then not read.
-        report: receives a line when something is fetched.
+        checkpoint: which checkpoint of a run: "best", "last" or a step.
+        out: the folder in which a run is looked up by name.
+        raw: for a run with ``optim.ema``, use the weights themselves instead of their average.
+        tokenizer: replaces that of another tool's checkpoint, which is then not read.
+        report: receives a line when something is downloaded.
 
     Raises:
-        UserError: there is no such thing, or it is damaged.
+        UserError: nothing is found under this name, or it is damaged.
     """
     path = Path(source)
     if not source or RunFolder(path).is_run() or RunFolder(out / source).is_run():
@@ -92,32 +92,29 @@ def resolve(
     return _of_run(find_run(source, out), checkpoint, raw)  # says which runs there are
 
 
-def _of_run(run: RunFolder, which: str, raw: bool) -> Source:
+def _of_run(run: RunFolder, which: str, raw: bool) -> LoadedModel:
     folder = retention.find(run, which)
     found = _of_checkpoint(folder, f"run {run.name}", raw)
     mark = " (best)" if retention.is_best(run, found.step) else ""
-    return Source(found.model, found.tokenizer, found.label + mark, found.step, found.state)
+    return replace(found, label=found.label + mark)
 
 
-def _of_checkpoint(folder: Path, name: str, raw: bool) -> Source:
+def _of_checkpoint(folder: Path, name: str, raw: bool) -> LoadedModel:
     state = checkpoints.verify(folder, checkpoints.FOR_READING)
     loaded = checkpoints.load(folder, check=False, raw=raw)
     tokenizer = checkpoints.read_tokenizer(folder)
     averaged = checkpoints.weights_file(folder, raw=raw).name == checkpoints.EMA
     label = f"{name}, step {loaded.step}" + (", averaged weights" if averaged else "")
-    return Source(loaded.model, tokenizer, label, loaded.step, state)
+    return LoadedModel(loaded.model, tokenizer, label, loaded.step, state)
 
 
 def _of_path(
     path: Path, tokenizer: Tokenizer | None, *, label: str = "", raw: bool = False
-) -> Source:
+) -> LoadedModel:
     label = label or str(path)
     if foreign_files.present(path / checkpoints.STATE):
         return _of_checkpoint(path, label, raw)
-    from nanogpt_cli.interop import importing  # every format's reader; a run needs none
+    from nanogpt_cli.interop import importing  # imports the readers of all formats
 
-    return _of_foreign(importing.read(path, tokenizer=tokenizer), label)
-
-
-def _of_foreign(found: Foreign, label: str) -> Source:
-    return Source(found.model, found.tokenizer, label, found.step, notes=found.notes)
+    found = importing.read(path, tokenizer=tokenizer)
+    return LoadedModel(found.model, found.tokenizer, label, found.step, notes=found.notes)

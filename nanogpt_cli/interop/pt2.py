@@ -1,6 +1,6 @@
-"""``torch.export`` programs: the model without Python code, run by torch alone.
+"""Writing ``torch.export`` programs, which torch runs without this package.
 
-A program is traced on a model without values. The archive torch makes of it is then written again
+A program is traced on a model without values. The archive that torch makes of it is then rewritten
 with the weights as its members, one at a time.
 """
 
@@ -24,10 +24,9 @@ from nanogpt_cli.model.gpt import GPT, GPTConfig
 _PREFIX: Final = "model."
 _WEIGHTS: Final = "data/weights/"
 _WEIGHTS_CONFIG: Final = _WEIGHTS + "model_weights_config.json"
-# Members that torch's writer adds to every archive by itself.
+# Members that torch's writer adds to every archive itself.
 _BY_THE_WRITER: Final = ("byteorder", ".data/version", ".data/serialization_id")
-# Of the container, as torch.export.save sets it.
-_VERSION: Final = 6
+_VERSION: Final = 6  # of the container, as torch.export.save sets it
 
 
 class _Logits(nn.Module):
@@ -43,7 +42,7 @@ class _Logits(nn.Module):
 
 
 def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> Path:
-    """Write ``NAME.pt2`` into ``folder``; any batch size, 1 to block_size positions."""
+    """Write ``NAME.pt2`` into ``folder``, for any batch size and 1 to block_size positions."""
     path = folder / f"{source.name}.pt2"
     report(f"tracing the model for {path.name}")
     members = _without_weights(_program(source.config))
@@ -71,7 +70,7 @@ def _program(config: GPTConfig) -> torch.export.ExportedProgram:
 
 
 def _without_weights(program: torch.export.ExportedProgram) -> dict[str, bytes]:
-    """The members of the program's archive, by name behind the archive's own folder."""
+    """The members of the program's archive, by their names below the archive's top folder."""
     file = io.BytesIO()
     torch.export.save(program, file)
     with zipfile.ZipFile(file) as archive:
@@ -81,7 +80,7 @@ def _without_weights(program: torch.export.ExportedProgram) -> dict[str, bytes]:
 
 
 def _place(entries: dict[str, Any], source: Exportable) -> dict[str, str]:
-    """Give each tensor a member of its own in the archive's list: native name -> member."""
+    """Assign a member of the archive to each tensor in ``entries``; native name -> member."""
     placed: dict[str, str] = {}
     for name, entry in entries.items():
         native = name.removeprefix(_PREFIX)

@@ -1,8 +1,8 @@
-"""Runs an exported artefact in its own runtime, in a process of its own.
+"""A script that runs an exported artefact in its own runtime, in a separate process.
 
-Started by ``verify.py`` as ``python -P runtimes.py RUNTIME ARTEFACT FOLDER``. It knows nothing of
-the native model and imports nothing of this package, so any interpreter that has the runtime can
-run it. FOLDER holds ``request.json``, ``windows.npy`` (N, T) and ``text.txt``; the answers are
+``verify.py`` starts it as ``python -P runtimes.py RUNTIME ARTEFACT FOLDER``. It does not know the
+native model and imports nothing from this package, so that any interpreter with the runtime can run
+it. FOLDER holds ``request.json``, ``windows.npy`` (N, T) and ``text.txt``; the results are
 ``logits.npy`` or ``logprobs.npy`` + ``positions.npy``, ``argmax.npy`` (N, T; -1 unknown),
 ``ids.npy`` of the text, and ``answer.json``.
 """
@@ -22,12 +22,12 @@ import numpy as np
 
 # Characters tokenised by one request to llama.cpp.
 _CHUNK = 1 << 20
-# Bytes of a GGUF file that one thread runs fastest.
+# Bytes of a GGUF file below which one thread is fastest.
 _SMALL_FILE = 1 << 26
 
 
 class Request:
-    """What is asked, and where the answers go."""
+    """The input of a runtime, and the folder for its results."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class Request:
         self.full_vectors: int = asked["full_vectors"]
         self.block_size: int = asked["block_size"]
         self.windows = np.load(folder / "windows.npy")
-        # Bytes first: text mode would change the line ends that have to survive.
+        # Read as bytes, because text mode would change line ends.
         self.text = (folder / "text.txt").read_bytes().decode("utf-8")
 
     def save(self, name: str, value: Any) -> None:
@@ -51,7 +51,7 @@ class Request:
 
 
 def run_transformers(artefact: Path, request: Request) -> None:
-    """transformers: logits, greedy generation with its cache, its tokenizer."""
+    """Run transformers: logits, greedy generation with its cache, its tokenizer."""
     import torch
 
     transformers: Any = importlib.import_module("transformers")
@@ -80,7 +80,7 @@ def run_transformers(artefact: Path, request: Request) -> None:
 
 
 def run_onnxruntime(artefact: Path, request: Request) -> None:
-    """onnxruntime: whole windows, a left-padded batch, greedy generation with the cache."""
+    """Run onnxruntime: whole windows, a left-padded batch, greedy generation with the cache."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -120,13 +120,13 @@ class _Onnx:
 
     @staticmethod
     def _empty(shape: list[Any], batch: int) -> tuple[int, ...]:
-        # By the names of the dimensions, as transformers.js does it.
+        # Sizes are found by the names of dimensions, as in transformers.js.
         sizes = {"batch_size": batch}
         return tuple(d if isinstance(d, int) else sizes.get(d, 0) for d in shape)
 
 
 def _padded(run: _Onnx, window: Any) -> Any:
-    """Logits of the last position of the window's beginnings, run as one left-padded batch."""
+    """Logits at the last position of prefixes of the window, run as one left-padded batch."""
     lengths = sorted({1, max(1, len(window) // 3), max(1, len(window) // 2), len(window)})
     longest = lengths[-1]
     ids = np.zeros((len(lengths), longest), np.int64)
@@ -157,7 +157,7 @@ def _library_round_trip(path: Path, request: Request) -> bool:
 
 
 def run_torch_export(artefact: Path, request: Request) -> None:
-    """torch.export: the program without any of our classes."""
+    """Run torch.export: the program, without any class of this package."""
     import torch
 
     program = torch.export.load(str(artefact)).module()
@@ -174,13 +174,13 @@ def run_torch_export(artefact: Path, request: Request) -> None:
 
 
 def run_llama_cpp(artefact: Path, request: Request) -> None:
-    """llama.cpp: its server, one position at a time, as text generation does it."""
+    """Run llama.cpp's server, one position at a time, as in text generation."""
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(artefact)
     parameters.n_ctx, parameters.n_parallel = request.block_size, 1
-    # Threads of a small model wait for each other longer than they compute.
+    # For a small model, threads wait for each other longer than they compute.
     if artefact.stat().st_size < _SMALL_FILE:
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     parameters.warmup, parameters.n_gpu_layers, parameters.verbosity = False, 0, -1
@@ -195,7 +195,7 @@ def run_llama_cpp(artefact: Path, request: Request) -> None:
 def _next_token(server: Any, prompt: list[int], n_probs: int) -> list[Any]:
     """The likeliest next tokens with log-probabilities, best first.
 
-    Empty when the likeliest is the beginning of a character: the server keeps such tokens back.
+    Empty if the likeliest is an incomplete character: the server holds such tokens back.
     """
     asked = {
         "prompt": prompt, "n_predict": 1, "n_probs": n_probs, "temperature": -1,
@@ -227,10 +227,10 @@ def _post(address: str, value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _llama_positions(server: Any, request: Request) -> None:
-    """The likeliest token at every position; all log-probabilities at some, evenly spread."""
+    """The likeliest token at every position, and all log-probabilities at some of them."""
     windows = request.windows
     argmax = np.full(windows.shape, -1)
-    # The server wants room for one more token, so the last position is out of its reach.
+    # The server needs room for one more token, so that it cannot evaluate the last position.
     within = [(n, t) for n in range(len(windows)) for t in range(windows.shape[1] - 1)]
     every = max(1, len(within) // max(1, request.full_vectors))
     vectors, positions = [], []

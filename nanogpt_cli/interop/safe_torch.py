@@ -1,9 +1,9 @@
-"""``torch.load`` for files from strangers.
+"""``torch.load`` for untrusted files.
 
-``weights_only=True`` stops code, not greed: a compressed archive may unpack to thousands of times
-its size, a tensor of stride 0 may claim any shape, ``bytearray`` may be called with any number.
-So the archive's table and the pickle's instructions are checked before torch sees the file, and
-each tensor against its storage afterwards.
+``weights_only=True`` prevents code execution, but not exhaustion of memory: a compressed archive
+may unpack to thousands of times its size, a tensor of stride 0 may claim any shape, and
+``bytearray`` may be called with any number. So the archive's table and the pickle's instructions
+are checked before torch reads the file, and each tensor is checked against its storage afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nanogpt_cli.interop.foreign import TensorSource
 
 _STORAGES: Final = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte",
                     "Bool")  # fmt: skip
-# A numpy scalar appears where someone stored a loss as one.
+# numpy scalars occur in checkpoints that store a loss as one.
 _NUMPY: Final = ("numpy dtype", "numpy.core.multiarray scalar", "numpy._core.multiarray scalar",
                  "_codecs encode")  # fmt: skip
 ALLOWED: Final = frozenset(
@@ -31,16 +31,16 @@ ALLOWED: Final = frozenset(
      *(f"torch {name}Storage" for name in _STORAGES)}
 )  # fmt: skip
 _MOST_MEMBERS: Final = 200_000
-# Of the archive's table; the entry of a tensor takes about 150.
+# Bytes of the archive's table; the entry of a tensor takes about 150.
 _LARGEST_TABLE: Final = 1 << 25
 
 
 def load(path: Path) -> Any:
-    """The object in a file that ``torch.save`` wrote; its storages stay mapped from the disk.
+    """The object in a file that ``torch.save`` wrote; its storages are memory-mapped.
 
     Raises:
         UserError: it is missing, damaged, compressed, or holds anything but plain tensors and
-            values; nothing of it is executed.
+            values; nothing in it is executed.
     """
     _check_archive(path)
     try:
@@ -62,7 +62,7 @@ def _check_archive(path: Path) -> None:
             if len(pickles) != 1 or pickles[0].file_size > safe_pickle.LARGEST:
                 raise UserError(f"{path} is not a file of torch.save: it needs one data.pkl")
             safe_pickle.scan(archive.read(pickles[0]), str(path), ALLOWED)
-            if (damaged := archive.testzip()) is not None:  # torch itself compares no checksum
+            if (damaged := archive.testzip()) is not None:  # torch itself checks no checksums
                 raise UserError(f"{path} is damaged: the checksum of {damaged!r:.80} is wrong")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
@@ -71,12 +71,12 @@ def _check_archive(path: Path) -> None:
     except Exception as error:  # zipfile, too, raises many kinds for a damaged file
         raise UserError(
             f"{path} is not a readable PyTorch file: {str(error)[:120]}",
-            "files older than PyTorch 1.6 have to be saved again with a newer one",
+            "files of a PyTorch older than 1.6 must be saved again with a newer one",
         ) from None
 
 
 def _check_table(path: Path) -> None:
-    """Compare the size of the table with its limit; ``zipfile`` reads all of it, however large."""
+    """Limit the size of the archive's table, because ``zipfile`` reads all of it."""
     with foreign_files.opened(path) as file:
         end: Any = zipfile._EndRecData(file)  # type: ignore[attr-defined]
     if end is not None and end[zipfile._ECD_SIZE] > _LARGEST_TABLE:  # type: ignore[attr-defined]
@@ -131,5 +131,5 @@ def _check_tensor(path: Path, name: str, tensor: object) -> None:
     if not tensor.is_contiguous() or end > tensor.untyped_storage().nbytes():
         raise UserError(
             f"{path} is refused: {name!r:.80} of shape {list(tensor.shape)} exceeds its data",
-            "a saved model keeps each tensor whole",
+            "in a saved model each tensor's data is complete and contiguous",
         )

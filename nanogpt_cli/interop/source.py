@@ -1,12 +1,12 @@
-"""What an export is made from: tensors read one at a time, multipliers folded into them.
+"""The input of an export: tensors read one at a time, with the multipliers folded into them.
 
-Peak memory matters: a writer asks for one tensor, writes it, and asks for the next, so that an
-export needs the largest tensor and never the whole model.
+To keep peak memory low, a writer reads one tensor, writes it, and reads the next, so that an export
+needs memory for the largest tensors and never for the whole model.
 
-Folding is exact algebra. With factors e (embedding), r (residual), a (attention), o (output):
-``wte``, ``wpe`` take e; both ``c_proj`` of a block take r; the query rows of ``c_attn`` take a·√D
-because the target divides by √D; ``ln_f`` takes o, and 1/e more if the head is the (scaled)
-embedding. What remains is the rounding of float32.
+Folding is exact but for float32 rounding. With factors e (embedding), r (residual), a (attention)
+and o (output), ``wte`` and ``wpe`` are multiplied by e, both ``c_proj`` of a block by r, the query
+rows of ``c_attn`` by a·√D (because the target divides by √D), and ``ln_f`` by o, and also by 1/e if
+the head is the (scaled) embedding.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from nanogpt_cli.training import checkpoint, retention, tensor_files
 
 
 @dataclass(frozen=True)
-class Weights:
+class FoldedWeights:
     """The tensors of a GPT-2 without multipliers, under the names of ``model/gpt.py``.
 
     Attributes:
-        config: of the plain model: no multipliers, vocabulary cut to the tokenizer's.
-        original: of the model as it was trained.
-        read: gives a tensor as it was trained, by name.
+        config: configuration of the plain model: no multipliers, the tokenizer's vocabulary size.
+        original: configuration of the model as it was trained.
+        read: reads a tensor as it was trained, by name.
     """
 
     config: GPTConfig
@@ -47,7 +47,7 @@ class Weights:
 
     @functools.cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor; a tied head is left out, biases are there only if the model has them."""
+        """The shape of every tensor, without a tied head and without biases the model lacks."""
         return shapes(self.config)
 
     def get(self, name: str) -> Tensor:
@@ -56,8 +56,8 @@ class Weights:
         tensor = self.read(name).detach()[:rows].to("cpu", torch.float32)
         return _fold(name, tensor, self.original).contiguous()
 
-    def uncut(self) -> Weights:
-        """The same with every row of the embedding, padding included."""
+    def uncut(self) -> FoldedWeights:
+        """The same weights with every row of the embedding, padding included."""
         return replace(self, config=replace(self.config, vocab_size=self.original.vocab_size))
 
     @property
@@ -90,15 +90,15 @@ class Exportable:
     """A trained model and what is known about it.
 
     Attributes:
-        name: of the run.
+        name: name of the run.
         weights: its tensors.
-        tokenizer: None when the run has none.
+        tokenizer: its tokenizer, or None.
         state: ``state.json`` of the checkpoint (step, recipe, ...), possibly empty.
         run: its run folder, if it has one.
     """
 
     name: str
-    weights: Weights
+    weights: FoldedWeights
     tokenizer: Tokenizer | None
     state: dict[str, Any] = field(default_factory=dict)
     run: RunFolder | None = None
@@ -110,11 +110,11 @@ class Exportable:
 
     @property
     def step(self) -> int:
-        """Optimizer steps the model has seen."""
+        """Optimizer steps that the model was trained for."""
         return int(self.state.get("step", 0))
 
     def require_tokenizer(self, target: str) -> Tokenizer:
-        """The tokenizer, or ``UserError`` when ``target`` cannot do without one."""
+        """The tokenizer; raises ``UserError``, naming ``target``, if there is none."""
         if self.tokenizer is None:
             raise UserError(
                 f"run {self.name} has no tokenizer, and {target} needs one",
@@ -130,7 +130,7 @@ class Exportable:
 
 @contextlib.contextmanager
 def without_values() -> Iterator[None]:
-    """Within it tensors have shapes but no memory: enough to trace a model."""
+    """Inside, tensors have shapes but no memory, which is enough to trace a model."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), undrawn():
@@ -138,7 +138,7 @@ def without_values() -> Iterator[None]:
 
 
 def plain_config(config: GPTConfig, tokenizer: Tokenizer | None) -> GPTConfig:
-    """``config`` after folding, its vocabulary cut to the ids the tokenizer has.
+    """``config`` after folding, its vocabulary cut to the tokenizer's size.
 
     Raises:
         UserError: the multipliers cannot be folded, or the tokenizer has more ids than the model.
@@ -162,19 +162,20 @@ def from_model(
     """An ``Exportable`` of a model in memory."""
     tensors = checkpoint.model_tensors(model)
     config = plain_config(model.config, tokenizer)
-    return Exportable(name, Weights(config, model.config, tensors.__getitem__), tokenizer, state)
+    weights = FoldedWeights(config, model.config, tensors.__getitem__)
+    return Exportable(name, weights, tokenizer, state)
 
 
 def from_run(run: RunFolder, which: str = "best", *, raw: bool = False) -> Exportable:
-    """A checkpoint of a run, its sha256 compared; tensors are read when they are asked for.
+    """A verified checkpoint of a run; its tensors are read on demand.
 
     Args:
         run: the run folder.
         which: "best", "last" or a step.
-        raw: of a run with ``optim.ema``, the weights themselves instead of their average.
+        raw: for a run with ``optim.ema``, use the weights themselves instead of their average.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no such checkpoint, or it is damaged.
     """
     folder = retention.find(run, which)
     state = checkpoint.verify(folder, checkpoint.FOR_READING)
@@ -185,7 +186,8 @@ def from_run(run: RunFolder, which: str = "best", *, raw: bool = False) -> Expor
     path = checkpoint.weights_file(folder, raw=raw)
     _check_shapes(path, shapes(original))
     tokenizer = checkpoint.read_tokenizer(folder)
-    weights = Weights(plain_config(original, tokenizer), original, lambda name: _read(path, name))
+    config = plain_config(original, tokenizer)
+    weights = FoldedWeights(config, original, lambda name: _read(path, name))
     return Exportable(run.name, weights, tokenizer, state, run)
 
 
@@ -198,7 +200,7 @@ def _check_shapes(path: Path, wanted: dict[str, tuple[int, ...]]) -> None:
 
 
 def _read(path: Path, name: str) -> Tensor:
-    # Opened for each tensor: closing the file gives its mapped pages back.
+    # The file is opened for each tensor, because closing it releases its mapped pages.
     with tensor_files.opened(path) as file:
         tensor: Tensor = file.get_tensor(name)
     return tensor

@@ -1,7 +1,7 @@
 """Writing safetensors one tensor at a time.
 
-The library's writer wants all tensors in memory at once; the format does not: eight bytes of
-header length, a JSON header with the offsets, then the tensors one after another
+The library's writer needs all tensors in memory at once, but the format does not: it is eight bytes
+with the header's length, a JSON header with the offsets, then the tensors one after another
 (https://github.com/huggingface/safetensors, "Format"). Reading is left to the library.
 """
 
@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Entry:
-    """A float32 tensor that will be asked for when its turn comes.
+    """A float32 tensor that is computed when it is written.
 
     Attributes:
-        shape: of the tensor.
-        get: gives it.
+        shape: shape of the tensor.
+        get: computes it.
     """
 
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ def write(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str])
     """Write ``entries`` in their order to ``path``.
 
     Raises:
-        AssertionError: an entry gives another shape or type than it announced.
+        AssertionError: a tensor has another shape than its entry, or another type than float32.
     """
     header = _header(entries, metadata)
     with path.open("wb") as file:
@@ -83,5 +83,5 @@ def _header(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> bytes:
 
 
 def little_endian(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """A contiguous tensor's values as a numpy array, low byte first; no copy on usual machines."""
+    """A tensor's values as a little-endian numpy array; no copy where that is the byte order."""
     return np.ascontiguousarray(tensor.contiguous().numpy(), dtype="<f4")

@@ -1,9 +1,9 @@
 """Writing torch's archives one tensor at a time.
 
-``torch.save`` and ``torch.export.save`` want all tensors in memory at once; their container does
-not: it is a zip file without compression, ``data.pkl`` naming the members ``data/0``, ``data/1``,
-... that hold the numbers (torch's notes on serialization, "Serialized file format"). torch's own
-writer of the container is used, so alignment, checksums and versions are its own.
+``torch.save`` and ``torch.export.save`` need all tensors in memory at once, but their format does
+not: it is an uncompressed zip file whose ``data.pkl`` refers to the members ``data/0``, ``data/1``,
+... with the values (torch's notes on serialization, "Serialized file format"). The container is
+written by torch's own writer, which takes care of alignment, checksums and versions.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from torch import Tensor
 
 from nanogpt_cli.interop.tensorfile import Entry, ahead
 
-# The one torch.save uses.
-_PROTOCOL = 2
+_PROTOCOL = 2  # as in torch.save
 
 
 class Archive:
-    """An archive being written; use it in ``with``."""
+    """An archive being written, as a context manager."""
 
     def __init__(self, path: Path, *, version: int | None = None) -> None:
-        # Through a file of Python's a full disk is an OSError; by itself torch's writer would only
-        # report a wrong position.
+        # Through a Python file a full disk is an OSError; torch's writer alone would only report a
+        # wrong position.
         self._out = path.open("wb")
         self._file = torch._C.PyTorchFileWriter(self._out)
         if version is not None:
@@ -42,27 +41,27 @@ class Archive:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # Also after an error: torch's destructor would do it again, and end the process.
+        # Needed after an error as well: otherwise torch's destructor does it and ends the process.
         ignored = () if error is None else (RuntimeError,)
         with self._out, contextlib.suppress(*ignored):
             self._file.write_end_of_file()
 
     def add(self, name: str, data: bytes) -> None:
-        """A member with these bytes."""
+        """Add a member with these bytes."""
         self._file.write_record(name, data, len(data))
 
     def add_tensor(self, name: str, tensor: Tensor) -> None:
-        """A member with the numbers of a contiguous tensor, in this machine's byte order."""
-        # The writer begins at the start of a storage; rows cut off behind do not matter to it.
+        """Add a member with the values of a contiguous tensor, in this machine's byte order."""
+        # The writer starts at the beginning of a storage; it ignores rows cut off at the end.
         whole = tensor if tensor.storage_offset() == 0 else tensor.clone()
         nbytes = tensor.numel() * tensor.itemsize
         self._file.write_record(name, whole.untyped_storage(), nbytes)  # type: ignore[arg-type]
 
 
 def save(value: Any, path: Path) -> None:
-    """What ``torch.save`` writes, for a value whose tensors are ``Entry``.
+    """Write what ``torch.save`` would write for a value whose tensors are ``Entry`` objects.
 
-    An entry that occurs twice is one tensor.
+    An entry that occurs twice is stored as one tensor.
     """
     file = io.BytesIO()
     pickler = _Pickler(file)
@@ -79,14 +78,14 @@ def save(value: Any, path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Storage:
-    """Stands for a member of the archive in the pickle."""
+    """Represents a member of the archive in the pickle."""
 
     key: str
     numbers: int
 
 
 class _Pickler(pickle.Pickler):
-    """Writes an ``Entry`` as the tensor it will give; ``entries`` are those met, in order."""
+    """Writes an ``Entry`` as the tensor it computes; ``entries`` collects them in order."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=_PROTOCOL)

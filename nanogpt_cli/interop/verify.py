@@ -1,8 +1,8 @@
-"""Proof that an artefact computes what the model computes, given by its own runtime.
+"""Verifying in an artefact's own runtime that it computes what the model computes.
 
-The runtime works in a process of its own (``runtimes.py``) and never sees the answers; they are
-compared here: logits, the likeliest token at 1,000 positions or more, greedy texts, tokenizer,
-loss.
+The runtime works in a separate process (``runtimes.py``) and never sees the expected results. They
+are compared here: logits, the likeliest token at 1,000 positions or more, greedy texts, the
+tokenizer and the loss.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _LEAST_POSITIONS: Final = 1024
 _PROMPTS: Final = 4
 _NEW_TOKENS: Final = 40
 _SECONDS: Final = 1800
-# Tokens of text that the tokenizer has to bring back; small data sets are taken whole.
+# Tokens of text for the round trip through the tokenizer; smaller data sets are used whole.
 _TEXT_TOKENS: Final = 2_000_000
-# Whole vectors asked of llama.cpp, which sends each as text: numbers in all.
+# Log-probabilities requested from llama.cpp in all, which sends them as text.
 _FULL_NUMBERS: Final = 1_500_000
-# Package that has to be there -> what installs it.
+# Runtime -> the package that provides it.
 _PACKAGES: Final = {
     "transformers": "transformers", "onnxruntime": "onnxruntime", "torch.export": "torch",
     "llama.cpp": "xllamacpp",
@@ -46,11 +46,11 @@ _PACKAGES: Final = {
 
 @dataclass(frozen=True)
 class Artefact:
-    """Something to verify.
+    """An exported file or folder to verify.
 
     Attributes:
         target: "hf", "gguf", "onnx", "pt2" or "nanogpt".
-        path: what the runtime is given.
+        path: the file or folder that the runtime opens.
         variant: quantisation of a GGUF file, else "".
     """
 
@@ -60,18 +60,18 @@ class Artefact:
 
     @property
     def runtime(self) -> str:
-        """The runtime that proves it."""
+        """The runtime that verifies it."""
         names = {"hf": "transformers", "onnx": "onnxruntime", "pt2": "torch.export",
                  "gguf": "llama.cpp", "nanogpt": "nanogpt-cli"}  # fmt: skip
         return names[self.target]
 
 
 def reference(source: Exportable) -> Reference:
-    """Ask the native model what the runtimes will be asked."""
+    """Compute with the native model what the runtimes will compute."""
     model = source.model()
-    tokens, text, origin = _material(source)
+    tokens, text, origin = _test_tokens(source)
     T = source.config.block_size
-    # The last position of a window is out of llama.cpp's reach, and a block of 1 has no other.
+    # llama.cpp cannot evaluate the last position of a window; a block size of 1 has no other.
     count = max(1, math.ceil(_LEAST_POSITIONS / max(1, T - 1)))
     if len(tokens) < count * (T + 1):
         tokens = np.resize(tokens, count * (T + 1))
@@ -90,15 +90,15 @@ def reference(source: Exportable) -> Reference:
 
 
 def _greedy(model: GPT, prompt: list[int], count: int) -> list[int]:
-    """The slow way on purpose: no cache that could be wrong."""
+    """Greedy decoding without a cache, which could be wrong."""
     ids = torch.tensor([prompt])
     for _ in range(count):
         ids = torch.cat([ids, model(ids)[0][:, -1:].argmax(-1)], dim=1)
     return ids[0, len(prompt) :].tolist()
 
 
-def _material(source: Exportable) -> tuple[np.ndarray[Any, Any], str, str]:
-    """Tokens and text to ask about: the run's validation data, random ids without it."""
+def _test_tokens(source: Exportable) -> tuple[np.ndarray[Any, Any], str, str]:
+    """Tokens and text for the comparison: the run's validation data, else random ids."""
     from nanogpt_cli.errors import UserError
     from nanogpt_cli.text.tokens import open_data
 
@@ -107,7 +107,7 @@ def _material(source: Exportable) -> tuple[np.ndarray[Any, Any], str, str]:
     if folder and source.tokenizer is not None:
         try:
             opened = open_data(Path(folder))
-            # End of text is a mark between documents, not text.
+            # End-of-text tokens separate documents and are no text.
             same = opened.manifest.fingerprint == source.tokenizer.fingerprint()
             whole = np.concatenate([opened.train[:_TEXT_TOKENS], opened.val])[-_TEXT_TOKENS:]
             if same and len(opened.val) > source.config.block_size:
@@ -123,7 +123,7 @@ def _random_text(tokenizer: Tokenizer | None, ids: np.ndarray[Any, Any]) -> str:
     if tokenizer is None:
         return ""
     text = tokenizer.decode(ids[ids != tokenizer.eot].tolist())
-    # Random bytes are no UTF-8: only what stands for itself can come back.
+    # Random bytes are not valid UTF-8: only ASCII characters survive the round trip.
     return text if tokenizer.kind == "char" else text.encode("ascii", errors="ignore").decode()
 
 
@@ -134,7 +134,7 @@ def installed(artefact: Artefact) -> bool:
 
 
 def missing(artefact: Artefact) -> Check:
-    """The check of an artefact whose runtime is not there: neither passed nor failed."""
+    """The check of an artefact whose runtime is missing: neither passed nor failed."""
     package = _PACKAGES[artefact.runtime]
     problem = f"not verified: {package} is not installed"
     return Check(artefact.target, artefact.variant, artefact.path.name, package, None, [problem])
@@ -147,19 +147,19 @@ def verify(
     *,
     python: str = sys.executable,
 ) -> Check:
-    """Run one artefact in its runtime and compare.
+    """Run one artefact in its runtime and compare the results.
 
     Args:
-        source: what it was made from.
-        expected: from ``reference``.
-        artefact: what to run.
+        source: the model it was made from.
+        expected: the result of ``reference``.
+        artefact: the artefact to run.
         python: an interpreter that has the runtime.
     """
     if artefact.target == "nanogpt":
         return _read_back(source, artefact)
     with tempfile.TemporaryDirectory(prefix="nanogpt-verify-") as name:
         folder = Path(name)
-        _ask(folder, source, expected)
+        _write_request(folder, source, expected)
         script = Path(__file__).with_name("runtimes.py")
         command = [python, "-P", str(script), artefact.runtime, str(artefact.path), str(folder)]
         try:
@@ -172,7 +172,7 @@ def verify(
         found = compare.compare(expected, folder, artefact.target, artefact.variant)
     problems = list(found.problems)
     if artefact.target == "hf" and not _same_tensors(source, artefact):
-        problems.append("read back, the tensors are not bit for bit those written")
+        problems.append("when read back, the tensors are not bit for bit those written")
     return Check(
         artefact.target, artefact.variant, artefact.path.name, found.runtime, not problems,
         problems, {**found.facts, "asked_about": expected.origin},
@@ -185,7 +185,7 @@ def _failed(artefact: Artefact, reason: str) -> Check:
                  [problem])  # fmt: skip
 
 
-def _ask(folder: Path, source: Exportable, expected: Reference) -> None:
+def _write_request(folder: Path, source: Exportable, expected: Reference) -> None:
     vocab_size = source.config.vocab_size
     asked = {
         "prompts": expected.prompts, "new_tokens": expected.new_tokens, "vocab_size": vocab_size,
@@ -198,7 +198,7 @@ def _ask(folder: Path, source: Exportable, expected: Reference) -> None:
 
 
 def _read_back(source: Exportable, artefact: Artefact) -> Check:
-    """nanoGPT's files are proved by reading them again: every tensor, bit for bit."""
+    """Verify nanoGPT's files by reading them back: every tensor must be bit for bit the same."""
     problems = [] if _same_tensors(source, artefact) else ["a tensor is not bit for bit the same"]
     facts = {"tensors_bit_exact": not problems}
     runtime = "nanogpt-cli's restricted reader"

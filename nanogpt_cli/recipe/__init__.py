@@ -1,4 +1,4 @@
-"""What a person may ask: a recipe's sections, its files, and writing new ones."""
+"""Recipes: their sections with every default, reading their files, and writing new ones."""
 
 from nanogpt_cli.recipe.sections import (
     MOST_CHANNELS,

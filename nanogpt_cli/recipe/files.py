@@ -1,4 +1,4 @@
-"""Recipes on disk: finding, reading, ``extends``, ``--set``, origins, and errors people can use."""
+"""Reading recipes: finding the file, ``extends``, ``--set``, the origin of keys, and errors."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from nanogpt_cli.recipe.sections import Recipe
 _HEADER = re.compile(r"^#\s*(what|machine|minutes|loss):\s*(.+)$", re.IGNORECASE)
 _SECTION_LINE = re.compile(r"^\s*\[\[?\s*([A-Za-z0-9_.-]+)\s*\]")
 _KEY_LINE = re.compile(r"^\s*([A-Za-z0-9_.-]+)\s*=")
-# What people who come from elsewhere type for a key.
-_HABITS = {
+# Names that other training programs use -> the key here.
+_FOREIGN_NAMES = {
     "steps": "train.max_steps", "iters": "train.max_steps", "max_iters": "train.max_steps",
     "num_iterations": "train.max_steps", "epochs": "train.max_steps",
     "learning_rate": "optim.lr", "batch": "train.batch_size",
@@ -40,7 +40,7 @@ class Loaded:
     Attributes:
         recipe: the validated recipe.
         origins: ``"optim.lr"`` -> ``"small.toml:12"`` or ``"--set"``.
-        notes: what a person should know, e.g. a key taken from another section.
+        notes: sentences for the user, e.g. about a key that was given in another section.
     """
 
     recipe: Recipe
@@ -50,7 +50,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Header:
-    """What a recipe says of itself in its leading comment."""
+    """The description of a recipe from its leading comment."""
 
     name: str
     path: Path
@@ -122,7 +122,7 @@ def load(name: str | Path, sets: Sequence[str] = ()) -> Loaded:
         sets: overrides ``SECTION.KEY=VALUE`` with the value in TOML; bare words are strings.
 
     Raises:
-        UserError: everything that is wrong, in one message with file and line.
+        UserError: the recipe is invalid; one message lists every problem with file and line.
     """
     path = locate(name)
     draft = _read(path, ())
@@ -152,7 +152,7 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
-    foreign_files.check(path)  # resolving a link that leads back to itself would fail
+    foreign_files.check(path)  # resolve() would fail on a link that leads back to itself
     if path.resolve() in chain:
         loop = " -> ".join(str(p.name) for p in (*chain, path))
         raise UserError(f"{path}: extends goes in a circle: {loop}")
@@ -189,7 +189,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
 
 
 def _line_numbers(text: str) -> dict[str, int]:
-    """Where each ``section.key`` stands (1-based); good for the plain tables recipes are."""
+    """The line (1-based) of each ``section.key``, for the plain tables that recipes consist of."""
     section = ""
     found: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -252,7 +252,7 @@ def nearest_key(name: str) -> str:
     if same := [key for key in known if key.endswith(f".{last}")]:
         return same[0]
     bare = {key.rpartition(".")[2]: key for key in known}
-    return _HABITS.get(last) or nearest(name, known) or bare.get(nearest(last, bare), "")
+    return _FOREIGN_NAMES.get(last) or nearest(name, known) or bare.get(nearest(last, bare), "")
 
 
 def _suggest(path: str) -> str:
@@ -273,10 +273,10 @@ def _validate(draft: _Draft, source: str) -> Loaded:
 
 
 def _other_version(path: Path) -> str:
-    """What to do about the recipe of a run, which nobody wrote by hand."""
+    """The hint for the recipe of a run, which nobody wrote by hand."""
     if not path.with_name("events.jsonl").is_file():
         return ""
-    return "the run is of another version of nanogpt-cli; take out or correct what is named"
+    return "another version of nanogpt-cli made this run; remove or correct the keys named above"
 
 
 def _describe(item: Any, draft: _Draft, source: str) -> list[str]:
@@ -305,7 +305,7 @@ def _leading_key(sentence: str, section: str) -> str:
 def _unknown_section(name: str) -> str:
     home = next((section for section, names in keys().items() if name in names), "")
     if home:
-        return f"unknown section [{name}]; the key {name} stands below [{home}]"
+        return f"unknown section [{name}]; the key {name} belongs in [{home}]"
     close = nearest(name, [*keys(), "init"])
     sections = ", ".join(f"[{section}]" for section in keys())
     hint = f"did you mean [{close}]?" if close else f"sections are {sections}"

@@ -1,6 +1,6 @@
-"""What a recipe may say: its sections as validated models. Every default of a run stands here.
+"""The sections of a recipe as validated models. Every default of a run is defined here.
 
-Reading files, ``extends`` and ``--set`` is the business of ``recipe/files.py``.
+Reading files, ``extends`` and ``--set`` are implemented in ``recipe/files.py``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nanogpt_cli.errors import UserError
 
-# Beyond any use, but small enough that no arithmetic with them overflows or goes on for ever.
+# Larger than any useful value, but small enough that no arithmetic overflows or takes for ever.
 _MANY = 2**40
 Positive = Annotated[int, Field(ge=1, le=_MANY)]
 Count = Annotated[int, Field(ge=0, le=_MANY)]
-# Limits of a model's shape. What is larger is a mistyped number, found here and not after minutes.
+# Limits of a model's shape. A larger number is a typing error, reported here and not minutes later.
 MOST_LAYERS = 1000
 MOST_CHANNELS = 2**20  # and heads, and positions
 MOST_ROWS = 2**24
@@ -42,7 +42,7 @@ class Run(Section):
 
 
 class Data(Section):
-    """What is learned from."""
+    """The training data."""
 
     name: str = Field(
         "shakespeare", description="A named data set, a prepared folder, or a text file or folder."
@@ -60,8 +60,10 @@ class Data(Section):
 class Model(Section):
     """Shape and initialisation of the model."""
 
-    n_layer: Annotated[int, Field(ge=1, le=MOST_LAYERS)] = Field(12, description="Blocks.")
-    n_head: Size = Field(12, description="Attention heads a block; must divide n_embd.")
+    n_layer: Annotated[int, Field(ge=1, le=MOST_LAYERS)] = Field(
+        12, description="Transformer blocks."
+    )
+    n_head: Size = Field(12, description="Attention heads per block; must divide n_embd.")
     n_embd: Size = Field(768, description="Channels of the residual stream.")
     block_size: Size = Field(1024, description="Context length in tokens.")
     vocab_size: Annotated[int, Field(ge=0, le=MOST_ROWS)] = Field(
@@ -74,7 +76,7 @@ class Model(Section):
     activation: Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu"] = Field(
         "gelu", description="gelu is the exact (erf) form, as in nanoGPT."
     )
-    tied: bool = Field(True, description="The head is the token embedding.")
+    tied: bool = Field(True, description="The head shares the weights of the token embedding.")
     init: str = Field("gpt2", description="Initialisation scheme; nanogpt init-inspect --list.")
 
     @model_validator(mode="after")
@@ -106,20 +108,22 @@ class Train(Section):
     keep: Positive = Field(2, description="Newest checkpoints kept (the best one stays too).")
     keep_every: Count = Field(0, description="Also keep multiples of this step; 0: none.")
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 where the device multiplies it, else fp32."
+        "auto", description="auto: bf16 where the device multiplies it natively, else fp32."
     )
     compile: bool | Literal["auto"] = Field(
-        "auto", description="torch.compile; auto: on CUDA when it works, with the reason if not."
+        "auto", description="torch.compile; auto: on CUDA if it works; if not, the run says why."
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
-    parallel: Literal["ddp", "fsdp"] = Field("ddp", description="How several processes share.")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="Several processes: ddp copies the model to each, fsdp splits it."
+    )
     on_nonfinite: Literal["skip", "stop", "rollback"] = Field(
         "stop", description="What to do when a loss or gradient is not finite."
     )
     parts: Count = Field(
         0,
-        description="CPU: parts of a micro-batch computed side by side, a thread each; "
-        "0: one per core, up to 8 cores. Bits depend on it.",
+        description="CPU: parts of a micro-batch computed in parallel, one thread each; "
+        "0: one per core, up to 8. The last bits of the results depend on it.",
     )
     deterministic: bool = Field(False, description="Same bits every time on a GPU too (slower).")
     patience: Count = Field(
@@ -145,9 +149,9 @@ class Optim(Section):
     )
     warmup_steps: Count = Field(100, description="Steps of linear warmup.")
     decay_fraction: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.2, description="Share of the run that wsd decays in."
+        0.2, description="Share of the run over which wsd decays."
     )
-    decay_shape: Literal["linear", "1-sqrt"] = Field("linear", description="wsd's decay.")
+    decay_shape: Literal["linear", "1-sqrt"] = Field("linear", description="Shape of wsd's decay.")
     grad_clip: NonNegative = Field(1.0, description="Largest gradient norm; 0: no clipping.")
     ema: Share = Field(
         0.0,
@@ -174,15 +178,15 @@ class Stats(Section):
         0, description="Steps between statistics; 0: as often as the budget allows."
     )
     budget: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.01, description="Largest share of step time statistics may cost; 0: none."
+        0.01, description="Largest share of the step time for statistics; 0: no statistics."
     )
 
 
 class Sample(Section):
-    """Text written while training."""
+    """Text sampled during training."""
 
     every: Count = Field(0, description="Steps between samples; 0: at each evaluation.")
-    prompt: str = Field("\n", description="What the sample continues.")
+    prompt: str = Field("\n", description="Text that the sample continues.")
     max_new_tokens: Annotated[int, Field(ge=0, le=2**20)] = Field(
         100, description="Length of a sample; 0: no samples."
     )

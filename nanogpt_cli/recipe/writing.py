@@ -1,4 +1,4 @@
-"""Recipe files to be written: what differs from another recipe, and the schema for editors."""
+"""Writing recipe files that extend another recipe, and the JSON schema for editors."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nanogpt_cli.recipe.sections import Recipe
 
 
 def derived(base: str, values: Mapping[str, Any], sets: Sequence[str], *, folder: Path) -> str:
-    """The text of a recipe file that extends another and says only what differs.
+    """The text of a recipe file that extends another and holds only the differences.
 
     Args:
         base: the recipe to extend.
-        values: ``"section.key"`` -> value; what ``base`` says already is left out.
+        values: ``"section.key"`` -> value; values that ``base`` has already are left out.
         sets: overrides as in ``load``.
         folder: where the file will lie, for the path to a ``base`` that is a file.
 
@@ -52,5 +52,5 @@ def schema() -> dict[str, Any]:
 
 
 def schema_file() -> Path:
-    """Where the schema lies; ``#:schema`` on a recipe's first line names it."""
+    """The path of the schema, which ``#:schema`` on a recipe's first line names."""
     return places.shipped_recipes() / "recipe.schema.json"

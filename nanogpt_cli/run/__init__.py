@@ -1,1 +1,1 @@
-"""What happened: the run folder, its events, and those who write and read them."""
+"""The record of a run: its folder, its events, and the code that writes and reads them."""

@@ -7,20 +7,19 @@ import time
 import uuid
 from pathlib import Path
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.run.folder import _LONGEST_ARGUMENT, RunFolder
+from nanogpt_cli.run.folder import RunFolder
 
 COMMANDS = ("pause", "resume", "checkpoint", "eval", "sample", "lr", "stop")
+_LONGEST_ARGUMENT = 1 << 20  # bytes; prompts are the longest arguments
 
 
 def send_command(run: RunFolder, name: str, argument: str = "") -> Path:
-    """Drop a command file for the trainer of ``run``; it is answered by a ``command`` event.
+    """Write a command file for the trainer of ``run``, which answers with a ``command`` event.
 
-    File names sort by time, so that commands are obeyed in the order they were given.
+    File names sort by time, so that commands are executed in the order they were given.
     """
-    from nanogpt_cli import files
-
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}", f"one of: {', '.join(COMMANDS)}")
     path = run.control / f"{time.time_ns():020d}-{uuid.uuid4().hex[:6]}-{name}"
@@ -30,8 +29,6 @@ def send_command(run: RunFolder, name: str, argument: str = "") -> Path:
 
 def take_commands(run: RunFolder) -> list[tuple[str, str]]:
     """The pending ``(name, argument)`` commands, oldest first; their files are removed."""
-    from nanogpt_cli import files
-
     try:
         names = sorted(entry.name for entry in os.scandir(run.control))
     except OSError:

@@ -1,4 +1,4 @@
-"""The vocabulary of a run: what a trainer yields and ``events.jsonl`` holds, one object a line.
+"""The events of a run: a trainer yields them, ``events.jsonl`` holds one JSON object per line.
 
 Every event has ``type`` (the class's key below) and ``time`` (seconds since the epoch, UTC). NaN
 and infinities are written as the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"`` so that
@@ -125,7 +125,7 @@ class Sample(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Alarm(Event):
-    """Something a person should look at. ``active`` is false when the condition has cleared."""
+    """A condition that needs attention. ``active`` is false when the condition has cleared."""
 
     type: ClassVar[str] = "alarm"
     step: int
@@ -152,7 +152,7 @@ class Checkpoint(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Command(Event):
-    """A person asked for something; ``result`` says what came of it."""
+    """A command from the user that the trainer has handled; ``result`` is its outcome."""
 
     type: ClassVar[str] = "command"
     step: int
@@ -185,7 +185,7 @@ class Note(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat(Event):
-    """The trainer is alive although no step has ended lately (``doing``: evaluate, save, ...)."""
+    """The trainer is alive although no step has finished lately (``doing``: evaluate, save, …)."""
 
     type: ClassVar[str] = "heartbeat"
     step: int
@@ -194,10 +194,10 @@ class Heartbeat(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnded(Event):
-    """The last event of a run that ended in order.
+    """The last event of a run, unless the process was killed.
 
-    ``reason``: "finished", "stopped" (asked to), "early_stop", "diverged" (all steps were made, but
-    the loss has left its level for good), "non_finite" or "error".
+    ``reason``: "finished", "stopped" (on request), "early_stop", "diverged" (all steps were made,
+    but the loss rose and did not recover), "non_finite" or "error".
     """
 
     type: ClassVar[str] = "run_ended"
@@ -219,7 +219,7 @@ EVENTS: dict[str, type[Event]] = {
 
 
 def plain(value: Any) -> Any:
-    """Values as strict JSON can hold them."""
+    """The value in a form that strict JSON can represent."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, Mapping):
@@ -242,14 +242,14 @@ def _is_numeric(annotation: Any) -> bool:
     return "float" in str(annotation) or annotation == "Mapping[str, Any]"
 
 
-def _lively(value: Any) -> Any:
+def _restored(value: Any) -> Any:
     """The inverse of ``plain`` inside numeric fields."""
     if isinstance(value, str):
         return _NON_FINITE.get(value, value)
     if isinstance(value, dict):
-        return {key: _lively(item) for key, item in value.items()}
+        return {key: _restored(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_lively(item) for item in value]
+        return [_restored(item) for item in value]
     return value
 
 
@@ -286,14 +286,14 @@ ALLOWED = {
 
 
 def sound(event: Event) -> bool:
-    """Whether every field holds what its annotation says; a log may hold anything."""
+    """Whether every field has the type of its annotation; a log may contain anything."""
     return all(isinstance(getattr(event, name), kinds) for name, kinds in ALLOWED[event.type])
 
 
 def decode(line: str | bytes) -> Event | None:
     """The event of one line, or ``None`` for a type this version does not know.
 
-    Unknown fields are dropped, so an old reader survives a newer writer.
+    Unknown fields are dropped, so that an old reader can read a newer log.
 
     Raises:
         ValueError: the line is not a JSON object, a required field is missing, or one holds a value
@@ -310,7 +310,7 @@ def decode(line: str | bytes) -> Event | None:
         record = {key: value for key, value in record.items() if key in known}
     for key in _NUMERIC[cls.type]:
         if isinstance(value := record.get(key), (str, dict, list)):
-            record[key] = _lively(value)
+            record[key] = _restored(value)
     for key in _TUPLES[cls.type]:
         if isinstance(value := record.get(key), list):
             record[key] = tuple(value)

@@ -1,6 +1,6 @@
-"""The run folder: where everything of a run lies.
+"""The run folder, which holds everything that belongs to a run.
 
-The folder is the only meeting place of trainer, dashboard, sampler and exporter::
+Trainer, dashboard, sampler and exporter communicate through this folder only::
 
     runs/NAME/recipe.toml                 resolved recipe
               events.jsonl                append-only log, see ``run/events.py``
@@ -52,12 +52,12 @@ class RunFolder:
 
     @property
     def incidents(self) -> Path:
-        """What the flight recorder wrote."""
+        """The folder of incidents, which the flight recorder writes."""
         return self.path / "incidents"
 
     @property
     def control(self) -> Path:
-        """Where command files for a running trainer are dropped."""
+        """The folder of command files for a running trainer."""
         return self.path / "control"
 
     @property
@@ -72,7 +72,7 @@ class RunFolder:
 
     @property
     def stdout(self) -> Path:
-        """What a detached trainer printed."""
+        """The output of a detached trainer."""
         return self.path / "stdout.log"
 
     @property
@@ -84,13 +84,13 @@ class RunFolder:
         """Whether this looks like a run: it has a recipe or an event log.
 
         Raises:
-            UserError: the folder cannot be looked into.
+            UserError: the folder cannot be searched.
         """
         return foreign_files.present(self.recipe) or foreign_files.present(self.events)
 
 
 def list_runs(root: Path = RUNS) -> list[RunFolder]:
-    """All runs below ``root``, newest activity first; a folder that may not be read is none."""
+    """All runs below ``root``, newest activity first; unreadable folders are skipped."""
     if not root.is_dir():
         return []
     runs = [RunFolder(path) for path in root.iterdir() if path.is_dir()]
@@ -117,15 +117,15 @@ def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
     """The run called ``name`` (a name below ``root`` or a path); the newest one when ``None``.
 
     Raises:
-        UserError: there is no such run; the message lists those there are.
+        UserError: there is no such run; the message lists the existing ones.
     """
     runs = list_runs(root)
     if name is None:
         if not runs:
             raise UserError(
                 f"there is no run in {root}/",
-                "train one first: nanogpt train small; or go to the folder that holds it, or name "
-                "where runs lie with --out",
+                "train one first: nanogpt train small; if your runs are elsewhere, name their "
+                "folder with --out",
             )
         return runs[0]
     for path in (Path(name), root / name):
@@ -135,15 +135,15 @@ def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
     close = nearest(str(name), names)
     there = f"runs in {root}/: {', '.join(names[:10])}"
     if not names:
-        there = f"there is none in {root}/; go to the folder that holds it, or use --out"
+        there = f"there is none in {root}/; name the folder that holds it with --out"
     raise UserError(f"no run {str(name)!r}", f"did you mean {close!r}? {there}" if close else there)
 
 
 def check_name(name: str) -> str:
-    """The name, when a folder can be called so.
+    """Return ``name`` if it can be the name of a run.
 
     Raises:
-        UserError: it cannot.
+        UserError: it is not usable as a folder name.
     """
     if not _SAFE_NAME.match(name):
         raise UserError(
@@ -154,10 +154,10 @@ def check_name(name: str) -> str:
 
 
 def fresh_run(name: str, root: Path = RUNS) -> RunFolder:
-    """A folder that does not exist yet: ``NAME``, else ``NAME-2``, ``NAME-3``, …; it is created.
+    """Create the first of the folders ``NAME``, ``NAME-2``, ``NAME-3``, … that does not exist.
 
     Raises:
-        UserError: the name cannot be a folder's name.
+        UserError: the name is not usable as a folder name.
     """
     check_name(name)
     root.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,3 @@ def fresh_run(name: str, root: Path = RUNS) -> RunFolder:
             return RunFolder(path)
         except FileExistsError:
             number += 1
-
-
-# Bytes; a prompt is the longest.
-_LONGEST_ARGUMENT = 1 << 20

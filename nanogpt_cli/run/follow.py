@@ -25,9 +25,9 @@ class EventReader:
 
     Reading is bounded per call, a half-written last line waits for its rest, unknown types are
     skipped and counted, broken lines are counted. When the file shrinks or is replaced, reading
-    starts again from its beginning and ``restarts`` grows: the caller must forget what it had. What
-    is there and cannot be read, a named pipe for instance, counts as empty, and a line beyond any
-    reason ends the reading; ``problem`` says why.
+    starts again from its beginning and ``restarts`` grows: the caller must discard what it has. A
+    log that exists but cannot be read, such as a named pipe, counts as empty, and an endless line
+    ends the reading; ``problem`` says why.
     """
 
     path: Path
@@ -87,7 +87,7 @@ class EventReader:
             return True
 
     def _take(self, max_bytes: int) -> bytes:
-        """The kept tail and the next bytes; ``offset`` passes them all."""
+        """The tail held back and the next bytes; ``offset`` moves past all of them."""
         if self._no_log:
             return b""
         try:
@@ -115,7 +115,7 @@ class EventReader:
         self._identity = identity
 
     def _read(self, max_bytes: int, deadline: float) -> Iterator[events.Event]:
-        """Decode whole lines; what the deadline cuts off is given back to the next call."""
+        """Decode whole lines; what is left at the deadline is read again by the next call."""
         data = self._take(max_bytes)
         position = 0
         while (end := data.find(b"\n", position)) >= 0:

@@ -1,4 +1,4 @@
-"""What a run's log amounts to: steps that were made again are told once."""
+"""The effective history of a run: steps that were repeated after a resume count once."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ _TAIL = 1 << 23
 
 
 def effective(log: Iterable[events.Event]) -> list[events.Event]:
-    """The events that hold, in order.
+    """The valid events, in order.
 
-    When a run is resumed after step ``s``, the events of later steps are void: those steps are made
-    again. An evaluation or a sample of step ``s`` itself may stand in the log twice, with the same
+    When a run is resumed after step ``s``, the events of later steps are void: those steps are
+    repeated. An evaluation or a sample of step ``s`` itself may be in the log twice, with the same
     result; the first one is kept.
     """
     found: list[events.Event] = []
-    told: set[tuple[str, int]] = set()
+    seen: set[tuple[str, int]] = set()
     for event in log:
         if isinstance(event, events.RunStarted):
             found = [old for old in found if getattr(old, "step", 0) <= event.step]
-            told = {key for key in told if key[1] <= event.step}
+            seen = {key for key in seen if key[1] <= event.step}
         elif isinstance(event, events.Eval | events.Sample):
             key = (event.type, event.step)
-            if key in told:
+            if key in seen:
                 continue
-            told.add(key)
+            seen.add(key)
         found.append(event)
     return found
 
 
 def newest(log: Path, count: int, *, step: int) -> list[events.Event]:
-    """The last ``count`` events that hold in a log when its run goes on after ``step``."""
+    """The last ``count`` valid events of a log whose run is resumed after ``step``."""
     try:
         size = log.stat().st_size
     except OSError:

@@ -23,7 +23,7 @@ class EventWriter:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if foreign_files.present(path):
-            foreign_files.check(path)  # to write to a named pipe would mean to wait for its reader
+            foreign_files.check(path)  # opening a named pipe would wait for a reader
             _cut_torn_line(path)
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 

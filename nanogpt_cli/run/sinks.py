@@ -1,6 +1,7 @@
-"""Where events go besides ``events.jsonl``: one small interface, the libraries behind it lazy.
+"""Sinks: destinations of events besides ``events.jsonl``.
 
-A sink is a context manager that takes events. ``csv`` is built in; the others need their library.
+A sink is called with each event. ``csv`` is built in; the others need a library, which is imported
+when the sink is opened.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ COLUMNS = (
 def opened(
     names: Sequence[str], run: RunFolder, failed: Callable[[str], None] = lambda _: None
 ) -> Iterator[list[Sink]]:
-    """The sinks of these names, open for the time of the block.
+    """Open the named sinks for the duration of the block.
 
     Args:
         names: as in ``log.sinks``.
         run: the run they describe.
-        failed: told in a sentence when a sink raises, which then takes no more events: a run is not
-            given up because a library or a server fails.
+        failed: receives a sentence when a sink raises. That sink gets no more events; the run goes
+            on, whatever a library or a server does.
 
     Raises:
         UserError: a library is missing; the message names the extra to install.
@@ -46,7 +47,7 @@ def opened(
 
 @contextlib.contextmanager
 def _tolerant(name: str, run: RunFolder, failed: Callable[[str], None]) -> Iterator[Sink]:
-    """A sink that nothing can be raised by, neither by an event nor when it is closed."""
+    """A sink that never raises, neither for an event nor when it is closed."""
     stack = contextlib.ExitStack()
     sink: Sink | None = stack.enter_context(_SINKS[name](run))
 
@@ -56,7 +57,7 @@ def _tolerant(name: str, run: RunFolder, failed: Callable[[str], None]) -> Itera
             return
         try:
             sink(event)
-        except Exception as error:  # whatever a library or its server does
+        except Exception as error:  # a library may raise anything
             sink = None
             reason = " ".join(str(error).split())[:200]
             failed(f"the sink {name} failed and is left out: {type(error).__name__}: {reason}")
@@ -139,7 +140,7 @@ def _tensorboard(run: RunFolder) -> Iterator[Sink]:
 
 @contextlib.contextmanager
 def _hosted(name: str, run: RunFolder) -> Iterator[Sink]:
-    """Weights & Biases, or trackio, which speaks the same language."""
+    """Weights & Biases, or trackio, which has the same interface."""
     library: Any = _need(name, name)
     live: Any = None
 
@@ -163,10 +164,10 @@ def _hosted(name: str, run: RunFolder) -> Iterator[Sink]:
 
 
 def check(names: Sequence[str]) -> None:
-    """Find out before a run is made whether its sinks can be opened.
+    """Check that the sinks can be opened, before a run folder is created.
 
     Raises:
-        UserError: a library is missing; the extra that brings it is named.
+        UserError: a library is missing; the message names the extra to install.
     """
     for name in names:
         if name != "csv":

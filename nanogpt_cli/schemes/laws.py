@@ -1,7 +1,7 @@
 """Laws of initial values: how one tensor's entries are distributed, written as text.
 
 A law is a call such as ``normal(0.02 / sqrt(2*L))``. Its argument is arithmetic over the model's
-shape (``VARIABLES``), so the text a person reads is the definition that is evaluated.
+shape (``VARIABLES``), so that the formula shown to the user is the one that is evaluated.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KINDS = {
     "orthogonal": "gain",
     "constant": "value",
 }
-# A float32 normal draw on the CPU comes from a 24-bit uniform number: Box-Muller cannot go further.
+# PyTorch's CPU draws float32 normals by Box-Muller from 24-bit uniforms, which bounds their size.
 LARGEST_NORMAL = math.sqrt(48 * math.log(2))
 
 _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
@@ -119,7 +119,7 @@ def truncated_moments(cut: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Law:
-    """A distribution with its numbers filled in.
+    """A distribution with numbers in place of formulas.
 
     Attributes:
         kind: one of ``KINDS``.
@@ -133,7 +133,7 @@ class Law:
     cut: float = math.inf
 
     def true_std(self, fan_out: int, fan_in: int) -> float:
-        """The standard deviation entries of a (fan_out, fan_in) matrix really have.
+        """The actual standard deviation of the entries of a (fan_out, fan_in) matrix.
 
         A normal truncated at ±3σ has 0.9866σ, at ±2σ 0.8796σ; a (semi-)orthogonal matrix of gain g
         has g/√max(fan_out, fan_in).
@@ -167,7 +167,7 @@ class Law:
     def relative_error(self, n: int) -> float:
         """Standard error of a measured std over ``n`` values, as a share of the std: √((κ-1)/4n).
 
-        An orthogonal matrix has exactly its norm: only rounding and the mean's share are left.
+        An orthogonal matrix has an exact norm: only rounding and the sample mean add an error.
         """
         if self.kind == "orthogonal":
             return max(1e-4, 1 / n)
@@ -247,7 +247,7 @@ class Rule:
 
 
 def pretty(formula: str) -> str:
-    """A formula for reading: ``0.02 / sqrt(2 * L)`` becomes ``0.02/√(2L)``."""
+    """A formula in readable form: ``0.02 / sqrt(2 * L)`` becomes ``0.02/√(2L)``."""
     text = formula.replace("sqrt", "√").replace(" / ", "/").replace(" ^ ", "^")
     text = re.sub(r"(\d) \* ([A-Za-z(])", r"\1\2", text).replace(" * ", "·").replace("^(-", "^-(")
     text = re.sub(r"\^-\(([\d.]+)\)", r"^-\1", text)

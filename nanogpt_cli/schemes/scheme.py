@@ -65,18 +65,18 @@ def tensor_class(name: str) -> str:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How every tensor of a GPT starts.
+    """How every tensor of a GPT is initialised.
 
     Attributes:
-        name: the name asked for by recipes and commands.
+        name: its name in recipes and commands.
         about: the idea in one line.
         source: where it is defined.
-        aliases: other names it answers to.
+        aliases: other names for it.
         rules: a law for each of ``CLASSES``.
         multipliers: formulas for the factors on the signal (``MULTIPLIERS``); absent means GPT-2's.
         lr: formulas for the factor on the learning rate, by class; absent means 1.
-        base_width, base_depth: where ``m`` and ``r`` are 1.
-        mismatch: what it presumes and a pre-LN GPT-2 with tied head lacks; empty if nothing.
+        base_width, base_depth: the width and depth at which ``m`` and ``r`` are 1.
+        mismatch: what it assumes and a pre-LN GPT-2 with tied head lacks; empty if nothing.
     """
 
     name: str
@@ -148,7 +148,7 @@ def _positive(table: Mapping[str, Any], key: str, default: int, where: str) -> i
 
 
 def _from_table(name: str, table: Mapping[str, Any], base: Scheme | None, where: str) -> Scheme:
-    """Read one scheme; what it leaves out comes from ``base``."""
+    """Read one scheme; what the table leaves out is taken from ``base``."""
     special = {*_TEXT_KEYS, "aliases", "base", "multipliers", "lr", "base_width", "base_depth"}
     laws = _expand({k: v for k, v in table.items() if k not in special}, where)
     rules = {c: Rule.parse(text) for c, text in laws.items()}
@@ -216,7 +216,7 @@ def parse_custom(table: Mapping[str, Any], *, where: str = "init") -> Scheme:
 
     ``base`` names the scheme it changes (default: ``gpt2``); every other key is one of
     ``CLASSES`` or ``GROUPS`` with a law, ``multipliers``, ``lr``, ``base_width`` or ``base_depth``.
-    Formulas are tried on a small shape, so that a slip shows when the recipe is read.
+    Formulas are evaluated for a small shape, so that errors appear when the recipe is read.
 
     Raises:
         UserError: a key, law or formula is wrong; the message names it.

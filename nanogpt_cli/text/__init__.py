@@ -1,1 +1,1 @@
-"""From any text to token files. Never imports torch."""
+"""Turning text into token files, and the tokenizers. Never imports torch."""

@@ -1,4 +1,4 @@
-"""Byte-pair encodings: tiktoken's by name, Hugging Face files, and training one on own text."""
+"""Byte-pair encodings: tiktoken's by name, Hugging Face files, and training one on a text."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import tiktoken_spaces, tokenizer_library
+from nanogpt_cli.text.gpt2_bpe import byte_characters, load_gpt2_encoding
 from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer, Tokens
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ _END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", 
 
 _COPY_PAYS = 1 << 22  # characters; a copy costs what encoding about a megabyte does
 
-# Training takes time that grows with the square of a word's length: a word is cut after as many
-# characters of one of GPT-2's classes. No vocabulary learns anything from longer ones.
+# Training time grows with the square of a word's length, so a word is cut after this many
+# characters of one of GPT-2's classes. No vocabulary learns anything from longer words.
 _LONG_WORD = 1024
 _LONG_WORDS = re.compile(
     "|".join(f"{kind}{{{_LONG_WORD}}}" for kind in (r"[^\W\d_]", r"\d", r"\s", r"(?:[^\w\s]|_)"))
@@ -81,7 +82,7 @@ class TiktokenTokenizer(Tokenizer):
         return self.encoding.decode_single_token_bytes(id)
 
     def to_json(self) -> dict[str, Any]:
-        """See ``Tokenizer``. The name says all: tiktoken pins the vocabulary's hash."""
+        """See ``Tokenizer``. The name is enough: tiktoken pins the vocabulary's hash."""
         return self._head()
 
 
@@ -98,8 +99,6 @@ def _copy(encoding: tiktoken.Encoding) -> tiktoken.Encoding:
 
 def _tiktoken_encoding(kind: str) -> tiktoken.Encoding:
     if kind == "gpt2":
-        from nanogpt_cli.text.gpt2_bpe import load_gpt2_encoding
-
         return load_gpt2_encoding()
     import tiktoken
 
@@ -119,8 +118,8 @@ class HuggingFaceTokenizer(Tokenizer):
     Args:
         value: the content of a ``tokenizer.json``.
         kind: ``hf``, or ``bpe:SIZE`` for one that ``train`` made.
-        eot: id of end of text; by default the id of the first usual name in the vocabulary.
-        source: the file it is from, for messages.
+        eot: id of end of text; by default that of the first usual name found in the vocabulary.
+        source: the file it comes from, for messages.
 
     Raises:
         UserError: ``value`` is refused, or ``eot`` is not among its ids.
@@ -149,8 +148,6 @@ class HuggingFaceTokenizer(Tokenizer):
         self.cut_rule = "words" if _splits_like_gpt2(value) else "checked"
         self._bytes = None
         if _is_byte_level(value):
-            from nanogpt_cli.text.gpt2_bpe import byte_characters
-
             self._bytes = byte_characters()
 
     def _find_eot(self) -> int | None:
@@ -159,7 +156,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def encode_array(self, text: str) -> Tokens:
         """See ``Tokenizer``."""
-        # The batch form skips the offsets, which cost twice the time and most of the memory.
+        # The batch form skips the offsets, which would double the time and take most of the memory.
         with tokenizer_library.calling(f"{self._source} cannot encode this text"):
             found = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
         return np.array(found.ids, dtype=self.dtype)
@@ -174,7 +171,7 @@ class HuggingFaceTokenizer(Tokenizer):
         token = self._tokenizer.id_to_token(id)
         if token is None:
             if 0 <= id < self.vocab_size:
-                return b""  # a gap between ids, as the library decodes it
+                return b""  # a gap between ids, which the library decodes to nothing
             raise KeyError(id)
         if self._bytes is not None and id != self.eot and all(c in self._bytes for c in token):
             return bytes(self._bytes[c] for c in token)

@@ -1,4 +1,4 @@
-"""Making the files of a data set in an empty folder."""
+"""Creating the files of a data set in an empty folder."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import bpe, cuts, pipeline, receipt, tokenizers, tokens
 from nanogpt_cli.text.charset import CharsetCollector
-from nanogpt_cli.text.documents import Piece, Reader, Tally
+from nanogpt_cli.text.documents import Chunk, Reader, Tally
 from nanogpt_cli.text.parallel import ordered_map
 from nanogpt_cli.text.reading import Meter, SourceFile
 from nanogpt_cli.text.request import Request, split_rule
-from nanogpt_cli.text.sources import Source
+from nanogpt_cli.text.sources import TextSource
 from nanogpt_cli.text.splits import Counts, SplitWriter, TailWriter
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 from nanogpt_cli.version import __version__
 
 SOURCES: Final = "sources.jsonl"
-_TRAINING_BYTES: Final = 1 << 27  # a vocabulary learns little from more text than this
-_SETTLING_BYTES: Final = 1 << 23  # the characters of most texts all stand in their beginning
+_TRAINING_BYTES: Final = 1 << 27  # more text than this hardly improves a vocabulary
+_SETTLING_BYTES: Final = 1 << 23  # the beginning of most texts contains all their characters
 _RENUMBER: Final = 1 << 20  # bytes at a time
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a preparation is.
+class PrepareProgress:
+    """How far a preparation has come.
 
     Attributes:
-        bytes: read from the sources, as they lie on disk.
-        total: their size on disk; None when unknown.
-        tokens: written so far.
-        documents: finished so far.
+        bytes: bytes read from the sources so far, before unpacking.
+        total: the size of all sources on disk; None when unknown.
+        tokens: tokens written so far.
+        documents: documents finished so far.
     """
 
     bytes: int
@@ -52,15 +52,15 @@ class Progress:
 
 @dataclass
 class Build:
-    """One preparation: what goes in, and the counters it keeps."""
+    """One preparation: its inputs, and the counters it keeps."""
 
     request: Request
     name: str
-    sources: list[Source]
+    sources: list[TextSource]
     folder: Path
     workers: int
     report: Callable[[str], None]
-    progress: Callable[[Progress], None]
+    progress: Callable[[PrepareProgress], None]
     tally: Tally
 
     def run(self) -> dict[str, Any]:
@@ -102,38 +102,40 @@ class Build:
         self.report(f"training a byte-level BPE of {size:,} tokens on this text")
         trained = bpe.train(size, self._training_texts())
         if trained.vocab_size < size:
-            self.report(f"the text has pairs to merge for {trained.vocab_size:,} tokens only")
+            self.report(
+                f"the text has only enough pairs to merge for {trained.vocab_size:,} tokens"
+            )
         return trained
 
     def _training_texts(self) -> Iterator[str]:
         reader = self._reader(None)
         read = 0
-        for piece in self._pieces(reader, Meter(), Tally()):
+        for chunk in self._chunks(reader, Meter(), Tally()):
             if read >= _TRAINING_BYTES:
                 return
-            read += len(piece.data)
-            yield pipeline.piece_text(piece, self.request.errors)
+            read += len(chunk.data)
+            yield pipeline.chunk_text(chunk, self.request.errors)
 
     def _reader(self, tokenizer: Tokenizer | None) -> Reader:
         cut = cuts.word_cut if tokenizer is None else cuts.cutter(tokenizer)
         request = self.request
         return Reader(cut, request.errors, request.encoding, request.text_field)
 
-    def _pieces(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Piece]:
-        pieces = itertools.chain.from_iterable(
-            source.pieces(reader, meter, tally) for source in self.sources
+    def _chunks(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Chunk]:
+        chunks = itertools.chain.from_iterable(
+            source.chunks(reader, meter, tally) for source in self.sources
         )
-        return pieces if self.request.limit is None else _first(pieces, self.request.limit)
+        return chunks if self.request.limit is None else _first(chunks, self.request.limit)
 
     def _encode(self, writer: SplitWriter, tokenizer: Tokenizer, *, hashed: bool) -> receipt.Facts:
         sizes = [source.size for source in self.sources]
         total = None if None in sizes else sum(size or 0 for size in sizes)
         meter, facts = Meter(), receipt.Facts()
-        pieces = self._pieces(self._reader(tokenizer), meter, self.tally)
+        chunks = self._chunks(self._reader(tokenizer), meter, self.tally)
         if isinstance(tokenizer, CharsetCollector):
-            pieces = self._settled(tokenizer, pieces)
+            chunks = self._settled(tokenizer, chunks)
         val_fraction = self.request.val_fraction if hashed else None
-        tasks = pipeline.group(pieces, val_fraction=val_fraction)
+        tasks = pipeline.group(chunks, val_fraction=val_fraction)
         stream = pipeline.encode_all(
             tasks, tokenizer, errors=self.request.errors, workers=self.workers
         )
@@ -141,20 +143,20 @@ class Build:
             for encoded in stream:
                 writer.add(encoded)
                 facts.add(encoded)
-                self.progress(Progress(meter.bytes, total, facts.tokens, facts.documents))
+                self.progress(PrepareProgress(meter.bytes, total, facts.tokens, facts.documents))
         return facts
 
-    def _settled(self, collector: CharsetCollector, pieces: Iterator[Piece]) -> Iterator[Piece]:
-        """The same pieces, when the collector has seen the characters of the first of them."""
-        head: deque[Piece] = deque()
-        while sum(len(piece.data) for piece in head) < _SETTLING_BYTES:
-            if (piece := next(pieces, None)) is None:
+    def _settled(self, collector: CharsetCollector, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        """The same chunks, after the collector has seen the characters of the first of them."""
+        head: deque[Chunk] = deque()
+        while sum(len(chunk.data) for chunk in head) < _SETTLING_BYTES:
+            if (chunk := next(chunks, None)) is None:
                 break
-            head.append(piece)
-        collector.settle(pipeline.piece_text(piece, self.request.errors) for piece in head)
+            head.append(chunk)
+        collector.settle(pipeline.chunk_text(chunk, self.request.errors) for chunk in head)
         while head:
             yield head.popleft()
-        yield from pieces
+        yield from chunks
 
     def _check_splits(self, writer: SplitWriter, rule: str) -> None:
         train, val = writer.sides
@@ -217,7 +219,7 @@ def manifest_json(
     request: dict[str, Any],
     receipt: dict[str, Any],
 ) -> dict[str, Any]:
-    """The manifest's JSON object, in the order people read it."""
+    """The manifest's JSON object, its keys in the order that suits a reader."""
     return {
         "format": tokens.FORMAT,
         "version": tokens.VERSION,
@@ -239,14 +241,14 @@ def manifest_json(
 
 
 def write_sources(folder: Path, read: list[SourceFile]) -> dict[str, Any]:
-    """List the files read in ``sources.jsonl``; returns their sum for the manifest."""
+    """List the files read in ``sources.jsonl``; returns their summary for the manifest."""
     lines = [json.dumps(asdict(file), ensure_ascii=False) for file in read]
     files.write_text(folder / SOURCES, "".join(line + "\n" for line in lines))
     together = hashlib.sha256("".join(file.sha256 for file in read).encode()).hexdigest()
     return {
         "files": len(read),
         "bytes": sum(file.size for file in read),
-        # One file is known by its own hash, several by the hash of their hashes in order.
+        # The hash of a single file, or the hash of several files' hashes in order.
         "sha256": read[0].sha256 if len(read) == 1 else together,
         "first": [file.path for file in read[:8]],
     }
@@ -256,10 +258,10 @@ def _split_info(counts: Counts, digest: str, path: Path) -> dict[str, Any]:
     return {**asdict(counts), "sha256": digest, "mtime_ns": path.stat().st_mtime_ns}
 
 
-def _first(pieces: Iterator[Piece], limit: int) -> Iterator[Piece]:
-    for piece in pieces:
-        yield piece
-        limit -= piece.last
+def _first(chunks: Iterator[Chunk], limit: int) -> Iterator[Chunk]:
+    for chunk in chunks:
+        yield chunk
+        limit -= chunk.last
         if limit <= 0:
             return
 
@@ -283,7 +285,7 @@ def _renumber(path: Path, order: Tokens, workers: int) -> str:
     def renumbered(block: bytes) -> Tokens:
         return order.take(np.frombuffer(block, dtype=order.dtype), mode="clip")
 
-    with path.open("rb+") as file:  # writing stays behind reading: the sizes are the same
+    with path.open("rb+") as file:  # writing never overtakes reading: the sizes are the same
         for new in ordered_map(renumbered, blocks(), workers):
             digest.update(new.data)
             file.write(new.data)

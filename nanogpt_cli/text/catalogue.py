@@ -1,4 +1,4 @@
-"""The data sets known by name."""
+"""The named data sets."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import Final
 
 from nanogpt_cli.errors import UserError, nearest
-from nanogpt_cli.text.sources import FileSource, Source, walk
+from nanogpt_cli.text.sources import FileSource, TextSource, walk
 
 _TESTS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
 
 @dataclass(frozen=True)
 class NamedSet:
-    """A data set known by name.
+    """A data set that the program knows by name.
 
     Attributes:
-        about: one line for people.
-        size: bytes of text, in words: exact where the bytes are pinned, else as published.
-        tokens: how many tokens that gives, in words.
-        licence: of the text.
+        about: a description in one line.
+        size: size of the text as a phrase: exact where its hash is pinned, else as published.
+        tokens: number of tokens as a phrase.
+        licence: licence of the text.
         origin: where the text comes from.
-        hub: (path, configuration) on the Hugging Face hub, None for what needs no hub.
-        gpt2_tokens: of a hub set, as published, for forecasts made before it is fetched.
+        hub: (path, configuration) on the Hugging Face hub; None if it comes from elsewhere.
+        gpt2_tokens: published token count of a hub set, for forecasts before it is fetched.
     """
 
     name: str
@@ -106,14 +106,14 @@ SETS: Final = {
 
 
 def find(name: str) -> NamedSet | None:
-    """The set of that name, None where there is none."""
+    """The set of this name, or None."""
     return SETS.get(name)
 
 
 def published_size(name: str, tokenizer: str) -> tuple[int, int] | None:
-    """(vocabulary, tokens) of a hub set before it is fetched; None where only the data can tell.
+    """(vocabulary size, tokens) of a hub set before it is fetched; None if they are not known.
 
-    Tokens are those of GPT-2's tokenizer, a fair guess for any other BPE.
+    The token count is that of GPT-2's tokenizer, a fair estimate for any other BPE.
     """
     from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
     from nanogpt_cli.text.tokenizers import trained_size
@@ -134,8 +134,8 @@ def unknown(name: str) -> UserError:
     )
 
 
-def sources(named: NamedSet, report: Callable[[str], None]) -> list[Source]:
-    """What to read for ``named``: assets are fetched and verified, the hub is only named."""
+def sources(named: NamedSet, report: Callable[[str], None]) -> list[TextSource]:
+    """The sources of ``named``: assets are fetched and verified, hub sets are streamed later."""
     if named.hub is not None:
         from nanogpt_cli.text.hub import HubSource
 

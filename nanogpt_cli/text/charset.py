@@ -1,8 +1,8 @@
 """Collecting a character vocabulary while the text is being encoded, in one pass.
 
-Characters get provisional ids: those of the text's beginning in their final, sorted order, others
-as they appear. Where others did appear the token files are renumbered at the end. One pass means
-that standard input and hub streams need no copy on disk.
+Characters get provisional ids: those in the beginning of the text in sorted, final order, others as
+they appear. If others did appear, the token files are renumbered at the end. Since one pass is
+enough, standard input and hub streams need no copy on disk.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CharsetCollector(Tokenizer):
         self.settle(())
 
     def settle(self, texts: Iterable[str]) -> None:
-        """Begin anew with the characters of ``texts`` in sorted order, then the rest of ASCII."""
+        """Start over with the characters of ``texts`` in sorted order, then the rest of ASCII."""
         seen = np.zeros(_CODE_POINTS, dtype=bool)
         for text in texts:
             seen[code_points(text)] = True
@@ -85,18 +85,18 @@ class CharsetCollector(Tokenizer):
         return chr(self._points[id]).encode("utf-8", "replace")
 
     def to_json(self) -> dict[str, Any]:
-        """A growing vocabulary has no lasting form; see ``finished``."""
+        """Not supported: a growing vocabulary has no final form; see ``finished``."""
         raise NotImplementedError
 
     def finished(self, counts: Tokens) -> tuple[CharTokenizer, Tokens | None]:
         """The vocabulary of what was seen, and the map from provisional to final ids.
 
         Args:
-            counts: how often each provisional id stands in the data, shape (<= 65535,).
+            counts: how often each provisional id occurs in the data, shape (<= 65535,).
 
         Returns:
-            the vocabulary, and an array that gives the final id at each provisional one; None
-            where every id is final already.
+            the vocabulary, and an array with the final id of each provisional one; None if every
+            id is final already.
         """
         seen = [i for i in np.flatnonzero(counts).tolist() if i != self.eot]
         characters = sorted(chr(self._points[i]) for i in seen)

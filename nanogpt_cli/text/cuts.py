@@ -1,10 +1,10 @@
-"""Where a long text may be cut so that its pieces, tokenized alone, give the tokens of the whole.
+"""Where a long text may be cut so that its chunks, tokenized alone, give the tokens of the whole.
 
-A byte-pair encoding first cuts text into words by a pattern and never merges across words. All of
-GPT-2's, cl100k's and o200k's patterns end a word where a letter or digit is followed by white space
-or by one of the punctuation marks below, whatever stands before and after; an apostrophe and
-combining marks are not among them. Cutting only there is exact. The tests compare cut and whole
-encodings for each of these patterns.
+A byte-pair encoding first splits text into words by a pattern and never merges across words. The
+patterns of GPT-2, cl100k and o200k all end a word where a letter or digit is followed by white
+space or by one of the punctuation marks below, whatever the context; the apostrophe and combining
+marks are not among them. Cutting only there is exact. The tests compare cut and whole encodings for
+each of these patterns.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from typing import Final
 
 from nanogpt_cli.text.tokenizer import Tokenizer
 
-BLOCK: Final = 1 << 19  # bytes of text in a piece, about
-HEAD: Final = 1 << 16  # no piece but a document's last is shorter
-LIMIT: Final = 1 << 22  # a text without a place to cut is cut by force after this many bytes
+BLOCK: Final = 1 << 19  # approximate bytes of text in a chunk
+HEAD: Final = 1 << 16  # only a document's last chunk may be shorter
+LIMIT: Final = 1 << 22  # a text without a safe place to cut is cut anyway after this many bytes
 
 _ASCII = re.compile(rb"[A-Za-z0-9](?=[ \n\t\r.,;:!?])")
 _UNICODE = re.compile(
     r"[^\W_](?=[ \n\t\r.,;:!?\u2026\u3000-\u3003\u3008-\u3011\uff01\uff0c\uff1a-\uff1f])"
 )
 _DIGIT = re.compile(rb"[a-z](?=[0-9])")
-_CHECKED_CONTEXT: Final = 256  # bytes either side of a cut that is checked by encoding
+_CHECKED_CONTEXT: Final = 256  # bytes on either side of a cut that is checked by encoding
 _CHECKED_TRIES: Final = 16
 
 Cutter = Callable[[bytearray], int]
 
 
 def cutter(tokenizer: Tokenizer | None) -> Cutter:
-    """The function that finds the last safe cut in a buffer: a byte offset, 0 where there is none.
+    """The function that finds the last safe cut in a buffer: a byte offset, or 0 if none is safe.
 
     Args:
-        tokenizer: None stands for a character vocabulary still being collected.
+        tokenizer: None for a character vocabulary that is still being collected.
     """
     if tokenizer is None or tokenizer.cut_rule == "characters":
         return character_cut
@@ -80,7 +80,7 @@ def _last_unicode(buffer: bytearray, start: int) -> int:
 
 
 def _checked_cut(buffer: bytearray, tokenizer: Tokenizer) -> int:
-    """A cut that encoding its surroundings allows, for vocabularies with an unknown pattern."""
+    """A cut verified by encoding its surroundings, for vocabularies with an unknown pattern."""
     tail = max(HEAD, len(buffer) - (1 << 15))
     cuts = [match.end() for match in _ASCII.finditer(buffer, tail)]
     for cut in reversed(cuts[-_CHECKED_TRIES:]):

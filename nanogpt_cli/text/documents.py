@@ -1,4 +1,4 @@
-"""A document as pieces of about half a megabyte, each cut where that changes no tokens."""
+"""A document as chunks of about half a megabyte, cut where the cut changes no tokens."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """A part of a document.
 
     Attributes:
         data: text in UTF-8, not yet checked.
-        last: the document ends here; a piece may be empty only to say so.
+        last: the document ends with this chunk, which may be empty.
         name: the file it comes from, for messages.
         place: byte offset of ``data`` in the (unpacked) file, or the record's line number.
-        digest: the running sha256 of the document where reading keeps one; at the last piece it
-            covers all of it.
+        digest: the running sha256 of the document if reading computes one; at the last chunk it
+            covers the whole document.
     """
 
     data: bytes
@@ -39,8 +39,8 @@ class Reader:
 
     Attributes:
         cut: finds the last safe cut in a buffer (``text.cuts``).
-        errors: ``strict``, ``replace`` or ``skip``: what to do with what cannot be read.
-        encoding: of text files; ``utf-8`` is passed through unchanged.
+        errors: how to treat what cannot be read: ``strict``, ``replace`` or ``skip``.
+        encoding: encoding of text files; ``utf-8`` is passed through unchanged.
         text_field: the field of a record that holds the text.
     """
 
@@ -52,39 +52,39 @@ class Reader:
 
 @dataclass
 class Tally:
-    """What reading met besides documents."""
+    """Counts of what reading skipped or had to cut."""
 
     forced_cuts: int = 0
     skipped_records: int = 0
     skipped_files: int = 0
 
 
-def document(data: bytes, name: str, place: int, reader: Reader, tally: Tally) -> Iterator[Piece]:
-    """One document that is already in memory, as pieces."""
+def document(data: bytes, name: str, place: int, reader: Reader, tally: Tally) -> Iterator[Chunk]:
+    """One document that is already in memory, as chunks."""
     if len(data) <= cuts.LIMIT:
-        yield Piece(data, True, name, place)
+        yield Chunk(data, True, name, place)
         return
-    for piece in text_pieces(cast(Readable, io.BytesIO(data)), name, reader, tally):
-        yield piece._replace(place=place)
+    for chunk in text_chunks(cast(Readable, io.BytesIO(data)), name, reader, tally):
+        yield chunk._replace(place=place)
 
 
-def text_pieces(
+def text_chunks(
     stream: Readable, name: str, reader: Reader, tally: Tally, digest: _Hash | None = None
-) -> Iterator[Piece]:
-    """A stream that is one document, as pieces; ``digest`` as in ``Piece``."""
+) -> Iterator[Chunk]:
+    """A stream that is one document, as chunks; ``digest`` as in ``Chunk``."""
     buffer = bytearray()
     offset = 0
     while True:
         block = stream.read(cuts.BLOCK)
         buffer += block
         if len(block) < cuts.BLOCK:
-            yield Piece(bytes(buffer), True, name, offset, digest)
+            yield Chunk(bytes(buffer), True, name, offset, digest)
             return
         cut = reader.cut(buffer)
         if not cut and len(buffer) >= cuts.LIMIT:
             cut = cuts.character_cut(buffer)
             tally.forced_cuts += 1
         if cut:
-            yield Piece(bytes(memoryview(buffer)[:cut]), False, name, offset, digest)
+            yield Chunk(bytes(memoryview(buffer)[:cut]), False, name, offset, digest)
             del buffer[:cut]
             offset += cut

@@ -1,9 +1,9 @@
-"""Hugging Face's ``tokenizer.json`` from anyone: checked before the ``tokenizers`` library sees it.
+"""Checks of an untrusted ``tokenizer.json`` before the ``tokenizers`` library reads it.
 
-The library trusts its input. A normaliser that grows the text without bound ends the process, a
-word pattern that backtracks without bound panics, and so do lengths of zero and prefixes that a
-token lacks. What the file alone shows is refused here with the key it stands at; what only shows
-when text is encoded, ``text.tokenizer_library`` looks for with short texts.
+The library trusts its input. A normaliser that grows the text without bound ends the process, and
+it panics on a word pattern that backtracks without bound, a length of zero, or a prefix that a
+token lacks. Faults visible in the file are refused here, naming the key; those that appear only
+when text is encoded are found by ``text.tokenizer_library`` with short texts.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, Final
 
 from nanogpt_cli.errors import UserError
 
-LARGEST_ID: Final = (1 << 24) - 1  # no vocabulary is near it; tables are made by id
-LARGEST_EXPANSION: Final = 16  # Llama's is 12; each byte of it takes the library 16 bytes and more
+LARGEST_ID: Final = (1 << 24) - 1  # far above any vocabulary; tables are indexed by id
+LARGEST_EXPANSION: Final = 16  # Llama's is 12; the library takes 16 bytes or more for each byte
 _LARGEST_DEPTH: Final = 8
 _LARGEST_SEQUENCE: Final = 64
 _LARGEST_CHARSMAP: Final = 1 << 23  # bytes; SentencePiece's own have a quarter of a megabyte
 _LARGEST_REPLACEMENT: Final = 40  # bytes; that of U+FDFA, the longest in Unicode, has 33
 _LARGEST_LENGTH: Final = 1000  # of a WordPiece word, or of what a decoder strips
 
-# The parts of a file, the kinds the library knows of each, and where a Sequence has its members.
+# The sections of a file, the types the library knows in each, and the key of a Sequence's members.
 _KINDS: Final = {
     "normalizer": "BertNormalizer ByteLevel Lowercase NFC NFD NFKC NFKD Nmt Precompiled Prepend "
     "Replace Sequence Strip StripAccents",
@@ -42,7 +42,7 @@ _MODELS: Final = ("BPE", "Unigram", "WordLevel", "WordPiece")
 
 
 class Refused(UserError):  # noqa: N818 - the name says what happened
-    """A key of the file, what is wrong there, and the way out that all of these share."""
+    """A key of the file and what is wrong with it; the hint is the same for all."""
 
     def __init__(self, key: str, wrong: str) -> None:
         super().__init__(
@@ -51,10 +51,10 @@ class Refused(UserError):  # noqa: N818 - the name says what happened
 
 
 def check(value: object) -> None:
-    """Refuse the content of a ``tokenizer.json`` that the library would not survive.
+    """Refuse the content of a ``tokenizer.json`` that would crash or exhaust the library.
 
     Raises:
-        UserError: names the key and what is wrong there.
+        UserError: the message names the key and what is wrong with it.
     """
     if not isinstance(value, dict):
         raise Refused("the tokenizer", "is not a JSON object")
@@ -77,7 +77,7 @@ def check(value: object) -> None:
 
 
 def model_type(model: dict[str, Any]) -> str:
-    """The kind of a file's ``model``; the oldest files leave it out."""
+    """The type of a file's ``model``, which the oldest files leave out."""
     if "type" in model:
         return str(model["type"])
     if "merges" in model:
@@ -151,10 +151,10 @@ def _check_merges(model: dict[str, Any], vocab: dict[str, int]) -> None:
 
 
 def _parts(section: str, value: object) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every part of a section with its key, those in Sequences included.
+    """Every part of a section with its key, including those in Sequences.
 
     Raises:
-        UserError: a part is no object or of no known kind, or there are too many.
+        UserError: a part is not an object or of unknown type, or there are too many.
     """
     count = 0
 
@@ -183,9 +183,9 @@ def _parts(section: str, value: object) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _expansion(key: str, part: dict[str, Any]) -> float:
-    """How many times as long this part can make a text; other things wrong with it are refused.
+    """How many times as long this part can make a text; other faults in it are refused.
 
-    Unicode's own tables are not counted: no file can make them worse.
+    Normalisation by Unicode's own tables is not counted: a file cannot change those.
     """
     kind = part["type"]
     if kind == "Prepend":
@@ -213,7 +213,7 @@ def _expansion(key: str, part: dict[str, Any]) -> float:
 
 
 def _check_charsmap(key: str, value: object) -> None:
-    """SentencePiece's table: its size in 4 bytes, a trie, and the replacements, each ended by 0."""
+    """SentencePiece's table: the trie's size in 4 bytes, the trie, 0-terminated replacements."""
     if not isinstance(value, str) or len(value) > 2 * _LARGEST_CHARSMAP:
         raise Refused(key, f"is not a text of at most {_LARGEST_CHARSMAP:,} bytes in Base64")
     try:

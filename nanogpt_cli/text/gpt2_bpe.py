@@ -10,7 +10,6 @@ the files released with it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,22 +23,19 @@ END_OF_TEXT_ID = 50_256
 VOCAB_SIZE = 50_257
 
 
-def load_gpt2_encoding(report: Callable[[str], None] | None = None) -> tiktoken.Encoding:
-    """The encoding "gpt2": the same ranks, pattern and special token as tiktoken's own.
-
-    Args:
-        report: receives one short line for each source tried when a file is missing.
+def load_gpt2_encoding() -> tiktoken.Encoding:
+    """The encoding "gpt2", with the same ranks, pattern and special token as tiktoken's own.
 
     Raises:
-        UserError: the file is not cached and no source gave it.
+        UserError: the merge list is not cached and no source provided it.
     """
-    return _encoding(assets.fetch("gpt2-vocab.bpe", report=report))
+    return _encoding(assets.fetch("gpt2-vocab.bpe"))
 
 
 def byte_characters() -> dict[str, int]:
-    """The printable character that stands for each byte in GPT-2's files -> that byte.
+    """The printable character that represents each byte in GPT-2's files -> that byte.
 
-    Printable Latin-1 characters stand for themselves; the other 68 bytes are shifted, in order, to
+    Printable Latin-1 characters represent themselves; the other 68 bytes are shifted, in order, to
     U+0100 and up. The order of the keys is the order of the token ids 0 to 255.
     """
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -62,7 +58,7 @@ def merge_ranks(vocab_bpe: str) -> dict[bytes, int]:
 def _encoding(path: Path) -> tiktoken.Encoding:
     import tiktoken
 
-    # tiktoken's own pattern, so that a faster equivalent of GPT-2's reaches us with tiktoken.
+    # tiktoken's own pattern, so that its improvements to GPT-2's pattern are used here as well.
     from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
 
     return tiktoken.Encoding(

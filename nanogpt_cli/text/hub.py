@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text.documents import Piece, Reader, Tally, document
+from nanogpt_cli.text.documents import Chunk, Reader, Tally, document
 from nanogpt_cli.text.reading import Meter, SourceFile
 
 _BY_HAND = (
-    "without a hub, fetch the files elsewhere and give them: "
+    "without the hub, download the files elsewhere and name them: "
     "`nanogpt prepare FILE.parquet ... --name NAME`"
 )
 
 
 class HubSource:
-    """The ``train`` split of a set on the hub, record by record, without a copy on disk."""
+    """The ``train`` split of a hub data set, read record by record without a copy on disk."""
 
     size: int | None = None
 
@@ -29,11 +29,11 @@ class HubSource:
         self._size = 0
 
     def read(self) -> list[SourceFile]:
-        """See ``Source``; the hash is that of the documents' text, in order."""
+        """See ``TextSource``; the hash covers the documents' text, in order."""
         return [SourceFile(f"hub:{self._path}", self._size, None, self._digest.hexdigest())]
 
-    def pieces(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Piece]:
-        """See ``Source``."""
+    def chunks(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Chunk]:
+        """See ``TextSource``."""
         for number, record in enumerate(self._records(), 1):
             text = record.get(reader.text_field)
             if not isinstance(text, str):

@@ -1,4 +1,4 @@
-"""Taking over a data folder that nanoGPT's scripts wrote."""
+"""Importing a data folder that nanoGPT's scripts wrote."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK: Final = 1 << 20  # tokens at a time
 
 
 def import_folder(old: Path, fresh: Path, name: str, request: Request) -> dict[str, Any]:
-    """Copy nanoGPT's token files into ``fresh`` with a tokenizer and a manifest of ours.
+    """Copy nanoGPT's token files into ``fresh`` and add a tokenizer and a manifest.
 
     Args:
         old: holds ``train.bin`` and ``val.bin`` (uint16) and, for characters, ``meta.pkl``;
@@ -81,7 +81,7 @@ def _copy(
             if len(found) > len(counts):
                 raise UserError(
                     f"{path} holds the id {len(found) - 1}; the vocabulary has {len(counts)} ids",
-                    "is meta.pkl of another data set, or missing?",
+                    "check whether meta.pkl is missing or belongs to another data set",
                 )
             counts += found
             digest.update(block)

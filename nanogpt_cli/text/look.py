@@ -1,4 +1,4 @@
-"""Looking into a prepared data set: sample windows, and how often each token stands."""
+"""Inspecting a prepared data set: sample windows, and how often each token occurs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Window:
 
     Attributes:
         start: position of the first token in the split.
-        text: decoded; a character cut at either end shows as U+FFFD.
+        text: the decoded text; a character cut at either end becomes U+FFFD.
     """
 
     split: str
@@ -33,7 +33,7 @@ class Window:
 
 
 def windows(data: TokenData, *, count: int, length: int, seed: int = 0) -> list[Window]:
-    """``count`` windows of ``length`` tokens from each split, at places that ``seed`` decides."""
+    """``count`` windows of ``length`` tokens from each split, at positions drawn by ``seed``."""
     found = []
     for split in tokens.SPLITS:
         ids = getattr(data, split)
@@ -46,7 +46,7 @@ def windows(data: TokenData, *, count: int, length: int, seed: int = 0) -> list[
 
 
 def histogram(ids: Tokens, vocab_size: int) -> Tokens:
-    """How often each id stands in ``ids``: int64, shape (vocab_size,). Memory does not grow.
+    """How often each id occurs in ``ids``: int64, shape (vocab_size,); memory stays bounded.
 
     Raises:
         UserError: an id lies outside the vocabulary.
@@ -70,6 +70,6 @@ def entropy_bits(counts: Tokens) -> float:
 
 def prepared_folders() -> list[Path]:
     """Every prepared set in ``./data`` and in the cache."""
-    shelves = [places.DATA, places.cache_home() / "data"]
-    found = [sorted(shelf.iterdir()) for shelf in shelves if foreign_files.present(shelf)]
+    folders = [places.DATA, places.cache_home() / "data"]
+    found = [sorted(folder.iterdir()) for folder in folders if foreign_files.present(folder)]
     return [path for paths in found for path in paths if path.is_dir() and tokens.is_prepared(path)]

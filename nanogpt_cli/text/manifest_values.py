@@ -1,4 +1,4 @@
-"""The types of a ``manifest.json``, checked once where it is read: later code may trust them."""
+"""The types in a ``manifest.json``, checked once when it is read; later code relies on them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class _Manifest(Table):
 
 
 def check(raw: dict[str, Any]) -> None:
-    """Look at the types of what is used.
+    """Check the types and ranges of the keys that are used.
 
     Raises:
         ValueError: a value is missing, of another type or out of range; the message names its key.

@@ -1,4 +1,4 @@
-"""Measuring how fast text becomes tokens, beside the loop people start from."""
+"""Measuring the speed of tokenization, compared with a plain loop over documents."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import numpy as np
 from nanogpt_cli.text import tokenizers
 from nanogpt_cli.text.parallel import core_count
 from nanogpt_cli.text.prepare import Request, prepare
-from nanogpt_cli.text.request import Report
+from nanogpt_cli.text.request import Reporter
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One measured way of tokenizing.
+    """The measured speed of one way of tokenizing.
 
     Attributes:
-        bytes: of text.
-        seconds: wall clock, from the file on disk to token files on disk.
-        cpu_seconds: processor time of all threads; on a busy machine the fairer figure.
+        bytes: bytes of text.
+        seconds: wall-clock time from the file on disk to token files on disk.
+        cpu_seconds: processor time of all threads; the fairer figure on a busy machine.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Speed:
 
     @property
     def megabytes_per_s(self) -> float:
-        """10^6 bytes of text a second."""
+        """10^6 bytes of text per second."""
         return self.bytes / self.seconds / 1e6
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens a second."""
+        """Tokens per second."""
         return self.tokens / self.seconds
 
 
@@ -51,7 +51,7 @@ _KINDS: Final = ("gpt2", "char", "byte")
 
 
 def repeat_text(source: Path, target: Path, size: int) -> int:
-    """Write ``source`` over and over until ``target`` has ``size`` bytes or a little more."""
+    """Write ``source`` repeatedly until ``target`` has at least ``size`` bytes."""
     data = source.read_bytes()
     with target.open("wb") as file:
         for _ in range(-(-size // len(data))):
@@ -62,7 +62,7 @@ def repeat_text(source: Path, target: Path, size: int) -> int:
 def document_loop(path: Path, length: int, out: Path) -> int:
     """The baseline: ``tiktoken.encode_ordinary`` on one document after the other, in one thread.
 
-    As nanoGPT's scripts do: the list of ids, end of text appended, as uint16 to a file.
+    Like nanoGPT's scripts it appends end of text to the list of ids and writes it as uint16.
 
     Args:
         path: documents of ``length`` bytes each, one after the other.
@@ -82,15 +82,15 @@ def document_loop(path: Path, length: int, out: Path) -> int:
 
 
 def preparation(
-    source: Path, size: int, *, workers: int | None, report: Report, folder: Path | None = None
+    source: Path, size: int, *, workers: int | None, report: Reporter, folder: Path | None = None
 ) -> list[Speed]:
     """Measure the baseline and ``prepare`` on the same text, one after the other.
 
     Args:
         source: a text file; it is repeated up to ``size`` bytes, each copy one document.
         workers: threads for ``prepare``; by default one per core.
-        report: receives one short line before each measurement.
-        folder: where the files go for the while; by default the system's temporary folder.
+        report: receives a short line before each measurement.
+        folder: folder for the temporary files; by default the system's.
 
     Returns:
         the baseline first, then ``prepare`` with gpt2, char and byte.
@@ -125,7 +125,7 @@ def _timed(name: str, threads: int, size: int, work: Callable[[], int]) -> Speed
 
 
 def peak_memory() -> int:
-    """The largest resident memory this process has had, in bytes."""
+    """The peak resident memory of this process, in bytes."""
     import sys
 
     unit = 1 if sys.platform == "darwin" else 1024

@@ -14,19 +14,19 @@ META: Final = "meta.pkl"
 
 
 def looks_like(folder: Path) -> bool:
-    """True for a folder with both token files and no manifest of ours."""
+    """Whether ``folder`` has both token files and no manifest of this program."""
     both = all(foreign_files.present(folder / f"{split}.bin") for split in tokens.SPLITS)
     return both and not tokens.is_prepared(folder)
 
 
 def sources(folder: Path) -> list[FileSource]:
-    """The files of such a folder, to be compared later."""
+    """The files of such a folder, which a later run compares."""
     names = (*(f"{split}.bin" for split in tokens.SPLITS), META)
     return [FileSource(folder / name) for name in names if foreign_files.present(folder / name)]
 
 
 def read_vocabulary(folder: Path) -> list[str] | None:
-    """The characters by id of ``meta.pkl``; None without that file (GPT-2 tokens, by convention).
+    """The characters in ``meta.pkl`` by id; None without that file (then tokens are GPT-2's).
 
     Raises:
         UserError: the file is not nanoGPT's.

@@ -1,7 +1,7 @@
-"""Work on a stream with all cores, results in order, a bounded number of items in flight.
+"""Processing a stream on all cores: results in order, a bounded number of items in flight.
 
-Threads, not processes: tiktoken, tokenizers, hashlib and zlib release the interpreter lock while
-they work, so threads scale as processes do, and neither copy the text nor outlive a killed parent.
+Threads are used instead of processes. tiktoken, tokenizers, hashlib and zlib release the
+interpreter lock, so threads scale as well, copy no text and cannot outlive a killed parent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def core_count() -> int:
-    """Cores this process may use (its CPU affinity, not the machine's number)."""
+    """The number of cores this process may use (its CPU affinity, not all of the machine's)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -28,8 +28,8 @@ def ordered_map(
 ) -> Generator[Result]:
     """``map(work, items)`` on ``workers`` threads; at most ``workers + 2`` items are in flight.
 
-    An exception of ``work`` is raised in the order of the items. Leaving the iteration early
-    cancels what has not begun and waits for what has.
+    An exception raised by ``work`` appears in the order of the items. Leaving the iteration early
+    cancels items that have not been started and waits for the others.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="tokenize")
     waiting: deque[Future[Result]] = deque()

@@ -1,4 +1,4 @@
-"""From pieces of documents to tokens: grouped into tasks, encoded on all cores, in order."""
+"""From chunks of documents to tokens: grouped into tasks, encoded on all cores, in order."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import cuts
-from nanogpt_cli.text.documents import Piece
+from nanogpt_cli.text.documents import Chunk
 from nanogpt_cli.text.parallel import ordered_map
 from nanogpt_cli.text.reading import CODEC_POLICY
 from nanogpt_cli.text.tokenizer import SAME_BYTES, Tokenizer, Tokens
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 TRAIN: Final = 0
 VAL: Final = 1
-_DIGEST = 8  # bytes: among a billion documents two unequal ones meet with probability 0.03
+_DIGEST = 8  # bytes: the probability of a collision among a billion documents is 0.03
 
 
 @dataclass
 class Task:
-    """Pieces that are encoded together, and what is known of the documents they end.
+    """Chunks that are encoded together, with the split and hash of their documents.
 
     Attributes:
-        pieces: in order.
-        sides: for each piece the split it goes to.
-        digests: for each piece the 64-bit hash of the document it ends, else None.
+        chunks: the chunks, in order.
+        sides: the split that each chunk goes to.
+        digests: for a document's last chunk the document's 64-bit hash, else None.
     """
 
-    pieces: list[Piece] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
     sides: list[int] = field(default_factory=list)
     digests: list[int | None] = field(default_factory=list)
     size: int = 0
@@ -46,12 +46,12 @@ class Encoded:
     """A task's tokens.
 
     Attributes:
-        tokens: of the train and the val side, in order.
-        counts: how often each id stands in both, shape (highest id + 1,).
-        lengths: tokens of each piece, without end-of-text tokens.
-        characters: Unicode characters of each piece.
-        bytes: UTF-8 bytes of each piece's text, after repair.
-        broken: bytes of all pieces that were no UTF-8 and were replaced or left out.
+        tokens: those of the train split and those of the validation split, in order.
+        counts: how often each id occurs in both, shape (highest id + 1,).
+        lengths: tokens of each chunk, without end-of-text tokens.
+        characters: Unicode characters of each chunk.
+        bytes: UTF-8 bytes of each chunk's text, after repair.
+        broken: bytes that were not UTF-8 and were replaced or left out, over all chunks.
     """
 
     task: Task
@@ -73,99 +73,99 @@ def _shortened(hasher: _Hash) -> int:
 
 
 def goes_to_val(start: int, val_fraction: float) -> bool:
-    """The side a document takes by ``start``, the digest of its first 64 KiB.
+    """Whether a document is for validation, by ``start``, the digest of its first 64 KiB.
 
-    It depends on nothing else, so adding documents moves none, and equal documents stay together.
+    Nothing else matters, so that adding documents moves none, and equal ones stay together.
     """
     return start < val_fraction * 2.0 ** (8 * _DIGEST)
 
 
-def group(pieces: Iterable[Piece], *, val_fraction: float | None) -> Iterator[Task]:
-    """Collect pieces into tasks of about half a megabyte and hash the documents on the way.
+def group(chunks: Iterable[Chunk], *, val_fraction: float | None) -> Iterator[Task]:
+    """Collect chunks into tasks of about half a megabyte and hash the documents on the way.
 
     Args:
-        pieces: of documents, in order. Documents without any byte are dropped.
-        val_fraction: split by the documents' hashes; None leaves everything on the train side.
+        chunks: the documents' chunks, in order. Empty documents are dropped.
+        val_fraction: share to split off by the documents' hashes; None puts all into train.
     """
     task, side, hasher = Task(), TRAIN, None
-    for piece in pieces:
+    for chunk in chunks:
         ended = None
         if hasher is None:
-            if piece.last and not piece.data:
+            if chunk.last and not chunk.data:
                 continue
-            start = digest(piece.data[: cuts.HEAD])
+            start = digest(chunk.data[: cuts.HEAD])
             side = VAL if val_fraction is not None and goes_to_val(start, val_fraction) else TRAIN
-            if piece.last and len(piece.data) <= cuts.HEAD:
+            if chunk.last and len(chunk.data) <= cuts.HEAD:
                 ended = start
             else:
-                hasher = piece.digest or hashlib.sha256()
+                hasher = chunk.digest or hashlib.sha256()
         if hasher is not None:
-            if piece.digest is None:
-                hasher.update(piece.data)
-            if piece.last:
+            if chunk.digest is None:
+                hasher.update(chunk.data)
+            if chunk.last:
                 ended, hasher = _shortened(hasher), None
-        task.pieces.append(piece)
+        task.chunks.append(chunk)
         task.sides.append(side)
         task.digests.append(ended)
-        task.size += len(piece.data)
-        if task.size >= cuts.BLOCK // 2 or len(task.pieces) >= 4096:
+        task.size += len(chunk.data)
+        if task.size >= cuts.BLOCK // 2 or len(task.chunks) >= 4096:
             yield task
             task = Task()
-    if task.pieces:
+    if task.chunks:
         yield task
 
 
-def piece_text(piece: Piece, errors: str) -> str:
-    """The text of a piece. Raises ``UserError`` naming file and byte under ``strict``."""
+def chunk_text(chunk: Chunk, errors: str) -> str:
+    """The text of a chunk. Raises ``UserError`` naming file and byte under ``strict``."""
     try:
-        return piece.data.decode("utf-8", CODEC_POLICY[errors])
+        return chunk.data.decode("utf-8", CODEC_POLICY[errors])
     except UnicodeDecodeError as error:
-        wrong = piece.data[error.start]
-        hint = "use --errors replace or skip, or name the file's --encoding (e.g. latin-1)"
-        marked = piece.data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        if marked or 4 * piece.data.count(0) > len(piece.data):
+        wrong = chunk.data[error.start]
+        hint = "use --errors replace or skip, or give the file's --encoding (e.g. latin-1)"
+        marked = chunk.data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        if marked or 4 * chunk.data.count(0) > len(chunk.data):
             hint = "this looks like UTF-16: use --encoding utf-16"
         raise UserError(
-            f"{piece.name}: invalid UTF-8 at byte {piece.place + error.start:,} "
+            f"{chunk.name}: invalid UTF-8 at byte {chunk.place + error.start:,} "
             f"(0x{wrong:02x}: {error.reason})",
             hint,
         ) from error
 
 
 def encode_task(task: Task, tokenizer: Tokenizer, errors: str) -> Encoded:
-    """Encode a task's pieces; an end-of-text token follows each document where there is one."""
+    """Encode a task's chunks, with an end-of-text token (if there is one) after each document."""
     sides: tuple[list[Tokens], list[Tokens]] = ([], [])
     lengths, characters, sizes, broken = [], [], [], 0
     end = None if tokenizer.eot is None else np.array([tokenizer.eot], dtype=tokenizer.dtype)
-    for piece, side in zip(task.pieces, task.sides, strict=True):
-        ids, count, size = _encode_piece(piece, tokenizer, errors)
+    for chunk, side in zip(task.chunks, task.sides, strict=True):
+        ids, count, size = _encode_chunk(chunk, tokenizer, errors)
         sides[side].append(ids)
-        if piece.last and end is not None:
+        if chunk.last and end is not None:
             sides[side].append(end)
         lengths.append(len(ids))
         characters.append(count)
         sizes.append(size)
         if errors != "strict":
-            broken += _broken_bytes(piece.data)
+            broken += _broken_bytes(chunk.data)
     counts = _histogram([*sides[TRAIN], *sides[VAL]])
     tokens = (_joined(sides[TRAIN], tokenizer), _joined(sides[VAL], tokenizer))
     return Encoded(task, tokens, counts, lengths, characters, sizes, broken)
 
 
 def _broken_bytes(data: bytes) -> int:
-    """How many bytes are no UTF-8."""
+    """How many bytes are not valid UTF-8."""
     return 0 if data.isascii() else len(data) - len(data.decode("utf-8", "ignore").encode())
 
 
-def _encode_piece(piece: Piece, tokenizer: Tokenizer, errors: str) -> tuple[Tokens, int, int]:
-    """A piece's ids, characters and bytes."""
+def _encode_chunk(chunk: Chunk, tokenizer: Tokenizer, errors: str) -> tuple[Tokens, int, int]:
+    """A chunk's ids, characters and bytes."""
     table = tokenizer.ascii_ids
-    if table is not None and piece.data.isascii():
-        # Each byte has its id: no text is made of them.
-        ids = piece.data if table == SAME_BYTES else piece.data.translate(table)
+    if table is not None and chunk.data.isascii():
+        # Each byte maps to an id, so that no string has to be decoded.
+        ids = chunk.data if table == SAME_BYTES else chunk.data.translate(table)
         return np.frombuffer(ids, dtype=np.uint8), len(ids), len(ids)
-    text = piece_text(piece, errors)
-    size = len(piece.data) if errors == "strict" else len(text.encode("utf-8"))
+    text = chunk_text(chunk, errors)
+    size = len(chunk.data) if errors == "strict" else len(text.encode("utf-8"))
     return tokenizer.encode_array(text), len(text), size
 
 
@@ -177,7 +177,7 @@ def _joined(arrays: list[Tokens], tokenizer: Tokenizer) -> Tokens:
 
 
 def _histogram(arrays: list[Tokens]) -> Tokens:
-    """How often each id stands in all arrays, shape (highest id + 1,)."""
+    """How often each id occurs in all arrays together, shape (highest id + 1,)."""
     ids = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
     if ids.dtype != np.uint8:
         return np.bincount(ids)

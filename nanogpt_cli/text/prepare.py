@@ -10,12 +10,12 @@ from typing import Any
 from nanogpt_cli import files, places
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import catalogue, imported, look, target, tokens
-from nanogpt_cli.text.build import Build, Progress
+from nanogpt_cli.text.build import Build, PrepareProgress
 from nanogpt_cli.text.documents import Tally
 from nanogpt_cli.text.parallel import core_count
 from nanogpt_cli.text.request import (
     VAL_FRACTION,
-    Report,
+    Reporter,
     Request,
     checked,
     default_name,
@@ -23,9 +23,9 @@ from nanogpt_cli.text.request import (
     open_sources,
     tokenizer_label,
 )
-from nanogpt_cli.text.sources import Source
+from nanogpt_cli.text.sources import TextSource
 
-__all__ = ["VAL_FRACTION", "Prepared", "Progress", "Request", "ensure", "prepare"]
+__all__ = ["VAL_FRACTION", "PrepareProgress", "Prepared", "Request", "ensure", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Prepared:
     """The result of ``prepare``.
 
     Attributes:
-        folder: where the set lies.
+        folder: the folder of the set.
         manifest: the JSON object of its ``manifest.json``.
-        fresh: it was made now; False when it was there already and up to date.
+        fresh: True if it was made now, False if it existed and was up to date.
     """
 
     folder: Path
@@ -54,23 +54,23 @@ def prepare(
     out: Path | None = None,
     force: bool = False,
     workers: int | None = None,
-    report: Report = _silent,
-    progress: Callable[[Progress], None] = _silent,
+    report: Reporter = _silent,
+    progress: Callable[[PrepareProgress], None] = _silent,
 ) -> Prepared:
-    """Make the data set that ``request`` asks for, unless it is there and up to date.
+    """Make the data set that ``request`` asks for, unless it exists and is up to date.
 
-    The set appears in one step under its name; an interrupted run leaves nothing that looks whole.
+    The set appears under its name in one step; an interrupted run leaves no partial set.
 
     Args:
         name: the set's name; by default the first input's.
         out: its folder; by default ``places.data_folder(name, tokenizer)``.
         force: make it again even when it is up to date.
         workers: threads that tokenize; by default one per core.
-        report: receives one short line per thing done.
+        report: receives a short line for each step.
         progress: receives the counters, several times a second.
 
     Raises:
-        UserError: an input is absent, unreadable or empty, or the disk refuses.
+        UserError: an input is missing, unreadable or empty, or the data cannot be written.
     """
     request = checked(request)
     tally = Tally()
@@ -86,7 +86,7 @@ def prepare(
         target.remove_leftovers(folder)
         target.check_replaceable(folder)
         if folder.exists():
-            report(f"preparing {folder} again: {changed or 'asked for with --force'}")
+            report(f"preparing {folder} again: {changed or '--force was given'}")
         manifest = _make(
             request, name, sources, folder, workers or core_count(), report, progress, tally
         )
@@ -96,11 +96,11 @@ def prepare(
 def _make(
     request: Request,
     name: str,
-    sources: list[Source],
+    sources: list[TextSource],
     folder: Path,
     workers: int,
-    report: Report,
-    progress: Callable[[Progress], None],
+    report: Reporter,
+    progress: Callable[[PrepareProgress], None],
     tally: Tally,
 ) -> dict[str, Any]:
     with (
@@ -114,7 +114,7 @@ def _make(
 
 
 def _default_folder(name: str, request: Request) -> Path:
-    """Where the set goes; another set of the same name but other inputs is never replaced."""
+    """The set's folder; a set of the same name made from other inputs is never replaced."""
     folder = places.data_folder(name, tokenizer_label(request))
     if not tokens.is_prepared(folder) or target.same_inputs(folder, request):
         return folder
@@ -122,14 +122,14 @@ def _default_folder(name: str, request: Request) -> Path:
     return places.data_folder(f"{name}-{mark}", tokenizer_label(request))
 
 
-def ensure(name: str, tokenizer: str, *, val_fraction: float, report: Report) -> Path:
+def ensure(name: str, tokenizer: str, *, val_fraction: float, report: Reporter) -> Path:
     """The folder of a recipe's data set, prepared now if it is missing.
 
     Args:
         name: a named set, a prepared folder, or the path of a text file or folder.
-        tokenizer: its kind; ignored for a folder that is prepared already.
+        tokenizer: the kind of tokenizer; ignored for a folder that is prepared already.
         val_fraction: as in the recipe.
-        report: receives one short line per thing done.
+        report: receives a short line for each step.
 
     Raises:
         UserError: nothing is called ``name``, or it cannot be prepared.
@@ -144,7 +144,7 @@ def ensure(name: str, tokenizer: str, *, val_fraction: float, report: Report) ->
         held = tokens.read_manifest(folder).val_fraction
         if held == val_fraction or not known:
             if held != val_fraction:
-                report(f"{folder} was split with val_fraction {held:g}; using it as it is")
+                report(f"{folder} was split with val_fraction {held:g}; it is used unchanged")
             return folder
         return _make_missing(request, f"{name}-val{val_fraction:g}", report)
     if not known:
@@ -152,7 +152,7 @@ def ensure(name: str, tokenizer: str, *, val_fraction: float, report: Report) ->
     return _make_missing(request, None, report)
 
 
-def _make_missing(request: Request, name: str | None, report: Report) -> Path:
+def _make_missing(request: Request, name: str | None, report: Reporter) -> Path:
     report(f"preparing {request.inputs[0]} with the tokenizer {request.tokenizer}")
     made = prepare(request, name=name, report=report)
     if made.fresh:
@@ -164,7 +164,7 @@ def find(name: str, tokenizer: str | None = None) -> Path:
     """The folder of a set prepared before, by path, folder name or set name.
 
     Raises:
-        UserError: there is none; the message says what there is.
+        UserError: there is none; the message lists the prepared sets.
     """
     if tokens.is_prepared(Path(name)):
         return Path(name)

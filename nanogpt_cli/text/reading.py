@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 PACKED = (".gz", ".zst")
-# What each policy of --errors is called by Python's codecs.
+# The policies of --errors -> the names of Python's codecs for them.
 CODEC_POLICY: Final = {"strict": "strict", "replace": "replace", "skip": "ignore"}
 PIPE_HINT: Final = "nanogpt prepare - reads standard input: nanogpt prepare - < PIPE"
-_ZSTD_BYTES = 1 << 14  # unpacked at a time: what repeats a lot may grow a thousandfold
+_ZSTD_BYTES = 1 << 14  # read at a time: repetitive data may grow a thousandfold when unpacked
 
 
 class Readable(Protocol):
-    """What the readers of this package need of an open file."""
+    """The part of an open file that the readers of this package need."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Up to ``size`` bytes; fewer only at the end."""
@@ -41,10 +41,10 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that was read whole: what the manifest remembers of it.
+    """A file that was read to its end, as the manifest records it.
 
     Attributes:
-        path: absolute path (``storable``), or a name for what is no regular file (``stdin``).
+        path: absolute path (``storable``), or a name such as ``stdin`` if it is not a regular file.
         size: bytes on disk (before unpacking).
         mtime_ns: modification time; None for a stream.
         sha256: hex digest of these bytes.
@@ -57,7 +57,7 @@ class SourceFile:
 
 
 class Meter:
-    """Bytes read from disk so far, over all sources; another thread may look at it."""
+    """Bytes read from disk so far, over all sources; other threads may read it."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -84,7 +84,7 @@ class _Metered(io.RawIOBase):
 
 
 class Reading:
-    """An open source; ``finished()`` after the last byte was read tells what it was."""
+    """An open source; ``finished()`` describes it after the last byte was read."""
 
     def __init__(self, name: str, raw: BinaryIO, meter: Meter) -> None:
         self.name = name
@@ -94,11 +94,11 @@ class Reading:
         self.buffered = cast(BinaryIO, io.BufferedReader(self._metered, 1 << 18))
 
     def digest_of(self, stream: Readable) -> _Hash | None:
-        """The running sha256 of what ``stream`` gave, where that is the file as it lies on disk."""
+        """The running sha256 of the bytes of ``stream`` if they are the file's own, else None."""
         return self._metered.digest if stream is self.buffered else None
 
     def finished(self) -> SourceFile:
-        """Read what a format left unread, and describe the file. Raises if it changed meanwhile."""
+        """Read any unread rest and describe the file. Raises if it changed meanwhile."""
         while self.buffered.read(1 << 20):
             pass
         after = os.fstat(self._raw.fileno())
@@ -114,12 +114,12 @@ class Reading:
 
 @contextlib.contextmanager
 def readable_errors(name: str) -> Iterator[None]:
-    """Turn what the system and the unpackers raise into a ``UserError`` that names ``name``."""
+    """Turn errors of the system and of unpacking into a ``UserError`` about ``name``."""
     try:
         yield
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(
-            f"{name} is a corrupt or cut-short gzip file: {error}", "unpack or fetch it again"
+            f"{name} is a corrupt or truncated gzip file: {error}", "download it again"
         ) from error
     except OSError as error:
         raise UserError(f"cannot read {name}: {error.strerror or error}") from error
@@ -127,7 +127,7 @@ def readable_errors(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_file(path: Path, meter: Meter) -> Iterator[Reading]:
-    """Open a file for one pass over its bytes as they lie on disk."""
+    """Open a file for one pass over its bytes on disk."""
     with foreign_files.opened(path, PIPE_HINT) as raw:
         yield Reading(storable(str(path.absolute())), raw, meter)
 
@@ -154,7 +154,7 @@ def _zstd(reading: Reading) -> io.RawIOBase:
 
 
 class _Zstd(io.RawIOBase):
-    """The bytes inside zstd frames; unlike the library's reader it notices a missing end."""
+    """The bytes inside zstd frames; unlike the library's reader it notices a truncated file."""
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
@@ -195,8 +195,8 @@ class _Zstd(io.RawIOBase):
 
     def _corrupt(self, reason: str) -> UserError:
         return UserError(
-            f"{self._reading.name} is a corrupt or cut-short zstd file: {reason}",
-            "unpack or fetch it again",
+            f"{self._reading.name} is a corrupt or truncated zstd file: {reason}",
+            "download it again",
         )
 
 
@@ -218,11 +218,11 @@ class Transcoded:
             raise UserError(
                 f"{self._name}: not valid {error.encoding} near byte {self._offset + error.start}: "
                 f"{error.reason}",
-                "name the right one with --encoding, or use --errors replace or skip",
+                "give the right one with --encoding, or use --errors replace or skip",
             ) from error
         except UnicodeError as error:  # of UTF-16 and UTF-32, whatever the policy
             raise UserError(
-                f"{self._name}: {error}", "name the right one with --encoding, as utf-16-le"
+                f"{self._name}: {error}", "give the right one with --encoding, e.g. utf-16-le"
             ) from error
         self._ready += text.encode("utf-8", "replace")
         self._offset += len(data)

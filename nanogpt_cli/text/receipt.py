@@ -1,4 +1,4 @@
-"""The data receipt: what a person should know of a data set before training on it."""
+"""The data receipt: what the user should know about a data set before training on it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Facts:
     """Counters kept while tokens are written.
 
     Attributes:
-        broken: bytes that were no UTF-8 and were replaced or left out.
+        broken: bytes that were not UTF-8 and were replaced or left out.
         longest: tokens, file and place of the longest document.
         samples: texts on which decode(encode(text)) == text is checked.
     """
@@ -41,12 +41,12 @@ class Facts:
 
     def add(self, encoded: Encoded) -> None:
         """Count one task."""
-        for piece, length in zip(encoded.task.pieces, encoded.lengths, strict=True):
+        for chunk, length in zip(encoded.task.chunks, encoded.lengths, strict=True):
             if self._open_place is None:
-                self._open_place = piece.place
+                self._open_place = chunk.place
             self._open_tokens += length
-            if piece.last:
-                self.longest = max(self.longest, (self._open_tokens, piece.name, self._open_place))
+            if chunk.last:
+                self.longest = max(self.longest, (self._open_tokens, chunk.name, self._open_place))
                 self.documents += 1
                 self._open_tokens, self._open_place = 0, None
         self.tokens += sum(map(len, encoded.tokens))
@@ -54,14 +54,14 @@ class Facts:
         self._sample(encoded)
 
     def _sample(self, encoded: Encoded) -> None:
-        # Tasks 0 to 32, then 34, 36, ... 64, 68, ...: dense at first, and spread over all input.
+        # Tasks 0 to 32, then 34, 36, ... 64, 68, ...: dense at first, then spread over all input.
         step = max(1, 1 << max(0, self._tasks.bit_length() - 5))
         if self._tasks % step == 0 and len(self.samples) < _SAMPLES:
-            pieces = encoded.task.pieces
-            # A small set is one task, of many documents maybe.
-            apart = len(pieces) if self._tasks else -(-len(pieces) // _FIRST_SAMPLES)
-            for piece in pieces[::-apart]:
-                text = piece.data[: 4 * _SAMPLE_CHARACTERS].decode("utf-8", "ignore")
+            chunks = encoded.task.chunks
+            # A small set is a single task, which may have many documents.
+            apart = len(chunks) if self._tasks else -(-len(chunks) // _FIRST_SAMPLES)
+            for chunk in chunks[::-apart]:
+                text = chunk.data[: 4 * _SAMPLE_CHARACTERS].decode("utf-8", "ignore")
                 self.samples.append(text[:_SAMPLE_CHARACTERS])
         self._tasks += 1
 
@@ -70,7 +70,7 @@ class Facts:
         self.exact_samples = sum(tokenizer.decode(tokenizer.encode(s)) == s for s in self.samples)
 
     def finished(self, writer: SplitWriter, tokenizer: Tokenizer, tally: Tally) -> dict[str, Any]:
-        """The receipt as JSON. ``writer`` is closed, its documents' spool still there."""
+        """The receipt as JSON. ``writer`` is closed, but its spool of documents still exists."""
         train, val = writer.sides
         size = train.bytes + val.bytes
         return {
@@ -121,9 +121,9 @@ def most_frequent(counts: Tokens, tokenizer: Tokenizer) -> list[dict[str, Any]]:
 def compare_documents(spool: Tokens, documents: int) -> dict[str, Any]:
     """Duplicates and leakage among whole documents, by their 64-bit hashes.
 
-    The hashes are compared in as many passes as keep a pass at about two million documents, so that
-    memory does not grow with the data. Leakage is the share of validation documents that stand
-    verbatim in train; None when there is no validation document to compare.
+    Each pass compares about two million hashes, so that memory does not grow with the data. Leakage
+    is the share of validation documents that also occur verbatim in train; None without any
+    validation document.
 
     Args:
         spool: shape (documents,), fields ``digest`` and ``place`` (0 train, 1 validation).
@@ -157,7 +157,7 @@ def _distinct(digests: Tokens) -> Tokens:
 
 
 def _stands_in(digests: Tokens, ordered: Tokens) -> Tokens:
-    """For each digest whether it is among the ``ordered`` ones."""
+    """Whether each digest is among the ``ordered`` ones."""
     if not len(ordered):
         return np.zeros(len(digests), dtype=bool)
     found: Tokens = ordered.take(np.searchsorted(ordered, digests), mode="clip") == digests
@@ -167,8 +167,8 @@ def _stands_in(digests: Tokens, ordered: Tokens) -> Tokens:
 def _bucket(spool: Tokens, bucket: int, buckets: int) -> Tokens:
     if buckets == 1:
         return spool
-    chunks = []
+    selected = []
     for start in range(0, len(spool), _BUCKET_DOCUMENTS):
         rows = spool[start : start + _BUCKET_DOCUMENTS]
-        chunks.append(rows[rows["digest"] % np.uint64(buckets) == bucket])
-    return np.concatenate(chunks)
+        selected.append(rows[rows["digest"] % np.uint64(buckets) == bucket])
+    return np.concatenate(selected)

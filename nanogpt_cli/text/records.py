@@ -12,12 +12,12 @@ from typing import Any
 
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.foreign_files import parse_json
-from nanogpt_cli.text.documents import Piece, Reader, Tally, document
+from nanogpt_cli.text.documents import Chunk, Reader, Tally, document
 from nanogpt_cli.text.reading import CODEC_POLICY, Readable
 
-_LONGEST_RECORD = 1 << 26  # bytes; it stands in memory several times
+_LONGEST_RECORD = 1 << 26  # bytes; several copies of it are in memory
 _BLOCK = 1 << 18
-_PARQUET_ROWS = 256  # at a time: long documents make even this some hundred kilobytes
+_PARQUET_ROWS = 256  # at a time: with long documents these already take hundreds of kilobytes
 
 
 def bounded_lines(stream: Readable, name: str) -> Iterator[bytes]:
@@ -45,15 +45,15 @@ def bounded_lines(stream: Readable, name: str) -> Iterator[bytes]:
 def _too_long(name: str, number: int) -> UserError:
     return UserError(
         f"{name}, line {number:,}: a record of more than {_LONGEST_RECORD:,} bytes",
-        "is a quote or a line not closed? Text without records is read from .txt files",
+        "check for an unclosed quote or a missing line end; plain text is read from .txt files",
     )
 
 
-def jsonl(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator[Piece]:
-    """One JSON object a line; blank lines are passed over.
+def jsonl(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator[Chunk]:
+    """One JSON object per line; blank lines are skipped.
 
     Raises:
-        UserError: a line is no JSON object or lacks the field; the message has file and line.
+        UserError: a line is not a JSON object or lacks the field; the message has file and line.
     """
     for number, line in enumerate(bounded_lines(stream, name), 1):
         if number == 1:
@@ -71,7 +71,7 @@ def jsonl(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator
 
 
 def _parsed(line: bytes, name: str, number: int, reader: Reader) -> dict[str, Any]:
-    hint = "mend the line, or leave such lines out with --errors skip"
+    hint = "repair the line, or skip such lines with --errors skip"
     try:
         text = line.decode("utf-8", "replace" if reader.errors == "replace" else "strict")
         value = parse_json(text, lenient=True)
@@ -79,7 +79,7 @@ def _parsed(line: bytes, name: str, number: int, reader: Reader) -> dict[str, An
         raise UserError(
             f"{name}, line {number:,}: invalid UTF-8 at byte {error.start + 1:,} of the line "
             f"(0x{line[error.start]:02x})",
-            "use --errors replace or skip, or name the file's --encoding",
+            "use --errors replace or skip, or give the file's --encoding",
         ) from error
     except json.JSONDecodeError as error:
         raise UserError(
@@ -103,7 +103,7 @@ def _field(record: dict[str, Any], name: str, number: int, reader: Reader) -> by
     if not isinstance(text, str):
         raise UserError(
             f"{name}, line {number:,}: field {field!r} is {type(text).__name__}, not text",
-            "leave such records out with --errors skip",
+            "skip such records with --errors skip",
         )
     try:
         return text.encode("utf-8")
@@ -123,14 +123,14 @@ def _field_hint(field: str, known: Any) -> str:
     return f"fields here: {there}; choose one with --text-field" + (f" {near}" if near else "")
 
 
-def csv(stream: Readable, name: str, tabs: bool, reader: Reader, tally: Tally) -> Iterator[Piece]:
+def csv(stream: Readable, name: str, tabs: bool, reader: Reader, tally: Tally) -> Iterator[Chunk]:
     """Records of a CSV (or tab-separated) file whose first line names the columns.
 
     Raises:
         UserError: the column is missing, a quote is not closed, or the text is not UTF-8.
     """
     csv_module.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    # Strictness waits for the field that is wanted; see _cell.
+    # Strict decoding is applied to the wanted field only; see _cell.
     policy = "surrogateescape" if reader.errors == "strict" else CODEC_POLICY[reader.errors]
     held = 0  # bytes of the record that is being read: quotes may hold any number of lines
 
@@ -171,7 +171,7 @@ def _cell(
             return None
         raise UserError(
             f"{name}, line {line:,}: {len(row)} columns where the first line names {width}",
-            "mend the line, or leave such records out with --errors skip",
+            "repair the line, or skip such records with --errors skip",
         )
     try:
         return row[column].encode("utf-8")
@@ -179,11 +179,11 @@ def _cell(
         byte = ord(row[column][error.start]) - 0xDC00  # what surrogateescape made of it
         raise UserError(
             f"{name}, line {line:,}: invalid UTF-8 (0x{byte:02x})",
-            "use --errors replace or skip, or name the file's --encoding",
+            "use --errors replace or skip, or give the file's --encoding",
         ) from error
 
 
-def parquet(path: Path, name: str, reader: Reader, tally: Tally) -> Iterator[Piece]:
+def parquet(path: Path, name: str, reader: Reader, tally: Tally) -> Iterator[Chunk]:
     """Rows of a Parquet file; needs pyarrow (the extra ``formats``).
 
     Raises:

@@ -1,4 +1,4 @@
-"""What ``prepare`` was asked for, as a value that the manifest keeps and a later run compares."""
+"""The request to ``prepare``, as a value that the manifest keeps and a later run compares."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import catalogue, nanogpt_data, tokenizers, tokens
 from nanogpt_cli.text.documents import Tally
-from nanogpt_cli.text.sources import FileSource, Source, StandardInput, expand
+from nanogpt_cli.text.sources import FileSource, StandardInput, TextSource, expand
 
 SPLIT_RULES: Final = ("auto", "tail", "hash")
 ERROR_POLICIES: Final = ("strict", "replace", "skip")
 VAL_FRACTION: Final = 0.1
-# From this many files on, splitting by whole files gives a validation share near the one asked for.
+# With this many files, splitting by whole files gives nearly the validation share asked for.
 _MANY_FILES: Final = 100
 _STDIN: Final = "-"
 
-Report = Callable[[str], None]
+Reporter = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Request:
 
     Attributes:
         inputs: names of sets, paths of files and folders, ``-`` for standard input.
-        tokenizer: a kind as in ``text.tokenizer``; empty: the named set's own, else ``gpt2``.
-        split: ``tail`` (the last part of the text, nanoGPT's), ``hash`` (each document by its
+        tokenizer: a kind as in ``text.tokenizer``; if empty, the named set's own, else ``gpt2``.
+        split: ``tail`` (the last part of the text, as in nanoGPT), ``hash`` (each document by its
             hash) or ``auto``: hash for records and for 100 files or more, else tail.
         val_fraction: share of the characters (tail) or of the documents (hash) for validation.
-        glob: of a folder's files take only these.
+        glob: take only the files of a folder that match.
         text_field: the field of a record (JSONL, CSV, Parquet) that holds the text.
-        errors: what to do with what cannot be read: ``strict``, ``replace``, ``skip``.
-        encoding: of text files.
-        eot: give ``char`` and ``byte`` an end-of-text token, too.
+        errors: how to treat what cannot be read: ``strict``, ``replace`` or ``skip``.
+        encoding: encoding of text files.
+        eot: give ``char`` and ``byte`` an end-of-text token as well.
         limit: stop after this many documents; None reads all.
     """
 
@@ -63,7 +63,7 @@ def checked(request: Request) -> Request:
     """The request with its defaults resolved and its paths absolute.
 
     Raises:
-        UserError: an option has an impossible value or an input is absent.
+        UserError: an option has an invalid value or an input is missing.
     """
     _check_options(request)
     named = catalogue.find(request.inputs[0]) if len(request.inputs) == 1 else None
@@ -103,9 +103,9 @@ def _check_options(request: Request) -> None:
 
 
 def _check_encoding(name: str) -> None:
-    """Refuse what is no encoding of text, or cannot decode it in pieces: ``rot13``, ``punycode``.
+    """Refuse a codec that is not a text encoding or cannot decode in steps, such as ``punycode``.
 
-    A line is encoded and decoded byte by byte, as pieces may end anywhere.
+    A line is encoded and decoded byte by byte, because a read may end within a character.
     """
     line = "A line of plain text 0123456789 (for the encoding to be tried on), long and undotted\n"
     hint = "e.g. utf-8, latin-1, utf-16"
@@ -128,12 +128,12 @@ def _absolute(text: str) -> str:
     if text == _STDIN or catalogue.find(text):
         return text
     path = Path(text).expanduser()
-    # Not resolved: a link may be turned to other data, and that is then a changed input.
+    # Not resolved: a link that is pointed to other data must count as a changed input.
     return str(path.absolute()) if path.exists() or path.is_symlink() else text
 
 
 def default_name(request: Request) -> str:
-    """The name of the set when the user gave none: the first input's, without its suffixes."""
+    """The name of the set if the user gave none: that of the first input, without suffixes."""
     first = request.inputs[0]
     if first == _STDIN:
         return "stdin"
@@ -145,19 +145,19 @@ def default_name(request: Request) -> str:
 
 
 def tokenizer_label(request: Request) -> str:
-    """The tokenizer's part of the folder's name."""
+    """The part of the folder's name that names the tokenizer."""
     path = Path(request.tokenizer)
     if not path.is_absolute():
         return request.tokenizer
     return "hf-" + (path.parent.name if path.name == "tokenizer.json" else path.stem)
 
 
-def open_sources(request: Request, tally: Tally, report: Report) -> list[Source]:
+def open_sources(request: Request, tally: Tally, report: Reporter) -> list[TextSource]:
     """The sources of a checked request; nothing large is read yet."""
     old = nanogpt_folder(request)
     if old is not None:
         return list(nanogpt_data.sources(old))
-    sources: list[Source] = []
+    sources: list[TextSource] = []
     for text in request.inputs:
         named = catalogue.find(text)
         if named:
@@ -171,7 +171,7 @@ def open_sources(request: Request, tally: Tally, report: Report) -> list[Source]
     return sources
 
 
-def split_rule(request: Request, sources: list[Source]) -> str:
+def split_rule(request: Request, sources: list[TextSource]) -> str:
     """``tail`` or ``hash``: what ``auto`` means for these sources."""
     if request.split != "auto":
         return request.split
@@ -182,7 +182,7 @@ def split_rule(request: Request, sources: list[Source]) -> str:
 
 
 def nanogpt_folder(request: Request) -> Path | None:
-    """The input, when it is a data folder that nanoGPT's scripts wrote."""
+    """The only input if it is a data folder that nanoGPT's scripts wrote, else None."""
     if len(request.inputs) != 1 or catalogue.find(request.inputs[0]):
         return None
     folder = Path(request.inputs[0])

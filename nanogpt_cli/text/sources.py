@@ -1,7 +1,7 @@
-"""From what the user names to documents: files, folders, records, standard input.
+"""Reading documents from what the user names: files, folders, records, standard input.
 
-A document is one file or one record. It comes as pieces of about half a megabyte, so that its
-size does not matter: each piece is cut where cutting does not change the tokens.
+A document is one file or one record. It is read in chunks of about half a megabyte, so that its
+size does not matter; each chunk ends where a cut does not change the tokens.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
-from nanogpt_cli.text.documents import Piece, Reader, Tally, text_pieces
+from nanogpt_cli.text.documents import Chunk, Reader, Tally, text_chunks
 from nanogpt_cli.text.reading import (
     PACKED,
     PIPE_HINT,
@@ -32,39 +32,36 @@ from nanogpt_cli.text.reading import (
     unpacked,
 )
 
-if TYPE_CHECKING:
-    pass
-
 _RECORD_KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
 }  # fmt: skip
 _SNIFFED_BYTES = 8192
 
 
-class Source(Protocol):
-    """Something that yields the pieces of documents, and then can say what it was."""
+class TextSource(Protocol):
+    """Yields the chunks of documents, and afterwards describes the files it has read."""
 
     name: str
     size: int | None
 
-    def pieces(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Piece]:
-        """The documents' pieces, in order."""
+    def chunks(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Chunk]:
+        """The documents' chunks, in order."""
         ...
 
     def read(self) -> list[SourceFile]:
-        """The files that ``pieces`` read; valid after it ended."""
+        """The files that ``chunks`` has read; valid after its end."""
         ...
 
 
 def as_utf8(stream: Readable, name: str, reader: Reader) -> Readable:
-    """The same text in UTF-8."""
+    """The stream, converted to UTF-8 if it has another encoding."""
     if codecs.lookup(reader.encoding).name == "utf-8":
         return stream
     return Transcoded(stream, name, reader.encoding, reader.errors)
 
 
 class FileSource:
-    """A file of text or of records, by its suffix; ``.gz`` and ``.zst`` are unpacked."""
+    """A file of text or of records, as its suffix says; ``.gz`` and ``.zst`` are unpacked."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -81,16 +78,16 @@ class FileSource:
         return _RECORD_KINDS.get(suffixes[-1], "text") if suffixes else "text"
 
     def read(self) -> list[SourceFile]:
-        """See ``Source``."""
+        """See ``TextSource``."""
         return self._read
 
-    def pieces(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Piece]:
-        """See ``Source``."""
+    def chunks(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Chunk]:
+        """See ``TextSource``."""
         with open_file(self.path, meter) as reading, readable_errors(self.name):
-            yield from self._pieces(reading, reader, tally)
+            yield from self._chunks(reading, reader, tally)
             self._read = [reading.finished()]
 
-    def _pieces(self, reading: Reading, reader: Reader, tally: Tally) -> Iterator[Piece]:
+    def _chunks(self, reading: Reading, reader: Reader, tally: Tally) -> Iterator[Chunk]:
         from nanogpt_cli.text import records
 
         if self.kind == "parquet":
@@ -98,7 +95,7 @@ class FileSource:
             return
         stream = as_utf8(unpacked(reading, self.path.suffix.lower()), self.name, reader)
         if self.kind == "text":
-            yield from text_pieces(stream, self.name, reader, tally, reading.digest_of(stream))
+            yield from text_chunks(stream, self.name, reader, tally, reading.digest_of(stream))
         elif self.kind == "jsonl":
             yield from records.jsonl(stream, self.name, reader, tally)
         else:
@@ -116,17 +113,17 @@ class StandardInput:
         self._read: list[SourceFile] = []
 
     def read(self) -> list[SourceFile]:
-        """See ``Source``."""
+        """See ``TextSource``."""
         return self._read
 
-    def pieces(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Piece]:
-        """See ``Source``."""
+    def chunks(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Chunk]:
+        """See ``TextSource``."""
         stream = self._stream or open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
         _check_end(stream)
         reading = Reading(self.name, stream, meter)
         with readable_errors(self.name):
             text = as_utf8(unpacked(reading, ""), self.name, reader)
-            yield from text_pieces(text, self.name, reader, tally, reading.digest_of(text))
+            yield from text_chunks(text, self.name, reader, tally, reading.digest_of(text))
         self._read = [reading.finished()]
 
 
@@ -143,16 +140,17 @@ def _check_end(stream: BinaryIO) -> None:
 def expand(
     inputs: Sequence[str], glob: str | None, encoding: str, tally: Tally
 ) -> list[FileSource]:
-    """The files that ``inputs`` name, folders walked; in the order given, folders sorted.
+    """The files that ``inputs`` name, in the order given; those of a folder are sorted.
 
     Args:
         inputs: paths of files and folders.
         glob: take only a folder's files that match (``*.py``, ``**/*.md``); named files always.
-        encoding: of text files; a folder's binary files are told by a zero byte, which UTF-16 has.
-        tally: counts the binary files of folders, which are left out.
+        encoding: encoding of text files. A zero byte marks a file as binary unless this is UTF-16
+            or UTF-32.
+        tally: counts the binary files of folders, which are skipped.
 
     Raises:
-        UserError: a path is absent, or a folder holds nothing to read.
+        UserError: a path is missing, or a folder holds nothing to read.
     """
     sources: list[FileSource] = []
     for text in inputs:
@@ -163,7 +161,7 @@ def expand(
             if not found:
                 raise UserError(
                     f"no text files in {path}" + (f" match {glob!r}" if glob else ""),
-                    "hidden and binary files are left out",
+                    "hidden and binary files are skipped",
                 )
             sources += found
         else:
@@ -181,12 +179,12 @@ def _check_there(path: Path) -> None:
 
 
 def walk(folder: Path, glob: str | None = None, without: Collection[str] = ()) -> Iterator[Path]:
-    """Regular files below ``folder``, sorted, hidden ones left out; each real folder once.
+    """Regular files below ``folder``, sorted, without hidden ones; each real folder once.
 
     Args:
-        folder: where to begin.
+        folder: where to start.
         glob: only files whose name, or path below ``folder``, matches.
-        without: names of folders that are not entered.
+        without: names of folders to skip.
 
     Raises:
         UserError: a folder cannot be read.

@@ -1,4 +1,4 @@
-"""The two ways of splitting text into train and validation, written in one pass."""
+"""The two ways of splitting text into train and validation, each in one pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCUMENT = np.dtype([("digest", "<u8"), ("place", "<u8")])
 
 @dataclass
 class Counts:
-    """What one split holds; see ``tokens.SplitInfo``."""
+    """The contents of one split in numbers; see ``tokens.SplitInfo``."""
 
     tokens: int = 0
     bytes: int = 0
@@ -29,7 +29,7 @@ class Counts:
     documents: int = 0
 
     def add(self, characters: int, size: int) -> None:
-        """Count a piece of text."""
+        """Count a chunk of text."""
         self.characters += characters
         self.bytes += size
 
@@ -74,7 +74,7 @@ class SplitWriter:
             file.close()
 
     def abandon(self) -> None:
-        """Close the files as they are, whatever the disk says."""
+        """Close the files as they are and ignore errors of the disk."""
         for file in self.files:
             file.abandon()
         with contextlib.suppress(OSError):
@@ -88,8 +88,8 @@ class SplitWriter:
 class TailWriter(SplitWriter):
     """Writes everything to ``train.bin`` and at the end moves the last part to ``val.bin``.
 
-    The cut falls on character ``int(n * (1 - val_fraction))`` of the whole text, and both parts
-    are as if they had been encoded alone: nanoGPT's split, found without knowing n beforehand.
+    The cut is before character ``int(n * (1 - val_fraction))`` of the whole text, and both parts
+    are as if they had been encoded alone. This is nanoGPT's split, without knowing n in advance.
     """
 
     def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
@@ -119,7 +119,7 @@ class TailWriter(SplitWriter):
         self.documents.write(np.array(rows, dtype=DOCUMENT).tobytes())
 
     def close(self, val_fraction: float) -> None:
-        """Cut the tail off; counts and document sides are exact afterwards."""
+        """Move the tail to ``val.bin``; counts and document sides are exact afterwards."""
         super().close(val_fraction)
         path = self.folder / "train.bin"
         self._drop_last_end(path)
@@ -136,7 +136,7 @@ class TailWriter(SplitWriter):
         return self.files[side].sha256(self._unchanged if side == TRAIN else 0)
 
     def _drop_last_end(self, path: Path) -> None:
-        # End-of-text tokens stand between documents; after the last there is nothing to part.
+        # End-of-text tokens separate documents, so that none follows the last document.
         eot, ends = self.tokenizer.eot, self._ends[1]
         if eot is None or not ends[-1]:
             return
@@ -174,13 +174,13 @@ class TailWriter(SplitWriter):
     def _divide(
         self, ids: Tokens, at: int, characters: int, size: int
     ) -> tuple[Tokens, Tokens, int]:
-        """A task's tokens as two, cut before character ``at``; and the left part's bytes."""
+        """A task's tokens in two parts, cut before character ``at``, and the left part's bytes."""
         encode, eot = self.tokenizer.encode_array, self.tokenizer.eot
         ends = [*([] if eot is None else np.flatnonzero(ids == eot).tolist()), len(ids)]
         starts = [0, *(end + 1 for end in ends)]
         spans = list(zip(starts, ends, strict=False))
         texts = [self.tokenizer.decode(ids[start:end].tolist()) for start, end in spans]
-        if sum(map(len, texts)) != characters:  # this tokenizer does not give the text back
+        if sum(map(len, texts)) != characters:  # decoding does not restore the text
             self.exact = False
             k = round(len(ids) * at / max(1, characters))
             return ids[:k], ids[k:], round(size * at / max(1, characters))
@@ -192,7 +192,7 @@ class TailWriter(SplitWriter):
             k += 1
         (start, end), text = spans[k], texts[k]
         left_size += len(text[:at].encode())
-        if at == len(text):  # a document's end: its end-of-text token stays with it
+        if at == len(text):  # a document ends here and keeps its end-of-text token
             return ids[: end + 1], ids[end + 1 :], left_size
         left = np.concatenate([ids[:start], encode(text[:at])])
         return left, np.concatenate([encode(text[at:]), ids[end:]]), left_size

@@ -1,4 +1,4 @@
-"""Token ids to text as they arrive: whole characters only, and nothing past a stop string."""
+"""Decoding token ids as they arrive: whole characters only, and nothing past a stop string."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from nanogpt_cli.text.tokenizer import Tokenizer
 
 
 class TextStream:
-    """Turns one sequence's tokens into text that can be shown at once.
+    """Turns one sequence's tokens into text that can be shown immediately.
 
-    A character spread over tokens appears when its last byte has come; text that may be the
-    beginning of a stop string waits until it is decided. ``"".join(push...) + finish()`` is the
-    text of all tokens, cut before the first stop string.
+    A character spread over tokens appears with its last byte; text that may be the beginning of a
+    stop string is held back until that is decided. ``"".join(push...) + finish()`` is the text of
+    all tokens, cut before the first stop string.
 
     Args:
         tokenizer: gives the bytes of each token.
         stop: strings that end the text; they are not part of it.
 
     Attributes:
-        stopped: a stop string has come; later tokens are ignored.
+        stopped: a stop string was found; later tokens are ignored.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -31,11 +31,11 @@ class TextStream:
         self.stopped = False
 
     def push(self, id: int) -> str:
-        """Add a token; returns the text that is certain now (often that token's, maybe none)."""
+        """Add a token; returns the text that is now certain, which may be empty."""
         return self._take(self._decoder.decode(self._tokenizer.token_bytes(id)))
 
     def finish(self) -> str:
-        """The text still held back; half a character becomes U+FFFD."""
+        """The text still held back; an incomplete character becomes U+FFFD."""
         text = self._take(self._decoder.decode(b"", final=True))
         held, self._held = self._held, ""
         return text + held

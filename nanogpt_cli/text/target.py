@@ -1,4 +1,4 @@
-"""The folder a data set goes to: its lock, its leftovers, and whether it is up to date."""
+"""The folder a data set is written to: its lock, its leftovers, and whether it is up to date."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import build, tokens
-from nanogpt_cli.text.request import Report, Request
-from nanogpt_cli.text.sources import FileSource, Source
+from nanogpt_cli.text.request import Reporter, Request
+from nanogpt_cli.text.sources import FileSource, TextSource
 
 _OURS = {tokens.MANIFEST, tokens.TOKENIZER, build.SOURCES, "train.bin", "val.bin"}
 
 
 @contextlib.contextmanager
-def locked(target: Path, report: Report) -> Iterator[None]:
-    """Hold the target's lock; a second run waits here, saying so."""
+def locked(target: Path, report: Reporter) -> Iterator[None]:
+    """Hold the target's lock; a second run reports that it waits, and waits here."""
 
     def waiting() -> None:
         report(f"another run is preparing {target}: waiting for it")
@@ -31,7 +31,7 @@ def locked(target: Path, report: Report) -> Iterator[None]:
 
 
 def remove_leftovers(target: Path) -> list[Path]:
-    """Remove what killed runs left of ``target``; call it with the lock held."""
+    """Remove temporary folders that killed runs left; call it with the lock held."""
     name = re.escape(target.name)
     made = re.compile(rf"{re.escape(files.TEMPORARY_PREFIX)}{name}-[a-z0-9_]{{8}}")
     found = [p for p in target.parent.iterdir() if made.fullmatch(p.name)]
@@ -49,16 +49,16 @@ def check_replaceable(target: Path) -> None:
     held = sorted(p.name for p in target.iterdir())
     foreign = [name for name in held if name not in _OURS]
     if foreign or (held and not tokens.is_prepared(target)):
-        what = f"holds {foreign[0]!r}" if foreign else "is no prepared data set"
+        what = f"holds {foreign[0]!r}" if foreign else "is not a prepared data set"
         raise UserError(
             f"{target} {what}: it will not be overwritten", "choose another folder with --out"
         )
 
 
-def what_changed(target: Path, request: Request, sources: list[Source]) -> str:
-    """Why the set in ``target`` does not answer the request; empty when it does.
+def what_changed(target: Path, request: Request, sources: list[TextSource]) -> str:
+    """Why the set in ``target`` does not match the request; empty if it does.
 
-    Files count as unchanged when size and modification time are; else their hash decides.
+    A file of the same size and modification time counts as unchanged; otherwise its hash decides.
     """
     if not tokens.is_prepared(target):
         return "not prepared yet"
@@ -72,7 +72,7 @@ def what_changed(target: Path, request: Request, sources: list[Source]) -> str:
 
 
 def same_inputs(target: Path, request: Request) -> bool:
-    """True when ``target`` was prepared from the request's inputs, whatever the options."""
+    """Whether ``target`` was prepared from the request's inputs, whatever the options."""
     raw = tokens.read_manifest(target).raw
     return bool(raw["request"].get("inputs") == request.to_json()["inputs"])
 
@@ -84,7 +84,7 @@ def _options_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ""
 
 
-def _sources_changed(target: Path, sources: list[Source], *, partly: bool) -> str:
+def _sources_changed(target: Path, sources: list[TextSource], *, partly: bool) -> str:
     path = target / build.SOURCES
     try:
         lines = foreign_files.read_text(path, foreign_files.LARGEST_VOCABULARY).splitlines()

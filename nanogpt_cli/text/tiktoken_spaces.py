@@ -1,9 +1,9 @@
 """White space longer than tiktoken can match, encoded as tiktoken would.
 
-Before a word, all of its patterns take white space up to the last character by ``\\s+(?!\\S)``. The
-engine keeps a place to go back to for each character and gives up after a million; nothing else in
-the patterns does. Such a stretch is one word, so it is encoded as one, without the pattern, and the
-texts before and after it are encoded alone.
+Before a word, all of its patterns match white space but its last character by ``\\s+(?!\\S)``. The
+engine stores a backtracking position for each character and fails after a million; no other part of
+the patterns does. Such a run is one word, so it is encoded as one, without the pattern, and the
+texts before and after it are encoded separately.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def find(text: str, pattern: str) -> list[Span]:
         start, end = match.span()
         if end < len(text):
             if text[end] in _NEWLINES:
-                continue  # the newlines belong to this word, and other parts of the pattern take it
-            end -= 1  # the last one belongs to the next word
+                continue  # another part of the pattern matches this word, newlines included
+            end -= 1  # the last character belongs to the next word
         elif r"\s++$" in pattern:
-            continue  # what takes white space at the end of a text has no limit
+            continue  # this part of the pattern, for the end of a text, has no limit
         found.append((start, end))
     return found
 

@@ -1,7 +1,7 @@
-"""A token file while it is written: by a thread of its own, which hashes what it writes.
+"""Writing a token file in a separate thread that also hashes what it writes.
 
-Writing and hashing cost as much as turning bytes into ids does, so the threads that tokenize do not
-wait for either, and no second pass over the finished file is needed for its sha256.
+Writing and hashing take as long as turning bytes into ids does, so the threads that tokenize do not
+wait for either, and the sha256 needs no second pass over the finished file.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 _WAITING: Final = 4  # arrays that may wait to be written; bounds memory
-_MARK: Final = 1 << 23  # bytes between two states of the hash that are kept
+_MARK: Final = 1 << 23  # bytes between two saved states of the hash
 
 
 class TokenFile:
-    """Writes ``path``; ``close`` or ``abandon`` it.
+    """Writes ``path``; must be ended by ``close`` or ``abandon``.
 
-    An error of the disk is raised by one of the following calls of ``write``, or by ``close``.
+    An error of the disk is raised by one of the next calls of ``write``, or by ``close``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +38,7 @@ class TokenFile:
         self._marks: list[tuple[int, _Hash]] = [(0, self._digest.copy())]
 
     def write(self, tokens: Tokens) -> None:
-        """Append ``tokens``, soon; the array must not be changed any more."""
+        """Append ``tokens`` in the background; the array must not be changed afterwards."""
         if not len(tokens):
             return
         if len(self._waiting) >= _WAITING:
@@ -53,7 +53,7 @@ class TokenFile:
             self._marks.append((self._size, self._digest.copy()))
 
     def close(self) -> None:
-        """Finish writing. Raises ``OSError`` where the disk refused something."""
+        """Finish writing. Raises ``OSError`` if a write failed."""
         while self._waiting:
             self._waiting.popleft().result()
         self._thread.shutdown()
@@ -69,7 +69,8 @@ class TokenFile:
         """The closed file's sha256.
 
         Args:
-            unchanged: the file was edited since, but not its first so many bytes; None: nowhere.
+            unchanged: the number of bytes at the file's start that were not edited since; None if
+                nothing was edited.
         """
         if unchanged is None:
             return self._digest.hexdigest()

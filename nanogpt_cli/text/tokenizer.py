@@ -1,9 +1,9 @@
-"""The interface of all tokenizers, and the two plain ones: characters and bytes.
+"""The interface of all tokenizers, and the two simplest: characters and bytes.
 
-A tokenizer is a value: it can be written as JSON and read back (``text.tokenizers``) and compared
-(``fingerprint``). The heavy libraries are imported by the tokenizer that needs them, when it is
-made. Encoding never recognises special tokens inside the text: a document that spells out
-``<|endoftext|>`` stays one document.
+A tokenizer is a value: it can be written as JSON, read back (``text.tokenizers``) and compared
+(``fingerprint``). A tokenizer that needs a heavy library imports it when it is created. Encoding
+never recognises special tokens inside the text: a document that spells out ``<|endoftext|>`` stays
+one document.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class UnknownCharacters(UserError):  # noqa: N818 - the name says what was found
         super().__init__(
             f"character {first!r} (U+{ord(first):04X}) at position {positions[0]} is not among "
             f"the {vocab_size} characters of this vocabulary{also}",
-            "use only characters that stand in the training text, or a byte or BPE tokenizer",
+            "use only characters of the training text, or a byte or BPE tokenizer",
         )
         self.positions = positions
 
@@ -53,8 +53,8 @@ class Tokenizer(ABC):
         vocab_size: number of ids; ids are 0 .. vocab_size - 1.
         eot: id of the end-of-text token, None where the vocabulary has none.
         cut_rule: where a long text may be cut without changing its tokens; see ``text.cuts``.
-        ascii_ids: where each ASCII character's id is below 256, these ids, 256 of them for
-            ``bytes.translate``; else None.
+        ascii_ids: the ids of ASCII characters, padded to 256 for ``bytes.translate``; None if one
+            of them is above 255.
     """
 
     kind: str
@@ -116,20 +116,18 @@ class CharTokenizer(Tokenizer):
         if len(set(self.characters)) != len(self.characters):
             raise UserError("the character vocabulary names a character twice")
         if half := next((c for c in self.characters if "\ud800" <= c <= "\udfff"), None):
-            # No text in UTF-8 holds one, and no file written from this vocabulary could.
+            # UTF-8 cannot represent it, so neither a text nor a tokenizer file can hold it.
             raise UserError(f"the character vocabulary holds {half!r}, half of a surrogate pair")
         self.vocab_size = len(self.characters) + eot
         self.eot = len(self.characters) if eot else None
         points = np.array([ord(c) for c in self.characters], dtype=np.int64)
-        if (points >> 11 == 0xD800 >> 11).any():  # a half of a pair, which UTF-8 cannot hold
-            raise UserError("the character vocabulary holds half a surrogate pair")
-        # The last entry answers for every code point beyond the table: also unknown.
+        # The last entry stands for every code point beyond the table, which is unknown as well.
         self._ids = np.full(int(points.max(initial=127)) + 2, -1, dtype=np.int32)
         self._ids[points] = np.arange(len(points))
 
     @classmethod
     def of_text(cls, text: str, *, eot: bool = False) -> CharTokenizer:
-        """The characters of ``text`` in code point order, as nanoGPT's ``shakespeare_char``."""
+        """The characters of ``text`` in code point order, as in nanoGPT's ``shakespeare_char``."""
         return cls(sorted(set(text)), eot=eot)
 
     def encode_array(self, text: str) -> Tokens:

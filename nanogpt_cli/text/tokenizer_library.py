@@ -1,9 +1,9 @@
-"""The ``tokenizers`` library, called so that nothing a stranger's file does ends the program.
+"""Calling the ``tokenizers`` library so that no untrusted file can end the program.
 
-Its Rust code panics where Python would raise. A panic arrives as a ``PanicException``, which is no
-``Exception``, and has been printed by then to file descriptor 2. So a file is tried with short
-texts when it is loaded, with the descriptor closed for that long, and refused if one of them makes
-it panic. A panic that only a later text brings about becomes a ``UserError`` all the same.
+Its Rust code panics where Python would raise. A panic arrives as a ``PanicException``, which is not
+an ``Exception``, after a message was printed to file descriptor 2. So a file is tried on short
+texts when it is loaded, with that descriptor silenced, and refused if one of them causes a panic. A
+panic that only a later text causes also becomes a ``UserError``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 _SAMPLE: Final = "Hello,  world! It's 1234\r\n\tna\u00efve \u65e5\u672c\u8a9e \U0001f642\n\n "
-# One character of each class that word patterns tell apart, and of scripts that they name.
+# A character of each class that word patterns distinguish, and of each script that they name.
 _CLASSES: Final = "aA1.'_\u00e9\u0301\u65e5\U0001f642 \n\t"
 _SCRIPTS: Final = "\u03b1\u0436\u05d0\u0639\u0905\u0e01\u10d0\u3042\u30a2\uac00"
 # Backtracking that doubles with every repetition is over the engine's limit long before 64, cubic
@@ -35,16 +35,18 @@ _REPEATED: Final = 64
 _LONG: Final = 1024
 _MOST_LITERALS: Final = 20
 _MOST_ATOMS: Final = 48
-_SERDE_POSITION: Final = re.compile(r" at line \d+ column \d+$")  # in a text that nobody sees
+_SERDE_POSITION: Final = re.compile(
+    r" at line \d+ column \d+$"
+)  # of a text that the user never sees
 _one_at_a_time = threading.Lock()
 
 
 @contextlib.contextmanager
 def calling(failure: str) -> Iterator[None]:
-    """Turn whatever the library raises, its panics included, into one line.
+    """Turn whatever the library raises, panics included, into a message of one line.
 
     Args:
-        failure: the sentence that the library's own words follow after a colon.
+        failure: the beginning of the message; the library's own message follows after a colon.
 
     Raises:
         UserError: in place of the library's exceptions.
@@ -66,8 +68,8 @@ def load(value: dict[str, Any]) -> tokenizers.Tokenizer:
     """The library's object for the content of a ``tokenizer.json``.
 
     Raises:
-        UserError: the content is refused (``foreign_tokenizer.check``), the library refuses it, or
-            it fails on one of the texts that it is tried with.
+        UserError: ``foreign_tokenizer.check`` or the library refuses the content, or it fails on
+            one of the test texts.
     """
     import tokenizers
 
@@ -83,7 +85,7 @@ def load(value: dict[str, Any]) -> tokenizers.Tokenizer:
             library = tokenizers.Tokenizer.from_str(text)
         _compare_added_tokens(library, value)
         for probe in (_SAMPLE, *_probes(foreign_tokenizer.patterns(value))):
-            # What raises no panic, such as a character without a token, concerns that text alone.
+            # An ordinary error, such as a character without a token, concerns this text only.
             with (
                 calling(f"it fails on a text such as {probe[:12]!r}"),
                 contextlib.suppress(Exception),
@@ -94,7 +96,7 @@ def load(value: dict[str, Any]) -> tokenizers.Tokenizer:
 
 
 def _compare_added_tokens(library: tokenizers.Tokenizer, value: dict[str, Any]) -> None:
-    """The library gives an added token another id where the one in the file is not free."""
+    """Refuse an added token whose id is taken: the library would give it another id."""
     for index, added in enumerate(value.get("added_tokens") or []):
         id = library.token_to_id(added["content"])
         if id != added["id"]:
@@ -106,11 +108,11 @@ def _compare_added_tokens(library: tokenizers.Tokenizer, value: dict[str, Any]) 
 
 
 def _probes(patterns: list[str]) -> Iterator[str]:
-    """Texts on which a pattern that can backtrack without bound does.
+    """Texts that make a pattern with unbounded backtracking fail.
 
-    Such a pattern repeats something it can match in two ways; so everything that stands literally
-    in it, and a character of each class, is repeated alone and in pairs before an end that does not
-    match. The literals come once more after that: the engine does not begin without those it needs.
+    Such a pattern repeats something that it can match in two ways. So every literal in it, and a
+    character of each class, is repeated alone and in pairs before an end that does not match. The
+    literals follow once more, because the engine does not start unless those it requires occur.
     """
     if not patterns:
         return
@@ -132,7 +134,7 @@ def _is_panic(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def _without_panic_messages() -> Iterator[None]:
-    """Nothing written to file descriptor 2 is seen; ``sys.stderr`` of other threads included."""
+    """Discard everything written to file descriptor 2, by other threads as well."""
     with _one_at_a_time:
         try:
             kept = os.dup(2)

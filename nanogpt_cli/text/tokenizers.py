@@ -1,4 +1,4 @@
-"""Tokenizers by name, from JSON and from files: what knows every kind there is."""
+"""Creating tokenizers of every kind: by name, from JSON and from files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError, naming, nearest
-from nanogpt_cli.text.bpe import HuggingFaceTokenizer
+from nanogpt_cli.text.bpe import HuggingFaceTokenizer, TiktokenTokenizer
 from nanogpt_cli.text.tokenizer import FORMAT, ByteTokenizer, CharTokenizer, Tokenizer
 
 TIKTOKEN_KINDS: Final = (
@@ -27,14 +27,12 @@ def get(kind: str, *, eot: bool = False) -> Tokenizer:
         eot: give ``byte`` an end-of-text id; BPE vocabularies have their own.
 
     Raises:
-        UserError: ``kind`` is unknown, or its vocabulary can be had from nowhere.
+        UserError: ``kind`` is unknown, or its vocabulary cannot be fetched.
     """
-    from nanogpt_cli.text import bpe
-
     if kind == "byte":
         return ByteTokenizer(eot=eot)
     if kind in TIKTOKEN_KINDS:
-        return bpe.TiktokenTokenizer(kind)
+        return TiktokenTokenizer(kind)
     if kind.endswith(".json") or foreign_files.present(Path(kind)):
         return read_huggingface(Path(kind))
     check_kind(kind)
@@ -61,7 +59,7 @@ def check_kind(kind: str) -> None:
         path = Path(kind)
         folder = path.is_dir()
         if foreign_files.present(path / "tokenizer.json" if folder else path):
-            return  # whether it can be read is said when it is read
+            return  # reading it later says whether it is a tokenizer
         near = nearest(kind, ("char", "byte", "bpe:4096", *TIKTOKEN_KINDS))
         raise UserError(
             f"unknown tokenizer {kind!r}" + (f"; did you mean {near!r}?" if near else ""),
@@ -75,15 +73,13 @@ def from_json(value: dict[str, Any], source: str = "the tokenizer") -> Tokenizer
 
     Args:
         value: the content of the file.
-        source: the file, for what goes wrong when it is used.
+        source: the file, for messages about errors when it is used.
 
     Raises:
         UserError: the value is neither.
     """
-    from nanogpt_cli.text import bpe
-
     if "model" in value and "format" not in value:
-        return bpe.HuggingFaceTokenizer(value, source=source)
+        return HuggingFaceTokenizer(value, source=source)
     kind = value.get("kind")
     if value.get("format") != FORMAT or not isinstance(kind, str):
         raise UserError("this JSON is not a tokenizer", f'"format" must be "{FORMAT}"')
@@ -91,7 +87,7 @@ def from_json(value: dict[str, Any], source: str = "the tokenizer") -> Tokenizer
         if kind == "char":
             return CharTokenizer(value["characters"], eot=value.get("eot") is not None)
         if "huggingface" in value:
-            return bpe.HuggingFaceTokenizer(
+            return HuggingFaceTokenizer(
                 value["huggingface"], kind=kind, eot=value["eot"], source=source
             )
         return get(kind, eot=value.get("eot") is not None)
@@ -103,7 +99,7 @@ def load(path: Path) -> Tokenizer:
     """Read a ``tokenizer.json``: ours, or a Hugging Face one.
 
     Raises:
-        UserError: the file is missing or is no tokenizer.
+        UserError: the file is missing or is not a tokenizer.
     """
     value = foreign_files.read_object(path, foreign_files.LARGEST_VOCABULARY)
     with naming(path):
@@ -117,8 +113,6 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
 
 def read_huggingface(path: Path) -> HuggingFaceTokenizer:
     """The tokenizer in a ``tokenizer.json`` (or in a folder that holds one)."""
-    pass
-
     found = load(path / "tokenizer.json" if path.is_dir() else path)
     if not isinstance(found, HuggingFaceTokenizer):
         raise UserError(f"{path} holds a {found.kind!r} tokenizer", f"use --tokenizer {found.kind}")

@@ -1,4 +1,4 @@
-"""Opening a prepared data set: the manifest, the two token files, and whether they are whole."""
+"""Opening a prepared data set: the manifest and the two token files, with checks of both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 TOKENIZER: Final = "tokenizer.json"
 SPLITS: Final = ("train", "val")
-# Hashing this much costs a fraction of a second; larger sets are hashed when something moved.
+# Hashing this much takes a fraction of a second; larger sets are hashed only if a file changed.
 ALWAYS_HASHED_BYTES: Final = 1 << 28
 
 
@@ -29,7 +29,7 @@ class SplitInfo:
 
     Attributes:
         tokens: length of the token file, in tokens (end-of-text tokens included).
-        bytes: UTF-8 bytes of the text these tokens stand for, without end-of-text tokens.
+        bytes: UTF-8 bytes of the text that these tokens encode, without end-of-text tokens.
         characters: Unicode characters of that text.
         documents: documents that begin in this split.
         sha256: hex digest of the token file.
@@ -78,7 +78,7 @@ class TokenData:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that made the tokens; checked against the manifest's fingerprint."""
+        """The tokenizer of these tokens, checked against the manifest's fingerprint."""
         path = self.folder / TOKENIZER
         found = tokenizers.load(path)
         same_size = found.vocab_size == self.manifest.vocab_size
@@ -159,15 +159,15 @@ def parse_manifest(raw: dict[str, Any]) -> Manifest:
 
 
 def open_data(folder: Path, *, verify: bool | None = None) -> TokenData:
-    """Open a prepared data set and refuse one that is not whole.
+    """Open a prepared data set and refuse one that is incomplete or changed.
 
     Args:
-        folder: what ``prepare`` wrote.
+        folder: the folder that ``prepare`` wrote.
         verify: also compare each token file's sha256. None (the default) does so for sets under
-            256 MiB and for files touched since they were written; sizes are compared always.
+            256 MiB and for files modified since they were written; sizes are always compared.
 
     Raises:
-        UserError: something is missing, cut short, or changed; the message says which file.
+        UserError: a file is missing, truncated or changed; the message names it.
     """
     manifest = read_manifest(folder)
     loose = verify is None and _file_bytes(manifest) >= ALWAYS_HASHED_BYTES
@@ -195,7 +195,7 @@ def _check_size(path: Path, info: SplitInfo, itemsize: int) -> None:
     if size != info.tokens * itemsize:
         raise UserError(
             f"{path} has {size:,} bytes, the manifest says {info.tokens * itemsize:,}: "
-            + ("it was cut short" if size < info.tokens * itemsize else "something was added"),
+            + ("it was truncated" if size < info.tokens * itemsize else "something was added"),
             _again(path.parent),
         )
 
@@ -209,7 +209,7 @@ def _check_hash(path: Path, info: SplitInfo) -> None:
 
 
 def _check_ids(path: Path, ids: Tokens, vocab_size: int) -> None:
-    """Refuse ids that a model of this vocabulary has no row for."""
+    """Refuse ids for which a model of this vocabulary has no row."""
     largest = int(ids.max(initial=0))
     if largest >= vocab_size:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Characters that a vocabulary lacks: which, where, and the nearest it has."""
+"""Characters that a vocabulary lacks: reporting, skipping or replacing them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nanogpt_cli.text.tokenizer import CharTokenizer, Tokenizer
 
 Policy = Literal["error", "skip", "replace"]
 
-# Typographic marks that Unicode does not decompose, and what a typewriter has for them.
+# Typographic marks that Unicode does not decompose, and their plain equivalents.
 _PLAIN = {
     "‘": "'", "’": "'", "‚": ",", "‛": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"',
     "‹": "'", "›": "'", "–": "-", "—": "-", "―": "-", "−": "-", "‐": "-", "‑": "-", "•": "-",
@@ -22,10 +22,10 @@ _PLAIN = {
 
 
 def nearest(character: str, known: Collection[str]) -> str:
-    """The character of ``known`` most like ``character``, or ``""``.
+    """The character of ``known`` most similar to ``character``, or ``""``.
 
     Tries the letter without its marks, its plain typographic form, and either in the other case;
-    any white space stands for a blank.
+    any white space may become a blank or a newline.
     """
     plain = _PLAIN.get(character, character)
     bases = [plain, _PLAIN.get(plain, plain), unicodedata.normalize("NFKD", character)[0]]
@@ -39,13 +39,13 @@ def encode(tokenizer: Tokenizer, text: str, policy: Policy) -> tuple[list[int], 
     """Ids of ``text``, and a sentence for each unknown character that was skipped or replaced.
 
     Args:
-        tokenizer: only a character vocabulary lacks anything.
-        text: what to encode.
-        policy: "error" refuses; "skip" leaves unknown characters out; "replace" takes the nearest
-            known one and leaves out those that have none.
+        tokenizer: any tokenizer; only those of characters can lack one.
+        text: the text to encode.
+        policy: "error" refuses unknown characters; "skip" leaves them out; "replace" takes the
+            nearest known one and leaves out those that have none.
 
     Raises:
-        UserError: characters are unknown under "error"; each is named with its positions.
+        UserError: under "error", the text has unknown characters; each is named with positions.
     """
     if not isinstance(tokenizer, CharTokenizer):
         return tokenizer.encode(text), []
@@ -61,7 +61,7 @@ def encode(tokenizer: Tokenizer, text: str, policy: Policy) -> tuple[list[int], 
     substitutes = {c: nearest(c, known) if policy == "replace" else "" for c in places}
     repaired = "".join(substitutes.get(character, character) for character in text)
     return tokenizer.encode(repaired), [
-        f"{_named(c)} at {_positions(places[c])}: " + (f"taken as {s!r}" if s else "left out")
+        f"{_named(c)} at {_positions(places[c])}: " + (f"read as {s!r}" if s else "left out")
         for c, s in substitutes.items()
     ]
 
@@ -72,12 +72,12 @@ def _refusal(places: dict[str, list[int]], known: Collection[str]) -> UserError:
         near = nearest(character, known)
         described.append(
             f"{_named(character)} at {_positions(positions)}"
-            + (f" (nearest: {near!r})" if near else " (nothing near it)")
+            + (f" (nearest: {near!r})" if near else " (nothing similar)")
         )
     more = f" and {len(places) - 5} more" if len(places) > 5 else ""
     return UserError(
         f"the prompt holds characters this vocabulary lacks: {', '.join(described)}{more}",
-        "--on-unknown replace takes the nearest, --on-unknown skip leaves them out",
+        "--on-unknown replace uses the nearest ones, --on-unknown skip leaves them out",
     )
 
 

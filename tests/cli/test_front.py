@@ -107,7 +107,7 @@ def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
         ),
         (("plan", "small", "--learning_rate=1"), "set with --set optim.lr=VALUE"),
         (("train", "debug", "--set", "model.n_head=5"), "does not divide"),
-        (("train", "--resume"), "go to the folder that holds it"),
+        (("train", "--resume"), "name their folder with --out"),
         (
             ("train", "debug", "--set", 'log.sinks=["trackio"]'),
             "nanogpt-cli[trackio]",

@@ -104,7 +104,7 @@ def test_llmc_file_needs_a_tokenizer_when_it_is_not_gpt2() -> None:
     [
         ("a.pt", b"PK nothing", "not a readable PyTorch file"),
         ("a.bin", b"1234", "not a checkpoint"), ("a.txt", b"text", "not a"),
-        ("missing.pt", None, "no missing.pt"),
+        ("missing.pt", None, "missing.pt does not exist"),
     ],
 )  # fmt: skip
 def test_other_files_are_refused_and_leave_no_run(

@@ -59,7 +59,7 @@ def test_inspect_fails_on_damage(tmp_path: Path, nanogpt: Run) -> None:
     path.write_bytes(path.read_bytes()[:-2])
     seen = nanogpt("data", "inspect", "o")
     assert seen.returncode == 1
-    assert "it was cut short" in seen.stderr
+    assert "it was truncated" in seen.stderr
     missing = nanogpt("data", "inspect", "nothing")
     assert missing.returncode == 2
     assert "no prepared data set is called 'nothing'" in missing.stderr

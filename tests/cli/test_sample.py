@@ -181,7 +181,7 @@ def test_prompts_of_different_lengths_are_continued_as_if_alone(here: Path) -> N
 
 def test_unknown_characters_are_named_or_handled_as_asked(here: Path) -> None:
     error = refusal("-p", "Ré–x ✓ é")
-    for part in ("'é' (U+00E9) at position 1, 7 (nearest: 'e')", "'✓'", "nothing near it"):
+    for part in ("'é' (U+00E9) at position 1, 7 (nearest: 'e')", "'✓'", "nothing similar"):
         assert part in error.message
     assert "--on-unknown" in error.hint
     for policy, seen in (("skip", "Rx  "), ("replace", "Rex  e")):

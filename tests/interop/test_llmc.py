@@ -25,8 +25,8 @@ def test_tensors_land_in_their_places(tmp_path: Path, version: int) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
-    [(1, 4, "version 4"), (2, 99, "bytes"), (4, 10**6, "bytes"), (4, -1, "makes no sense"),
-     (6, 31, "makes no sense"), (7, 10, "makes no sense"), (0, 20240520, "does not begin")],
+    [(1, 4, "version 4"), (2, 99, "bytes"), (4, 10**6, "bytes"), (4, -1, "invalid header"),
+     (6, 31, "invalid header"), (7, 10, "invalid header"), (0, 20240520, "does not begin")],
 )  # fmt: skip
 def test_header_that_lies_is_refused(tmp_path: Path, field: int, value: int, said: str) -> None:
     path = write_llmc(tmp_path / "m.bin", make_model(activation="gelu_tanh"))

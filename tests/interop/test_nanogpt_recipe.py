@@ -90,8 +90,8 @@ def test_nothing_of_the_file_is_run(tmp_path: Path) -> None:
     assert found.values["warmup_iters"] == 1
     notes = "\n".join(found.notes)
     for expected in (
-        "line 2: not a plain assignment", "line 3: batch_size is known only by running it",
-        "line 4: n_layer is known only", "line 5: max_iters", "line 6: n_head", "line 7: not a",
+        "line 2: not a plain assignment", "line 3: batch_size cannot be known without running",
+        "line 4: n_layer cannot be known", "line 5: max_iters", "line 6: n_head", "line 7: not a",
     ):  # fmt: skip
         assert expected in notes
 
@@ -112,11 +112,11 @@ def test_pretrained_weights_bring_their_shape_and_a_flag_of_train(tmp_path: Path
         ("max_iters = 100", "warmup_iters = 2000 is longer than max_iters = 100"),
         ("learning_rate = 1e-5", "min_lr = 6e-05 is above learning_rate = 1e-05"),
         ("lr_decay_iters = 5", "lr_decay_iters = 5 has no equivalent"),
-        ("dataset = 'mine'", "data.name is taken to be the folder data/mine"),
+        ("dataset = 'mine'", "data.name is set to the folder data/mine"),
         ("init_from = 'resume'", "train --resume"),
         ("init_from = 'bert'", "init_from = 'bert' is not known"),
         ("eval_only = True", "nanogpt eval"),
-        ("colour = 3", "line 1: colour is no setting of nanoGPT's train.py"),
+        ("colour = 3", "line 1: colour is not a setting of nanoGPT's train.py"),
         ("dtype = 'int8'", "dtype = 'int8' is not known"),
     ],
 )

@@ -25,7 +25,7 @@ def proved(source: Exportable, target: str, out: Path, **options: Any) -> list[c
     for package in (NEEDS[target], *exporting.TARGETS[target].packages):
         pytest.importorskip(package)
     artefacts = exporting.export(source, target, out, quiet, **options)
-    return exporting.prove(source, artefacts, quiet)
+    return exporting.verify_all(source, artefacts, quiet)
 
 
 @pytest.mark.parametrize("target", ["hf", "onnx", "pt2"])
@@ -69,11 +69,11 @@ def test_changed_weight_and_dropped_spaces_are_caught(tmp_path: Path) -> None:
     # The class that transformers would choose by itself for a GPT-2.
     config = artefact.path / "tokenizer_config.json"
     config.write_text(config.read_text().replace("PreTrainedTokenizerFast", "GPT2Tokenizer"))
-    (check,) = exporting.prove(source, [artefact], quiet)
+    (check,) = exporting.verify_all(source, [artefact], quiet)
     assert check.passed is False
     assert any("max_abs_diff" in problem for problem in check.problems)
     assert any("bit for bit" in problem for problem in check.problems)
-    assert "the tokenizer does not bring the text back" in check.problems
+    assert "the tokenizer does not decode its ids to the same text" in check.problems
     assert "**failed**" in (artefact.path / "README.md").read_text()
     assert json.loads((artefact.path / "verify.json").read_text())["passed"] is False
 
@@ -92,7 +92,7 @@ def test_runtime_that_fails_is_a_failure(tmp_path: Path) -> None:
 def test_interpreter_without_the_runtime_is_a_failure_not_a_pass(tmp_path: Path) -> None:
     source = exportable()
     artefacts = exporting.export(source, "hf", tmp_path, quiet)
-    (check,) = exporting.prove(source, artefacts, quiet, python=str(tmp_path / "no-python"))
+    (check,) = exporting.verify_all(source, artefacts, quiet, python=str(tmp_path / "no-python"))
     assert check.passed is False
 
 
@@ -100,11 +100,11 @@ def test_missing_runtime_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(verify, "installed", lambda artefact: False)
     source = exportable()
     artefacts = exporting.export(source, "hf", tmp_path, quiet)
-    (check,) = exporting.prove(source, artefacts, quiet)
+    (check,) = exporting.verify_all(source, artefacts, quiet)
     assert check.passed is None
     assert "not installed" in check.problems[0]
     with pytest.raises(UserError, match="transformers"):
-        exporting.prove(source, artefacts, quiet, required=True)
+        exporting.verify_all(source, artefacts, quiet, required=True)
 
 
 def test_nan_is_out_of_bounds(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path: Path) -> N
         ('[model]\ninit = "gpt3"\n', "model.init: "),
         ("[optim]\nlr = nan\n", "optim.lr"),
         ("[model]\nbias = 1\n", "line 2: model.bias = 1"),
-        ("n_layer = 3\n", "unknown section [n_layer]; the key n_layer stands below [model]"),
+        ("n_layer = 3\n", "unknown section [n_layer]; the key n_layer belongs in [model]"),
         ("model = 3\n", "model = 3"),
         ("[optim]\nbetas = [0.9]\n", "optim.betas"),
     ],
@@ -79,7 +79,7 @@ def test_a_run_of_another_version_is_recognised(tmp_path: Path) -> None:
     assert "another version" not in problems(path)
     (tmp_path / "events.jsonl").touch()
     assert "line 2: unknown key log.colour" in problems(path)
-    assert "the run is of another version" in problems(path)
+    assert "another version of nanogpt-cli made this run" in problems(path)
 
 
 def test_syntax_errors_name_the_line(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_names_others_rely_on_are_there() -> None:
 
 def test_habits_from_elsewhere_name_keys_that_exist() -> None:
     known = {f"{section}.{key}" for section, names in recipe_files.keys().items() for key in names}
-    assert set(recipe_files._HABITS.values()) <= known
+    assert set(recipe_files._FOREIGN_NAMES.values()) <= known
     assert recipe_files.nearest_key("max_iters") == "train.max_steps"
     assert recipe_files.nearest_key("train.lr") == "optim.lr"
     assert recipe_files.nearest_key("qqqq") == ""

@@ -1,4 +1,4 @@
-"""A text encoded in pieces has the tokens of the whole."""
+"""A text encoded in chunks has the tokens of the whole."""
 
 import functools
 import io
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanogpt_cli.text import bpe, cuts, tiktoken_spaces, tokenizers
-from nanogpt_cli.text.documents import Reader, Tally, text_pieces
+from nanogpt_cli.text.documents import Reader, Tally, text_chunks
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
 # Everything the word patterns treat specially, beside itself in every order.
@@ -33,10 +33,10 @@ def small_blocks():
         yield
 
 
-def pieces(text: str, cut: cuts.Cutter) -> tuple[list[str], Tally]:
+def chunks(text: str, cut: cuts.Cutter) -> tuple[list[str], Tally]:
     tally = Tally()
-    found = text_pieces(io.BytesIO(text.encode()), "text", Reader(cut), tally)
-    return [piece.data.decode() for piece in found], tally
+    found = text_chunks(io.BytesIO(text.encode()), "text", Reader(cut), tally)
+    return [chunk.data.decode() for chunk in found], tally
 
 
 def patterns() -> dict[str, str]:
@@ -53,11 +53,11 @@ def patterns() -> dict[str, str]:
 @settings(max_examples=150, deadline=None)
 @given(text=TEXTS)
 def test_no_word_of_any_pattern_spans_a_cut(text: str) -> None:
-    found, _ = pieces(text, cuts.word_cut)
+    found, _ = chunks(text, cuts.word_cut)
     assert "".join(found) == text
     for name, pattern in patterns().items():
         words = regex.compile(pattern).findall
-        assert [w for piece in found for w in words(piece)] == words(text), name
+        assert [w for chunk in found for w in words(chunk)] == words(text), name
 
 
 SPACES = [" ", "  ", "    ", "\n", "\r\n", "\t", "\u3000", "\u00a0", "\x1c", "\u2003", "\x85"]
@@ -101,18 +101,18 @@ def test_more_white_space_than_tiktoken_can_match(asset_cache) -> None:
 
 
 def test_texts_are_cut_at_all() -> None:
-    found, _ = pieces("some plain words, and more of them. " * 20, cuts.word_cut)
+    found, _ = chunks("some plain words, and more of them. " * 20, cuts.word_cut)
     assert len(found) > 10
-    assert len(pieces("今日は良い天気です。" * 30, cuts.word_cut)[0]) > 5
+    assert len(chunks("今日は良い天気です。" * 30, cuts.word_cut)[0]) > 5
 
 
 @settings(max_examples=60, deadline=None)
 @given(text=TEXTS)
-def test_pieces_encode_to_the_whole(text: str, kinds: list[Tokenizer]) -> None:
+def test_chunks_encode_to_the_whole(text: str, kinds: list[Tokenizer]) -> None:
     for made in kinds:
-        found, tally = pieces(text, cuts.cutter(made))
+        found, tally = chunks(text, cuts.cutter(made))
         assert tally.forced_cuts == 0
-        ids = np.concatenate([made.encode_array(piece) for piece in found])
+        ids = np.concatenate([made.encode_array(chunk) for chunk in found])
         assert ids.tolist() == made.encode(text), made.kind
 
 
@@ -130,25 +130,25 @@ def kinds() -> list[Tokenizer]:
     return [CharTokenizer.of_text("".join(ATOMS)), ByteTokenizer(), trained, checked]
 
 
-def test_gpt2_pieces_encode_to_the_whole(asset_cache) -> None:
+def test_gpt2_chunks_encode_to_the_whole(asset_cache) -> None:
     asset_cache("gpt2-vocab.bpe")
     made = tokenizers.get("gpt2")
     generator = np.random.default_rng(7)
     for _ in range(200):
         text = "".join(generator.choice(ATOMS, size=200))
-        found, _ = pieces(text, cuts.cutter(made))
-        ids = np.concatenate([made.encode_array(piece) for piece in found])
+        found, _ = chunks(text, cuts.cutter(made))
+        ids = np.concatenate([made.encode_array(chunk) for chunk in found])
         assert ids.tolist() == made.encode(text)
 
 
 def test_a_text_without_a_word_end_is_cut_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuts, "LIMIT", 200)
-    found, tally = pieces("é" * 1000, cuts.word_cut)
+    found, tally = chunks("é" * 1000, cuts.word_cut)
     assert "".join(found) == "é" * 1000
     assert tally.forced_cuts == len(found) - 1 > 5
 
 
 @given(st.text(alphabet="aé日🙂", min_size=1, max_size=200))
 def test_character_cuts_never_split_a_character(text: str) -> None:
-    found, _ = pieces(text, cuts.character_cut)
+    found, _ = chunks(text, cuts.character_cut)
     assert "".join(found) == text

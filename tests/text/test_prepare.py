@@ -282,7 +282,7 @@ def test_limit_stops_early_and_stays_up_to_date(tmp_path: Path) -> None:
 def test_progress_ends_at_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuts, "BLOCK", 256)
     path = write(tmp_path / "a.txt")
-    seen: list[build.Progress] = []
+    seen: list[build.PrepareProgress] = []
     request = Request((str(path),), tokenizer="byte")
     prepare.prepare(request, out=tmp_path / "o", progress=seen.append)
     assert seen[-1].bytes == seen[-1].total == seen[-1].tokens == path.stat().st_size

@@ -22,9 +22,9 @@ def read(*paths: Path, glob: str | None = None, **options: str) -> list[str]:
     reader = Reader(cuts.character_cut, **options)
     tally, found, open_parts = Tally(), [], []
     for source in sources.expand(list(map(str, paths)), glob, reader.encoding, tally):
-        for piece in source.pieces(reader, Meter(), tally):
-            open_parts.append(piece.data)
-            if piece.last:
+        for chunk in source.chunks(reader, Meter(), tally):
+            open_parts.append(chunk.data)
+            if chunk.last:
                 found.append(b"".join(open_parts).decode())
                 open_parts = []
     return found
@@ -88,7 +88,7 @@ def test_packed_files_by_their_inner_suffix(tmp_path: Path, suffix: str) -> None
     assert len(read(text)[0]) == 400_000
     for damage in (text.read_bytes()[:-100_000], b"no such format at all, really"):
         text.write_bytes(damage)
-        with pytest.raises(UserError, match=r"c\.txt\.\w+ is a corrupt or cut-short"):
+        with pytest.raises(UserError, match=r"c\.txt\.\w+ is a corrupt or truncated"):
             read(text)
 
 
@@ -133,20 +133,20 @@ def test_other_encodings(tmp_path: Path) -> None:
 def test_standard_input() -> None:
     with Path("/proc/self/stat").open("rb", buffering=0) as raw:
         source = StandardInput(raw)
-        pieces = list(source.pieces(Reader(cuts.character_cut), Meter(), Tally()))
-    assert pieces[-1].last
-    assert source.read()[0].size == sum(len(p.data) for p in pieces) > 0
+        chunks = list(source.chunks(Reader(cuts.character_cut), Meter(), Tally()))
+    assert chunks[-1].last
+    assert source.read()[0].size == sum(len(p.data) for p in chunks) > 0
 
 
 def test_a_changing_file_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("x" * (cuts.BLOCK + 10))
-    pieces = FileSource(path).pieces(Reader(cuts.character_cut), Meter(), Tally())
-    next(pieces)
+    chunks = FileSource(path).chunks(Reader(cuts.character_cut), Meter(), Tally())
+    next(chunks)
     with path.open("a") as file:
         file.write("more")
     with pytest.raises(UserError, match=r"a\.txt changed while"):
-        list(pieces)
+        list(chunks)
 
 
 BAD_LINES = [
@@ -285,12 +285,12 @@ def test_hub_sets_are_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
         prepare.prepare(Request(("openwebtext",), tokenizer="byte"))
 
 
-def test_a_huge_record_comes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_record_comes_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuts, "BLOCK", 100)
     monkeypatch.setattr(cuts, "LIMIT", 300)
     reader = Reader(cuts.character_cut)
-    pieces = list(documents.document(b"x" * 1000, "name", 7, reader, Tally()))
-    assert len(pieces) > 5
-    assert [p.last for p in pieces] == [False] * (len(pieces) - 1) + [True]
-    assert b"".join(p.data for p in pieces) == b"x" * 1000
-    assert {p.place for p in pieces} == {7}
+    chunks = list(documents.document(b"x" * 1000, "name", 7, reader, Tally()))
+    assert len(chunks) > 5
+    assert [p.last for p in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert b"".join(p.data for p in chunks) == b"x" * 1000
+    assert {p.place for p in chunks} == {7}

@@ -144,7 +144,7 @@ def test_json_round_trip(tmp_path: Path, trained: bpe.HuggingFaceTokenizer, asse
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("{", "not JSON"),
+        ("{", "not readable JSON"),
         ("[1]", "not a JSON object"),
         ('{"kind": "char"}', "not a tokenizer"),
         ('{"format": "nanogpt-cli tokenizer", "kind": "char"}', "incomplete"),

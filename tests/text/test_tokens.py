@@ -27,7 +27,7 @@ def test_every_truncation_is_refused(folder: Path, split: str) -> None:
     whole = path.read_bytes()
     for size in (0, 1, 2, len(whole) // 2, len(whole) - 2, len(whole) - 1):
         path.write_bytes(whole[:size])
-        with pytest.raises(UserError, match=rf"{split}\.bin has .* it was cut short"):
+        with pytest.raises(UserError, match=rf"{split}\.bin has .* it was truncated"):
             tokens.open_data(folder, verify=False)
     path.write_bytes(whole + b"\0\0")
     with pytest.raises(UserError, match="something was added"):
@@ -65,7 +65,7 @@ def test_large_sets_are_hashed_when_touched(folder: Path, monkeypatch: pytest.Mo
     ("content", "reason"),
     [
         (None, "no manifest.json"),
-        ("{", "not JSON"),
+        ("{", "not readable JSON"),
         ("{}", "not a manifest"),
         ('{"format": "nanogpt-cli data", "version": 99, "tool": "new 9"}', "newer version"),
         ('{"format": "nanogpt-cli data", "version": 1}', "is damaged"),

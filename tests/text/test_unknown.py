@@ -32,7 +32,7 @@ def test_policies() -> None:
     ids, notes = unknown.encode(KNOWN, "aézé", "replace")
     assert ids == KNOWN.encode("aee")
     assert notes == [
-        "'é' (U+00E9) at position 1, 3: taken as 'e'", "'z' (U+007A) at position 2: left out"
+        "'é' (U+00E9) at position 1, 3: read as 'e'", "'z' (U+007A) at position 2: left out"
     ]  # fmt: skip
 
 
