@@ -3,8 +3,8 @@
 ``checkpoints/step-000500/`` holds ``model.safetensors`` (names of ``model/gpt.py``; a tied head is
 left out), ``optimizer.safetensors`` (state tensors as ``PARAMETER.NAME``), ``ema.safetensors`` (the
 average of the weights, if the run keeps one), ``tokenizer.json`` and ``state.json`` (step, model
-configuration, recipe, random state, versions, sha256 of the others). Which of them a run keeps is
-the matter of ``training/retention.py``.
+configuration, recipe, random state, versions, sha256 of the others and a checksum of its own
+values). Which of them a run keeps is the matter of ``training/retention.py``.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ TOKENIZER = "tokenizer.json"
 # What a model that is only read needs; the optimizer's file is twice as large.
 FOR_READING = (MODEL, EMA, TOKENIZER)
 STATE = "state.json"
+CHECKSUM = "checksum"
+_ANOTHER = "take another checkpoint of the run"
 # Room beside the checkpoint itself for logs and samples.
 _SPARE_BYTES = 16 << 20
 
@@ -120,7 +122,7 @@ def save(
                 hashes = {path.name: files.sha256_file(path) for path in sorted(folder.iterdir())}
                 config = model.config.to_dict()
                 record = {"format": FORMAT, **state, "model": config, "sha256": hashes}
-                files.write_json(folder / STATE, record)
+                files.write_json(folder / STATE, record | {CHECKSUM: saved_state.checksum(record)})
     return target
 
 
@@ -139,7 +141,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     """``state.json`` of a checkpoint folder.
 
     Raises:
-        CheckpointError: it is missing or not what this version writes.
+        CheckpointError: it is missing, damaged, or not what this version writes.
     """
     path = folder / STATE
     try:
@@ -156,7 +158,10 @@ def read_state(folder: Path) -> dict[str, Any]:
     try:
         saved_state.check(state)
     except ValueError as error:
-        raise CheckpointError(f"{path}: {error}", "take another checkpoint of the run") from None
+        raise CheckpointError(f"{path}: {error}", _ANOTHER) from None
+    # Checkpoints of earlier versions have none.
+    if CHECKSUM in state and state.pop(CHECKSUM) != saved_state.checksum(state):
+        raise CheckpointError(f"{path} is damaged: it was changed after it was saved", _ANOTHER)
     return state
 
 
@@ -184,8 +189,7 @@ def verify(folder: Path, names: Collection[str] = ()) -> dict[str, Any]:
             raise CheckpointError(error.message, error.hint) from None
         if found != expected:
             raise CheckpointError(
-                f"{path} is damaged: its sha256 is not the one that was saved",
-                "take another checkpoint of the run",
+                f"{path} is damaged: its sha256 is not the one that was saved", _ANOTHER
             )
     return state
 

@@ -91,15 +91,16 @@ def drive(
 
 
 def newest_checkpoint(run: RunFolder, report: Report) -> Path:
-    """The newest whole checkpoint of a run; damaged ones are named and set aside.
+    """The newest whole checkpoint of a run; damaged ones that are newer are named and set aside.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none; the run is left as it was.
     """
     newest, problems = retention.newest_intact(run)
     for damaged, problem in problems:
         report(f"skipped: {problem}")
-        report(f"  it is kept as {retention.set_aside(damaged).name}")
+        if newest is not None:
+            report(f"  it is kept as {retention.set_aside(damaged).name}")
     if newest is None:
         raise UserError(
             f"run {run.name} has no whole checkpoint to go on from",

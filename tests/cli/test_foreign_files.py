@@ -275,6 +275,7 @@ def test_state_is_checked_where_it_is_read(
 ) -> None:  # fmt: skip
     path = root / CHECKPOINT / "state.json"
     state = json.loads(path.read_text())
+    del state["checksum"]  # as earlier versions wrote it
     for key, value in pairs.items():
         (state["model"] if key in state["model"] else state)[key] = value
     path.write_text(json.dumps(state))
@@ -283,6 +284,28 @@ def test_state_is_checked_where_it_is_read(
     said = capsys.readouterr().err
     assert named in said
     assert CHECKPOINT in said
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("model.activation", "relu"), ("model.n_head", 4), ("step", 8), ("recipe.sample", {}),
+     ("checksum", ""), ("checksum", None), ("model.multipliers", {"output": 3.0})],
+)  # fmt: skip
+def test_state_that_was_changed_since_it_was_saved_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str,
+    value: object,
+) -> None:  # fmt: skip
+    (root / "runs/tiny/checkpoints/best.json").unlink()
+    path = root / CHECKPOINT / "state.json"
+    state = json.loads(path.read_text())
+    *sections, key = where.split(".")
+    (state.setdefault(sections[0], {}) if sections else state).update({key: value})
+    path.write_text(json.dumps(state))
+    for command in (SAMPLE, ("export", "tiny", "--no-verify"), ("eval", "tiny", "--data", "set"),
+                    ("init-inspect", "--from", "tiny"), ("train", "tiny", "--resume")):  # fmt: skip
+        assert run(monkeypatch, *command) == 2
+        assert f"{path.name} is damaged: it was changed" in capsys.readouterr().err
+    assert not list((root / "runs/tiny/exports").glob("*"))
 
 
 def test_header_of_weights_is_measured_before_it_is_read(
