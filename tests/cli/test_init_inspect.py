@@ -170,7 +170,7 @@ def test_all_and_hist_add_tables() -> None:
         (["--coord-check", "--widths", "a,b"], "whole numbers"),
         (["--coord-check", "--widths", "64"], "two widths"),
         (["--from", "nowhere"], "nowhere"),
-        (["--from", "x", "--n-layer", "2"], "its own model"),
+        (["--from", "x", "--n-layer", "2"], "defines the model itself"),
         (["--from", "nosuchmodule:make"], "nosuchmodule"),
         (["--input", "/nowhere/at/all"], "nowhere"),
     ],
