@@ -49,7 +49,7 @@ def test_what_is_broken_is_named_and_the_exit_code_is_1(monkeypatch: pytest.Monk
     assert result.exit_code == 1
     assert "broken: no_such_library is missing" in result.stderr
     assert "broken: cpu: bf16 matrix products are wrong" in result.stderr
-    assert "left; nanogpt cache list" in result.stderr
+    assert "free; see nanogpt cache list" in result.stderr
 
 
 def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
