@@ -279,7 +279,6 @@ def test_state_is_checked_where_it_is_read(
     for key, value in pairs.items():
         (state["model"] if key in state["model"] else state)[key] = value
     path.write_text(json.dumps(state))
-    retention.mark_best(RunFolder(root / "runs" / "tiny"), 7, 1.0)
     assert run(monkeypatch, *SAMPLE) == 2
     said = capsys.readouterr().err
     assert named in said
