@@ -254,7 +254,7 @@ async def test_commands_after_confirmation(
     folder = RunFolder(runs / "small-shakespeare")
     async with opened(load(folder.path)) as pilot:
         await press(pilot, presses[0])
-        assert "esc leaves" in screen(pilot) or "y yes" in screen(pilot)
+        assert "esc cancels" in screen(pilot) or "y yes" in screen(pilot)
         await press(pilot, "escape")
         assert take_commands(folder) == []
         await press(pilot, *presses)
