@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from nanogpt_cli.cli import console
+from nanogpt_cli.cli.options import LARGEST_SEED
 
 Text = Annotated[str, typer.Option(metavar="NAME")]
 
@@ -59,7 +60,7 @@ def init_inspect(
             "module:factory of a torch module (runs that code).",
         ),
     ] = "",
-    seed: Annotated[int, typer.Option(help="Of weights and tokens.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of weights and tokens.")] = 0,
     data: Annotated[
         str, typer.Option("--input", help="random, a prepared folder or a data set's name.")
     ] = "random",
