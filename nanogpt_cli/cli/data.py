@@ -61,9 +61,14 @@ def _list(folders: list[Path]) -> None:
 @group.command()
 def inspect(
     name: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A prepared set.")],
-    windows: Annotated[int, typer.Option(min=0, help="Sample windows from each split.")] = 2,
+    windows: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Sample windows from each split.")
+    ] = 2,
     length: Annotated[int, typer.Option(min=1, help="Tokens in a window.")] = 64,
-    seed: Annotated[int, typer.Option("--seed", help="Of the windows' positions.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", min=0, max=options.LARGEST_SEED, help="Of the windows' positions."),
+    ] = 0,
     top: Annotated[int, typer.Option(min=1, help="Tokens in the histogram.")] = 16,
     as_json: options.AsJson = False,
 ) -> None:

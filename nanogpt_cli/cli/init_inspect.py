@@ -14,6 +14,7 @@ from nanogpt_cli.cli import init_inspect_input as inputs
 from nanogpt_cli.cli import init_inspect_output as output
 from nanogpt_cli.cli import init_inspect_studies as studies
 from nanogpt_cli.cli.init_inspect_input import InspectOptions, Subject
+from nanogpt_cli.cli.options import LARGEST_SEED
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def init_inspect(
             "module:factory of a torch module (runs that code).",
         ),
     ] = "",
-    seed: Annotated[int, typer.Option(help="Of weights and tokens.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of weights and tokens.")] = 0,
     data: Annotated[
         str, typer.Option("--input", help="random, a prepared folder or a data set's name.")
     ] = "random",

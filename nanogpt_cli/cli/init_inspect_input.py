@@ -327,9 +327,9 @@ def open_data(where: str, tokenizer: str) -> Any:
     from nanogpt_cli.text import tokens as prepared
 
     if prepared.is_prepared(Path(where)):
-        return prepared.open_data(Path(where), verify=False)
+        return prepared.open_data(Path(where))
     folder = prepare.ensure(where, tokenizer, val_fraction=0.1, report=console.say)
-    return prepared.open_data(folder, verify=False)
+    return prepared.open_data(folder)
 
 
 def _windows(split: Any, batch: int, length: int, seed: int, name: str) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,10 @@ WORDS: Final = {
     "--out": "Where",
 }
 
+# Of threads or processes on one machine, and of seeds as PyTorch takes them.
+MOST_THREADS: Final = 1024
+LARGEST_SEED: Final = (1 << 63) - 1
+
 AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON.")]
 Sets = Annotated[
     list[str] | None,
@@ -47,10 +51,18 @@ Raw = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, mps.")]
 Processes = Annotated[
     int,
-    typer.Option("--procs", "--gpus", min=1, metavar="N", help="Processes that share each step."),
+    typer.Option(
+        "--procs",
+        "--gpus",
+        min=1,
+        max=MOST_THREADS,
+        metavar="N",
+        help="Processes that share each step.",
+    ),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Threads; all cores by default.")
+    int | None,
+    typer.Option("--workers", min=1, max=MOST_THREADS, help="Threads; all cores by default."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 

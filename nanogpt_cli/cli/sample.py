@@ -165,7 +165,8 @@ def sample(
                                 rich_help_panel=_MACHINE)
     ] = Precision.auto,
     threads: Annotated[
-        int, typer.Option("--threads", help="CPU threads; 0 measures which count is fastest.",
+        int, typer.Option("--threads", min=0, max=options.MOST_THREADS,
+                          help="CPU threads; 0 measures which count is fastest.",
                           rich_help_panel=_MACHINE)
     ] = 0,
 ) -> None:  # fmt: skip

@@ -240,3 +240,29 @@ def test_a_run_beyond_the_memory_is_refused_with_the_forecast(nanogpt: Program) 
     )  # fmt: skip
     assert code == 2
     assert "does not fit: it needs about" in error
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("init-inspect toy.toml", "--seed=99999999999999999999"),
+        ("init-inspect toy.toml --input toy-char", "--seed=-1"), ("data inspect toy", "--seed=-1"),
+        ("data inspect toy", "--windows=1000000000"), ("train toy.toml", "--procs=100000000"),
+        ("plan toy.toml", "--procs=100000000"), ("prepare toy.txt", "--workers=100000000"),
+        ("sample toy", "--threads=100000000"), ("sample toy", "--threads=-1"),
+    ],
+)  # fmt: skip
+def test_options_beyond_reason_are_refused_at_once(
+    nanogpt: Program, command: str, option: str
+) -> None:
+    code, out, error = nanogpt(*command.split(), option)
+    assert (code, out) == (2, "")
+    assert f"Invalid value for '{option.partition('=')[0]}'" in error
+    assert not Path("runs").exists()
+
+
+def test_replay_makes_no_steps_that_the_run_does_not_have(nanogpt: Program) -> None:
+    assert nanogpt("train", "toy.toml")[0] == 0
+    code, _, error = nanogpt("replay", "toy", "1000000000")
+    assert code == 2
+    assert "run toy has 6 steps" in error
