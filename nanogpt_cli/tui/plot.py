@@ -64,8 +64,11 @@ def plot(
     height: int,
     options: PlotOptions | None = None,
 ) -> Plot:
-    """Draw ``traces`` into ``width`` x ``height`` cells, later ones on top."""
-    options = options or PlotOptions()
+    """Draw ``traces`` into ``width`` x ``height`` cells, the later ones over the earlier.
+
+    A width below one cell, on a console of a column or two, counts as one.
+    """
+    options, width = options or PlotOptions(), max(1, width)
     show_x, show_y = options.axes and height >= 4, options.axes and width >= 20
     plot_height = max(1, height - show_x)
     x_scale = _x_scale(x_range, options.log_x)

@@ -41,6 +41,14 @@ def test_the_page_has_every_section_and_fits_the_terminal() -> None:
     assert "…" not in page
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "2", "3", "12"])
+def test_a_console_of_any_width_gets_the_page(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert run(*SMALL)
+
+
 def test_measured_weights_are_those_train_starts_from() -> None:
     from nanogpt_cli import schemes
     from nanogpt_cli.init.drawing import build
