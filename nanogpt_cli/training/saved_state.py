@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nanogpt_cli import files
 from nanogpt_cli.model import limits
 
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
@@ -83,8 +80,3 @@ def check(state: dict[str, Any]) -> None:
         reason = first["msg"][0].lower() + first["msg"][1:]
         raise ValueError(f"{key:.80}: {reason:.200}") from None
     limits.check_config(state["model"])
-
-
-def checksum(state: Mapping[str, Any]) -> str:
-    """sha256 of the values, however they are laid out in a file."""
-    return files.sha256_bytes(json.dumps(state, sort_keys=True).encode())
