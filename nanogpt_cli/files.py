@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,11 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def checksum(values: Mapping[str, Any]) -> str:
+    """sha256 of strict JSON values, however they are laid out in a file."""
+    return sha256_bytes(json.dumps(values, sort_keys=True).encode())
 
 
 def sha256_bytes(data: bytes) -> str:

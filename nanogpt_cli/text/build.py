@@ -89,7 +89,7 @@ class Build:
         splits = self._seal(writer, order)
         manifest = self._manifest(tokenizer, rule, splits, writer, facts)
         (self.folder / "documents.tmp").unlink()
-        files.write_json(self.folder / tokens.MANIFEST, manifest)
+        tokens.write_manifest(self.folder, manifest)
         return manifest
 
     def _tokenizer(self) -> Tokenizer:

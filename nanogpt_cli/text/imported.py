@@ -54,7 +54,7 @@ def import_folder(old: Path, fresh: Path, name: str, request: Request) -> dict[s
         request=request.to_json(),
         receipt=_receipt(splits, counts, tokenizer),
     )
-    files.write_json(fresh / tokens.MANIFEST, manifest)
+    tokens.write_manifest(fresh, manifest)
     return manifest
 
 

@@ -91,6 +91,11 @@ def _check_options(request: Request) -> None:
                 f"{text} is a prepared data set already",
                 f"train with --set data.name={text}, or see `nanogpt data inspect {text}`",
             )
+        if tokens.has_lost_manifest(Path(text)):
+            raise UserError(
+                f"{text} is a prepared data set without its {tokens.MANIFEST}",
+                "prepare its text again, or copy the whole folder again",
+            )
     if not 0 <= request.val_fraction < 1:
         raise UserError(f"val_fraction is {request.val_fraction}", "it must lie in 0 <= f < 1")
     for option, value, known in (

@@ -19,6 +19,7 @@ VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 TOKENIZER: Final = "tokenizer.json"
 SPLITS: Final = ("train", "val")
+_CHECKSUM: Final = "checksum"
 # Hashing this much takes a fraction of a second; larger sets are hashed only if a file changed.
 ALWAYS_HASHED_BYTES: Final = 1 << 28
 
@@ -102,11 +103,22 @@ def is_prepared(folder: Path) -> bool:
     return foreign_files.present(folder / MANIFEST)
 
 
+def has_lost_manifest(folder: Path) -> bool:
+    """Whether ``folder`` holds everything that ``prepare`` writes but the manifest."""
+    names = (TOKENIZER, *(f"{split}.bin" for split in SPLITS))
+    return not is_prepared(folder) and all(foreign_files.present(folder / n) for n in names)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write ``manifest.json`` with a checksum of its values, the last file of a data set."""
+    files.write_json(folder / MANIFEST, manifest | {_CHECKSUM: files.checksum(manifest)})
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read and check ``manifest.json``.
 
     Raises:
-        UserError: it is missing, broken, or of a newer version.
+        UserError: it is missing, broken, changed since it was written, or of a newer version.
     """
     path = folder / MANIFEST
     try:
@@ -118,12 +130,16 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
     except UserError as error:
         raise UserError(error.message, _again(folder)) from error
+    sealed, expected = _CHECKSUM in raw, raw.pop(_CHECKSUM, None)  # earlier versions wrote none
     try:
-        return parse_manifest(raw)
+        manifest = parse_manifest(raw)
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}", _again(folder)) from error
     except UserError as error:
         raise UserError(f"{path}: {error.message}", error.hint) from error
+    if sealed and expected != files.checksum(raw):
+        raise UserError(f"{path} was changed after it was written", _again(folder))
+    return manifest
 
 
 def parse_manifest(raw: dict[str, Any]) -> Manifest:

@@ -122,7 +122,7 @@ def save(
                 hashes = {path.name: files.sha256_file(path) for path in sorted(folder.iterdir())}
                 config = model.config.to_dict()
                 record = {"format": FORMAT, **state, "model": config, "sha256": hashes}
-                files.write_json(folder / STATE, record | {CHECKSUM: saved_state.checksum(record)})
+                files.write_json(folder / STATE, record | {CHECKSUM: files.checksum(record)})
     return target
 
 
@@ -160,7 +160,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}", _ANOTHER) from None
     # Checkpoints of earlier versions have none.
-    if CHECKSUM in state and state.pop(CHECKSUM) != saved_state.checksum(state):
+    if CHECKSUM in state and state.pop(CHECKSUM) != files.checksum(state):
         raise CheckpointError(f"{path} is damaged: it was changed after it was saved", _ANOTHER)
     return state
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
-from nanogpt_cli import files, typed_tables
+from nanogpt_cli import typed_tables
 from nanogpt_cli.model import limits
 from nanogpt_cli.typed_tables import Count, Table
 
@@ -70,8 +68,3 @@ def check(state: dict[str, Any]) -> None:
     """
     typed_tables.check(_State, state)
     limits.check_config(state["model"])
-
-
-def checksum(state: Mapping[str, Any]) -> str:
-    """sha256 of the values, however they are laid out in a file."""
-    return files.sha256_bytes(json.dumps(state, sort_keys=True).encode())

@@ -1,5 +1,6 @@
 """A data set that is not whole is refused with the reason; nanoGPT's folders are taken over."""
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -78,6 +79,35 @@ def test_broken_manifests(folder: Path, content: str | None, reason: str) -> Non
         path.write_text(content)
     with pytest.raises(UserError, match=reason):
         tokens.open_data(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "other"}, {"version": -1}, {"checksum": ""}, {"checksum": None}, {"more": 1}],
+    ids=str,
+)
+def test_a_manifest_that_was_changed_is_refused(folder: Path, change: dict[str, object]) -> None:
+    path = folder / "manifest.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values))  # laid out in another way
+    tokens.open_data(folder)
+    path.write_text(json.dumps(values | change))
+    with pytest.raises(UserError, match="was changed after it was written"):
+        tokens.open_data(folder)
+    del values["checksum"]  # as earlier versions wrote it
+    path.write_text(json.dumps(values))
+    tokens.open_data(folder)
+
+
+def test_a_set_that_lost_its_manifest_is_no_text(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    for make in (
+        lambda: prepare.prepare(Request((str(folder),), tokenizer="gpt2"), out=folder.parent / "p"),
+        lambda: prepare.ensure(str(folder), "char", val_fraction=0.1, report=print),
+    ):
+        with pytest.raises(UserError, match=r"a prepared data set without its manifest\.json"):
+            make()
+    assert not (folder.parent / "p").exists()
 
 
 def test_another_tokenizer_is_refused(folder: Path) -> None:
