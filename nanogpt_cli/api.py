@@ -154,7 +154,7 @@ def sample(
     from nanogpt_cli.sampling.sampler import GenerationConfig
     from nanogpt_cli.sampling.weights import Weights
 
-    tokenizer = source.need_tokenizer()
+    tokenizer = source.require_tokenizer()
     weights = Weights.of(source.model)
     if max_new_tokens > 64:  # for fewer, finding the fastest layout takes longer than it saves
         tune(weights, [torch.get_num_threads()])

@@ -43,7 +43,7 @@ class LoadedModel:
     state: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def need_tokenizer(self) -> Tokenizer:
+    def require_tokenizer(self) -> Tokenizer:
         """The tokenizer.
 
         Raises:
