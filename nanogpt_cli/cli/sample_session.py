@@ -170,7 +170,7 @@ def open_session(
     found = sources.resolve(source, checkpoint=checkpoint, out=out, raw=raw)
     for remark in found.notes:
         note(remark)
-    tokenizer = found.need_tokenizer()
+    tokenizer = found.require_tokenizer()
     import torch
 
     from nanogpt_cli.sampling.sampler import GenerationConfig
