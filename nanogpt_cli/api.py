@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from nanogpt_cli.init.inspect import Inspection
     from nanogpt_cli.init.lint import Verdict
-    from nanogpt_cli.interop.opening import LoadedModel
+    from nanogpt_cli.interop import LoadedModel
     from nanogpt_cli.text.tokens import TokenData
 
 __all__ = [
