@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanogpt_cli.init.expected import QUERIES
 from nanogpt_cli.machine.distributed import Group, is_split, local, norms, whole
 from nanogpt_cli.model.gpt import GPT
 
@@ -41,8 +42,6 @@ _ACTIVATION_NAMES = (
 _LAYER = re.compile(r"\.h\.(\d+)\.")
 # A unit counts as silent when its output stays below this share of the layer's RMS.
 _SILENT = 1e-2
-# Query positions whose attention is measured: the last ones, which see the most.
-_QUERIES = 16
 _BINS = 32
 
 
@@ -89,7 +88,7 @@ class Activations:
     def _attention(self, layer: int, q: Tensor, k: Tensor) -> None:
         """Entropy and logits of the last queries; q, k are (B, H, T, D)."""
         T = k.shape[2]
-        rows = min(_QUERIES, T)
+        rows = min(QUERIES, T)
         scores = (q[:, :, T - rows :].float() @ k.float().mT) * self.scale  # (B, H, rows, T)
         seen = torch.ones(rows, T, dtype=torch.bool, device=q.device).tril(T - rows)
         logits = scores.masked_select(seen)
