@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanogpt_cli.init.expected import QUERIES
 from nanogpt_cli.machine.distributed import Group, is_split, local, norms, whole
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.model.parameters import is_block_matrix, layer_of
@@ -40,8 +41,6 @@ _ACTIVATION_NAMES = (
 )
 # A unit counts as silent when its output stays below this share of the layer's RMS.
 _SILENT = 1e-2
-# Query positions whose attention is measured: the last ones, which see the most.
-_QUERIES = 16
 _BINS = 32
 
 
@@ -88,7 +87,7 @@ class Activations:
     def _attention(self, layer: int, q: Tensor, k: Tensor) -> None:
         """Entropy and logits of the last queries; q, k are (B, H, T, D)."""
         T = k.shape[2]
-        rows = min(_QUERIES, T)
+        rows = min(QUERIES, T)
         scores = (q[:, :, T - rows :].float() @ k.float().mT) * self.scale  # (B, H, rows, T)
         seen = torch.ones(rows, T, dtype=torch.bool, device=q.device).tril(T - rows)
         logits = scores.masked_select(seen)
