@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import hf_tokenizer
-from nanogpt_cli.text import foreign_tokenizer
+from nanogpt_cli.text import foreign_tokenizer, huggingface_files
 from nanogpt_cli.text.gpt2_bpe import byte_characters
 from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -72,7 +71,7 @@ def _tokens_and_merges(tokenizer: Tokenizer) -> tuple[list[str], list[str]]:
                 merges |= dict.fromkeys(_byte_merges(piece))
         tokens = [spell(piece) for piece in pieces]
         return _named(tokens, tokenizer.eot), list(merges)
-    value = hf_tokenizer.to_json(tokenizer)
+    value = huggingface_files.to_json(tokenizer)
     _check_word_rule(tokenizer, value)
     model = value["model"]
     tokens = [f"[UNUSED{id}]" for id in range(tokenizer.vocab_size)]
@@ -106,15 +105,8 @@ def _byte_merges(piece: bytes) -> Iterator[str]:
 
 def _check_word_rule(tokenizer: Tokenizer, value: dict[str, Any]) -> None:
     """Refuse a tokenizer that does not split words as GPT-2 and llama.cpp's "gpt-2" do."""
-    pre = value.get("pre_tokenizer") or {}
-    same = (
-        foreign_tokenizer.model_type(value["model"]) == "BPE"
-        and not value.get("normalizer")
-        and pre.get("type") == "ByteLevel"
-        and pre.get("use_regex", True)
-        and not pre.get("add_prefix_space", True)
-    )
-    if not same:
+    is_bpe = foreign_tokenizer.model_type(value["model"]) == "BPE"
+    if not (is_bpe and foreign_tokenizer.splits_like_gpt2(value)):
         raise UserError(
             f"tokenizer {tokenizer.kind!r} does not split words as GPT-2 does; llama.cpp would "
             "give this model other ids than it was trained on",
