@@ -168,7 +168,7 @@ def verify_all(
     report: Reporter,
     *,
     python: str = sys.executable,
-    required: bool = False,
+    wanted: bool | None = None,
     on_check: Callable[[Check], None] = lambda _: None,
 ) -> list[Check]:
     """Verify artefacts; writes ``verify.json`` beside each and rewrites the model card.
@@ -178,23 +178,29 @@ def verify_all(
         artefacts: from ``export``.
         report: receives a line per artefact.
         python: an interpreter that has the runtimes.
-        required: raise if a runtime is missing; otherwise its check has no result.
+        wanted: True demands every runtime, None does without those that are missing, False runs
+            nothing. What was not run has a check that says so.
         on_check: called with each check when it is done.
 
     Raises:
-        UserError: a runtime is missing and ``required`` is true.
+        UserError: a runtime is missing and ``wanted`` is true.
     """
-    foreign = python != sys.executable
-    missing = [a for a in artefacts if not (foreign or verify.installed(a))]
-    if missing and required:
-        raise UserError(verify.missing(missing[0]).problems[0], install_command("verify"))
-    report("computing the expected results with the model itself")
-    expected = verify.reference(source)
+    own = python == sys.executable
+    reasons = {a: f"{package} is not installed" for a in artefacts
+               if own and (package := verify.missing(a))}  # fmt: skip
+    if wanted and reasons:
+        raise UserError(f"not verified: {next(iter(reasons.values()))}", install_command("verify"))
+    if wanted is False:
+        reasons = dict.fromkeys(artefacts, "--no-verify was given")
+    expected = None
     checks = []
     for artefact in artefacts:
-        if artefact in missing:
-            checks.append(verify.missing(artefact))
+        if artefact in reasons:
+            checks.append(verify.not_run(artefact, reasons[artefact]))
         else:
+            if expected is None:
+                report("computing the expected results with the model itself")
+                expected = verify.reference(source)
             report(f"running {artefact.path.name} in {artefact.runtime}")
             checks.append(verify.verify(source, expected, artefact, python=python))
         on_check(checks[-1])

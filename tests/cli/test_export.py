@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import exporting
+from nanogpt_cli.interop import exporting, verify
 
 
 @pytest.fixture
@@ -46,6 +46,28 @@ def test_folder_can_be_chosen_and_json_is_one_line(here: Path) -> None:
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["artefacts"] == ["elsewhere/hf"]
     assert (here / "elsewhere" / "hf" / "config.json").is_file()
+
+
+def test_what_was_not_run_is_said_everywhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf")
+    for options in (("--no-verify",), ()):
+        monkeypatch.setattr(verify, "missing", lambda artefact: "its runtime")
+        done = invoke("--to", "hf,gguf", "--json", "--overwrite", *options)
+        assert done.exit_code == 0
+        assert "NOT VERIFIED: hf, tiny-f16.gguf: never run in" in done.stderr.replace("\n", " ")
+        assert json.loads(done.stdout.splitlines()[-1])["passed"] is None
+        for target in ("hf", "gguf"):
+            path = here / "runs" / "tiny" / "exports" / target / "verify.json"
+            assert json.loads(path.read_text())["passed"] is None
+
+
+def test_what_was_not_run_is_not_uploaded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(verify, "missing", lambda artefact: "its runtime")
+    monkeypatch.setenv("HF_TOKEN", "hf_any")
+    done = invoke("--push", "me/tiny")
+    assert isinstance(done.exception, UserError)
+    assert "not verified" in done.exception.message
 
 
 def test_failed_proof_is_exit_code_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
