@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli import assets
+from nanogpt_cli import assets, host
 from nanogpt_cli.cli import console, options
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def prepare(
     as_json: options.AsJson = False,
 ) -> None:
     """Compare the tokenizing speed of prepare with a single-threaded tiktoken loop, in one run."""
-    from nanogpt_cli.text import measure, parallel
+    from nanogpt_cli.text import measure
 
     text = source or assets.fetch("plays", report=console.say)
     load = os.getloadavg()[0]
@@ -43,12 +43,12 @@ def prepare(
         text, megabytes * 10**6, workers=workers, report=console.say, folder=scratch
     )
     if as_json:
-        console.emit_json(_as_json(speeds, load, measure.peak_memory()))
+        console.emit_json(_as_json(speeds, load, host.peak_bytes()))
     else:
         _show(speeds)
     console.say(
-        f"{speeds[0].bytes / 1e6:,.0f} MB of {text.name}, {parallel.core_count()} cores, "
-        f"load {load:.1f} at the start, peak memory {measure.peak_memory() / 1e6:,.0f} MB"
+        f"{speeds[0].bytes / 1e6:,.0f} MB of {text.name}, {host.usable_cores()} cores, "
+        f"load {load:.1f} at the start, peak memory {host.peak_bytes() / 1e6:,.0f} MB"
     )
     console.next_command("nanogpt bench sample")
 

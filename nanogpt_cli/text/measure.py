@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
+from nanogpt_cli import host
 from nanogpt_cli.text import tokenizers
-from nanogpt_cli.text.parallel import core_count
 from nanogpt_cli.text.prepare import Request, prepare
 from nanogpt_cli.text.request import Reporter
 
@@ -95,7 +94,7 @@ def preparation(
     Returns:
         the baseline first, then ``prepare`` with gpt2, char and byte.
     """
-    threads = workers or core_count()
+    threads = workers or host.usable_cores()
     with tempfile.TemporaryDirectory(dir=folder, prefix="nanogpt-bench-") as name:
         text = Path(name) / "text.txt"
         report(f"writing {size / 1e6:,.0f} MB of text")
@@ -122,11 +121,3 @@ def _timed(name: str, threads: int, size: int, work: Callable[[], int]) -> Speed
     count = work()
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     return Speed(name, threads, size, count, seconds, cpu_seconds)
-
-
-def peak_memory() -> int:
-    """The peak resident memory of this process, in bytes."""
-    import sys
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
