@@ -90,7 +90,7 @@ def export(
     found = _source(options.either(source, run, "SOURCE"), checkpoint, raw)
     folder = out or (found.run.exports if found.run else Path("exports") / found.name)
     quantizations = [name.strip() for name in quantize.split(",") if name.strip()]
-    exporting.check_ready(targets, folder, overwrite=overwrite, quantizations=quantizations)
+    exporting.check_ready(found, targets, folder, overwrite=overwrite, quantizations=quantizations)
     artefacts = []
     for target in targets:
         artefacts += exporting.export(

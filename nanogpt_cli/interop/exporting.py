@@ -63,13 +63,23 @@ def parse_targets(text: str) -> list[str]:
 
 
 def check_ready(
-    targets: Sequence[str], out: Path, *, overwrite: bool, quantizations: Sequence[str] = ()
+    source: Exportable,
+    targets: Sequence[str],
+    out: Path,
+    *,
+    overwrite: bool,
+    quantizations: Sequence[str] = (),
 ) -> None:
     """Check before any work that the export is possible.
 
     Raises:
-        UserError: a package is missing, a quantisation unknown, or a target folder exists.
+        UserError: a package is missing, a quantisation unknown, a target folder exists, or a
+            target cannot represent the model.
     """
+    from nanogpt_cli.interop import gguf, huggingface, nanogpt, onnx
+
+    checks = {"hf": huggingface.check, "gguf": gguf.check, "onnx": onnx.check,
+              "nanogpt": nanogpt.check}  # fmt: skip
     for name in targets:
         target = TARGETS[name]
         absent = [p for p in target.packages if importlib.util.find_spec(p) is None]
@@ -79,11 +89,11 @@ def check_ready(
                 install_command(target.extra),
             )
         for quantization in quantizations if name == "gguf" else ():
-            from nanogpt_cli.interop import gguf
-
             gguf.check_type(quantization)
         if (out / name).exists() and not overwrite:
             raise UserError(f"{out / name} exists", "--overwrite replaces it; --out goes elsewhere")
+        if name in checks:
+            checks[name](source)
 
 
 def export(
@@ -101,7 +111,7 @@ def export(
         UserError: the target cannot represent the model, exists, or cannot be written.
     """
     folder = out / target
-    check_ready([target], out, overwrite=overwrite)
+    check_ready(source, [target], out, overwrite=overwrite)
     with (
         files.readable_os_errors(f"export to {target}", folder),
         files.new_folder(folder, replace=overwrite) as fresh,

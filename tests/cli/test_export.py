@@ -109,6 +109,27 @@ def test_mistakes_are_answered(here: Path, arguments: tuple[str, ...], said: str
     assert not (here / "runs" / "tiny" / "exports").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "target", "said"),
+    [
+        ({"activation": "relu"}, "nanogpt", "'relu'"), ({"tied": False}, "nanogpt", "ties"),
+        ({"activation": "relu2"}, "gguf", "'relu2'"), ({"activation": "swiglu"}, "onnx", "swiglu"),
+        ({"activation": "swiglu"}, "hf", "swiglu"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_format_that_lacks_something_is_refused_before_others_are_written(
+    here: Path, changes: dict[str, Any], target: str, said: str
+) -> None:
+    for package in exporting.TARGETS[target].packages:
+        pytest.importorskip(package)
+    make_run(here / "runs" / "special", **changes)
+    done = invoke("special", "--to", f"pt2,{target}", "--no-verify")
+    assert isinstance(done.exception, UserError)
+    assert said in str(done.exception)
+    assert not (here / "runs" / "special" / "exports").exists()
+
+
 def test_damaged_foreign_model_is_refused(here: Path) -> None:
     invoke("--no-verify")
     path = here / "runs" / "tiny" / "exports" / "hf" / "model.safetensors"
