@@ -112,7 +112,7 @@ def native_names(tensors: TensorSource, *, tied: bool) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in tensors.shapes:
-        bare = _without_wrappers(name)
+        bare = without_wrappers(name)
         if _MASKS.search(bare):
             continue
         native = bare if bare.startswith(("transformer.", "lm_head.")) else f"transformer.{bare}"
@@ -126,7 +126,8 @@ def native_names(tensors: TensorSource, *, tied: bool) -> dict[str, str]:
     return found
 
 
-def _without_wrappers(name: str) -> str:
+def without_wrappers(name: str) -> str:
+    """``name`` without the prefixes of wrappers, in whatever order they were applied."""
     while prefix := next((p for p in _PREFIXES if name.startswith(p)), ""):
         name = name.removeprefix(prefix)
     return name

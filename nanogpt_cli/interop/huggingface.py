@@ -40,6 +40,13 @@ _TRANSPOSED = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 _ZERO_BIASES = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
 
 
+def check(source: Exportable) -> None:
+    """Raise ``UserError`` if the architecture cannot represent the model or its tokenizer."""
+    hf_config.to_json(source)
+    if source.tokenizer is not None:
+        hf_tokenizer.to_json(source.tokenizer)
+
+
 def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
     """Fill ``folder`` with weights, configuration and tokenizer.
 
@@ -49,7 +56,7 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
         report: receives lines of commentary.
 
     Raises:
-        UserError: the architecture cannot represent the model.
+        UserError: see ``check``.
     """
     write_json_files(source, folder)
     report(f"writing {source.weights.nbytes / 1e6:,.1f} MB of weights")
@@ -57,11 +64,7 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
 
 
 def write_json_files(source: Exportable, folder: Path) -> None:
-    """Write ``config.json``, ``generation_config.json`` and the tokenizer's files.
-
-    Raises:
-        UserError: transformers' GPT-2 cannot represent the model.
-    """
+    """Write ``config.json``, ``generation_config.json`` and the tokenizer's files."""
     files.write_json(folder / CONFIG, hf_config.to_json(source))
     eot = None if source.tokenizer is None else source.tokenizer.eot
     ids = {} if eot is None else {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot}

@@ -30,6 +30,20 @@ META: Final = "meta.pkl"
 _ARGUMENTS: Final = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
 
 
+def check(source: Exportable) -> None:
+    """Raise ``UserError`` if nanoGPT's model cannot represent this one."""
+    if source.config.activation != "gelu":
+        raise UserError(
+            f"nanoGPT computes GELU by erf; this model was trained with "
+            f"{source.config.activation!r}",
+            "--to hf keeps the activation",
+        )
+    if not source.config.tied:
+        raise UserError(
+            "nanoGPT ties the head to the embedding; this model does not", "--to hf keeps both"
+        )
+
+
 def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
     """Write ``ckpt.pt`` and, for a character vocabulary, ``data/NAME/meta.pkl``.
 
@@ -37,16 +51,9 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
     current directory: link or copy this folder's ``data`` there.
 
     Raises:
-        UserError: nanoGPT cannot represent the model.
+        UserError: see ``check``.
     """
-    config = source.config
-    if config.activation != "gelu":
-        raise UserError(
-            f"nanoGPT computes GELU by erf; this model was trained with {config.activation!r}",
-            "--to hf keeps the activation",
-        )
-    if not config.tied:
-        raise UserError("nanoGPT ties the head to the embedding; this model does not")
+    check(source)
     report(f"writing {CHECKPOINT}")
     weights = source.weights
     model = {name: LazyTensor(shape, partial(weights.get, name))

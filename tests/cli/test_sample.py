@@ -20,6 +20,7 @@ import programs
 import pytest
 import torch
 from click.testing import Result
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app, sample_interactive, sample_session, sources
@@ -296,7 +297,10 @@ class _Hub(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_hub_ids_are_fetched_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pickled", [False, True])
+def test_hub_ids_are_fetched_once(
+    here: Path, monkeypatch: pytest.MonkeyPatch, pickled: bool
+) -> None:
     from huggingface_hub import constants
 
     from nanogpt_cli.interop import huggingface
@@ -304,6 +308,10 @@ def test_hub_ids_are_fetched_once(here: Path, monkeypatch: pytest.MonkeyPatch) -
 
     (here / "hf").mkdir()
     huggingface.write(from_run(RunFolder(here / "runs/small")), here / "hf", lambda _: None)
+    if pickled:
+        weights = load_file(here / "hf" / "model.safetensors")
+        torch.save(weights, here / "hf" / "pytorch_model.bin")
+        (here / "hf" / "model.safetensors").unlink()
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *a: _Hub(*a, directory=str(here / "hf"))
     )
