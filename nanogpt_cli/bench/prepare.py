@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,7 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from nanogpt_cli import assets
+from nanogpt_cli import assets, host
 from nanogpt_cli.cli import console, options
 
 _KINDS: Final = ("gpt2", "char", "byte")
@@ -41,22 +39,19 @@ def prepare(
     as_json: options.AsJson = False,
 ) -> None:
     """Compare the tokenizing speed of prepare with a single-threaded tiktoken loop, in one run."""
-    from nanogpt_cli.text.parallel import core_count
-
     text = source or assets.fetch("plays", report=console.say)
     load = os.getloadavg()[0]
-    threads = workers or core_count()
+    threads = workers or host.usable_cores()
     with tempfile.TemporaryDirectory(dir=scratch, prefix="nanogpt-bench-") as folder:
         speeds = measure(text, megabytes * 10**6, threads, Path(folder))
-    unit = 1 if sys.platform == "darwin" else 1024
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    memory = host.peak_bytes()
     if as_json:
         rows = [_as_json(speed) for speed in speeds]
         console.emit_json({"prepare": rows, "load": load, "peak_memory_bytes": memory})
     else:
         _show(speeds)
     console.say(
-        f"{speeds[0].bytes / 1e6:,.0f} MB of {text.name}, {core_count()} cores, "
+        f"{speeds[0].bytes / 1e6:,.0f} MB of {text.name}, {host.usable_cores()} cores, "
         f"load {load:.1f} at the start, peak memory {memory / 1e6:,.0f} MB"
     )
     console.next_command("nanogpt bench sample")
