@@ -39,7 +39,6 @@ def prepare(
     as_json: options.AsJson = False,
 ) -> None:
     """Compare the tokenizing speed of prepare with a single-threaded tiktoken loop, in one run."""
-
     text = source or assets.fetch("plays", report=console.say)
     load = os.getloadavg()[0]
     threads = workers or host.usable_cores()

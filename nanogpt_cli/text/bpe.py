@@ -113,9 +113,9 @@ class HuggingFaceTokenizer(Tokenizer):
             raise KeyError(id)
         if id in self.byte_ids:
             return bytes([self.byte_ids[id]])
-        if id in self._added:
-            return str(self._added[id]).encode()
         if self.joins_bytes:
+            if id in self._added:
+                return str(self._added[id]).encode()
             spelled = all(character in _STAND_INS for character in token)
             return bytes(_STAND_INS[c] for c in token) if spelled else token.encode()
         # At the start of a text decoders leave out a space, so the token is decoded after itself.
