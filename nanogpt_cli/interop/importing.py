@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import files, foreign_files, recipe
+from nanogpt_cli import files, foreign_files, recipe, shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import Foreign, huggingface, llmc, nanogpt
 from nanogpt_cli.model.gpt import GPTConfig
@@ -16,9 +16,9 @@ from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder, fresh_run
 from nanogpt_cli.run.log import EventWriter
-from nanogpt_cli.text import tokenizers
+from nanogpt_cli.text import tokenizers, tokens
 from nanogpt_cli.text.tokenizer import Tokenizer
-from nanogpt_cli.training import checkpoint
+from nanogpt_cli.training import checkpoint, starting
 from nanogpt_cli.version import __version__
 
 # Names of folders and files that do not identify a model.
@@ -26,7 +26,7 @@ _GENERIC_NAMES = ("ckpt.pt", "hf", "nanogpt", "exports", "runs")
 # Learning rates for training from scratch would damage trained weights; these are nanoGPT's for
 # fine-tuning (config/finetune_shakespeare.py).
 _FINE_TUNING = recipe.Optim(lr=3e-5, schedule="constant")
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_UNSAFE = re.compile(r"[^\w. -]+")
 
 
 def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = None) -> Foreign:
@@ -43,7 +43,9 @@ def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = 
     if not foreign_files.present(path):
         raise UserError(f"{path} does not exist", "name a folder, a file, or a hub id such as gpt2")
     if RunFolder(path).is_run():
-        raise UserError(f"{path} is a run already", f"use it as it is: nanogpt sample {path}")
+        raise UserError(
+            f"{path} is a run already", f"use it as it is: {shell.hint('sample', path)}"
+        )
     if huggingface.is_folder(path):
         return huggingface.read(path, tokenizer)
     if not path.is_dir() and llmc.is_file(path):
@@ -63,7 +65,7 @@ def run_name(source: str) -> str:
     while path.name in _GENERIC_NAMES and path.parent.name:
         path = path.parent
     name = path.stem if path.suffix in (".pt", ".bin") else path.name
-    return _UNSAFE.sub("-", name).strip("-._") or "imported"
+    return _UNSAFE.sub("-", name).strip("-._ ") or "imported"
 
 
 def make_run(
@@ -89,6 +91,8 @@ def make_run(
             f"the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size} rows",
             "it belongs to another model",
         )
+    if tokenizer is not None and tokens.is_prepared(Path(data)):
+        starting.check_tokenizer(tokenizer, tokens.open_data(Path(data)), source, "")
     with files.readable_os_errors("create a run folder", out):
         run = fresh_run(name, out)
     try:

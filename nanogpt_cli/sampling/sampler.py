@@ -174,6 +174,8 @@ def generate_text(
 ) -> str:
     """The prompt and its continuation as text, which ends early at end-of-text.
 
+    An empty prompt stands for the beginning of a text: the end-of-text token, or where there is
+    none, the first id.
     The model's training mode is restored afterwards.
     """
     generation = GenerationConfig(
@@ -183,10 +185,11 @@ def generate_text(
         vocab_size=tokenizer.vocab_size,
         stop_ids=frozenset() if tokenizer.eot is None else frozenset({tokenizer.eot}),
     )
+    start = tokenizer.encode(prompt) or [tokenizer.eot or 0]
     training = model.training
     model.eval()
     try:
-        ids = [token.id for token in generate(model, [tokenizer.encode(prompt)], generation)]
+        ids = [token.id for token in generate(model, [start], generation)]
     finally:
         model.train(training)
     return prompt + tokenizer.decode(i for i in ids if i not in generation.stop_ids)
