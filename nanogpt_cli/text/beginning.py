@@ -41,7 +41,7 @@ def cut(text: str) -> str:
         if not bare:
             continue
         if len(bare) <= _LONGEST:
-            return line.lstrip()[: len(bare) + 1]
+            return line.lstrip()[: len(bare) + 2]
         words = bare[: _LONGEST + 1].rpartition(" ")[0].rstrip()
         return words or bare[:_LONGEST]
     return ""

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from nanogpt_cli import shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import drawing
@@ -18,6 +16,7 @@ from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.text import again
 from nanogpt_cli.text.tokenizer import Tokenizer
 from nanogpt_cli.text.tokens import TokenData
+from nanogpt_cli.training import checkpoint
 from nanogpt_cli.training.spec import RunSpec
 
 # The tensors with a row for each token; a tied model has the first one only.
@@ -138,12 +137,9 @@ def copied(start: Start, spec: RunSpec) -> GPT:
     """
     check_fit(start, spec.data, spec.config)
     config = replace(spec.config, multipliers=start.model.config.multipliers)
-    tensors = {name: tensor.clone() for name, tensor in start.model.state_dict().items()}
+    tensors = {name: t.clone() for name, t in checkpoint.model_tensors(start.model).items()}
     if start.new_tokens:
-        drawn = drawing.build(config, spec.scheme, spec.recipe.run.seed).state_dict()
-        tensors |= {name: drawn[name] for name in TOKEN_TABLES}
-    with torch.device("meta"):
-        copy = GPT(config)
-    copy.load_state_dict(tensors, assign=True)
-    copy.tie()
-    return copy.requires_grad_(True)
+        fresh = drawing.build(config, spec.scheme, spec.recipe.run.seed)
+        drawn = checkpoint.model_tensors(fresh)
+        tensors |= {name: drawn[name] for name in TOKEN_TABLES if name in drawn}
+    return checkpoint.from_tensors(config, tensors, source=start.label)
