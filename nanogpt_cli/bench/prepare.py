@@ -12,7 +12,7 @@ from nanogpt_cli import assets
 from nanogpt_cli.cli import console, options
 
 if TYPE_CHECKING:
-    from nanogpt_cli.text.measure import Speed
+    from nanogpt_cli.bench.prepare_speed import Speed
 
 Megabytes = Annotated[int, typer.Option(min=1, metavar="MB", help="Text to tokenize, in MB.")]
 TextFile = Annotated[
@@ -35,20 +35,22 @@ def prepare(
     as_json: options.AsJson = False,
 ) -> None:
     """Compare the tokenizing speed of prepare with a single-threaded tiktoken loop, in one run."""
-    from nanogpt_cli.text import measure, parallel
+    from nanogpt_cli.bench import prepare_speed
+    from nanogpt_cli.machine import memory
+    from nanogpt_cli.text import parallel
 
     text = source or assets.fetch("plays", report=console.say)
     load = os.getloadavg()[0]
-    speeds = measure.preparation(
+    speeds = prepare_speed.measure(
         text, megabytes * 10**6, workers=workers, report=console.say, folder=scratch
     )
     if as_json:
-        console.emit_json(_as_json(speeds, load, measure.peak_memory()))
+        console.emit_json(_as_json(speeds, load, memory.peak_bytes()))
     else:
         _show(speeds)
     console.say(
         f"{speeds[0].bytes / 1e6:,.0f} MB of {text.name}, {parallel.core_count()} cores, "
-        f"load {load:.1f} at the start, peak memory {measure.peak_memory() / 1e6:,.0f} MB"
+        f"load {load:.1f} at the start, peak memory {memory.peak_bytes() / 1e6:,.0f} MB"
     )
     console.next_command("nanogpt bench sample")
 

@@ -59,10 +59,7 @@ def bench_train(
         history.finish("growth", grown, out, as_json=as_json)
         console.next_command(f"nanogpt bench train --recipe {recipe}")
         return
-    section = chosen.data
-    data = prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    data = prepare.ensure(chosen.data.model_dump(), report=console.say)
     result = _measure(chosen, data, against, turns, seconds)
     if not as_json:
         _show(result)

@@ -44,10 +44,8 @@ def replay(
         raise UserError(
             f"run {folder.name} has no incident", "name the step: nanogpt replay RUN STEP"
         )
-    section = recipe_files.load_resolved(folder.recipe).data
-    prepared = prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    wanted = recipe_files.load_resolved(folder.recipe).data
+    prepared = prepare.ensure(wanted.model_dump(), report=console.say)
     found = core.replay(folder, open_data(prepared), step or known[-1], console.say)
     if as_json:
         console.emit_json(core.to_json(found))

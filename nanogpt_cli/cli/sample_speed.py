@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -85,16 +84,20 @@ def _show(prompt: int, samples: int, new: int, found: Timing) -> None:
     if found.rivals:
         counts = (f"{name} {_threads(n)}" for name, n in found.rival_threads.items())
         console.stdout().print(f"fastest thread counts: {', '.join(counts)}")
+    from nanogpt_cli.machine import memory
+
     lengths = f"{len(found.naive_lengths)} context lengths"
     console.stdout().print(
         f"naive: one sample, timed at {lengths}; weights {found.weight_bytes / 1e6:,.1f} MB, "
         f"packed {found.packed_bytes / 1e6:,.1f} MB, "
-        f"cache {found.cache_bytes / 1e6:,.1f} MB, peak memory {_peak_bytes() / 1e6:,.0f} MB"
+        f"cache {found.cache_bytes / 1e6:,.1f} MB, peak memory {memory.peak_bytes() / 1e6:,.0f} MB"
     )
 
 
 def _facts(session: Session, prompt: int, samples: int, new: int, found: Timing) -> dict[str, Any]:
     import torch
+
+    from nanogpt_cli.machine import memory
 
     return {
         "source": session.source.label,
@@ -108,7 +111,7 @@ def _facts(session: Session, prompt: int, samples: int, new: int, found: Timing)
         "speedup_over": {
             name: found.cached.tokens_per_s / speed for name, speed in found.rivals.items()
         },
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": memory.peak_bytes(),
     }
 
 
@@ -122,13 +125,3 @@ def _ms(seconds: float) -> str:
 
 def _times(ours: float, other: float) -> str:
     return f"{ours / other:.1f}×"
-
-
-def _peak_bytes() -> int:
-    """Peak resident memory of this process; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

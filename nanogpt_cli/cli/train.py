@@ -177,10 +177,7 @@ def _prepared(recipe: Recipe) -> Path:
     """The recipe's data, made if it is missing."""
     from nanogpt_cli.text import prepare
 
-    section = recipe.data
-    return prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    return prepare.ensure(recipe.data.model_dump(), report=console.say)
 
 
 def _in_other_processes(

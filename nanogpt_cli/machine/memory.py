@@ -73,6 +73,16 @@ def available_bytes(device: Device, *, with_swap: bool = False) -> int:
     return free + (_kilobytes(table.get("SwapFree", "0")) if with_swap else 0)
 
 
+def peak_bytes() -> int:
+    """Peak resident memory of this process in bytes; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def _kilobytes(text: str) -> int:
     return math.floor(float(text.split()[0]) * 1024)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -81,7 +80,7 @@ def document_loop(path: Path, length: int, out: Path) -> int:
     return count
 
 
-def preparation(
+def measure(
     source: Path, size: int, *, workers: int | None, report: Reporter, folder: Path | None = None
 ) -> list[Speed]:
     """Measure the baseline and ``prepare`` on the same text, one after the other.
@@ -122,11 +121,3 @@ def _timed(name: str, threads: int, size: int, work: Callable[[], int]) -> Speed
     count = work()
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
     return Speed(name, threads, size, count, seconds, cpu_seconds)
-
-
-def peak_memory() -> int:
-    """The peak resident memory of this process, in bytes."""
-    import sys
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
