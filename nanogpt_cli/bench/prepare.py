@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli import assets
+from nanogpt_cli import assets, host
 from nanogpt_cli.cli import console, options
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ def prepare(
 ) -> None:
     """Compare the tokenizing speed of prepare with a single-threaded tiktoken loop, in one run."""
     from nanogpt_cli.bench import prepare_speed
-    from nanogpt_cli.machine import memory
-    from nanogpt_cli.text import parallel
 
     text = source or assets.fetch("plays", report=console.say)
     load = os.getloadavg()[0]
@@ -45,12 +43,12 @@ def prepare(
         text, megabytes * 10**6, workers=workers, report=console.say, folder=scratch
     )
     if as_json:
-        console.emit_json(_as_json(speeds, load, memory.peak_bytes()))
+        console.emit_json(_as_json(speeds, load, host.peak_bytes()))
     else:
         _show(speeds)
     console.say(
-        f"{speeds[0].bytes / 1e6:,.0f} MB of {text.name}, {parallel.core_count()} cores, "
-        f"load {load:.1f} at the start, peak memory {memory.peak_bytes() / 1e6:,.0f} MB"
+        f"{speeds[0].bytes / 1e6:,.0f} MB of {text.name}, {host.usable_cores()} cores, "
+        f"load {load:.1f} at the start, peak memory {host.peak_bytes() / 1e6:,.0f} MB"
     )
     console.next_command("nanogpt bench sample")
 

@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
+from nanogpt_cli import host
 from nanogpt_cli.text import tokenizers
-from nanogpt_cli.text.parallel import core_count
 from nanogpt_cli.text.prepare import Request, prepare
 from nanogpt_cli.text.request import Reporter
 
@@ -94,7 +94,7 @@ def measure(
     Returns:
         the baseline first, then ``prepare`` with gpt2, char and byte.
     """
-    threads = workers or core_count()
+    threads = workers or host.usable_cores()
     with tempfile.TemporaryDirectory(dir=folder, prefix="nanogpt-bench-") as name:
         text = Path(name) / "text.txt"
         report(f"writing {size / 1e6:,.0f} MB of text")

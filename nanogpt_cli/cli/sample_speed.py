@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli import host
 from nanogpt_cli.cli import console, sample_session
 from nanogpt_cli.errors import UserError
 
@@ -84,20 +85,16 @@ def _show(prompt: int, samples: int, new: int, found: Timing) -> None:
     if found.rivals:
         counts = (f"{name} {_threads(n)}" for name, n in found.rival_threads.items())
         console.stdout().print(f"fastest thread counts: {', '.join(counts)}")
-    from nanogpt_cli.machine import memory
-
     lengths = f"{len(found.naive_lengths)} context lengths"
     console.stdout().print(
         f"naive: one sample, timed at {lengths}; weights {found.weight_bytes / 1e6:,.1f} MB, "
         f"packed {found.packed_bytes / 1e6:,.1f} MB, "
-        f"cache {found.cache_bytes / 1e6:,.1f} MB, peak memory {memory.peak_bytes() / 1e6:,.0f} MB"
+        f"cache {found.cache_bytes / 1e6:,.1f} MB, peak memory {host.peak_bytes() / 1e6:,.0f} MB"
     )
 
 
 def _facts(session: Session, prompt: int, samples: int, new: int, found: Timing) -> dict[str, Any]:
     import torch
-
-    from nanogpt_cli.machine import memory
 
     return {
         "source": session.source.label,
@@ -111,7 +108,7 @@ def _facts(session: Session, prompt: int, samples: int, new: int, found: Timing)
         "speedup_over": {
             name: found.cached.tokens_per_s / speed for name, speed in found.rivals.items()
         },
-        "peak_bytes": memory.peak_bytes(),
+        "peak_bytes": host.peak_bytes(),
     }
 
 

@@ -24,8 +24,8 @@ from nanogpt_cli.interop import gguf_vocab
 from nanogpt_cli.interop.gguf_vocab import Vocabulary
 from nanogpt_cli.interop.huggingface import missing_biases
 from nanogpt_cli.interop.source import Exportable
-from nanogpt_cli.interop.tensorfile import ahead, little_endian
 from nanogpt_cli.model.gpt import LAYER_NORM_EPS
+from nanogpt_cli.training.tensor_files import ahead, little_endian
 
 # Name on the command line -> names in the library: tensor type and file type.
 TYPES: Final = {
@@ -70,7 +70,7 @@ def write(
             f"llama.cpp's GPT-2 has no activation {source.config.activation!r}",
             "only gelu and gelu_tanh can be exported to GGUF",
         )
-    vocabulary = gguf_vocab.vocabulary(source.require_tokenizer("GGUF"))
+    vocabulary = gguf_vocab.vocabulary(source.require_tokenizer("GGUF"), source.config.vocab_size)
     path = folder / f"{source.name}-{quantization}.gguf"
     report(f"writing {path.name}")
     _write_file(path, source, vocabulary, quantization)

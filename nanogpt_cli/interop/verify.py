@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from nanogpt_cli.interop import compare
+from nanogpt_cli.interop import LoadedModel, compare
 from nanogpt_cli.interop.compare import Check, Reference
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model.gpt import GPT
@@ -115,13 +115,15 @@ def _test_tokens(source: Exportable) -> tuple[np.ndarray[Any, Any], str, str]:
                 return np.asarray(opened.val), text, "validation data"
         except UserError:
             pass
-    random = np.random.default_rng(0).integers(0, source.config.vocab_size, 1 << 16)
-    return random, _random_text(source.tokenizer, random[:4096]), "random tokens"
+    draw = np.random.default_rng(0)
+    random = draw.integers(0, source.config.vocab_size, 1 << 16)
+    return random, _random_text(source.tokenizer, draw), "random tokens"
 
 
-def _random_text(tokenizer: Tokenizer | None, ids: np.ndarray[Any, Any]) -> str:
+def _random_text(tokenizer: Tokenizer | None, draw: np.random.Generator) -> str:
     if tokenizer is None:
         return ""
+    ids = draw.integers(0, tokenizer.vocab_size, 4096)
     text = tokenizer.decode(ids[ids != tokenizer.eot].tolist())
     # Random bytes are not valid UTF-8: only ASCII characters survive the round trip.
     return text if tokenizer.kind == "char" else text.encode("ascii", errors="ignore").decode()
@@ -209,11 +211,11 @@ def _same_tensors(source: Exportable, artefact: Artefact) -> bool:
     from nanogpt_cli.interop import huggingface, nanogpt
 
     if artefact.target == "hf":
-        read: Callable[[Path], Any] = huggingface.read
-        weights = source.weights
+        read: Callable[[Path], LoadedModel] = huggingface.read
     else:
-        read, weights = nanogpt.read, source.weights.uncut()
+        read = nanogpt.read
     found = checkpoint.model_tensors(read(artefact.path).model)
+    weights = source.weights
     return found.keys() == weights.shapes.keys() and all(
         torch.equal(weights.get(name), tensor) for name, tensor in found.items()
     )

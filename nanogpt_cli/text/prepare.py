@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import files, places
+from nanogpt_cli import files, host, places
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import catalogue, look, nanogpt_data, receipt, target, tokens
 from nanogpt_cli.text.build import Build, PrepareProgress
 from nanogpt_cli.text.documents import Tally
-from nanogpt_cli.text.parallel import core_count
 from nanogpt_cli.text.request import (
     STDIN,
     VAL_FRACTION,
@@ -94,7 +93,7 @@ def prepare(
             if old := _nanogpt_folder(request):
                 manifest = nanogpt_data.import_folder(old, fresh, name, request)
             else:
-                threads = workers or core_count()
+                threads = workers or host.usable_cores()
                 build = Build(request, name, sources, fresh, threads, report, progress, tally)
                 manifest = build.run()
     return Prepared(folder, manifest, fresh=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from nanogpt_cli.machine import memory
+from nanogpt_cli import host
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokens import TokenData
@@ -103,4 +103,4 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
 def _peak_bytes(stepper: Stepper) -> int:
     if stepper.device.device.type == "cuda":
         return torch.cuda.max_memory_allocated(stepper.device.device)
-    return memory.peak_bytes()
+    return host.peak_bytes()

@@ -83,7 +83,7 @@ def test_the_text_is_that_of_the_core_and_commentary_stays_on_stderr(here: Path)
     result = nanogpt("--prompt", "ROMEO", "-n", "40", "--seed", "5")
     found = sources.resolve("small")
     expected = generate_text(
-        found.model, found.need_tokenizer(), "ROMEO", max_new_tokens=40, seed=5
+        found.model, found.require_tokenizer(), "ROMEO", max_new_tokens=40, seed=5
     )
     assert result.stdout.rstrip("\n") == expected.rstrip("\n")
     assert "run small, step 500" in result.stderr
