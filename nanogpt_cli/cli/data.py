@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,7 +39,9 @@ def data(context: typer.Context, as_json: options.AsJson = False) -> None:
     else:
         console.say("no prepared data sets yet")
     console.next_command(
-        f"nanogpt data inspect {folders[0].name}" if folders else "nanogpt prepare shakespeare"
+        f"nanogpt data inspect {shlex.quote(folders[0].name)}"
+        if folders
+        else "nanogpt prepare shakespeare"
     )
 
 
@@ -90,7 +93,7 @@ def inspect(
         console.emit_json(_as_json(opened, shown, top))
     else:
         _print(opened, shown, top)
-    console.next_command(f"nanogpt train small --set data.name={folder}")
+    console.next_command(shlex.join(["nanogpt", "train", "small", "--set", f"data.name={folder}"]))
 
 
 def _counts(opened: TokenData) -> Any:

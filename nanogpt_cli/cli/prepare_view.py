@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,7 +79,8 @@ def train_command(manifest: dict[str, Any], folder: Path) -> str:
     name, kind = manifest["name"], manifest["tokenizer"]["kind"]
     if name == "shakespeare" and kind == "char":
         return "nanogpt train small"
-    return f"nanogpt train small --set data.name={short_path(folder)} --set data.tokenizer={kind}"
+    where, how = f"data.name={short_path(folder)}", f"data.tokenizer={kind}"
+    return shlex.join(["nanogpt", "train", "small", "--set", where, "--set", how])
 
 
 def _plain_table() -> Table:

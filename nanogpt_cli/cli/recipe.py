@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,10 +29,16 @@ def show(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = Fals
     from nanogpt_cli.recipe import files as recipe_files
 
     loaded = recipe_files.load(recipe, sets or [])
+    origins = loaded.origins
+    scheme = origins.get("init", "default")  # all of the table [init] was given at one place
     rows = [
-        (section, key, value, loaded.origins.get(f"{section}.{key}", "default"))
+        (
+            section,
+            key,
+            value,
+            scheme if section == "init" else origins.get(f"{section}.{key}", "default"),
+        )
         for section, content in loaded.recipe.model_dump(mode="json").items()
-        if section != "init"
         for key, value in content.items()
     ]
     if as_json:
@@ -39,7 +46,7 @@ def show(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = Fals
         console.emit_json({"recipe": recipe, "values": values})
     else:
         _show(rows)
-    console.next_command(f"nanogpt train {recipe}")
+    console.next_command(f"nanogpt train {shlex.quote(recipe)}")
 
 
 def _show(rows: list[tuple[str, str, Any, str]]) -> None:
@@ -64,7 +71,7 @@ def check(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = Fal
         console.emit_json({"recipe": recipe, "valid": True, **facts})
     else:
         typer.echo(f"{recipe} is valid: {len(loaded.origins)} keys set, the rest are defaults")
-    console.next_command(f"nanogpt train {recipe}")
+    console.next_command(f"nanogpt train {shlex.quote(recipe)}")
 
 
 @group.command()
@@ -84,7 +91,7 @@ def diff(
         console.side_by_side([first, second], shown)
     else:
         typer.echo("no difference")
-    console.next_command(f"nanogpt recipe show {first}")
+    console.next_command(f"nanogpt recipe show {shlex.quote(first)}")
 
 
 @group.command()

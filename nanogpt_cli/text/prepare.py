@@ -9,7 +9,7 @@ from typing import Any
 
 from nanogpt_cli import files, host, places
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import catalogue, look, nanogpt_data, receipt, target, tokens
+from nanogpt_cli.text import catalogue, look, nanogpt_data, receipt, target, tokenizers, tokens
 from nanogpt_cli.text.build import Build, PrepareProgress
 from nanogpt_cli.text.documents import Tally
 from nanogpt_cli.text.request import (
@@ -192,6 +192,29 @@ def _as_it_is(request: Request) -> Path | None:
         if tokens.is_prepared(folder):
             return folder
     raise catalogue.unknown(name)
+
+
+def vocabulary_size(data: Mapping[str, Any], *, report: Reporter) -> int:
+    """How many token ids a recipe's data has. It is prepared if nothing else can tell.
+
+    Args:
+        data: as of ``ensure``.
+        report: as of ``ensure``.
+
+    Raises:
+        UserError: as ``ensure``.
+    """
+    request = of_recipe(data)
+    if folder := _as_it_is(request):
+        return tokens.read_manifest(folder).vocab_size
+    kind, only = request.tokenizer, request.inputs[0] if len(request.inputs) == 1 else ""
+    if kind != "char" and tokenizers.trained_size(kind) is None:
+        return tokenizers.get(kind, eot=request.eot).vocab_size
+    if published := catalogue.published_size(only, kind):
+        return published[0]
+    if kind == "char" and (named := catalogue.find(only)) and named.characters:
+        return named.characters + request.eot
+    return tokens.read_manifest(ensure(data, report=report)).vocab_size
 
 
 def find(name: str, tokenizer: str | None = None) -> Path:
