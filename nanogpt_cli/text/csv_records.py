@@ -132,7 +132,12 @@ def _written(dialect: Dialect, rows: list[list[str]], sample: str) -> str:
         if end not in sample:
             continue
         out = io.StringIO(newline="")
-        writer = csv_module.writer(out, **dialect.options(), quoting=quoting, lineterminator=end)
+        writer = csv_module.writer(
+            out,
+            **dialect.options(),
+            quoting=quoting,  # type: ignore[arg-type]
+            lineterminator=end,
+        )
         try:
             writer.writerows(numbers)
         except csv_module.Error:  # a cell cannot be written without quotes or escapes

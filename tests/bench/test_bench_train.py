@@ -73,8 +73,9 @@ def test_turns_with_a_checkout(text: Path, tmp_path: Path) -> None:
     assert json.loads(Path("history.jsonl").read_text())["loops"] == facts["loops"]
     told = json.loads((checkout / "told.json").read_text())
     assert (told["n_embd"], told["block_size"], told["device"]) == ("16", "16", "cpu")
-    assert told["bytes"] == 2 * open_data(prepare.ensure({"name": str(text), "tokenizer": "char"}, report=lambda _: None
-    )).manifest.train.tokens  # fmt: skip
+    data = {"name": str(text), "tokenizer": "char"}
+    folder = prepare.ensure(data, report=lambda _: None)
+    assert told["bytes"] == 2 * open_data(folder).manifest.train.tokens
 
 
 def test_a_loop_that_ends_is_said_with_its_last_words(text: Path, tmp_path: Path) -> None:
