@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nanogpt_cli.recipe import Recipe
     from nanogpt_cli.run.events import RunEnded
     from nanogpt_cli.run.folder import RunFolder
+    from nanogpt_cli.text.certificate import Certificate
 
 
 def register(app: typer.Typer) -> None:
@@ -59,6 +60,14 @@ def train(
     lr_find: Annotated[
         bool, typer.Option("--lr-find", help="Instead of training, try out learning rates.")
     ] = False,
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify",
+            help="Prove first that the tokens are the bytes of the source; at the end, bits per "
+            "byte of the best weights.",
+        ),
+    ] = False,
     out: options.RunsFolder = RUNS,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of the run; as --set run.seed=N.")
@@ -79,7 +88,7 @@ def train(
     overrides = list(sets or [])
     overrides += [] if seed is None else [f"run.seed={seed}"]
     overrides += [f"train.device={device!r}"] if device else []
-    _check(recipe, resume, start_from)
+    _check(recipe, resume, start_from, certify and (tui or lr_find))
     if lr_find:
         _try_rates(recipe, overrides, as_json)
         return
@@ -87,33 +96,38 @@ def train(
     def plan(again: bool = False) -> Plan:
         number = _launched() or processes
         if resume:
-            return _resumed(recipe, out, overrides)
+            return _resumed(recipe, out, overrides, certify)
         resumed = _restarted(recipe, out, overrides, folder) if again else None
-        return resumed or _begun(recipe, out, overrides, folder, start_from, number)
+        return resumed or _begun(recipe, out, overrides, folder, start_from, number, certify)
 
     if _launched():
         ended = training.run_as_rank(plan)
         if ended is not None:
-            _report(*ended, as_json=as_json, product=not (folder or resume))
+            _report(*ended, as_json=as_json, product=not (folder or resume), certify=certify)
             # To the launcher a run that was stopped in order is no failure.
             raise typer.Exit(0 if ended[1].reason == "stopped" else _exit_code(ended[1]))
         return
     made = plan()
     if tui or processes > 1:
-        _in_other_processes(made, out, overrides, tui, processes, restarts, as_json)
+        _in_other_processes(made, out, overrides, tui, processes, restarts, as_json, certify)
         return
     last = training.run_alone(made)
-    _report(made, last, as_json=as_json)
+    _report(made, last, as_json=as_json, certify=certify)
     raise typer.Exit(_exit_code(last))
 
 
-def _check(recipe: str, resume: bool, start_from: str) -> None:
+def _check(recipe: str, resume: bool, start_from: str, certify_in_vain: bool) -> None:
     from nanogpt_cli.errors import UserError
 
     if not recipe and not resume:
         raise UserError("which recipe?", "nanogpt train small; nanogpt recipes lists them")
     if resume and start_from:
         raise UserError("--resume and --from exclude each other", "--from begins a new run")
+    if certify_in_vain:
+        raise UserError(
+            "--certify goes with neither --tui nor --lr-find",
+            "certify the run when it has ended: nanogpt eval --certify",
+        )
 
 
 def _launched() -> int:
@@ -121,7 +135,9 @@ def _launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
-def _begun(name: str, out: Path, sets: list[str], folder: str, source: str, processes: int) -> Plan:
+def _begun(
+    name: str, out: Path, sets: list[str], folder: str, source: str, processes: int, certify: bool
+) -> Plan:
     """A new run: recipe checked, data ready, folder made."""
     from nanogpt_cli import files
     from nanogpt_cli.cli.training import Plan
@@ -135,12 +151,13 @@ def _begun(name: str, out: Path, sets: list[str], folder: str, source: str, proc
     sinks.check(loaded.recipe.log.sinks)
     recipe = loaded.recipe.for_processes(processes)
     data = _prepared(recipe)
+    proof = _proved(data) if certify else None
     with files.readable_os_errors("make a run folder", out):
         run = RunFolder(Path(folder)) if folder else fresh_run(recipe.run.name, out)
         files.write_text(run.recipe, recipe_files.to_toml(recipe))
     if run.name != recipe.run.name and not folder:
         console.say(f"{out / recipe.run.name} exists; this run is {run.path}")
-    return Plan(recipe, data, run, resume=False, source=source)
+    return Plan(recipe, data, run, resume=False, source=source, proof=proof)
 
 
 def _restarted(name: str, out: Path, sets: list[str], folder: str) -> Plan | None:
@@ -155,10 +172,10 @@ def _restarted(name: str, out: Path, sets: list[str], folder: str) -> Plan | Non
     newest = RunFolder(Path(folder)) if folder else next(iter(begun), None)
     if newest is None or not list(newest.checkpoints.glob("step-*")):
         return None
-    return _resumed(str(newest.path), out, [])
+    return _resumed(str(newest.path), out, [], certify=False)
 
 
-def _resumed(name: str, out: Path, sets: list[str]) -> Plan:
+def _resumed(name: str, out: Path, sets: list[str], certify: bool) -> Plan:
     """An earlier run, with its own recipe."""
     from nanogpt_cli.cli.training import Plan
     from nanogpt_cli.recipe import files as recipe_files
@@ -170,7 +187,8 @@ def _resumed(name: str, out: Path, sets: list[str]) -> Plan:
     planned = loaded.recipe.train.max_steps
     if max(retention.list_steps(run), default=0) >= planned:
         console.say(f"all {planned} steps are made; --set train.max_steps=N makes the run longer")
-    return Plan(loaded.recipe, _prepared(loaded.recipe), run, resume=True)
+    data = _prepared(loaded.recipe)
+    return Plan(loaded.recipe, data, run, resume=True, proof=_proved(data) if certify else None)
 
 
 def _prepared(recipe: Recipe) -> Path:
@@ -183,6 +201,23 @@ def _prepared(recipe: Recipe) -> Path:
     )
 
 
+def _proved(data: Path) -> Certificate:
+    """The proof of the validation split, before time is spent on training."""
+    from nanogpt_cli.cli import certificate
+    from nanogpt_cli.text.tokens import open_data
+
+    return certificate.demand(open_data(data))
+
+
+def _certified(plan: Plan, ended: RunEnded) -> dict[str, Any]:
+    """The certificate of a run; nothing is certified if it was stopped or failed."""
+    from nanogpt_cli.cli import evaluate
+
+    if _exit_code(ended):
+        return {"bits_per_byte": None, "certificate": None}
+    return evaluate.certified(plan.run.path, plan.data, plan.recipe.train.device, plan.proof)
+
+
 def _in_other_processes(
     plan: Plan,
     out: Path,
@@ -191,6 +226,7 @@ def _in_other_processes(
     processes: int,
     restarts: int,
     as_json: bool,
+    certify: bool,
 ) -> None:
     """Start the trainer as a child behind the dashboard, or as several processes."""
     from nanogpt_cli.cli import launch
@@ -207,8 +243,9 @@ def _in_other_processes(
         return
     launch.run_processes(processes, restarts, arguments, run)
     last = launch.last_ending(run)
+    certified = _certified(plan, last) if certify else {}
     if as_json:
-        console.emit_json(_facts(run, last))
+        console.emit_json(_facts(run, last) | certified)
     else:
         typer.echo(run.path)
     raise typer.Exit(_exit_code(last))
@@ -229,7 +266,9 @@ def _facts(run: RunFolder, ended: RunEnded) -> dict[str, Any]:
     }
 
 
-def _report(plan: Plan, ended: RunEnded, *, as_json: bool, product: bool = True) -> None:
+def _report(
+    plan: Plan, ended: RunEnded, *, as_json: bool, product: bool = True, certify: bool = False
+) -> None:
     """Where the run lies and what to type next; stdout is left to whoever started the ranks."""
     run = plan.run
     best = f", best val loss {ended.best_val_loss:.4f}" if ended.best_val_loss else ""
@@ -239,8 +278,9 @@ def _report(plan: Plan, ended: RunEnded, *, as_json: bool, product: bool = True)
     console.say(
         f"{word} after {ended.step} {steps} and {console.duration(ended.seconds)}{why}{best}"
     )
+    certified = _certified(plan, ended) if certify else {}
     if product and as_json:
-        console.emit_json(_facts(run, ended))
+        console.emit_json(_facts(run, ended) | certified)
     elif product:
         typer.echo(run.path)
     console.next_command(advice.after(run, ended.reason))

@@ -19,6 +19,7 @@ from nanogpt_cli.run.folder import RunFolder
 if TYPE_CHECKING:
     from nanogpt_cli.machine.distributed import Group
     from nanogpt_cli.recipe import Recipe
+    from nanogpt_cli.text.certificate import Certificate
     from nanogpt_cli.training.trainer import Trainer
 
 _SIGHUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
@@ -34,6 +35,7 @@ class Plan:
         run: the run folder, which exists.
         resume: go on from the newest whole checkpoint.
         source: weights to begin with, or "".
+        proof: of the validation split's bytes, with ``--certify``; other processes do without.
     """
 
     recipe: Recipe
@@ -41,6 +43,7 @@ class Plan:
     run: RunFolder
     resume: bool
     source: str = ""
+    proof: Certificate | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON values."""

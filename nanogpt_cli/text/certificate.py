@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -97,3 +98,19 @@ class Certificate:
     def passed(self) -> bool:
         """Whether every token and every byte was accounted for."""
         return self.difference is None
+
+    @property
+    def unscored_tokens(self) -> int:
+        """Tokens that an evaluation does not predict: the first, which nothing precedes."""
+        return min(1, self.tokens)
+
+    def bits_per_byte(self, loss: float, predicted: int) -> float:
+        """Bits per byte of the source, over the bytes of the tokens that were predicted.
+
+        Args:
+            loss: mean negative log-likelihood in nats per token.
+            predicted: tokens that it is the mean of; all of the split but the unscored ones.
+        """
+        assert predicted == self.tokens - self.unscored_tokens
+        size = self.bytes - self.first_token
+        return loss * predicted / math.log(2) / size if size > 0 else math.nan

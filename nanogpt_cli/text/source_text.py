@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import build, cuts, pipeline, target
+from nanogpt_cli.text import build, cuts, pipeline, target, tokens
 from nanogpt_cli.text.documents import Chunk, Tally
 from nanogpt_cli.text.reading import CODEC_POLICY, Meter
 from nanogpt_cli.text.request import Request, checked, open_sources
@@ -215,27 +216,31 @@ def _request(data: TokenData) -> Request:
     Raises:
         UserError: the set was not made from a text that can be read again.
     """
-    raw: dict[str, Any] = data.manifest.raw["request"]
-    if data.manifest.split not in ("tail", "hash"):
+    from pydantic import TypeAdapter, ValidationError
+
+    manifest, raw = data.manifest, data.manifest.raw["request"]
+    if manifest.split not in ("tail", "hash"):
         raise UserError(
             f"{data.folder} was made from nanoGPT's token files, so nothing can be proved: they do "
             "not say which text they were made from",
-            "prepare the text itself with `nanogpt prepare FILE`, and name that set with --data",
+            f"prepare the text itself with `nanogpt prepare FILE --tokenizer {manifest.kind}`, and "
+            "name that set with --data",
         )
-    if _STDIN in raw.get("inputs", ()):
-        raise UserError(
-            f"{data.folder} was made from standard input, so nothing can be proved: its text "
-            "cannot be read again",
-            "prepare the text from a file with `nanogpt prepare FILE`, and name that set with "
-            "--data",
-        )
-    from pydantic import TypeAdapter, ValidationError
-
     try:
         known = {key: raw[key] for key in raw if key in Request.__dataclass_fields__}
         request = TypeAdapter(Request).validate_python(known)
     except ValidationError as error:
-        raise UserError(f"{data.folder}: the manifest's request is damaged: {error}") from error
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(
+            f"{data.folder / tokens.MANIFEST} is damaged: request.{key}", "prepare it again"
+        ) from error
+    if _STDIN in request.inputs:
+        raise UserError(
+            f"{data.folder} was made from standard input, so nothing can be proved: its text "
+            "cannot be read again",
+            "save the text to a file, prepare that with `nanogpt prepare FILE --tokenizer "
+            f"{shlex.quote(request.tokenizer)}`, and name that set with --data",
+        )
     # The tokenizer is that of the set; its file need not be there any more.
     return checked(replace(request, tokenizer="byte"))
 
