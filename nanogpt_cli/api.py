@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from nanogpt_cli.init.inspect import Inspection
     from nanogpt_cli.init.lint import Verdict
-    from nanogpt_cli.interop.opening import LoadedModel
+    from nanogpt_cli.interop import LoadedModel
     from nanogpt_cli.text.tokens import TokenData
 
 __all__ = [
@@ -154,7 +154,7 @@ def sample(
     from nanogpt_cli.sampling.sampler import GenerationConfig
     from nanogpt_cli.sampling.weights import Weights
 
-    tokenizer = source.need_tokenizer()
+    tokenizer = source.require_tokenizer()
     weights = Weights.of(source.model)
     if max_new_tokens > 64:  # for fewer, finding the fastest layout takes longer than it saves
         tune(weights, [torch.get_num_threads()])

@@ -161,7 +161,7 @@ def _data(source: LoadedModel, name: str) -> TokenData:
         )
     folder = Path(name)
     if not tokens.is_prepared(folder):
-        kind = section.get("tokenizer") or source.need_tokenizer().kind
+        kind = section.get("tokenizer") or source.require_tokenizer().kind
         share = section.get("val_fraction", prepare.VAL_FRACTION)
         if name == source.state.get("data", {}).get("folder", ""):  # moved or never here
             name = section.get("name", name)

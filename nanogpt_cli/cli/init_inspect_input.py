@@ -138,12 +138,12 @@ def check_memory(config: GPTConfig) -> None:
     Raises:
         UserError: two blocks do not fit.
     """
-    from nanogpt_cli.machine import memory
-    from nanogpt_cli.model.parameters import shapes
+    from nanogpt_cli import host
+    from nanogpt_cli.model.parameters import layer_of, shapes
 
     one = shapes(replace(config, n_layer=1))
-    two = 2 * 4 * sum(math.prod(s) for name, s in one.items() if ".h.0." in name)
-    room = memory.total_bytes()
+    two = 2 * 4 * sum(math.prod(s) for name, s in one.items() if layer_of(name) == 0)
+    room = host.installed_bytes()
     if two > room > 0:
         raise UserError(
             f"two blocks of {config.n_embd} channels take {two / 2**30:.3g} GiB, but this machine "

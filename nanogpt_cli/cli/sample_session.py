@@ -115,12 +115,12 @@ class Session:
         """The candidate thread counts: those worth trying, or only the current one."""
         import torch
 
-        from nanogpt_cli.machine import threads
+        from nanogpt_cli import host
         from nanogpt_cli.sampling.decode import thread_counts
 
         if not self.threads_open:
             return [torch.get_num_threads()]
-        return thread_counts(threads.usable_cores())
+        return thread_counts(host.usable_cores())
 
     def _default_prompt(self) -> tuple[list[str], list[list[int]]]:
         recipe = self.source.state.get("recipe")
@@ -170,7 +170,7 @@ def open_session(
     found = sources.resolve(source, checkpoint=checkpoint, out=out, raw=raw)
     for remark in found.notes:
         note(remark)
-    tokenizer = found.need_tokenizer()
+    tokenizer = found.require_tokenizer()
     import torch
 
     from nanogpt_cli.sampling.sampler import GenerationConfig

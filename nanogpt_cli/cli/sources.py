@@ -9,7 +9,7 @@ from nanogpt_cli.cli import console
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
-    from nanogpt_cli.interop.opening import LoadedModel as LoadedModel
+    from nanogpt_cli.interop import LoadedModel as LoadedModel
 
 
 def resolve(

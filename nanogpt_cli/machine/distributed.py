@@ -77,7 +77,7 @@ class Group:
         """Whether ``flag`` is true on some rank. Every rank must call it."""
         return bool(self.sum(torch.tensor(int(flag))).item()) if self.world > 1 else flag
 
-    def part(self, slots: int) -> range:
+    def own_slots(self, slots: int) -> range:
         """This rank's share of the slots of a step.
 
         Raises:
@@ -218,19 +218,19 @@ def local(tensor: Tensor) -> Tensor:
     """This rank's slice of a tensor, or the tensor itself if it is not split."""
     if not is_split(tensor):
         return tensor
-    part: Tensor = tensor.to_local()
-    return part
+    mine: Tensor = tensor.to_local()
+    return mine
 
 
 def rows(tensor: Tensor) -> tuple[int, Tensor]:
     """Index of this rank's first row, and its rows; all rows if the tensor is not split."""
-    part = local(tensor)
+    mine = local(tensor)
     if not is_split(tensor) or not tensor.placements[0].is_shard():
-        return 0, part
+        return 0, mine
     each = -(-len(tensor) // tensor.device_mesh.size())
     first = min(tensor.device_mesh.get_local_rank() * each, len(tensor))
-    assert len(part) == min(each, len(tensor) - first), "the tensor is not split into equal rows"
-    return first, part
+    assert len(mine) == min(each, len(tensor) - first), "the tensor is not split into equal rows"
+    return first, mine
 
 
 def whole(tensors: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
@@ -262,19 +262,19 @@ def _joined(tensor: DTensor) -> Tensor:
     return full
 
 
-def gathered(part: Tensor, reference: Tensor) -> Tensor:
-    """Gather a tensor of which each rank holds the slice ``part``, split like ``reference``."""
+def gathered(mine: Tensor, reference: Tensor) -> Tensor:
+    """Gather a tensor of which each rank holds the slice ``mine``, split like ``reference``."""
     if not is_split(reference):
-        return part
-    return _joined(_split(part, reference))
+        return mine
+    return _joined(_split(mine, reference))
 
 
-def _split(part: Tensor, reference: DTensor) -> DTensor:
-    """A ``DTensor`` of which this rank holds the slice ``part``, split like ``reference``."""
+def _split(mine: Tensor, reference: DTensor) -> DTensor:
+    """A ``DTensor`` of which this rank holds the slice ``mine``, split like ``reference``."""
     from torch.distributed.tensor import DTensor
 
     return DTensor.from_local(
-        part,
+        mine,
         reference.device_mesh,
         reference.placements,
         shape=reference.shape,

@@ -120,7 +120,7 @@ def _csv(run: RunFolder) -> Iterator[Sink]:
 @contextlib.contextmanager
 def _tensorboard(run: RunFolder) -> Iterator[Sink]:
     """Event files for TensorBoard in ``RUN/tensorboard``."""
-    _need("tensorboard", "tensorboard")
+    _required("tensorboard", "tensorboard")
     from torch.utils.tensorboard import SummaryWriter  # needs both libraries
 
     writer: Any = SummaryWriter(str(run.path / "tensorboard"))
@@ -141,7 +141,7 @@ def _tensorboard(run: RunFolder) -> Iterator[Sink]:
 @contextlib.contextmanager
 def _hosted(name: str, run: RunFolder) -> Iterator[Sink]:
     """Weights & Biases, or trackio, which has the same interface."""
-    library: Any = _need(name, name)
+    library: Any = _required(name, name)
     live: Any = None
 
     def take(event: events.Event) -> None:
@@ -171,10 +171,10 @@ def check(names: Sequence[str]) -> None:
     """
     for name in names:
         if name != "csv":
-            _need(name, name)
+            _required(name, name)
 
 
-def _need(module: str, extra: str) -> ModuleType:
+def _required(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import files, places
+from nanogpt_cli import files, host, places
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import catalogue, imported, look, target, tokens
 from nanogpt_cli.text.build import Build, PrepareProgress
 from nanogpt_cli.text.documents import Tally
-from nanogpt_cli.text.parallel import core_count
 from nanogpt_cli.text.request import (
     VAL_FRACTION,
     Reporter,
@@ -88,7 +87,7 @@ def prepare(
         if folder.exists():
             report(f"preparing {folder} again: {changed or '--force was given'}")
         manifest = _make(
-            request, name, sources, folder, workers or core_count(), report, progress, tally
+            request, name, sources, folder, workers or host.usable_cores(), report, progress, tally
         )
     return Prepared(folder, manifest, fresh=True)
 

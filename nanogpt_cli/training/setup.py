@@ -49,7 +49,7 @@ def assemble(spec: RunSpec, start_from: GPT | None = None) -> Stepper:
         batch=recipe.tokens_per_step // config.block_size,
         order=recipe.data.order,
     )
-    group.part(windows.batch)
+    group.own_slots(windows.batch)
     if group.world > 1 and recipe.train.parallel == "fsdp":
         distributed.shard(model, model.transformer.h, spec.device)
     forward, device = _compiled(model, recipe, spec.device)

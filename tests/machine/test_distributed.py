@@ -142,11 +142,11 @@ def _other_rank(folder: Path) -> int:
 
 
 def test_slots_are_dealt_evenly_or_refused() -> None:
-    assert [list(Group(rank, 2).part(6)) for rank in range(2)] == [[0, 1, 2], [3, 4, 5]]
+    assert [list(Group(rank, 2).own_slots(6)) for rank in range(2)] == [[0, 1, 2], [3, 4, 5]]
     with pytest.raises(
         UserError, match="7 sequences per step cannot be divided evenly among 2 processes"
     ):
-        Group(0, 2).part(7)
+        Group(0, 2).own_slots(7)
 
 
 def test_alone_everything_is_a_no_op() -> None:

@@ -77,7 +77,7 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(name: str) -> N
     gpt = model()
     optimizers = Optimizers(gpt, section(name=name), schemes.get("gpt2"), max_steps=10)
     seen: dict[str, tuple[str, float]] = {}
-    for part in optimizers.parts:
+    for part in optimizers.members:
         for group in part.param_groups:
             for p in group["params"]:
                 assert optimizers.names[p] not in seen
@@ -126,7 +126,7 @@ def test_mup_scales_the_rate_of_hidden_matrices() -> None:
     optimizers = Optimizers(gpt, section(), schemes.get("mup"), max_steps=10)
     scales = {
         optimizers.names[p]: group["lr_scale"]
-        for part in optimizers.parts
+        for part in optimizers.members
         for group in part.param_groups
         for p in group["params"]
     }
