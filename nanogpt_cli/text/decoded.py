@@ -8,7 +8,6 @@ from typing import Final
 
 import numpy as np
 
-from nanogpt_cli.text.bpe import HuggingFaceTokenizer
 from nanogpt_cli.text.certificate import SHOWN, Certificate, Difference, Progress
 from nanogpt_cli.text.source_stream import SourceStream
 from nanogpt_cli.text.token_table import TokenTable
@@ -63,7 +62,7 @@ def compare(
     marks: list[Tokens] = []
     for block in _blocks(table, ids):
         source = text.take(len(block.found))
-        if wrong := _differing(tokenizer, block, source, text):
+        if wrong := _differing(block, source, text):
             return wrong
         if len(block.ids) < min(_BLOCK, len(ids) - block.first):
             at = block.first + len(block.ids)
@@ -93,36 +92,17 @@ def _blocks(table: TokenTable, ids: Tokens) -> Iterator[_Block]:
         begin += len(found)
 
 
-def _differing(
-    tokenizer: Tokenizer, block: _Block, source: bytes, text: SourceStream
-) -> Difference | None:
+def _differing(block: _Block, source: bytes, text: SourceStream) -> Difference | None:
     found, wanted = block.found, np.frombuffer(source, dtype=np.uint8)
-    if not np.array_equal(found, wanted):
-        short = min(len(found), len(wanted))
-        unequal = np.flatnonzero(found[:short] != wanted[:short])
-        at = int(unequal[0]) if len(unequal) else short
-        reason = (
-            "the tokens stand for other bytes than the source's"
-            if len(unequal)
-            else "the source ends before the tokens do"
-        )
-        return block.difference(reason, at, source, text.where(block.begin + at))
-    if not isinstance(tokenizer, HuggingFaceTokenizer):
-        return None  # decoding is what the table does
-    decoded = tokenizer.decode(block.ids[block.ids != tokenizer.eot].tolist())
-    expected = source.decode("utf-8", "replace")  # a block may begin and end within a character
-    if decoded == expected:
+    if np.array_equal(found, wanted):
         return None
-    unequal_at = next(
-        (i for i, (a, b) in enumerate(zip(decoded, expected, strict=False)) if a != b),
-        min(len(decoded), len(expected)),
-    )
-    at = len(expected[:unequal_at].encode())
-    wrong = block.difference(
-        "the tokenizer's decoder does not give the text back", at, source,
-        text.where(block.begin + at),
-    )  # fmt: skip
-    return wrong.showing(decoded[unequal_at:], expected[unequal_at:])
+    short = min(len(found), len(wanted))
+    unequal = np.flatnonzero(found[:short] != wanted[:short])
+    if len(unequal):
+        at, reason = int(unequal[0]), "the tokens stand for other bytes than the source's"
+    else:
+        at, reason = short, "the source ends before the tokens do"
+    return block.difference(reason, at, source, text.where(block.begin + at))
 
 
 def _misplaced(ids: Tokens, eot: int, marks: Tokens, text: SourceStream) -> Difference | None:

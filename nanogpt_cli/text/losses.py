@@ -45,7 +45,7 @@ def restores(tokenizer: HuggingFaceTokenizer) -> bool:
     )
     return (
         not value.get("normalizer")
-        and (value.get("decoder") or {}).get("type") == "ByteLevel"
+        and tokenizer.joins_bytes
         and bool(bytewise) and keeping and ends
         and not any(token.get("lstrip") or token.get("rstrip") for token in matched)
         and isinstance(model["vocab"], dict)

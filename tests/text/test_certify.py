@@ -10,16 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import families
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
-from tokenizers import Tokenizer as Library
 
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import bpe, cuts, decoded, prepare, tokens
+from nanogpt_cli.text import bpe, cuts, decoded, prepare, tiktoken_bpe, tokens
 from nanogpt_cli.text.certificate import Certificate
 from nanogpt_cli.text.certify import certify
 from nanogpt_cli.text.prepare import Request
@@ -30,76 +29,20 @@ TEXT = "The Café  naïve, do not Stop 日本 😀\n\nnew\tÜnknown x\u0301y wö
 LEARNT = [TEXT.replace("Ü", ""), "tokens and words, of this world"] * 20
 
 
-def byte_level(normalizer: Any = None, decoder: Any = None) -> Library:
-    made = Library(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoder or decoders.ByteLevel()
-    if normalizer:
-        made.normalizer = normalizer
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made.train_from_iterator(LEARNT, trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet,
-        show_progress=False,
-    ))  # fmt: skip
-    return made
-
-
-def wordpiece() -> Library:
-    made = Library(models.WordPiece(unk_token="[UNK]"))
-    made.normalizer = normalizers.BertNormalizer()
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece()
-    made.train_from_iterator(LEARNT, trainers.WordPieceTrainer(
-        vocab_size=150, special_tokens=["[UNK]", "[SEP]"], show_progress=False,
-    ))  # fmt: skip
-    return made
-
-
-def unigram() -> Library:
-    made = Library(models.Unigram())
-    spaces = normalizers.Replace(Regex(" {2,}"), " ")
-    made.normalizer = normalizers.Sequence([normalizers.NFKC(), spaces])
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.decoder = decoders.Metaspace()
-    made.train_from_iterator(LEARNT, trainers.UnigramTrainer(
-        vocab_size=90, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False,
-    ))  # fmt: skip
-    return made
-
-
-def byte_fallback() -> Library:
-    made = Library(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    spaces = normalizers.Replace(" ", "\u2581")
-    made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), spaces])
-    blank = decoders.Replace("\u2581", " ")
-    made.decoder = decoders.Sequence(
-        [blank, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
-    special = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    made.train_from_iterator(LEARNT, trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, limit_alphabet=30, show_progress=False,
-    ))  # fmt: skip
-    return made
-
-
-FOREIGN: dict[str, Callable[[], Library]] = {
-    "byte level": byte_level,
-    "byte level, lower case": lambda: byte_level(normalizers.Lowercase()),
-    "byte fallback": byte_fallback,
-    "Unigram": unigram,
-    "WordPiece": wordpiece,
-}
-EXACT = {"byte level", "byte fallback", "char", "byte", "bpe:300"}
+OWN = ("char", "byte", "bpe:300")
+EXACT = {*OWN, "byte-level", "byte-level, added tokens", "unigram, byte fallback",
+         "sentencepiece, byte fallback"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Kinds of tokenizers that ``prepare`` takes, the foreign ones as files."""
     folder = tmp_path_factory.mktemp("tokenizers")
-    found = {kind: kind for kind in ("char", "byte", "bpe:300")}
-    for number, (name, make) in enumerate(FOREIGN.items()):
-        found[name] = str(folder / f"{number}.json")
-        make().save(found[name])
+    found = {kind: kind for kind in OWN}
+    for number, name in enumerate(families.HUGGING_FACE):
+        path = folder / f"{number}.json"
+        path.write_text(json.dumps(families.tokenizer_json(name)))
+        found[name] = str(path)
     return found
 
 
@@ -120,7 +63,7 @@ def both(data: tokens.TokenData) -> list[Certificate]:
     return found
 
 
-@pytest.mark.parametrize("name", ["char", "byte", "bpe:300", *FOREIGN])
+@pytest.mark.parametrize("name", [*OWN, *families.HUGGING_FACE])
 def test_documents_of_every_family_are_accounted_for(
     name: str, vocabularies: dict[str, str], tmp_path: Path
 ) -> None:
@@ -142,7 +85,7 @@ def side(text: str, val_fraction: float) -> str:
     return "val" if start < val_fraction * 2.0**64 else "train"
 
 
-@pytest.mark.parametrize("name", ["char", "byte", "bpe:300", "byte level"])
+@pytest.mark.parametrize("name", [*OWN, *families.HUGGING_FACE])
 @pytest.mark.parametrize("val_fraction", [0.1, 0.5, 0.93])
 def test_a_text_cut_in_two_in_small_blocks(
     name: str, val_fraction: float, vocabularies: dict[str, str], tmp_path: Path,
@@ -184,17 +127,17 @@ def test_any_text_is_proved(texts: list[str], kind: str, eot: bool, rule: str) -
 def test_losses_are_counted_by_cause(vocabularies: dict[str, str], tmp_path: Path) -> None:
     texts = [f"{i} The  QUICK wörld Ωmega, words!" for i in range(60)]
     path = records(tmp_path / "r.jsonl", texts)
-    data = made_from(path, tmp_path / "lower", tokenizer=vocabularies["byte level, lower case"])
+    data = made_from(path, tmp_path / "lower", tokenizer=vocabularies["byte-level, lower case"])
     made = certify(data, "train")
     upper = sum(c.isupper() for t in texts if side(t, 0.1) == "train" for c in t)
     assert made.lost.changed >= upper  # whole tokens are changed, of which these are a part
     assert (made.lost.white_space, made.lost.unknown, made.lost.dropped) == (0, 0, 0)
-    data = made_from(path, tmp_path / "words", tokenizer=vocabularies["WordPiece"])
+    data = made_from(path, tmp_path / "words", tokenizer=vocabularies["wordpiece"])
     made = certify(data, "train")
     kept = [t for t in texts if side(t, 0.1) == "train"]
     assert made.lost.unknown  # no token has the Omega
     assert made.lost.white_space == len(kept)  # one of the two spaces
-    assert made.lost.added == 0
+    assert made.lost.added == len(kept)  # one before "!", which is unknown
     assert made.lost.example is not None
 
 
@@ -237,9 +180,9 @@ def test_a_wrong_byte_table_is_found(
     data = of_gpt2(tmp_path / "a.txt", tmp_path / "set", asset_cache)
     right = [get("gpt2").token_bytes(int(id)) for id in data.train]
     assert certify(data, "train").passed
-    original = bpe.TiktokenTokenizer.token_bytes
+    original = tiktoken_bpe.TiktokenTokenizer.token_bytes
     monkeypatch.setattr(
-        bpe.TiktokenTokenizer, "token_bytes", lambda self, id: wrong(original(self, id))
+        tiktoken_bpe.TiktokenTokenizer, "token_bytes", lambda self, id: wrong(original(self, id))
     )
     found = certify(data, "train").difference
     assert found is not None
@@ -252,8 +195,10 @@ def test_a_wrong_byte_table_is_found(
 
 @pytest.mark.parametrize("dropped", ["o", "é", " "])
 def test_a_decoder_that_drops_text_is_found(dropped: str, tmp_path: Path) -> None:
-    decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(dropped, "")])
-    byte_level(decoder=decoder).save(str(tmp_path / "t.json"))
+    drop = {"type": "Replace", "pattern": {"String": dropped}, "content": ""}
+    value = families.tokenizer_json("byte-level")
+    decoder = {"type": "Sequence", "decoders": [value["decoder"], drop]}
+    (tmp_path / "t.json").write_text(json.dumps(value | {"decoder": decoder}))
     path = records(tmp_path / "r.jsonl", [f"{i} {TEXT}" for i in range(40)])
     data = made_from(path, tmp_path / "set", tokenizer=str(tmp_path / "t.json"))
     made = certify(data, "val")
@@ -324,7 +269,7 @@ def test_other_tokens_are_found(tmp_path: Path) -> None:
     assert (found.reason, found.byte) == ("a document ends without an end-of-text token", first)
 
 
-@pytest.mark.parametrize("name", ["Unigram", "WordPiece"])
+@pytest.mark.parametrize("name", ["unigram", "wordpiece"])
 def test_other_tokens_of_a_vocabulary_that_loses_text_are_found(
     name: str, vocabularies: dict[str, str], tmp_path: Path
 ) -> None:
