@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nanogpt_cli import files
+from nanogpt_cli import files, shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable, toml_escaped
@@ -59,7 +59,7 @@ def new(
         "data.name": data, "data.tokenizer": tokenizer, "train.max_steps": steps,
     }  # fmt: skip
     text = writing.derived(base, wanted, sets or [], folder=path.parent)
-    _write(path, text, [], f"nanogpt train {path}", as_json)
+    _write(path, text, [], shell.command("train", path), as_json)
 
 
 def from_nanogpt(
@@ -92,11 +92,11 @@ def from_nanogpt(
     if out:
         _refuse_to_overwrite(out)
     file = out or Path(f"{config.stem}.toml")
-    command = made.command.replace("NAME", str(file))
+    start = ["--from", made.source] if made.source else []
+    command = shell.command("train", file, *start)
     if not (out or as_json):
         console.write(sys.stdout, toml_escaped(text, sys.stdout.encoding))
-        words = " ".join(["nanogpt recipe from-nanogpt", str(config), *(flags or [])])
-        command = f"{words} --out {file}"
+        command = shell.command("recipe", "from-nanogpt", config, *(flags or []), "--out", file)
     _write(out, text, made.notes, command, as_json)
 
 

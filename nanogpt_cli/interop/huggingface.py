@@ -44,7 +44,7 @@ def check(source: Exportable) -> None:
     """Raise ``UserError`` if the architecture cannot represent the model or its tokenizer."""
     hf_config.to_json(source)
     if source.tokenizer is not None:
-        hf_tokenizer.to_json(source.tokenizer)
+        huggingface_files.to_json(source.tokenizer)
 
 
 def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:

@@ -11,8 +11,8 @@ from nanogpt_cli.text.documents import Chunk, Reader, Tally, document
 from nanogpt_cli.text.reading import Meter, SourceFile
 
 _BY_HAND = (
-    "without the hub, download the files elsewhere and name them: "
-    "`nanogpt prepare FILE.parquet ... --name NAME`"
+    "without the hub, download its .parquet files elsewhere and give them to nanogpt prepare, with "
+    "--name"
 )
 
 

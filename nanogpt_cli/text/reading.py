@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PACKED = (".gz", ".zst")
 # The policies of --errors -> the names of Python's codecs for them.
 CODEC_POLICY: Final = {"strict": "strict", "replace": "replace", "skip": "ignore"}
-PIPE_HINT: Final = "nanogpt prepare - reads standard input: nanogpt prepare - < PIPE"
+PIPE_HINT: Final = "redirect it to the standard input of `nanogpt prepare -`"
 _ZSTD_BYTES = 1 << 14  # read at a time: repetitive data may grow a thousandfold when unpacked
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from nanogpt_cli import shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import catalogue, nanogpt_data, tokenizers, tokens
@@ -89,7 +90,7 @@ def _check_options(request: Request) -> None:
         if tokens.is_prepared(Path(text)):
             raise UserError(
                 f"{text} is a prepared data set already",
-                f"train with --set data.name={text}, or see `nanogpt data inspect {text}`",
+                f"train on it: {shell.hint('train', 'small', *shell.setting('data.name', text))}",
             )
         if tokens.has_lost_manifest(Path(text)):
             raise UserError(

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import codecs
 import itertools
-import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
+from nanogpt_cli import shell
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import build, cuts, pipeline, target, tokens
+from nanogpt_cli.text import again, build, cuts, pipeline, target, tokens
 from nanogpt_cli.text.documents import Chunk, Tally
 from nanogpt_cli.text.reading import CODEC_POLICY, Meter
 from nanogpt_cli.text.request import Request, checked, open_sources
@@ -223,8 +223,8 @@ def _request(data: TokenData) -> Request:
         raise UserError(
             f"{data.folder} was made from nanoGPT's token files, so nothing can be proved: they do "
             "not say which text they were made from",
-            f"prepare the text itself with `nanogpt prepare FILE --tokenizer {manifest.kind}`, and "
-            "name that set with --data",
+            f"prepare the text itself with --tokenizer {manifest.kind}, and name that set with "
+            "--data",
         )
     try:
         known = {key: raw[key] for key in raw if key in Request.__dataclass_fields__}
@@ -238,18 +238,20 @@ def _request(data: TokenData) -> Request:
         raise UserError(
             f"{data.folder} was made from standard input, so nothing can be proved: its text "
             "cannot be read again",
-            "save the text to a file, prepare that with `nanogpt prepare FILE --tokenizer "
-            f"{shlex.quote(request.tokenizer)}`, and name that set with --data",
+            "save the text to a file, prepare that with the same tokenizer, and name that set with "
+            "--data",
         )
     # The tokenizer is that of the set; its file need not be there any more.
     return checked(replace(request, tokenizer="byte"))
 
 
 def _gone(data: TokenData, what: str, hint: str = "") -> UserError:
-    listed = data.folder / build.SOURCES
+    kind = str(data.manifest.raw["request"].get("tokenizer") or data.manifest.kind)
+    words = again.prepare_words(data.manifest, kind)
+    now = f"prepare the text as it is now, {shell.hint(*words)}," if words else "prepare it again"
     return UserError(
         f"the text of {data.folder} cannot be read as it was, so nothing can be proved: {what}",
         hint
-        or f"put the files listed in {listed} back as they were, or prepare the text again "
+        or f"put the files listed in {data.folder / build.SOURCES} back as they were, or {now} "
         "and train on that",
     )
