@@ -74,7 +74,7 @@ def prepare(
     request = checked(request)
     tally = Tally()
     name = name or default_name(request)
-    sources = _open_sources(request, tally, report)
+    sources = open_sources(request, tally, report)
     folder = (out or _default_folder(name, request)).absolute()
     if not force and not target.what_changed(folder, request, sources):
         return Prepared(folder, tokens.read_manifest(folder).raw, fresh=False)
@@ -99,7 +99,7 @@ def prepare(
     return Prepared(folder, manifest, fresh=True)
 
 
-def _open_sources(request: Request, tally: Tally, report: Reporter) -> list[TextSource]:
+def open_sources(request: Request, tally: Tally, report: Reporter) -> list[TextSource]:
     """The sources of a checked request; nothing large is read yet."""
     if (old := _nanogpt_folder(request)) is not None:
         return nanogpt_data.sources(old)
