@@ -187,11 +187,9 @@ def _vocabulary(recipe: Recipe, data: str, tokenizer: str) -> int:
         return DEFAULT_VOCABULARY
     if tokenizer == "char":
         return SHAKESPEARE_CHARACTERS
-    if tokenizer.startswith("bpe:"):
-        return int(tokenizer.partition(":")[2])
     from nanogpt_cli.text import tokenizers
 
-    return tokenizers.get(tokenizer).vocab_size
+    return tokenizers.trained_size(tokenizer) or tokenizers.get(tokenizer).vocab_size
 
 
 def drawn(recipe: Recipe, label: str, vocab_size: int) -> Subject:
@@ -245,7 +243,7 @@ def _load_module(reference: str) -> GPT:
         factory = getattr(factory, part)
     try:
         made = factory if isinstance(factory, nn.Module) else factory()
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise UserError(f"{reference} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
         raise UserError(
@@ -270,7 +268,7 @@ def _module(place: str) -> ModuleType:
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:  # the user's module may fail in any way
+    except (Exception, SystemExit) as error:  # the user's module may fail in any way
         raise UserError(f"cannot import {place}: {type(error).__name__}: {error}") from error
     return module
 

@@ -14,6 +14,7 @@ from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable, toml_escaped
 from nanogpt_cli.run.folder import check_name
+from nanogpt_cli.user_input import whole
 
 
 def new(
@@ -155,9 +156,10 @@ def _tokenizer(data: str) -> Callable[[str], object]:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    number = whole(text)
+    if not number:
         raise UserError(f"{text!r} is not a number of steps")
-    return int(text)
+    return number
 
 
 def _free_name(data: str, base: str) -> str:

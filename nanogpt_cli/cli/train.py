@@ -11,6 +11,7 @@ import typer
 
 from nanogpt_cli.cli import advice, console, options
 from nanogpt_cli.places import RUNS
+from nanogpt_cli.user_input import whole_from_environment
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.training import Plan
@@ -118,7 +119,7 @@ def _check(recipe: str, resume: bool, start_from: str) -> None:
 
 def _launched() -> int:
     """How many processes a launcher (torchrun) started, 0 without one."""
-    return int(os.environ.get("WORLD_SIZE", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    return whole_from_environment("WORLD_SIZE", 0) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def _begun(name: str, out: Path, sets: list[str], folder: str, source: str, processes: int) -> Plan:

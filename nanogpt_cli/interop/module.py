@@ -24,7 +24,11 @@ def adopt(module: nn.Module, label: str) -> GPT:
         UserError: a name or shape is not that of a GPT-2; the message gives the first one.
     """
     if isinstance(module, GPT):
-        _complete(module.config, dict(module.named_parameters()), label)
+        found = dict(module.named_parameters(remove_duplicate=False))
+        _complete(module.config, found, label)
+        for name, shape in shapes(module.config).items():
+            if tuple(found[name].shape) != shape:
+                raise UserError(f"{label}: {name} is {tuple(found[name].shape)}, expected {shape}")
         return module.eval().requires_grad_(False)
     found = {n: p.detach() for n, p in module.named_parameters(remove_duplicate=False)}
     config = _config(module, found, label)
@@ -82,6 +86,8 @@ def _complete(config: GPTConfig, found: dict[str, Tensor], label: str) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{label} is not a GPT-2: it has no {missing[0]}{more}")
+    if empty := [name for name, value in found.items() if value.is_meta]:
+        raise UserError(f"{label}: {empty[0]} is on the device meta and has no values")
 
 
 def _heads(module: nn.Module, d: int) -> int:

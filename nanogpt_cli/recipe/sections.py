@@ -252,9 +252,9 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             f"train.max_steps = {recipe.train.max_steps}"
         )
     try:
-        if recipe.model.init == "custom":
+        if recipe.model.init == "custom" or recipe.init:
             schemes.parse_custom(recipe.init)
-        else:
+        if recipe.model.init != "custom":
             schemes.get(recipe.model.init)
     except UserError as error:
         yield f"model.init: {error}"

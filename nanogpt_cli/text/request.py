@@ -13,6 +13,7 @@ from nanogpt_cli.printable import storable
 from nanogpt_cli.text import catalogue, nanogpt_data, tokenizers, tokens
 from nanogpt_cli.text.documents import Tally
 from nanogpt_cli.text.sources import FileSource, StandardInput, TextSource, expand
+from nanogpt_cli.user_input import expanded
 
 SPLIT_RULES: Final = ("auto", "tail", "hash")
 ERROR_POLICIES: Final = ("strict", "replace", "skip")
@@ -132,7 +133,7 @@ def _check_encoding(name: str) -> None:
 def _absolute(text: str) -> str:
     if text == _STDIN or catalogue.find(text):
         return text
-    path = Path(text).expanduser()
+    path = expanded(text)
     # Not resolved: a link that is pointed to other data must count as a changed input.
     return str(path.absolute()) if path.exists() or path.is_symlink() else text
 

@@ -31,6 +31,7 @@ from nanogpt_cli.text.reading import (
     readable_errors,
     unpacked,
 )
+from nanogpt_cli.user_input import expanded
 
 _RECORD_KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
@@ -154,7 +155,7 @@ def expand(
     """
     sources: list[FileSource] = []
     for text in inputs:
-        path = Path(text).expanduser()
+        path = expanded(text)
         if path.is_dir():
             wide = encoding.lower().startswith(("utf-16", "utf16", "utf-32", "utf32"))
             found = [FileSource(p) for p in walk(path, glob) if wide or _is_text(p, tally)]

@@ -11,11 +11,12 @@ from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError, naming, nearest
 from nanogpt_cli.text.bpe import HuggingFaceTokenizer, TiktokenTokenizer
 from nanogpt_cli.text.tokenizer import FORMAT, ByteTokenizer, CharTokenizer, Tokenizer
+from nanogpt_cli.user_input import whole
 
 TIKTOKEN_KINDS: Final = (
     "gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony",
 )  # fmt: skip
-_BPE_KIND = re.compile(r"bpe:(\d+)")
+_BPE_KIND = re.compile(r"bpe:([0-9]+)")
 
 
 @functools.lru_cache(maxsize=4)
@@ -44,7 +45,7 @@ def get(kind: str, *, eot: bool = False) -> Tokenizer:
 def trained_size(kind: str) -> int | None:
     """The vocabulary size asked for by ``bpe:SIZE``; None for any other kind."""
     match = _BPE_KIND.fullmatch(kind)
-    return int(match[1]) if match else None
+    return whole(match[1]) if match else None
 
 
 def check_kind(kind: str) -> None:
