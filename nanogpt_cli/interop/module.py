@@ -24,11 +24,11 @@ def adopt(module: nn.Module, label: str) -> GPT:
         UserError: a name or shape is not that of a GPT-2; the message gives the first one.
     """
     if isinstance(module, GPT):
-        found = dict(module.named_parameters(remove_duplicate=False))
-        _complete(module.config, found, label)
+        own: dict[str, Tensor] = dict(module.named_parameters(remove_duplicate=False))
+        _complete(module.config, own, label)
         for name, shape in shapes(module.config).items():
-            if tuple(found[name].shape) != shape:
-                raise UserError(f"{label}: {name} is {tuple(found[name].shape)}, expected {shape}")
+            if tuple(own[name].shape) != shape:
+                raise UserError(f"{label}: {name} is {tuple(own[name].shape)}, expected {shape}")
         return module.eval().requires_grad_(False)
     found = {n: p.detach() for n, p in module.named_parameters(remove_duplicate=False)}
     config = _config(module, found, label)
