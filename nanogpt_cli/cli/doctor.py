@@ -75,8 +75,8 @@ def _versions() -> dict[str, str]:
 def _machine(compile_: bool) -> dict[str, Any]:
     import torch
 
+    from nanogpt_cli import host
     from nanogpt_cli.machine import capabilities
-    from nanogpt_cli.machine import threads as cpu_threads
 
     console.say("measuring matrix products")
     units = capabilities.units()
@@ -90,7 +90,7 @@ def _machine(compile_: bool) -> dict[str, Any]:
         compiled["why"] = "not tried (--no-compile)"
     threads = {
         "cores": os.cpu_count() or 1,
-        "usable": cpu_threads.usable_cores(),
+        "usable": host.usable_cores(),
         "torch": torch.get_num_threads(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),

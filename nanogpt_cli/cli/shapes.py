@@ -95,7 +95,8 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "verdict": "the finding as a sentence",
     },
     "export": {
-        "artefacts": "paths that were written", "passed": "whether no check failed",
+        "artefacts": "paths that were written",
+        "passed": "whether every file was run and is right; null if one was not run",
         "checks": "the check of each format",
     },
     "import": {

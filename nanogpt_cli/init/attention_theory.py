@@ -19,6 +19,7 @@ from nanogpt_cli.init.probes import causal_softmax
 
 # Above this score variance within a row, heads are sampled.
 HOT = 0.15
+_ALONE, _NEAR = 48, 8  # positions that are groups of one; neighbours that stand for a group
 _HEADS = 8
 _CHANNELS = 512  # the sampled heads together have at least this many channels
 
@@ -42,18 +43,74 @@ class Field(Protocol):
         ...
 
 
-class Causal:
-    """Causal means over the N = B·T concatenated tokens of B sequences of length T."""
+def group_sizes(length: int) -> Tensor:
+    """Sizes of the groups into which ``Causal`` may divide ``length`` positions, (groups,).
 
-    def __init__(self, B: int, T: int) -> None:
-        self.B, self.T = B, T
-        self.count = torch.arange(1, T + 1, dtype=torch.float64)
+    The first positions stand alone, because attention over a short past changes quickly; later
+    groups grow with the position. 1,024 positions make 118 groups.
+    """
+    sizes, done = [], 0
+    while done < length:
+        sizes.append(min(1 + done // 24 if done >= _ALONE else 1, length - done))
+        done += sizes[-1]
+    return torch.tensor(sizes)
+
+
+class Causal:
+    """Causal means over the N = B·T concatenated tokens of B sequences of length T.
+
+    Each of the T places of a sequence may stand for a group of neighbouring positions, whose
+    covariances with all others are alike. Matrices (N, N) then hold on their diagonal the variance
+    of one position, and ``blend`` gives the mean over the pairs of a group. Gradients need groups
+    of one.
+
+    Args:
+        B: number of sequences.
+        sizes: (T,) positions per group, in order.
+        last: number of final positions whose queries count for entropy and scores; 0 for all.
+    """
+
+    def __init__(self, B: int, sizes: Tensor, last: int = 0) -> None:
+        self.B, self.T = B, len(sizes)
+        self.size = sizes.double()
+        self.alone = int(sizes.max()) == 1
+        self.own = (self.size + 1) / 2  # positions of its own group that a query sees on average
+        ends = self.size.cumsum(0)
+        self.count = ends - self.size + self.own
         self.log_count = self.count.log().repeat(B)
+        self.share = (self.size / (B * ends[-1])).repeat(B)  # of each place in a mean over all
+        asked = (self.size - (ends[-1] - last - ends + self.size).clamp(min=0)).clamp(min=0)
+        self.asked = (asked if last else self.size).repeat(B)
+
+    def average(self, values: Tensor) -> float:
+        """Mean over all positions of (N,) values."""
+        return float(self.share @ values)
+
+    def pairs(self, K: Tensor) -> tuple[float, float, int]:
+        """Mean of K over pairs of a position with itself, over other pairs, and the positions."""
+        own, N = self.average(K.diagonal()), self.B * int(self.size.sum())
+        mean = float(self.share @ self.blend(K) @ self.share)
+        return own, (mean * N - own) / max(1, N - 1), N
+
+    def blend(self, K: Tensor) -> Tensor:
+        """K with the mean over all pairs of a group on its diagonal."""
+        if self.alone:
+            return K
+        view, width = K.view(self.B, self.T, self.B, self.T), min(_NEAR, self.T - 1)
+        blended = view.clone()
+        for b in range(self.B):
+            block = view[b, :, b]
+            near = torch.stack([block.diagonal(-d)[width - d :] for d in range(1, width + 1)])
+            size = self.size[width:]
+            mean = (block.diagonal()[width:] + (size - 1) * near.mean(0)) / size
+            blended[b, :, b].diagonal()[width:] = mean
+        return blended.view(K.shape)
 
     def rows(self, K: Tensor) -> Tensor:
         """Mean over each token's past along the last axis: (N, N) to (N, N)."""
         view = K.view(-1, self.B, self.T)
-        return (view.cumsum(-1) / self.count).view(K.shape)
+        total = (view * self.size).cumsum(-1) - view * (self.size - self.own)
+        return (total / self.count).view(K.shape)
 
     def both(self, K: Tensor) -> Tensor:
         """Mean over the past along both axes."""
@@ -74,17 +131,16 @@ class Causal:
         if self.T < 2:
             return math.nan
         s = C.diagonal().clamp_min(1e-300).sqrt()
-        total = 0.0
-        for block in self.diagonal_blocks(C / (s[:, None] * s)):
-            total += float(block.sum() - block.diagonal().sum())
-        return total / (self.B * self.T * (self.T - 1))
+        cosines, length = self.blend(C / (s[:, None] * s)), float(self.size.sum())
+        total = sum(float(self.size @ part @ self.size) for part in self.diagonal_blocks(cosines))
+        return (total / self.B - length) / (length * (length - 1))
 
     def mean_entropy(self, entropy: Tensor) -> float:
-        """Mean of (N,) entropies divided by ln t over positions t ≥ 2; 1 if there is none."""
-        beyond_first = self.log_count > 0
-        if not bool(beyond_first.any()):
+        """Mean of (N,) entropies over ln t, over the asked positions t ≥ 2; 1 if there is none."""
+        weight = self.asked * (self.log_count > 0)
+        if not float(weight.sum()):
             return 1.0
-        return float((entropy[beyond_first] / self.log_count[beyond_first]).mean())
+        return float(weight @ (entropy / self.log_count.clamp(min=1e-9)) / weight.sum())
 
     def diagonal_blocks(self, K: Tensor) -> Iterator[Tensor]:
         """Yield the (T, T) diagonal block of each sequence."""
@@ -114,7 +170,7 @@ class Causal:
         """
         unit = scale**2 * head_size
         u = unit * (q[0] * X + q[1])
-        spread = float((k[0] * (X.diagonal() - self.both(X).diagonal())).max())
+        spread = float((k[0] * (X.diagonal() - self.both(self.blend(X)).diagonal())).max())
         if float(u.diagonal().max()) * spread > HOT:
             return Sampled(self, X, q, k, head_size, scale, seed)
         return Expanded(self, X, u, k[0], unit, k[1])
@@ -131,7 +187,7 @@ class Expanded:
     ) -> None:
         self.causal, self.X, self.u, self.key, self.unit = causal, X, u, key, unit
         past = causal.rows(X.diagonal()[None]).squeeze(0)  # mean variance over a query's past
-        weight = causal.count.repeat(causal.B)
+        weight = causal.count.repeat(causal.B) * causal.asked
         variance = float((u.diagonal() * (key * past + bias) * weight).sum() / weight.sum())
         self.score_std = math.sqrt(variance)
         within = u.diagonal() * key * (past - self.mean.diagonal())
@@ -140,22 +196,21 @@ class Expanded:
     @cached_property
     def mean(self) -> Tensor:
         """⟨X⟩: mean over the pasts along both axes."""
-        return self.causal.both(self.X)
+        return self.causal.both(self.causal.blend(self.X))
 
     @cached_property
     def covariance(self) -> Tensor:
         """⟨X̃∘X⟩ with X̃ centred over the pasts along both axes."""
-        square = self.causal.both(self.X * self.X)
-        partial = self.causal.rows(self.causal.rows(self.X).square().T.contiguous())
+        causal = self.causal
+        square = causal.both(causal.blend(self.X * self.X))
+        partial = causal.rows(causal.rows(causal.blend(self.X)).square().T.contiguous())
         return square - partial - partial.T + self.mean.square()
 
     @cached_property
     def excess(self) -> Tensor:
         """(e^{uκ}-1)/κ with κ the spread of the keys; it tends to u for small scores."""
-        N = len(self.X)
-        diagonal = self.X.diagonal().mean()
-        off = (self.X.sum() - self.X.diagonal().sum()) / max(1, N * (N - 1))
-        spread = self.key * float(diagonal - off)
+        own, other, _ = self.causal.pairs(self.X)
+        spread = self.key * (own - other)
         return torch.expm1(self.u * spread) / spread if spread > 0 else self.u
 
     def mix(self, gain: float, bias: float) -> Tensor:
@@ -198,13 +253,23 @@ class Sampled:
         self.heads = max(_HEADS, -(-_CHANNELS // head_size))
         self.head_size = head_size
         self.rng = torch.Generator().manual_seed(seed)
+        self.pairs = causal.blend(X)
         self.root = _root(X)
-        self.q, self.k = self._draw(self.root, *q), self._draw(self.root, *k)
-        scores = (scale * self.q @ self.k.mT).tril_()  # (heads, B, T, T)
-        pairs = self.heads * causal.B * causal.T * (causal.T + 1) / 2
-        self.score_std = math.sqrt(float(scores.square().sum()) / pairs)
-        self.weights, entropy = causal_softmax(scores)
+        of_keys = self.root if causal.alone else _nearest_root(self.pairs)
+        self.q, self.k = self._draw(self.root, *q), self._draw(of_keys, *k)
+        scores = (scale * self.q @ self.k.mT).tril_()  # (heads, B, T, T), means over each group
+        # Variance of the scores within a group. Keys of Gaussian scores weigh e^(variance / 2).
+        inside = (k[0] * (X - self.pairs).diagonal()).float().view(causal.B, 1, causal.T)
+        self.inside = inside = (scale * self.q).square().sum(-1, keepdim=True) * inside
+        seen = causal.size.float().repeat(causal.T, 1).tril_()
+        seen.diagonal().copy_(causal.own)
+        log_seen = seen.clamp(min=1).log()
+        self.weights, entropy = causal_softmax(scores + (inside / 2 + log_seen).tril_())
+        entropy += (self.weights * (log_seen - inside / 2)).sum(-1)
         self.entropy = causal.mean_entropy(entropy.mean(0).double().view(-1))
+        asked = (seen * causal.asked.float().view(causal.B, causal.T, 1)).double()
+        square = (scores.square() + inside).mean(0).double()
+        self.score_std = math.sqrt(float((square * asked).sum() / asked.sum()))
 
     def _draw(self, root: Tensor, gain: float, bias: float) -> Tensor:
         """(heads, B, T, head_size) channels of covariance gain·rootᵀroot + bias."""
@@ -222,7 +287,20 @@ class Sampled:
     @cached_property
     def mean(self) -> Tensor:
         """Covariance of the heads' outputs for values of covariance X."""
-        return self._both_ways(self.X, self.weights)
+        mean = self._both_ways(self.pairs, self.weights)
+        if not self.causal.alone:
+            mean.diagonal().add_(self._uneven())
+        return mean
+
+    def _uneven(self) -> Tensor:
+        """What a query's own variance (N,) gains because it weighs the keys of a group unevenly.
+
+        The squared weights of m Gaussian scores add up to e^variance / m, and never to more than 1.
+        """
+        shape, m = (self.causal.B, 1, self.causal.T), self.causal.size.float()
+        excess = (self.inside.exp() / m).clamp(max=1.0) - 1 / m
+        own = (self.X - self.pairs).diagonal().float().view(shape) * m / (m - 1).clamp(min=1)
+        return (self.weights.square() * excess * own).sum(-1).mean(0).view(-1).double()
 
     def _both_ways(self, K: Tensor, weights: Tensor) -> Tensor:
         """Mean over heads of W·K·Wᵀ, with W block-diagonal over sequences."""
@@ -244,6 +322,15 @@ class Sampled:
     def _covariance(self, field: Tensor) -> Tensor:
         flat = field.permute(1, 2, 0, 3).reshape(len(self.X), -1)
         return (flat @ flat.T).double() / flat.shape[1]
+
+
+def _nearest_root(K: Tensor) -> Tensor:
+    """A matrix R such that R·Rᵀ is close to K and has its diagonal; K need not be a covariance."""
+    values, vectors = torch.linalg.eigh(K)
+    root = vectors * values.clamp(min=0).sqrt()
+    size = root.square().sum(1).clamp_min(1e-300)
+    scaled: Tensor = root * (K.diagonal() / size).sqrt()[:, None]
+    return scaled.float()
 
 
 def _root(K: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from nanogpt_cli.init.attention_theory import group_sizes
 from nanogpt_cli.init.drawing import matrices_of
 from nanogpt_cli.init.tensor_stats import TensorStats
 from nanogpt_cli.init.theory import expect, random_tokens
@@ -14,29 +15,35 @@ from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.model.parameters import layer_of, shapes
 from nanogpt_cli.schemes import Scheme
 
-_LENGTH = 128
+# Training measures the attention of this many final positions, which see the most.
+QUERIES = 16
 _MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
 def expected_stats(
     config: GPTConfig, scheme: Scheme, idx: Tensor | None = None
 ) -> dict[str, list[float]]:
-    """The per-layer statistics that theory expects before the first step.
+    """The per-layer statistics that theory expects a run to measure before its first step.
+
+    It is the expectation for what ``training.stats`` measures: all positions of the same tokens,
+    and the attention of the last ``QUERIES`` of them.
 
     Args:
         config: with the scheme's multipliers (``init.drawing.configure``).
         scheme: the scheme of the initial values.
-        idx: (B, T) token ids of the run's data, of which one sequence of at most 128 tokens is
-            used; random ids if ``None``. Repeated tokens change the attention branch slightly.
+        idx: (B, T) token ids that are measured; two random sequences if ``None``. Repeated tokens
+            change the attention branch slightly.
 
     Returns:
         Lists over layers under the field names of ``layers`` events: resid_rms, attn_rms, mlp_rms,
         preact_std, dead, attn_entropy, attn_score_std, weight_rms.
     """
     if idx is None:
-        idx, _ = random_tokens(config, 1, min(_LENGTH, config.block_size), seed=0)
-    idx = idx[:1, :_LENGTH].cpu()
-    found = expect(config, scheme, idx, torch.roll(idx, -1, 1), backward=False)
+        idx, _ = random_tokens(config, 2, config.block_size, seed=0)
+    idx = idx.cpu()
+    sizes = group_sizes(idx.shape[1])
+    targets = torch.roll(idx, -1, 1)
+    found = expect(config, scheme, idx, targets, backward=False, sizes=sizes, last=QUERIES)
     return {
         "resid_rms": found.stream_rms[1:],
         "attn_rms": found.attn_rms,

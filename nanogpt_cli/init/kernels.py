@@ -71,6 +71,21 @@ def _polar(R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return size, cos, torch.acos(cos)
 
 
+def dead_share(variance: float, covariance: float, n_tokens: int) -> float:
+    """Share of ReLU's units that are zero on each of ``n_tokens`` tokens.
+
+    All pairs of tokens are assumed to have the same covariance, so that one Gaussian integral over
+    their common part is enough.
+    """
+    if n_tokens < 2 or variance <= 0:
+        return 0.5
+    c = min(max(covariance / variance, 0.0), 1 - 1e-9)
+    z = torch.linspace(-8, 8, 2001, dtype=torch.float64)
+    weight = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    below = torch.special.log_ndtr(-math.sqrt(c / (1 - c)) * z) * n_tokens
+    return float((weight * below.exp()).sum())
+
+
 @lru_cache(maxsize=64)
 def hermite_coefficients(activation: str, q: float, terms: int = 24) -> tuple[float, ...]:
     """Coefficients of φ(√q·z) in normalised Hermite polynomials, by quadrature on a fine grid."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nanogpt_cli.init import attention_theory as attention
 from nanogpt_cli.init.drawing import matrices_of
-from nanogpt_cli.init.kernels import KERNELS, Kernel
+from nanogpt_cli.init.kernels import KERNELS, Kernel, dead_share
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.model.gpt import LAYER_NORM_EPS, GPTConfig
 from nanogpt_cli.schemes import Scheme
@@ -87,9 +87,12 @@ class Recursion:
     Args:
         config: the model, with the scheme's multipliers.
         scheme: the laws of its weights.
-        idx: (B, T) int64 token ids; cost grows with (B·T)², so keep B·T ≤ 512.
+        idx: (B, T) int64 token ids.
         targets: (B, T) int64 next ids.
         layer_norm: False leaves every LayerNorm out (an ablation).
+        sizes: positions per group (``attention_theory.group_sizes``), for a forward pass alone;
+            each by itself if ``None``. The cost grows with the square of B times their number.
+        last: number of final positions whose attention is described; 0 for all.
     """
 
     def __init__(
@@ -100,13 +103,17 @@ class Recursion:
         targets: Tensor,
         *,
         layer_norm: bool = True,
+        sizes: Tensor | None = None,
+        last: int = 0,
     ) -> None:
         self.config = config
         self.layer_norm = layer_norm
         self.scheme = scheme
-        self.idx = idx.reshape(-1)
-        self.targets = targets.reshape(-1)
-        self.causal = attention.Causal(*idx.shape)
+        sizes = torch.ones(idx.shape[1], dtype=torch.int64) if sizes is None else sizes
+        self.places = sizes.cumsum(0) - (sizes + 1) // 2  # the position that stands for a group
+        self.idx = idx[:, self.places].reshape(-1)
+        self.targets = targets[:, self.places].reshape(-1)
+        self.causal = attention.Causal(len(idx), sizes, last)
         self.kernel: Kernel = KERNELS[config.activation]
         self.out = Signals()
         self.layers: list[_Layer] = []
@@ -134,15 +141,18 @@ class Recursion:
     def _embed(self) -> Tensor:
         config = self.config
         wpe = moment("transformer.wpe.weight", config, self.scheme)
-        B, T = self.causal.B, self.causal.T
-        positions = torch.arange(T).repeat(B)
+        positions = self.places.repeat(self.causal.B)
         C = self.wte * _equal(self.idx) + wpe * _equal(positions)
         total = self.wte + wpe
         self.out.token_share = self.wte / total if total else math.nan
         return C * config.multipliers.embedding**2
 
+    def _rms(self, C: Tensor) -> float:
+        """RMS over channels and positions of vectors with covariance C."""
+        return math.sqrt(max(0.0, self.causal.average(C.diagonal())))
+
     def _watch(self, C: Tensor) -> None:
-        self.out.stream_rms.append(math.sqrt(float(C.diagonal().mean())))
+        self.out.stream_rms.append(self._rms(C))
         self.out.cosine.append(self.causal.mean_cosine(C))
 
     def _attend(self, C: Tensor, layer: int) -> tuple[Tensor, attention.Field]:
@@ -151,7 +161,7 @@ class Recursion:
         field = self._field(C, layer)
         Y = field.mix(d * w.v, w.bias_qkv)
         A = (d * w.attn_proj * Y + w.bias_attn) * self.config.multipliers.residual**2
-        self.out.attn_rms.append(math.sqrt(float(A.diagonal().mean())))
+        self.out.attn_rms.append(self._rms(A))
         self.out.score_std.append(field.score_std)
         self.out.attn_entropy.append(field.entropy)
         return C + A, field
@@ -173,10 +183,16 @@ class Recursion:
         R = config.n_embd * w.fc * self._normalise(middle, w.gain_2) + w.bias_fc
         value, _ = self.kernel(R)
         M = (config.hidden_size * w.mlp_proj * value + w.bias_mlp) * config.multipliers.residual**2
-        self.out.mlp_rms.append(math.sqrt(float(M.diagonal().mean())))
-        self.out.preact_std.append(math.sqrt(float(R.diagonal().mean())))
-        self.out.near_zero.append(_dead_units(config.activation, R))
+        self.out.mlp_rms.append(self._rms(M))
+        self.out.preact_std.append(self._rms(R))
+        self.out.near_zero.append(self._dead_units(R))
         return middle + M
+
+    def _dead_units(self, R: Tensor) -> float:
+        if self.config.activation not in ("relu", "relu2"):
+            return 0.0
+        own, other, N = self.causal.pairs(R)
+        return dead_share(own, other, N)
 
     def _scale(self, variance: Tensor) -> Tensor:
         """s_i·s_j, by which LayerNorm divides, for (N,) variances of the residual stream."""
@@ -198,7 +214,7 @@ class Recursion:
         s = self._size(power)
         # ε keeps the RMS of LayerNorm's output below 1, by 1 % where that of its input is 0.03.
         variance = config.n_embd * self.head * config.multipliers.output**2
-        variance *= float((power / s.square()).mean())
+        variance *= self.causal.average(power / s.square())
         own, share = torch.zeros_like(s), torch.zeros_like(s)
         if config.tied:
             factor = config.multipliers.output * config.multipliers.embedding
@@ -219,11 +235,11 @@ class Recursion:
         out.weight_grad = {name: [] for name in ("c_attn", "attn_proj", "fc", "mlp_proj")}
         G = self._loss_gradient() * (self.head * config.multipliers.output**2)
         G = G / self._scale(C.diagonal())
-        out.grad_rms.append(math.sqrt(float(G.diagonal().mean())))
+        out.grad_rms.append(self._rms(G))
         for layer in reversed(range(config.n_layer)):
             G = self._back_mlp(G, layer)
             G = self._back_attention(G, layer)
-            out.grad_rms.append(math.sqrt(max(0.0, float(G.diagonal().mean()))))
+            out.grad_rms.append(self._rms(G))
         for values in (out.grad_rms, *out.weight_grad.values()):
             values.reverse()
 
@@ -270,25 +286,6 @@ def _equal(values: Tensor) -> Tensor:
     return (values[:, None] == values).double()
 
 
-def _dead_units(activation: str, R: Tensor) -> float:
-    """Share of hidden units that are zero on every token, which only ReLU-like activations allow.
-
-    All pairs of tokens are assumed to be equally correlated, so that one Gaussian integral over
-    their common part is enough.
-    """
-    if activation not in ("relu", "relu2"):
-        return 0.0
-    q = float(R.diagonal().mean())
-    N = len(R)
-    if N < 2 or q <= 0:
-        return 0.5
-    c = min(max((float(R.sum()) / N - q) / ((N - 1) * q), 0.0), 1 - 1e-9)
-    z = torch.linspace(-8, 8, 2001, dtype=torch.float64)
-    weight = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
-    below = torch.special.log_ndtr(-math.sqrt(c / (1 - c)) * z) * N
-    return float((weight * below.exp()).sum())
-
-
 def initial_loss(
     vocab_size: int, variance: float, own: Tensor, noise: Tensor, repeats: Tensor
 ) -> float:
@@ -321,6 +318,8 @@ def expect(
     *,
     backward: bool = True,
     layer_norm: bool = True,
+    sizes: Tensor | None = None,
+    last: int = 0,
 ) -> Signals:
     """Expected signals of ``scheme`` on given tokens, without drawing a weight.
 
@@ -330,11 +329,12 @@ def expect(
         idx, targets: (B, T) int64; the cost grows with (B·T)².
         backward: whether to compute gradients, which takes about twice as long.
         layer_norm: False leaves every LayerNorm out (an ablation).
+        sizes, last: see ``Recursion``.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads would cost more than they gain on such small matrices
     try:
-        run = Recursion(config, scheme, idx, targets, layer_norm=layer_norm)
+        run = Recursion(config, scheme, idx, targets, layer_norm=layer_norm, sizes=sizes, last=last)
         return run.run(backward=backward)
     finally:
         torch.set_num_threads(threads)

@@ -78,7 +78,7 @@ class Group:
         """Whether ``flag`` is true on some rank. Every rank must call it."""
         return bool(self.sum(torch.tensor(int(flag))).item()) if self.world > 1 else flag
 
-    def part(self, slots: int) -> range:
+    def own_slots(self, slots: int) -> range:
         """This rank's share of the slots of a step.
 
         Raises:
@@ -139,8 +139,16 @@ def joined() -> Iterator[Group]:
 
 
 @contextlib.contextmanager
-def readable_losses(group: Group) -> Iterator[None]:
-    """Turn an error of a collective operation into one line that says another process is gone."""
+def readable_losses(group: Group, hint: str) -> Iterator[None]:
+    """Turn an error of a collective operation into one line that says another process is gone.
+
+    Args:
+        group: the processes.
+        hint: what to do then.
+
+    Raises:
+        UserError: another process is gone.
+    """
     try:
         yield
     except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
@@ -151,7 +159,7 @@ def readable_losses(group: Group) -> Iterator[None]:
         raise UserError(
             f"rank {group.rank}: another process of this job is gone "
             f"({text.strip().splitlines()[0][:160]})",
-            "continue from the last checkpoint: nanogpt train RUN --resume",
+            hint,
         ) from error
 
 
@@ -219,19 +227,19 @@ def local(tensor: Tensor) -> Tensor:
     """This rank's slice of a tensor, or the tensor itself if it is not split."""
     if not is_split(tensor):
         return tensor
-    part: Tensor = tensor.to_local()
-    return part
+    mine: Tensor = tensor.to_local()
+    return mine
 
 
 def rows(tensor: Tensor) -> tuple[int, Tensor]:
     """Index of this rank's first row, and its rows; all rows if the tensor is not split."""
-    part = local(tensor)
+    mine = local(tensor)
     if not is_split(tensor) or not tensor.placements[0].is_shard():
-        return 0, part
+        return 0, mine
     each = -(-len(tensor) // tensor.device_mesh.size())
     first = min(tensor.device_mesh.get_local_rank() * each, len(tensor))
-    assert len(part) == min(each, len(tensor) - first), "the tensor is not split into equal rows"
-    return first, part
+    assert len(mine) == min(each, len(tensor) - first), "the tensor is not split into equal rows"
+    return first, mine
 
 
 def whole(tensors: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
@@ -263,19 +271,19 @@ def _joined(tensor: DTensor) -> Tensor:
     return full
 
 
-def gathered(part: Tensor, reference: Tensor) -> Tensor:
-    """Gather a tensor of which each rank holds the slice ``part``, split like ``reference``."""
+def gathered(mine: Tensor, reference: Tensor) -> Tensor:
+    """Gather a tensor of which each rank holds the slice ``mine``, split like ``reference``."""
     if not is_split(reference):
-        return part
-    return _joined(_split(part, reference))
+        return mine
+    return _joined(_split(mine, reference))
 
 
-def _split(part: Tensor, reference: DTensor) -> DTensor:
-    """A ``DTensor`` of which this rank holds the slice ``part``, split like ``reference``."""
+def _split(mine: Tensor, reference: DTensor) -> DTensor:
+    """A ``DTensor`` of which this rank holds the slice ``mine``, split like ``reference``."""
     from torch.distributed.tensor import DTensor
 
     return DTensor.from_local(
-        part,
+        mine,
         reference.device_mesh,
         reference.placements,
         shape=reference.shape,

@@ -9,7 +9,6 @@ cost below a share of the step time.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanogpt_cli.init.expected import QUERIES
 from nanogpt_cli.machine.distributed import Group, is_split, local, norms, whole
 from nanogpt_cli.model.gpt import GPT
+from nanogpt_cli.model.parameters import is_block_matrix, layer_of
 
 # What each statistic is, for help texts and axis labels. All are lists over layers.
 NAMES = {
@@ -38,11 +39,8 @@ _ACTIVATION_NAMES = (
     *("resid_rms", "attn_rms", "mlp_rms", "preact_std", "dead"),
     *("attn_entropy", "attn_logit_max", "attn_score_std"),
 )
-_LAYER = re.compile(r"\.h\.(\d+)\.")
 # A unit counts as silent when its output stays below this share of the layer's RMS.
 _SILENT = 1e-2
-# Query positions whose attention is measured: the last ones, which see the most.
-_QUERIES = 16
 _BINS = 32
 
 
@@ -89,7 +87,7 @@ class Activations:
     def _attention(self, layer: int, q: Tensor, k: Tensor) -> None:
         """Entropy and logits of the last queries; q, k are (B, H, T, D)."""
         T = k.shape[2]
-        rows = min(_QUERIES, T)
+        rows = min(QUERIES, T)
         scores = (q[:, :, T - rows :].float() @ k.float().mT) * self.scale  # (B, H, rows, T)
         seen = torch.ones(rows, T, dtype=torch.bool, device=q.device).tril(T - rows)
         logits = scores.masked_select(seen)
@@ -110,12 +108,6 @@ def _silent_share(hidden: Tensor) -> Tensor:
     """Share of the units of (B, T, 4C) that are (nearly) zero on every token."""
     largest = hidden.float().abs().amax(dim=(0, 1))
     return (largest < _SILENT * _rms(hidden)).float().mean()
-
-
-def layer_of(name: str) -> int | None:
-    """The block a parameter belongs to; ``None`` outside the blocks."""
-    match = _LAYER.search(name)
-    return int(match.group(1)) if match else None
 
 
 class Collector:
@@ -152,9 +144,9 @@ class Collector:
         self._next = 0
         self._before: list[Tensor] = []
         matrices = [
-            (layer, p)
+            (layer_of(name), p)
             for name, p in model.named_parameters()
-            if (layer := layer_of(name)) is not None and p.dim() >= 2
+            if is_block_matrix(name, p.shape)
         ]
         self._layers = [layer for layer, _ in matrices]
         self._matrices: list[Tensor] = [p for _, p in matrices]
@@ -222,7 +214,7 @@ class Collector:
             return {}
         for layer, p in zip(self._layers, matrices.values(), strict=True):
             weights[layer].append(p.float().flatten())
-        groups = {"weights": [torch.cat(parts) for parts in weights]}
+        groups = {"weights": [torch.cat(matrices) for matrices in weights]}
         for name, rows in seen.samples.items():
             groups[name] = [row for row in rows if row is not None]
         found = {name: _histogram(rows) for name, rows in groups.items() if rows}
@@ -259,7 +251,7 @@ class Collector:
         total: list[Tensor | None] = [None] * self.model.config.n_layer
         for name, norm in grad_norms.items():
             layer = layer_of(name)
-            if layer is not None:
+            if layer >= 0:
                 square = norm.float().square()
                 before = total[layer]
                 total[layer] = square if before is None else before + square

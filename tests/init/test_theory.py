@@ -8,13 +8,15 @@ import torch
 
 from nanogpt_cli import schemes
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.init.drawing import configure
-from nanogpt_cli.init.expected import expected_stats
+from nanogpt_cli.init.attention_theory import group_sizes
+from nanogpt_cli.init.drawing import build, configure
+from nanogpt_cli.init.expected import QUERIES, expected_stats
 from nanogpt_cli.init.inspect import measure
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.sources import Drawn
 from nanogpt_cli.init.theory import expect, initial_loss, random_tokens
 from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.training.stats import Collector
 
 COMPARED = (
     *("gpt2", "gpt2-tf", "normal", "scaled-1L", "proj-sqrt2L", "proj-x0.02", "scaled-all"),
@@ -173,6 +175,46 @@ def test_two_sequences_do_not_see_each_other() -> None:
         halves = zip(getattr(apart[0], name), getattr(apart[1], name), strict=True)
         mixed = [math.sqrt((a * a + b * b) / 2) for a, b in halves]
         assert getattr(together, name) == pytest.approx(mixed, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "d", "vocab", "activation", "attn"),
+    [("gpt2", 384, 65, "gelu", 0.03), ("pytorch", 256, 65, "relu", 0.01),
+     ("normal", 1600, 50304, "gelu", 0.05), ("kaiming", 256, 1000, "gelu", 0.15)],
+)  # fmt: skip
+def test_groups_of_positions_agree_with_every_position(
+    name: str, d: int, vocab: int, activation: str, attn: float
+) -> None:
+    """Expanded attention for the first two, sampled (which scatters by itself) for the others."""
+    scheme, T = schemes.get(name), 256
+    config = configure(GPTConfig(3, d // 64, d, T, vocab, 0.0, False, activation), scheme)
+    idx, targets = random_tokens(config, 1, T, seed=1)
+    sizes = group_sizes(T)
+    assert int(sizes.sum()) == T
+    assert len(sizes) < 0.4 * T
+    last = QUERIES if attn < 0.05 else 0  # sampled scores of a few queries scatter too much
+    slow = expect(config, scheme, idx, targets, backward=False, last=last)
+    fast = expect(config, scheme, idx, targets, backward=False, last=last, sizes=sizes)
+    assert fast.stream_rms == pytest.approx(slow.stream_rms, rel=0.02)
+    assert fast.attn_rms == pytest.approx(slow.attn_rms, rel=attn)
+    assert fast.mlp_rms == pytest.approx(slow.mlp_rms, rel=0.01)
+    assert fast.near_zero == pytest.approx(slow.near_zero, rel=0.1, abs=1e-9)
+    assert fast.attn_entropy == pytest.approx(slow.attn_entropy, rel=max(0.03, attn / 2))
+    assert fast.score_std == pytest.approx(slow.score_std, rel=0.2)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "pytorch"])
+def test_a_run_measures_what_its_expectation_says(name: str) -> None:
+    """Over the whole context, with the attention of the last queries, on repetitive tokens."""
+    scheme = schemes.get(name)
+    config = configure(GPTConfig(3, 4, 256, 512, 65, 0.0, False, "gelu"), scheme)
+    ids = torch.randint(8, (2, 512), generator=torch.Generator().manual_seed(0)) ** 2
+    expected = expected_stats(config, scheme, ids)
+    seen = Collector(build(config, scheme, 0), ids, every=1, budget=1.0).activations().complete()
+    room = {"attn_rms": 0.1, "attn_score_std": 0.25, "attn_entropy": 0.01}
+    for field in ("resid_rms", "mlp_rms", "preact_std", "dead", *room):
+        measured = [float(value) for value in seen[field]]
+        assert measured == pytest.approx(expected[field], rel=room.get(field, 0.05)), field
 
 
 def test_expected_stats_have_the_names_and_length_of_layers_events() -> None:
