@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,7 +61,10 @@ def load(path: Path) -> Any:
     else:
         _check_archive(path)
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with (
+            torch.serialization.safe_globals(_numpy_scalars()),
+            warnings.catch_warnings(action="ignore"),  # about damage, which is reported below
+        ):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=not old)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:160]
