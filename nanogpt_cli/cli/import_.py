@@ -90,7 +90,4 @@ def _tokenizer(text: str) -> Tokenizer | None:
         return None
     from nanogpt_cli.text import tokenizers
 
-    path = Path(text)
-    if path.is_dir():
-        path = path / "tokenizer.json"
-    return tokenizers.load(path) if foreign_files.present(path) else tokenizers.get(text)
+    return tokenizers.get(text)

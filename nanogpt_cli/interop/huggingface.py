@@ -28,7 +28,7 @@ from nanogpt_cli.interop.foreign import (
 )
 from nanogpt_cli.interop.source import Exportable, FoldedWeights, check_vocabulary
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.text import tokenizers
+from nanogpt_cli.text import huggingface_files, tokenizers
 from nanogpt_cli.text.tokenizer import Tokenizer
 from nanogpt_cli.training import tensor_files
 from nanogpt_cli.training.tensor_files import LazyTensor
@@ -127,7 +127,7 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
         named = native_names(tensors, tied=config.tied)
         config, left_out = _without_zero_biases(config, values, tensors, named, notes)
         model = build(config, tensors, named, left_out, transposed=_TRANSPOSED, source=str(folder))
-    tokenizer = tokenizer or hf_tokenizer.read(folder)
+    tokenizer = tokenizer or huggingface_files.read(folder)
     if tokenizer is None and config.vocab_size in GPT2_ROWS:
         tokenizer = tokenizers.get("gpt2")
         notes.append("no tokenizer found: GPT-2's is assumed from the size of the vocabulary")

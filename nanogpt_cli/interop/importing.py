@@ -134,7 +134,7 @@ def _recipe(
     run: RunFolder, config: GPTConfig, data: str, tokenizer: Tokenizer | None
 ) -> recipe.Recipe:
     kind = "gpt2" if tokenizer is None else tokenizer.kind
-    if tokenizer is not None and kind not in ("char", "byte", *tokenizers.TIKTOKEN_KINDS):
+    if tokenizer is not None and kind not in tokenizers.NAMED:
         # For any other vocabulary, data is prepared with the tokenizer's file.
         path = run.path / "tokenizer.json"
         tokenizers.save(tokenizer, path)

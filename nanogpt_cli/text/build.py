@@ -71,10 +71,10 @@ class Build:
         """
         rule = split_rule(self.request, self.sources)
         tokenizer = self._tokenizer()
-        writer = (TailWriter if rule == "tail" else SplitWriter)(self.folder, tokenizer)
+        writer = self._writer(rule, tokenizer)
         try:
             facts = self._encode(writer, tokenizer, hashed=rule == "hash")
-            writer.close(self.request.val_fraction)
+            writer.close()
         except BaseException:
             writer.abandon()
             raise
@@ -96,7 +96,7 @@ class Build:
         kind, eot = self.request.tokenizer, self.request.eot
         if kind == "char":
             return CharsetCollector(eot=eot)
-        size = tokenizers.trained_size(kind)
+        size = bpe.trained_size(kind)
         if size is None:
             return tokenizers.get(kind, eot=eot)
         self.report(f"training a byte-level BPE of {size:,} tokens on this text")
@@ -106,6 +106,12 @@ class Build:
                 f"the text has only enough pairs to merge for {trained.vocab_size:,} tokens"
             )
         return trained
+
+    def _writer(self, rule: str, tokenizer: Tokenizer) -> SplitWriter:
+        if rule == "hash":
+            return SplitWriter(self.folder, tokenizer)
+        request = self.request
+        return TailWriter(self.folder, tokenizer, request.val_fraction, request.errors)
 
     def _training_texts(self) -> Iterator[str]:
         reader = self._reader(None)
@@ -201,7 +207,7 @@ class Build:
         return manifest_json(
             name=self.name,
             tokenizer=tokenizer,
-            split={"rule": rule, "val_fraction": self.request.val_fraction, "exact": writer.exact},
+            split={"rule": rule, "val_fraction": self.request.val_fraction},
             splits=splits,
             sources=write_sources(self.folder, read),
             request=self.request.to_json(),

@@ -12,6 +12,7 @@ import numpy as np
 from nanogpt_cli import foreign_files, places
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import tokens
+from nanogpt_cli.text.stream import text_of
 from nanogpt_cli.text.tokenizer import Tokens
 from nanogpt_cli.text.tokens import TokenData
 
@@ -40,7 +41,7 @@ def windows(data: TokenData, *, count: int, length: int, seed: int = 0) -> list[
         for slot in range(count):
             mark = hashlib.sha256(f"{seed} {split} {slot}".encode()).digest()
             start = int.from_bytes(mark[:8], "little") % max(1, len(ids) - length + 1)
-            text = data.tokenizer.decode(ids[start : start + length].tolist())
+            text = text_of(data.tokenizer, ids[start : start + length].tolist())
             found.append(Window(split, start, text))
     return found
 

@@ -74,7 +74,7 @@ def checked(request: Request) -> Request:
         split = named.split
     changes = {
         "inputs": tuple(_absolute(i) for i in request.inputs),
-        "tokenizer": str(Path(kind).absolute()) if Path(kind).exists() else kind,
+        "tokenizer": _absolute(kind) if tokenizers.is_path(kind) else kind,
         "split": split,
     }
     return Request(**{**asdict(request), **changes})
@@ -154,7 +154,11 @@ def tokenizer_label(request: Request) -> str:
     path = Path(request.tokenizer)
     if not path.is_absolute():
         return request.tokenizer
-    return "hf-" + (path.parent.name if path.name == "tokenizer.json" else path.stem)
+    if path.name == "tokenizer.json":
+        path = path.parent
+    if path.parent.name == "checkpoints":
+        path = path.parent.parent  # the run
+    return "hf-" + path.stem
 
 
 def open_sources(request: Request, tally: Tally, report: Reporter) -> list[TextSource]:

@@ -29,7 +29,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.sampling import decode
-from nanogpt_cli.sampling.sampler import generate_text
+from nanogpt_cli.sampling.continuation import generate_text
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from nanogpt_cli.training import checkpoint
 
