@@ -165,7 +165,7 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
     with _tensors(folder) as tensors:
         named = native_names(tensors, tied=config.tied)
         config, left_out = _without_zero_biases(config, values, tensors, named, notes)
-        model = build(config, tensors, named, left_out, transposed=_TRANSPOSED, source=str(folder))
+        model = build(config, tensors, named, left_out, transposed=_TRANSPOSED)
     tokenizer = tokenizer or huggingface_files.read(folder)
     if tokenizer is None and config.vocab_size in GPT2_ROWS:
         tokenizer = tokenizers.get("gpt2")
