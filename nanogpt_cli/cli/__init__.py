@@ -143,7 +143,7 @@ def _lacks_memory(error: Exception) -> bool:
 def _out_of_memory() -> int:
     _complain(
         "there is not enough memory",
-        "use a smaller batch or model; nanogpt plan RECIPE forecasts what a run needs",
+        "use a smaller batch or model; the command plan forecasts what a recipe needs",
     )
     return 2
 

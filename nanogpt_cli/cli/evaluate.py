@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console, options, sources
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
@@ -64,7 +65,7 @@ def evaluate(
     source = sources.resolve(model_name, checkpoint=checkpoint, out=out, raw=raw)
     for note in source.notes:
         console.say(note)
-    found = _data(source, data)
+    found = _data(source, data, model_name, out)
     where = devices.choose(recipes.Train(device=device, precision=precision, compile=False))
     console.say(f"{source.label} on the {split} split of {found.folder}")
     tokens = getattr(found, split)
@@ -85,16 +86,17 @@ def evaluate(
         console.emit_json(facts | {"by_position": result.by_position.tolist()})
     else:
         _show(facts, result)
-    console.next_command(f"nanogpt sample {run or name}".rstrip())
+    console.next_command(shell.command(*options.sample_words(model_name, checkpoint, out, raw)))
 
 
-def _data(source: LoadedModel, name: str) -> TokenData:
+def _data(source: LoadedModel, name: str, model_name: str, out: Path) -> TokenData:
     """The data to evaluate on; its tokenizer must be the model's.
 
     Raises:
         UserError: there is no data, or it was made with another tokenizer.
     """
     from nanogpt_cli.text import prepare, tokens
+    from nanogpt_cli.training import starting
 
     section = source.state.get("recipe", {}).get("data", {})
     if not name:  # an imported run was not trained here, but its recipe names a data set
@@ -106,17 +108,14 @@ def _data(source: LoadedModel, name: str) -> TokenData:
     folder = Path(name)
     if not tokens.is_prepared(folder):
         kind = section.get("tokenizer") or source.require_tokenizer().kind
-        share = section.get("val_fraction", prepare.VAL_FRACTION)
         if name == source.state.get("data", {}).get("folder", ""):  # moved or never here
             name = section.get("name", name)
-        folder = prepare.ensure(name, kind, val_fraction=share, report=console.say)
+        asked = {**section, "name": name, "tokenizer": kind}
+        folder = prepare.ensure(asked, report=console.say)
     found = tokens.open_data(folder)
-    if source.tokenizer and source.tokenizer.fingerprint() != found.manifest.fingerprint:
-        raise UserError(
-            f"{folder} was made with a different tokenizer ({found.manifest.kind}) from the "
-            f"model's ({source.tokenizer.kind})",
-            "prepare the text with the model's tokenizer",
-        )
+    if source.tokenizer:
+        word = sources.tokenizer_word(model_name, out, source.tokenizer)
+        starting.check_tokenizer(source.tokenizer, found, source.label, word)
     if found.vocab_size > source.model.config.vocab_size:
         raise UserError(
             f"{folder} has {found.vocab_size} token ids, but the model only "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.cli.sources import resolve
 from nanogpt_cli.errors import UserError
@@ -170,12 +171,14 @@ def _line(check: Check) -> str:
 
 
 def _next(artefact: Artefact) -> None:
+    path = shell.quoted(str(artefact.path))
+    loading = f"import torch; torch.export.load({str(artefact.path)!r})"
     commands = {
-        "hf": f"nanogpt sample {artefact.path}",
-        "gguf": f"llama-completion -m {artefact.path} -p 'text'",
-        "onnx": f"nanogpt sample {artefact.path.parent}",
-        "nanogpt": f"python sample.py --out_dir={artefact.path}   (in nanoGPT's folder)",
-        "pt2": f"python -c \"import torch; torch.export.load('{artefact.path}')\"",
+        "hf": shell.command("sample", artefact.path),
+        "gguf": f"llama-completion -m {path} -p 'text'",
+        "onnx": shell.command("sample", artefact.path.parent),
+        "nanogpt": f"python sample.py --out_dir={path}   (in nanoGPT's folder)",
+        "pt2": f"python -c {shell.quoted(loading)}",
     }
     if artefact.target != "onnx":
         console.next_command(commands[artefact.target])

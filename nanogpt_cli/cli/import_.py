@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import foreign_files, shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.places import RUNS
 
@@ -74,7 +74,7 @@ def import_(
                            "model": config.to_dict()})  # fmt: skip
     else:
         typer.echo(run.path)
-    console.next_command(f"nanogpt sample {run.path}")
+    console.next_command(shell.command("sample", run.path))
 
 
 def _read(source: str, meta: Path | None, tokenizer: Tokenizer | None) -> LoadedModel:

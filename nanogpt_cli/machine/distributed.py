@@ -138,8 +138,16 @@ def joined() -> Iterator[Group]:
 
 
 @contextlib.contextmanager
-def readable_losses(group: Group) -> Iterator[None]:
-    """Turn an error of a collective operation into one line that says another process is gone."""
+def readable_losses(group: Group, hint: str) -> Iterator[None]:
+    """Turn an error of a collective operation into one line that says another process is gone.
+
+    Args:
+        group: the processes.
+        hint: what to do then.
+
+    Raises:
+        UserError: another process is gone.
+    """
     try:
         yield
     except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
@@ -150,7 +158,7 @@ def readable_losses(group: Group) -> Iterator[None]:
         raise UserError(
             f"rank {group.rank}: another process of this job is gone "
             f"({text.strip().splitlines()[0][:160]})",
-            "continue from the last checkpoint: nanogpt train RUN --resume",
+            hint,
         ) from error
 
 

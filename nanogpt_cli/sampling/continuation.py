@@ -118,7 +118,8 @@ def generate_text(
 ) -> str:
     """The prompt and its continuation as text, which ends early at end-of-text.
 
-    The model's training mode is restored afterwards.
+    An empty prompt stands for the beginning of a text: the end-of-text token, or where there is
+    none, the first id. The model's training mode is restored afterwards.
     """
     generation = GenerationConfig(
         max_new_tokens, sampling=Sampling(temperature=temperature, top_k=top_k), seed=seed
@@ -126,7 +127,7 @@ def generate_text(
     training = model.training
     model.eval()
     try:
-        ids = tokenizer.encode(prompt)
+        ids = tokenizer.encode(prompt) or [tokenizer.eot or 0]
         return prompt + "".join(
             piece.text for piece in continue_prompts(model, tokenizer, [ids], generation)
         )

@@ -124,8 +124,8 @@ class Build:
 
     def _reader(self, tokenizer: Tokenizer | None) -> Reader:
         cut = cuts.word_cut if tokenizer is None else cuts.cutter(tokenizer)
-        request = self.request
-        return Reader(cut, request.errors, request.encoding, request.text_field)
+        asked = self.request
+        return Reader(cut, asked.errors, asked.encoding, asked.newlines, asked.text_field)
 
     def _chunks(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Chunk]:
         chunks = itertools.chain.from_iterable(
@@ -168,6 +168,12 @@ class Build:
         train, val = writer.sides
         if train.tokens + val.tokens == 0:
             names = ", ".join(source.name for source in self.sources[:3])
+            if first := self.tally.first_skip:
+                raise UserError(
+                    f"there is no text in {names}: all {self.tally.skipped_records:,} records were "
+                    f"skipped; the first: {first.message}",
+                    first.hint,
+                )
             raise UserError(f"there is no text in {names}", "the input is empty")
         wanted = {"train": train, "val": val if self.request.val_fraction else train}
         for split, counts in wanted.items():

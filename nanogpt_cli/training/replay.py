@@ -137,6 +137,7 @@ def _before(
     check_memory(spec)
     stepper = assemble(spec)
     if foreign_files.present(incident / checkpoint.MODEL):
+        progress.check_data(incident, saved.get("data", {}), data)
         progress.copy_weights(stepper.model, incident / checkpoint.MODEL)
         return stepper, f"incidents/{incident.name}"
     return stepper, _catch_up(run, stepper, data, step, report)
