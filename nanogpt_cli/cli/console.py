@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
+from nanogpt_cli import units
 from nanogpt_cli.cli import guard
 from nanogpt_cli.printable import encodes, json_escaped, printable
 
@@ -26,6 +27,8 @@ def coloured(stream: TextIO) -> bool:
     return stream.isatty() and not dumb and not os.environ.get("NO_COLOR")
 
 
+# ``950``, ``12.3k``, ``124M``; ``8 s``, ``2:05``: as the dashboard writes them.
+count, duration = units.si, units.duration
 _STYLES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "magenta": 35, "cyan": 36}
 
 
@@ -177,27 +180,6 @@ def _finite(value: Any) -> Any:
     from nanogpt_cli.run.events import plain
 
     return plain(value)
-
-
-def duration(seconds: float) -> str:
-    """``8 s``, ``2:05``, ``1:02:03`` or ``3 d 5 h``."""
-    whole = round(seconds)
-    if whole >= 48 * 3600:
-        days, hours = divmod(round(whole / 3600), 24)
-        return f"{days} d {hours} h"
-    if whole < 60:
-        return f"{whole} s"
-    hours, rest = divmod(whole, 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
-
-
-def count(number: float) -> str:
-    """``950``, ``12.3k``, ``124M``."""
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= limit:
-            return f"{number / limit:.3g}{unit}"
-    return f"{number:.0f}"
 
 
 def size(number: float) -> str:
