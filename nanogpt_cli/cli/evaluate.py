@@ -163,10 +163,10 @@ def _data(source: LoadedModel, name: str, model_name: str, out: Path) -> TokenDa
     folder = Path(name)
     if not tokens.is_prepared(folder):
         kind = section.get("tokenizer") or source.require_tokenizer().kind
-        share = section.get("val_fraction", prepare.VAL_FRACTION)
         if name == source.state.get("data", {}).get("folder", ""):  # moved or never here
             name = section.get("name", name)
-        folder = prepare.ensure(name, kind, val_fraction=share, report=console.say)
+        asked = {**section, "name": name, "tokenizer": kind}
+        folder = prepare.ensure(asked, report=console.say)
     found = tokens.open_data(folder)
     if source.tokenizer:
         word = sources.tokenizer_word(model_name, out, source.tokenizer)

@@ -328,7 +328,7 @@ def open_data(where: str, tokenizer: str) -> Any:
 
     if prepared.is_prepared(Path(where)):
         return prepared.open_data(Path(where))
-    folder = prepare.ensure(where, tokenizer, val_fraction=0.1, report=console.say)
+    folder = prepare.ensure({"name": where, "tokenizer": tokenizer}, report=console.say)
     return prepared.open_data(folder)
 
 

@@ -273,10 +273,7 @@ def prepared(recipe: Recipe) -> Path:
     """The folder of a recipe's data, which is prepared now if it is missing."""
     from nanogpt_cli.text import prepare
 
-    section = recipe.data
-    return prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    return prepare.ensure(recipe.data.model_dump(), report=console.say)
 
 
 def check_request(asked: Request) -> None:

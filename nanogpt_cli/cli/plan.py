@@ -94,9 +94,7 @@ def _sizes(recipe: Recipe) -> tuple[int, int]:
             console.say(f"{section.name} is not prepared yet: planned by its published size")
             return published[0], round(published[1] * (1 - section.val_fraction))
     else:
-        folder = prepare.ensure(
-            section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-        )
+        folder = prepare.ensure(section.model_dump(), report=console.say)
     data = open_data(folder)
     return data.vocab_size, len(data.train)
 

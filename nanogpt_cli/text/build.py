@@ -160,6 +160,12 @@ class Build:
         train, val = writer.sides
         if train.tokens + val.tokens == 0:
             names = ", ".join(source.name for source in self.sources[:3])
+            if first := self.tally.first_skip:
+                raise UserError(
+                    f"there is no text in {names}: all {self.tally.skipped_records:,} records were "
+                    f"skipped; the first: {first.message}",
+                    first.hint,
+                )
             raise UserError(f"there is no text in {names}", "the input is empty")
         wanted = {"train": train, "val": val if self.request.val_fraction else train}
         for split, counts in wanted.items():
@@ -211,7 +217,7 @@ def read_chunks(
     request: Request, sources: list[TextSource], cut: cuts.Cutter, meter: Meter, tally: Tally
 ) -> Iterator[Chunk]:
     """The chunks of all documents that ``request`` asks for, in order, cut by ``cut``."""
-    reader = Reader(cut, request.errors, request.encoding, request.text_field)
+    reader = Reader(cut, request.errors, request.encoding, request.newlines, request.text_field)
     chunks = itertools.chain.from_iterable(s.chunks(reader, meter, tally) for s in sources)
     return chunks if request.limit is None else _first(chunks, request.limit)
 
