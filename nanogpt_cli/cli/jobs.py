@@ -190,24 +190,14 @@ def check_data(recipe: Recipe) -> None:
     Raises:
         UserError: there is no such thing, or a prepared set does not fit the recipe.
     """
-    from nanogpt_cli import places
     from nanogpt_cli.machine import device
-    from nanogpt_cli.text import catalogue, request, target, tokens
+    from nanogpt_cli.text import prepare, tokens
     from nanogpt_cli.training import spec
 
     device.choose(recipe.train)
-    section = recipe.data
-    folder = Path(section.name)
-    if not tokens.is_prepared(folder):
-        folder = places.data_folder(section.name, section.tokenizer)
-        if catalogue.find(section.name) or Path(section.name).exists():
-            wanted = request.checked(request.Request((section.name,), tokenizer=section.tokenizer))
-            name = request.default_name(wanted)
-            folder = places.data_folder(name, request.tokenizer_label(wanted))
-            if not tokens.is_prepared(folder) or not target.same_inputs(folder, wanted):
-                return
-        elif not tokens.is_prepared(folder):
-            raise catalogue.unknown(section.name)
+    folder = prepare.ready(recipe.data.model_dump())
+    if folder is None:
+        return
     data = tokens.open_data(folder)
     spec.check_data(recipe, data)
     spec.model_config(recipe, data.vocab_size)

@@ -29,10 +29,16 @@ def show(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = Fals
     from nanogpt_cli.recipe import files as recipe_files
 
     loaded = recipe_files.load(recipe, sets or [])
+    origins = loaded.origins
+    scheme = origins.get("init", "default")  # all of the table [init] was given at one place
     rows = [
-        (section, key, value, loaded.origins.get(f"{section}.{key}", "default"))
+        (
+            section,
+            key,
+            value,
+            scheme if section == "init" else origins.get(f"{section}.{key}", "default"),
+        )
         for section, content in loaded.recipe.model_dump(mode="json").items()
-        if section != "init"
         for key, value in content.items()
     ]
     if as_json:

@@ -76,11 +76,6 @@ class Data(Section):
         description="shuffle: each window once an epoch; random: nanoGPT's random crops.",
     )
 
-    @property
-    def names(self) -> list[str]:
-        """What ``name`` lists, also if it is one name."""
-        return [self.name] if isinstance(self.name, str) else self.name
-
 
 class Model(Section):
     """Shape and initialisation of the model."""
@@ -240,7 +235,7 @@ class Recipe(Section):
     sample: Sample = Sample()
     log: Log = Log()
     init: dict[str, Any] = Field(
-        default_factory=dict, description='A scheme of your own, used by model.init = "custom".'
+        default_factory=dict, description='A scheme of your own; it implies model.init = "custom".'
     )
 
     @model_validator(mode="after")
@@ -277,6 +272,11 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     try:
         if recipe.model.init == "custom":
             schemes.parse_custom(recipe.init)
+        elif recipe.init:
+            yield (
+                f"model.init = {recipe.model.init!r} does not use the table [init]; remove one of "
+                'them, or set model.init = "custom"'
+            )
         else:
             schemes.get(recipe.model.init)
     except UserError as error:

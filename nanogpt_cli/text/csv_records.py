@@ -132,7 +132,12 @@ def _written(dialect: Dialect, rows: list[list[str]], sample: str) -> str:
         if end not in sample:
             continue
         out = io.StringIO(newline="")
-        writer = csv_module.writer(out, **dialect.options(), quoting=quoting, lineterminator=end)
+        writer = csv_module.writer(
+            out,
+            **dialect.options(),
+            quoting=quoting,  # type: ignore[arg-type]
+            lineterminator=end,
+        )
         try:
             writer.writerows(numbers)
         except csv_module.Error:  # a cell cannot be written without quotes or escapes
@@ -219,12 +224,14 @@ def csv(stream: Peekable, name: str, tabs: bool, reader: Reader, tally: Tally) -
     rows = dialect.rows(lines)
     try:
         header = next(rows, [])
+        if reader.text_field not in header:
+            cells = dict(itertools.zip_longest(header, next(rows, [])[: len(header)], fillvalue=""))
+            raise UserError(
+                f"{name}: no column {reader.text_field!r}", field_hint(reader.text_field, cells)
+            )
     except csv_module.Error as error:
-        raise UserError(f"{name}, line 1: not CSV: {error}", "repair the line") from error
-    if reader.text_field not in header:
-        raise UserError(
-            f"{name}: no column {reader.text_field!r}", field_hint(reader.text_field, header)
-        )
+        place = lines.place(name)[1]
+        raise UserError(f"{place}: not CSV: {error}", "repair the line") from error
     column = header.index(reader.text_field)
     while True:
         lines.begin_row()

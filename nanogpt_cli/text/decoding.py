@@ -143,7 +143,7 @@ def _encoding(head: bytes, name: str, reader: Reader, tally: Tally) -> tuple[str
                 f"{wanted}-le or {wanted}-be"
             )
         )
-        raise UserError(f"{name}: no {wanted} text: it has no byte-order mark", other)
+        raise UserError(f"{name} is not {wanted} text: it has no byte-order mark", other)
     tally.remark(f"read as {likely}; it has no byte-order mark", name)
     return likely, 0
 
@@ -158,12 +158,12 @@ def _check(head: bytes, name: str, encoding: str) -> None:
     check_zeros(head, name, encoding, text.count("\0") / max(1, len(text)))
     if encoding == "utf-8" and "\ufffd" in text and (likely := text_encoding.guess(head)):
         raise UserError(
-            f"{name} is no UTF-8 text",
+            f"{name} is not UTF-8 text",
             f"it looks like {likely}: use {option('encoding', likely)}",
         )
     if text_encoding.is_wide(encoding) and _is_plain(head):
         raise UserError(
-            f"{name} is no {encoding} text: it looks like UTF-8",
+            f"{name} is not {encoding} text: it looks like UTF-8",
             "prepare the files of each encoding by themselves (--glob), or convert this one",
         )
 

@@ -114,7 +114,7 @@ def check_zeros(data: bytes, name: str, encoding: str, zeros: float | None = Non
         return
     likely = text_encoding.guess(data)
     raise UserError(
-        f"{name}: {share:.0%} of its characters are zeros: it is no {encoding} text",
+        f"{name}: {share:.0%} of its characters are zeros, so it is not {encoding} text",
         f"it looks like {likely}: use {option('encoding', likely)}"
         if likely
         else "it looks like a binary file: leave it out",

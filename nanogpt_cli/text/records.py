@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -180,7 +180,7 @@ def text_of(record: Any, place: str, reader: Reader, tally: Tally) -> bytes:
     field, text = reader.text_field, record
     if isinstance(record, dict):
         if field not in record:
-            texts = [key for key, value in record.items() if isinstance(value, str)]
+            texts = {key: value for key, value in record.items() if isinstance(value, str)}
             raise UserError(f"{place}: no field {field!r}", field_hint(field, texts))
         text = record[field]
         if not isinstance(text, str):
@@ -221,11 +221,17 @@ def utf8(text: str, place: str, reader: Reader, tally: Tally) -> bytes:
     return text.encode("utf-8", "replace" if reader.errors == "replace" else "ignore")
 
 
-def field_hint(field: str, known: Sequence[str]) -> str:
-    """What to do about a field that is missing where others are ``known``."""
-    near = nearest(field, known) or (known[0] if len(known) == 1 else "")
-    there = ", ".join(map(repr, known[:8])) or "none"
-    return f"fields with text here: {there}; choose one with {option('text_field', near)}"
+def field_hint(field: str, known: Mapping[str, str]) -> str:
+    """What to do about a field that is missing.
+
+    Args:
+        known: the fields there, each with its text in some record; the longest is the likeliest.
+    """
+    if not known:
+        return "there is no field with text"
+    likely = nearest(field, known) or max(known, key=lambda name: len(known[name]))
+    there = ", ".join(map(repr, list(known)[:8]))
+    return f"fields with text here: {there}; name one with {option('text_field', likely)}"
 
 
 def parquet(path: Path, name: str, reader: Reader, tally: Tally) -> Iterator[Chunk]:
@@ -264,7 +270,7 @@ def parquet(path: Path, name: str, reader: Reader, tally: Tally) -> Iterator[Chu
 def _check_column(schema: Any, name: str, field: str) -> None:
     """Refuse a column that is missing or cannot hold text, whatever the policy for records."""
     types = {column.name: str(column.type) for column in schema}
-    texts = [key for key, kind in types.items() if "string" in kind]
+    texts = {key: "" for key, kind in types.items() if "string" in kind}
     if field not in types:
         raise UserError(f"{name}: no column {field!r}", field_hint(field, texts))
     if field not in texts and types[field] != "null":
