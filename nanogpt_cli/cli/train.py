@@ -12,6 +12,7 @@ from nanogpt_cli.cli import advice, console, jobs, options
 from nanogpt_cli.cli.jobs import Job, Request
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
+from nanogpt_cli.user_input import whole_from_environment
 
 if TYPE_CHECKING:
     from nanogpt_cli.run.events import RunEnded
@@ -128,7 +129,7 @@ def train(
 
 def _launched() -> int:
     """How many processes a launcher (torchrun) started, 0 without one."""
-    return int(os.environ.get("WORLD_SIZE", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    return whole_from_environment("WORLD_SIZE", 0) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def _in_other_processes(job: Job, asked: Request, tui: bool, restarts: int, as_json: bool) -> None:

@@ -23,6 +23,7 @@ from nanogpt_cli.text.request import (
     tokenizer_label,
 )
 from nanogpt_cli.text.sources import StandardInput, TextSource, expand
+from nanogpt_cli.user_input import expanded
 
 __all__ = ["VAL_FRACTION", "PrepareProgress", "Prepared", "Request", "ensure", "prepare", "ready"]
 
@@ -205,7 +206,7 @@ def _as_it_is(request: Request) -> Path | None:
     if len(request.inputs) != 1:
         return None
     name = request.inputs[0]
-    path = Path(name).expanduser()
+    path = expanded(name)
     if tokens.is_prepared(path):
         return path
     if catalogue.find(name) or path.exists() or name == STDIN:
@@ -246,7 +247,7 @@ def find(name: str, tokenizer: str | None = None) -> Path:
     Raises:
         UserError: there is none; the message lists the prepared sets.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if tokens.is_prepared(path):
         return path
     found = look.prepared_folders()
