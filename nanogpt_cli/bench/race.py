@@ -80,10 +80,7 @@ def bench_race(
     chosen = recipe_files.load(recipe, sets).recipe
     if against is not None:
         turns.script_of(against)
-    section = chosen.data
-    data = prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    data = prepare.ensure(chosen.data.model_dump(), report=console.say)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="nanogpt-bench-") as name:
         folder = Path(name)

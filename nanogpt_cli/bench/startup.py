@@ -44,10 +44,7 @@ def bench_startup(
     from nanogpt_cli.text import prepare
 
     chosen = recipe_files.load(recipe).recipe
-    section = chosen.data
-    prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    prepare.ensure(chosen.data.model_dump(), report=console.say)
     load = os.getloadavg()[0]
     contenders: dict[str, Callable[[], float]] = {
         "nanogpt --help": lambda: _run(*_PROGRAM, "--help"),

@@ -62,10 +62,7 @@ def bench_train(
             shell.command("bench", "train", "--recipe", recipe, *shell.settings(sets))
         )
         return
-    section = chosen.data
-    data = prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    data = prepare.ensure(chosen.data.model_dump(), report=console.say)
     result = _measure(chosen, data, against, turns, seconds)
     if not as_json:
         _show(result)

@@ -166,8 +166,8 @@ def _line(check: Check) -> str:
         )
         if "tokenizer_characters" in facts and facts["tokenizer_text_equal"]:
             measured += f", {facts['tokenizer_characters']:,} characters round-trip"
-    verdict = "passed" if check.passed else f"FAILED ({'; '.join(check.problems)})"
-    return f"{name}: {verdict} in {check.runtime}" + (f": {measured}" if measured else "")
+    outcome = "passed" if check.passed else f"FAILED ({'; '.join(check.problems)})"
+    return f"{name}: {outcome} in {check.runtime}" + (f": {measured}" if measured else "")
 
 
 def _next(artefact: Artefact) -> None:

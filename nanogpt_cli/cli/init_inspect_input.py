@@ -7,14 +7,13 @@ import importlib.util
 import math
 import re
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_cli import foreign_files, schemes
+from nanogpt_cli import schemes
 from nanogpt_cli.cli import console, sources
 from nanogpt_cli.errors import UserError
 
@@ -35,8 +34,6 @@ PRESETS = {
 }
 # GPT-2's 50257 tokens padded to a multiple of 64, as nanoGPT does.
 DEFAULT_VOCABULARY = 50304
-# Distinct characters of tiny Shakespeare, the usual data of a character-level recipe.
-SHAKESPEARE_CHARACTERS = 65
 _HEAD_SIZE = 64
 # What reads as module:factory or path.py:factory.
 _REFERENCE = re.compile(r"^[\w./\\-]+:[A-Za-z_][\w.]*$")
@@ -96,9 +93,7 @@ def recipe_of(
         if preset not in PRESETS:
             raise UserError(f"unknown preset {preset!r}", f"known: {', '.join(PRESETS)}")
         model = dict(zip(("n_layer", "n_head", "n_embd"), PRESETS[preset], strict=True))
-    values = {"model": model | given}
-    for text in sets:
-        _merge(values, _parse_set(text))
+    values = recipe_files.overridden({"model": model | given}, sets)
     model = values["model"]
     width = model.get("n_embd")
     if "n_head" not in model and isinstance(width, int) and width % _HEAD_SIZE == 0 and width > 0:
@@ -108,28 +103,6 @@ def recipe_of(
 
 def _toml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _parse_set(text: str) -> dict[str, Any]:
-    key, found, value = text.partition("=")
-    if not found:
-        raise UserError(f"--set {text}: expected SECTION.KEY=VALUE")
-    for literal in (value, f'"{value}"'):
-        try:
-            return foreign_files.parse_toml(f"{key} = {literal}")
-        except tomllib.TOMLDecodeError:
-            continue
-        except ValueError as error:
-            raise UserError(f"--set {text:.60}…: {error}") from None
-    raise UserError(f"--set {text:.200}: not a value")
-
-
-def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
 
 
 def check_memory(config: GPTConfig) -> None:
@@ -181,17 +154,13 @@ def subject(
 
 def _vocabulary(recipe: Recipe, data: str, tokenizer: str) -> int:
     """Rows of the embedding if the recipe does not set them: those of the data or the tokenizer."""
+    from nanogpt_cli.text import prepare
+
     if data != "random":
         return int(open_data(data, tokenizer or "gpt2").vocab_size)
     if not tokenizer or recipe.model.vocab_size:
         return DEFAULT_VOCABULARY
-    if tokenizer == "char":
-        return SHAKESPEARE_CHARACTERS
-    if tokenizer.startswith("bpe:"):
-        return int(tokenizer.partition(":")[2])
-    from nanogpt_cli.text import tokenizers
-
-    return tokenizers.get(tokenizer).vocab_size
+    return prepare.vocabulary_size(recipe.data.model_dump(), report=console.say)
 
 
 def drawn(recipe: Recipe, label: str, vocab_size: int) -> Subject:
@@ -245,7 +214,7 @@ def _load_module(reference: str) -> GPT:
         factory = getattr(factory, part)
     try:
         made = factory if isinstance(factory, nn.Module) else factory()
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise UserError(f"{reference} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
         raise UserError(
@@ -270,7 +239,7 @@ def _module(place: str) -> ModuleType:
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:  # the user's module may fail in any way
+    except (Exception, SystemExit) as error:  # the user's module may fail in any way
         raise UserError(f"cannot import {place}: {type(error).__name__}: {error}") from error
     return module
 
@@ -323,13 +292,10 @@ def tokens(
 
 def open_data(where: str, tokenizer: str) -> Any:
     """A prepared data set, by folder or name."""
-    from nanogpt_cli.text import prepare
-    from nanogpt_cli.text import tokens as prepared
+    from nanogpt_cli.text import prepare, tokens
 
-    if prepared.is_prepared(Path(where)):
-        return prepared.open_data(Path(where))
-    folder = prepare.ensure(where, tokenizer, val_fraction=0.1, report=console.say)
-    return prepared.open_data(folder)
+    data = {"name": where, "tokenizer": tokenizer}
+    return tokens.open_data(prepare.ensure(data, report=console.say))
 
 
 def _windows(split: Any, batch: int, length: int, seed: int, name: str) -> tuple[Tensor, Tensor]:

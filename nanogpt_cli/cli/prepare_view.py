@@ -101,6 +101,8 @@ def _plain_table() -> Table:
 
 def print_receipt(manifest: dict[str, Any], folder: Path) -> None:
     """The data receipt, on stderr."""
+    from nanogpt_cli.text.receipt import notes
+
     receipt = manifest["receipt"]
     out = console.stderr()
     kind = manifest["tokenizer"]["kind"]
@@ -110,8 +112,8 @@ def print_receipt(manifest: dict[str, Any], folder: Path) -> None:
     for label, text in _receipt_rows(manifest, receipt, kind):
         table.add_row(label, text)
     out.print(table)
-    for warning in warnings(receipt):
-        out.print(console.styled(("note:", "yellow"), f" {warning}"))
+    for note in notes(manifest):
+        out.print(console.styled(("note:", "yellow"), f" {note}"))
 
 
 def _receipt_rows(
@@ -151,30 +153,6 @@ def leakage_words(leakage: dict[str, Any]) -> str:
         return "no whole validation document to compare"
     held, leaked = leakage["val_documents"], leakage["in_train"]
     return f"{leaked:,} of {held:,} validation documents ({leakage['share']:.2%}) are also in train"
-
-
-def warnings(receipt: dict[str, Any]) -> Iterator[str]:
-    """Warnings that the user should act on before training."""
-    trip = receipt.get("round_trip", {"samples": 0, "exact": 0})
-    if trip["exact"] < trip["samples"]:
-        yield "this tokenizer does not reproduce the text exactly; samples will look different"
-    if receipt.get("broken_bytes"):
-        yield f"{receipt['broken_bytes']:,} byte(s) were not UTF-8 and were replaced or left out"
-    if receipt.get("forced_cuts"):
-        yield (
-            f"{receipt['forced_cuts']:,} stretch(es) of megabytes without a word boundary were "
-            "cut; the tokens at each cut may differ"
-        )
-    if receipt.get("skipped_records"):
-        yield f"{receipt['skipped_records']:,} unreadable record(s) were left out"
-    if receipt.get("skipped_files"):
-        yield f"{receipt['skipped_files']:,} binary file(s) were left out"
-    leakage = receipt.get("leakage", {"share": None})
-    if leakage["share"]:
-        yield (
-            "some validation text is also in train, so its loss will look too good; "
-            "try --split hash"
-        )
 
 
 def print_sets(as_json: bool) -> None:

@@ -48,10 +48,8 @@ def replay(
             f"run {folder.name} has no incident",
             f"name a step after it, for example the first: {shell.hint('replay', folder.path, 1)}",
         )
-    section = recipe_files.load_resolved(folder.recipe).data
-    prepared = prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    wanted = recipe_files.load_resolved(folder.recipe).data
+    prepared = prepare.ensure(wanted.model_dump(), report=console.say)
     found = core.replay(folder, open_data(prepared), step or known[-1], console.say)
     if as_json:
         console.emit_json(core.to_json(found))

@@ -40,10 +40,7 @@ def verify_resume(
     stop = stop or steps // 2
     if stop >= steps:
         raise UserError(f"--stop-at {stop} must be less than --steps {steps}")
-    section = loaded.data
-    prepared = prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    prepared = prepare.ensure(loaded.data.model_dump(), report=console.say)
     with tempfile.TemporaryDirectory(prefix="nanogpt-verify-") as folder:
         verdict = core.check(
             loaded, open_data(prepared), Path(folder), steps=steps, stop=stop, report=console.say

@@ -106,7 +106,7 @@ def _measured(checks: Sequence[Check]) -> str:
 
 def _row(check: Check) -> str:
     facts = check.facts
-    verdict = {True: "passed", False: "**failed**: " + "; ".join(check.problems)}
+    outcome = {True: "passed", False: "**failed**: " + "; ".join(check.problems)}
     cells = [check.artefact, check.runtime]
     if "max_abs_diff" in facts:
         unit = "log-probability" if "compared" in facts else "logit"
@@ -120,7 +120,7 @@ def _row(check: Check) -> str:
         cells += ["0 (every tensor bit for bit)", "", "", "", ""]
     else:
         cells += [""] * 5
-    cells.append(verdict.get(bool(check.passed), "") if check.passed is not None else "not run")
+    cells.append(outcome.get(bool(check.passed), "") if check.passed is not None else "not run")
     return "| " + " | ".join(cells) + " |"
 
 
@@ -140,6 +140,13 @@ def _limits(source: Exportable) -> str:
         lines.append(
             "- The vocabulary consists of the characters of the training text. The runtimes' "
             "tokenizers drop all others silently."
+        )
+    if source.tokenizer is not None and source.tokenizer.eot is not None:
+        name = source.tokenizer.token_bytes(source.tokenizer.eot).decode("utf-8", "replace")
+        lines.append(
+            f"- In training, a text that spells out `{name}` or another special token was ordinary "
+            "text. The runtimes' tokenizers take it for the token itself; in transformers, "
+            "`tokenizer(text, split_special_tokens=True)` gives the ids of training."
         )
     if source.config.activation == "gelu":
         lines.append(

@@ -140,7 +140,7 @@ def read(
         raise UserError(f"{path} is not a nanoGPT checkpoint: it has no model_args")
     config = _config(path, value["model_args"])
     tensors = safe_torch.tensors_of(value.get("model"), path)
-    model = build(config, tensors, native_names(tensors, tied=True), source=str(path))
+    model = build(config, tensors, native_names(tensors, tied=True))
     notes: tuple[str, ...] = ()
     if tokenizer is None:
         tokenizer, notes = _tokenizer(path, value.get("config"), meta, config)

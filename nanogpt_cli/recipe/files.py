@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -86,7 +87,7 @@ def shipped() -> list[Header]:
 def read_header(path: Path) -> Header:
     """The ``# what: …``, ``# machine: …``, ``# minutes: …`` and ``# loss: …`` lines of a recipe."""
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in foreign_files.lines(foreign_files.read_text(path)):
         if line.strip() and not line.startswith("#"):
             break
         if match := _HEADER.match(line):
@@ -130,8 +131,7 @@ def load(name: str | Path, sets: Sequence[str] = ()) -> Loaded:
     if (run := draft.table("run")) is not None:
         run.setdefault("name", path.stem)
     before = _data_and_prompt(draft)
-    for text in sets:
-        _apply_set(draft, checked(text, "--set"))
+    _apply_sets(draft, sets)
     _forget_prompt(draft, before)
     return _validate(draft, str(path))
 
@@ -139,6 +139,13 @@ def load(name: str | Path, sets: Sequence[str] = ()) -> Loaded:
 def from_values(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """A recipe from plain values, with the same errors as ``load``."""
     return _validate(_Draft(values=dict(values)), source).recipe
+
+
+def overridden(values: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+    """Plain values of a recipe after overrides as in ``load``; not validated yet."""
+    draft = _Draft(values=copy.deepcopy(dict(values)))
+    _apply_sets(draft, sets)
+    return draft.values
 
 
 def load_resolved(path: Path) -> Recipe:
@@ -181,6 +188,8 @@ def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
             where = lines.get(f"{section}.{key}", lines.get(section, 1))
             draft.origins[f"{section}.{key}"] = f"{path}:{where}"
     _forget_prompt(draft, before)
+    model = values.get("model")
+    _settle_init(draft, "init" in values, isinstance(model, dict) and "init" in model)
     return draft
 
 
@@ -204,6 +213,25 @@ def _forget_prompt(draft: _Draft, before: tuple[Any, Any]) -> None:
         draft.origins.pop("sample.prompt", None)
 
 
+def _settle_init(draft: _Draft, scheme: bool, choice: bool) -> None:
+    """Keep the table ``[init]`` and the key ``model.init`` together, after one file or override.
+
+    A table alone chooses itself; the name of another scheme alone replaces an inherited table.
+
+    Args:
+        scheme: the file or override has the table.
+        choice: it has the key.
+    """
+    if scheme == choice or (model := draft.table("model")) is None:
+        return
+    if scheme:
+        model["init"] = "custom"
+        draft.origins["model.init"] = draft.origins["init"]
+    elif model["init"] != "custom" and draft.values.pop("init", None):
+        where = draft.origins.pop("init")
+        draft.notes.append(f"model.init = {model['init']!r} replaces the table [init] of {where}")
+
+
 def _parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The values of a TOML file and the line of each key."""
     text = foreign_files.read_text(path, foreign_files.LARGEST_RECIPE)
@@ -217,13 +245,16 @@ def _line_numbers(text: str) -> dict[str, int]:
     """The line (1-based) of each ``section.key``, for the plain tables that recipes consist of."""
     section = ""
     found: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(foreign_files.lines(text), 1):
         if match := _SECTION_LINE.match(line):
-            section = match.group(1)
-            found.setdefault(section, number)
+            section = key = match.group(1)
         elif match := _KEY_LINE.match(line):
             key = f"{section}.{match.group(1)}" if section else match.group(1)
-            found.setdefault(key, number)
+        else:
+            continue
+        parts = key.split(".")  # a dotted key stands for the tables it leads through as well
+        for end in range(1, len(parts) + 1):
+            found.setdefault(".".join(parts[:end]), number)
     return found
 
 
@@ -236,19 +267,29 @@ def keys() -> dict[str, list[str]]:
     }
 
 
+def _apply_sets(draft: _Draft, sets: Sequence[str]) -> None:
+    for text in sets:
+        _apply_set(draft, checked(text, "--set"))
+
+
 def _apply_set(draft: _Draft, text: str) -> None:
     path, separator, literal = text.partition("=")
     path = path.strip()
     if not separator or not path:
         raise UserError(f"--set {text!r} has no value", "write it as --set SECTION.KEY=VALUE")
     section, _, key = path.rpartition(".")
-    if section == "" or key not in keys().get(section, [key]):
+    own_scheme = path.startswith("init.")  # its tables and keys are those of schemes.toml
+    if not own_scheme and key not in keys().get(section, ()):
         section = _home_of(key, section, draft) or section
     if section == "":
         raise UserError(f"--set {path}: unknown key", _suggest(path))
-    if (content := draft.table(section)) is not None:
-        content[key] = _toml_value(path, literal.strip())
-        draft.origins[f"{section}.{key}"] = "--set"
+    content: Any = draft.values
+    for name in section.split("."):
+        if not isinstance(content := content.setdefault(name, {}), dict):
+            return  # the message about it shall name its line
+    content[key] = _toml_value(path, literal.strip())
+    draft.origins["init" if own_scheme else f"{section}.{key}"] = "--set"
+    _settle_init(draft, own_scheme, f"{section}.{key}" == "model.init")
 
 
 def _home_of(key: str, given: str, draft: _Draft) -> str:
@@ -311,7 +352,14 @@ def _describe(item: Any, draft: _Draft, source: str) -> list[str]:
     key = ".".join(str(part) for part in item["loc"][:2])
     kind, value = item["type"], item.get("input")
     if kind == "extra_forbidden":
-        text = f"unknown key {key}; {_suggest(key)}" if "." in key else _unknown_section(key)
+        section, _, name = key.partition(".")
+        if name in Recipe.model_fields and isinstance(value, dict) and value:
+            text = (
+                f"{name}.{next(iter(value))} stands in [{section}]; a dotted key belongs above the "
+                f"first table, or write {next(iter(value))} below [{name}]"
+            )
+        else:
+            text = f"unknown key {key}; {_suggest(key)}" if name else _unknown_section(key)
         return [_place(key, draft, source) + text.rstrip("; ")]
     if kind == "value_error":
         sentences = str(item["ctx"]["error"]).splitlines()

@@ -187,7 +187,16 @@ def from_value(value: dict[str, Any], path: Path) -> Tokenizer:
     # Configurations of smaller vocabularies often keep GPT2Config's default, 50256.
     if type(eot) is int and 0 <= eot < made.vocab_size:
         made.eot = eot
+    elif (named := made.backend.token_to_id(_named_end(path))) is not None:
+        made.eot = named
     return made
+
+
+def _named_end(path: Path) -> str:
+    """The token that ``tokenizer_config.json`` calls the end of text; empty if it names none."""
+    named = _object(path.parent / _CONFIG).get("eos_token") if path.name == TOKENIZER else None
+    named = named.get("content") if isinstance(named, dict) else named
+    return named if isinstance(named, str) else ""
 
 
 def _recognise(value: dict[str, Any]) -> Tokenizer | None:

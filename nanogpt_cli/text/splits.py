@@ -10,8 +10,8 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
+from nanogpt_cli.text.decoding import CODEC_POLICY
 from nanogpt_cli.text.pipeline import TRAIN, VAL, Encoded
-from nanogpt_cli.text.reading import CODEC_POLICY
 from nanogpt_cli.text.token_file import TokenFile
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 

@@ -13,6 +13,7 @@ import pytest
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import hf_tokenizer
 from nanogpt_cli.text import huggingface_files, tokenizers
+from nanogpt_cli.text.tiktoken_bpe import TiktokenTokenizer
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
 TEXT = "Hello world  <|user|> CAFÉ, a Café and a café.\n<|endoftext|> naïve café 日本 x<|user|>y"
@@ -150,12 +151,13 @@ def in_pairs(folder: Path, value: dict[str, Any], config: dict[str, Any]) -> Non
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("change", [as_published, in_pairs])
-def test_gpt2s_own_file_is_gpt2(gpt2: Path, change: Change) -> None:
+def test_gpt2s_own_file_is_gpt2(gpt2: Path) -> None:
     fingerprint = tokenizers.get("gpt2").fingerprint()
     assert tokenizers.load(gpt2).fingerprint() == fingerprint
-    written(gpt2, change)
-    assert tokenizers.load(gpt2 / "tokenizer.json").fingerprint() == fingerprint
+    for change in (as_published, in_pairs):
+        written(gpt2, change)
+        value = json.loads((gpt2 / "tokenizer.json").read_text("utf-8"))
+        assert isinstance(huggingface_files._recognise(value), TiktokenTokenizer), change
     (gpt2 / "tokenizer.json").unlink()
     assert tokenizers.load(gpt2).fingerprint() == fingerprint
 
