@@ -16,6 +16,7 @@ from nanogpt_cli.run.folder import RunFolder
 if TYPE_CHECKING:
     from nanogpt_cli.recipe import Recipe
     from nanogpt_cli.recipe.files import Loaded
+    from nanogpt_cli.text.certificate import Certificate
     from nanogpt_cli.training.starting import Start
 
 
@@ -32,6 +33,7 @@ class Request:
         new_tokens: draw the token embeddings of ``source`` anew.
         folder: the run folder that another process has made, or "".
         processes: that share each step.
+        certify: prove first that the validation tokens are the bytes of their source.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Request:
     new_tokens: bool = False
     folder: str = ""
     processes: int = 1
+    certify: bool = False
 
     def words(self, *more: str) -> list[object]:
         """The words of the command that asks for the same, with more overrides."""
@@ -49,6 +52,7 @@ class Request:
         words += ["--resume"] if self.resume else []
         words += ["--from", self.source] if self.source else []
         words += ["--new-tokens"] if self.new_tokens else []
+        words += ["--certify"] if self.certify else []
         words += [] if self.out == RUNS else ["--out", self.out]
         return words + (["--procs", self.processes] if self.processes > 1 else [])
 
@@ -66,6 +70,7 @@ class Job:
         new_tokens: draw its token embeddings anew.
         made_here: this process has made the run folder, and removes it if the run cannot begin.
         start: the model itself, where it is loaded already.
+        proof: of the validation split's bytes, with ``--certify``, where it was made already.
     """
 
     recipe: Recipe
@@ -76,6 +81,7 @@ class Job:
     new_tokens: bool = False
     made_here: bool = False
     start: Start | None = field(default=None, compare=False)
+    proof: Certificate | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON values, for the other processes."""
@@ -151,6 +157,7 @@ def begun(asked: Request) -> Job:
     data = prepared(recipe)
     if start:
         _check_fit(start, data, recipe)
+    proof = _proved(data) if asked.certify else None
     with files.readable_os_errors("make a run folder", asked.out):
         run = (
             RunFolder(Path(asked.folder)) if asked.folder else fresh_run(recipe.run.name, asked.out)
@@ -160,7 +167,7 @@ def begun(asked: Request) -> Job:
         console.say(f"{asked.out / recipe.run.name} exists; this run is {run.path}")
     return Job(
         recipe, data, run, resume=False, source=asked.source, new_tokens=asked.new_tokens,
-        made_here=not asked.folder, start=start,
+        made_here=not asked.folder, start=start, proof=proof,
     )  # fmt: skip
 
 
@@ -238,7 +245,18 @@ def resumed(asked: Request) -> Job:
     planned = loaded.recipe.train.max_steps
     if max(retention.list_steps(run), default=0) >= planned:
         console.say(f"all {planned} steps are made; --set train.max_steps=N makes the run longer")
-    return Job(loaded.recipe, prepared(loaded.recipe), run, resume=True)
+    data = prepared(loaded.recipe)
+    return Job(
+        loaded.recipe, data, run, resume=True, proof=_proved(data) if asked.certify else None
+    )
+
+
+def _proved(data: Path) -> Certificate:
+    """The proof of the validation split, before time is spent on training."""
+    from nanogpt_cli.cli import certificate
+    from nanogpt_cli.text.tokens import open_data
+
+    return certificate.demand(open_data(data))
 
 
 def prepared(recipe: Recipe) -> Path:

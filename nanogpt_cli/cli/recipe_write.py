@@ -14,6 +14,7 @@ from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable, toml_escaped
 from nanogpt_cli.run.folder import check_name
+from nanogpt_cli.user_input import expanded, whole
 
 
 def new(
@@ -146,7 +147,7 @@ def _data(text: str) -> str:
     """Check that ``text`` is a set that ``prepare`` can make, or a prepared one."""
     from nanogpt_cli.text import catalogue, tokens
 
-    path = Path(text).expanduser()
+    path = expanded(text)
     if catalogue.find(text) or tokens.is_prepared(path) or (text != "-" and path.exists()):
         return text
     raise catalogue.unknown(text)
@@ -158,7 +159,7 @@ def _as_prepared(data: str) -> dict[str, Any]:
 
     if catalogue.find(data):
         return {}
-    path = Path(data).expanduser()
+    path = expanded(data)
     folder = path if tokens.is_prepared(path) else look.newest_of(path)
     if folder is None:
         return {}
@@ -180,15 +181,16 @@ def _data_keys() -> list[str]:
 def _tokenizer(data: str) -> Callable[[str], object]:
     from nanogpt_cli.text import request, tokens
 
-    if not data or tokens.is_prepared(Path(data).expanduser()):
+    if not data or tokens.is_prepared(expanded(data)):
         return lambda _: None  # a prepared set has its tokenizer
     return lambda kind: request.checked(request.Request((data,), tokenizer=kind))
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    number = whole(text)
+    if not number:
         raise UserError(f"{text!r} is not a number of steps")
-    return int(text)
+    return number
 
 
 def _free_name(stem: str, base: str) -> str:

@@ -10,7 +10,9 @@ import typer
 from nanogpt_cli import shell
 from nanogpt_cli.cli import advice, console, jobs, options
 from nanogpt_cli.cli.jobs import Job, Request
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
+from nanogpt_cli.user_input import whole_from_environment
 
 if TYPE_CHECKING:
     from nanogpt_cli.run.events import RunEnded
@@ -61,6 +63,14 @@ def train(
     lr_find: Annotated[
         bool, typer.Option("--lr-find", help="Instead of training, try out learning rates.")
     ] = False,
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify",
+            help="Prove first that the tokens are the bytes of the source; at the end, bits per "
+            "byte of the best weights.",
+        ),
+    ] = False,
     out: options.RunsFolder = RUNS,
     seed: Annotated[
         int | None, typer.Option("--seed", help="Of the run; as --set run.seed=N.")
@@ -82,9 +92,14 @@ def train(
     overrides += [f"train.device={device!r}"] if device else []
     asked = Request(
         recipe, tuple(overrides), out, resume, start_from, new_tokens, folder,
-        _launched() or processes,
+        _launched() or processes, certify,
     )  # fmt: skip
     jobs.check_request(asked)
+    if certify and (tui or lr_find):
+        raise UserError(
+            "--certify goes with neither --tui nor --lr-find",
+            "certify the run when it has ended: `nanogpt eval --certify`",
+        )
     if lr_find:
         _try_rates(asked, as_json)
         return
@@ -97,22 +112,24 @@ def train(
     if _launched():
         ended = training.run_as_rank(make_job)
         if ended is not None:
-            _report(*ended, as_json=as_json, product=not (folder or resume))
+            made, last = ended
+            product = not (folder or resume)
+            _report(made, last, as_json=as_json, product=product, certify=certify)
             # To the launcher a run that was stopped in order is no failure.
-            raise typer.Exit(0 if ended[1].reason == "stopped" else _exit_code(ended[1]))
+            raise typer.Exit(0 if last.reason == "stopped" else _exit_code(last))
         return
     made = make_job()
     if tui or processes > 1:
         _in_other_processes(made, asked, tui, restarts, as_json)
         return
     last = training.run_alone(made)
-    _report(made, last, as_json=as_json)
+    _report(made, last, as_json=as_json, certify=certify)
     raise typer.Exit(_exit_code(last))
 
 
 def _launched() -> int:
     """How many processes a launcher (torchrun) started, 0 without one."""
-    return int(os.environ.get("WORLD_SIZE", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    return whole_from_environment("WORLD_SIZE", 0) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def _in_other_processes(job: Job, asked: Request, tui: bool, restarts: int, as_json: bool) -> None:
@@ -132,8 +149,9 @@ def _in_other_processes(job: Job, asked: Request, tui: bool, restarts: int, as_j
         return
     launch.run_processes(processes, restarts, arguments, run)
     last = launch.last_ending(run)
+    certified = _certified(job, last) if asked.certify else {}
     if as_json:
-        console.emit_json(_facts(run, last))
+        console.emit_json(_facts(run, last) | certified)
     else:
         typer.echo(run.path)
     raise typer.Exit(_exit_code(last))
@@ -154,7 +172,18 @@ def _facts(run: RunFolder, ended: RunEnded) -> dict[str, Any]:
     }
 
 
-def _report(job: Job, ended: RunEnded, *, as_json: bool, product: bool = True) -> None:
+def _certified(job: Job, ended: RunEnded) -> dict[str, Any]:
+    """The certificate of a run; nothing is certified if it was stopped or failed."""
+    from nanogpt_cli.cli import evaluate
+
+    if _exit_code(ended):
+        return {"bits_per_byte": None, "certificate": None}
+    return evaluate.certified(job.run.path, job.data, job.recipe.train.device, job.proof)
+
+
+def _report(
+    job: Job, ended: RunEnded, *, as_json: bool, product: bool = True, certify: bool = False
+) -> None:
     """Where the run lies and what to type next; stdout is left to whoever started the ranks."""
     run = job.run
     best = f", best val loss {ended.best_val_loss:.4f}" if ended.best_val_loss else ""
@@ -164,8 +193,9 @@ def _report(job: Job, ended: RunEnded, *, as_json: bool, product: bool = True) -
     console.say(
         f"{word} after {ended.step} {steps} and {console.duration(ended.seconds)}{why}{best}"
     )
+    certified = _certified(job, ended) if certify else {}
     if product and as_json:
-        console.emit_json(_facts(run, ended))
+        console.emit_json(_facts(run, ended) | certified)
     elif product:
         typer.echo(run.path)
     console.next_command(advice.after(run, ended.reason))

@@ -54,6 +54,8 @@ def adopt(module: nn.Module, label: str) -> GPT:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{label} is not a GPT-2: it has no {missing[0]}{more}")
+    if empty := [name for name, value in found.items() if value.is_meta]:
+        raise UserError(f"{label}: {empty[0]} is on the device meta and has no values")
     with torch.device("meta"):
         model = GPT(config)
     model.to_empty(device="cpu")

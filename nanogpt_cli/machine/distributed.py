@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine.device import Device
+from nanogpt_cli.user_input import whole_from_environment
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -95,7 +96,7 @@ class Group:
 
 def wanted() -> int:
     """How many processes the launcher started; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return whole_from_environment("WORLD_SIZE", 1)
 
 
 def restarted(group: Group) -> bool:
@@ -103,7 +104,7 @@ def restarted(group: Group) -> bool:
 
     The launcher counts a restart only on the machine where a process failed, so the ranks compare.
     """
-    return group.any(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0)
+    return group.any(whole_from_environment("TORCHELASTIC_RESTART_COUNT", 0) > 0)
 
 
 @contextlib.contextmanager
@@ -119,7 +120,7 @@ def joined() -> Iterator[Group]:
         yield Group()
         return
     cuda = torch.cuda.is_available()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_rank = whole_from_environment("LOCAL_RANK", 0)
     if cuda:
         torch.cuda.set_device(local_rank)
     try:

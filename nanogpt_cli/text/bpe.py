@@ -13,6 +13,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import foreign_tokenizer, tokenizer_library
 from nanogpt_cli.text.gpt2_bpe import byte_characters
 from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer, Tokens
+from nanogpt_cli.user_input import whole
 
 if TYPE_CHECKING:
     import tokenizers
@@ -135,7 +136,7 @@ class HuggingFaceTokenizer(Tokenizer):
 def trained_size(kind: str) -> int | None:
     """The vocabulary size asked for by ``bpe:SIZE``; None for any other kind."""
     match = _KIND.fullmatch(kind)
-    return int(match[1]) if match else None
+    return whole(match[1]) if match else None
 
 
 def train(size: int, texts: Iterable[str]) -> HuggingFaceTokenizer:

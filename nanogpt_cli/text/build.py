@@ -114,30 +114,22 @@ class Build:
         return TailWriter(self.folder, tokenizer, request.val_fraction, request.errors)
 
     def _training_texts(self) -> Iterator[str]:
-        reader = self._reader(None)
         read = 0
-        for chunk in self._chunks(reader, Meter(), Tally()):
+        for chunk in self._chunks(None, Meter(), Tally()):
             if read >= _TRAINING_BYTES:
                 return
             read += len(chunk.data)
             yield pipeline.chunk_text(chunk, self.request.errors)
 
-    def _reader(self, tokenizer: Tokenizer | None) -> Reader:
+    def _chunks(self, tokenizer: Tokenizer | None, meter: Meter, tally: Tally) -> Iterator[Chunk]:
         cut = cuts.word_cut if tokenizer is None else cuts.cutter(tokenizer)
-        asked = self.request
-        return Reader(cut, asked.errors, asked.encoding, asked.newlines, asked.text_field)
-
-    def _chunks(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Chunk]:
-        chunks = itertools.chain.from_iterable(
-            source.chunks(reader, meter, tally) for source in self.sources
-        )
-        return chunks if self.request.limit is None else _first(chunks, self.request.limit)
+        return read_chunks(self.request, self.sources, cut, meter, tally)
 
     def _encode(self, writer: SplitWriter, tokenizer: Tokenizer, *, hashed: bool) -> receipt.Facts:
         sizes = [source.size for source in self.sources]
         total = None if None in sizes else sum(size or 0 for size in sizes)
         meter, facts = Meter(), receipt.Facts()
-        chunks = self._chunks(self._reader(tokenizer), meter, self.tally)
+        chunks = self._chunks(tokenizer, meter, self.tally)
         if isinstance(tokenizer, CharsetCollector):
             chunks = self._settled(tokenizer, chunks)
         val_fraction = self.request.val_fraction if hashed else None
@@ -221,6 +213,15 @@ class Build:
         )
 
 
+def read_chunks(
+    request: Request, sources: list[TextSource], cut: cuts.Cutter, meter: Meter, tally: Tally
+) -> Iterator[Chunk]:
+    """The chunks of all documents that ``request`` asks for, in order, cut by ``cut``."""
+    reader = Reader(cut, request.errors, request.encoding, request.newlines, request.text_field)
+    chunks = itertools.chain.from_iterable(s.chunks(reader, meter, tally) for s in sources)
+    return chunks if request.limit is None else _first(chunks, request.limit)
+
+
 def manifest_json(
     *,
     name: str,
@@ -256,14 +257,19 @@ def write_sources(folder: Path, read: list[SourceFile]) -> dict[str, Any]:
     """List the files read in ``sources.jsonl``; returns their summary for the manifest."""
     lines = [json.dumps(asdict(file), ensure_ascii=False) for file in read]
     files.write_text(folder / SOURCES, "".join(line + "\n" for line in lines))
-    together = hashlib.sha256("".join(file.sha256 for file in read).encode()).hexdigest()
     return {
         "files": len(read),
         "bytes": sum(file.size for file in read),
-        # The hash of a single file, or the hash of several files' hashes in order.
-        "sha256": read[0].sha256 if len(read) == 1 else together,
+        "sha256": sources_sha256(read),
         "first": [file.path for file in read[:8]],
     }
+
+
+def sources_sha256(read: list[SourceFile]) -> str:
+    """The hash of a single file, or the hash of several files' hashes in order."""
+    if len(read) == 1:
+        return read[0].sha256
+    return hashlib.sha256("".join(file.sha256 for file in read).encode()).hexdigest()
 
 
 def _split_info(counts: Counts, digest: str, path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from nanogpt_cli.text import tokens
 from nanogpt_cli.text.stream import text_of
 from nanogpt_cli.text.tokenizer import Tokens
 from nanogpt_cli.text.tokens import TokenData
+from nanogpt_cli.user_input import expanded
 
 _BLOCK: Final = 1 << 20
 
@@ -80,7 +81,7 @@ def prepared_folders() -> list[Path]:
 
 def newest_of(path: Path) -> Path | None:
     """The newest of the prepared sets that were made from this one file or folder."""
-    wanted = [storable(str(path.expanduser().absolute()))]
+    wanted = [storable(str(expanded(str(path)).absolute()))]
     found = []
     for folder in prepared_folders():
         with contextlib.suppress(UserError):  # a damaged set says nothing about this text

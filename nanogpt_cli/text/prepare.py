@@ -23,6 +23,7 @@ from nanogpt_cli.text.request import (
     tokenizer_label,
 )
 from nanogpt_cli.text.sources import StandardInput, TextSource, expand
+from nanogpt_cli.user_input import expanded
 
 __all__ = ["VAL_FRACTION", "PrepareProgress", "Prepared", "Request", "ensure", "prepare", "ready"]
 
@@ -74,7 +75,7 @@ def prepare(
     request = checked(request)
     tally = Tally()
     name = name or default_name(request)
-    sources = _open_sources(request, tally, report)
+    sources = open_sources(request, tally, report)
     folder = (out or _default_folder(name, request)).absolute()
     if not force and not target.what_changed(folder, request, sources):
         return Prepared(folder, tokens.read_manifest(folder).raw, fresh=False)
@@ -99,7 +100,7 @@ def prepare(
     return Prepared(folder, manifest, fresh=True)
 
 
-def _open_sources(request: Request, tally: Tally, report: Reporter) -> list[TextSource]:
+def open_sources(request: Request, tally: Tally, report: Reporter) -> list[TextSource]:
     """The sources of a checked request; nothing large is read yet."""
     if (old := _nanogpt_folder(request)) is not None:
         return nanogpt_data.sources(old)
@@ -205,7 +206,7 @@ def _as_it_is(request: Request) -> Path | None:
     if len(request.inputs) != 1:
         return None
     name = request.inputs[0]
-    path = Path(name).expanduser()
+    path = expanded(name)
     if tokens.is_prepared(path):
         return path
     if catalogue.find(name) or path.exists() or name == STDIN:
@@ -246,7 +247,7 @@ def find(name: str, tokenizer: str | None = None) -> Path:
     Raises:
         UserError: there is none; the message lists the prepared sets.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if tokens.is_prepared(path):
         return path
     found = look.prepared_folders()

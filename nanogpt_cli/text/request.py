@@ -13,6 +13,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import catalogue, tokenizers, tokens
 from nanogpt_cli.text.sources import FileSource, StandardInput, TextSource
+from nanogpt_cli.user_input import expanded
 
 SPLIT_RULES: Final = ("auto", "tail", "hash")
 ERROR_POLICIES: Final = ("strict", "replace", "skip")
@@ -104,7 +105,7 @@ def _check_options(request: Request) -> None:
             "nothing to prepare", "name a set, files or folders; see `nanogpt prepare --list`"
         )
     for text in request.inputs:
-        folder = Path(text).expanduser()
+        folder = expanded(text)
         if tokens.is_prepared(folder):
             raise UserError(
                 f"{text} is a prepared data set already",
@@ -153,7 +154,7 @@ def _check_encoding(name: str) -> None:
 def _absolute(text: str) -> str:
     if text == STDIN or catalogue.find(text):
         return text
-    path = Path(text).expanduser()
+    path = expanded(text)
     # Not resolved: a link that is pointed to other data must count as a changed input.
     return str(path.absolute()) if path.exists() or path.is_symlink() else text
 

@@ -13,6 +13,7 @@ from nanogpt_cli.text.bpe import HuggingFaceTokenizer, trained_size
 from nanogpt_cli.text.huggingface_files import TOKENIZER, VOCABULARY
 from nanogpt_cli.text.tiktoken_bpe import KINDS, TiktokenTokenizer
 from nanogpt_cli.text.tokenizer import FORMAT, ByteTokenizer, CharTokenizer, Tokenizer
+from nanogpt_cli.user_input import expanded
 
 NAMED: Final = ("char", "byte", *KINDS)
 
@@ -30,7 +31,7 @@ def get(kind: str, *, eot: bool = False) -> Tokenizer:
     if kind == "byte" or kind in KINDS:
         return _named(kind, eot)
     if is_path(kind):
-        found = load(Path(kind).expanduser())
+        found = load(expanded(kind))
         if eot and found.eot is None:
             raise UserError(
                 f"the tokenizer of {kind} has no end-of-text token, and --eot cannot add one",
@@ -52,7 +53,7 @@ def is_path(kind: str) -> bool:
     """Whether ``kind`` is not a name but where a tokenizer lies."""
     if kind in NAMED or trained_size(kind) is not None:
         return False
-    return kind.endswith(".json") or foreign_files.present(Path(kind).expanduser())
+    return kind.endswith(".json") or foreign_files.present(expanded(kind))
 
 
 def check_kind(kind: str) -> None:
@@ -64,7 +65,7 @@ def check_kind(kind: str) -> None:
             "256 bytes and the end-of-text token come first; bpe:4096 is a good small size",
         )
     if is_path(kind):
-        file_of(Path(kind).expanduser())
+        file_of(expanded(kind))
     elif size is None and kind not in NAMED:
         near = nearest(kind, (*NAMED, "bpe:4096"))
         raise UserError(
