@@ -42,6 +42,7 @@ def facts(made: Certificate) -> dict[str, Any]:
     return {
         "passed": made.passed,
         "sources": made.sources,
+        "reading": made.reading,
         "bytes": made.bytes,
         "sha256": made.sha256,
         "tokens": made.tokens,
@@ -74,6 +75,9 @@ def _rows(made: Certificate) -> Iterator[tuple[str, str]]:
     more = f" and {files - 1:,} more" if files > 1 else ""
     yield "source", f"{first[0]}{more}, {_count(made.sources.get('bytes', 0), 'byte')}"
     yield "source_sha256", str(made.sources.get("sha256", "not recorded"))
+    if made.reading:
+        given = (f"{name} {value}" for name, value in made.reading.items())
+        yield "read_with", ", ".join(given)
     yield "text", f"{_count(made.bytes, 'byte')} of it, as {_count(made.tokens, 'token')}"
     yield "text_sha256", made.sha256
     yield "tokens_sha256", made.tokens_sha256
