@@ -71,10 +71,13 @@ def _rows(made: Certificate) -> Iterator[tuple[str, str]]:
         yield "", "bits_per_byte is per byte of the source"
     else:
         yield "certified", "every token decodes to the source's bytes, and none is left over"
-    files, first = made.sources.get("files", 0), made.sources.get("first") or ["?"]
-    more = f" and {files - 1:,} more" if files > 1 else ""
-    yield "source", f"{first[0]}{more}, {_count(made.sources.get('bytes', 0), 'byte')}"
-    yield "source_sha256", str(made.sources.get("sha256", "not recorded"))
+    files, first = made.sources.get("files", 0), made.sources.get("first") or []
+    if files:
+        more = f" and {files - 1:,} more" if files > 1 else ""
+        yield "source", f"{first[0]}{more}, {_count(made.sources.get('bytes', 0), 'byte')}"
+        yield "source_sha256", str(made.sources.get("sha256", "not recorded"))
+    else:
+        yield "source", "not read to its end, so without a sha256"
     if made.reading:
         given = (f"{name} {value}" for name, value in made.reading.items())
         yield "read_with", ", ".join(given)
