@@ -10,12 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from nanogpt_cli import host
-from nanogpt_cli.text import tokenizers
-from nanogpt_cli.text.prepare import Request, prepare
-from nanogpt_cli.text.request import Reporter
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,10 @@ def document_loop(path: Path, length: int, out: Path) -> int:
     Returns:
         tokens written.
     """
+    import numpy as np
+
+    from nanogpt_cli.text import tokenizers
+
     encoding = tokenizers.get("gpt2").encoding  # type: ignore[attr-defined]
     count = 0
     with path.open("rb") as file, out.open("wb") as target:
@@ -81,7 +80,12 @@ def document_loop(path: Path, length: int, out: Path) -> int:
 
 
 def measure(
-    source: Path, size: int, *, workers: int | None, report: Reporter, folder: Path | None = None
+    source: Path,
+    size: int,
+    *,
+    workers: int | None,
+    report: Callable[[str], None],
+    folder: Path | None = None,
 ) -> list[Speed]:
     """Measure the baseline and ``prepare`` on the same text, one after the other.
 
@@ -94,6 +98,8 @@ def measure(
     Returns:
         the baseline first, then ``prepare`` with gpt2, char and byte.
     """
+    from nanogpt_cli.text import tokenizers
+
     threads = workers or host.usable_cores()
     with tempfile.TemporaryDirectory(dir=folder, prefix="nanogpt-bench-") as name:
         text = Path(name) / "text.txt"
@@ -112,6 +118,8 @@ def measure(
 
 
 def _prepare(text: Path, kind: str, threads: int, out: Path) -> int:
+    from nanogpt_cli.text.prepare import Request, prepare
+
     made = prepare(Request((str(text),), tokenizer=kind), out=out, workers=threads)
     return int(made.manifest["receipt"]["tokens"])
 
