@@ -67,6 +67,10 @@ def scan(data: bytes, source: str, allowed: Collection[str] = ()) -> int:
                 raise _refused(source, f"goes on after {count:,} instructions", position)
     except UserError:
         raise
+    except (LookupError, TypeError):
+        raise UserError(
+            f"{source} is not a readable pickle: an instruction lacks the values it works on"
+        ) from None
     except Exception as error:  # genops raises whatever decoding raises
         raise UserError(f"{source} is not a readable pickle: {str(error)[:120]}") from None
     return stream.tell()

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.bench import history
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
@@ -63,7 +64,7 @@ def bench_startup(
     if not as_json:
         _show(result)
     history.finish("startup", result, out, as_json=as_json)
-    console.next_command(f"nanogpt train {recipe}")
+    console.next_command(shell.command("train", recipe))
 
 
 def _run(*command: str) -> float:

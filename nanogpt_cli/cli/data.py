@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console, options
+from nanogpt_cli import shell
+from nanogpt_cli.cli import console, options, prepare_view
 from nanogpt_cli.cli.prepare_view import short_path
 from nanogpt_cli.errors import UserError
 
@@ -39,26 +39,28 @@ def data(context: typer.Context, as_json: options.AsJson = False) -> None:
     else:
         console.say("no prepared data sets yet")
     console.next_command(
-        f"nanogpt data inspect {shlex.quote(folders[0].name)}"
+        shell.command("data", "inspect", shell.path_word(folders[0]))
         if folders
-        else "nanogpt prepare shakespeare"
+        else shell.command("prepare", "shakespeare")
     )
 
 
 def _list(folders: list[Path]) -> None:
-    from rich import box
-    from rich.table import Table
-
+    """A table for each place; a set's folder there is the name that other commands take."""
     from nanogpt_cli.text import tokens
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("name", "tokenizer", "train", "val", "folder"):
-        table.add_column(title, justify="right" if title in ("train", "val") else "left")
+    places: dict[Path, list[tuple[str, ...]]] = {}
     for folder in folders:
         about = tokens.read_manifest(folder)
         counts = (f"{split.tokens:,}" for split in (about.train, about.val))
-        table.add_row(about.name, about.kind, *counts, short_path(folder))
-    console.stdout().print(table)
+        row = (folder.name, about.kind, *counts)
+        places.setdefault(folder.parent, []).append(row)
+    for place, rows in places.items():
+        table = console.fitting(
+            ("set", "tokenizer", "train", "val"), rows, numbers=("train", "val"),
+            shorten=("set",), title=f"in {short_path(place)}",
+        )  # fmt: skip
+        console.print_table(table)
 
 
 @group.command()
@@ -93,7 +95,7 @@ def inspect(
         console.emit_json(_as_json(opened, shown, top))
     else:
         _print(opened, shown, top)
-    console.next_command(shlex.join(["nanogpt", "train", "small", "--set", f"data.name={folder}"]))
+    console.next_command(prepare_view.train_command(opened.manifest.raw, folder))
 
 
 def _counts(opened: TokenData) -> Any:

@@ -17,6 +17,7 @@ import typer
 
 from nanogpt_cli import caches, extras, places
 from nanogpt_cli.cli import console, doctor_view, options
+from nanogpt_cli.user_input import expanded
 from nanogpt_cli.version import __version__
 
 # Libraries that every command needs, by their module's name.
@@ -105,7 +106,7 @@ def _caches() -> list[dict[str, Any]]:
         "cache": places.cache_home(),
         "runs": places.RUNS,
         "data": places.DATA,
-        "Hugging Face": Path(hub).expanduser(),
+        "Hugging Face": expanded(hub),
         "torch.compile": places.compiled_folder(),
     }
     return [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import foreign_files, shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.places import RUNS
 
@@ -74,7 +74,7 @@ def import_(
                            "model": config.to_dict()})  # fmt: skip
     else:
         typer.echo(run.path)
-    console.next_command(f"nanogpt sample {run.path}")
+    console.next_command(shell.command("sample", run.path))
 
 
 def _read(source: str, meta: Path | None, tokenizer: Tokenizer | None) -> LoadedModel:
@@ -90,7 +90,4 @@ def _tokenizer(text: str) -> Tokenizer | None:
         return None
     from nanogpt_cli.text import tokenizers
 
-    path = Path(text)
-    if path.is_dir():
-        path = path / "tokenizer.json"
-    return tokenizers.load(path) if foreign_files.present(path) else tokenizers.get(text)
+    return tokenizers.get(text)

@@ -214,7 +214,7 @@ def _load_module(reference: str) -> GPT:
         factory = getattr(factory, part)
     try:
         made = factory if isinstance(factory, nn.Module) else factory()
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise UserError(f"{reference} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
         raise UserError(
@@ -239,7 +239,7 @@ def _module(place: str) -> ModuleType:
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:  # the user's module may fail in any way
+    except (Exception, SystemExit) as error:  # the user's module may fail in any way
         raise UserError(f"cannot import {place}: {type(error).__name__}: {error}") from error
     return module
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
@@ -71,7 +72,9 @@ def plan(
         console.say(_refusal(found))
         console.next_command("nanogpt recipes")
         raise typer.Exit(1)
-    console.next_command(f"nanogpt train {recipe}")
+    more = ["--procs", processes] if processes > 1 else []
+    more += [] if out == RUNS else ["--out", out]
+    console.next_command(shell.command("train", recipe, *shell.settings(sets), *more))
 
 
 def _sizes(recipe: Recipe) -> tuple[int, int]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli import places, shell
 from nanogpt_cli.cli import console
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from nanogpt_cli.text.prepare import PrepareProgress
+
+# model.block_size of the recipe small; a test compares them.
+_CONTEXT = 64
 
 
 @contextlib.contextmanager
@@ -75,12 +78,15 @@ def short_path(path: Path) -> str:
 
 
 def train_command(manifest: dict[str, Any], folder: Path) -> str:
-    """The command that trains on this set."""
+    """The command that trains on this set: the recipe ``small``, with a context the text fills."""
     name, kind = manifest["name"], manifest["tokenizer"]["kind"]
-    if name == "shakespeare" and kind == "char":
-        return "nanogpt train small"
-    where, how = f"data.name={short_path(folder)}", f"data.tokenizer={kind}"
-    return shlex.join(["nanogpt", "train", "small", "--set", where, "--set", how])
+    if name == "shakespeare" and kind == "char" and folder == places.data_folder(name, kind):
+        return shell.command("train", "small")
+    words = ["train", "small", *shell.setting("data.name", shell.path_word(folder))]
+    words += shell.setting("data.tokenizer", kind)
+    if (tokens := manifest["train"]["tokens"]) <= _CONTEXT:
+        words += shell.setting("model.block_size", max(1, tokens - 1))
+    return shell.command(*words)
 
 
 def _plain_table() -> Table:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console, options, recipe_write
+from nanogpt_cli import shell
+from nanogpt_cli.cli import console, jobs, options, recipe_write
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run.folder import find_run
 
@@ -46,32 +46,33 @@ def show(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = Fals
         console.emit_json({"recipe": recipe, "values": values})
     else:
         _show(rows)
-    console.next_command(f"nanogpt train {shlex.quote(recipe)}")
+    console.next_command(shell.command("train", recipe, *shell.settings(sets)))
 
 
 def _show(rows: list[tuple[str, str, Any, str]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table("key", "value", "from", box=box.SIMPLE_HEAD, pad_edge=False)
-    for section, key, value, origin in rows:
-        style = "dim" if origin == "default" else None
-        table.add_row(f"{section}.{key}", repr(value), origin, style=style)
-    console.stdout().print(table)
+    cells = [(f"{section}.{key}", repr(value), origin) for section, key, value, origin in rows]
+    table = console.fitting(("key", "value", "from"), cells, shorten=("from", "value"))
+    for row, (*_, origin) in zip(table.rows, rows, strict=True):
+        row.style = "dim" if origin == "default" else None
+    console.print_table(table)
 
 
 @group.command()
 def check(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = False) -> None:
-    """Check whether a recipe is valid; if not, list every reason (exit code 2)."""
+    """Check whether train would accept a recipe; if not, list every reason (exit code 2)."""
     from nanogpt_cli.recipe import files as recipe_files
 
     loaded = recipe_files.load(recipe, sets or [])
+    jobs.check(loaded)
+    jobs.check_data(loaded.recipe)
     if as_json:
         facts = {"keys_set": sorted(loaded.origins), "notes": list(loaded.notes)}
         console.emit_json({"recipe": recipe, "valid": True, **facts})
     else:
         typer.echo(f"{recipe} is valid: {len(loaded.origins)} keys set, the rest are defaults")
-    console.next_command(f"nanogpt train {shlex.quote(recipe)}")
+        for note in loaded.notes:
+            console.say(note)
+    console.next_command(shell.command("train", recipe, *shell.settings(sets)))
 
 
 @group.command()
@@ -91,7 +92,7 @@ def diff(
         console.side_by_side([first, second], shown)
     else:
         typer.echo("no difference")
-    console.next_command(f"nanogpt recipe show {shlex.quote(first)}")
+    console.next_command(shell.command("recipe", "show", first))
 
 
 @group.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli import files
+from nanogpt_cli import files, shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable, toml_escaped
 from nanogpt_cli.run.folder import check_name
+from nanogpt_cli.user_input import expanded, whole
 
 
 def new(
@@ -65,7 +65,7 @@ def new(
     _refuse_to_overwrite(path)
     wanted |= {"data.tokenizer": tokenizer, "train.max_steps": steps}
     text = writing.derived(base, wanted, sets or [], folder=path.parent)
-    _write(path, text, [], f"nanogpt train {shlex.quote(str(path))}", as_json)
+    _write(path, text, [], shell.command("train", path), as_json)
 
 
 def from_nanogpt(
@@ -98,11 +98,11 @@ def from_nanogpt(
     if out:
         _refuse_to_overwrite(out)
     file = out or Path(f"{config.stem}.toml")
-    command = made.command.replace("NAME", shlex.quote(str(file)))
+    start = ["--from", made.source] if made.source else []
+    command = shell.command("train", file, *start)
     if not (out or as_json):
         console.write(sys.stdout, toml_escaped(text, sys.stdout.encoding))
-        words = ["nanogpt", "recipe", "from-nanogpt", str(config), *(flags or [])]
-        command = shlex.join([*words, "--out", str(file)])
+        command = shell.command("recipe", "from-nanogpt", config, *(flags or []), "--out", file)
     _write(out, text, made.notes, command, as_json)
 
 
@@ -147,7 +147,7 @@ def _data(text: str) -> str:
     """Check that ``text`` is a set that ``prepare`` can make, or a prepared one."""
     from nanogpt_cli.text import catalogue, tokens
 
-    path = Path(text).expanduser()
+    path = expanded(text)
     if catalogue.find(text) or tokens.is_prepared(path) or (text != "-" and path.exists()):
         return text
     raise catalogue.unknown(text)
@@ -159,7 +159,7 @@ def _as_prepared(data: str) -> dict[str, Any]:
 
     if catalogue.find(data):
         return {}
-    path = Path(data).expanduser()
+    path = expanded(data)
     folder = path if tokens.is_prepared(path) else look.newest_of(path)
     if folder is None:
         return {}
@@ -181,15 +181,16 @@ def _data_keys() -> list[str]:
 def _tokenizer(data: str) -> Callable[[str], object]:
     from nanogpt_cli.text import request, tokens
 
-    if not data or tokens.is_prepared(Path(data).expanduser()):
+    if not data or tokens.is_prepared(expanded(data)):
         return lambda _: None  # a prepared set has its tokenizer
     return lambda kind: request.checked(request.Request((data,), tokenizer=kind))
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    number = whole(text)
+    if not number:
         raise UserError(f"{text!r} is not a number of steps")
-    return int(text)
+    return number
 
 
 def _free_name(stem: str, base: str) -> str:

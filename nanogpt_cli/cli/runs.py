@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_cli import shell, units
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
@@ -40,25 +41,23 @@ def runs(
         _show(rows)
     else:
         console.say(f"no runs in {out}/")
-    console.next_command(f"nanogpt watch {rows[0]['folder']}" if rows else "nanogpt train small")
+    first = ("watch", rows[0]["folder"]) if rows else ("train", "small")
+    console.next_command(shell.command(*first))
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    words = ("run", "state", "when")
-    for title in ("run", "state", "size", "step", "best val", "loss", "tokens", "when"):
-        table.add_column(title, justify="left" if title in words else "right", no_wrap=True)
-    for row in rows:
-        steps = f"{row['step']}/{row['max_steps']}"
-        table.add_row(
-            row["run"], row["state"], console.count(row["parameters"]), steps,
-            _loss(row["best_val_loss"]), _loss(row["loss"]), console.count(row["tokens"]),
-            _when(row),
-        )  # fmt: skip
-    console.stdout().print(table)
+    numbers = ("size", "step", "best val", "loss", "tokens")
+    cells = [
+        (row["run"], row["state"], console.count(row["parameters"]),
+         f"{row['step']}/{row['max_steps']}", _loss(row["best_val_loss"]), _loss(row["loss"]),
+         console.count(row["tokens"]), _when(row))
+        for row in rows
+    ]  # fmt: skip
+    table = console.fitting(
+        ("run", "state", *numbers, "when"), cells, numbers=numbers,
+        spare=("tokens", "size", "when"), shorten=("run",),
+    )  # fmt: skip
+    console.print_table(table)
 
 
 @group.command()
@@ -83,7 +82,7 @@ def diff(
     else:
         shown = {key: [_cell(key, value) for value in pair] for key, pair in rows.items()}
         console.side_by_side([run.name for run in found], shown)
-    console.next_command("nanogpt watch " + " ".join(str(run.path) for run in found))
+    console.next_command(shell.command("watch", *(run.path for run in found)))
 
 
 @group.command("csv")
@@ -98,7 +97,7 @@ def csv_(
     if reader.problem:
         raise UserError(reader.problem)
     sinks.write_csv(iter(events), sys.stdout)
-    console.next_command(f"nanogpt watch {found.path}")
+    console.next_command(shell.command("watch", found.path))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -111,7 +110,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _loss(value: float | str | None) -> str:
     """A loss as a table cell; a summary holds NaN and infinity as strings."""
-    return f"{value:.4f}" if isinstance(value, float) else "-" if value is None else value
+    return "-" if value is None else units.loss(value) if isinstance(value, float) else value
 
 
 def _cell(key: str, value: Any) -> str:

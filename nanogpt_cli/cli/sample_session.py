@@ -45,7 +45,7 @@ class Session:
         crop: whether to keep only the end of a prompt that does not fit.
         threads_open: whether the thread count is still to be measured; one thread until then.
         tuned: whether nothing is left to be measured.
-        asked: the source as the user named it; empty for the newest run.
+        asked: the words of the command that opens it again.
     """
 
     source: LoadedModel
@@ -59,7 +59,7 @@ class Session:
     crop: bool = False
     threads_open: bool = False
     tuned: bool = False
-    asked: str = ""
+    asked: tuple[object, ...] = ("sample",)
 
     def encode(self, prompts: list[str] | None) -> tuple[list[str], list[list[int]]]:
         """Prompts as text and ids; ``None`` stands for the model's default prompt.
@@ -126,7 +126,10 @@ class Session:
         recipe = self.source.state.get("recipe")
         text = recipe.get("sample", {}).get("prompt") if isinstance(recipe, dict) else None
         if text:
-            return [text], [self._fitted(self.tokenizer.encode(text))]
+            try:
+                return [text], [self._fitted(self.tokenizer.encode(text))]
+            except UserError:  # nobody has typed it
+                note(f"the recipe's prompt {text!r} cannot be used with this model")
         if self.tokenizer.eot is not None:  # in training, it precedes every document
             return [""], [[self.tokenizer.eot]]
         from nanogpt_cli.text import unknown

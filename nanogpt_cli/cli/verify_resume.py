@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 
@@ -54,6 +55,6 @@ def verify_resume(
             f"{verdict.evaluations} evaluations, bit by bit, "
             f"stopped after step {verdict.stopped} of {verdict.steps}"
         )
-    console.next_command(f"nanogpt train {recipe}")
+    console.next_command(shell.command("train", recipe, *shell.settings(sets)))
     if verdict.differing:
         raise typer.Exit(1)

@@ -36,7 +36,7 @@ class TensorSource:
     """Tensors by name, from one or several files.
 
     Attributes:
-        name: the file, for messages.
+        name: the file, or the folder of several, for messages.
         shapes: name in the file -> shape, known without reading a tensor.
         get: reads one tensor.
     """
@@ -76,7 +76,12 @@ def open_safetensors(paths: list[Path]) -> TensorSource:
             raise UserError(f"{name} cannot be read: {str(error)[:200]}") from None
         return tensor
 
-    return TensorSource(str(paths[0]), found, get, stack)
+    return TensorSource(label(paths), found, get, stack)
+
+
+def label(paths: list[Path]) -> str:
+    """One file by its own name, several by that of their folder."""
+    return str(paths[0] if len(paths) == 1 else paths[0].parent)
 
 
 def config_of(
@@ -112,7 +117,7 @@ def native_names(tensors: TensorSource, *, tied: bool) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in tensors.shapes:
-        bare = _without_wrappers(name)
+        bare = without_wrappers(name)
         if _MASKS.search(bare):
             continue
         native = bare if bare.startswith(("transformer.", "lm_head.")) else f"transformer.{bare}"
@@ -126,7 +131,8 @@ def native_names(tensors: TensorSource, *, tied: bool) -> dict[str, str]:
     return found
 
 
-def _without_wrappers(name: str) -> str:
+def without_wrappers(name: str) -> str:
+    """``name`` without the prefixes of wrappers, in whatever order they were applied."""
     while prefix := next((p for p in _PREFIXES if name.startswith(p)), ""):
         name = name.removeprefix(prefix)
     return name
@@ -153,7 +159,6 @@ def build(
     left_out: frozenset[str] = frozenset(),
     *,
     transposed: re.Pattern[str] | None = None,
-    source: str,
 ) -> GPT:
     """A GPT with the tensors of a source, in float32 and evaluation mode.
 
@@ -163,11 +168,11 @@ def build(
         named: native name -> name in the source.
         left_out: native names to ignore.
         transposed: matches the native names whose tensors the source stores transposed.
-        source: the name of the source, for messages.
 
     Raises:
         UserError: a name or shape does not fit the configuration, or a tensor does not hold floats.
     """
+    source = tensors.name
     _check_layers(config, named, source)
     wanted = shapes(config)
     # Ignored tensors must fit as well: a file with a wrong tensor is refused as a whole.
@@ -219,5 +224,5 @@ def not_finite(model: GPT) -> str:
     for name, tensor in checkpoint.model_tensors(model).items():
         # A sum is finite if all values are and it does not overflow; it needs no memory.
         if not tensor.sum().isfinite() and (bad := int((~tensor.isfinite()).sum())):
-            return f"{name} holds {bad:,} values that are NaN or infinite"
+            return f"{name} holds NaN or infinite values ({bad:,} of {tensor.numel():,})"
     return ""

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import hf_tokenizer
-from nanogpt_cli.text import foreign_tokenizer
+from nanogpt_cli.text import foreign_tokenizer, huggingface_files
 from nanogpt_cli.text.gpt2_bpe import byte_characters
 from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -83,7 +82,7 @@ def _tokens(tokenizer: Tokenizer) -> tuple[dict[int, str], list[str], dict[int, 
         spelled = {id: spell(piece) for id, piece in pieces.items()}
         ends = {} if tokenizer.eot is None else {tokenizer.eot: END_OF_TEXT}
         return spelled | ends, list(built), {}
-    value = hf_tokenizer.to_json(tokenizer)
+    value = huggingface_files.to_json(tokenizer)
     _check_rules(tokenizer, value)
     spelled = {id: token for token, id in value["model"]["vocab"].items()}
     types = {}
@@ -110,14 +109,11 @@ def _byte_merges(piece: bytes) -> Iterator[str]:
 
 def _check_rules(tokenizer: Tokenizer, value: dict[str, Any]) -> None:
     """Refuse a tokenizer that does not split and merge as GPT-2 and llama.cpp's "gpt-2" do."""
-    pre, model = value.get("pre_tokenizer") or {}, value["model"]
+    model = value["model"]
     same = (
         foreign_tokenizer.model_type(model) == "BPE"
         and not any(model.get(key) for key in _OTHER_MERGING)
-        and not value.get("normalizer")
-        and pre.get("type") == "ByteLevel"
-        and pre.get("use_regex", True)
-        and not pre.get("add_prefix_space", True)
+        and foreign_tokenizer.splits_like_gpt2(value)
     )
     if not same:
         raise UserError(

@@ -7,6 +7,7 @@ Source of the names and fields: transformers' ``models/gpt2`` (configuration and
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ import torch
 
 from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import LoadedModel, hf_config, hf_tokenizer, safe_torch
+from nanogpt_cli.interop import LoadedModel, hf_config, safe_torch
 from nanogpt_cli.interop.foreign import (
     GPT2_ROWS,
     TensorSource,
@@ -28,8 +29,8 @@ from nanogpt_cli.interop.foreign import (
 )
 from nanogpt_cli.interop.source import Exportable, FoldedWeights, check_vocabulary
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.text import tokenizers
-from nanogpt_cli.text.tokenizer import Tokenizer
+from nanogpt_cli.text import huggingface_files, tokenizers
+from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer
 from nanogpt_cli.training import tensor_files
 from nanogpt_cli.training.tensor_files import LazyTensor
 
@@ -38,6 +39,13 @@ WEIGHTS: Final = "model.safetensors"
 PICKLED: Final = "pytorch_model.bin"
 _TRANSPOSED = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
 _ZERO_BIASES = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+
+
+def check(source: Exportable) -> None:
+    """Raise ``UserError`` if the architecture cannot represent the model or its tokenizer."""
+    hf_config.to_json(source)
+    if source.tokenizer is not None:
+        huggingface_files.to_json(source.tokenizer)
 
 
 def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
@@ -49,7 +57,7 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
         report: receives lines of commentary.
 
     Raises:
-        UserError: the architecture cannot represent the model.
+        UserError: see ``check``.
     """
     write_json_files(source, folder)
     report(f"writing {source.weights.nbytes / 1e6:,.1f} MB of weights")
@@ -57,17 +65,51 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
 
 
 def write_json_files(source: Exportable, folder: Path) -> None:
-    """Write ``config.json``, ``generation_config.json`` and the tokenizer's files.
-
-    Raises:
-        UserError: transformers' GPT-2 cannot represent the model.
-    """
+    """Write ``config.json``, ``generation_config.json`` and the tokenizer's files."""
     files.write_json(folder / CONFIG, hf_config.to_json(source))
     eot = None if source.tokenizer is None else source.tokenizer.eot
     ids = {} if eot is None else {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot}
     files.write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
     if source.tokenizer is not None:
-        hf_tokenizer.write(source.tokenizer, folder, source.config.block_size)
+        _write_tokenizer(source.tokenizer, folder, source.config.block_size)
+
+
+def _write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
+    """Write ``tokenizer.json``, ``tokenizer_config.json`` and, for GPT-2, the older two files."""
+    value = huggingface_files.to_json(tokenizer)
+    _dump(folder / huggingface_files.TOKENIZER, value)
+    config: dict[str, Any] = {
+        # Without a class, or with GPT-2's for another vocabulary, transformers 5 splits words as
+        # GPT-2 does and drops every space and newline of a character vocabulary.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        # Otherwise transformers 4 passes token_type_ids of 0, and GPT-2 adds wte[0] everywhere.
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": block_size,
+    }
+    if tokenizer.eot is not None:
+        name = _name_of(value, tokenizer.eot)
+        config |= {"bos_token": name, "eos_token": name, "unk_token": name, "pad_token": name}
+    if tokenizer.kind in huggingface_files.GPT2_KINDS:
+        config |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}
+        _dump(folder / huggingface_files.VOCABULARY, value["model"]["vocab"])
+        merges = huggingface_files.MERGES_HEADER + "".join(
+            f"{line}\n" for line in value["model"]["merges"]
+        )
+        (folder / huggingface_files.MERGES).write_text(merges, encoding="utf-8", newline="\n")
+    files.write_json(folder / "tokenizer_config.json", config)
+
+
+def _dump(path: Path, value: dict[str, Any]) -> None:
+    path.write_bytes(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8"))
+
+
+def _name_of(value: dict[str, Any], id: int) -> str:
+    for added in value.get("added_tokens") or []:
+        if added["id"] == id:
+            return str(added["content"])
+    vocab = value["model"]["vocab"]
+    return next((token for token, i in vocab.items() if i == id), END_OF_TEXT)
 
 
 def _entries(weights: FoldedWeights) -> Iterator[tuple[str, LazyTensor]]:
@@ -123,8 +165,8 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
     with _tensors(folder) as tensors:
         named = native_names(tensors, tied=config.tied)
         config, left_out = _without_zero_biases(config, values, tensors, named, notes)
-        model = build(config, tensors, named, left_out, transposed=_TRANSPOSED, source=str(folder))
-    tokenizer = tokenizer or hf_tokenizer.read(folder)
+        model = build(config, tensors, named, left_out, transposed=_TRANSPOSED)
+    tokenizer = tokenizer or huggingface_files.read(folder)
     if tokenizer is None and config.vocab_size in GPT2_ROWS:
         tokenizer = tokenizers.get("gpt2")
         notes.append("no tokenizer found: GPT-2's is assumed from the size of the vocabulary")

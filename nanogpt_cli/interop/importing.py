@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import files, foreign_files, recipe
+from nanogpt_cli import files, foreign_files, recipe, shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import LoadedModel, huggingface, llmc, nanogpt
 from nanogpt_cli.interop.foreign import not_finite
@@ -19,9 +19,9 @@ from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder, fresh_run
 from nanogpt_cli.run.log import EventWriter
-from nanogpt_cli.text import tokenizers
+from nanogpt_cli.text import tokenizers, tokens
 from nanogpt_cli.text.tokenizer import Tokenizer
-from nanogpt_cli.training import checkpoint
+from nanogpt_cli.training import checkpoint, starting
 from nanogpt_cli.version import __version__
 
 # Names of folders and files that do not identify a model.
@@ -30,7 +30,7 @@ _GENERIC_NAMES = ("ckpt.pt", "hf", "nanogpt", "exports", "runs")
 # fine-tuning (config/finetune_shakespeare.py).
 _FINE_TUNING = recipe.Optim(lr=3e-5, schedule="constant")
 _USELESS = "nothing that the model computes with them is a number"
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_UNSAFE = re.compile(r"[^\w. -]+")
 
 
 def read(
@@ -49,7 +49,9 @@ def read(
     if not foreign_files.present(path):
         raise UserError(f"{path} does not exist", "name a folder, a file, or a hub id such as gpt2")
     if RunFolder(path).is_run():
-        raise UserError(f"{path} is a run already", f"use it as it is: nanogpt sample {path}")
+        raise UserError(
+            f"{path} is a run already", f"use it as it is: {shell.hint('sample', path)}"
+        )
     found = _read(path, meta, tokenizer)
     bad = not_finite(found.model)
     return replace(found, notes=(*found.notes, f"{bad}: {_USELESS}")) if bad else found
@@ -80,7 +82,7 @@ def run_name(source: str) -> str:
     while path.name in _GENERIC_NAMES and path.parent.name:
         path = path.parent
     name = path.stem if path.suffix in (".pt", ".bin") else path.name
-    return _UNSAFE.sub("-", name).strip("-._") or "imported"
+    return _UNSAFE.sub("-", name).strip("-._ ") or "imported"
 
 
 def make_run(
@@ -104,6 +106,8 @@ def make_run(
     if bad := not_finite(found.model):
         raise UserError(f"{source}: {bad}", f"{_USELESS}; import an earlier checkpoint of it")
     check_vocabulary(source, tokenizer, found.model.config)
+    if tokenizer is not None and tokens.is_prepared(Path(data)):
+        starting.check_tokenizer(tokenizer, tokens.open_data(Path(data)), source, "")
     with files.readable_os_errors("create a run folder", out):
         run = fresh_run(name, out)
     try:
@@ -134,7 +138,7 @@ def _recipe(
     run: RunFolder, config: GPTConfig, data: str, tokenizer: Tokenizer | None
 ) -> recipe.Recipe:
     kind = "gpt2" if tokenizer is None else tokenizer.kind
-    if tokenizer is not None and kind not in ("char", "byte", *tokenizers.TIKTOKEN_KINDS):
+    if tokenizer is not None and kind not in tokenizers.NAMED:
         # For any other vocabulary, data is prepared with the tokenizer's file.
         path = run.path / "tokenizer.json"
         tokenizers.save(tokenizer, path)

@@ -58,7 +58,7 @@ def read(path: Path) -> LoadedModel:
         raise UserError(f"{path} is not a model of llm.c: it does not begin with {MAGIC}")
     config, padded, dtype = _config(path, header)
     tensors = _tensors(path, config, padded, dtype, size)
-    model = build(config, tensors, {name: name for name in tensors.shapes}, source=str(path))
+    model = build(config, tensors, {name: name for name in tensors.shapes})
     notes: tuple[str, ...] = ()
     tokenizer = None
     if config.vocab_size == VOCAB_SIZE:

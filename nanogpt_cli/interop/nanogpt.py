@@ -30,6 +30,20 @@ META: Final = "meta.pkl"
 _ARGUMENTS: Final = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
 
 
+def check(source: Exportable) -> None:
+    """Raise ``UserError`` if nanoGPT's model cannot represent this one."""
+    if source.config.activation != "gelu":
+        raise UserError(
+            f"nanoGPT computes GELU by erf; this model was trained with "
+            f"{source.config.activation!r}",
+            "--to hf keeps the activation",
+        )
+    if not source.config.tied:
+        raise UserError(
+            "nanoGPT ties the head to the embedding; this model does not", "--to hf keeps both"
+        )
+
+
 def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
     """Write ``ckpt.pt`` and, for a character vocabulary, ``data/NAME/meta.pkl``.
 
@@ -37,16 +51,9 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
     current directory: link or copy this folder's ``data`` there.
 
     Raises:
-        UserError: nanoGPT cannot represent the model.
+        UserError: see ``check``.
     """
-    config = source.config
-    if config.activation != "gelu":
-        raise UserError(
-            f"nanoGPT computes GELU by erf; this model was trained with {config.activation!r}",
-            "--to hf keeps the activation",
-        )
-    if not config.tied:
-        raise UserError("nanoGPT ties the head to the embedding; this model does not")
+    check(source)
     report(f"writing {CHECKPOINT}")
     weights = source.weights
     model = {name: LazyTensor(shape, partial(weights.get, name))
@@ -133,7 +140,7 @@ def read(
         raise UserError(f"{path} is not a nanoGPT checkpoint: it has no model_args")
     config = _config(path, value["model_args"])
     tensors = safe_torch.tensors_of(value.get("model"), path)
-    model = build(config, tensors, native_names(tensors, tied=True), source=str(path))
+    model = build(config, tensors, native_names(tensors, tied=True))
     notes: tuple[str, ...] = ()
     if tokenizer is None:
         tokenizer, notes = _tokenizer(path, value.get("config"), meta, config)

@@ -111,18 +111,23 @@ class _TransposedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
-    """Write ``onnx/model.onnx`` beside the configuration and tokenizer transformers.js needs.
-
-    Raises:
-        UserError: the model does not fit into one file, or has an activation that GPT-2 lacks.
-    """
+def check(source: Exportable) -> None:
+    """Raise ``UserError`` if the model does not fit into one file or GPT-2's configuration."""
+    huggingface.check(source)
     if source.weights.nbytes > _LARGEST:
         raise UserError(
             f"the model has {source.weights.nbytes / 1e9:.1f} GB; an ONNX file holds at most 2",
             "--to hf has no such limit",
         )
-    huggingface.write_json_files(source, folder)  # first, because it refuses what GPT-2 lacks
+
+
+def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
+    """Write ``onnx/model.onnx`` beside the configuration and tokenizer transformers.js needs.
+
+    Raises:
+        UserError: see ``check``.
+    """
+    check(source)
     report("tracing the model for ONNX (up to a minute)")
     with _quiet():
         program = _program(source.config)
@@ -130,6 +135,7 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
     (folder / "onnx").mkdir()
     report(f"writing {source.weights.nbytes / 1e6:,.1f} MB of weights")
     write_file(folder / "onnx" / "model.onnx", program.model_proto, weights)
+    huggingface.write_json_files(source, folder)
 
 
 def _program(config: GPTConfig) -> Any:

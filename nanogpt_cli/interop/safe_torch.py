@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from nanogpt_cli import foreign_files, safe_pickle
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop.foreign import TensorSource
+from nanogpt_cli.interop.foreign import TensorSource, label
 
 _STORAGES: Final = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte",
                     "Bool")  # fmt: skip
@@ -60,7 +61,10 @@ def load(path: Path) -> Any:
     else:
         _check_archive(path)
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with (
+            torch.serialization.safe_globals(_numpy_scalars()),
+            warnings.catch_warnings(action="ignore"),  # about damage, which is reported below
+        ):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=not old)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:160]
@@ -143,7 +147,7 @@ def open_files(paths: list[Path]) -> TensorSource:
             raise UserError(f"{path} holds {twice!r:.100}, which another file holds as well")
         tensors |= {name: found.get(name) for name in found.shapes}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return TensorSource(str(paths[0]), shapes, tensors.__getitem__)
+    return TensorSource(label(paths), shapes, tensors.__getitem__)
 
 
 def tensors_of(value: Any, path: Path) -> TensorSource:

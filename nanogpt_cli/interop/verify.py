@@ -25,6 +25,7 @@ from nanogpt_cli.interop import LoadedModel, compare
 from nanogpt_cli.interop.compare import Check, Reference
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model.gpt import GPT
+from nanogpt_cli.text.bpe import HuggingFaceTokenizer
 from nanogpt_cli.text.tokenizer import Tokenizer
 from nanogpt_cli.training import checkpoint
 
@@ -107,11 +108,10 @@ def _test_tokens(source: Exportable) -> tuple[np.ndarray[Any, Any], str, str]:
     if folder and source.tokenizer is not None:
         try:
             opened = open_data(Path(folder))
-            # End-of-text tokens separate documents and are no text.
             same = opened.manifest.fingerprint == source.tokenizer.fingerprint()
             whole = np.concatenate([opened.train[:_TEXT_TOKENS], opened.val])[-_TEXT_TOKENS:]
             if same and len(opened.val) > source.config.block_size:
-                text = source.tokenizer.decode(whole[whole != source.tokenizer.eot].tolist())
+                text = source.tokenizer.decode(_plain(source.tokenizer, whole))
                 return np.asarray(opened.val), text, "validation data"
         except UserError:
             pass
@@ -124,22 +124,33 @@ def _random_text(tokenizer: Tokenizer | None, draw: np.random.Generator) -> str:
     if tokenizer is None:
         return ""
     ids = draw.integers(0, tokenizer.vocab_size, 4096)
-    text = tokenizer.decode(ids[ids != tokenizer.eot].tolist())
+    text = tokenizer.decode(_plain(tokenizer, ids))
     # Random bytes are not valid UTF-8: only ASCII characters survive the round trip.
     return text if tokenizer.kind == "char" else text.encode("ascii", errors="ignore").decode()
 
 
-def installed(artefact: Artefact) -> bool:
-    """Whether this interpreter has the artefact's runtime."""
-    package = _PACKAGES.get(artefact.runtime)
-    return package is None or importlib.util.find_spec(package) is not None
+def _plain(tokenizer: Tokenizer, ids: np.ndarray[Any, Any]) -> list[int]:
+    """The ids without end of text and special tokens, which are no text.
+
+    Spelled out in a text, a special token is text here and a special token in transformers.
+    """
+    special = {tokenizer.eot}
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        added = tokenizer.backend.get_added_tokens_decoder()
+        special |= {id for id, token in added.items() if token.special}
+    return [id for id in ids.tolist() if id not in special]
 
 
-def missing(artefact: Artefact) -> Check:
-    """The check of an artefact whose runtime is missing: neither passed nor failed."""
-    package = _PACKAGES[artefact.runtime]
-    problem = f"not verified: {package} is not installed"
-    return Check(artefact.target, artefact.variant, artefact.path.name, package, None, [problem])
+def missing(artefact: Artefact) -> str:
+    """The package with the artefact's runtime if this interpreter lacks it, else ""."""
+    package = _PACKAGES.get(artefact.runtime, "")
+    return package if package and importlib.util.find_spec(package) is None else ""
+
+
+def not_run(artefact: Artefact, reason: str) -> Check:
+    """The check of an artefact that nothing has run: neither passed nor failed."""
+    return Check(artefact.target, artefact.variant, artefact.path.name, artefact.runtime, None,
+                 [f"not verified: {reason}"])  # fmt: skip
 
 
 def verify(
@@ -222,6 +233,7 @@ def _same_tensors(source: Exportable, artefact: Artefact) -> bool:
 
 
 def to_json(checks: list[Check]) -> dict[str, Any]:
-    """The content of ``verify.json``."""
-    passed = all(check.passed is not False for check in checks)
+    """The content of ``verify.json``; ``passed`` is None if nothing failed, but not all was run."""
+    outcomes = {check.passed for check in checks}
+    passed = False if False in outcomes else None if None in outcomes else True
     return {"passed": passed, "checks": [asdict(check) for check in checks]}

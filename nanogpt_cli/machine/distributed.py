@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine.device import Device
+from nanogpt_cli.user_input import whole_from_environment
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -95,7 +96,7 @@ class Group:
 
 def wanted() -> int:
     """How many processes the launcher started; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return whole_from_environment("WORLD_SIZE", 1)
 
 
 def restarted(group: Group) -> bool:
@@ -103,7 +104,7 @@ def restarted(group: Group) -> bool:
 
     The launcher counts a restart only on the machine where a process failed, so the ranks compare.
     """
-    return group.any(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0)
+    return group.any(whole_from_environment("TORCHELASTIC_RESTART_COUNT", 0) > 0)
 
 
 @contextlib.contextmanager
@@ -119,7 +120,7 @@ def joined() -> Iterator[Group]:
         yield Group()
         return
     cuda = torch.cuda.is_available()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_rank = whole_from_environment("LOCAL_RANK", 0)
     if cuda:
         torch.cuda.set_device(local_rank)
     try:
@@ -138,8 +139,16 @@ def joined() -> Iterator[Group]:
 
 
 @contextlib.contextmanager
-def readable_losses(group: Group) -> Iterator[None]:
-    """Turn an error of a collective operation into one line that says another process is gone."""
+def readable_losses(group: Group, hint: str) -> Iterator[None]:
+    """Turn an error of a collective operation into one line that says another process is gone.
+
+    Args:
+        group: the processes.
+        hint: what to do then.
+
+    Raises:
+        UserError: another process is gone.
+    """
     try:
         yield
     except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
@@ -150,7 +159,7 @@ def readable_losses(group: Group) -> Iterator[None]:
         raise UserError(
             f"rank {group.rank}: another process of this job is gone "
             f"({text.strip().splitlines()[0][:160]})",
-            "continue from the last checkpoint: nanogpt train RUN --resume",
+            hint,
         ) from error
 
 

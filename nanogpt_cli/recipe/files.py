@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from nanogpt_cli import foreign_files, places
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.printable import checked
+from nanogpt_cli.recipe.effects import without_effect
 from nanogpt_cli.recipe.sections import Recipe
 
 _HEADER = re.compile(r"^#\s*(what|machine|minutes|loss):\s*(.+)$", re.IGNORECASE)
@@ -129,7 +130,9 @@ def load(name: str | Path, sets: Sequence[str] = ()) -> Loaded:
     draft = _read(path, ())
     if (run := draft.table("run")) is not None:
         run.setdefault("name", path.stem)
+    before = _data_and_prompt(draft)
     _apply_sets(draft, sets)
+    _forget_prompt(draft, before)
     return _validate(draft, str(path))
 
 
@@ -172,6 +175,7 @@ def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
         beside = path.parent / base
         parent = beside if foreign_files.present(beside) and not beside.is_dir() else locate(base)
         draft = _read(parent, (*chain, path.resolve()))
+    before = _data_and_prompt(draft)
     for section, content in values.items():
         if section == "init" or not isinstance(content, dict):
             draft.values[section] = content
@@ -183,9 +187,30 @@ def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
             target[key] = value
             where = lines.get(f"{section}.{key}", lines.get(section, 1))
             draft.origins[f"{section}.{key}"] = f"{path}:{where}"
+    _forget_prompt(draft, before)
     model = values.get("model")
     _settle_init(draft, "init" in values, isinstance(model, dict) and "init" in model)
     return draft
+
+
+def _data_and_prompt(draft: _Draft) -> tuple[Any, Any]:
+    """``data.name``, and ``sample.prompt`` with where it was set; ``None`` for what is not set."""
+    data, sample = (draft.table(section) or {} for section in ("data", "sample"))
+    prompt = sample.get("prompt")
+    return data.get("name"), prompt and (prompt, draft.origins.get("sample.prompt"))
+
+
+def _forget_prompt(draft: _Draft, before: tuple[Any, Any]) -> None:
+    """Drop a prompt that was written for other data: "ROMEO:" begins no text but Shakespeare's.
+
+    Args:
+        draft: after a recipe or overrides were merged into it.
+        before: ``_data_and_prompt`` before that.
+    """
+    data, prompt = _data_and_prompt(draft)
+    if prompt and prompt == before[1] and data != before[0]:
+        (draft.table("sample") or {}).pop("prompt", None)
+        draft.origins.pop("sample.prompt", None)
 
 
 def _settle_init(draft: _Draft, scheme: bool, choice: bool) -> None:
@@ -309,8 +334,10 @@ def _validate(draft: _Draft, source: str) -> Loaded:
         problems = [line for item in error.errors() for line in _describe(item, draft, source)]
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         listing = "\n".join(f"  {problem}" for problem in problems)
-        raise UserError(f"{source} has {count}:\n{listing}", _other_version(Path(source))) from None
-    return Loaded(recipe, dict(draft.origins), tuple(draft.notes))
+        overridden = any(problem.startswith("--set") for problem in problems)
+        hint = "" if overridden else _other_version(Path(source))
+        raise UserError(f"{source} has {count}:\n{listing}", hint) from None
+    return Loaded(recipe, dict(draft.origins), (*draft.notes, *without_effect(recipe)))
 
 
 def _other_version(path: Path) -> str:
@@ -336,7 +363,7 @@ def _describe(item: Any, draft: _Draft, source: str) -> list[str]:
         return [_place(key, draft, source) + text.rstrip("; ")]
     if kind == "value_error":
         sentences = str(item["ctx"]["error"]).splitlines()
-        return [_place(_leading_key(s, key), draft, source) + s for s in sentences]
+        return [_place(_blamed_key(s, key, draft), draft, source) + s for s in sentences]
     if kind in ("model_type", "dict_type") and "." not in key:
         text = f"{key} = {_shown(value)}: it must be a table, [{key}] with its keys below"
         return [_place(key, draft, source) + text]
@@ -344,10 +371,13 @@ def _describe(item: Any, draft: _Draft, source: str) -> list[str]:
     return [f"{_place(key, draft, source)}{key} = {_shown(value)}: {expected}"]
 
 
-def _leading_key(sentence: str, section: str) -> str:
-    """The key a sentence starts with, with its section."""
+def _blamed_key(sentence: str, section: str, draft: _Draft) -> str:
+    """The key that a sentence is about: one given by ``--set``, else the first that it names."""
     word = re.split(r"[\s:]", sentence, maxsplit=1)[0]
-    return word if "." in word else f"{section}.{word}"
+    first = word if "." in word else f"{section}.{word}"
+    named = re.findall(r"\b[a-z]+\.[a-z_]+\b", sentence)
+    given = [key for key in named if draft.origins.get(key) == "--set"]
+    return next(iter(given), first)
 
 
 def _unknown_section(name: str) -> str:

@@ -206,7 +206,9 @@ class Sample(Section):
     """Text sampled during training."""
 
     every: Count = Field(0, description="Steps between samples; 0: at each evaluation.")
-    prompt: str = Field("\n", description="Text that the sample continues.")
+    prompt: str = Field(
+        "", description="Text that the sample continues; empty: the data's own beginning."
+    )
     max_new_tokens: Annotated[int, Field(ge=0, le=2**20)] = Field(
         100, description="Length of a sample; 0: no samples."
     )
@@ -260,12 +262,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     from nanogpt_cli import schemes
 
     micro = recipe.train.batch_size * recipe.model.block_size
-    wanted = recipe.train.tokens_per_step
-    if wanted % micro:
-        yield (
-            f"train.tokens_per_step = {wanted} is not a multiple of "
-            f"batch_size * block_size = {micro}; {max(1, round(wanted / micro)) * micro} is"
-        )
+    if recipe.train.tokens_per_step % micro:
+        yield _uneven_step(recipe.train, recipe.model.block_size)
     if recipe.optim.warmup_steps > recipe.train.max_steps:
         yield (
             f"optim.warmup_steps = {recipe.optim.warmup_steps} is longer than "
@@ -283,3 +281,18 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
             schemes.get(recipe.model.init)
     except UserError as error:
         yield f"model.init: {error}"
+
+
+def _uneven_step(train: Train, block_size: int) -> str:
+    """A sentence about a step that its micro-batches do not fill, with values that would fit."""
+    micro, wanted = train.batch_size * block_size, train.tokens_per_step
+    sequences = wanted // block_size
+    fits = [size for size in range(1, sequences + 1) if sequences % size == 0]
+    advice = f"train.tokens_per_step = {max(1, round(wanted / micro)) * micro}"
+    if wanted % block_size == 0:
+        near = min(fits, key=lambda size: abs(size - train.batch_size))
+        advice = f"train.batch_size = {near}, or {advice}"
+    return (
+        f"train.tokens_per_step = {wanted} is not a multiple of train.batch_size * "
+        f"model.block_size = {train.batch_size} * {block_size} = {micro}; set {advice}"
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, TextIO
@@ -24,6 +25,8 @@ COLUMNS = (
     "step", "time", "loss", "val_loss", "bits_per_byte", "lr", "grad_norm", "tokens",
     "tokens_per_s",
 )  # fmt: skip
+# Characters that W&B refuses in the identity of a run.
+_UNSAFE_ID = re.compile(r"[/\\#?%:]")
 
 
 @contextlib.contextmanager
@@ -150,7 +153,11 @@ def _hosted(name: str, run: RunFolder) -> Iterator[Sink]:
             keys: dict[str, Any] = {"project": "nanogpt-cli", "name": run.name}
             keys["config"] = dict(event.recipe)
             if name == "wandb":
-                keys |= {"id": run.name, "resume": "allow", "dir": str(run.path)}
+                keys |= {
+                    "id": _UNSAFE_ID.sub("-", run.name),
+                    "resume": "allow",
+                    "dir": str(run.path),
+                }
             live = library.init(**keys)
         values: Mapping[str, float] = scalars(event)
         if values:

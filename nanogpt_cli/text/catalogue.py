@@ -118,8 +118,8 @@ def published_size(name: str, tokenizer: str) -> tuple[int, int] | None:
 
     The token count is that of GPT-2's tokenizer, a fair estimate for any other BPE.
     """
+    from nanogpt_cli.text.bpe import trained_size
     from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
-    from nanogpt_cli.text.tokenizers import trained_size
 
     named = find(name)
     vocabulary = VOCAB_SIZE if tokenizer == "gpt2" else trained_size(tokenizer)

@@ -12,8 +12,8 @@ from nanogpt_cli.text.reading import Meter, SourceFile
 from nanogpt_cli.text.records import text_of
 
 _BY_HAND = (
-    "without the hub, download the files elsewhere and name them: "
-    "`nanogpt prepare FILE.parquet ... --name NAME`"
+    "without the hub, download its .parquet files elsewhere and give them to nanogpt prepare, with "
+    "--name"
 )
 
 

@@ -14,8 +14,10 @@ from nanogpt_cli import foreign_files, places
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import tokens
+from nanogpt_cli.text.stream import text_of
 from nanogpt_cli.text.tokenizer import Tokens
 from nanogpt_cli.text.tokens import TokenData
+from nanogpt_cli.user_input import expanded
 
 _BLOCK: Final = 1 << 20
 
@@ -42,7 +44,7 @@ def windows(data: TokenData, *, count: int, length: int, seed: int = 0) -> list[
         for slot in range(count):
             mark = hashlib.sha256(f"{seed} {split} {slot}".encode()).digest()
             start = int.from_bytes(mark[:8], "little") % max(1, len(ids) - length + 1)
-            text = data.tokenizer.decode(ids[start : start + length].tolist())
+            text = text_of(data.tokenizer, ids[start : start + length].tolist())
             found.append(Window(split, start, text))
     return found
 
@@ -79,7 +81,7 @@ def prepared_folders() -> list[Path]:
 
 def newest_of(path: Path) -> Path | None:
     """The newest of the prepared sets that were made from this one file or folder."""
-    wanted = [storable(str(path.expanduser().absolute()))]
+    wanted = [storable(str(expanded(str(path)).absolute()))]
     found = []
     for folder in prepared_folders():
         with contextlib.suppress(UserError):  # a damaged set says nothing about this text

@@ -82,7 +82,6 @@ def import_folder(old: Path, fresh: Path, name: str, request: Request) -> dict[s
         split={
             "rule": "nanogpt",
             "val_fraction": splits["val"]["tokens"] / max(1, total),
-            "exact": True,
         },
         splits=splits,
         sources=build.write_sources(fresh, read),

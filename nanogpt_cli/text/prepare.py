@@ -9,7 +9,7 @@ from typing import Any
 
 from nanogpt_cli import files, host, places
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import catalogue, look, nanogpt_data, receipt, target, tokenizers, tokens
+from nanogpt_cli.text import bpe, catalogue, look, nanogpt_data, receipt, target, tokenizers, tokens
 from nanogpt_cli.text.build import Build, PrepareProgress
 from nanogpt_cli.text.documents import Tally
 from nanogpt_cli.text.request import (
@@ -23,8 +23,9 @@ from nanogpt_cli.text.request import (
     tokenizer_label,
 )
 from nanogpt_cli.text.sources import StandardInput, TextSource, expand
+from nanogpt_cli.user_input import expanded
 
-__all__ = ["VAL_FRACTION", "PrepareProgress", "Prepared", "Request", "ensure", "prepare"]
+__all__ = ["VAL_FRACTION", "PrepareProgress", "Prepared", "Request", "ensure", "prepare", "ready"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def prepare(
     request = checked(request)
     tally = Tally()
     name = name or default_name(request)
-    sources = _open_sources(request, tally, report)
+    sources = open_sources(request, tally, report)
     folder = (out or _default_folder(name, request)).absolute()
     if not force and not target.what_changed(folder, request, sources):
         return Prepared(folder, tokens.read_manifest(folder).raw, fresh=False)
@@ -99,7 +100,7 @@ def prepare(
     return Prepared(folder, manifest, fresh=True)
 
 
-def _open_sources(request: Request, tally: Tally, report: Reporter) -> list[TextSource]:
+def open_sources(request: Request, tally: Tally, report: Reporter) -> list[TextSource]:
     """The sources of a checked request; nothing large is read yet."""
     if (old := _nanogpt_folder(request)) is not None:
         return nanogpt_data.sources(old)
@@ -153,10 +154,7 @@ def ensure(data: Mapping[str, Any], *, report: Reporter) -> Path:
             report(f"{folder} is used as it was prepared: {difference}")
         return folder
     request = checked(request)
-    name, label = default_name(request), tokenizer_label(request)
-    mark = files.checksum(request.to_json())[:6]
-    own = places.data_folder(f"{name}-{mark}", label)
-    usual = _default_folder(name, request)
+    usual, own = _folders(request)
     for folder in (usual, own):
         if tokens.is_prepared(folder) and not target.difference(folder, request):
             if all(map(catalogue.find, request.inputs)):  # the texts may be gone, and never change
@@ -177,12 +175,38 @@ def ensure(data: Mapping[str, Any], *, report: Reporter) -> Path:
     return made.folder
 
 
+def ready(data: Mapping[str, Any]) -> Path | None:
+    """The folder that ``ensure`` would use as it is; ``None`` if it would prepare the set.
+
+    Args:
+        data: as of ``ensure``.
+
+    Raises:
+        UserError: as ``ensure``, as far as that can be told without reading a text.
+    """
+    request = of_recipe(data)
+    if folder := _as_it_is(request):
+        return folder
+    request = checked(request)
+    for folder in _folders(request):
+        if tokens.is_prepared(folder) and not target.difference(folder, request):
+            return folder
+    return None
+
+
+def _folders(request: Request) -> tuple[Path, Path]:
+    """Where a checked request's set lies; the second if the first is taken by another request."""
+    name, label = default_name(request), tokenizer_label(request)
+    mark = files.checksum(request.to_json())[:6]
+    return _default_folder(name, request), places.data_folder(f"{name}-{mark}", label)
+
+
 def _as_it_is(request: Request) -> Path | None:
     """The prepared set that the request names instead of a text, if it does."""
     if len(request.inputs) != 1:
         return None
     name = request.inputs[0]
-    path = Path(name).expanduser()
+    path = expanded(name)
     if tokens.is_prepared(path):
         return path
     if catalogue.find(name) or path.exists() or name == STDIN:
@@ -208,7 +232,7 @@ def vocabulary_size(data: Mapping[str, Any], *, report: Reporter) -> int:
     if folder := _as_it_is(request):
         return tokens.read_manifest(folder).vocab_size
     kind, only = request.tokenizer, request.inputs[0] if len(request.inputs) == 1 else ""
-    if kind != "char" and tokenizers.trained_size(kind) is None:
+    if kind != "char" and bpe.trained_size(kind) is None:
         return tokenizers.get(kind, eot=request.eot).vocab_size
     if published := catalogue.published_size(only, kind):
         return published[0]
@@ -223,7 +247,7 @@ def find(name: str, tokenizer: str | None = None) -> Path:
     Raises:
         UserError: there is none; the message lists the prepared sets.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if tokens.is_prepared(path):
         return path
     found = look.prepared_folders()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 PACKED = (".gz", ".zst")
-PIPE_HINT: Final = "nanogpt prepare - reads standard input: nanogpt prepare - < PIPE"
+PIPE_HINT: Final = "redirect it to the standard input of `nanogpt prepare -`"
 _ZSTD_BYTES = 1 << 14  # read at a time: repetitive data may grow a thousandfold when unpacked
 
 

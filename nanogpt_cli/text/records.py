@@ -264,7 +264,7 @@ def parquet(path: Path, name: str, reader: Reader, tally: Tally) -> Iterator[Chu
                         tally.skip(error, reader)
                         continue
                     yield from document(data, name, number, reader, tally)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, ValueError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name} is a damaged Parquet file: {reason}", "fetch it again") from error
 

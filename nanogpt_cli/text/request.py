@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import codecs
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from nanogpt_cli import shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import catalogue, tokenizers, tokens
 from nanogpt_cli.text.sources import FileSource, StandardInput, TextSource
+from nanogpt_cli.user_input import expanded
 
 SPLIT_RULES: Final = ("auto", "tail", "hash")
 ERROR_POLICIES: Final = ("strict", "replace", "skip")
@@ -92,7 +93,7 @@ def checked(request: Request) -> Request:
         split = named.split
     changes = {
         "inputs": tuple(_absolute(i) for i in request.inputs),
-        "tokenizer": str(Path(kind).absolute()) if Path(kind).exists() else kind,
+        "tokenizer": _absolute(kind) if tokenizers.is_path(kind) else kind,
         "split": split,
     }
     return Request(**{**asdict(request), **changes})
@@ -104,12 +105,12 @@ def _check_options(request: Request) -> None:
             "nothing to prepare", "name a set, files or folders; see `nanogpt prepare --list`"
         )
     for text in request.inputs:
-        folder = Path(text).expanduser()
+        folder = expanded(text)
         if tokens.is_prepared(folder):
             raise UserError(
                 f"{text} is a prepared data set already",
-                f"train with --set {shlex.quote(f'data.name={text}')}, or see "
-                f"`nanogpt data inspect {shlex.quote(text)}`",
+                f"train on it: {shell.hint('train', 'small', *shell.setting('data.name', text))}; "
+                f"or see {shell.hint('data', 'inspect', text)}",
             )
         if tokens.has_lost_manifest(folder):
             raise UserError(
@@ -153,7 +154,7 @@ def _check_encoding(name: str) -> None:
 def _absolute(text: str) -> str:
     if text == STDIN or catalogue.find(text):
         return text
-    path = Path(text).expanduser()
+    path = expanded(text)
     # Not resolved: a link that is pointed to other data must count as a changed input.
     return str(path.absolute()) if path.exists() or path.is_symlink() else text
 
@@ -175,7 +176,11 @@ def tokenizer_label(request: Request) -> str:
     path = Path(request.tokenizer)
     if not path.is_absolute():
         return request.tokenizer
-    return "hf-" + (path.parent.name if path.name == "tokenizer.json" else path.stem)
+    if path.name == "tokenizer.json":
+        path = path.parent
+    if path.parent.name == "checkpoints":
+        path = path.parent.parent  # the run
+    return "hf-" + path.stem
 
 
 def split_rule(request: Request, sources: list[TextSource]) -> str:

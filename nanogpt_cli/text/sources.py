@@ -31,6 +31,7 @@ from nanogpt_cli.text.reading import (
     readable_errors,
     unpacked,
 )
+from nanogpt_cli.user_input import expanded
 
 _RECORD_KINDS = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
@@ -178,7 +179,7 @@ def expand(
     """
     sources: list[FileSource] = []
     for text in inputs:
-        path = Path(text).expanduser()
+        path = expanded(text)
         if path.is_dir():
             paths = (p for p in walk(path, glob) if _is_text(p, encoding, tally))
             found = [FileSource(p, encoding) for p in paths]

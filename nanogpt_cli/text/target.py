@@ -96,14 +96,10 @@ def difference(folder: Path, request: Request, *, named: bool = False) -> str:
 
 
 def _sources_changed(target: Path, sources: list[TextSource], *, partly: bool) -> str:
-    path = target / build.SOURCES
     try:
-        lines = foreign_files.lines(foreign_files.read_text(path, foreign_files.LARGEST_VOCABULARY))
-        old = {row["path"]: row for row in map(_source_row, lines)}
+        old = recorded_sources(target)
     except UserError as error:
         return error.message
-    except ValueError as error:
-        return f"{path} cannot be read: {error}"
     paths = {storable(str(s.path.absolute())): s for s in sources if isinstance(s, FileSource)}
     for named in paths:
         if named not in old and not partly:
@@ -117,6 +113,20 @@ def _sources_changed(target: Path, sources: list[TextSource], *, partly: bool) -
         elif changed := _file_changed(paths[named].path, row):
             return changed
     return ""
+
+
+def recorded_sources(folder: Path) -> dict[str, dict[str, Any]]:
+    """The files that a set was made from: path -> path, size, mtime_ns and sha256.
+
+    Raises:
+        UserError: the list is missing or damaged.
+    """
+    path = folder / build.SOURCES
+    lines = foreign_files.lines(foreign_files.read_text(path, foreign_files.LARGEST_VOCABULARY))
+    try:
+        return {row["path"]: row for row in map(_source_row, lines)}
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _source_row(line: str) -> dict[str, Any]:

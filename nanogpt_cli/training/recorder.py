@@ -7,11 +7,12 @@ from pathlib import Path
 
 from nanogpt_cli import files
 from nanogpt_cli.machine import distributed
-from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run.events import Incident, Layers, Step, encode, plain
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.training import tensor_files
 from nanogpt_cli.training.checkpoint import MODEL, model_tensors
+from nanogpt_cli.training.progress import data_identity
+from nanogpt_cli.training.spec import RunSpec
 from nanogpt_cli.training.stepper import Measured, Stepper
 
 _STEPS = 50
@@ -23,13 +24,12 @@ class Recorder:
     """Keeps the last steps and, after an incident, writes them beside the weights.
 
     Args:
-        run: where ``incidents/`` lies; ``None`` writes nothing.
+        spec: what the run is; without a folder nothing is written.
         stepper: the model, its gradients and its batches.
-        recipe: what the run does.
     """
 
-    def __init__(self, run: RunFolder | None, stepper: Stepper, recipe: Recipe) -> None:
-        self.run, self.stepper, self.recipe = run, stepper, recipe
+    def __init__(self, spec: RunSpec, stepper: Stepper) -> None:
+        self.spec, self.run, self.stepper = spec, spec.folder, stepper
         self.recent: deque[Step | Layers] = deque(maxlen=_STEPS)
         self.written = 0
 
@@ -86,7 +86,8 @@ class Recorder:
             "windows": self._windows(index),
             "loss_scale": stepper.scaler.get_scale(),
             "model": stepper.model.config.to_dict(),
-            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe": self.spec.recipe.model_dump(mode="json"),
+            "data": data_identity(self.spec.data),
         }
         lines = "".join(encode(event) + "\n" for event in self.recent)
         saying = files.readable_os_errors("write the incident", target)

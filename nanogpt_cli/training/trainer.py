@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanogpt_cli.machine.distributed import Group
-from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run import events, history
 from nanogpt_cli.run.folder import RunFolder
@@ -41,6 +40,7 @@ from nanogpt_cli.training.recorder import Recorder
 from nanogpt_cli.training.room import check_memory
 from nanogpt_cli.training.setup import assemble, describe, probe_ids
 from nanogpt_cli.training.spec import resolve
+from nanogpt_cli.training.starting import Start
 from nanogpt_cli.training.state import RunState
 from nanogpt_cli.training.stats import Collector
 from nanogpt_cli.training.stepper import Measured
@@ -67,7 +67,7 @@ class Trainer:
             in memory.
         checkpoint: folder of the checkpoint to go on from. Nothing is written before ``run``, so a
             resume that is refused leaves the run as it was.
-        start_from: weights to begin with instead of the recipe's initialisation.
+        start: weights to begin with instead of the recipe's initialisation.
         group: the processes that share the work, see ``machine/distributed.py``.
         should_stop: asked between steps; true ends the run with a saved checkpoint.
         clock: seconds since the epoch, for the events.
@@ -83,7 +83,7 @@ class Trainer:
         run: RunFolder | None = None,
         *,
         checkpoint: Path | None = None,
-        start_from: GPT | None = None,
+        start: Start | None = None,
         group: Group = Group(),  # noqa: B008 - frozen
         should_stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
@@ -95,7 +95,9 @@ class Trainer:
         self.spec = spec = resolve(recipe, data, folder=run, group=group, state=saved)
         self.group, self.should_stop, self.clock = group, should_stop, clock
         check_memory(spec)
-        self.stepper = stepper = assemble(spec, start_from)
+        if start and (note := start.note(spec.config)):
+            self.notes.append(note)
+        self.stepper = stepper = assemble(spec, start)
         self.model = stepper.model
         self.state = state = RunState()
         self.collector = Collector(
@@ -115,8 +117,8 @@ class Trainer:
             Statistics(*shared, self.collector), self.checkpoints, self.evaluations, self.samples,
         ]  # fmt: skip
         self.alarms = Alarms(vocab_size=data.vocab_size)
-        self.recorder = Recorder(run, stepper, spec.recipe)
-        self._scratch = start_from is None
+        self.recorder = Recorder(spec, stepper)
+        self._scratch = start is None
         if checkpoint:
             self._restore(checkpoint)
 

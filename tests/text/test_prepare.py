@@ -126,9 +126,9 @@ def test_large_vocabularies_are_uint32(tmp_path: Path, monkeypatch: pytest.Monke
         "wide", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 100_256}
     )
     monkeypatch.setattr(tiktoken, "get_encoding", lambda _: wide)
-    tokenizers.get.cache_clear()
+    tokenizers._named.cache_clear()
     data = made_from(write(tmp_path / "a.txt"), out=tmp_path / "o", tokenizer="cl100k_base")
-    tokenizers.get.cache_clear()
+    tokenizers._named.cache_clear()
     assert data.manifest.dtype == "uint32"
     assert (tmp_path / "o" / "train.bin").stat().st_size == 4 * len(data.train)
     assert bytes(data.train.tolist()).decode() == TEXT[: int(len(TEXT) * 0.9)]

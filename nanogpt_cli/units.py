@@ -1,9 +1,11 @@
-"""Short, readable forms of numbers for a narrow screen."""
+"""Short, readable forms of numbers, the same in commands and in the dashboard."""
 
 from __future__ import annotations
 
 import math
 import re
+
+from nanogpt_cli.user_input import whole
 
 _SI = ("", "k", "M", "G", "T", "P", "E", "Z")
 
@@ -46,8 +48,8 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def loss(value: float | None) -> str:
-    """A loss with four decimals."""
-    if value is None or not math.isfinite(value):
+    """A loss with four decimals; one beyond all measure in short."""
+    if value is None or not math.isfinite(value) or abs(value) >= 1e4:
         return number(value)
     return f"{value:.4f}"
 
@@ -60,15 +62,17 @@ def percent(share: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """``12:44``, ``3:07:00``, ``2d 04h``."""
+    """``8 s``, ``12:44``, ``3:07:00``, ``2 d 4 h``."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return "–"
     whole = round(seconds)
-    days, rest = divmod(whole, 86400)
-    hours, rest = divmod(rest, 3600)
+    if whole < 60:
+        return f"{whole} s"
+    if whole >= 86400:
+        days, hours = divmod(round(whole / 3600), 24)
+        return f"{days} d {hours} h"
+    hours, rest = divmod(whole, 3600)
     minutes, second = divmod(rest, 60)
-    if days:
-        return f"{days}d {hours:02d}h"
     return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
 
 
@@ -89,7 +93,15 @@ def size(count: float) -> str:
     raise AssertionError
 
 
+def shortened(text: str, room: int) -> str:
+    """At most ``room`` characters: both ends of a name or path tell more than its middle."""
+    if len(text) <= room:
+        return text
+    head = max(0, room - 1) // 2
+    return text[:head] + "…" + text[len(text) - (room - 1 - head) :] if room > 1 else text[:room]
+
+
 def natural(text: str) -> list[tuple[int, int, str]]:
     """Sort key under which ``h.2`` comes before ``h.10``."""
-    parts = re.split(r"(\d+)", text)
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts if p]
+    parts = [(part, whole(part)) for part in re.split(r"([0-9]+)", text) if part]
+    return [(1, 0, part) if number is None else (0, number, "") for part, number in parts]
