@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import math
 import re
 import sys
@@ -67,6 +68,7 @@ class Subject:
         source: source of the weights.
         label: its name in the output.
         notes: remarks for the user.
+        trained: whether the weights are known to be trained, and not to be judged as a start.
     """
 
     config: GPTConfig
@@ -74,6 +76,7 @@ class Subject:
     source: WeightSource
     label: str
     notes: tuple[str, ...] = field(default=())
+    trained: bool = False
 
 
 def recipe_of(
@@ -215,13 +218,14 @@ def stored(origin: str, init: str) -> Subject:
         UserError: the weights cannot be read, or are not those of a GPT.
     """
     if _is_reference(origin):
-        return of_model(_load_module(origin), origin, init)
+        with console.stdout_kept():
+            return of_model(_load_module(origin), origin, init)
     found = sources.resolve(origin, checkpoint="last")
     subject = of_model(found.model, found.label, init)
     if found.step and not init:
-        trained = f"trained for {found.step} steps, while schemes describe step 0"
-        return Subject(**{**vars(subject), "notes": (*found.notes, trained)})
-    return subject
+        note = f"trained for {found.step} steps; --input NAME measures it on data it knows"
+        return replace(subject, notes=(*found.notes, note), trained=True)
+    return replace(subject, notes=found.notes)
 
 
 def _is_reference(text: str) -> bool:
@@ -243,6 +247,8 @@ def _load_module(reference: str) -> GPT:
         if not hasattr(factory, part):
             raise UserError(f"{place} has no {part!r}", f"wanted by --from {reference}")
         factory = getattr(factory, part)
+    if not isinstance(factory, nn.Module):
+        _check_arguments(factory, reference)
     try:
         made = factory if isinstance(factory, nn.Module) else factory()
     except Exception as error:  # whatever the user's code raises
@@ -255,6 +261,29 @@ def _load_module(reference: str) -> GPT:
     from nanogpt_cli.interop.module import adopt
 
     return adopt(made, reference)
+
+
+def _check_arguments(factory: Any, reference: str) -> None:
+    """Refuse a class or function that cannot be called without arguments, with an example."""
+    try:
+        needed = [
+            p.name
+            for p in inspect.signature(factory).parameters.values()
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
+    except (TypeError, ValueError):  # not callable, or it does not tell
+        return
+    if needed:
+        place, _, name = reference.partition(":")
+        module, first = Path(place).stem if place.endswith(".py") else place, name.split(".")[0]
+        config = f"{name}Config"  # as in nanoGPT and minGPT
+        known = hasattr(sys.modules.get(module), config)
+        imported, call = (f"{first}, {config}", f"{name}({config}())") if known else (first, "")
+        raise UserError(
+            f"{reference} needs arguments ({', '.join(needed)}), but is called without any",
+            f"write a file make.py with `from {module} import {imported}` and "
+            f"`def make(): return {call or name + '(...)'}`, and use --from make.py:make",
+        )
 
 
 def _module(place: str) -> ModuleType:
