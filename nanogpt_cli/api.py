@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.recipe import Recipe
+from nanogpt_cli.recipe import Data, Recipe
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run.events import Event
 from nanogpt_cli.run.folder import fresh_run
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from nanogpt_cli.init.inspect import Inspection
     from nanogpt_cli.init.lint import Verdict
-    from nanogpt_cli.interop.opening import LoadedModel
+    from nanogpt_cli.interop import LoadedModel
     from nanogpt_cli.text.tokens import TokenData
 
 __all__ = [
@@ -53,21 +53,28 @@ def load_recipe(name: str | Path, sets: Sequence[str] = ()) -> Recipe:
 
 
 def prepare(
-    name: str, tokenizer: str, *, val_fraction: float = 0.1, say: Reporter = _silent
+    name: str | Sequence[str], tokenizer: str, *, say: Reporter = _silent, **options: Any
 ) -> TokenData:
     """The tokens of a named data set, a text file or a folder, prepared if they are missing.
 
     Args:
-        name: ``"shakespeare"``, a path, …
+        name: ``"shakespeare"``, a path, several of them, …
         tokenizer: ``"char"``, ``"byte"``, ``"gpt2"``, ``"bpe:4096"``, …
-        val_fraction: share of the text kept for validation.
         say: receives lines of commentary.
-    """
-    from nanogpt_cli.text import prepare as preparing
-    from nanogpt_cli.text import tokens
+        options: any other key of a recipe's table ``[data]``: ``val_fraction=0.2``,
+            ``text_field="body"``, …
 
-    folder = preparing.ensure(name, tokenizer, val_fraction=val_fraction, report=say)
-    return tokens.open_data(folder)
+    Raises:
+        UserError: a value is wrong, or the text cannot be prepared.
+    """
+    data = {"name": name if isinstance(name, str) else list(name), "tokenizer": tokenizer}
+    return _tokens(recipe_files.from_values({"data": data | options}).data, say)
+
+
+def _tokens(data: Data, say: Reporter) -> TokenData:
+    from nanogpt_cli.text import prepare, tokens
+
+    return tokens.open_data(prepare.ensure(data.model_dump(), report=say))
 
 
 def train(
@@ -93,8 +100,7 @@ def train(
     from nanogpt_cli.training.drive import drive
     from nanogpt_cli.training.trainer import Trainer
 
-    section = recipe.data
-    data = prepare(section.name, section.tokenizer, val_fraction=section.val_fraction, say=say)
+    data = _tokens(recipe.data, say)
     if out is None:
         yield from Trainer(recipe, data, should_stop=should_stop).run()
         return
@@ -154,7 +160,7 @@ def sample(
     from nanogpt_cli.sampling.sampler import GenerationConfig
     from nanogpt_cli.sampling.weights import Weights
 
-    tokenizer = source.need_tokenizer()
+    tokenizer = source.require_tokenizer()
     weights = Weights.of(source.model)
     if max_new_tokens > 64:  # for fewer, finding the fastest layout takes longer than it saves
         tune(weights, [torch.get_num_threads()])

@@ -56,7 +56,7 @@ def select(names: Sequence[str]) -> list[Entry]:
         if name not in known:
             close = nearest(name, known)
             hint = f"did you mean {close}? " if close else ""
-            raise UserError(f"no {name!r} in the cache", f"{hint}nanogpt cache list shows it")
+            raise UserError(f"no {name!r} in the cache", f"{hint}`nanogpt cache list` shows it")
     return [e for e in there if not names or e.kind in names or e.name in names]
 
 

@@ -17,6 +17,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
+from nanogpt_cli import text_encoding
 from nanogpt_cli.errors import UserError
 
 # Size limits in bytes: recipes, other small files, vocabularies (a million merges take 85 MB).
@@ -132,11 +133,46 @@ def read_text(path: Path, limit: int = LARGEST_CONFIG) -> str:
     Raises:
         UserError: as ``read_bytes``, or it is not UTF-8.
     """
-    data = read_bytes(path, limit)
+    return decoded(read_bytes(path, limit), str(path))
+
+
+def decoded(data: bytes, name: str) -> str:
+    """The text of a whole file: UTF-8, or what its byte-order mark says; the mark is left out.
+
+    Args:
+        data: the file's content.
+        name: what to call it in a message.
+
+    Raises:
+        UserError: it is not text in this encoding.
+    """
+    encoding, skipped = text_encoding.marked(data)
     try:
-        return data.decode("utf-8")
+        text = data[skipped:].decode(encoding or "utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from None
+        encoding = text_encoding.guess(data) or encoding
+        raise UserError(
+            f"{name} is not UTF-8 text (byte {error.start + skipped:,})",
+            f"save it as UTF-8; it looks like {encoding}" if encoding else "save it as UTF-8",
+        ) from None
+    if 50 * text.count("\0") > len(text):
+        raise UserError(
+            f"{name} is not text: {text.count(chr(0)) / len(text):.0%} of it are zero bytes",
+            f"save it as UTF-8; it looks like {found}"
+            if (found := text_encoding.guess(data))
+            else "",
+        )
+    return text
+
+
+def lines(text: str) -> list[str]:
+    r"""The lines of a text, without their ends, ``\n`` or ``\r\n``.
+
+    Unlike ``str.splitlines``, it counts as editors and parsers do: U+2028, U+0085, a form feed and
+    the like end no line.
+    """
+    found = [line.removesuffix("\r") for line in text.split("\n")]
+    return found if found[-1] else found[:-1]
 
 
 def read_json(path: Path, limit: int = LARGEST_CONFIG) -> Any:
@@ -190,6 +226,19 @@ def parse_json(text: str | bytes, *, lenient: bool = False) -> Any:
     return value
 
 
+def parse_first(text: str, start: int) -> tuple[Any, int]:
+    """The JSON value that begins at ``start``, and where it ends; lenient as ``parse_json``.
+
+    Raises:
+        json.JSONDecodeError: there is none, or it goes on after the end of ``text``.
+        ValueError: it is nested too deep.
+    """
+    try:
+        return _LENIENT.raw_decode(text, start)
+    except RecursionError:
+        raise ValueError(f"it is nested more than {DEEPEST} deep") from None
+
+
 def parse_toml(text: str) -> dict[str, Any]:
     """The tables of a TOML text.
 
@@ -207,9 +256,15 @@ def parse_toml(text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError:
         raise
     except ValueError:  # int() refuses thousands of digits
-        raise ValueError(_TOO_LONG) from None
+        raise ValueError(_TOO_LONG + _line_of_number(text)) from None
     _check_values(values)
     return values
+
+
+def _line_of_number(text: str) -> str:
+    """Where a number with thousands of digits stands."""
+    found = re.search(r"\d[\d_]{4300}", text)
+    return f" (line {text.count(chr(10), 0, found.start()) + 1})" if found else ""
 
 
 def _refuse(path: Path, error: OSError | ValueError) -> NoReturn:
@@ -264,7 +319,8 @@ def _fits(value: int) -> bool:
 
 
 _STRICT: Final = json.JSONDecoder(parse_int=_whole, parse_constant=_no_constant)
-_LENIENT: Final = json.JSONDecoder()
+# Nobody reads the numbers of a record; int() would refuse one of more than 4,300 digits.
+_LENIENT: Final = json.JSONDecoder(parse_int=lambda digits: int(digits[:1000]))
 
 
 def _check_values(value: Any, *, lenient: bool = False) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nanogpt_cli.user_input import expanded
+
 RUNS = Path("runs")
 DATA = Path("data")
 
@@ -13,7 +15,7 @@ def cache_home() -> Path:
     """The cache folder: ``NANOGPT_HOME`` when set, else the user cache folder of the platform."""
     home = os.environ.get("NANOGPT_HOME")
     if home:
-        return Path(home).expanduser()
+        return expanded(home)
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("nanogpt-cli", appauthor=False))

@@ -35,8 +35,8 @@ _GET: Final = frozenset({"LONG_BINGET", "GET", "BINGET"})
 _GROW: Final = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
 
 
-def scan(data: bytes, source: str, allowed: Collection[str] = ()) -> None:
-    """Check every instruction of a pickle.
+def scan(data: bytes, source: str, allowed: Collection[str] = ()) -> int:
+    """Check every instruction of a pickle; returns its length, which may be less than the data's.
 
     Args:
         data: the pickle.
@@ -51,9 +51,9 @@ def scan(data: bytes, source: str, allowed: Collection[str] = ()) -> None:
         raise UserError(
             f"{source}: a pickle of {len(data):,} bytes is larger than any that is read"
         )
-    simulation = _Simulation()
+    simulation, stream = _Simulation(), io.BytesIO(data)
     try:
-        for count, found in enumerate(pickletools.genops(io.BytesIO(data))):
+        for count, found in enumerate(pickletools.genops(stream)):
             opcode, argument, position = found
             if opcode.name == "GLOBAL" and argument not in allowed:
                 raise _refused(source, f"imports {argument!r:.80}", position)
@@ -67,8 +67,13 @@ def scan(data: bytes, source: str, allowed: Collection[str] = ()) -> None:
                 raise _refused(source, f"goes on after {count:,} instructions", position)
     except UserError:
         raise
+    except (LookupError, TypeError):
+        raise UserError(
+            f"{source} is not a readable pickle: an instruction lacks the values it works on"
+        ) from None
     except Exception as error:  # genops raises whatever decoding raises
         raise UserError(f"{source} is not a readable pickle: {str(error)[:120]}") from None
+    return stream.tell()
 
 
 class _Value:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from nanogpt_cli.user_input import whole
+
 _SI = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
@@ -101,5 +103,5 @@ def shortened(text: str, room: int) -> str:
 
 def natural(text: str) -> list[tuple[int, int, str]]:
     """Sort key under which ``h.2`` comes before ``h.10``."""
-    parts = re.split(r"(\d+)", text)
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts if p]
+    parts = [(part, whole(part)) for part in re.split(r"([0-9]+)", text) if part]
+    return [(1, 0, part) if number is None else (0, number, "") for part, number in parts]

@@ -36,10 +36,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     """Measure every shape, each in a separate process."""
     from nanogpt_cli.text import prepare
 
-    section = recipe.data
-    data = prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    data = prepare.ensure(recipe.data.model_dump(), report=console.say)
     rows = []
     for kind, measure, label, changes in shapes(recipe):
         console.say(f"measuring {kind} {label}")

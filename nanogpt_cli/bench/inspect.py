@@ -17,16 +17,15 @@ from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 
 _PRELUDE = """
-import json, resource, sys, time
+import json, sys, time
 import torch
+from nanogpt_cli import host
 L, H, d, V, T = map(int, sys.argv[1:6])
 ids = torch.randint(V, (1, T), generator=torch.Generator().manual_seed(0))
 start, cpu = time.perf_counter(), time.process_time()
 def report(**more):
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin"
-                                                                  else 2**10)
     print(json.dumps(dict(cpu_s=time.process_time() - cpu, wall_s=time.perf_counter() - start,
-                          peak_mib=peak, **more)))
+                          peak_mib=host.peak_bytes() / 2**20, **more)))
 """
 _OURS = """
 from nanogpt_cli import schemes

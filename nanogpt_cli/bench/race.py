@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.bench import history, turns
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
@@ -79,10 +80,7 @@ def bench_race(
     chosen = recipe_files.load(recipe, sets).recipe
     if against is not None:
         turns.script_of(against)
-    section = chosen.data
-    data = prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    data = prepare.ensure(chosen.data.model_dump(), report=console.say)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="nanogpt-bench-") as name:
         folder = Path(name)
@@ -94,7 +92,7 @@ def bench_race(
     if not as_json:
         _show(result)
     history.finish("race", result, out, as_json=as_json)
-    console.next_command(f"nanogpt train {recipe}")
+    console.next_command(shell.command("train", recipe, *shell.settings(sets)))
 
 
 def _ours(name: str, recipe: Recipe, sets: list[str], folder: Path) -> Lap:

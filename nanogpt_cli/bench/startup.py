@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.bench import history
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
@@ -43,10 +44,7 @@ def bench_startup(
     from nanogpt_cli.text import prepare
 
     chosen = recipe_files.load(recipe).recipe
-    section = chosen.data
-    prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    prepare.ensure(chosen.data.model_dump(), report=console.say)
     load = os.getloadavg()[0]
     contenders: dict[str, Callable[[], float]] = {
         "nanogpt --help": lambda: _run(*_PROGRAM, "--help"),
@@ -66,7 +64,7 @@ def bench_startup(
     if not as_json:
         _show(result)
     history.finish("startup", result, out, as_json=as_json)
-    console.next_command(f"nanogpt train {recipe}")
+    console.next_command(shell.command("train", recipe))
 
 
 def _run(*command: str) -> float:

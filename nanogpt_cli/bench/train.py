@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.bench import growth as bench_growth
 from nanogpt_cli.bench import history
 from nanogpt_cli.bench import turns as bench_turns
@@ -57,17 +58,16 @@ def bench_train(
         if not as_json:
             bench_growth.show(grown["growth"], chosen)
         history.finish("growth", grown, out, as_json=as_json)
-        console.next_command(f"nanogpt bench train --recipe {recipe}")
+        console.next_command(
+            shell.command("bench", "train", "--recipe", recipe, *shell.settings(sets))
+        )
         return
-    section = chosen.data
-    data = prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    data = prepare.ensure(chosen.data.model_dump(), report=console.say)
     result = _measure(chosen, data, against, turns, seconds)
     if not as_json:
         _show(result)
     history.finish("train", result, out, as_json=as_json)
-    console.next_command(f"nanogpt train {recipe}")
+    console.next_command(shell.command("train", recipe, *shell.settings(sets)))
 
 
 @dataclass(frozen=True)

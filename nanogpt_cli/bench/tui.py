@@ -64,9 +64,10 @@ def _drawing(folder: Path, points: int, steps: int) -> dict[str, Any]:
     console.say(f"writing and opening a run of {steps:,} steps ...")
     timing.write_long_run(folder / "long", steps)
     code = (
-        "import json, resource, sys, pathlib; from nanogpt_cli.tui import timing; "
+        "import json, sys, pathlib; from nanogpt_cli import host; "
+        "from nanogpt_cli.tui import timing; "
         "found = timing.open_run(pathlib.Path(sys.argv[1])); "
-        "found['rss_mb'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024; "
+        "found['rss_mb'] = host.peak_bytes() / 2**20; "
         "print(json.dumps(found))"
     )
     done = subprocess.run(

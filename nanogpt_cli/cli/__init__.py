@@ -21,9 +21,11 @@ from nanogpt_cli.cli import console, guard, help_page
 from nanogpt_cli.cli.lazy import LazyGroup
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable
+from nanogpt_cli.user_input import whole
 from nanogpt_cli.version import __version__
 
 _LONGEST_MESSAGE = 4000
+_LARGEST_SIZE = 10_000  # of a terminal, in columns or lines
 
 app = typer.Typer(
     name="nanogpt",
@@ -62,9 +64,18 @@ def main() -> NoReturn:
     # busy processes on two cores, 100 small training steps took 79 s instead of 3 s. torch reads
     # the variable when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _forget_unusable_sizes()
     with guard.guarded() as out:
         code = _outcome(out)
     sys.exit(code)
+
+
+def _forget_unusable_sizes() -> None:
+    """Remove ``COLUMNS`` and ``LINES`` that are no size: Rich fails on "²" and fills the memory
+    with lines of a billion columns. The size of the terminal itself is then asked for."""
+    for name in ("COLUMNS", "LINES"):
+        if not 1 <= (whole(os.environ.get(name, "")) or 0) <= _LARGEST_SIZE:
+            os.environ.pop(name, None)
 
 
 def _outcome(out: guard.Guard) -> int:
@@ -143,7 +154,7 @@ def _lacks_memory(error: Exception) -> bool:
 def _out_of_memory() -> int:
     _complain(
         "there is not enough memory",
-        "use a smaller batch or model; nanogpt plan RECIPE forecasts what a run needs",
+        "use a smaller batch or model; the command plan forecasts what a recipe needs",
     )
     return 2
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanogpt_cli.places import RUNS
+from nanogpt_cli import shell
 from nanogpt_cli.run.folder import RunFolder
 
 # Reasons of ``events.RunEnded`` that are no words of their own.
@@ -18,13 +18,11 @@ def after(run: RunFolder, reason: str = "") -> str:
             goes on.
     """
     if reason in ("", "waiting", "silent"):
-        return f"nanogpt watch {run.path}"
+        return shell.command("watch", run.path)
     if reason in ("non_finite", "diverged") and any(run.incidents.glob("step-*")):
-        return f"nanogpt replay {run.path}"
+        return shell.command("replay", run.path)
     if not any(run.checkpoints.glob("step-*")):
-        return f"nanogpt watch {run.path}" if run.events.is_file() else "nanogpt train small"
+        return shell.command(*(("watch", run.path) if run.events.is_file() else ("train", "small")))
     if reason in ("stopped", "error", "crashed"):
-        home = run.path.parent.resolve() == RUNS.resolve()
-        where = "" if home else f" --out {run.path.parent}"
-        return f"nanogpt train {run.name} --resume{where}"
-    return f"nanogpt sample --run {run.path}"
+        return shell.command("train", run.path, "--resume")
+    return shell.command("sample", run.path)

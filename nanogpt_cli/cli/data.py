@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console, options
+from nanogpt_cli import shell
+from nanogpt_cli.cli import console, options, prepare_view
 from nanogpt_cli.cli.prepare_view import short_path
 from nanogpt_cli.errors import UserError
 
@@ -38,7 +39,9 @@ def data(context: typer.Context, as_json: options.AsJson = False) -> None:
     else:
         console.say("no prepared data sets yet")
     console.next_command(
-        f"nanogpt data inspect {folders[0].name}" if folders else "nanogpt prepare shakespeare"
+        shell.command("data", "inspect", shell.path_word(folders[0]))
+        if folders
+        else shell.command("prepare", "shakespeare")
     )
 
 
@@ -92,7 +95,7 @@ def inspect(
         console.emit_json(_as_json(opened, shown, top))
     else:
         _print(opened, shown, top)
-    console.next_command(f"nanogpt train small --set data.name={folder}")
+    console.next_command(prepare_view.train_command(opened.manifest.raw, folder))
 
 
 def _counts(opened: TokenData) -> Any:

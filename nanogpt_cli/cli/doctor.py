@@ -17,6 +17,7 @@ import typer
 
 from nanogpt_cli import caches, extras, places
 from nanogpt_cli.cli import console, doctor_view, options
+from nanogpt_cli.user_input import expanded
 from nanogpt_cli.version import __version__
 
 # Libraries that every command needs, by their module's name.
@@ -74,8 +75,8 @@ def _versions() -> dict[str, str]:
 def _machine(compile_: bool) -> dict[str, Any]:
     import torch
 
+    from nanogpt_cli import host
     from nanogpt_cli.machine import capabilities
-    from nanogpt_cli.machine import threads as cpu_threads
 
     console.say("measuring matrix products")
     units = capabilities.units()
@@ -89,7 +90,7 @@ def _machine(compile_: bool) -> dict[str, Any]:
         compiled["why"] = "not tried (--no-compile)"
     threads = {
         "cores": os.cpu_count() or 1,
-        "usable": cpu_threads.usable_cores(),
+        "usable": host.usable_cores(),
         "torch": torch.get_num_threads(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", ""),
@@ -105,7 +106,7 @@ def _caches() -> list[dict[str, Any]]:
         "cache": places.cache_home(),
         "runs": places.RUNS,
         "data": places.DATA,
-        "Hugging Face": Path(hub).expanduser(),
+        "Hugging Face": expanded(hub),
         "torch.compile": places.compiled_folder(),
     }
     return [

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from nanogpt_cli.cli import console, options, sources
+from nanogpt_cli import shell
+from nanogpt_cli.cli import certificate, console, options, sources
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.sources import LoadedModel
+    from nanogpt_cli.text.certificate import Certificate
     from nanogpt_cli.text.tokens import TokenData
     from nanogpt_cli.training.evaluate import Result
 
@@ -52,10 +54,18 @@ def evaluate(
         Literal["auto", "fp32", "tf32", "bf16", "fp16"],
         typer.Option("--precision", help="auto is bf16 where it is faster, else fp32."),
     ] = "fp32",
+    certify: Annotated[
+        bool,
+        typer.Option("--certify", help="Prove first that the tokens are the bytes of the source."),
+    ] = False,
     out: options.RunsFolder = RUNS,
     as_json: options.AsJson = False,
 ) -> None:
-    """Evaluate a model on every token of a split: loss, perplexity, bits per byte, by position."""
+    """Evaluate a model on every token of a split: loss, perplexity, bits per byte, by position.
+
+    With --certify, exit code 1 means that the tokens are not the source's, and 2 that the source
+    is gone, so that nothing can be proved.
+    """
     from nanogpt_cli import recipe as recipes
     from nanogpt_cli.machine import device as devices
     from nanogpt_cli.training import evaluate as core
@@ -64,37 +74,84 @@ def evaluate(
     source = sources.resolve(model_name, checkpoint=checkpoint, out=out, raw=raw)
     for note in source.notes:
         console.say(note)
-    found = _data(source, data)
+    found = _data(source, data, model_name, out)
     where = devices.choose(recipes.Train(device=device, precision=precision, compile=False))
-    console.say(f"{source.label} on the {split} split of {found.folder}")
-    tokens = getattr(found, split)
-    model = source.model.to(where.device)
-    result = core.evaluate(model, tokens, where, batch=batch or None)
-    info = getattr(found.manifest, split)
     facts: dict[str, Any] = {
         "model": source.label,
         "data": str(found.folder),
         "split": split,
         "step": source.step,
+    }
+    proof = certificate.prove(found, split) if certify else None
+    if proof and not proof.passed:
+        _refuse(facts, proof, as_json=as_json)
+    console.say(f"{source.label} on the {split} split of {found.folder}")
+    result = core.evaluate(
+        source.model.to(where.device), getattr(found, split), where, batch=batch or None
+    )
+    bytes_per_token = getattr(found.manifest, split).bytes_per_token
+    facts |= {
         "tokens": result.tokens,
         "loss": result.loss,
         "perplexity": result.perplexity,
-        "bits_per_byte": result.bits_per_byte(info.bytes_per_token),
+        "bits_per_byte": proof.bits_per_byte(result.loss, result.tokens)
+        if proof
+        else result.bits_per_byte(bytes_per_token),
     }
     if as_json:
-        console.emit_json(facts | {"by_position": result.by_position.tolist()})
+        certified = {"certificate": certificate.facts(proof)} if proof else {}
+        console.emit_json(facts | {"by_position": result.by_position.tolist()} | certified)
     else:
-        _show(facts, result)
-    console.next_command(f"nanogpt sample {run or name}".rstrip())
+        _show(facts, result, proof)
+    console.next_command(shell.command(*options.sample_words(model_name, checkpoint, out, raw)))
 
 
-def _data(source: LoadedModel, name: str) -> TokenData:
+def certified(run: Path, data: Path, device: str, proof: Certificate | None) -> dict[str, Any]:
+    """The certificate of a run that has ended, shown on stderr and as JSON.
+
+    Args:
+        run: the run's folder; its best weights are evaluated on the validation split.
+        data: folder of its data.
+        device: where to compute, as in a recipe.
+        proof: of its data, if that was proved before.
+    """
+    from nanogpt_cli import recipe as recipes
+    from nanogpt_cli.machine import device as devices
+    from nanogpt_cli.text.tokens import open_data
+    from nanogpt_cli.training import evaluate as core
+
+    found = open_data(data)
+    proof = proof or certificate.demand(found)
+    source = sources.resolve(str(run))
+    where = devices.choose(recipes.Train(device=device, precision="fp32", compile=False))
+    result = core.evaluate(source.model.to(where.device), found.val, where)
+    bits = proof.bits_per_byte(result.loss, result.tokens)
+    console.say(f"{source.label}: {bits:.6f} bits per byte of the val split")
+    for line in certificate.lines(proof):
+        console.say(line)
+    return {"bits_per_byte": bits, "certificate": certificate.facts(proof)}
+
+
+def _refuse(facts: dict[str, Any], proof: Certificate, *, as_json: bool) -> None:
+    """Say why nothing is evaluated; exit code 1."""
+    if as_json:
+        unknown = dict.fromkeys(("tokens", "loss", "perplexity", "bits_per_byte", "by_position"))
+        console.emit_json(facts | unknown | {"certificate": certificate.facts(proof)})
+    else:
+        for line in certificate.lines(proof):
+            typer.echo(line)
+    console.next_command(shell.command("data", "inspect", facts["data"]))
+    raise typer.Exit(1)
+
+
+def _data(source: LoadedModel, name: str, model_name: str, out: Path) -> TokenData:
     """The data to evaluate on; its tokenizer must be the model's.
 
     Raises:
         UserError: there is no data, or it was made with another tokenizer.
     """
     from nanogpt_cli.text import prepare, tokens
+    from nanogpt_cli.training import starting
 
     section = source.state.get("recipe", {}).get("data", {})
     if not name:  # an imported run was not trained here, but its recipe names a data set
@@ -105,18 +162,15 @@ def _data(source: LoadedModel, name: str) -> TokenData:
         )
     folder = Path(name)
     if not tokens.is_prepared(folder):
-        kind = section.get("tokenizer") or source.need_tokenizer().kind
-        share = section.get("val_fraction", prepare.VAL_FRACTION)
+        kind = section.get("tokenizer") or source.require_tokenizer().kind
         if name == source.state.get("data", {}).get("folder", ""):  # moved or never here
             name = section.get("name", name)
-        folder = prepare.ensure(name, kind, val_fraction=share, report=console.say)
+        asked = {**section, "name": name, "tokenizer": kind}
+        folder = prepare.ensure(asked, report=console.say)
     found = tokens.open_data(folder)
-    if source.tokenizer and source.tokenizer.fingerprint() != found.manifest.fingerprint:
-        raise UserError(
-            f"{folder} was made with a different tokenizer ({found.manifest.kind}) from the "
-            f"model's ({source.tokenizer.kind})",
-            "prepare the text with the model's tokenizer",
-        )
+    if source.tokenizer:
+        word = sources.tokenizer_word(model_name, out, source.tokenizer)
+        starting.check_tokenizer(source.tokenizer, found, source.label, word)
     if found.vocab_size > source.model.config.vocab_size:
         raise UserError(
             f"{folder} has {found.vocab_size} token ids, but the model only "
@@ -126,10 +180,12 @@ def _data(source: LoadedModel, name: str) -> TokenData:
     return found
 
 
-def _show(facts: dict[str, Any], result: Result) -> None:
+def _show(facts: dict[str, Any], result: Result, proof: Certificate | None) -> None:
     for name in ("tokens", "loss", "perplexity", "bits_per_byte"):
         value = facts[name]
         typer.echo(f"{name:14} {value:,}" if name == "tokens" else f"{name:14} {value:.6f}")
+    for line in certificate.lines(proof) if proof else ():
+        typer.echo(line)
     typer.echo("loss by position in the context:")
     curve = result.by_position
     edges = [0, *(2**i for i in range(len(curve).bit_length()) if 2**i < len(curve)), len(curve)]

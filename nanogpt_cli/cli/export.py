@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.cli.sources import resolve
 from nanogpt_cli.errors import UserError
@@ -90,17 +91,25 @@ def export(
     found = _source(options.either(source, run, "SOURCE"), checkpoint, raw)
     folder = out or (found.run.exports if found.run else Path("exports") / found.name)
     quantizations = [name.strip() for name in quantize.split(",") if name.strip()]
-    exporting.check_ready(targets, folder, overwrite=overwrite, quantizations=quantizations)
+    exporting.check_ready(found, targets, folder, overwrite=overwrite, quantizations=quantizations)
     artefacts = []
     for target in targets:
         artefacts += exporting.export(
             found, target, folder, console.say, quantizations=quantizations, overwrite=overwrite
         )
-    checks = _prove(found, artefacts, verify, verify_with)
+    checks = exporting.verify_all(
+        found, artefacts, console.say, python=verify_with or sys.executable, wanted=verify,
+        on_check=lambda check: console.say(_line(check)),
+    )  # fmt: skip
     _report(artefacts, checks, as_json)
     if any(check.passed is False for check in checks):
         raise typer.Exit(1)
     if push:
+        if verify is None and any(c.target == "hf" and c.passed is None for c in checks):
+            raise UserError(
+                f"{folder / 'hf'} was not verified, so it is not uploaded",
+                install_command("verify") + "; or upload it unverified with --no-verify",
+            )
         console.say(f"uploading {folder / 'hf'} to {push}")
         console.say(f"uploaded: {hub.push(folder / 'hf', push)}")
 
@@ -121,21 +130,8 @@ def _source(source: str, checkpoint: str, raw: bool) -> Exportable:
     return sources.from_model(found.model, found.tokenizer, importing.run_name(source), **state)
 
 
-def _prove(
-    found: Exportable, artefacts: list[Artefact], wanted: bool | None, python: str
-) -> list[Check]:
-    from nanogpt_cli.interop import exporting
-
-    if wanted is False:
-        return []
-    return exporting.verify_all(
-        found, artefacts, console.say, python=python or sys.executable, required=wanted is True,
-        on_check=lambda check: console.say(_line(check)),
-    )  # fmt: skip
-
-
 def _report(artefacts: list[Artefact], checks: list[Check], as_json: bool) -> None:
-    """Print the artefacts on stdout and the next command on stderr."""
+    """Print the artefacts on stdout, and on stderr what was not verified and the next command."""
     if as_json:
         from nanogpt_cli.interop import verify
 
@@ -144,6 +140,12 @@ def _report(artefacts: list[Artefact], checks: list[Check], as_json: bool) -> No
     else:
         for artefact in artefacts:
             typer.echo(artefact.path)
+    unknown = [check for check in checks if check.passed is None]
+    if unknown:
+        names = ", ".join(check.artefact for check in unknown)
+        runtimes = ", ".join(dict.fromkeys(check.runtime for check in unknown))
+        warning = f"NOT VERIFIED: {names}: never run in {runtimes}, so nobody knows if it is right"
+        console.write(sys.stderr, console.painted(warning, "yellow", sys.stderr) + "\n")
     if not any(check.passed is False for check in checks):
         _next(artefacts[0])
 
@@ -151,7 +153,8 @@ def _report(artefacts: list[Artefact], checks: list[Check], as_json: bool) -> No
 def _line(check: Check) -> str:
     name = check.variant or check.target
     if check.passed is None:
-        return f"{name}: {check.problems[0]} ({install_command('verify')})"
+        needs = check.problems[0].endswith("not installed")
+        return f"{name}: {check.problems[0]}" + f" ({install_command('verify')})" * needs
     facts = check.facts
     if "max_abs_diff" not in facts:
         measured = "every tensor bit for bit" if check.passed else ""
@@ -163,17 +166,19 @@ def _line(check: Check) -> str:
         )
         if "tokenizer_characters" in facts and facts["tokenizer_text_equal"]:
             measured += f", {facts['tokenizer_characters']:,} characters round-trip"
-    verdict = "passed" if check.passed else f"FAILED ({'; '.join(check.problems)})"
-    return f"{name}: {verdict} in {check.runtime}" + (f": {measured}" if measured else "")
+    outcome = "passed" if check.passed else f"FAILED ({'; '.join(check.problems)})"
+    return f"{name}: {outcome} in {check.runtime}" + (f": {measured}" if measured else "")
 
 
 def _next(artefact: Artefact) -> None:
+    path = shell.quoted(str(artefact.path))
+    loading = f"import torch; torch.export.load({str(artefact.path)!r})"
     commands = {
-        "hf": f"nanogpt sample {artefact.path}",
-        "gguf": f"llama-completion -m {artefact.path} -p 'text'",
-        "onnx": f"nanogpt sample {artefact.path.parent}",
-        "nanogpt": f"python sample.py --out_dir={artefact.path}   (in nanoGPT's folder)",
-        "pt2": f"python -c \"import torch; torch.export.load('{artefact.path}')\"",
+        "hf": shell.command("sample", artefact.path),
+        "gguf": f"llama-completion -m {path} -p 'text'",
+        "onnx": shell.command("sample", artefact.path.parent),
+        "nanogpt": f"python sample.py --out_dir={path}   (in nanoGPT's folder)",
+        "pt2": f"python -c {shell.quoted(loading)}",
     }
     if artefact.target != "onnx":
         console.next_command(commands[artefact.target])

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import foreign_files, shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
-    from nanogpt_cli.interop import Foreign
+    from nanogpt_cli.interop import LoadedModel
     from nanogpt_cli.text.tokenizer import Tokenizer
 
 
@@ -74,16 +74,15 @@ def import_(
                            "model": config.to_dict()})  # fmt: skip
     else:
         typer.echo(run.path)
-    console.next_command(f"nanogpt sample {run.path}")
+    console.next_command(shell.command("sample", run.path))
 
 
-def _read(source: str, meta: Path | None, tokenizer: Tokenizer | None) -> Foreign:
-    from nanogpt_cli.interop import Foreign, importing, opening
+def _read(source: str, meta: Path | None, tokenizer: Tokenizer | None) -> LoadedModel:
+    from nanogpt_cli.interop import importing, opening
 
     if foreign_files.present(Path(source)) or Path(source).suffix in (".pt", ".bin"):
         return importing.read(Path(source), meta, tokenizer=tokenizer)
-    found = opening.resolve(source, tokenizer=tokenizer, report=console.say)
-    return Foreign(found.model, found.tokenizer, found.notes, found.step)
+    return opening.resolve(source, tokenizer=tokenizer, report=console.say)
 
 
 def _tokenizer(text: str) -> Tokenizer | None:
@@ -91,7 +90,4 @@ def _tokenizer(text: str) -> Tokenizer | None:
         return None
     from nanogpt_cli.text import tokenizers
 
-    path = Path(text)
-    if path.is_dir():
-        path = path / "tokenizer.json"
-    return tokenizers.load(path) if foreign_files.present(path) else tokenizers.get(text)
+    return tokenizers.get(text)

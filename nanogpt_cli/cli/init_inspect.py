@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console
 from nanogpt_cli.cli import init_inspect_input as inputs
 from nanogpt_cli.cli import init_inspect_output as output
@@ -169,7 +170,7 @@ def init_inspect(
         raise typer.Exit(1 if failed else 0)
     name = subject.scheme.name if subject.scheme else "custom"
     name = "gpt2" if name == "custom" else name  # a custom scheme cannot be requested by name
-    console.next_command(f"nanogpt train small --set model.init={name}")
+    console.next_command(shell.command("train", "small", *shell.setting("model.init", name)))
 
 
 def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files) -> bool:

@@ -8,14 +8,13 @@ import inspect
 import math
 import re
 import sys
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_cli import foreign_files, schemes
+from nanogpt_cli import schemes
 from nanogpt_cli.cli import console, sources
 from nanogpt_cli.errors import UserError
 
@@ -36,8 +35,6 @@ PRESETS = {
 }
 # GPT-2's 50257 tokens padded to a multiple of 64, as nanoGPT does.
 DEFAULT_VOCABULARY = 50304
-# Distinct characters of tiny Shakespeare, the usual data of a character-level recipe.
-SHAKESPEARE_CHARACTERS = 65
 _HEAD_SIZE = 64
 # What reads as module:factory or path.py:factory.
 _REFERENCE = re.compile(r"^[\w./\\-]+:[A-Za-z_][\w.]*$")
@@ -99,9 +96,7 @@ def recipe_of(
         if preset not in PRESETS:
             raise UserError(f"unknown preset {preset!r}", f"known: {', '.join(PRESETS)}")
         model = dict(zip(("n_layer", "n_head", "n_embd"), PRESETS[preset], strict=True))
-    values = {"model": model | given}
-    for text in sets:
-        _merge(values, _parse_set(text))
+    values = recipe_files.overridden({"model": model | given}, sets)
     model = values["model"]
     width = model.get("n_embd")
     if "n_head" not in model and isinstance(width, int) and width % _HEAD_SIZE == 0 and width > 0:
@@ -113,40 +108,18 @@ def _toml(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _parse_set(text: str) -> dict[str, Any]:
-    key, found, value = text.partition("=")
-    if not found:
-        raise UserError(f"--set {text}: expected SECTION.KEY=VALUE")
-    for literal in (value, f'"{value}"'):
-        try:
-            return foreign_files.parse_toml(f"{key} = {literal}")
-        except tomllib.TOMLDecodeError:
-            continue
-        except ValueError as error:
-            raise UserError(f"--set {text:.60}…: {error}") from None
-    raise UserError(f"--set {text:.200}: not a value")
-
-
-def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
-
-
 def check_memory(config: GPTConfig) -> None:
     """Refuse a model two blocks of which, as a measurement needs, exceed the machine's memory.
 
     Raises:
         UserError: two blocks do not fit.
     """
-    from nanogpt_cli.machine import memory
-    from nanogpt_cli.model.parameters import shapes
+    from nanogpt_cli import host
+    from nanogpt_cli.model.parameters import layer_of, shapes
 
     one = shapes(replace(config, n_layer=1))
-    two = 2 * 4 * sum(math.prod(s) for name, s in one.items() if ".h.0." in name)
-    room = memory.total_bytes()
+    two = 2 * 4 * sum(math.prod(s) for name, s in one.items() if layer_of(name) == 0)
+    room = host.installed_bytes()
     if two > room > 0:
         raise UserError(
             f"two blocks of {config.n_embd} channels take {two / 2**30:.3g} GiB, but this machine "
@@ -184,17 +157,13 @@ def subject(
 
 def _vocabulary(recipe: Recipe, data: str, tokenizer: str) -> int:
     """Rows of the embedding if the recipe does not set them: those of the data or the tokenizer."""
+    from nanogpt_cli.text import prepare
+
     if data != "random":
         return int(open_data(data, tokenizer or "gpt2").vocab_size)
     if not tokenizer or recipe.model.vocab_size:
         return DEFAULT_VOCABULARY
-    if tokenizer == "char":
-        return SHAKESPEARE_CHARACTERS
-    if tokenizer.startswith("bpe:"):
-        return int(tokenizer.partition(":")[2])
-    from nanogpt_cli.text import tokenizers
-
-    return tokenizers.get(tokenizer).vocab_size
+    return prepare.vocabulary_size(recipe.data.model_dump(), report=console.say)
 
 
 def drawn(recipe: Recipe, label: str, vocab_size: int) -> Subject:
@@ -251,7 +220,7 @@ def _load_module(reference: str) -> GPT:
         _check_arguments(factory, reference)
     try:
         made = factory if isinstance(factory, nn.Module) else factory()
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise UserError(f"{reference} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
         raise UserError(
@@ -299,7 +268,7 @@ def _module(place: str) -> ModuleType:
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:  # the user's module may fail in any way
+    except (Exception, SystemExit) as error:  # the user's module may fail in any way
         raise UserError(f"cannot import {place}: {type(error).__name__}: {error}") from error
     return module
 
@@ -352,13 +321,10 @@ def tokens(
 
 def open_data(where: str, tokenizer: str) -> Any:
     """A prepared data set, by folder or name."""
-    from nanogpt_cli.text import prepare
-    from nanogpt_cli.text import tokens as prepared
+    from nanogpt_cli.text import prepare, tokens
 
-    if prepared.is_prepared(Path(where)):
-        return prepared.open_data(Path(where))
-    folder = prepare.ensure(where, tokenizer, val_fraction=0.1, report=console.say)
-    return prepared.open_data(folder)
+    data = {"name": where, "tokenizer": tokenizer}
+    return tokens.open_data(prepare.ensure(data, report=console.say))
 
 
 def _windows(split: Any, batch: int, length: int, seed: int, name: str) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import foreign_files, shell
 from nanogpt_cli.cli import advice, console, watch
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
@@ -83,9 +83,11 @@ def run_processes(number: int, restarts: int, arguments: list[str], run: RunFold
         launcher.main([*options, "-m", "nanogpt_cli", "train", *arguments])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        again = shell.hint("train", run.path, "--resume", "--procs", number)
+        saved = any(run.checkpoints.glob("step-*"))
         raise UserError(
             f"rank {rank} ended with {_cause(failure.exitcode)}, so the job was ended",
-            f"go on from the last checkpoint: nanogpt train {run.path} --resume --procs {number}",
+            f"go on from the last checkpoint: {again}" if saved else "its messages are above",
         ) from None
     except SignalException:
         return  # the ranks were told, and saved before they ended

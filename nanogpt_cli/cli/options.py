@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.places import RUNS
 
 # Name -> help. A command may add to it after a semicolon.
 WORDS: Final = {
@@ -87,3 +88,11 @@ def either(argument: str, option: str, name: str) -> str:
     if argument and option:
         raise UserError(f"{name} and --run name the model twice", "give one of them")
     return argument or option
+
+
+def sample_words(source: str, checkpoint: str, out: Path, raw: bool) -> list[object]:
+    """The words of ``nanogpt sample`` for the model that these options name."""
+    words: list[object] = ["sample", *([source] if source else [])]
+    words += [] if checkpoint == "best" else ["--checkpoint", checkpoint]
+    words += [] if out == RUNS else ["--out", out]
+    return words + (["--raw"] if raw else [])

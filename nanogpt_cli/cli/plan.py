@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
@@ -71,7 +72,9 @@ def plan(
         console.say(_refusal(found))
         console.next_command("nanogpt recipes")
         raise typer.Exit(1)
-    console.next_command(f"nanogpt train {recipe}")
+    more = ["--procs", processes] if processes > 1 else []
+    more += [] if out == RUNS else ["--out", out]
+    console.next_command(shell.command("train", recipe, *shell.settings(sets), *more))
 
 
 def _sizes(recipe: Recipe) -> tuple[int, int]:
@@ -83,17 +86,16 @@ def _sizes(recipe: Recipe) -> tuple[int, int]:
     from nanogpt_cli.text.tokens import open_data
 
     section = recipe.data
-    published = catalogue.published_size(section.name, section.tokenizer)
+    name = section.name if isinstance(section.name, str) else ""
+    published = catalogue.published_size(name, section.tokenizer)
     if published:
         try:
-            folder = prepare.find(section.name, section.tokenizer)
+            folder = prepare.find(name, section.tokenizer)
         except UserError:
-            console.say(f"{section.name} is not prepared yet: planned by its published size")
+            console.say(f"{name} is not prepared yet: planned by its published size")
             return published[0], round(published[1] * (1 - section.val_fraction))
     else:
-        folder = prepare.ensure(
-            section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-        )
+        folder = prepare.ensure(section.model_dump(), report=console.say)
     data = open_data(folder)
     return data.vocab_size, len(data.train)
 

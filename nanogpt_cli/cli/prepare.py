@@ -62,10 +62,15 @@ def prepare(
     ] = None,
     glob: Annotated[str | None, typer.Option(help="Files to take from a folder: *.py.")] = None,
     text_field: Annotated[
-        str, typer.Option(help="Field of a record (JSONL, CSV, Parquet) that holds the text.")
+        str, typer.Option(help="Field of a record (JSON, CSV, Parquet) that holds the text.")
     ] = "text",
     errors: Errors = "strict",
-    encoding: Annotated[str, typer.Option(help="Encoding of text files.")] = "utf-8",
+    encoding: Annotated[
+        str, typer.Option(help="Encoding of text files without a byte-order mark.")
+    ] = "utf-8",
+    newlines: Annotated[
+        str, typer.Option(help="keep, or lf: turn the line ends CRLF and CR into LF.")
+    ] = "keep",
     eot: Annotated[
         bool, typer.Option("--eot", help="Give char and byte an end-of-text token.")
     ] = False,
@@ -79,7 +84,8 @@ def prepare(
 ) -> None:
     """Turn text into token files for train (and for nanoGPT).
 
-    Inputs are .txt, .md, .jsonl, .csv, .parquet and source code, also as .gz or .zst, and folders.
+    Inputs are .txt, .md, .json, .jsonl, .csv, .parquet and source code, also as .gz or .zst, and
+    folders.
     """
     if list_sets:
         prepare_view.print_sets(as_json)
@@ -87,17 +93,11 @@ def prepare(
     from nanogpt_cli.text import prepare as room
 
     request = room.Request(
-        inputs=tuple(inputs or ()),
-        tokenizer=tokenizer,
-        split=split,
+        inputs=tuple(inputs or ()), tokenizer=tokenizer, split=split,
         val_fraction=room.VAL_FRACTION if val_fraction is None else val_fraction,
-        glob=glob,
-        text_field=text_field,
-        errors=errors,
-        encoding=encoding,
-        eot=eot,
-        limit=limit,
-    )
+        glob=glob, text_field=text_field, errors=errors, encoding=encoding, newlines=newlines,
+        eot=eot, limit=limit,
+    )  # fmt: skip
     try:
         with prepare_view.progress_line() as progress:
             made = room.prepare(

@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli import places, shell
 from nanogpt_cli.cli import console
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from nanogpt_cli.text.prepare import PrepareProgress
+
+# model.block_size of the recipe small; a test compares them.
+_CONTEXT = 64
 
 
 @contextlib.contextmanager
@@ -74,11 +78,15 @@ def short_path(path: Path) -> str:
 
 
 def train_command(manifest: dict[str, Any], folder: Path) -> str:
-    """The command that trains on this set."""
+    """The command that trains on this set: the recipe ``small``, with a context the text fills."""
     name, kind = manifest["name"], manifest["tokenizer"]["kind"]
-    if name == "shakespeare" and kind == "char":
-        return "nanogpt train small"
-    return f"nanogpt train small --set data.name={short_path(folder)} --set data.tokenizer={kind}"
+    if name == "shakespeare" and kind == "char" and folder == places.data_folder(name, kind):
+        return shell.command("train", "small")
+    words = ["train", "small", *shell.setting("data.name", shell.path_word(folder))]
+    words += shell.setting("data.tokenizer", kind)
+    if (tokens := manifest["train"]["tokens"]) <= _CONTEXT:
+        words += shell.setting("model.block_size", max(1, tokens - 1))
+    return shell.command(*words)
 
 
 def _plain_table() -> Table:
@@ -90,6 +98,8 @@ def _plain_table() -> Table:
 
 def print_receipt(manifest: dict[str, Any], folder: Path) -> None:
     """The data receipt, on stderr."""
+    from nanogpt_cli.text.receipt import notes
+
     receipt = manifest["receipt"]
     out = console.stderr()
     kind = manifest["tokenizer"]["kind"]
@@ -99,8 +109,8 @@ def print_receipt(manifest: dict[str, Any], folder: Path) -> None:
     for label, text in _receipt_rows(manifest, receipt, kind):
         table.add_row(label, text)
     out.print(table)
-    for warning in warnings(receipt):
-        out.print(console.styled(("note:", "yellow"), f" {warning}"))
+    for note in notes(manifest):
+        out.print(console.styled(("note:", "yellow"), f" {note}"))
 
 
 def _receipt_rows(
@@ -140,30 +150,6 @@ def leakage_words(leakage: dict[str, Any]) -> str:
         return "no whole validation document to compare"
     held, leaked = leakage["val_documents"], leakage["in_train"]
     return f"{leaked:,} of {held:,} validation documents ({leakage['share']:.2%}) are also in train"
-
-
-def warnings(receipt: dict[str, Any]) -> Iterator[str]:
-    """Warnings that the user should act on before training."""
-    trip = receipt.get("round_trip", {"samples": 0, "exact": 0})
-    if trip["exact"] < trip["samples"]:
-        yield "this tokenizer does not reproduce the text exactly; samples will look different"
-    if receipt.get("broken_bytes"):
-        yield f"{receipt['broken_bytes']:,} byte(s) were not UTF-8 and were replaced or left out"
-    if receipt.get("forced_cuts"):
-        yield (
-            f"{receipt['forced_cuts']:,} stretch(es) of megabytes without a word boundary were "
-            "cut; the tokens at each cut may differ"
-        )
-    if receipt.get("skipped_records"):
-        yield f"{receipt['skipped_records']:,} unreadable record(s) were left out"
-    if receipt.get("skipped_files"):
-        yield f"{receipt['skipped_files']:,} binary file(s) were left out"
-    leakage = receipt.get("leakage", {"share": None})
-    if leakage["share"]:
-        yield (
-            "some validation text is also in train, so its loss will look too good; "
-            "try --split hash"
-        )
 
 
 def print_sets(as_json: bool) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import console, options, recipe_write
+from nanogpt_cli import shell
+from nanogpt_cli.cli import console, jobs, options, recipe_write
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run.folder import find_run
 
@@ -28,10 +29,16 @@ def show(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = Fals
     from nanogpt_cli.recipe import files as recipe_files
 
     loaded = recipe_files.load(recipe, sets or [])
+    origins = loaded.origins
+    scheme = origins.get("init", "default")  # all of the table [init] was given at one place
     rows = [
-        (section, key, value, loaded.origins.get(f"{section}.{key}", "default"))
+        (
+            section,
+            key,
+            value,
+            scheme if section == "init" else origins.get(f"{section}.{key}", "default"),
+        )
         for section, content in loaded.recipe.model_dump(mode="json").items()
-        if section != "init"
         for key, value in content.items()
     ]
     if as_json:
@@ -39,7 +46,7 @@ def show(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = Fals
         console.emit_json({"recipe": recipe, "values": values})
     else:
         _show(rows)
-    console.next_command(f"nanogpt train {recipe}")
+    console.next_command(shell.command("train", recipe, *shell.settings(sets)))
 
 
 def _show(rows: list[tuple[str, str, Any, str]]) -> None:
@@ -52,16 +59,20 @@ def _show(rows: list[tuple[str, str, Any, str]]) -> None:
 
 @group.command()
 def check(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = False) -> None:
-    """Check whether a recipe is valid; if not, list every reason (exit code 2)."""
+    """Check whether train would accept a recipe; if not, list every reason (exit code 2)."""
     from nanogpt_cli.recipe import files as recipe_files
 
     loaded = recipe_files.load(recipe, sets or [])
+    jobs.check(loaded)
+    jobs.check_data(loaded.recipe)
     if as_json:
         facts = {"keys_set": sorted(loaded.origins), "notes": list(loaded.notes)}
         console.emit_json({"recipe": recipe, "valid": True, **facts})
     else:
         typer.echo(f"{recipe} is valid: {len(loaded.origins)} keys set, the rest are defaults")
-    console.next_command(f"nanogpt train {recipe}")
+        for note in loaded.notes:
+            console.say(note)
+    console.next_command(shell.command("train", recipe, *shell.settings(sets)))
 
 
 @group.command()
@@ -81,7 +92,7 @@ def diff(
         console.side_by_side([first, second], shown)
     else:
         typer.echo("no difference")
-    console.next_command(f"nanogpt recipe show {first}")
+    console.next_command(shell.command("recipe", "show", first))
 
 
 @group.command()

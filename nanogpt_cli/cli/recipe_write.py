@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli import files
+from nanogpt_cli import files, shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable, toml_escaped
 from nanogpt_cli.run.folder import check_name
+from nanogpt_cli.user_input import expanded, whole
 
 
 def new(
@@ -47,19 +48,24 @@ def new(
     ask = _keep if yes or as_json or not _on_terminal() else _ask
     base = base or ask("recipe to start from", "small", recipe_files.locate)
     given = recipe_files.load(base).recipe
-    data = data or ask("data (a named set, a file or a folder)", given.data.name, _data)
-    data, kind = _data(data), given.data.tokenizer
-    tokenizer = tokenizer or ask("tokenizer (char, byte, gpt2, bpe:SIZE)", kind, _tokenizer(data))
-    _tokenizer(data)(tokenizer)
+    wanted: dict[str, Any] = {}
+    if isinstance(given.data.name, str):  # a recipe that names several texts keeps them
+        data = _data(data or ask("data (a named set, a file or a folder)", given.data.name, _data))
+        wanted = {"data.name": data, **_as_prepared(data)}
+    elif data:
+        wanted = {"data.name": _data(data), **_as_prepared(data)}
+    kind = wanted.pop("data.tokenizer", given.data.tokenizer)
+    check = _tokenizer(data)
+    tokenizer = tokenizer or ask("tokenizer (char, byte, gpt2, bpe:SIZE)", kind, check)
+    check(tokenizer)
     steps = steps or int(ask("steps", str(given.train.max_steps), _positive))
-    name = name or (out.stem if out else "") or ask("name", _free_name(data, base), check_name)
+    stem = Path(data or base).stem
+    name = name or (out.stem if out else "") or ask("name", _free_name(stem, base), check_name)
     path = out or Path(f"{check_name(name)}.toml")
     _refuse_to_overwrite(path)
-    wanted: dict[str, int | str] = {
-        "data.name": data, "data.tokenizer": tokenizer, "train.max_steps": steps,
-    }  # fmt: skip
+    wanted |= {"data.tokenizer": tokenizer, "train.max_steps": steps}
     text = writing.derived(base, wanted, sets or [], folder=path.parent)
-    _write(path, text, [], f"nanogpt train {path}", as_json)
+    _write(path, text, [], shell.command("train", path), as_json)
 
 
 def from_nanogpt(
@@ -92,11 +98,11 @@ def from_nanogpt(
     if out:
         _refuse_to_overwrite(out)
     file = out or Path(f"{config.stem}.toml")
-    command = made.command.replace("NAME", str(file))
+    start = ["--from", made.source] if made.source else []
+    command = shell.command("train", file, *start)
     if not (out or as_json):
         console.write(sys.stdout, toml_escaped(text, sys.stdout.encoding))
-        words = " ".join(["nanogpt recipe from-nanogpt", str(config), *(flags or [])])
-        command = f"{words} --out {file}"
+        command = shell.command("recipe", "from-nanogpt", config, *(flags or []), "--out", file)
     _write(out, text, made.notes, command, as_json)
 
 
@@ -141,28 +147,55 @@ def _data(text: str) -> str:
     """Check that ``text`` is a set that ``prepare`` can make, or a prepared one."""
     from nanogpt_cli.text import catalogue, tokens
 
-    if catalogue.find(text) or tokens.is_prepared(Path(text)):
-        return text
-    if text != "-" and Path(text).exists():
+    path = expanded(text)
+    if catalogue.find(text) or tokens.is_prepared(path) or (text != "-" and path.exists()):
         return text
     raise catalogue.unknown(text)
 
 
-def _tokenizer(data: str) -> Callable[[str], object]:
-    from nanogpt_cli.text import request
+def _as_prepared(data: str) -> dict[str, Any]:
+    """The options with which this text was prepared last, as keys of a recipe."""
+    from nanogpt_cli.text import catalogue, look, tokens
 
+    if catalogue.find(data):
+        return {}
+    path = expanded(data)
+    folder = path if tokens.is_prepared(path) else look.newest_of(path)
+    if folder is None:
+        return {}
+    about = tokens.read_manifest(folder)
+    if folder == path:  # the set itself; its options are those of its text
+        return {"data.tokenizer": about.kind}
+    asked = {k: v for k, v in about.raw["request"].items() if k != "inputs" and v is not None}
+    found = {f"data.{key}": value for key, value in asked.items() if key in _data_keys()}
+    console.say(f"options of [data] as in {folder}, which was prepared from {data}")
+    return found
+
+
+def _data_keys() -> list[str]:
+    from nanogpt_cli.recipe import files as recipe_files
+
+    return recipe_files.keys()["data"]
+
+
+def _tokenizer(data: str) -> Callable[[str], object]:
+    from nanogpt_cli.text import request, tokens
+
+    if not data or tokens.is_prepared(expanded(data)):
+        return lambda _: None  # a prepared set has its tokenizer
     return lambda kind: request.checked(request.Request((data,), tokenizer=kind))
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    number = whole(text)
+    if not number:
         raise UserError(f"{text!r} is not a number of steps")
-    return int(text)
+    return number
 
 
-def _free_name(data: str, base: str) -> str:
+def _free_name(stem: str, base: str) -> str:
     """A name such as ``notes-small`` for notes.txt, with a number if that file exists already."""
-    stem = f"{Path(data).stem}-{Path(base).stem}"
+    stem = f"{stem}-{Path(base).stem}"
     stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem).lstrip("._-") or "mine"
     number, name = 1, stem
     while Path(f"{name}.toml").exists():

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
@@ -18,7 +19,9 @@ def register(app: typer.Typer) -> None:
 
 
 def replay(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's name or folder.")],
+    run: Annotated[
+        str, typer.Argument(metavar="[RUN]", help="A run's name or folder; the newest by default.")
+    ] = "",
     step: Annotated[
         int,
         typer.Argument(
@@ -38,16 +41,15 @@ def replay(
     from nanogpt_cli.text.tokens import open_data
     from nanogpt_cli.training import replay as core
 
-    folder = find_run(run, out)
+    folder = find_run(run or None, out)
     known = core.known_steps(folder.incidents)
     if not step and not known:
         raise UserError(
-            f"run {folder.name} has no incident", "name the step: nanogpt replay RUN STEP"
+            f"run {folder.name} has no incident",
+            f"name a step after it, for example the first: {shell.hint('replay', folder.path, 1)}",
         )
-    section = recipe_files.load_resolved(folder.recipe).data
-    prepared = prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    wanted = recipe_files.load_resolved(folder.recipe).data
+    prepared = prepare.ensure(wanted.model_dump(), report=console.say)
     found = core.replay(folder, open_data(prepared), step or known[-1], console.say)
     if as_json:
         console.emit_json(core.to_json(found))
@@ -60,6 +62,6 @@ def replay(
                 f"largest value {made.largest:<10.4g} {broke}"
             )
         typer.echo(found.verdict)
-    console.next_command(f"nanogpt watch {folder.path}")
+    console.next_command(shell.command("watch", folder.path))
     if not found.passes[0].finite:
         raise typer.Exit(1)

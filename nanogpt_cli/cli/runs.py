@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli import units
+from nanogpt_cli import shell, units
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
@@ -41,7 +41,8 @@ def runs(
         _show(rows)
     else:
         console.say(f"no runs in {out}/")
-    console.next_command(f"nanogpt watch {rows[0]['folder']}" if rows else "nanogpt train small")
+    first = ("watch", rows[0]["folder"]) if rows else ("train", "small")
+    console.next_command(shell.command(*first))
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
@@ -81,7 +82,7 @@ def diff(
     else:
         shown = {key: [_cell(key, value) for value in pair] for key, pair in rows.items()}
         console.side_by_side([run.name for run in found], shown)
-    console.next_command("nanogpt watch " + " ".join(str(run.path) for run in found))
+    console.next_command(shell.command("watch", *(run.path for run in found)))
 
 
 @group.command("csv")
@@ -96,7 +97,7 @@ def csv_(
     if reader.problem:
         raise UserError(reader.problem)
     sinks.write_csv(iter(events), sys.stdout)
-    console.next_command(f"nanogpt watch {found.path}")
+    console.next_command(shell.command("watch", found.path))
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

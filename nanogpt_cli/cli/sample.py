@@ -183,7 +183,7 @@ def sample(
         model, checkpoint, out, raw=raw, device=device, precision=precision.value,
         threads=threads,
     )  # fmt: skip
-    session.asked = model
+    session.asked = tuple(options.sample_words(model, checkpoint, out, raw))
     session.on_unknown, session.crop = on_unknown.value, crop
     session.stop = tuple(checked(text, "--stop") for text in stop or ())
     session.stop_at_end_of_text = not ignore_eot

@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console, sample_session
 from nanogpt_cli.cli.sample_session import Session
 from nanogpt_cli.errors import UserError
@@ -41,7 +42,7 @@ def write(session: Session, given: list[str] | None, *, as_json: bool, logprobs:
         sample_session.note(f"stopped · {clock.summary()}")
         raise
     sample_session.note(clock.summary())
-    console.next_command(f"nanogpt sample {session.asked} --interactive".replace("  ", " "))
+    console.next_command(shell.command(*session.asked, "--interactive"))
 
 
 def _write(

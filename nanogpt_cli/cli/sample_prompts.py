@@ -54,11 +54,11 @@ def _not_empty(text: str, where: str) -> str:
 
 def _read(path: Path) -> str:
     hint = "to read a pipe, use - for standard input"
-    return _decoded(foreign_files.read_bytes(path, _LARGEST, hint), str(path))
+    return foreign_files.decoded(foreign_files.read_bytes(path, _LARGEST, hint), str(path))
 
 
 def _lines(path: Path) -> list[str]:
-    lines = (_stdin() if str(path) == "-" else _read(path)).splitlines()
+    lines = foreign_files.lines(_stdin() if str(path) == "-" else _read(path))
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -92,14 +92,7 @@ def _stdin() -> str:
         raise UserError(f"cannot read standard input: {error.strerror}") from None
     if len(data) > _LARGEST:
         raise UserError(f"standard input has more than {_LARGEST:,} bytes, too many for a prompt")
-    return _decoded(data, "standard input")
-
-
-def _decoded(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where} is not UTF-8 text: byte {error.start} is invalid") from None
+    return foreign_files.decoded(data, "standard input")
 
 
 def _is_piped() -> bool:

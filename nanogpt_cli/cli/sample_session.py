@@ -45,7 +45,7 @@ class Session:
         crop: whether to keep only the end of a prompt that does not fit.
         threads_open: whether the thread count is still to be measured; one thread until then.
         tuned: whether nothing is left to be measured.
-        asked: the source as the user named it; empty for the newest run.
+        asked: the words of the command that opens it again.
     """
 
     source: LoadedModel
@@ -59,7 +59,7 @@ class Session:
     crop: bool = False
     threads_open: bool = False
     tuned: bool = False
-    asked: str = ""
+    asked: tuple[object, ...] = ("sample",)
 
     def encode(self, prompts: list[str] | None) -> tuple[list[str], list[list[int]]]:
         """Prompts as text and ids; ``None`` stands for the model's default prompt.
@@ -115,18 +115,21 @@ class Session:
         """The candidate thread counts: those worth trying, or only the current one."""
         import torch
 
-        from nanogpt_cli.machine import threads
+        from nanogpt_cli import host
         from nanogpt_cli.sampling.decode import thread_counts
 
         if not self.threads_open:
             return [torch.get_num_threads()]
-        return thread_counts(threads.usable_cores())
+        return thread_counts(host.usable_cores())
 
     def _default_prompt(self) -> tuple[list[str], list[list[int]]]:
         recipe = self.source.state.get("recipe")
         text = recipe.get("sample", {}).get("prompt") if isinstance(recipe, dict) else None
         if text:
-            return [text], [self._fitted(self.tokenizer.encode(text))]
+            try:
+                return [text], [self._fitted(self.tokenizer.encode(text))]
+            except UserError:  # nobody has typed it
+                note(f"the recipe's prompt {text!r} cannot be used with this model")
         if self.tokenizer.eot is not None:  # in training, it precedes every document
             return [""], [[self.tokenizer.eot]]
         from nanogpt_cli.text import unknown
@@ -170,7 +173,7 @@ def open_session(
     found = sources.resolve(source, checkpoint=checkpoint, out=out, raw=raw)
     for remark in found.notes:
         note(remark)
-    tokenizer = found.need_tokenizer()
+    tokenizer = found.require_tokenizer()
     import torch
 
     from nanogpt_cli.sampling.sampler import GenerationConfig

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli import host
 from nanogpt_cli.cli import console, sample_session
 from nanogpt_cli.errors import UserError
 
@@ -89,7 +89,7 @@ def _show(prompt: int, samples: int, new: int, found: Timing) -> None:
     console.stdout().print(
         f"naive: one sample, timed at {lengths}; weights {found.weight_bytes / 1e6:,.1f} MB, "
         f"packed {found.packed_bytes / 1e6:,.1f} MB, "
-        f"cache {found.cache_bytes / 1e6:,.1f} MB, peak memory {_peak_bytes() / 1e6:,.0f} MB"
+        f"cache {found.cache_bytes / 1e6:,.1f} MB, peak memory {host.peak_bytes() / 1e6:,.0f} MB"
     )
 
 
@@ -108,7 +108,7 @@ def _facts(session: Session, prompt: int, samples: int, new: int, found: Timing)
         "speedup_over": {
             name: found.cached.tokens_per_s / speed for name, speed in found.rivals.items()
         },
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": host.peak_bytes(),
     }
 
 
@@ -122,13 +122,3 @@ def _ms(seconds: float) -> str:
 
 def _times(ours: float, other: float) -> str:
     return f"{ours / other:.1f}×"
-
-
-def _peak_bytes() -> int:
-    """Peak resident memory of this process; 0 where the system does not say."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

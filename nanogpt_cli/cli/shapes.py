@@ -27,6 +27,25 @@ _SUMMARY: Final = {
     "non_finite_steps": "number of steps with a NaN or an infinity",
     "problems": "parts of the log that cannot be read",
 }  # fmt: skip
+_TRAIN: Final = {
+    "run": "path of the run's folder", "step": "the last step",
+    "reason": "why it ended: finished, stopped, …",
+    "best_val_loss": "lowest validation loss", "checkpoint": "folder of the newest checkpoint",
+    "seconds": "seconds of training",
+}  # fmt: skip
+_EVAL: Final = {
+    "model": "the model", "data": "folder of the data set", "split": "train or val",
+    "step": "step of the checkpoint", "tokens": "number of tokens predicted",
+    "loss": "mean loss in nats per token", "perplexity": "exp(loss)",
+    "bits_per_byte": "loss in bits per byte of text",
+    "by_position": "loss at each position in the context",
+}  # fmt: skip
+_CERTIFICATE: Final = {
+    "certificate": "passed; sources, with their sha256; bytes and tokens of the split, each with a "
+    "sha256; end_of_text, unscored_tokens, unscored_bytes; lost, with the bytes that decoding does "
+    "not give back, by cause; difference, the first place where the proof fails, or null. If it "
+    "fails, loss and bits_per_byte are null",
+}  # fmt: skip
 _BENCH: Final = {
     "bench": "name of the benchmark", "time": "when it was run", "version": "of this program",
     "torch": "version of PyTorch", "machine": "name of the processor", "cpus": "number of CPUs",
@@ -46,11 +65,10 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
     "prepare --list": {
         "sets": "the named sets: name, about, size, tokens, licence, origin, …",
     },
-    "train": {
-        "run": "path of the run's folder", "step": "the last step",
-        "reason": "why it ended: finished, stopped, …",
-        "best_val_loss": "lowest validation loss", "checkpoint": "folder of the newest checkpoint",
-        "seconds": "seconds of training",
+    "train": _TRAIN,
+    "train --certify": {
+        **_TRAIN, "bits_per_byte": "of the best weights on the validation split",
+        "certificate": "as of eval --certify; null if the run was stopped or failed",
     },
     "train --lr-find": {
         "suggested": "suggested learning rate",
@@ -67,13 +85,8 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "first_token_s": "seconds to the first token",
         "tokens_per_s": "tokens per second over all samples",
     },
-    "eval": {
-        "model": "the model", "data": "folder of the data set", "split": "train or val",
-        "step": "step of the checkpoint", "tokens": "number of tokens predicted",
-        "loss": "mean loss in nats per token", "perplexity": "exp(loss)",
-        "bits_per_byte": "loss in bits per byte of text",
-        "by_position": "loss at each position in the context",
-    },
+    "eval": _EVAL,
+    "eval --certify": _EVAL | _CERTIFICATE,
     "init-inspect": {
         "model": "shape of the model", "scheme": "initialisation scheme",
         "size": "parameters, memory, FLOPs", "expected": "signals and loss by theory",
@@ -95,7 +108,8 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "verdict": "the finding as a sentence",
     },
     "export": {
-        "artefacts": "paths that were written", "passed": "whether no check failed",
+        "artefacts": "paths that were written",
+        "passed": "whether every file was run and is right; null if one was not run",
         "checks": "the check of each format",
     },
     "import": {

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli.cli import advice, console, options
+from nanogpt_cli import shell
+from nanogpt_cli.cli import advice, console, jobs, options
+from nanogpt_cli.cli.jobs import Job, Request
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
+from nanogpt_cli.user_input import whole_from_environment
 
 if TYPE_CHECKING:
-    from nanogpt_cli.cli.training import Plan
-    from nanogpt_cli.recipe import Recipe
     from nanogpt_cli.run.events import RunEnded
     from nanogpt_cli.run.folder import RunFolder
 
@@ -46,6 +46,10 @@ def train(
             help="Begin with the weights of a run, a Hugging Face folder or nanoGPT's ckpt.pt.",
         ),
     ] = "",
+    new_tokens: Annotated[
+        bool,
+        typer.Option("--new-tokens", help="With --from: new token embeddings, for other text."),
+    ] = False,
     tui: Annotated[
         bool, typer.Option("--tui", help="Watch in the dashboard; the trainer is its own process.")
     ] = False,
@@ -58,6 +62,14 @@ def train(
     ] = 0,
     lr_find: Annotated[
         bool, typer.Option("--lr-find", help="Instead of training, try out learning rates.")
+    ] = False,
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify",
+            help="Prove first that the tokens are the bytes of the source; at the end, bits per "
+            "byte of the best weights.",
+        ),
     ] = False,
     out: options.RunsFolder = RUNS,
     seed: Annotated[
@@ -76,139 +88,70 @@ def train(
     """
     from nanogpt_cli.cli import training
 
-    overrides = list(sets or [])
-    overrides += [] if seed is None else [f"run.seed={seed}"]
+    overrides = [*(sets or []), *([] if seed is None else [f"run.seed={seed}"])]
     overrides += [f"train.device={device!r}"] if device else []
-    _check(recipe, resume, start_from)
+    asked = Request(
+        recipe, tuple(overrides), out, resume, start_from, new_tokens, folder,
+        _launched() or processes, certify,
+    )  # fmt: skip
+    jobs.check_request(asked)
+    if certify and (tui or lr_find):
+        raise UserError(
+            "--certify goes with neither --tui nor --lr-find",
+            "certify the run when it has ended: `nanogpt eval --certify`",
+        )
     if lr_find:
-        _try_rates(recipe, overrides, as_json)
+        _try_rates(asked, as_json)
         return
 
-    def plan(again: bool = False) -> Plan:
-        number = _launched() or processes
+    def make_job(again: bool = False) -> Job:
         if resume:
-            return _resumed(recipe, out, overrides)
-        resumed = _restarted(recipe, out, overrides, folder) if again else None
-        return resumed or _begun(recipe, out, overrides, folder, start_from, number)
+            return jobs.resumed(asked)
+        return (jobs.restarted(asked) if again else None) or jobs.begun(asked)
 
     if _launched():
-        ended = training.run_as_rank(plan)
+        ended = training.run_as_rank(make_job)
         if ended is not None:
-            _report(*ended, as_json=as_json, product=not (folder or resume))
+            made, last = ended
+            product = not (folder or resume)
+            _report(made, last, as_json=as_json, product=product, certify=certify)
             # To the launcher a run that was stopped in order is no failure.
-            raise typer.Exit(0 if ended[1].reason == "stopped" else _exit_code(ended[1]))
+            raise typer.Exit(0 if last.reason == "stopped" else _exit_code(last))
         return
-    made = plan()
+    made = make_job()
     if tui or processes > 1:
-        _in_other_processes(made, out, overrides, tui, processes, restarts, as_json)
+        _in_other_processes(made, asked, tui, restarts, as_json)
         return
     last = training.run_alone(made)
-    _report(made, last, as_json=as_json)
+    _report(made, last, as_json=as_json, certify=certify)
     raise typer.Exit(_exit_code(last))
-
-
-def _check(recipe: str, resume: bool, start_from: str) -> None:
-    from nanogpt_cli.errors import UserError
-
-    if not recipe and not resume:
-        raise UserError("which recipe?", "nanogpt train small; nanogpt recipes lists them")
-    if resume and start_from:
-        raise UserError("--resume and --from exclude each other", "--from begins a new run")
 
 
 def _launched() -> int:
     """How many processes a launcher (torchrun) started, 0 without one."""
-    return int(os.environ.get("WORLD_SIZE", "0")) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+    return whole_from_environment("WORLD_SIZE", 0) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
-def _begun(name: str, out: Path, sets: list[str], folder: str, source: str, processes: int) -> Plan:
-    """A new run: recipe checked, data ready, folder made."""
-    from nanogpt_cli import files
-    from nanogpt_cli.cli.training import Plan
-    from nanogpt_cli.recipe import files as recipe_files
-    from nanogpt_cli.run import sinks
-    from nanogpt_cli.run.folder import RunFolder, fresh_run
-
-    loaded = recipe_files.load(name, sets)
-    for note in loaded.notes:
-        console.say(note)
-    sinks.check(loaded.recipe.log.sinks)
-    recipe = loaded.recipe.for_processes(processes)
-    data = _prepared(recipe)
-    with files.readable_os_errors("make a run folder", out):
-        run = RunFolder(Path(folder)) if folder else fresh_run(recipe.run.name, out)
-        files.write_text(run.recipe, recipe_files.to_toml(recipe))
-    if run.name != recipe.run.name and not folder:
-        console.say(f"{out / recipe.run.name} exists; this run is {run.path}")
-    return Plan(recipe, data, run, resume=False, source=source)
-
-
-def _restarted(name: str, out: Path, sets: list[str], folder: str) -> Plan | None:
-    """The run a launcher's first try has begun, if it came to a checkpoint."""
-    from nanogpt_cli.recipe import files as recipe_files
-    from nanogpt_cli.run.folder import RunFolder, list_runs
-
-    wanted = recipe_files.load(name, sets).recipe.run.name
-    begun = [
-        run for run in list_runs(out) if re.fullmatch(rf"{re.escape(wanted)}(-\d+)?", run.name)
-    ]
-    newest = RunFolder(Path(folder)) if folder else next(iter(begun), None)
-    if newest is None or not list(newest.checkpoints.glob("step-*")):
-        return None
-    return _resumed(str(newest.path), out, [])
-
-
-def _resumed(name: str, out: Path, sets: list[str]) -> Plan:
-    """An earlier run, with its own recipe."""
-    from nanogpt_cli.cli.training import Plan
-    from nanogpt_cli.recipe import files as recipe_files
-    from nanogpt_cli.run.folder import find_run
-    from nanogpt_cli.training import retention
-
-    run = find_run(name or None, out)
-    loaded = recipe_files.load(run.recipe, sets)
-    planned = loaded.recipe.train.max_steps
-    if max(retention.list_steps(run), default=0) >= planned:
-        console.say(f"all {planned} steps are made; --set train.max_steps=N makes the run longer")
-    return Plan(loaded.recipe, _prepared(loaded.recipe), run, resume=True)
-
-
-def _prepared(recipe: Recipe) -> Path:
-    """The recipe's data, made if it is missing."""
-    from nanogpt_cli.text import prepare
-
-    section = recipe.data
-    return prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
-
-
-def _in_other_processes(
-    plan: Plan,
-    out: Path,
-    sets: list[str],
-    tui: bool,
-    processes: int,
-    restarts: int,
-    as_json: bool,
-) -> None:
+def _in_other_processes(job: Job, asked: Request, tui: bool, restarts: int, as_json: bool) -> None:
     """Start the trainer as a child behind the dashboard, or as several processes."""
     from nanogpt_cli.cli import launch
 
-    run = plan.run
+    run, processes = job.run, asked.processes
     # A resumed run's overrides are written to its recipe by the trainer, once it has begun.
-    arguments = [str(run.path) if plan.resume else str(run.recipe), "--out", str(out)]
-    arguments += [item for text in sets for item in ("--set", text)]
-    arguments += ["--resume"] if plan.resume else ["--run-folder", str(run.path)]
-    arguments += ["--from", plan.source] if plan.source else []
+    arguments = [str(run.path) if job.resume else str(run.recipe), "--out", str(asked.out)]
+    arguments += shell.settings(asked.sets)
+    arguments += ["--resume"] if job.resume else ["--run-folder", str(run.path)]
+    arguments += ["--from", job.source] if job.source else []
+    arguments += ["--new-tokens"] if job.new_tokens else []
     if tui:
         shared = ["--procs", str(processes), "--restarts", str(restarts)]
         launch.run_with_dashboard(run, arguments + (shared if processes > 1 else []))
         return
     launch.run_processes(processes, restarts, arguments, run)
     last = launch.last_ending(run)
+    certified = _certified(job, last) if asked.certify else {}
     if as_json:
-        console.emit_json(_facts(run, last))
+        console.emit_json(_facts(run, last) | certified)
     else:
         typer.echo(run.path)
     raise typer.Exit(_exit_code(last))
@@ -229,9 +172,20 @@ def _facts(run: RunFolder, ended: RunEnded) -> dict[str, Any]:
     }
 
 
-def _report(plan: Plan, ended: RunEnded, *, as_json: bool, product: bool = True) -> None:
+def _certified(job: Job, ended: RunEnded) -> dict[str, Any]:
+    """The certificate of a run; nothing is certified if it was stopped or failed."""
+    from nanogpt_cli.cli import evaluate
+
+    if _exit_code(ended):
+        return {"bits_per_byte": None, "certificate": None}
+    return evaluate.certified(job.run.path, job.data, job.recipe.train.device, job.proof)
+
+
+def _report(
+    job: Job, ended: RunEnded, *, as_json: bool, product: bool = True, certify: bool = False
+) -> None:
     """Where the run lies and what to type next; stdout is left to whoever started the ranks."""
-    run = plan.run
+    run = job.run
     best = f", best val loss {ended.best_val_loss:.4f}" if ended.best_val_loss else ""
     word = advice.ENDINGS.get(ended.reason, ended.reason)
     why = f": {ended.message}" if ended.message else ""
@@ -239,27 +193,30 @@ def _report(plan: Plan, ended: RunEnded, *, as_json: bool, product: bool = True)
     console.say(
         f"{word} after {ended.step} {steps} and {console.duration(ended.seconds)}{why}{best}"
     )
+    certified = _certified(job, ended) if certify else {}
     if product and as_json:
-        console.emit_json(_facts(run, ended))
+        console.emit_json(_facts(run, ended) | certified)
     elif product:
         typer.echo(run.path)
     console.next_command(advice.after(run, ended.reason))
 
 
-def _try_rates(name: str, sets: list[str], as_json: bool) -> None:
+def _try_rates(asked: Request, as_json: bool) -> None:
     """The learning-rate range test, as a table and a suggestion."""
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.text.tokens import open_data
     from nanogpt_cli.training import lr_find
 
-    recipe = recipe_files.load(name, sets).recipe
-    data = open_data(_prepared(recipe))
+    recipe = recipe_files.load(asked.name, asked.sets).recipe
+    data = open_data(jobs.prepared(recipe))
+    start = jobs.load_start(asked.source, asked.out, asked.new_tokens) if asked.source else None
     points = []
-    for point in lr_find.sweep(recipe, data):
+    for point in lr_find.sweep(recipe, data, start):
         points.append(point)
         if len(points) % 10 == 0:
             console.say(f"lr {point.lr:9.2e}  loss {point.loss:.4f}")
-    found = lr_find.suggest(points)
+    look = shell.hint("init-inspect", asked.name, *shell.settings(asked.sets))
+    found = lr_find.suggest(points, hint=f"look at how the model starts: {look}")
     if as_json:
         curve = [[point.lr, point.loss] for point in points]
         console.emit_json({"suggested": found.lr, "diverged": found.diverged, "curve": curve})
@@ -267,4 +224,4 @@ def _try_rates(name: str, sets: list[str], as_json: bool) -> None:
         typer.echo(f"{found.lr:.2g}")
     end = f"diverges near {found.diverged:.1e}" if found.diverged else "did not diverge"
     console.say(f"loss falls fastest near lr = {found.lr:.1e}; {end}")
-    console.next_command(f"nanogpt train {name} --set optim.lr={found.lr:.2g}")
+    console.next_command(shell.command(*asked.words(f"optim.lr={found.lr:.2g}")))

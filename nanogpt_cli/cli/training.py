@@ -4,65 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console
+from nanogpt_cli.cli.jobs import Job
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from nanogpt_cli.machine.distributed import Group
-    from nanogpt_cli.recipe import Recipe
     from nanogpt_cli.training.trainer import Trainer
 
 _SIGHUP: signal.Signals | None = getattr(signal, "SIGHUP", None)  # not on Windows
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A recipe, its prepared data and its run folder.
-
-    Attributes:
-        recipe: resolved.
-        data: folder of the prepared set.
-        run: the run folder, which exists.
-        resume: go on from the newest whole checkpoint.
-        source: weights to begin with, or "".
-    """
-
-    recipe: Recipe
-    data: Path
-    run: RunFolder
-    resume: bool
-    source: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Strict JSON values."""
-        return {
-            "recipe": self.recipe.model_dump(mode="json"),
-            "data": str(self.data.absolute()),
-            "run": str(self.run.path.absolute()),
-            "resume": self.resume,
-            "source": self.source,
-        }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Plan:
-        """The inverse of ``to_json``."""
-        from nanogpt_cli.recipe import files as recipe_files
-
-        recipe = recipe_files.from_values(values["recipe"])
-        run = RunFolder(Path(values["run"]))
-        return cls(recipe, Path(values["data"]), run, values["resume"], values["source"])
-
-
-def run_alone(plan: Plan) -> events.RunEnded:
+def run_alone(job: Job) -> events.RunEnded:
     """Train in this process until the end, Ctrl-C or SIGTERM; returns the last event.
 
     Raises:
@@ -70,39 +34,43 @@ def run_alone(plan: Plan) -> events.RunEnded:
     """
     from nanogpt_cli.machine.distributed import Group
 
-    return _run(plan, Group())
+    return _run(job, Group())
 
 
-def run_as_rank(make_plan: Callable[[bool], Plan]) -> tuple[Plan, events.RunEnded] | None:
+def run_as_rank(make_job: Callable[[bool], Job]) -> tuple[Job, events.RunEnded] | None:
     """Train as one of the processes a launcher started; the result on the first rank only.
 
     Args:
-        make_plan: called on the first rank, which tells the others; its argument says whether the
+        make_job: called on the first rank, which tells the others; its argument says whether the
             launcher has started the job again.
     """
     from nanogpt_cli.machine import distributed
 
     with distributed.joined() as group:
         again = distributed.restarted(group)
-        plan = Plan.from_json(group.share(make_plan(again).to_json() if group.leads else None))
-        with distributed.readable_losses(group):
+        job = Job.from_json(group.share(make_job(again).to_json() if group.leads else None))
+        with distributed.readable_losses(group, _how_to_go_on(job.run)):
             if group.leads:
-                return plan, _run(plan, group)
+                return job, _run(job, group)
             stop = _StopSignal(quiet=True)
             with stop.installed():
-                for event in _trainer(plan, group, stop).run():
+                for event in _trainer(job, group, stop).run():
                     stop.begin(event)
     return None
 
 
-def _run(plan: Plan, group: Group) -> events.RunEnded:
+def _how_to_go_on(folder: RunFolder) -> str:
+    return f"go on from the last checkpoint: {shell.hint('train', folder.path, '--resume')}"
+
+
+def _run(job: Job, group: Group) -> events.RunEnded:
     """The first or only process of a run: it holds the lock and writes."""
     from nanogpt_cli.cli.train_console import TrainConsole
     from nanogpt_cli.training.drive import drive
 
     stop = _StopSignal()
     told = drive(
-        plan.run, plan.recipe, lambda: _trainer(plan, group, stop), resume=plan.resume,
+        job.run, job.recipe, lambda: _trainer(job, group, stop), resume=job.resume,
         report=console.say,
     )  # fmt: skip
     try:
@@ -113,7 +81,11 @@ def _run(plan: Plan, group: Group) -> events.RunEnded:
                 with contextlib.suppress(OSError):
                     show(event)
     except KeyboardInterrupt:
-        _say_what_is_kept(plan.run)
+        _say_what_is_kept(job.run)
+        raise
+    except UserError:
+        if job.made_here and not stop.begun:  # a run that could not begin leaves nothing
+            shutil.rmtree(job.run.path, ignore_errors=True)
         raise
     assert isinstance(event, events.RunEnded)
     return event
@@ -126,28 +98,23 @@ def _say_what_is_kept(folder: RunFolder) -> None:
     steps = retention.list_steps(folder)
     if steps:
         console.say(f"stopped at once; what came after step {steps[-1]} is not saved")
-        console.next_command(f"nanogpt train {folder.path} --resume")
+        console.next_command(shell.command("train", folder.path, "--resume"))
     else:
         console.say("stopped at once; nothing is saved yet")
 
 
-def _trainer(plan: Plan, group: Group, stop: _StopSignal) -> Trainer:
+def _trainer(job: Job, group: Group, stop: _StopSignal) -> Trainer:
     from nanogpt_cli.text.tokens import open_data
     from nanogpt_cli.training.drive import newest_checkpoint
     from nanogpt_cli.training.trainer import Trainer
 
-    tokens = open_data(plan.data)
-    model = None
-    if plan.source:
-        from nanogpt_cli.cli import sources
-
-        model = sources.resolve(plan.source).model
+    tokens = open_data(job.data)
     checkpoint = None
-    if plan.resume:
-        newest = str(newest_checkpoint(plan.run, console.say)) if group.leads else None
+    if job.resume:
+        newest = str(newest_checkpoint(job.run, console.say)) if group.leads else None
         checkpoint = Path(group.share(newest))
     return Trainer(
-        plan.recipe, tokens, plan.run, checkpoint=checkpoint, start_from=model, group=group,
+        job.recipe, tokens, job.run, checkpoint=checkpoint, start=job.loaded(), group=group,
         should_stop=stop,
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 
@@ -39,10 +40,7 @@ def verify_resume(
     stop = stop or steps // 2
     if stop >= steps:
         raise UserError(f"--stop-at {stop} must be less than --steps {steps}")
-    section = loaded.data
-    prepared = prepare.ensure(
-        section.name, section.tokenizer, val_fraction=section.val_fraction, report=console.say
-    )
+    prepared = prepare.ensure(loaded.data.model_dump(), report=console.say)
     with tempfile.TemporaryDirectory(prefix="nanogpt-verify-") as folder:
         verdict = core.check(
             loaded, open_data(prepared), Path(folder), steps=steps, stop=stop, report=console.say
@@ -57,6 +55,6 @@ def verify_resume(
             f"{verdict.evaluations} evaluations, bit by bit, "
             f"stopped after step {verdict.stopped} of {verdict.steps}"
         )
-    console.next_command(f"nanogpt train {recipe}")
+    console.next_command(shell.command("train", recipe, *shell.settings(sets)))
     if verdict.differing:
         raise typer.Exit(1)

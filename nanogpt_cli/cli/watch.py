@@ -16,6 +16,7 @@ from nanogpt_cli.cli.console import coloured, draws, emit_json, next_command, sa
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.run.folder import find_run
+from nanogpt_cli.user_input import whole
 
 if TYPE_CHECKING:
     from nanogpt_cli.tui.session import RunSession
@@ -116,9 +117,9 @@ def _size(text: str) -> tuple[int, int] | None:
     if not text:
         return None
     width, _, height = text.lower().partition("x")
-    if not (width.isdigit() and height.isdigit()):
+    columns, lines = whole(width), whole(height)
+    if columns is None or lines is None:
         raise UserError(f"--size {text!r} is not a size", "write columns x rows, e.g. 120x40")
-    columns, lines = int(width), int(height)
     if not (20 <= columns <= 500 and 5 <= lines <= 300):
         raise UserError(f"--size {text} is out of range", "use 20x5 to 500x300")
     return columns, lines

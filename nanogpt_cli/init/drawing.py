@@ -9,7 +9,6 @@ each with its own law, that share one parameter.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from nanogpt_cli import host
 from nanogpt_cli.machine import threads
 from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
-from nanogpt_cli.model.parameters import shapes
+from nanogpt_cli.model.parameters import layer_of, of_first_block, shapes
 from nanogpt_cli.schemes import Scheme, tensor_class
 from nanogpt_cli.schemes.laws import Law
 
@@ -98,21 +98,11 @@ def shapes_of(name: str, config: GPTConfig) -> tuple[int, int]:
     Raises:
         ValueError: the model has no such parameter.
     """
-    bare, _ = _block_name(name)
     one_layer = replace(config, n_layer=1)
-    found = shapes(one_layer).get(bare)
+    found = shapes(one_layer).get(of_first_block(name))
     if found is None:
         raise ValueError(f"{name} is not a parameter of this model")
     return (found[0], found[1] if len(found) == 2 else 1)
-
-
-def _block_name(name: str) -> tuple[str, int]:
-    """The same parameter's name in layer 0, and its layer (0 outside the blocks)."""
-    head, dot, rest = name.partition("transformer.h.")
-    if not dot:
-        return name, 0
-    layer, _, leaf = rest.partition(".")
-    return f"{head}transformer.h.0.{leaf}", int(layer)
 
 
 def _spec(
@@ -125,7 +115,7 @@ def _spec(
     scheme: Scheme,
 ) -> MatrixSpec:
     fan_out, fan_in = _fans(name, kind, shape, config)
-    values = _values(config) | {"l": _block_name(name)[1], "fan_in": fan_in, "fan_out": fan_out}
+    values = _values(config) | {"l": max(0, layer_of(name)), "fan_in": fan_in, "fan_out": fan_out}
     law = scheme.law(kind, values)
     return MatrixSpec(key, name, kind, start, shape, law, law.true_std(*shape))
 
@@ -215,7 +205,7 @@ def init_tensor(
     """
     parts = matrices_of(name, config, scheme)
     if out is None:
-        out = torch.empty(shapes(replace(config, n_layer=1))[_block_name(name)[0]])
+        out = torch.empty(shapes(replace(config, n_layer=1))[of_first_block(name)])
     for spec in parts:
         draw(spec, seed, out[spec.start : spec.start + spec.shape[0]].view(*spec.shape))
     return out
@@ -225,7 +215,7 @@ def init_tensor(
 def fill(model: GPT, scheme: Scheme, seed: int) -> None:
     """Give every parameter of ``model`` its initial values, in parallel threads."""
     jobs = list(_jobs(model, scheme, seed))
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=min(8, host.usable_cores())) as pool:
         for done in [pool.submit(job) for job in jobs]:
             done.result()
 

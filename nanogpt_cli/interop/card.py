@@ -106,7 +106,7 @@ def _measured(checks: Sequence[Check]) -> str:
 
 def _row(check: Check) -> str:
     facts = check.facts
-    verdict = {True: "passed", False: "**failed**: " + "; ".join(check.problems)}
+    outcome = {True: "passed", False: "**failed**: " + "; ".join(check.problems)}
     cells = [check.artefact, check.runtime]
     if "max_abs_diff" in facts:
         unit = "log-probability" if "compared" in facts else "logit"
@@ -120,7 +120,7 @@ def _row(check: Check) -> str:
         cells += ["0 (every tensor bit for bit)", "", "", "", ""]
     else:
         cells += [""] * 5
-    cells.append(verdict.get(bool(check.passed), "") if check.passed is not None else "not run")
+    cells.append(outcome.get(bool(check.passed), "") if check.passed is not None else "not run")
     return "| " + " | ".join(cells) + " |"
 
 

@@ -63,13 +63,23 @@ def parse_targets(text: str) -> list[str]:
 
 
 def check_ready(
-    targets: Sequence[str], out: Path, *, overwrite: bool, quantizations: Sequence[str] = ()
+    source: Exportable,
+    targets: Sequence[str],
+    out: Path,
+    *,
+    overwrite: bool,
+    quantizations: Sequence[str] = (),
 ) -> None:
     """Check before any work that the export is possible.
 
     Raises:
-        UserError: a package is missing, a quantisation unknown, or a target folder exists.
+        UserError: a package is missing, a quantisation unknown, a target folder exists, or a
+            target cannot represent the model.
     """
+    from nanogpt_cli.interop import gguf, huggingface, nanogpt, onnx
+
+    checks = {"hf": huggingface.check, "gguf": gguf.check, "onnx": onnx.check,
+              "nanogpt": nanogpt.check}  # fmt: skip
     for name in targets:
         target = TARGETS[name]
         absent = [p for p in target.packages if importlib.util.find_spec(p) is None]
@@ -79,11 +89,11 @@ def check_ready(
                 install_command(target.extra),
             )
         for quantization in quantizations if name == "gguf" else ():
-            from nanogpt_cli.interop import gguf
-
             gguf.check_type(quantization)
         if (out / name).exists() and not overwrite:
             raise UserError(f"{out / name} exists", "--overwrite replaces it; --out goes elsewhere")
+        if name in checks:
+            checks[name](source)
 
 
 def export(
@@ -101,7 +111,7 @@ def export(
         UserError: the target cannot represent the model, exists, or cannot be written.
     """
     folder = out / target
-    check_ready([target], out, overwrite=overwrite)
+    check_ready(source, [target], out, overwrite=overwrite)
     with (
         files.readable_os_errors(f"export to {target}", folder),
         files.new_folder(folder, replace=overwrite) as fresh,
@@ -168,7 +178,7 @@ def verify_all(
     report: Reporter,
     *,
     python: str = sys.executable,
-    required: bool = False,
+    wanted: bool | None = None,
     on_check: Callable[[Check], None] = lambda _: None,
 ) -> list[Check]:
     """Verify artefacts; writes ``verify.json`` beside each and rewrites the model card.
@@ -178,23 +188,29 @@ def verify_all(
         artefacts: from ``export``.
         report: receives a line per artefact.
         python: an interpreter that has the runtimes.
-        required: raise if a runtime is missing; otherwise its check has no result.
+        wanted: True demands every runtime, None does without those that are missing, False runs
+            nothing. What was not run has a check that says so.
         on_check: called with each check when it is done.
 
     Raises:
-        UserError: a runtime is missing and ``required`` is true.
+        UserError: a runtime is missing and ``wanted`` is true.
     """
-    foreign = python != sys.executable
-    missing = [a for a in artefacts if not (foreign or verify.installed(a))]
-    if missing and required:
-        raise UserError(verify.missing(missing[0]).problems[0], install_command("verify"))
-    report("computing the expected results with the model itself")
-    expected = verify.reference(source)
+    own = python == sys.executable
+    reasons = {a: f"{package} is not installed" for a in artefacts
+               if own and (package := verify.missing(a))}  # fmt: skip
+    if wanted and reasons:
+        raise UserError(f"not verified: {next(iter(reasons.values()))}", install_command("verify"))
+    if wanted is False:
+        reasons = dict.fromkeys(artefacts, "--no-verify was given")
+    expected = None
     checks = []
     for artefact in artefacts:
-        if artefact in missing:
-            checks.append(verify.missing(artefact))
+        if artefact in reasons:
+            checks.append(verify.not_run(artefact, reasons[artefact]))
         else:
+            if expected is None:
+                report("computing the expected results with the model itself")
+                expected = verify.reference(source)
             report(f"running {artefact.path.name} in {artefact.runtime}")
             checks.append(verify.verify(source, expected, artefact, python=python))
         on_check(checks[-1])

@@ -21,10 +21,14 @@ from nanogpt_cli.training import checkpoint, tensor_files
 
 # torch.compile and DistributedDataParallel put these before every name.
 _PREFIXES = ("_orig_mod.", "module.")
+# Causal masks, which old releases stored as buffers.
+_MASKS = re.compile(r"\.attn\.(bias|masked_bias)$")
 # GPT-2's vocabulary, plain and padded to a multiple of 64; no other has this size by chance.
 GPT2_ROWS: Final = (VOCAB_SIZE, 50304)
 _BLOCK = re.compile(r"^transformer\.h\.(\d+)\.")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_EMBEDDING: Final = "transformer.wte.weight"
+_HEAD: Final = "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class TensorSource:
     """Tensors by name, from one or several files.
 
     Attributes:
-        name: the file, for messages.
+        name: the file, or the folder of several, for messages.
         shapes: name in the file -> shape, known without reading a tensor.
         get: reads one tensor.
     """
@@ -72,7 +76,12 @@ def open_safetensors(paths: list[Path]) -> TensorSource:
             raise UserError(f"{name} cannot be read: {str(error)[:200]}") from None
         return tensor
 
-    return TensorSource(str(paths[0]), found, get, stack)
+    return TensorSource(label(paths), found, get, stack)
+
+
+def label(paths: list[Path]) -> str:
+    """One file by its own name, several by that of their folder."""
+    return str(paths[0] if len(paths) == 1 else paths[0].parent)
 
 
 def config_of(
@@ -95,15 +104,52 @@ def config_of(
         raise UserError(f"{path}: {(names or {}).get(name, name)}{space}{rest}") from None
 
 
-def strip_prefixes(name: str) -> str:
+def native_names(tensors: TensorSource, *, tied: bool) -> dict[str, str]:
+    """Native name -> name in the file, without masks and without a head that is the embedding.
+
+    Args:
+        tensors: the file's tensors. Names may lack ``transformer.`` and begin with the prefixes of
+            wrappers, in whatever order those were applied.
+        tied: whether head and embedding are one tensor. Then either name may stand for it.
+
+    Raises:
+        UserError: a tensor occurs twice, or a tied head differs from the embedding.
+    """
+    found: dict[str, str] = {}
+    for name in tensors.shapes:
+        bare = without_wrappers(name)
+        if _MASKS.search(bare):
+            continue
+        native = bare if bare.startswith(("transformer.", "lm_head.")) else f"transformer.{bare}"
+        if native in found:
+            raise UserError(f"{tensors.name} holds {native!r:.100} twice")
+        found[native] = name
+    if tied and _HEAD in found:
+        head = found.pop(_HEAD)
+        if found.setdefault(_EMBEDDING, head) != head:
+            _check_tied(tensors, head, found[_EMBEDDING])
+    return found
+
+
+def without_wrappers(name: str) -> str:
     """``name`` without the prefixes of wrappers, in whatever order they were applied."""
-    while True:
-        bare = name
-        for prefix in _PREFIXES:
-            bare = bare.removeprefix(prefix)
-        if bare == name:
-            return name
-        name = bare
+    while prefix := next((p for p in _PREFIXES if name.startswith(p)), ""):
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _check_tied(tensors: TensorSource, head: str, embedding: str) -> None:
+    same = tensors.shapes[head] == tensors.shapes[embedding]
+    if same:
+        one, other = (tensors.get(name).to(torch.float32) for name in (head, embedding))
+        # NaN, which differs from itself, is reported later, for what it is.
+        same = torch.equal(one, other) or torch.allclose(one, other, 0, 0, equal_nan=True)
+    if not same:
+        raise UserError(
+            f"{tensors.name}: {head} differs from {embedding}, the configuration says they are "
+            "tied",
+            "in a config.json, tie_word_embeddings = false keeps both",
+        )
 
 
 def build(
@@ -113,7 +159,6 @@ def build(
     left_out: frozenset[str] = frozenset(),
     *,
     transposed: re.Pattern[str] | None = None,
-    source: str,
 ) -> GPT:
     """A GPT with the tensors of a source, in float32 and evaluation mode.
 
@@ -123,11 +168,11 @@ def build(
         named: native name -> name in the source.
         left_out: native names to ignore.
         transposed: matches the native names whose tensors the source stores transposed.
-        source: the name of the source, for messages.
 
     Raises:
         UserError: a name or shape does not fit the configuration, or a tensor does not hold floats.
     """
+    source = tensors.name
     _check_layers(config, named, source)
     wanted = shapes(config)
     # Ignored tensors must fit as well: a file with a wrong tensor is refused as a whole.
@@ -172,3 +217,12 @@ def _check_names(wanted: Mapping[str, object], there: set[str], source: str) -> 
 
 def _more(names: list[str]) -> str:
     return f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+
+
+def not_finite(model: GPT) -> str:
+    """A clause that names the first tensor with NaN or infinite values; empty if there is none."""
+    for name, tensor in checkpoint.model_tensors(model).items():
+        # A sum is finite if all values are and it does not overflow; it needs no memory.
+        if not tensor.sum().isfinite() and (bad := int((~tensor.isfinite()).sum())):
+            return f"{name} holds NaN or infinite values ({bad:,} of {tensor.numel():,})"
+    return ""

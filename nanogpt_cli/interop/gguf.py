@@ -24,8 +24,8 @@ from nanogpt_cli.interop import gguf_vocab
 from nanogpt_cli.interop.gguf_vocab import Vocabulary
 from nanogpt_cli.interop.huggingface import missing_biases
 from nanogpt_cli.interop.source import Exportable
-from nanogpt_cli.interop.tensorfile import ahead, little_endian
 from nanogpt_cli.model.gpt import LAYER_NORM_EPS
+from nanogpt_cli.training.tensor_files import ahead, little_endian
 
 # Name on the command line -> names in the library: tensor type and file type.
 TYPES: Final = {
@@ -56,24 +56,33 @@ class _Entry:
     keep_f32: bool
 
 
+def check(source: Exportable) -> None:
+    """Raise ``UserError`` if llama.cpp's GPT-2 cannot represent the model or its tokenizer."""
+    if source.config.activation not in ("gelu", "gelu_tanh"):
+        raise UserError(
+            f"llama.cpp's GPT-2 has no activation {source.config.activation!r}",
+            "only gelu and gelu_tanh can be exported to GGUF",
+        )
+    _vocabulary(source)
+
+
+def _vocabulary(source: Exportable) -> Vocabulary:
+    return gguf_vocab.vocabulary(source.require_tokenizer("GGUF"), source.config.vocab_size)
+
+
 def write(
     source: Exportable, folder: Path, report: Callable[[str], None], quantization: str = "f16"
 ) -> Path:
     """Write ``NAME-QUANTIZATION.gguf`` into ``folder``; returns its path.
 
     Raises:
-        UserError: llama.cpp's GPT-2 cannot represent the model or its tokenizer.
+        UserError: see ``check`` and ``check_type``.
     """
     check_type(quantization)
-    if source.config.activation not in ("gelu", "gelu_tanh"):
-        raise UserError(
-            f"llama.cpp's GPT-2 has no activation {source.config.activation!r}",
-            "only gelu and gelu_tanh can be exported to GGUF",
-        )
-    vocabulary = gguf_vocab.vocabulary(source.require_tokenizer("GGUF"))
+    check(source)
     path = folder / f"{source.name}-{quantization}.gguf"
     report(f"writing {path.name}")
-    _write_file(path, source, vocabulary, quantization)
+    _write_file(path, source, _vocabulary(source), quantization)
     return path
 
 

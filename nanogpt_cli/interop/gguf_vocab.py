@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import hf_tokenizer
-from nanogpt_cli.text import foreign_tokenizer
+from nanogpt_cli.text import foreign_tokenizer, huggingface_files
 from nanogpt_cli.text.gpt2_bpe import byte_characters
 from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer
 
+# llama.cpp's types. In a text, it matches user-defined tokens always and control tokens only on
+# request, which is what added tokens and special tokens are to the ``tokenizers`` library.
 NORMAL: Final = 1
 CONTROL: Final = 3
+USER_DEFINED: Final = 4
 UNUSED: Final = 5
 # llama.cpp refuses a vocabulary without merges, and the file format an empty list. The byte 0xFF
 # (spelled ÿ) never occurs in UTF-8, so this one is never used.
@@ -44,50 +46,51 @@ class Vocabulary:
     added_eot: bool
 
 
-def vocabulary(tokenizer: Tokenizer) -> Vocabulary:
+def vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
     """The vocabulary of ``tokenizer``; an end-of-text token is added if it has none.
 
     Without one llama.cpp would treat id 11 as end of text, whatever that token is.
 
+    Args:
+        tokenizer: the model's tokenizer.
+        rows: rows of the model's embedding; those beyond the tokenizer's ids become unused tokens.
+
     Raises:
         UserError: llama.cpp has no tokenizer that would give the same ids.
     """
-    tokens, merges = _tokens_and_merges(tokenizer)
-    types = [UNUSED if token.startswith("[UNUSED") else NORMAL for token in tokens]
-    added = tokenizer.eot is None
-    eot = len(tokens) if tokenizer.eot is None else tokenizer.eot
-    if added:
-        tokens, types = [*tokens, END_OF_TEXT], [*types, CONTROL]
-    else:
-        types[eot] = CONTROL
-    return Vocabulary(tokens, types, merges or [_NEVER_USED_MERGE], eot, added)
+    spelled, merges, types = _tokens(tokenizer)
+    name = "UNUSED"
+    while any(token.startswith(f"[{name}") for token in spelled.values()):
+        name += "_"
+    tokens = [spelled.get(id, f"[{name}{id}]") for id in range(rows)]
+    eot = tokenizer.eot
+    if eot is None:
+        tokens.append(END_OF_TEXT)
+    end = rows if eot is None else eot
+    types = dict.fromkeys(spelled, NORMAL) | {end: CONTROL} | types
+    kinds = [types.get(id, UNUSED) for id in range(len(tokens))]
+    return Vocabulary(tokens, kinds, merges or [_NEVER_USED_MERGE], end, eot is None)
 
 
-def _tokens_and_merges(tokenizer: Tokenizer) -> tuple[list[str], list[str]]:
+def _tokens(tokenizer: Tokenizer) -> tuple[dict[int, str], list[str], dict[int, int]]:
+    """The tokens by id, the merges, and the types of added tokens by id."""
     if tokenizer.kind in ("char", "byte"):
-        pieces = [tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)]
-        merges: dict[str, None] = {}
-        for id, piece in enumerate(pieces):
-            if id != tokenizer.eot:
-                merges |= dict.fromkeys(_byte_merges(piece))
-        tokens = [spell(piece) for piece in pieces]
-        return _named(tokens, tokenizer.eot), list(merges)
-    value = hf_tokenizer.to_json(tokenizer)
-    _check_word_rule(tokenizer, value)
-    model = value["model"]
-    tokens = [f"[UNUSED{id}]" for id in range(tokenizer.vocab_size)]
-    for token, id in model["vocab"].items():
-        tokens[id] = token
+        pieces = {id: tokenizer.token_bytes(id) for id in range(tokenizer.vocab_size)}
+        if tokenizer.eot is not None:
+            del pieces[tokenizer.eot]
+        built = dict.fromkeys(merge for piece in pieces.values() for merge in _byte_merges(piece))
+        spelled = {id: spell(piece) for id, piece in pieces.items()}
+        ends = {} if tokenizer.eot is None else {tokenizer.eot: END_OF_TEXT}
+        return spelled | ends, list(built), {}
+    value = huggingface_files.to_json(tokenizer)
+    _check_rules(tokenizer, value)
+    spelled = {id: token for token, id in value["model"]["vocab"].items()}
+    types = {}
     for added in value.get("added_tokens") or []:
-        tokens[added["id"]] = added["content"]
-    merges_list = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-    return _named(tokens, tokenizer.eot), merges_list
-
-
-def _named(tokens: list[str], eot: int | None) -> list[str]:
-    if eot is not None:
-        tokens[eot] = END_OF_TEXT
-    return tokens
+        spelled[added["id"]] = added["content"]
+        types[added["id"]] = CONTROL if added.get("special") else USER_DEFINED
+    merges = [m if isinstance(m, str) else " ".join(m) for m in value["model"]["merges"]]
+    return spelled, merges, types
 
 
 def spell(piece: bytes) -> str:
@@ -104,19 +107,34 @@ def _byte_merges(piece: bytes) -> Iterator[str]:
         yield f"{spell(piece[:end])} {spell(piece[end : end + 1])}"
 
 
-def _check_word_rule(tokenizer: Tokenizer, value: dict[str, Any]) -> None:
-    """Refuse a tokenizer that does not split words as GPT-2 and llama.cpp's "gpt-2" do."""
-    pre = value.get("pre_tokenizer") or {}
+def _check_rules(tokenizer: Tokenizer, value: dict[str, Any]) -> None:
+    """Refuse a tokenizer that does not split and merge as GPT-2 and llama.cpp's "gpt-2" do."""
+    model = value["model"]
     same = (
-        foreign_tokenizer.model_type(value["model"]) == "BPE"
-        and not value.get("normalizer")
-        and pre.get("type") == "ByteLevel"
-        and pre.get("use_regex", True)
-        and not pre.get("add_prefix_space", True)
+        foreign_tokenizer.model_type(model) == "BPE"
+        and not any(model.get(key) for key in _OTHER_MERGING)
+        and foreign_tokenizer.splits_like_gpt2(value)
     )
     if not same:
         raise UserError(
             f"tokenizer {tokenizer.kind!r} does not split words as GPT-2 does; llama.cpp would "
             "give this model other ids than it was trained on",
-            "export it with --to hf and use llama.cpp's own converter, which knows more rules",
+            _OTHER_CONVERTER,
         )
+    for added in value.get("added_tokens") or []:
+        flag = next((key for key in _MATCHING if added.get(key)), "")
+        if flag and not added.get("special"):
+            raise UserError(
+                f"the added token {added['content']!r:.60} has {flag}, which llama.cpp lacks: it "
+                "would give this model other ids than it was trained on",
+                _OTHER_CONVERTER,
+            )
+
+
+_OTHER_MERGING: Final = (
+    "ignore_merges", "byte_fallback", "end_of_word_suffix", "continuing_subword_prefix",
+)  # fmt: skip
+_MATCHING: Final = ("lstrip", "rstrip", "single_word")
+_OTHER_CONVERTER: Final = (
+    "export it with --to hf and use llama.cpp's own converter, which knows more rules"
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.extras import install_command
 
-# The files of a GPT-2; pickles and other frameworks' weights are not downloaded.
+# The files of a GPT-2; other frameworks' weights are not downloaded.
 _FILES = [
     "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
-    "tokenizer*.json", "vocab.json", "merges.txt",
+    "tokenizer*.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json",
 ]  # fmt: skip
+# For repositories without safetensors.
+_PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 _LOG_IN = "log in with: hf auth login, or set HF_TOKEN"
 
 
@@ -25,17 +28,23 @@ def download(hub_id: str, report: Callable[[str], None]) -> Path:
     """
     library = _library()
     fetch = library.snapshot_download
+    with contextlib.suppress(library.errors.LocalEntryNotFoundError):
+        folder = Path(fetch(hub_id, allow_patterns=_FILES, local_files_only=True))
+        if _has_weights(folder):
+            return folder
+    report(f"fetching {hub_id} from the hub")
     try:
-        return Path(fetch(hub_id, allow_patterns=_FILES, local_files_only=True))
-    except library.errors.LocalEntryNotFoundError:
-        report(f"fetching {hub_id} from the hub")
-    try:
-        return Path(fetch(hub_id, allow_patterns=_FILES))
+        folder = Path(fetch(hub_id, allow_patterns=_FILES))
+        return folder if _has_weights(folder) else Path(fetch(hub_id, allow_patterns=_PICKLES))
     except Exception as error:  # whatever the hub, the network or the disk do
         raise UserError(
             f"cannot fetch {hub_id} from the hub: {_reason(error)}",
             "check the id and the network, or give the path of a local folder",
         ) from None
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(any(folder.glob(name)) for name in ("model*.safetensors", "pytorch_model*.bin"))
 
 
 def check_push(repository: str) -> None:

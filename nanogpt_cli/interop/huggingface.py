@@ -7,6 +7,7 @@ Source of the names and fields: transformers' ``models/gpt2`` (configuration and
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,33 +19,33 @@ import torch
 
 from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import Foreign, hf_tokenizer, tensorfile
+from nanogpt_cli.interop import LoadedModel, hf_config, safe_torch
 from nanogpt_cli.interop.foreign import (
     GPT2_ROWS,
     TensorSource,
     build,
-    config_of,
+    native_names,
     open_safetensors,
-    strip_prefixes,
 )
-from nanogpt_cli.interop.source import Exportable, FoldedWeights
-from nanogpt_cli.model.gpt import LAYER_NORM_EPS, GPTConfig
-from nanogpt_cli.text import tokenizers
-from nanogpt_cli.text.tokenizer import Tokenizer
-from nanogpt_cli.version import __version__
+from nanogpt_cli.interop.source import Exportable, FoldedWeights, check_vocabulary
+from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.text import huggingface_files, tokenizers
+from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer
+from nanogpt_cli.training import tensor_files
+from nanogpt_cli.training.tensor_files import LazyTensor
 
+CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
-INDEX: Final = "model.safetensors.index.json"
-# Activations that transformers' GPT-2 supports -> their names there.
-ACTIVATIONS: Final = {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
-_NATIVE: Final = {
-    "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu",
-}  # fmt: skip
+PICKLED: Final = "pytorch_model.bin"
 _TRANSPOSED = re.compile(r"\.(c_attn|c_proj|c_fc)\.weight$")
-# Causal masks, which old releases stored as buffers.
-_MASKS = re.compile(r"\.attn\.(bias|masked_bias)$")
 _ZERO_BIASES = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+
+
+def check(source: Exportable) -> None:
+    """Raise ``UserError`` if the architecture cannot represent the model or its tokenizer."""
+    hf_config.to_json(source)
+    if source.tokenizer is not None:
+        huggingface_files.to_json(source.tokenizer)
 
 
 def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
@@ -56,69 +57,77 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
         report: receives lines of commentary.
 
     Raises:
-        UserError: the architecture cannot represent the model.
+        UserError: see ``check``.
     """
-    config = source.config
-    if config.activation not in ACTIVATIONS:
-        raise UserError(
-            f"transformers' GPT-2 has no activation {config.activation!r}",
-            f"models with {', '.join(ACTIVATIONS)} can be exported to it",
-        )
-    report(f"writing {source.weights.nbytes / 1e6:,.1f} MB of weights")
-    tensorfile.write(folder / WEIGHTS, dict(_entries(source.weights)), {"format": "pt"})
     write_json_files(source, folder)
+    report(f"writing {source.weights.nbytes / 1e6:,.1f} MB of weights")
+    tensor_files.write_one_by_one(folder / WEIGHTS, dict(_entries(source.weights)))
 
 
 def write_json_files(source: Exportable, folder: Path) -> None:
     """Write ``config.json``, ``generation_config.json`` and the tokenizer's files."""
-    files.write_json(folder / "config.json", config_json(source))
+    files.write_json(folder / CONFIG, hf_config.to_json(source))
     eot = None if source.tokenizer is None else source.tokenizer.eot
     ids = {} if eot is None else {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot}
     files.write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
     if source.tokenizer is not None:
-        hf_tokenizer.write(source.tokenizer, folder, source.config.block_size)
+        _write_tokenizer(source.tokenizer, folder, source.config.block_size)
 
 
-def config_json(source: Exportable) -> dict[str, Any]:
-    """The content of ``config.json``; ``nanogpt_cli`` holds what GPT-2 has no fields for."""
-    config, original = source.config, source.weights.original
-    eot = None if source.tokenizer is None else source.tokenizer.eot
-    return {
-        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2",
-        "activation_function": ACTIVATIONS[config.activation],
-        "vocab_size": config.vocab_size, "n_positions": config.block_size,
-        "n_ctx": config.block_size, "n_embd": config.n_embd, "n_layer": config.n_layer,
-        "n_head": config.n_head, "n_inner": None, "layer_norm_epsilon": LAYER_NORM_EPS,
-        "embd_pdrop": config.dropout, "attn_pdrop": config.dropout, "resid_pdrop": config.dropout,
-        "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False,
-        "reorder_and_upcast_attn": False, "add_cross_attention": False,
-        # Explicit nulls: a missing key means GPT-2's 50256.
-        "bos_token_id": eot, "eos_token_id": eot, "tie_word_embeddings": config.tied,
-        "use_cache": True, "dtype": "float32", "torch_dtype": "float32",
-        "nanogpt_cli": {
-            "version": __version__, "bias": original.bias, "step": source.step,
-            "tokenizer": source.tokenizer.kind if source.tokenizer else None,
-            "padded_vocab_size": original.vocab_size,
-        },
-    }  # fmt: skip
+def _write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
+    """Write ``tokenizer.json``, ``tokenizer_config.json`` and, for GPT-2, the older two files."""
+    value = huggingface_files.to_json(tokenizer)
+    _dump(folder / huggingface_files.TOKENIZER, value)
+    config: dict[str, Any] = {
+        # Without a class, or with GPT-2's for another vocabulary, transformers 5 splits words as
+        # GPT-2 does and drops every space and newline of a character vocabulary.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        # Otherwise transformers 4 passes token_type_ids of 0, and GPT-2 adds wte[0] everywhere.
+        "model_input_names": ["input_ids", "attention_mask"],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": block_size,
+    }
+    if tokenizer.eot is not None:
+        name = _name_of(value, tokenizer.eot)
+        config |= {"bos_token": name, "eos_token": name, "unk_token": name, "pad_token": name}
+    if tokenizer.kind in huggingface_files.GPT2_KINDS:
+        config |= {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False}
+        _dump(folder / huggingface_files.VOCABULARY, value["model"]["vocab"])
+        merges = huggingface_files.MERGES_HEADER + "".join(
+            f"{line}\n" for line in value["model"]["merges"]
+        )
+        (folder / huggingface_files.MERGES).write_text(merges, encoding="utf-8", newline="\n")
+    files.write_json(folder / "tokenizer_config.json", config)
 
 
-def _entries(weights: FoldedWeights) -> Iterator[tuple[str, tensorfile.Entry]]:
+def _dump(path: Path, value: dict[str, Any]) -> None:
+    path.write_bytes(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8"))
+
+
+def _name_of(value: dict[str, Any], id: int) -> str:
+    for added in value.get("added_tokens") or []:
+        if added["id"] == id:
+            return str(added["content"])
+    vocab = value["model"]["vocab"]
+    return next((token for token, i in vocab.items() if i == id), END_OF_TEXT)
+
+
+def _entries(weights: FoldedWeights) -> Iterator[tuple[str, LazyTensor]]:
     prefix = "" if weights.config.tied else "transformer."
     for name in weights.shapes:
         target = name if name == "lm_head.weight" else prefix + name.removeprefix("transformer.")
         yield target, entry(weights, name)
     if not weights.config.bias:
         for name, size in missing_biases(weights.config):
-            yield prefix + name, tensorfile.Entry((size,), partial(torch.zeros, size))
+            yield prefix + name, LazyTensor((size,), partial(torch.zeros, size))
 
 
-def entry(weights: FoldedWeights, name: str) -> tensorfile.Entry:
+def entry(weights: FoldedWeights, name: str) -> LazyTensor:
     """A tensor as transformers stores it: the matrices of a block transposed."""
     shape = weights.shapes[name]
     if _TRANSPOSED.search(name):
-        return tensorfile.Entry(shape[::-1], lambda: weights.get(name).T.contiguous())
-    return tensorfile.Entry(shape, lambda: weights.get(name))
+        return LazyTensor(shape[::-1], lambda: weights.get(name).T.contiguous())
+    return LazyTensor(shape, lambda: weights.get(name))
 
 
 def missing_biases(config: GPTConfig) -> Iterator[tuple[str, int]]:
@@ -130,14 +139,16 @@ def missing_biases(config: GPTConfig) -> Iterator[tuple[str, int]]:
     yield "ln_f.bias", config.n_embd
 
 
-def is_folder(path: Path) -> bool:
-    """Whether ``path`` looks like a Hugging Face model folder."""
-    names = (WEIGHTS, INDEX, "pytorch_model.bin")
+def folder_of(path: Path) -> Path | None:
+    """The Hugging Face model folder that ``path`` is or is a file of; None if it is neither."""
+    names = [name for kind in (WEIGHTS, PICKLED) for name in (kind, f"{kind}.index.json")]
+    if path.name in (CONFIG, *names) and not path.is_dir():
+        path = path.parent
     there = foreign_files.present
-    return there(path / "config.json") and any(there(path / name) for name in names)
+    return path if there(path / CONFIG) and any(there(path / name) for name in names) else None
 
 
-def read(folder: Path, tokenizer: Tokenizer | None = None) -> Foreign:
+def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
     """The model and tokenizer of a Hugging Face GPT-2 folder.
 
     Args:
@@ -147,123 +158,53 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> Foreign:
     Raises:
         UserError: a part is missing, damaged, or not that of a GPT-2; the message names it.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     values = foreign_files.read_object(path)
+    notes: list[str] = []
+    config = hf_config.read(path, values, notes)
     with _tensors(folder) as tensors:
-        named = _native_names(tensors)
-        config = _config(path, values, tensors, named)
-        notes: list[str] = []
+        named = native_names(tensors, tied=config.tied)
         config, left_out = _without_zero_biases(config, values, tensors, named, notes)
-        model = build(config, tensors, named, left_out, transposed=_TRANSPOSED, source=str(folder))
-    tokenizer = tokenizer or hf_tokenizer.read(folder)
+        model = build(config, tensors, named, left_out, transposed=_TRANSPOSED)
+    tokenizer = tokenizer or huggingface_files.read(folder)
     if tokenizer is None and config.vocab_size in GPT2_ROWS:
         tokenizer = tokenizers.get("gpt2")
         notes.append("no tokenizer found: GPT-2's is assumed from the size of the vocabulary")
     elif tokenizer is None:
         notes.append("no tokenizer found: text cannot be encoded; name one with --tokenizer")
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model "
-            f"{config.vocab_size} rows",
-            "the tokenizer files belong to another model",
+    check_vocabulary(str(folder), tokenizer, config)
+    end = values.get("eos_token_id")
+    if type(end) is int and tokenizer is not None and end >= tokenizer.vocab_size:
+        notes.append(
+            f"config.json names the end-of-text id {end}, but the ids end at "
+            f"{tokenizer.vocab_size - 1}: it is ignored"
         )
     marker = values.get("nanogpt_cli")
     step = marker.get("step", 0) if isinstance(marker, dict) else 0
-    return Foreign(model, tokenizer, tuple(notes), step if isinstance(step, int) else 0)
+    step = step if isinstance(step, int) else 0
+    return LoadedModel(model, tokenizer, str(folder), step, notes=tuple(notes))
 
 
 def _tensors(folder: Path) -> TensorSource:
-    if foreign_files.present(folder / WEIGHTS):
-        return open_safetensors([folder / WEIGHTS])
-    if foreign_files.present(folder / INDEX):
-        return open_safetensors(_shards(folder))
-    if foreign_files.present(folder / "pytorch_model.bin"):
-        from nanogpt_cli.interop import safe_torch
-
-        found = safe_torch.load(folder / "pytorch_model.bin")
-        return safe_torch.tensors_of(found, folder / "pytorch_model.bin")
+    """The weights of a folder; of several files that which transformers prefers."""
+    for name, opened in ((WEIGHTS, open_safetensors), (PICKLED, safe_torch.open_files)):
+        if foreign_files.present(folder / name):
+            return opened([folder / name])
+        if foreign_files.present(folder / f"{name}.index.json"):
+            return opened(_shards(folder / f"{name}.index.json", name.rpartition(".")[2]))
     raise UserError(f"{folder} holds no {WEIGHTS}", "a Hugging Face folder has one")
 
 
-def _shards(folder: Path) -> list[Path]:
+def _shards(index: Path, ending: str) -> list[Path]:
     """The files that an index names, which must be plain names inside the folder."""
-    index = foreign_files.read_object(folder / INDEX)
-    weight_map = index.get("weight_map")
+    weight_map = foreign_files.read_object(index).get("weight_map")
     names = list(weight_map.values()) if isinstance(weight_map, dict) else []
     for name in names:
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
-            raise UserError(f"{folder / INDEX} names {name!r:.80}, which is not a plain file name")
+        if not isinstance(name, str) or not re.fullmatch(rf"[\w.-]+\.{ending}", name):
+            raise UserError(f"{index} names {name!r:.80}, which is not a plain file name")
     if not names:
-        raise UserError(f"{folder / INDEX} has no weight_map")
-    return [folder / name for name in sorted(set(names))]
-
-
-def _native_names(tensors: TensorSource) -> dict[str, str]:
-    """Native name -> name in the file, without masks."""
-    found = {}
-    for name in tensors.shapes:
-        bare = strip_prefixes(name)
-        if _MASKS.search(bare):
-            continue
-        native = bare if bare.startswith(("transformer.", "lm_head.")) else f"transformer.{bare}"
-        if native in found:
-            raise UserError(f"{tensors.name} holds {native} twice")
-        found[native] = name
-    return found
-
-
-def _config(
-    path: Path, values: dict[str, Any], tensors: TensorSource, named: dict[str, str]
-) -> GPTConfig:
-    if values.get("model_type") != "gpt2":
-        raise UserError(
-            f"{path} describes a {values.get('model_type')!r:.60} model, not gpt2",
-            "only the GPT-2 architecture can be imported",
-        )
-    _refuse_variants(path, values)
-    activation = values.get("activation_function", "gelu_new")
-    if not isinstance(activation, str) or activation not in _NATIVE:
-        raise UserError(f"{path}: activation_function {activation!r:.60} is not supported")
-    tied = values.get("tie_word_embeddings", True)
-    if not isinstance(tied, bool):
-        raise UserError(f"{path}: tie_word_embeddings must be true or false")
-    if tied and "lm_head.weight" in named:  # some writers store the tied head as well
-        _check_tied(tensors, named)
-    sizes = ("n_layer", "n_head", "n_embd", "vocab_size")
-    return config_of(path, {
-        **{key: values.get(key) for key in sizes},
-        "block_size": values.get("n_positions", values.get("n_ctx")),
-        "dropout": values.get("resid_pdrop", 0.1), "bias": True,
-        "activation": _NATIVE[activation], "tied": tied,
-    }, {"block_size": "n_positions", "dropout": "resid_pdrop"})  # fmt: skip
-
-
-def _refuse_variants(path: Path, values: dict[str, Any]) -> None:
-    """Refuse options of transformers' GPT-2 that change its output and are not supported here."""
-    n_inner, n_embd = values.get("n_inner"), values.get("n_embd")
-    if n_inner is not None and (not isinstance(n_embd, int) or n_inner != 4 * n_embd):
-        raise UserError(f"{path}: n_inner {n_inner!r:.40} is not 4 * n_embd, which GPT-2 has")
-    if values.get("layer_norm_epsilon", LAYER_NORM_EPS) != LAYER_NORM_EPS:
-        epsilon = values["layer_norm_epsilon"]
-        raise UserError(f"{path}: layer_norm_epsilon {epsilon!r:.40} is not {LAYER_NORM_EPS}")
-    for key, wanted in (
-        ("scale_attn_by_inverse_layer_idx", False), ("add_cross_attention", False),
-        ("scale_attn_weights", True),
-    ):  # fmt: skip
-        if values.get(key, wanted) is not wanted:
-            raise UserError(f"{path}: {key} = {values[key]!r:.40} is not supported")
-
-
-def _check_tied(tensors: TensorSource, named: dict[str, str]) -> None:
-    head, embedding = "lm_head.weight", "transformer.wte.weight"
-    if embedding not in named or tensors.shapes[named[head]] != tensors.shapes[named[embedding]]:
-        raise UserError(f"{tensors.name}: lm_head.weight is not the embedding it is said to be")
-    if not torch.equal(tensors.get(named[head]), tensors.get(named[embedding])):
-        raise UserError(
-            f"{tensors.name}: lm_head.weight differs from the embedding, the configuration says "
-            "they are tied"
-        )
-    del named[head]
+        raise UserError(f"{index} has no weight_map")
+    return [index.parent / name for name in sorted(set(names))]
 
 
 def _without_zero_biases(

@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import files, foreign_files, recipe
+from nanogpt_cli import files, foreign_files, recipe, shell
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import Foreign, huggingface, llmc, nanogpt
+from nanogpt_cli.interop import LoadedModel, huggingface, llmc, nanogpt
+from nanogpt_cli.interop.foreign import not_finite
+from nanogpt_cli.interop.source import check_vocabulary
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder, fresh_run
 from nanogpt_cli.run.log import EventWriter
-from nanogpt_cli.text import tokenizers
+from nanogpt_cli.text import tokenizers, tokens
 from nanogpt_cli.text.tokenizer import Tokenizer
-from nanogpt_cli.training import checkpoint
+from nanogpt_cli.training import checkpoint, starting
 from nanogpt_cli.version import __version__
 
 # Names of folders and files that do not identify a model.
@@ -26,10 +29,13 @@ _GENERIC_NAMES = ("ckpt.pt", "hf", "nanogpt", "exports", "runs")
 # Learning rates for training from scratch would damage trained weights; these are nanoGPT's for
 # fine-tuning (config/finetune_shakespeare.py).
 _FINE_TUNING = recipe.Optim(lr=3e-5, schedule="constant")
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_USELESS = "nothing that the model computes with them is a number"
+_UNSAFE = re.compile(r"[^\w. -]+")
 
 
-def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = None) -> Foreign:
+def read(
+    path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = None
+) -> LoadedModel:
     """Recognise and read a checkpoint of another tool.
 
     Args:
@@ -43,17 +49,30 @@ def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = 
     if not foreign_files.present(path):
         raise UserError(f"{path} does not exist", "name a folder, a file, or a hub id such as gpt2")
     if RunFolder(path).is_run():
-        raise UserError(f"{path} is a run already", f"use it as it is: nanogpt sample {path}")
-    if huggingface.is_folder(path):
-        return huggingface.read(path, tokenizer)
+        raise UserError(
+            f"{path} is a run already", f"use it as it is: {shell.hint('sample', path)}"
+        )
+    found = _read(path, meta, tokenizer)
+    bad = not_finite(found.model)
+    return replace(found, notes=(*found.notes, f"{bad}: {_USELESS}")) if bad else found
+
+
+def _read(path: Path, meta: Path | None, tokenizer: Tokenizer | None) -> LoadedModel:
+    if (folder := huggingface.folder_of(path)) is not None:
+        return huggingface.read(folder, tokenizer)
     if not path.is_dir() and llmc.is_file(path):
         return llmc.read(path)
     if foreign_files.present(path / nanogpt.CHECKPOINT) or path.suffix in (".pt", ".pth"):
         return nanogpt.read(path, meta, tokenizer=tokenizer)
+    if foreign_files.present(path / "adapter_config.json"):
+        raise UserError(
+            f"{path} holds an adapter (adapter_config.json), not a whole model",
+            "merge it into its model first (peft: merge_and_unload, then save_pretrained)",
+        )
     raise UserError(
         f"{path} is not a checkpoint of a known format",
-        "name a Hugging Face GPT-2 folder (config.json + model.safetensors), nanoGPT's ckpt.pt or "
-        "llm.c's .bin",
+        "name a Hugging Face GPT-2 folder (config.json beside model.safetensors or "
+        "pytorch_model.bin), nanoGPT's ckpt.pt or llm.c's .bin",
     )
 
 
@@ -63,11 +82,11 @@ def run_name(source: str) -> str:
     while path.name in _GENERIC_NAMES and path.parent.name:
         path = path.parent
     name = path.stem if path.suffix in (".pt", ".bin") else path.name
-    return _UNSAFE.sub("-", name).strip("-._") or "imported"
+    return _UNSAFE.sub("-", name).strip("-._ ") or "imported"
 
 
 def make_run(
-    found: Foreign, *, name: str, out: Path, source: str, data: str, tokenizer: Tokenizer | None
+    found: LoadedModel, *, name: str, out: Path, source: str, data: str, tokenizer: Tokenizer | None
 ) -> RunFolder:
     """Create a run folder with one checkpoint.
 
@@ -80,15 +99,15 @@ def make_run(
         tokenizer: replaces the one found.
 
     Raises:
-        UserError: the tokenizer has more ids than the model, or the run cannot be written.
+        UserError: a weight is NaN or infinite, the tokenizer has more ids than the model, or the
+            run cannot be written.
     """
     tokenizer = tokenizer or found.tokenizer
-    config = found.model.config
-    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
-        raise UserError(
-            f"the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size} rows",
-            "it belongs to another model",
-        )
+    if bad := not_finite(found.model):
+        raise UserError(f"{source}: {bad}", f"{_USELESS}; import an earlier checkpoint of it")
+    check_vocabulary(source, tokenizer, found.model.config)
+    if tokenizer is not None and tokens.is_prepared(Path(data)):
+        starting.check_tokenizer(tokenizer, tokens.open_data(Path(data)), source, "")
     with files.readable_os_errors("create a run folder", out):
         run = fresh_run(name, out)
     try:
@@ -101,7 +120,7 @@ def make_run(
 
 
 def _fill(
-    run: RunFolder, found: Foreign, source: str, data: str, tokenizer: Tokenizer | None
+    run: RunFolder, found: LoadedModel, source: str, data: str, tokenizer: Tokenizer | None
 ) -> None:
     resolved = _recipe(run, found.model.config, data, tokenizer)
     state: dict[str, Any] = {
@@ -119,7 +138,7 @@ def _recipe(
     run: RunFolder, config: GPTConfig, data: str, tokenizer: Tokenizer | None
 ) -> recipe.Recipe:
     kind = "gpt2" if tokenizer is None else tokenizer.kind
-    if tokenizer is not None and kind not in ("char", "byte", *tokenizers.TIKTOKEN_KINDS):
+    if tokenizer is not None and kind not in tokenizers.NAMED:
         # For any other vocabulary, data is prepared with the tokenizer's file.
         path = run.path / "tokenizer.json"
         tokenizers.save(tokenizer, path)

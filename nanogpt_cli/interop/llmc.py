@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import Foreign
+from nanogpt_cli.interop import LoadedModel
 from nanogpt_cli.interop.foreign import TensorSource, build
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.model.parameters import shapes
@@ -43,7 +43,7 @@ def is_file(path: Path) -> bool:
         return file.read(4) == MAGIC.to_bytes(4, "little")
 
 
-def read(path: Path) -> Foreign:
+def read(path: Path) -> LoadedModel:
     """The model in a ``.bin`` file of llm.c.
 
     Raises:
@@ -58,14 +58,14 @@ def read(path: Path) -> Foreign:
         raise UserError(f"{path} is not a model of llm.c: it does not begin with {MAGIC}")
     config, padded, dtype = _config(path, header)
     tensors = _tensors(path, config, padded, dtype, size)
-    model = build(config, tensors, {name: name for name in tensors.shapes}, source=str(path))
+    model = build(config, tensors, {name: name for name in tensors.shapes})
     notes: tuple[str, ...] = ()
     tokenizer = None
     if config.vocab_size == VOCAB_SIZE:
         tokenizer = tokenizers.get("gpt2")
     else:
         notes = (f"a vocabulary of {config.vocab_size} is not GPT-2's: name it with --tokenizer",)
-    return Foreign(model, tokenizer, notes)
+    return LoadedModel(model, tokenizer, str(path), notes=notes)
 
 
 def _config(path: Path, header: np.ndarray[tuple[int], np.dtype[np.int32]]

@@ -1,56 +1,91 @@
-"""Converting a foreign ``nn.Module`` with GPT-2's parameter names to this package's GPT."""
+"""Converting a foreign ``nn.Module`` with GPT-2's parameter names to this package's GPT.
+
+Names and shapes do not say what a module computes: another activation, attention without its scale
+or a missing residual connection leave no trace in them. So the module's own forward is run once,
+and a model whose logits the GPT does not reproduce is refused.
+"""
 
 from __future__ import annotations
 
+import copy
 import math
 import re
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.interop.foreign import without_wrappers
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.model.parameters import shapes
 
 _BLOCK = re.compile(r"^transformer\.h\.(\d+)\.")
+_POSITIONS: Final = 16
+# Of the largest logit. Two ways to compute a GPT-2 in float32 differ by 1e-6 of it; at GPT-2's own
+# initialisation, attention scaled by layer changes it by 6e-3, an epsilon of 1e-6 by 2e-3.
+_TOLERANCE: Final = 1e-4
+_ACTIVATIONS: Final = {
+    "gelu": ("GELU", "GELUActivation"),
+    "gelu_tanh": ("NewGELU", "NewGELUActivation", "FastGELUActivation", "AccurateGELUActivation",
+                  "GELUTanh"),
+    "relu": ("ReLU",), "relu2": ("ReLUSquaredActivation",), "silu": ("SiLU", "SiLUActivation"),
+}  # fmt: skip
 
 
 def adopt(module: nn.Module, label: str) -> GPT:
     """A GPT with the values of ``module``'s parameters, recognised by GPT-2's names and shapes.
 
-    Matrices may be stored as (out, in) or, as in Hugging Face's models, as (in, out).
+    Matrices may be stored as (out, in) or, as in Hugging Face's models, as (in, out). The module's
+    forward takes token ids (B, T) and returns logits (B, T, V) or (B, 1, V), alone, first in a
+    tuple, or as ``logits`` of an object.
 
     Raises:
-        UserError: a name or shape is not that of a GPT-2; the message gives the first one.
+        UserError: a name or shape is not that of a GPT-2, the message gives the first one; or the
+            module computes something else.
     """
-    if isinstance(module, GPT):
-        _complete(module.config, dict(module.named_parameters()), label)
-        return module.eval().requires_grad_(False)
-    found = {n: p.detach() for n, p in module.named_parameters(remove_duplicate=False)}
-    config = _config(module, found, label)
+    found = {
+        without_wrappers(name): parameter.detach()
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    }
+    config = _own(module) or _config(module, found, label)
+    missing = [name for name in shapes(config) if name not in found]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise UserError(f"{label} is not a GPT-2: it has no {missing[0]}{more}")
+    if empty := [name for name, value in found.items() if value.is_meta]:
+        raise UserError(f"{label}: {empty[0]} is on the device meta and has no values")
     with torch.device("meta"):
         model = GPT(config)
     model.to_empty(device="cpu")
     model.tie()
+    turned = {without_wrappers(name) for name in _transposed_squares(module)}
     with torch.no_grad():
         for name, shape in shapes(config).items():
             value = found[name]
-            square = _is_transposed_square(module, name)
-            if square or (value.shape != shape and value.T.shape == shape):
+            if name in turned or (value.shape != shape and value.T.shape == shape):
                 value = value.T
             if tuple(value.shape) != shape:
                 raise UserError(f"{label}: {name} is {tuple(value.shape)}, expected {shape}")
             model.get_parameter(name).copy_(value)
-    return model.eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    _compare(module, model, label)
+    return model
 
 
-def _is_transposed_square(module: nn.Module, name: str) -> bool:
-    """Whether this is a square matrix of Hugging Face's Conv1D, transposed despite its shape."""
-    owner = module.get_submodule(name.rpartition(".")[0])
-    return type(owner).__name__ == "Conv1D" and name.endswith("attn.c_proj.weight")
+def _own(module: nn.Module) -> GPTConfig | None:
+    """The configuration of this package's own model, wrapped or not."""
+    return next((part.config for part in module.modules() if isinstance(part, GPT)), None)
 
 
-def _config(module: nn.Module, found: dict[str, Tensor], label: str) -> GPTConfig:
+def _transposed_squares(module: nn.Module) -> list[str]:
+    """Square matrices of Hugging Face's Conv1D, which are transposed despite their shape."""
+    owners = ((name, part) for name, part in module.named_modules() if name.endswith("attn.c_proj"))
+    return [f"{name}.weight" for name, part in owners if type(part).__name__ == "Conv1D"]
+
+
+def _config(module: nn.Module, found: Mapping[str, Tensor], label: str) -> GPTConfig:
     wte, wpe = found.get("transformer.wte.weight"), found.get("transformer.wpe.weight")
     layers = {int(m[1]) for m in map(_BLOCK.match, found) if m}
     if wte is None or wpe is None or not layers:
@@ -61,8 +96,7 @@ def _config(module: nn.Module, found: dict[str, Tensor], label: str) -> GPTConfi
         )
     d = wte.shape[1]
     head = found.get("lm_head.weight", wte)
-    tied = head is wte or head.data_ptr() == wte.data_ptr()
-    config = GPTConfig(
+    return GPTConfig(
         n_layer=max(layers) + 1,
         n_head=_heads(module, d),
         n_embd=d,
@@ -71,36 +105,70 @@ def _config(module: nn.Module, found: dict[str, Tensor], label: str) -> GPTConfi
         dropout=0.0,
         bias="transformer.h.0.attn.c_attn.bias" in found,
         activation=_activation(module),
-        tied=tied,
+        tied=head is wte or head.data_ptr() == wte.data_ptr(),
     )
-    _complete(config, found, label)
-    return config
-
-
-def _complete(config: GPTConfig, found: dict[str, Tensor], label: str) -> None:
-    missing = [name for name in shapes(config) if name not in found]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{label} is not a GPT-2: it has no {missing[0]}{more}")
 
 
 def _heads(module: nn.Module, d: int) -> int:
-    settings = getattr(module, "config", None)
-    heads = getattr(settings, "n_head", None)
-    if isinstance(heads, int) and heads > 0 and d % heads == 0:
-        return heads
+    """Read from a configuration or an attention module; else the usual 64 channels a head."""
+    holders = (x for part in module.modules() for x in (getattr(part, "config", None), part))
+    for holder in holders:
+        for name in ("n_head", "num_heads", "n_heads"):
+            heads = getattr(holder, name, None)
+            if isinstance(heads, int) and heads > 0 and d % heads == 0:
+                return heads
     return d // 64 if d % 64 == 0 else math.gcd(d, 8)
 
 
 def _activation(module: nn.Module) -> str:
-    """Read from ``config.activation_function`` (Hugging Face) or the MLP's activation module."""
-    named = getattr(getattr(module, "config", None), "activation_function", None)
-    if named in ("gelu_new", "gelu_pytorch_tanh"):
-        return "gelu_tanh"
-    kinds = {"ReLU": "relu", "SiLU": "silu", "GELU": "gelu"}
+    """Read from the MLP's activation module; ``_compare`` finds one that is not there."""
     for child in module.modules():
-        kind = type(child).__name__
-        if kind in kinds:
-            tanh = getattr(child, "approximate", "none") == "tanh"
-            return "gelu_tanh" if tanh else kinds[kind]
+        for name, kinds in _ACTIVATIONS.items():
+            if type(child).__name__ in kinds:
+                return "gelu_tanh" if getattr(child, "approximate", "") == "tanh" else name
     return "gelu"
+
+
+def _compare(module: nn.Module, model: GPT, label: str) -> None:
+    """Refuse a module whose logits are not those of ``model``, which has its weights."""
+    config = model.config
+    ids = torch.arange(min(_POSITIONS, config.block_size))[None] * 7919 % config.vocab_size
+    theirs = _their_logits(module, ids, label)
+    with torch.no_grad():
+        ours = model(ids)[0]
+    if theirs.dim() != 3 or theirs.shape[2] < config.vocab_size:
+        raise UserError(f"{label}: its forward returns {tuple(theirs.shape)}, no logits (B, T, V)")
+    ours = ours[:, -theirs.shape[1] :]
+    theirs = theirs[:, -ours.shape[1] :, : config.vocab_size]
+    unlike = ours.nan_to_num() - theirs.nan_to_num()  # weights that are NaN are judged elsewhere
+    largest = float(ours.nan_to_num().abs().max())
+    if float(unlike.abs().max()) > _TOLERANCE * max(1.0, largest):
+        raise UserError(
+            f"{label} is another model: with its weights, a GPT-2 of {config.n_head} heads and "
+            f"activation {config.activation} has other logits, by up to "
+            f"{float(unlike.abs().max()):.2g} (the largest is {largest:.2g})",
+            "what it computes between its weights is not GPT-2; nothing was measured",
+        )
+
+
+def _their_logits(module: nn.Module, ids: Tensor, label: str) -> Tensor:
+    first = next(module.parameters())
+    training = module.training
+    try:
+        if first.dtype != torch.float32:  # rounding would hide what differs
+            module = copy.deepcopy(module).float()
+        with torch.no_grad():
+            out: Any = module.eval()(ids.to(first.device))
+    except Exception as error:  # whatever their code raises
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{label}: its forward failed on token ids (B, T): {type(error).__name__}: {reason}",
+            "its logits are compared with those of the GPT that is inspected in its place",
+        ) from error
+    finally:
+        module.train(training)
+    out = getattr(out, "logits", out)
+    out = out[0] if isinstance(out, tuple) else out
+    if not isinstance(out, Tensor):
+        raise UserError(f"{label}: its forward returns {type(out).__name__}, no logits (B, T, V)")
+    return out.detach().to("cpu", torch.float32)

@@ -14,21 +14,34 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from nanogpt_cli import files, foreign_files, safe_pickle
 from nanogpt_cli.errors import UserError, naming
-from nanogpt_cli.interop import Foreign, safe_torch, torchfile
-from nanogpt_cli.interop.foreign import GPT2_ROWS, build, config_of, strip_prefixes
-from nanogpt_cli.interop.source import Exportable
-from nanogpt_cli.interop.tensorfile import Entry
+from nanogpt_cli.interop import LoadedModel, safe_torch, torchfile
+from nanogpt_cli.interop.foreign import GPT2_ROWS, build, config_of, native_names
+from nanogpt_cli.interop.source import Exportable, check_vocabulary
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.text import tokenizers
 from nanogpt_cli.text.tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer
+from nanogpt_cli.training.tensor_files import LazyTensor
 
 CHECKPOINT: Final = "ckpt.pt"
 META: Final = "meta.pkl"
 _ARGUMENTS: Final = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab_size", "dropout")
+
+
+def check(source: Exportable) -> None:
+    """Raise ``UserError`` if nanoGPT's model cannot represent this one."""
+    if source.config.activation != "gelu":
+        raise UserError(
+            f"nanoGPT computes GELU by erf; this model was trained with "
+            f"{source.config.activation!r}",
+            "--to hf keeps the activation",
+        )
+    if not source.config.tied:
+        raise UserError(
+            "nanoGPT ties the head to the embedding; this model does not", "--to hf keeps both"
+        )
 
 
 def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
@@ -38,20 +51,12 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
     current directory: link or copy this folder's ``data`` there.
 
     Raises:
-        UserError: nanoGPT cannot represent the model.
+        UserError: see ``check``.
     """
-    config = source.config
-    if config.activation != "gelu":
-        raise UserError(
-            f"nanoGPT computes GELU by erf; this model was trained with {config.activation!r}",
-            "--to hf keeps the activation",
-        )
-    if not config.tied:
-        raise UserError("nanoGPT ties the head to the embedding; this model does not")
+    check(source)
     report(f"writing {CHECKPOINT}")
-    # Padding rows are kept: nanoGPT itself pads GPT-2's vocabulary to 50304.
-    weights = source.weights.uncut()
-    model = {name: Entry(shape, partial(weights.get, name))
+    weights = source.weights
+    model = {name: LazyTensor(shape, partial(weights.get, name))
              for name, shape in weights.shapes.items()}  # fmt: skip
     model["lm_head.weight"] = model["transformer.wte.weight"]
     dataset = _dataset(source)
@@ -114,7 +119,9 @@ def _meta(tokenizer: Tokenizer) -> bytes:
     return pickle.dumps(meta, protocol=2)
 
 
-def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = None) -> Foreign:
+def read(
+    path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = None
+) -> LoadedModel:
     """The model in a ``ckpt.pt``, or in the folder that holds one.
 
     Args:
@@ -133,41 +140,23 @@ def read(path: Path, meta: Path | None = None, *, tokenizer: Tokenizer | None = 
         raise UserError(f"{path} is not a nanoGPT checkpoint: it has no model_args")
     config = _config(path, value["model_args"])
     tensors = safe_torch.tensors_of(value.get("model"), path)
-    named = _native_names(tensors.shapes, path)
-    _check_head(value["model"], named, path)
-    model = build(config, tensors, named, source=str(path))
+    model = build(config, tensors, native_names(tensors, tied=True))
     notes: tuple[str, ...] = ()
     if tokenizer is None:
         tokenizer, notes = _tokenizer(path, value.get("config"), meta, config)
     step = value.get("iter_num", 0)
-    return Foreign(model, tokenizer, notes, step if isinstance(step, int) and step >= 0 else 0)
+    return LoadedModel(
+        model, tokenizer, str(path), step if isinstance(step, int) and step >= 0 else 0, notes=notes
+    )
 
 
 def _config(path: Path, values: dict[str, Any]) -> GPTConfig:
-    known: dict[str, Any] = {name: values[name] for name in _ARGUMENTS if name in values}
-    return config_of(path, {"bias": True, "dropout": 0.0, **known, "activation": "gelu"})
-
-
-def _native_names(shapes: Any, path: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name in shapes:
-        native = strip_prefixes(name)
-        if native.endswith((".attn.bias", ".attn.masked_bias")):
-            continue
-        if native in found:
-            raise UserError(f"{path} holds {native!r:.80} twice")
-        found[native] = name
-    return found
-
-
-def _check_head(model: dict[str, Tensor], named: dict[str, str], path: Path) -> None:
-    """Remove the head from ``named``; it must be equal to the embedding."""
-    head, embedding = named.pop("lm_head.weight", None), named.get("transformer.wte.weight")
-    if head is None or embedding is None:
-        return
-    one, other = model[head], model[embedding]
-    if one.data_ptr() != other.data_ptr() and not torch.equal(one, other):
-        raise UserError(f"{path}: lm_head.weight differs from the embedding, nanoGPT ties them")
+    for key in values.keys() - set(_ARGUMENTS):
+        raise UserError(
+            f"{path}: model_args has {key!r:.60}, which nanoGPT's model does not know",
+            "the file was written by a changed nanoGPT, whose model is another one",
+        )
+    return config_of(path, {"bias": True, "dropout": 0.0, **values, "activation": "gelu"})
 
 
 def _tokenizer(
@@ -183,12 +172,7 @@ def _tokenizer(
         notes = ("no meta.pkl found: the vocabulary is assumed to be GPT-2's, as in nanoGPT",)
     elif tokenizer is None:
         notes = ("no meta.pkl found: text cannot be encoded; name the file with --meta",)
-    if tokenizer is not None and tokenizer.vocab_size > model.vocab_size:
-        raise UserError(
-            f"{path}: the vocabulary has {tokenizer.vocab_size} entries, the model only "
-            f"{model.vocab_size} rows",
-            "this meta.pkl belongs to another model",
-        )
+    check_vocabulary(str(path), tokenizer, model)
     return tokenizer, notes
 
 

@@ -53,13 +53,13 @@ class Conversion:
         values: ``"section.key"`` -> value, in the order of a recipe.
         reasons: ``"section.key"`` -> the settings that determine it.
         notes: sentences about settings without an equivalent or with another meaning.
-        command: the command that trains it, with NAME for the recipe.
+        source: the weights that training begins with (``--from``), or "".
     """
 
     values: dict[str, Plain] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    command: str = "nanogpt train NAME"
+    source: str = ""
 
     def put(self, key: str, value: Plain, *reasons: str) -> None:
         """Set one key."""
@@ -196,7 +196,7 @@ def _weights(settings: Settings, made: Conversion) -> None:
     if start == "scratch":
         return
     if start == "resume":
-        made.notes.append("init_from = 'resume' has no equivalent in a recipe: train --resume RUN")
+        made.notes.append("init_from = 'resume' has no equivalent in a recipe: use train --resume")
         return
     if start not in _GPT2:
         made.notes.append(f"init_from = {start!r} is not known: give the weights with train --from")
@@ -206,8 +206,8 @@ def _weights(settings: Settings, made: Conversion) -> None:
     made.put("model.bias", True, where)
     made.put("model.vocab_size", 50257, where)
     made.put("model.activation", "gelu_tanh", where)
-    made.command = f"nanogpt train NAME --from {start}"
-    made.notes.append(f"init_from = {start!r} becomes part of the command: {made.command}")
+    made.source = start
+    made.notes.append(f"init_from = {start!r} becomes an option of the command: --from {start}")
     made.notes.append("GELU is computed by tanh, as in these weights' training; nanoGPT uses erf")
     if settings.values["block_size"] != 1024:
         made.notes.append("block_size is not reduced: such weights are read with 1024 positions")

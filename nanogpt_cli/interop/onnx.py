@@ -10,25 +10,30 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import torch
 from torch import Tensor, nn
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import huggingface, onnxfile
+from nanogpt_cli.interop import huggingface
 from nanogpt_cli.interop import source as sources
 from nanogpt_cli.interop.source import Exportable
-from nanogpt_cli.interop.tensorfile import Entry
 from nanogpt_cli.model.gpt import GPT, Block, GPTConfig
+from nanogpt_cli.training.tensor_files import LazyTensor, computed, little_endian
 
 OPSET: Final = 18
 # A protobuf file is limited to 2 GiB; larger models would need their weights in another file.
 _LARGEST: Final = 2_000_000_000
 _PREFIX: Final = "model."
+# ModelProto.graph, GraphProto.initializer, TensorProto.raw_data: number << 3 | 2 (with a length).
+_GRAPH: Final = 7 << 3 | 2
+_INITIALIZER: Final = 5 << 3 | 2
+_RAW_DATA: Final = 9 << 3 | 2
 
 
 class Cached(nn.Module):
@@ -106,29 +111,30 @@ class _TransposedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
-    """Write ``onnx/model.onnx`` beside the configuration and tokenizer transformers.js needs.
-
-    Raises:
-        UserError: the model does not fit into one file, or has an activation that GPT-2 lacks.
-    """
+def check(source: Exportable) -> None:
+    """Raise ``UserError`` if the model does not fit into one file or GPT-2's configuration."""
+    huggingface.check(source)
     if source.weights.nbytes > _LARGEST:
         raise UserError(
             f"the model has {source.weights.nbytes / 1e9:.1f} GB; an ONNX file holds at most 2",
             "--to hf has no such limit",
         )
-    if source.config.activation not in huggingface.ACTIVATIONS:
-        raise UserError(
-            f"the configuration of a GPT-2 has no activation {source.config.activation!r}",
-            "--to pt2 takes every model",
-        )
+
+
+def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> None:
+    """Write ``onnx/model.onnx`` beside the configuration and tokenizer transformers.js needs.
+
+    Raises:
+        UserError: see ``check``.
+    """
+    check(source)
     report("tracing the model for ONNX (up to a minute)")
     with _quiet():
         program = _program(source.config)
         weights = _without_weights(program, source)
     (folder / "onnx").mkdir()
     report(f"writing {source.weights.nbytes / 1e6:,.1f} MB of weights")
-    onnxfile.write(folder / "onnx" / "model.onnx", program.model_proto, weights)
+    write_file(folder / "onnx" / "model.onnx", program.model_proto, weights)
     huggingface.write_json_files(source, folder)
 
 
@@ -155,7 +161,7 @@ def _program(config: GPTConfig) -> Any:
         )  # fmt: skip
 
 
-def _without_weights(program: Any, source: Exportable) -> dict[str, Entry]:
+def _without_weights(program: Any, source: Exportable) -> dict[str, LazyTensor]:
     """Simplify the graph and remove the weights from it; returns them by their names there."""
     initializers = program.model.graph.initializers
     names = [name for name in initializers if name.startswith(_PREFIX)]
@@ -205,3 +211,58 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def write_file(path: Path, model: Any, weights: Mapping[str, LazyTensor]) -> None:
+    """Write ``model`` with ``weights`` as further float32 initializers, one tensor at a time.
+
+    The library serialises a whole model in memory and copies it several times. But a protocol
+    buffer message is a sequence of fields, each a tag, a length and a value, and repeated fields
+    may come last. So the bytes of the graph are followed by its initializers, each with its values
+    as the last field (https://protobuf.dev/programming-guides/encoding; field numbers from
+    ``onnx.proto``).
+
+    Args:
+        path: the file.
+        model: an ``onnx.ModelProto`` whose graph uses the names of ``weights``; it is modified.
+        weights: the tensors that it lacks.
+    """
+    graph = model.graph.SerializeToString()
+    model.ClearField("graph")
+    heads = {name: _head(name, entry) for name, entry in weights.items()}
+    sizes = {name: len(head) + _nbytes(weights[name]) for name, head in heads.items()}
+    total = len(graph) + sum(1 + len(_varint(size)) + size for size in sizes.values())
+    with path.open("wb") as file:
+        file.write(model.SerializeToString())
+        _begin(file, _GRAPH, total)
+        file.write(graph)
+        for name, tensor in zip(weights, computed(weights.values()), strict=True):
+            _begin(file, _INITIALIZER, sizes[name])
+            file.write(heads[name])
+            file.write(little_endian(tensor).data)
+
+
+def _head(name: str, entry: LazyTensor) -> bytes:
+    """The serialised tensor up to its values."""
+    import onnx
+
+    proto = onnx.TensorProto(name=name, dims=entry.shape, data_type=onnx.TensorProto.FLOAT)
+    head: bytes = proto.SerializeToString()
+    return head + bytes([_RAW_DATA]) + _varint(_nbytes(entry))
+
+
+def _nbytes(entry: LazyTensor) -> int:
+    return 4 * math.prod(entry.shape)
+
+
+def _begin(file: BinaryIO, tag: int, size: int) -> None:
+    file.write(bytes([tag]) + _varint(size))
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits per byte, the lowest first; every byte but the last has its high bit set."""
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nanogpt_cli import foreign_files
-from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import hub
-from nanogpt_cli.model.gpt import GPT
+from nanogpt_cli.interop import LoadedModel, hub
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.run.folder import RunFolder, find_run
 from nanogpt_cli.text.tokenizer import Tokenizer
@@ -21,39 +18,6 @@ from nanogpt_cli.training import retention
 # OpenAI's models, which are usually named without their owner.
 _OPENAI = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model with its tokenizer and what is known about it.
-
-    Attributes:
-        model: the model, on the CPU, in evaluation mode.
-        tokenizer: its tokenizer, or None if it came without one.
-        label: a description for the user: ``run small, step 500 (best)``.
-        step: optimizer steps it was trained for, 0 if unknown.
-        state: ``state.json`` of a checkpoint; empty for foreign models.
-        notes: sentences for the user.
-    """
-
-    model: GPT
-    tokenizer: Tokenizer | None
-    label: str
-    step: int = 0
-    state: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def need_tokenizer(self) -> Tokenizer:
-        """The tokenizer.
-
-        Raises:
-            UserError: there is none.
-        """
-        if self.tokenizer is None:
-            raise UserError(
-                f"{self.label} has no tokenizer", "put its tokenizer.json (or meta.pkl) beside it"
-            )
-        return self.tokenizer
 
 
 def resolve(
@@ -116,5 +80,4 @@ def _of_path(
         return _of_checkpoint(path, label, raw)
     from nanogpt_cli.interop import importing  # imports the readers of all formats
 
-    found = importing.read(path, tokenizer=tokenizer)
-    return LoadedModel(found.model, found.tokenizer, label, found.step, notes=found.notes)
+    return replace(importing.read(path, tokenizer=tokenizer), label=label)

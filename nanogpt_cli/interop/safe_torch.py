@@ -4,10 +4,16 @@
 may unpack to thousands of times its size, a tensor of stride 0 may claim any shape, and
 ``bytearray`` may be called with any number. So the archive's table and the pickle's instructions
 are checked before torch reads the file, and each tensor is checked against its storage afterwards.
+
+PyTorch before 1.6 wrote no archive but a row of pickles (a magic number, the format's version,
+facts about the machine, the value, the keys of its storages) and the storages after them.
 """
 
 from __future__ import annotations
 
+import os
+import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +24,7 @@ from torch import Tensor
 
 from nanogpt_cli import foreign_files, safe_pickle
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop.foreign import TensorSource
+from nanogpt_cli.interop.foreign import TensorSource, label
 
 _STORAGES: Final = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte",
                     "Bool")  # fmt: skip
@@ -33,22 +39,44 @@ ALLOWED: Final = frozenset(
 _MOST_MEMBERS: Final = 200_000
 # Bytes of the archive's table; the entry of a tensor takes about 150.
 _LARGEST_TABLE: Final = 1 << 25
+# What an old file begins with; see torch.serialization.MAGIC_NUMBER.
+_OLD: Final = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
+_PICKLES_AFTER_MAGIC: Final = 4
+# Tensors may share or repeat values, but not pretend to be far more than the file holds.
+_MOST_REPETITION: Final = 16
+_SMALL: Final = 1 << 26
 
 
 def load(path: Path) -> Any:
-    """The object in a file that ``torch.save`` wrote; its storages are memory-mapped.
+    """The object in a file that ``torch.save`` wrote; the storages of an archive are memory-mapped.
 
     Raises:
         UserError: it is missing, damaged, compressed, or holds anything but plain tensors and
             values; nothing in it is executed.
     """
-    _check_archive(path)
+    with foreign_files.opened(path) as file:
+        old = file.read(len(_OLD)) == _OLD
+    if old:
+        _check_old(path)
+    else:
+        _check_archive(path)
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with (
+            torch.serialization.safe_globals(_numpy_scalars()),
+            warnings.catch_warnings(action="ignore"),  # about damage, which is reported below
+        ):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=not old)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = " ".join(str(error).split())[:160]
         raise UserError(f"{path} is not a readable PyTorch file: {reason}") from None
+
+
+def _check_old(path: Path) -> None:
+    with foreign_files.opened(path) as file:
+        head = os.fdopen(file.fileno(), "rb", closefd=False).read(safe_pickle.LARGEST)
+    at = len(_OLD)
+    for _ in range(_PICKLES_AFTER_MAGIC):
+        at += safe_pickle.scan(head[at:], str(path), ALLOWED)
 
 
 def _check_archive(path: Path) -> None:
@@ -71,7 +99,7 @@ def _check_archive(path: Path) -> None:
     except Exception as error:  # zipfile, too, raises many kinds for a damaged file
         raise UserError(
             f"{path} is not a readable PyTorch file: {str(error)[:120]}",
-            "files of a PyTorch older than 1.6 must be saved again with a newer one",
+            "load it with the PyTorch that wrote it and torch.save it again",
         ) from None
 
 
@@ -106,30 +134,58 @@ def _numpy_scalars() -> list[Any]:
     return [scalar, (scalar, "numpy.core.multiarray.scalar"), *plain]
 
 
+def open_files(paths: list[Path]) -> TensorSource:
+    """The state dicts in one or several files as one source.
+
+    Raises:
+        UserError: as ``load`` and ``tensors_of``, or two files hold the same tensor.
+    """
+    tensors: dict[str, Tensor] = {}
+    for path in paths:
+        found = tensors_of(load(path), path)
+        if twice := next((name for name in found.shapes if name in tensors), ""):
+            raise UserError(f"{path} holds {twice!r:.100}, which another file holds as well")
+        tensors |= {name: found.get(name) for name in found.shapes}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return TensorSource(label(paths), shapes, tensors.__getitem__)
+
+
 def tensors_of(value: Any, path: Path) -> TensorSource:
     """A state dict as a source of tensors, each checked against its storage.
+
+    A tensor may be a view of another's values, in any order and with gaps.
 
     Raises:
         UserError: ``value`` is not a dict of plain tensors.
     """
     if not isinstance(value, Mapping) or not value:
         raise UserError(f"{path} holds no weights: a dict of tensors is expected")
+    claimed = 0
     for name, tensor in value.items():
         if not isinstance(name, str):
             raise UserError(f"{path}: {name!r:.80} is not a tensor's name")
-        _check_tensor(path, name, tensor)
+        claimed += _checked_size(path, name, tensor)
+    size = foreign_files.check(path).st_size
+    if claimed > max(_SMALL, _MOST_REPETITION * size):
+        raise UserError(
+            f"{path} is refused: its tensors claim {claimed:,} bytes, the file has {size:,}"
+        )
     shapes = {name: tuple(tensor.shape) for name, tensor in value.items()}
     return TensorSource(str(path), shapes, value.__getitem__)
 
 
-def _check_tensor(path: Path, name: str, tensor: object) -> None:
+def _checked_size(path: Path, name: str, tensor: object) -> int:
+    """The bytes that a tensor claims, values of its storage used repeatedly counted each time."""
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
         raise UserError(f"{path}: {name!r:.80} is not a plain tensor")
     if tensor.device.type != "cpu":
         raise UserError(f"{path}: {name!r:.80} has no data (device {tensor.device})")
-    end = (tensor.storage_offset() + tensor.numel()) * tensor.element_size()
-    if not tensor.is_contiguous() or end > tensor.untyped_storage().nbytes():
+    if tensor.numel() == 0:
+        return 0
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    last = tensor.storage_offset() + sum((length - 1) * stride for length, stride in steps)
+    if (last + 1) * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise UserError(
-            f"{path} is refused: {name!r:.80} of shape {list(tensor.shape)} exceeds its data",
-            "in a saved model each tensor's data is complete and contiguous",
+            f"{path} is refused: {name!r:.80} of shape {list(tensor.shape)} exceeds its data"
         )
+    return tensor.numel() * tensor.element_size()

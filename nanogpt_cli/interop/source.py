@@ -36,7 +36,8 @@ class FoldedWeights:
     """The tensors of a GPT-2 without multipliers, under the names of ``model/gpt.py``.
 
     Attributes:
-        config: configuration of the plain model: no multipliers, the tokenizer's vocabulary size.
+        config: configuration of the plain model, without multipliers. The embedding keeps every
+            row: rows beyond the tokenizer's ids may be trained, and count in every probability.
         original: configuration of the model as it was trained.
         read: reads a tensor as it was trained, by name.
     """
@@ -52,13 +53,8 @@ class FoldedWeights:
 
     def get(self, name: str) -> Tensor:
         """One tensor: float32, on the CPU, contiguous, multipliers folded in."""
-        rows = self.shapes[name][0]
-        tensor = self.read(name).detach()[:rows].to("cpu", torch.float32)
+        tensor = self.read(name).detach().to("cpu", torch.float32)
         return _fold(name, tensor, self.original).contiguous()
-
-    def uncut(self) -> FoldedWeights:
-        """The same weights with every row of the embedding, padding included."""
-        return replace(self, config=replace(self.config, vocab_size=self.original.vocab_size))
 
     @property
     def nbytes(self) -> int:
@@ -138,7 +134,7 @@ def without_values() -> Iterator[None]:
 
 
 def plain_config(config: GPTConfig, tokenizer: Tokenizer | None) -> GPTConfig:
-    """``config`` after folding, its vocabulary cut to the tokenizer's size.
+    """``config`` after folding.
 
     Raises:
         UserError: the multipliers cannot be folded, or the tokenizer has more ids than the model.
@@ -147,13 +143,22 @@ def plain_config(config: GPTConfig, tokenizer: Tokenizer | None) -> GPTConfig:
     values = (factors.embedding, factors.residual, factors.output, config.attention_scale)
     if not all(math.isfinite(value) for value in values) or factors.embedding == 0:
         raise UserError(f"the model's multipliers cannot be folded into its weights: {factors}")
-    vocab_size = config.vocab_size if tokenizer is None else tokenizer.vocab_size
-    if vocab_size > config.vocab_size:
+    check_vocabulary("the checkpoint", tokenizer, config)
+    return replace(config, multipliers=Multipliers())
+
+
+def check_vocabulary(label: str, tokenizer: Tokenizer | None, config: GPTConfig) -> None:
+    """Refuse a tokenizer with more ids than the model has rows.
+
+    Raises:
+        UserError: it has; the message begins with ``label``.
+    """
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise UserError(
-            f"the tokenizer has {vocab_size} ids, the model only {config.vocab_size} rows for them",
-            "the checkpoint's tokenizer.json does not belong to it",
+            f"{label}: the tokenizer has {tokenizer.vocab_size} ids, the model only "
+            f"{config.vocab_size} rows for them",
+            "the tokenizer belongs to another model; give the right one with --tokenizer",
         )
-    return replace(config, vocab_size=vocab_size, multipliers=Multipliers())
 
 
 def from_model(

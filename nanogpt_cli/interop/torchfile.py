@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_cli.interop.tensorfile import Entry, ahead
+from nanogpt_cli.training.tensor_files import LazyTensor, computed
 
 _PROTOCOL = 2  # as in torch.save
 
@@ -59,9 +59,9 @@ class Archive:
 
 
 def save(value: Any, path: Path) -> None:
-    """Write what ``torch.save`` would write for a value whose tensors are ``Entry`` objects.
+    """Write what ``torch.save`` would write for a value whose tensors are ``LazyTensor``.
 
-    An entry that occurs twice is stored as one tensor.
+    A lazy tensor that occurs twice is stored as one tensor.
     """
     file = io.BytesIO()
     pickler = _Pickler(file)
@@ -69,10 +69,7 @@ def save(value: Any, path: Path) -> None:
     with Archive(path) as archive:
         archive.add("data.pkl", file.getvalue())
         archive.add("byteorder", sys.byteorder.encode())
-        tensors = ahead(entry.get for entry in pickler.entries)
-        for number, (entry, tensor) in enumerate(zip(pickler.entries, tensors, strict=True)):
-            assert tuple(tensor.shape) == entry.shape
-            assert tensor.dtype == torch.float32
+        for number, tensor in enumerate(computed(pickler.tensors)):
             archive.add_tensor(f"data/{number}", tensor)
 
 
@@ -85,11 +82,11 @@ class _Storage:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes an ``Entry`` as the tensor it computes; ``entries`` collects them in order."""
+    """Writes an ``LazyTensor`` as the tensor it computes; ``tensors`` collects them in order."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=_PROTOCOL)
-        self.entries: list[Entry] = []
+        self.tensors: list[LazyTensor] = []
 
     def persistent_id(self, obj: Any) -> Any:
         if isinstance(obj, _Storage):
@@ -97,10 +94,10 @@ class _Pickler(pickle.Pickler):
         return None
 
     def reducer_override(self, obj: Any) -> Any:
-        if not isinstance(obj, Entry):
+        if not isinstance(obj, LazyTensor):
             return NotImplemented
-        storage = _Storage(str(len(self.entries)), math.prod(obj.shape))
-        self.entries.append(obj)
+        storage = _Storage(str(len(self.tensors)), math.prod(obj.shape))
+        self.tensors.append(obj)
         strides = tuple(math.prod(obj.shape[axis + 1 :]) for axis in range(len(obj.shape)))
         hooks: OrderedDict[str, Any] = OrderedDict()
         return torch._utils._rebuild_tensor_v2, (storage, 0, obj.shape, strides, False, hooks)

@@ -21,10 +21,11 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from nanogpt_cli.interop import compare
+from nanogpt_cli.interop import LoadedModel, compare
 from nanogpt_cli.interop.compare import Check, Reference
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model.gpt import GPT
+from nanogpt_cli.text.bpe import HuggingFaceTokenizer
 from nanogpt_cli.text.tokenizer import Tokenizer
 from nanogpt_cli.training import checkpoint
 
@@ -107,37 +108,49 @@ def _test_tokens(source: Exportable) -> tuple[np.ndarray[Any, Any], str, str]:
     if folder and source.tokenizer is not None:
         try:
             opened = open_data(Path(folder))
-            # End-of-text tokens separate documents and are no text.
             same = opened.manifest.fingerprint == source.tokenizer.fingerprint()
             whole = np.concatenate([opened.train[:_TEXT_TOKENS], opened.val])[-_TEXT_TOKENS:]
             if same and len(opened.val) > source.config.block_size:
-                text = source.tokenizer.decode(whole[whole != source.tokenizer.eot].tolist())
+                text = source.tokenizer.decode(_plain(source.tokenizer, whole))
                 return np.asarray(opened.val), text, "validation data"
         except UserError:
             pass
-    random = np.random.default_rng(0).integers(0, source.config.vocab_size, 1 << 16)
-    return random, _random_text(source.tokenizer, random[:4096]), "random tokens"
+    draw = np.random.default_rng(0)
+    random = draw.integers(0, source.config.vocab_size, 1 << 16)
+    return random, _random_text(source.tokenizer, draw), "random tokens"
 
 
-def _random_text(tokenizer: Tokenizer | None, ids: np.ndarray[Any, Any]) -> str:
+def _random_text(tokenizer: Tokenizer | None, draw: np.random.Generator) -> str:
     if tokenizer is None:
         return ""
-    text = tokenizer.decode(ids[ids != tokenizer.eot].tolist())
+    ids = draw.integers(0, tokenizer.vocab_size, 4096)
+    text = tokenizer.decode(_plain(tokenizer, ids))
     # Random bytes are not valid UTF-8: only ASCII characters survive the round trip.
     return text if tokenizer.kind == "char" else text.encode("ascii", errors="ignore").decode()
 
 
-def installed(artefact: Artefact) -> bool:
-    """Whether this interpreter has the artefact's runtime."""
-    package = _PACKAGES.get(artefact.runtime)
-    return package is None or importlib.util.find_spec(package) is not None
+def _plain(tokenizer: Tokenizer, ids: np.ndarray[Any, Any]) -> list[int]:
+    """The ids without end of text and special tokens, which are no text.
+
+    Spelled out in a text, a special token is text here and a special token in transformers.
+    """
+    special = {tokenizer.eot}
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        added = tokenizer.backend.get_added_tokens_decoder()
+        special |= {id for id, token in added.items() if token.special}
+    return [id for id in ids.tolist() if id not in special]
 
 
-def missing(artefact: Artefact) -> Check:
-    """The check of an artefact whose runtime is missing: neither passed nor failed."""
-    package = _PACKAGES[artefact.runtime]
-    problem = f"not verified: {package} is not installed"
-    return Check(artefact.target, artefact.variant, artefact.path.name, package, None, [problem])
+def missing(artefact: Artefact) -> str:
+    """The package with the artefact's runtime if this interpreter lacks it, else ""."""
+    package = _PACKAGES.get(artefact.runtime, "")
+    return package if package and importlib.util.find_spec(package) is None else ""
+
+
+def not_run(artefact: Artefact, reason: str) -> Check:
+    """The check of an artefact that nothing has run: neither passed nor failed."""
+    return Check(artefact.target, artefact.variant, artefact.path.name, artefact.runtime, None,
+                 [f"not verified: {reason}"])  # fmt: skip
 
 
 def verify(
@@ -209,17 +222,18 @@ def _same_tensors(source: Exportable, artefact: Artefact) -> bool:
     from nanogpt_cli.interop import huggingface, nanogpt
 
     if artefact.target == "hf":
-        read: Callable[[Path], Any] = huggingface.read
-        weights = source.weights
+        read: Callable[[Path], LoadedModel] = huggingface.read
     else:
-        read, weights = nanogpt.read, source.weights.uncut()
+        read = nanogpt.read
     found = checkpoint.model_tensors(read(artefact.path).model)
+    weights = source.weights
     return found.keys() == weights.shapes.keys() and all(
         torch.equal(weights.get(name), tensor) for name, tensor in found.items()
     )
 
 
 def to_json(checks: list[Check]) -> dict[str, Any]:
-    """The content of ``verify.json``."""
-    passed = all(check.passed is not False for check in checks)
+    """The content of ``verify.json``; ``passed`` is None if nothing failed, but not all was run."""
+    outcomes = {check.passed for check in checks}
+    passed = False if False in outcomes else None if None in outcomes else True
     return {"passed": passed, "checks": [asdict(check) for check in checks]}

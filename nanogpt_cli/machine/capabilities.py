@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from nanogpt_cli.machine import memory
+from nanogpt_cli import host
 
 # Long enough for a matmul to reach its full speed, short enough that nobody has to wait.
 _SECONDS = 0.3
@@ -77,7 +77,7 @@ def _describe(device: torch.device) -> tuple[str, int]:
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         return found.name, int(found.total_memory)
-    return f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()})", memory.total_bytes()
+    return f"{cpu_name()} ({torch.backends.cpu.get_cpu_capability()})", host.installed_bytes()
 
 
 def cpu_name() -> str:

@@ -93,7 +93,7 @@ def choose(train: recipe.Train) -> Device:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     peak = None
     if precision in ("bf16", "fp16"):
-        peak = next((flops for part, flops in PEAK_FLOPS.items() if part in name), None)
+        peak = next((flops for model, flops in PEAK_FLOPS.items() if model in name), None)
     return Device(device, precision, compiled, name, peak, tuple(notes))
 
 

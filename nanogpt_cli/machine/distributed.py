@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine.device import Device
+from nanogpt_cli.user_input import whole_from_environment
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -77,7 +78,7 @@ class Group:
         """Whether ``flag`` is true on some rank. Every rank must call it."""
         return bool(self.sum(torch.tensor(int(flag))).item()) if self.world > 1 else flag
 
-    def part(self, slots: int) -> range:
+    def own_slots(self, slots: int) -> range:
         """This rank's share of the slots of a step.
 
         Raises:
@@ -95,7 +96,7 @@ class Group:
 
 def wanted() -> int:
     """How many processes the launcher started; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return whole_from_environment("WORLD_SIZE", 1)
 
 
 def restarted(group: Group) -> bool:
@@ -103,7 +104,7 @@ def restarted(group: Group) -> bool:
 
     The launcher counts a restart only on the machine where a process failed, so the ranks compare.
     """
-    return group.any(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0)
+    return group.any(whole_from_environment("TORCHELASTIC_RESTART_COUNT", 0) > 0)
 
 
 @contextlib.contextmanager
@@ -119,7 +120,7 @@ def joined() -> Iterator[Group]:
         yield Group()
         return
     cuda = torch.cuda.is_available()
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_rank = whole_from_environment("LOCAL_RANK", 0)
     if cuda:
         torch.cuda.set_device(local_rank)
     try:
@@ -138,8 +139,16 @@ def joined() -> Iterator[Group]:
 
 
 @contextlib.contextmanager
-def readable_losses(group: Group) -> Iterator[None]:
-    """Turn an error of a collective operation into one line that says another process is gone."""
+def readable_losses(group: Group, hint: str) -> Iterator[None]:
+    """Turn an error of a collective operation into one line that says another process is gone.
+
+    Args:
+        group: the processes.
+        hint: what to do then.
+
+    Raises:
+        UserError: another process is gone.
+    """
     try:
         yield
     except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
@@ -150,7 +159,7 @@ def readable_losses(group: Group) -> Iterator[None]:
         raise UserError(
             f"rank {group.rank}: another process of this job is gone "
             f"({text.strip().splitlines()[0][:160]})",
-            "continue from the last checkpoint: nanogpt train RUN --resume",
+            hint,
         ) from error
 
 
@@ -218,19 +227,19 @@ def local(tensor: Tensor) -> Tensor:
     """This rank's slice of a tensor, or the tensor itself if it is not split."""
     if not is_split(tensor):
         return tensor
-    part: Tensor = tensor.to_local()
-    return part
+    mine: Tensor = tensor.to_local()
+    return mine
 
 
 def rows(tensor: Tensor) -> tuple[int, Tensor]:
     """Index of this rank's first row, and its rows; all rows if the tensor is not split."""
-    part = local(tensor)
+    mine = local(tensor)
     if not is_split(tensor) or not tensor.placements[0].is_shard():
-        return 0, part
+        return 0, mine
     each = -(-len(tensor) // tensor.device_mesh.size())
     first = min(tensor.device_mesh.get_local_rank() * each, len(tensor))
-    assert len(part) == min(each, len(tensor) - first), "the tensor is not split into equal rows"
-    return first, part
+    assert len(mine) == min(each, len(tensor) - first), "the tensor is not split into equal rows"
+    return first, mine
 
 
 def whole(tensors: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
@@ -262,19 +271,19 @@ def _joined(tensor: DTensor) -> Tensor:
     return full
 
 
-def gathered(part: Tensor, reference: Tensor) -> Tensor:
-    """Gather a tensor of which each rank holds the slice ``part``, split like ``reference``."""
+def gathered(mine: Tensor, reference: Tensor) -> Tensor:
+    """Gather a tensor of which each rank holds the slice ``mine``, split like ``reference``."""
     if not is_split(reference):
-        return part
-    return _joined(_split(part, reference))
+        return mine
+    return _joined(_split(mine, reference))
 
 
-def _split(part: Tensor, reference: DTensor) -> DTensor:
-    """A ``DTensor`` of which this rank holds the slice ``part``, split like ``reference``."""
+def _split(mine: Tensor, reference: DTensor) -> DTensor:
+    """A ``DTensor`` of which this rank holds the slice ``mine``, split like ``reference``."""
     from torch.distributed.tensor import DTensor
 
     return DTensor.from_local(
-        part,
+        mine,
         reference.device_mesh,
         reference.placements,
         shape=reference.shape,

@@ -1,14 +1,13 @@
-"""The machine's memory: how much a process may use, and whether it reuses what it freed."""
+"""Memory of a device: how much a process may use, and whether it reuses what it freed."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import math
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from nanogpt_cli import host
 
 if TYPE_CHECKING:
     from nanogpt_cli.machine.device import Device
@@ -37,18 +36,8 @@ def keep_freed() -> bool:
     return all(mallopt(key, value) for key, value in wanted)
 
 
-def total_bytes(otherwise: int = 0) -> int:
-    """Bytes of memory that this machine has; ``otherwise`` if the system does not say (Windows)."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return otherwise
-
-
 def available_bytes(device: Device, *, with_swap: bool = False) -> int:
-    """Bytes that a new process may use on a device.
-
-    On a GPU this is its free memory, else what the system and its control group leave.
+    """Bytes that a new process may use on a device: a GPU's free memory, else ``host``'s.
 
     Args:
         device: the device to compute on.
@@ -58,27 +47,4 @@ def available_bytes(device: Device, *, with_swap: bool = False) -> int:
         import torch
 
         return int(torch.cuda.mem_get_info(device.device)[0])
-    # Some systems (macOS) do not count free pages; there the installed memory is the bound.
-    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages)
-    table = dict(line.split(":", 1) for line in _lines(Path("/proc/meminfo")) if ":" in line)
-    if "MemAvailable" in table:
-        free = _kilobytes(table["MemAvailable"])
-    limit, used = (
-        next(iter(_lines(Path("/sys/fs/cgroup") / name)), "max")
-        for name in ("memory.max", "memory.current")
-    )
-    if limit != "max" and used != "max":
-        free = min(free, int(limit) - int(used))
-    return free + (_kilobytes(table.get("SwapFree", "0")) if with_swap else 0)
-
-
-def _kilobytes(text: str) -> int:
-    return math.floor(float(text.split()[0]) * 1024)
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
+    return host.available_bytes(with_swap=with_swap)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from nanogpt_cli import host
 from nanogpt_cli.machine import threads
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.recipe import Recipe
@@ -45,7 +46,7 @@ def side_by_side(device: Device) -> int:
     """How many parts a device computes in parallel: one per usable core of a CPU, else one."""
     if device.device.type != "cpu":
         return 1
-    count = min(torch.get_num_threads(), threads.usable_cores())
+    count = min(torch.get_num_threads(), host.usable_cores())
     return count if count <= _MOST else 1
 
 

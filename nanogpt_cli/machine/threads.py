@@ -5,7 +5,6 @@ the thread count.
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +12,11 @@ from typing import TypeVar
 
 import torch
 
+from nanogpt_cli import host
+
 Result = TypeVar("Result")
 _MOST = 8
 _MAKING = threading.Lock()
-
-
-def usable_cores() -> int:
-    """How many CPU cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return cores or 1
 
 
 @functools.cache
@@ -40,7 +35,7 @@ def single_threaded(work: Callable[[], Result]) -> Result:
     LAPACK's results differ in their last bits with the number of threads it gets.
     """
     with _MAKING:  # two simultaneous callers would make two pools and disturb the global setting
-        threads = pool(min(_MOST, os.cpu_count() or 1))
+        threads = pool(min(_MOST, host.usable_cores()))
     return threads.submit(work).result()
 
 

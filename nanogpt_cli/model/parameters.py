@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 from nanogpt_cli.model.gpt import GPTConfig
+
+_BLOCK = re.compile(r"(?:^|\.)h\.(\d+)\.")
 
 
 def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
@@ -26,6 +31,20 @@ def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def layer_of(name: str) -> int:
-    """Index of the block that a parameter belongs to, or -1 outside the blocks."""
-    _, found, rest = name.partition("transformer.h.")
-    return int(rest.partition(".")[0]) if found else -1
+    """Index of the block that a parameter belongs to, or -1 outside the blocks.
+
+    It also takes names with a prefix (``_orig_mod.``) or without ``transformer.``.
+    """
+    match = _BLOCK.search(name)
+    return int(match.group(1)) if match else -1
+
+
+def of_first_block(name: str) -> str:
+    """The name of the same parameter in block 0; a name outside the blocks stays as it is."""
+    match = _BLOCK.search(name)
+    return f"{name[: match.start(1)]}0{name[match.end(1) :]}" if match else name
+
+
+def is_block_matrix(name: str, shape: Sequence[int]) -> bool:
+    """Whether a parameter is one of a block's matrices, which Muon and the statistics take."""
+    return len(shape) >= 2 and layer_of(name) >= 0

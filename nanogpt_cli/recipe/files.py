@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from nanogpt_cli import foreign_files, places
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.printable import checked
+from nanogpt_cli.recipe.effects import without_effect
 from nanogpt_cli.recipe.sections import Recipe
 
 _HEADER = re.compile(r"^#\s*(what|machine|minutes|loss):\s*(.+)$", re.IGNORECASE)
@@ -85,7 +87,7 @@ def shipped() -> list[Header]:
 def read_header(path: Path) -> Header:
     """The ``# what: …``, ``# machine: …``, ``# minutes: …`` and ``# loss: …`` lines of a recipe."""
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in foreign_files.lines(foreign_files.read_text(path)):
         if line.strip() and not line.startswith("#"):
             break
         if match := _HEADER.match(line):
@@ -128,14 +130,22 @@ def load(name: str | Path, sets: Sequence[str] = ()) -> Loaded:
     draft = _read(path, ())
     if (run := draft.table("run")) is not None:
         run.setdefault("name", path.stem)
-    for text in sets:
-        _apply_set(draft, checked(text, "--set"))
+    before = _data_and_prompt(draft)
+    _apply_sets(draft, sets)
+    _forget_prompt(draft, before)
     return _validate(draft, str(path))
 
 
 def from_values(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """A recipe from plain values, with the same errors as ``load``."""
     return _validate(_Draft(values=dict(values)), source).recipe
+
+
+def overridden(values: Mapping[str, Any], sets: Sequence[str]) -> dict[str, Any]:
+    """Plain values of a recipe after overrides as in ``load``; not validated yet."""
+    draft = _Draft(values=copy.deepcopy(dict(values)))
+    _apply_sets(draft, sets)
+    return draft.values
 
 
 def load_resolved(path: Path) -> Recipe:
@@ -165,6 +175,7 @@ def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
         beside = path.parent / base
         parent = beside if foreign_files.present(beside) and not beside.is_dir() else locate(base)
         draft = _read(parent, (*chain, path.resolve()))
+    before = _data_and_prompt(draft)
     for section, content in values.items():
         if section == "init" or not isinstance(content, dict):
             draft.values[section] = content
@@ -176,7 +187,49 @@ def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
             target[key] = value
             where = lines.get(f"{section}.{key}", lines.get(section, 1))
             draft.origins[f"{section}.{key}"] = f"{path}:{where}"
+    _forget_prompt(draft, before)
+    model = values.get("model")
+    _settle_init(draft, "init" in values, isinstance(model, dict) and "init" in model)
     return draft
+
+
+def _data_and_prompt(draft: _Draft) -> tuple[Any, Any]:
+    """``data.name``, and ``sample.prompt`` with where it was set; ``None`` for what is not set."""
+    data, sample = (draft.table(section) or {} for section in ("data", "sample"))
+    prompt = sample.get("prompt")
+    return data.get("name"), prompt and (prompt, draft.origins.get("sample.prompt"))
+
+
+def _forget_prompt(draft: _Draft, before: tuple[Any, Any]) -> None:
+    """Drop a prompt that was written for other data: "ROMEO:" begins no text but Shakespeare's.
+
+    Args:
+        draft: after a recipe or overrides were merged into it.
+        before: ``_data_and_prompt`` before that.
+    """
+    data, prompt = _data_and_prompt(draft)
+    if prompt and prompt == before[1] and data != before[0]:
+        (draft.table("sample") or {}).pop("prompt", None)
+        draft.origins.pop("sample.prompt", None)
+
+
+def _settle_init(draft: _Draft, scheme: bool, choice: bool) -> None:
+    """Keep the table ``[init]`` and the key ``model.init`` together, after one file or override.
+
+    A table alone chooses itself; the name of another scheme alone replaces an inherited table.
+
+    Args:
+        scheme: the file or override has the table.
+        choice: it has the key.
+    """
+    if scheme == choice or (model := draft.table("model")) is None:
+        return
+    if scheme:
+        model["init"] = "custom"
+        draft.origins["model.init"] = draft.origins["init"]
+    elif model["init"] != "custom" and draft.values.pop("init", None):
+        where = draft.origins.pop("init")
+        draft.notes.append(f"model.init = {model['init']!r} replaces the table [init] of {where}")
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -192,13 +245,16 @@ def _line_numbers(text: str) -> dict[str, int]:
     """The line (1-based) of each ``section.key``, for the plain tables that recipes consist of."""
     section = ""
     found: dict[str, int] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(foreign_files.lines(text), 1):
         if match := _SECTION_LINE.match(line):
-            section = match.group(1)
-            found.setdefault(section, number)
+            section = key = match.group(1)
         elif match := _KEY_LINE.match(line):
             key = f"{section}.{match.group(1)}" if section else match.group(1)
-            found.setdefault(key, number)
+        else:
+            continue
+        parts = key.split(".")  # a dotted key stands for the tables it leads through as well
+        for end in range(1, len(parts) + 1):
+            found.setdefault(".".join(parts[:end]), number)
     return found
 
 
@@ -211,19 +267,29 @@ def keys() -> dict[str, list[str]]:
     }
 
 
+def _apply_sets(draft: _Draft, sets: Sequence[str]) -> None:
+    for text in sets:
+        _apply_set(draft, checked(text, "--set"))
+
+
 def _apply_set(draft: _Draft, text: str) -> None:
     path, separator, literal = text.partition("=")
     path = path.strip()
     if not separator or not path:
         raise UserError(f"--set {text!r} has no value", "write it as --set SECTION.KEY=VALUE")
     section, _, key = path.rpartition(".")
-    if section == "" or key not in keys().get(section, [key]):
+    own_scheme = path.startswith("init.")  # its tables and keys are those of schemes.toml
+    if not own_scheme and key not in keys().get(section, ()):
         section = _home_of(key, section, draft) or section
     if section == "":
         raise UserError(f"--set {path}: unknown key", _suggest(path))
-    if (content := draft.table(section)) is not None:
-        content[key] = _toml_value(path, literal.strip())
-        draft.origins[f"{section}.{key}"] = "--set"
+    content: Any = draft.values
+    for name in section.split("."):
+        if not isinstance(content := content.setdefault(name, {}), dict):
+            return  # the message about it shall name its line
+    content[key] = _toml_value(path, literal.strip())
+    draft.origins["init" if own_scheme else f"{section}.{key}"] = "--set"
+    _settle_init(draft, own_scheme, f"{section}.{key}" == "model.init")
 
 
 def _home_of(key: str, given: str, draft: _Draft) -> str:
@@ -268,8 +334,10 @@ def _validate(draft: _Draft, source: str) -> Loaded:
         problems = [line for item in error.errors() for line in _describe(item, draft, source)]
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         listing = "\n".join(f"  {problem}" for problem in problems)
-        raise UserError(f"{source} has {count}:\n{listing}", _other_version(Path(source))) from None
-    return Loaded(recipe, dict(draft.origins), tuple(draft.notes))
+        overridden = any(problem.startswith("--set") for problem in problems)
+        hint = "" if overridden else _other_version(Path(source))
+        raise UserError(f"{source} has {count}:\n{listing}", hint) from None
+    return Loaded(recipe, dict(draft.origins), (*draft.notes, *without_effect(recipe)))
 
 
 def _other_version(path: Path) -> str:
@@ -284,11 +352,18 @@ def _describe(item: Any, draft: _Draft, source: str) -> list[str]:
     key = ".".join(str(part) for part in item["loc"][:2])
     kind, value = item["type"], item.get("input")
     if kind == "extra_forbidden":
-        text = f"unknown key {key}; {_suggest(key)}" if "." in key else _unknown_section(key)
+        section, _, name = key.partition(".")
+        if name in Recipe.model_fields and isinstance(value, dict) and value:
+            text = (
+                f"{name}.{next(iter(value))} stands in [{section}]; a dotted key belongs above the "
+                f"first table, or write {next(iter(value))} below [{name}]"
+            )
+        else:
+            text = f"unknown key {key}; {_suggest(key)}" if name else _unknown_section(key)
         return [_place(key, draft, source) + text.rstrip("; ")]
     if kind == "value_error":
         sentences = str(item["ctx"]["error"]).splitlines()
-        return [_place(_leading_key(s, key), draft, source) + s for s in sentences]
+        return [_place(_blamed_key(s, key, draft), draft, source) + s for s in sentences]
     if kind in ("model_type", "dict_type") and "." not in key:
         text = f"{key} = {_shown(value)}: it must be a table, [{key}] with its keys below"
         return [_place(key, draft, source) + text]
@@ -296,10 +371,13 @@ def _describe(item: Any, draft: _Draft, source: str) -> list[str]:
     return [f"{_place(key, draft, source)}{key} = {_shown(value)}: {expected}"]
 
 
-def _leading_key(sentence: str, section: str) -> str:
-    """The key a sentence starts with, with its section."""
+def _blamed_key(sentence: str, section: str, draft: _Draft) -> str:
+    """The key that a sentence is about: one given by ``--set``, else the first that it names."""
     word = re.split(r"[\s:]", sentence, maxsplit=1)[0]
-    return word if "." in word else f"{section}.{word}"
+    first = word if "." in word else f"{section}.{word}"
+    named = re.findall(r"\b[a-z]+\.[a-z_]+\b", sentence)
+    given = [key for key in named if draft.origins.get(key) == "--set"]
+    return next(iter(given), first)
 
 
 def _unknown_section(name: str) -> str:

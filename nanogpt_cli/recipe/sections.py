@@ -42,15 +42,35 @@ class Run(Section):
 
 
 class Data(Section):
-    """The training data."""
+    """The training data: what ``nanogpt prepare`` is asked for, and the order of its windows."""
 
-    name: str = Field(
-        "shakespeare", description="A named data set, a prepared folder, or a text file or folder."
+    name: str | list[str] = Field(
+        "shakespeare",
+        description="A named data set, a prepared folder, or text files and folders.",
+        min_length=1,
     )
     tokenizer: str = Field("char", description="char, byte, gpt2 (or another tiktoken), bpe:SIZE.")
+    split: Literal["auto", "tail", "hash"] = Field(
+        "auto",
+        description="What is kept for validation: tail: the end; hash: documents drawn by their "
+        "hashes; auto: hash for records and many files.",
+    )
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="Share of the text kept for validation."
     )
+    glob: str = Field("", description="Files to take from a folder, such as *.py; empty: all.")
+    text_field: str = Field(
+        "text", description="Field of a record (JSON, CSV, Parquet) that holds the text."
+    )
+    errors: Literal["strict", "replace", "skip"] = Field(
+        "strict", description="What to do about text that cannot be read."
+    )
+    encoding: str = Field("utf-8", description="Encoding of text files without a byte-order mark.")
+    newlines: Literal["keep", "lf"] = Field(
+        "keep", description="lf: turn the line ends CRLF and CR into LF."
+    )
+    eot: bool = Field(False, description="Give char and byte an end-of-text token.")
+    limit: Count = Field(0, description="Documents to read; 0: all.")
     order: Literal["shuffle", "random"] = Field(
         "shuffle",
         description="shuffle: each window once an epoch; random: nanoGPT's random crops.",
@@ -186,7 +206,9 @@ class Sample(Section):
     """Text sampled during training."""
 
     every: Count = Field(0, description="Steps between samples; 0: at each evaluation.")
-    prompt: str = Field("\n", description="Text that the sample continues.")
+    prompt: str = Field(
+        "", description="Text that the sample continues; empty: the data's own beginning."
+    )
     max_new_tokens: Annotated[int, Field(ge=0, le=2**20)] = Field(
         100, description="Length of a sample; 0: no samples."
     )
@@ -213,7 +235,7 @@ class Recipe(Section):
     sample: Sample = Sample()
     log: Log = Log()
     init: dict[str, Any] = Field(
-        default_factory=dict, description='A scheme of your own, used by model.init = "custom".'
+        default_factory=dict, description='A scheme of your own; it implies model.init = "custom".'
     )
 
     @model_validator(mode="after")
@@ -240,12 +262,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     from nanogpt_cli import schemes
 
     micro = recipe.train.batch_size * recipe.model.block_size
-    wanted = recipe.train.tokens_per_step
-    if wanted % micro:
-        yield (
-            f"train.tokens_per_step = {wanted} is not a multiple of "
-            f"batch_size * block_size = {micro}; {max(1, round(wanted / micro)) * micro} is"
-        )
+    if recipe.train.tokens_per_step % micro:
+        yield _uneven_step(recipe.train, recipe.model.block_size)
     if recipe.optim.warmup_steps > recipe.train.max_steps:
         yield (
             f"optim.warmup_steps = {recipe.optim.warmup_steps} is longer than "
@@ -254,7 +272,27 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     try:
         if recipe.model.init == "custom":
             schemes.parse_custom(recipe.init)
+        elif recipe.init:
+            yield (
+                f"model.init = {recipe.model.init!r} does not use the table [init]; remove one of "
+                'them, or set model.init = "custom"'
+            )
         else:
             schemes.get(recipe.model.init)
     except UserError as error:
         yield f"model.init: {error}"
+
+
+def _uneven_step(train: Train, block_size: int) -> str:
+    """A sentence about a step that its micro-batches do not fill, with values that would fit."""
+    micro, wanted = train.batch_size * block_size, train.tokens_per_step
+    sequences = wanted // block_size
+    fits = [size for size in range(1, sequences + 1) if sequences % size == 0]
+    advice = f"train.tokens_per_step = {max(1, round(wanted / micro)) * micro}"
+    if wanted % block_size == 0:
+        near = min(fits, key=lambda size: abs(size - train.batch_size))
+        advice = f"train.batch_size = {near}, or {advice}"
+    return (
+        f"train.tokens_per_step = {wanted} is not a multiple of train.batch_size * "
+        f"model.block_size = {train.batch_size} * {block_size} = {micro}; set {advice}"
+    )

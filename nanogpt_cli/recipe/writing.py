@@ -37,6 +37,7 @@ def derived(base: str, values: Mapping[str, Any], sets: Sequence[str], *, folder
     lines.append(tomli_w.dumps({"extends": str(parent)}).strip())
     for section, content in new.recipe.model_dump(mode="json").items():
         changed = {k: v for k, v in content.items() if v != old[section].get(k)}
+        changed = content if changed and section == "init" else changed  # inherited as a whole
         lines += ["", tomli_w.dumps({section: changed}).strip()] if changed else []
     return "\n".join(lines) + "\n"
 

@@ -272,8 +272,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 def _types(annotation: str) -> tuple[type, ...]:
     found: list[type] = []
-    for part in annotation.split(" | "):
-        kinds = _KINDS[part]
+    for word in annotation.split(" | "):
+        kinds = _KINDS[word]
         found += kinds if isinstance(kinds, tuple) else (kinds,)
     return tuple(found)
 

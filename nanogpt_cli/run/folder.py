@@ -21,7 +21,11 @@ from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import RUNS
 
-_SAFE_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+# Names that some file system cannot have: separators, Windows' special characters and devices.
+_SPECIAL = re.compile(r'[<>:"/\\|?*]')
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# Bytes of UTF-8; file systems take 255, and a second run of the name gets a number.
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
         if not runs:
             raise UserError(
                 f"there is no run in {root}/",
-                "train one first: nanogpt train small; if your runs are elsewhere, name their "
+                "train one first: `nanogpt train small`; if your runs are elsewhere, name their "
                 "folder with --out",
             )
         return runs[0]
@@ -140,17 +144,37 @@ def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
 
 
 def check_name(name: str) -> str:
-    """Return ``name`` if it can be the name of a run.
+    """Return ``name`` if it can be the name of a run: letters of any script, digits, spaces, ….
 
     Raises:
-        UserError: it is not usable as a folder name.
+        UserError: it is not usable as a folder name; the message says why.
     """
-    if not _SAFE_NAME.match(name):
+    if problem := _unusable(name):
         raise UserError(
-            f"run name {name!r} is not usable as a folder name",
-            "use letters, digits, dots, dashes and underscores; set it with --set run.name=NAME",
+            f"run name {name!r:.80} is not usable as a folder name: {problem}",
+            "set another one: --set run.name=NAME",
         )
     return name
+
+
+def _unusable(name: str) -> str:
+    """Why a name cannot be that of a folder on every system; "" if it can."""
+    if not name:
+        return "it is empty"
+    if not name.isprintable():  # nor are halves of surrogate pairs
+        return "it holds characters that cannot be shown"
+    if found := _SPECIAL.search(name):
+        return f"it holds {found.group()!r}"
+    if name[0] in ".-~ ":
+        return f"it begins with {name[0]!r}"
+    if name[-1] in ". ":
+        return f"it ends with {name[-1]!r}"
+    if _DEVICES.fullmatch(name):
+        return "Windows has a device of that name"
+    size = len(name.encode())
+    return (
+        f"it has {size} bytes, at most {_LONGEST_NAME} are possible" if size > _LONGEST_NAME else ""
+    )
 
 
 def fresh_run(name: str, root: Path = RUNS) -> RunFolder:

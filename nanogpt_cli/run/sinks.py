@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, TextIO
@@ -24,6 +25,8 @@ COLUMNS = (
     "step", "time", "loss", "val_loss", "bits_per_byte", "lr", "grad_norm", "tokens",
     "tokens_per_s",
 )  # fmt: skip
+# Characters that W&B refuses in the identity of a run.
+_UNSAFE_ID = re.compile(r"[/\\#?%:]")
 
 
 @contextlib.contextmanager
@@ -120,7 +123,7 @@ def _csv(run: RunFolder) -> Iterator[Sink]:
 @contextlib.contextmanager
 def _tensorboard(run: RunFolder) -> Iterator[Sink]:
     """Event files for TensorBoard in ``RUN/tensorboard``."""
-    _need("tensorboard", "tensorboard")
+    _required("tensorboard", "tensorboard")
     from torch.utils.tensorboard import SummaryWriter  # needs both libraries
 
     writer: Any = SummaryWriter(str(run.path / "tensorboard"))
@@ -141,7 +144,7 @@ def _tensorboard(run: RunFolder) -> Iterator[Sink]:
 @contextlib.contextmanager
 def _hosted(name: str, run: RunFolder) -> Iterator[Sink]:
     """Weights & Biases, or trackio, which has the same interface."""
-    library: Any = _need(name, name)
+    library: Any = _required(name, name)
     live: Any = None
 
     def take(event: events.Event) -> None:
@@ -150,7 +153,11 @@ def _hosted(name: str, run: RunFolder) -> Iterator[Sink]:
             keys: dict[str, Any] = {"project": "nanogpt-cli", "name": run.name}
             keys["config"] = dict(event.recipe)
             if name == "wandb":
-                keys |= {"id": run.name, "resume": "allow", "dir": str(run.path)}
+                keys |= {
+                    "id": _UNSAFE_ID.sub("-", run.name),
+                    "resume": "allow",
+                    "dir": str(run.path),
+                }
             live = library.init(**keys)
         values: Mapping[str, float] = scalars(event)
         if values:
@@ -171,10 +178,10 @@ def check(names: Sequence[str]) -> None:
     """
     for name in names:
         if name != "csv":
-            _need(name, name)
+            _required(name, name)
 
 
-def _need(module: str, extra: str) -> ModuleType:
+def _required(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:

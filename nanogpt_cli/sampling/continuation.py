@@ -1,4 +1,4 @@
-"""Continue prompts as text: turn drawn tokens into text and end at stop strings or end-of-text."""
+"""Continue prompts as text: turn drawn tokens into text, end at stop strings or end-of-text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.sampling.sampler import GenerationConfig, Token, generate
+from nanogpt_cli.sampling.settings import Sampling
 from nanogpt_cli.text.stream import TextStream
 from nanogpt_cli.text.tokenizer import Tokenizer
 
@@ -45,16 +46,23 @@ class _Writer:
     """Takes tokens as they are drawn, builds the texts, and decides when a sequence ends."""
 
     def __init__(
-        self, tokenizer: Tokenizer, generation: GenerationConfig, stop: Sequence[str]
+        self,
+        tokenizer: Tokenizer,
+        prompts: Sequence[Sequence[int]],
+        generation: GenerationConfig,
+        stop: Sequence[str],
     ) -> None:
-        self.tokenizer, self.generation, self.stop = tokenizer, generation, stop
+        self.tokenizer, self.prompts = tokenizer, prompts
+        self.generation, self.stop = generation, stop
         self.streams: dict[tuple[int, int], TextStream] = {}
         self.found: dict[tuple[int, int], Continuation] = {}
         self.piece = ""
 
     def take(self, token: Token) -> bool:
         key = token.prompt, token.sample
-        stream = self.streams.setdefault(key, TextStream(self.tokenizer, self.stop))
+        if (stream := self.streams.get(key)) is None:
+            stream = TextStream(self.tokenizer, self.stop, context=self.prompts[token.prompt])
+            self.streams[key] = stream
         one = self.found.setdefault(key, Continuation(*key))
         one.tokens.append(token)
         if token.id in self.generation.stop_ids:
@@ -93,6 +101,35 @@ def continue_prompts(
     eot = tokenizer.eot if stop_at_end_of_text else None
     ends = frozenset() if eot is None else frozenset({eot})
     generation = replace(generation, vocab_size=tokenizer.vocab_size, stop_ids=ends)
-    writer = _Writer(tokenizer, generation, stop)
+    writer = _Writer(tokenizer, prompts, generation, stop)
     for token in generate(model, prompts, generation, done=writer.take):
         yield TextPiece(writer.found[token.prompt, token.sample], token, writer.piece)
+
+
+def generate_text(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    temperature: float = Sampling.temperature,
+    top_k: int = Sampling.top_k,
+    seed: int = 0,
+) -> str:
+    """The prompt and its continuation as text, which ends early at end-of-text.
+
+    An empty prompt stands for the beginning of a text: the end-of-text token, or where there is
+    none, the first id. The model's training mode is restored afterwards.
+    """
+    generation = GenerationConfig(
+        max_new_tokens, sampling=Sampling(temperature=temperature, top_k=top_k), seed=seed
+    )
+    training = model.training
+    model.eval()
+    try:
+        ids = tokenizer.encode(prompt) or [tokenizer.eot or 0]
+        return prompt + "".join(
+            piece.text for piece in continue_prompts(model, tokenizer, [ids], generation)
+        )
+    finally:
+        model.train(training)

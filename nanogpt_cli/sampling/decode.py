@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nanogpt_cli import host
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.machine import memory
 from nanogpt_cli.sampling.decode_graph import Replay
 from nanogpt_cli.sampling.decode_one import SingleStep, Stored
 from nanogpt_cli.sampling.weights import ASSUMED_MEMORY, Layer, Weights
@@ -190,7 +190,7 @@ def check_room(weights: Weights, rows: int) -> None:
     positions = len(weights.layers) * rows * config.block_size
     nbytes = 2 * positions * config.n_embd * like.element_size()
     on_cuda = like.device.type == "cuda"
-    installed = memory.total_bytes(ASSUMED_MEMORY)
+    installed = host.installed_bytes(ASSUMED_MEMORY)
     there = torch.cuda.mem_get_info(like.device)[1] if on_cuda else installed
     if nbytes > there:
         raise UserError(

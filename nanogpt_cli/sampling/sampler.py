@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from nanogpt_cli.sampling.decode import Decoder, window_start
 from nanogpt_cli.sampling.filters import next_token as next_token
 from nanogpt_cli.sampling.settings import Sampling
 from nanogpt_cli.sampling.weights import Weights
-
-if TYPE_CHECKING:
-    from nanogpt_cli.text.tokenizer import Tokenizer
 
 Context = Literal["slide", "roll"]
 # Bound on |cached - naive| logits, as a share of the largest |logit|. The largest difference seen
@@ -160,36 +157,6 @@ def generate(
             ):
                 going.append(sequence)
         active = going
-
-
-def generate_text(
-    model: GPT,
-    tokenizer: Tokenizer,
-    prompt: str,
-    *,
-    max_new_tokens: int,
-    temperature: float = Sampling.temperature,
-    top_k: int = Sampling.top_k,
-    seed: int = 0,
-) -> str:
-    """The prompt and its continuation as text, which ends early at end-of-text.
-
-    The model's training mode is restored afterwards.
-    """
-    generation = GenerationConfig(
-        max_new_tokens,
-        sampling=Sampling(temperature=temperature, top_k=top_k),
-        seed=seed,
-        vocab_size=tokenizer.vocab_size,
-        stop_ids=frozenset() if tokenizer.eot is None else frozenset({tokenizer.eot}),
-    )
-    training = model.training
-    model.eval()
-    try:
-        ids = [token.id for token in generate(model, [tokenizer.encode(prompt)], generation)]
-    finally:
-        model.train(training)
-    return prompt + tokenizer.decode(i for i in ids if i not in generation.stop_ids)
 
 
 def _check(model: GPT, prompts: Sequence[Sequence[int]]) -> None:

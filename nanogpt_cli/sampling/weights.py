@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanogpt_cli.machine import memory
+from nanogpt_cli import host
 from nanogpt_cli.model.gpt import ACTIVATIONS, GPT, LAYER_NORM_EPS, Block, GPTConfig
 
 # Memory to assume of a machine that does not say how much it has.
@@ -193,7 +193,8 @@ class Weights:
         plain = self.wte.device.type == "cpu" and self.wte.dtype == torch.float32
         if not plain or self.config.n_embd % TILE:
             return False
-        return 4 * sum(m.weight.nbytes for m in self.matrices) < memory.total_bytes(ASSUMED_MEMORY)
+        weights = sum(m.weight.nbytes for m in self.matrices)
+        return 4 * weights < host.installed_bytes(ASSUMED_MEMORY)
 
     def pack(self) -> None:
         """Make the missing tiles, which take as much memory as the weights."""

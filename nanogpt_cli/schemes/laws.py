@@ -37,6 +37,11 @@ KINDS = {
 }
 # PyTorch's CPU draws float32 normals by Box-Muller from 24-bit uniforms, which bounds their size.
 LARGEST_NORMAL = math.sqrt(48 * math.log(2))
+# Limits of what anyone may write. A long formula can be nested deeper than Python's stack; values
+# beyond a narrow cut are redrawn almost for ever; draws of a huge scale leave float32.
+_LONGEST = 200
+_NARROWEST_CUT = 0.1
+_LARGEST_SCALE = 1e30
 
 _OPERATORS: dict[type[ast.AST], Callable[..., float]] = {
     ast.Add: operator.add,
@@ -58,6 +63,11 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
 
 @lru_cache(maxsize=512)
 def _parse(text: str) -> ast.expr:
+    if len(text) > _LONGEST:
+        raise UserError(
+            f"not a formula: {text[:40]!r}… has {len(text):,} characters",
+            f"a formula has at most {_LONGEST}",
+        )
     try:
         return ast.parse(text.replace("^", "**").strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError) as error:
@@ -226,8 +236,8 @@ class Rule:
         if kind != "truncated":
             return cls(kind, formula)
         cut = evaluate(ast.unparse(node.args[1]), {})
-        if cut <= 0:
-            raise UserError(f"{text!r} cuts at {cut:g}σ", "the cut is a positive number of σ")
+        if cut < _NARROWEST_CUT:
+            raise UserError(f"{text!r} cuts at {cut:g}σ", f"the cut is at least {_NARROWEST_CUT}σ")
         return cls(kind, formula, cut)
 
     def law(self, values: Mapping[str, float]) -> Law:
@@ -235,6 +245,10 @@ class Rule:
         scale = evaluate(self.formula, values)
         if scale < 0 and self.kind != "constant":
             raise UserError(f"law {self} has the negative scale {scale:g}")
+        if abs(scale) > _LARGEST_SCALE:
+            raise UserError(
+                f"law {self} has the scale {scale:g}", f"the largest is {_LARGEST_SCALE:g}"
+            )
         if scale == 0:
             return Law("constant", 0.0)
         return Law(self.kind, scale, self.cut)

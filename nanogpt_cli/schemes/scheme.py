@@ -221,7 +221,12 @@ def parse_custom(table: Mapping[str, Any], *, where: str = "init") -> Scheme:
     Raises:
         UserError: a key, law or formula is wrong; the message names it.
     """
-    base = get(str(table.get("base", "gpt2")))
+    if "aliases" in table:
+        raise UserError(f"{where}: unknown key 'aliases'", "your own scheme is called custom")
+    for key in (*_TEXT_KEYS, "base"):
+        if not isinstance(table.get(key, ""), str):
+            raise UserError(f"{where}.{key} must be text")
+    base = get(table.get("base", "gpt2"))
     scheme = _from_table("custom", table, base, where)
     shape = {"d": 64, "L": 2, "l": 0, "D": 16, "V": 64, "T": 32, "fan_in": 64, "fan_out": 64}
     for name in CLASSES:

@@ -1,115 +1,34 @@
-"""Byte-pair encodings: tiktoken's by name, Hugging Face files, and training one on a text."""
+"""Tokenizers of the Hugging Face library, and training a byte-pair encoding with it."""
 
 from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import tiktoken_spaces, tokenizer_library
-from nanogpt_cli.text.gpt2_bpe import byte_characters, load_gpt2_encoding
+from nanogpt_cli.text import foreign_tokenizer, tokenizer_library
+from nanogpt_cli.text.gpt2_bpe import byte_characters
 from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer, Tokens
+from nanogpt_cli.user_input import whole
 
 if TYPE_CHECKING:
-    import tiktoken
     import tokenizers
 
 # Names under which published vocabularies keep their end-of-text token, most specific first.
-_END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
-
-
-_COPY_PAYS = 1 << 22  # characters; a copy costs what encoding about a megabyte does
+_END_OF_TEXT_NAMES: Final = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "[SEP]")
+_STAND_INS: Final = byte_characters()
+_KIND: Final = re.compile(r"bpe:(\d+)")
 
 # Training time grows with the square of a word's length, so a word is cut after this many
 # characters of one of GPT-2's classes. No vocabulary learns anything from longer words.
-_LONG_WORD = 1024
-_LONG_WORDS = re.compile(
+_LONG_WORD: Final = 1024
+_LONG_WORDS: Final = re.compile(
     "|".join(f"{kind}{{{_LONG_WORD}}}" for kind in (r"[^\W\d_]", r"\d", r"\s", r"(?:[^\w\s]|_)"))
 )
-
-
-class TiktokenTokenizer(Tokenizer):
-    """An encoding of the tiktoken library; ``gpt2`` works without a network once cached."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.encoding = _tiktoken_encoding(kind)
-        self.vocab_size = self.encoding.n_vocab
-        self.eot = self.encoding.eot_token
-        self._own = threading.local()
-
-    def encode_array(self, text: str) -> Tokens:
-        """See ``Tokenizer``. Runs without the interpreter lock, so threads scale."""
-        encoding = self._of_this_thread(len(text))
-        try:
-            # With no special token allowed this equals encode_ordinary, without a Python list.
-            return encoding.encode_to_numpy(text, disallowed_special=()).astype(self.dtype)
-        except ValueError:
-            long_spaces = tiktoken_spaces.find(text, encoding._pat_str)
-            if not long_spaces:
-                raise
-        return tiktoken_spaces.encode(text, encoding, long_spaces).astype(self.dtype)
-
-    def _of_this_thread(self, size: int) -> tiktoken.Encoding:
-        """The encoding, or this thread's own copy once it has encoded enough to pay for one.
-
-        A compiled pattern keeps fast scratch space for one thread only; others take a lock for
-        every word, which costs about a quarter of the speed (measured: 4.3 s instead of 3.3 s of
-        processor time for 23 MB).
-        """
-        own = self._own
-        own.seen = getattr(own, "seen", 0) + size
-        if threading.current_thread() is threading.main_thread() or own.seen < _COPY_PAYS:
-            return self.encoding
-        if not hasattr(own, "encoding"):
-            own.encoding = _copy(self.encoding)
-        found: tiktoken.Encoding = own.encoding
-        return found
-
-    def encode(self, text: str) -> list[int]:
-        """See ``Tokenizer``."""
-        if len(text) > tiktoken_spaces.LONGEST:
-            return super().encode(text)
-        return self.encoding.encode_ordinary(text)
-
-    def token_bytes(self, id: int) -> bytes:
-        """See ``Tokenizer``."""
-        return self.encoding.decode_single_token_bytes(id)
-
-    def to_json(self) -> dict[str, Any]:
-        """See ``Tokenizer``. The name is enough: tiktoken pins the vocabulary's hash."""
-        return self._head()
-
-
-def _copy(encoding: tiktoken.Encoding) -> tiktoken.Encoding:
-    import tiktoken
-
-    return tiktoken.Encoding(
-        encoding.name,
-        pat_str=encoding._pat_str,
-        mergeable_ranks=encoding._mergeable_ranks,
-        special_tokens=encoding._special_tokens,
-    )
-
-
-def _tiktoken_encoding(kind: str) -> tiktoken.Encoding:
-    if kind == "gpt2":
-        return load_gpt2_encoding()
-    import tiktoken
-
-    try:
-        return tiktoken.get_encoding(kind)
-    except Exception as error:  # the library raises whatever its HTTP client does
-        raise UserError(
-            f"cannot fetch the vocabulary of {kind!r}: {type(error).__name__}",
-            "tiktoken fetches it once from its server; without a network set TIKTOKEN_CACHE_DIR "
-            "to a cache filled elsewhere, or use --tokenizer gpt2",
-        ) from error
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -145,14 +64,23 @@ class HuggingFaceTokenizer(Tokenizer):
         if eot is not None and not 0 <= eot < self.vocab_size:
             raise UserError(f"end of text has the id {eot}; the ids are 0 to {self.vocab_size - 1}")
         self.eot = eot if eot is not None else self._find_eot()
-        self.cut_rule = "words" if _splits_like_gpt2(value) else "checked"
-        self._bytes = None
-        if _is_byte_level(value):
-            self._bytes = byte_characters()
+        added = value.get("added_tokens") or []
+        # A token that is matched in the text may be longer than a word.
+        plain = foreign_tokenizer.splits_like_gpt2(value) and all(t.get("special") for t in added)
+        self.cut_rule = "words" if plain else "checked"
+        decoders = foreign_tokenizer.decoder_types(value)
+        self.joins_bytes = decoders == ["ByteLevel"]
+        self.byte_ids = self._find_byte_ids() if "ByteFallback" in decoders else {}
+        self._added = {token["id"]: token["content"] for token in added}
+        self._bytes: dict[int, bytes] = {}
 
     def _find_eot(self) -> int | None:
         ids = (self._tokenizer.token_to_id(name) for name in _END_OF_TEXT_NAMES)
         return next((i for i in ids if i is not None), None)
+
+    def _find_byte_ids(self) -> dict[int, int]:
+        found = {self._tokenizer.token_to_id(f"<0x{byte:02X}>"): byte for byte in range(256)}
+        return {id: byte for id, byte in found.items() if id is not None}
 
     def encode_array(self, text: str) -> Tokens:
         """See ``Tokenizer``."""
@@ -162,20 +90,38 @@ class HuggingFaceTokenizer(Tokenizer):
         return np.array(found.ids, dtype=self.dtype)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """See ``Tokenizer``."""
+        """See ``Tokenizer``. The library's text, in which each byte of a broken run is U+FFFD.
+
+        Where bytes can be joined, that is done here: the library takes the letters of an added
+        token, such as the é of "Café", for GPT-2's stand-ins of bytes.
+        """
+        if self.joins_bytes:
+            return super().decode(ids)
         with tokenizer_library.calling(f"{self._source} cannot decode these ids"):
             return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def token_bytes(self, id: int) -> bytes:
-        """See ``Tokenizer``. Exact for byte-level vocabularies, the decoded text for others."""
+        """See ``Tokenizer``. What the token adds to a text that has begun already."""
+        if id not in self._bytes:
+            self._bytes[id] = self._find_bytes(id)
+        return self._bytes[id]
+
+    def _find_bytes(self, id: int) -> bytes:
         token = self._tokenizer.id_to_token(id)
         if token is None:
             if 0 <= id < self.vocab_size:
                 return b""  # a gap between ids, which the library decodes to nothing
             raise KeyError(id)
-        if self._bytes is not None and id != self.eot and all(c in self._bytes for c in token):
-            return bytes(self._bytes[c] for c in token)
-        return self.decode([id]).encode("utf-8", errors="replace")
+        if id in self.byte_ids:
+            return bytes([self.byte_ids[id]])
+        if self.joins_bytes:
+            if id in self._added:
+                return str(self._added[id]).encode()
+            spelled = all(character in _STAND_INS for character in token)
+            return bytes(_STAND_INS[c] for c in token) if spelled else token.encode()
+        # At the start of a text decoders leave out a space, so the token is decoded after itself.
+        once, twice = self.decode([id]), self.decode([id, id])
+        return (twice[len(once) :] if twice.startswith(once) else once).encode()
 
     def to_json(self) -> dict[str, Any]:
         """See ``Tokenizer``."""
@@ -187,25 +133,10 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._tokenizer
 
 
-def _parts(value: dict[str, Any], section: str, children: str) -> Iterator[dict[str, Any]]:
-    part = value.get(section) or {}
-    yield part
-    yield from part.get(children) or ()
-
-
-def _is_byte_level(value: dict[str, Any]) -> bool:
-    return any(p.get("type") == "ByteLevel" for p in _parts(value, "decoder", "decoders"))
-
-
-def _splits_like_gpt2(value: dict[str, Any]) -> bool:
-    """True when the file cuts words by GPT-2's pattern and changes nothing before that."""
-    part = value.get("pre_tokenizer") or {}
-    return (
-        not value.get("normalizer")
-        and part.get("type") == "ByteLevel"
-        and part.get("use_regex", True)
-        and not part.get("add_prefix_space", True)
-    )
+def trained_size(kind: str) -> int | None:
+    """The vocabulary size asked for by ``bpe:SIZE``; None for any other kind."""
+    match = _KIND.fullmatch(kind)
+    return whole(match[1]) if match else None
 
 
 def train(size: int, texts: Iterable[str]) -> HuggingFaceTokenizer:

@@ -71,10 +71,10 @@ class Build:
         """
         rule = split_rule(self.request, self.sources)
         tokenizer = self._tokenizer()
-        writer = (TailWriter if rule == "tail" else SplitWriter)(self.folder, tokenizer)
+        writer = self._writer(rule, tokenizer)
         try:
             facts = self._encode(writer, tokenizer, hashed=rule == "hash")
-            writer.close(self.request.val_fraction)
+            writer.close()
         except BaseException:
             writer.abandon()
             raise
@@ -96,7 +96,7 @@ class Build:
         kind, eot = self.request.tokenizer, self.request.eot
         if kind == "char":
             return CharsetCollector(eot=eot)
-        size = tokenizers.trained_size(kind)
+        size = bpe.trained_size(kind)
         if size is None:
             return tokenizers.get(kind, eot=eot)
         self.report(f"training a byte-level BPE of {size:,} tokens on this text")
@@ -107,31 +107,29 @@ class Build:
             )
         return trained
 
+    def _writer(self, rule: str, tokenizer: Tokenizer) -> SplitWriter:
+        if rule == "hash":
+            return SplitWriter(self.folder, tokenizer)
+        request = self.request
+        return TailWriter(self.folder, tokenizer, request.val_fraction, request.errors)
+
     def _training_texts(self) -> Iterator[str]:
-        reader = self._reader(None)
         read = 0
-        for chunk in self._chunks(reader, Meter(), Tally()):
+        for chunk in self._chunks(None, Meter(), Tally()):
             if read >= _TRAINING_BYTES:
                 return
             read += len(chunk.data)
             yield pipeline.chunk_text(chunk, self.request.errors)
 
-    def _reader(self, tokenizer: Tokenizer | None) -> Reader:
+    def _chunks(self, tokenizer: Tokenizer | None, meter: Meter, tally: Tally) -> Iterator[Chunk]:
         cut = cuts.word_cut if tokenizer is None else cuts.cutter(tokenizer)
-        request = self.request
-        return Reader(cut, request.errors, request.encoding, request.text_field)
-
-    def _chunks(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Chunk]:
-        chunks = itertools.chain.from_iterable(
-            source.chunks(reader, meter, tally) for source in self.sources
-        )
-        return chunks if self.request.limit is None else _first(chunks, self.request.limit)
+        return read_chunks(self.request, self.sources, cut, meter, tally)
 
     def _encode(self, writer: SplitWriter, tokenizer: Tokenizer, *, hashed: bool) -> receipt.Facts:
         sizes = [source.size for source in self.sources]
         total = None if None in sizes else sum(size or 0 for size in sizes)
         meter, facts = Meter(), receipt.Facts()
-        chunks = self._chunks(self._reader(tokenizer), meter, self.tally)
+        chunks = self._chunks(tokenizer, meter, self.tally)
         if isinstance(tokenizer, CharsetCollector):
             chunks = self._settled(tokenizer, chunks)
         val_fraction = self.request.val_fraction if hashed else None
@@ -162,6 +160,12 @@ class Build:
         train, val = writer.sides
         if train.tokens + val.tokens == 0:
             names = ", ".join(source.name for source in self.sources[:3])
+            if first := self.tally.first_skip:
+                raise UserError(
+                    f"there is no text in {names}: all {self.tally.skipped_records:,} records were "
+                    f"skipped; the first: {first.message}",
+                    first.hint,
+                )
             raise UserError(f"there is no text in {names}", "the input is empty")
         wanted = {"train": train, "val": val if self.request.val_fraction else train}
         for split, counts in wanted.items():
@@ -201,12 +205,21 @@ class Build:
         return manifest_json(
             name=self.name,
             tokenizer=tokenizer,
-            split={"rule": rule, "val_fraction": self.request.val_fraction, "exact": writer.exact},
+            split={"rule": rule, "val_fraction": self.request.val_fraction},
             splits=splits,
             sources=write_sources(self.folder, read),
             request=self.request.to_json(),
             receipt=facts.finished(writer, tokenizer, self.tally),
         )
+
+
+def read_chunks(
+    request: Request, sources: list[TextSource], cut: cuts.Cutter, meter: Meter, tally: Tally
+) -> Iterator[Chunk]:
+    """The chunks of all documents that ``request`` asks for, in order, cut by ``cut``."""
+    reader = Reader(cut, request.errors, request.encoding, request.newlines, request.text_field)
+    chunks = itertools.chain.from_iterable(s.chunks(reader, meter, tally) for s in sources)
+    return chunks if request.limit is None else _first(chunks, request.limit)
 
 
 def manifest_json(
@@ -244,14 +257,19 @@ def write_sources(folder: Path, read: list[SourceFile]) -> dict[str, Any]:
     """List the files read in ``sources.jsonl``; returns their summary for the manifest."""
     lines = [json.dumps(asdict(file), ensure_ascii=False) for file in read]
     files.write_text(folder / SOURCES, "".join(line + "\n" for line in lines))
-    together = hashlib.sha256("".join(file.sha256 for file in read).encode()).hexdigest()
     return {
         "files": len(read),
         "bytes": sum(file.size for file in read),
-        # The hash of a single file, or the hash of several files' hashes in order.
-        "sha256": read[0].sha256 if len(read) == 1 else together,
+        "sha256": sources_sha256(read),
         "first": [file.path for file in read[:8]],
     }
+
+
+def sources_sha256(read: list[SourceFile]) -> str:
+    """The hash of a single file, or the hash of several files' hashes in order."""
+    if len(read) == 1:
+        return read[0].sha256
+    return hashlib.sha256("".join(file.sha256 for file in read).encode()).hexdigest()
 
 
 def _split_info(counts: Counts, digest: str, path: Path) -> dict[str, Any]:

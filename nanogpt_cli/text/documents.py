@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, cast
 
+from nanogpt_cli import text_encoding
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import cuts
-from nanogpt_cli.text.reading import Readable
 
 if TYPE_CHECKING:
     from hashlib import _Hash
+
+
+# With more zero bytes than this, the bytes are another encoding or no text at all.
+_MOST_ZEROS: Final = 0.03
+
+
+class Readable(Protocol):
+    """The part of an open file that the readers of this package need."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end."""
+        ...
 
 
 class Chunk(NamedTuple):
@@ -35,32 +49,82 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """How sources are to be read.
+    """How sources are to be read; the attributes are those of ``request.Request``.
 
     Attributes:
         cut: finds the last safe cut in a buffer (``text.cuts``).
-        errors: how to treat what cannot be read: ``strict``, ``replace`` or ``skip``.
-        encoding: encoding of text files; ``utf-8`` is passed through unchanged.
-        text_field: the field of a record that holds the text.
     """
 
     cut: cuts.Cutter
     errors: str = "strict"
     encoding: str = "utf-8"
+    newlines: str = "keep"
     text_field: str = "text"
 
 
 @dataclass
 class Tally:
-    """Counts of what reading skipped or had to cut."""
+    """What reading skipped or had to cut, and what the user should know about the files.
+
+    Attributes:
+        broken_bytes: bytes that were invalid in their encoding and were replaced or left out.
+        first_skip: what was wrong with the first skipped record.
+        remarks: sentence -> the files that it is true of.
+    """
 
     forced_cuts: int = 0
     skipped_records: int = 0
     skipped_files: int = 0
+    broken_bytes: int = 0
+    first_skip: UserError | None = None
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+
+    def skip(self, error: UserError, reader: Reader) -> None:
+        """Count a record that cannot be read; raises the error unless such records are skipped."""
+        if reader.errors != "skip":
+            raise error
+        self.skipped_records += 1
+        self.first_skip = self.first_skip or error
+
+    def remark(self, sentence: str, name: str) -> None:
+        """Note how a file was read, for the data receipt."""
+        self.remarks.setdefault(sentence, []).append(name)
+
+
+def option(name: str, value: str = "") -> str:
+    """How to say an option of ``prepare`` in a hint: on a command line, and in a recipe."""
+    typed = f"--{name.replace('_', '-')} {shlex.quote(value)}".rstrip(" '")
+    return f"{typed} (in a recipe: data.{name})"
+
+
+def check_zeros(data: bytes, name: str, encoding: str, zeros: float | None = None) -> None:
+    """Refuse what has zeros where text has none.
+
+    Args:
+        data: bytes of the file.
+        name: the file.
+        encoding: what it is read as.
+        zeros: zeros among its characters if they are not those among the bytes.
+
+    Raises:
+        UserError: more than three per cent are zeros.
+    """
+    share = data.count(0) / max(1, len(data)) if zeros is None else zeros
+    if share <= _MOST_ZEROS:
+        return
+    likely = text_encoding.guess(data)
+    raise UserError(
+        f"{name}: {share:.0%} of its characters are zeros, so it is not {encoding} text",
+        f"it looks like {likely}: use {option('encoding', likely)}"
+        if likely
+        else "it looks like a binary file: leave it out",
+    )
 
 
 def document(data: bytes, name: str, place: int, reader: Reader, tally: Tally) -> Iterator[Chunk]:
     """One document that is already in memory, as chunks."""
+    if reader.newlines == "lf":
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if len(data) <= cuts.LIMIT:
         yield Chunk(data, True, name, place)
         return
@@ -69,13 +133,28 @@ def document(data: bytes, name: str, place: int, reader: Reader, tally: Tally) -
 
 
 def text_chunks(
-    stream: Readable, name: str, reader: Reader, tally: Tally, digest: _Hash | None = None
+    stream: Readable,
+    name: str,
+    reader: Reader,
+    tally: Tally,
+    *,
+    digest: _Hash | None = None,
+    offset: int = 0,
 ) -> Iterator[Chunk]:
-    """A stream that is one document, as chunks; ``digest`` as in ``Chunk``."""
+    """A stream that is one document, as chunks.
+
+    Args:
+        digest: as in ``Chunk``.
+        offset: byte offset in the file at which the stream begins.
+
+    Raises:
+        UserError: a block of the stream is no text.
+    """
     buffer = bytearray()
-    offset = 0
     while True:
         block = stream.read(cuts.BLOCK)
+        if b"\0" in block:
+            check_zeros(block, name, reader.encoding)
         buffer += block
         if len(block) < cuts.BLOCK:
             yield Chunk(bytes(buffer), True, name, offset, digest)

@@ -60,11 +60,7 @@ def check(value: object) -> None:
         raise Refused("the tokenizer", "is not a JSON object")
     _check_model(value.get("model"))
     for index, added in enumerate(_list("added_tokens", value.get("added_tokens") or [])):
-        key = f"added_tokens[{index}]"
-        if not isinstance(added, dict):
-            raise Refused(key, "is not an object")
-        _text(f"{key}.content", added.get("content"))
-        _id(f"{key}.id", added.get("id"))
+        check_added(f"added_tokens[{index}]", added)
     for section in _KINDS:
         factor = 1.0
         for key, part in _parts(section, value.get(section)):
@@ -76,6 +72,14 @@ def check(value: object) -> None:
                 )
 
 
+def check_added(key: str, added: object) -> None:
+    """Refuse an added token, described under ``key``, that lacks a text or an id."""
+    if not isinstance(added, dict):
+        raise Refused(key, "is not an object")
+    _text(f"{key}.content", added.get("content"))
+    _id(f"{key}.id", added.get("id"))
+
+
 def model_type(model: dict[str, Any]) -> str:
     """The type of a file's ``model``, which the oldest files leave out."""
     if "type" in model:
@@ -85,6 +89,23 @@ def model_type(model: dict[str, Any]) -> str:
     if isinstance(model.get("vocab"), list):
         return "Unigram"
     return "WordPiece" if "max_input_chars_per_word" in model else "WordLevel"
+
+
+def splits_like_gpt2(value: dict[str, Any]) -> bool:
+    """True when a checked file cuts words by GPT-2's pattern and changes nothing before that."""
+    part = value.get("pre_tokenizer") or {}
+    return (
+        not value.get("normalizer")
+        and part.get("type") == "ByteLevel"
+        and part.get("use_regex", True)
+        and not part.get("add_prefix_space", True)
+    )
+
+
+def decoder_types(value: dict[str, Any]) -> list[str]:
+    """The types of the decoders in a checked file that do more than join texts, in order."""
+    types = [part["type"] for _, part in _parts("decoder", value.get("decoder"))]
+    return [kind for kind in types if kind not in ("Sequence", "Fuse")]
 
 
 def patterns(value: dict[str, Any]) -> list[str]:

@@ -9,10 +9,11 @@ from typing import Any
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text.documents import Chunk, Reader, Tally, document
 from nanogpt_cli.text.reading import Meter, SourceFile
+from nanogpt_cli.text.records import text_of
 
 _BY_HAND = (
-    "without the hub, download the files elsewhere and name them: "
-    "`nanogpt prepare FILE.parquet ... --name NAME`"
+    "without the hub, download its .parquet files elsewhere and give them to nanogpt prepare, with "
+    "--name"
 )
 
 
@@ -35,13 +36,11 @@ class HubSource:
     def chunks(self, reader: Reader, meter: Meter, tally: Tally) -> Iterator[Chunk]:
         """See ``TextSource``."""
         for number, record in enumerate(self._records(), 1):
-            text = record.get(reader.text_field)
-            if not isinstance(text, str):
-                raise UserError(
-                    f"{self.name}, record {number:,}: no text in field {reader.text_field!r}",
-                    f"fields: {', '.join(map(repr, record))}; choose one with --text-field",
-                )
-            data = text.encode("utf-8", "replace")
+            try:
+                data = text_of(record, f"{self.name}, record {number:,}", reader, tally)
+            except UserError as error:
+                tally.skip(error, reader)
+                continue
             self._digest.update(data)
             self._size += len(data)
             meter.bytes += len(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,12 @@ import numpy as np
 
 from nanogpt_cli import foreign_files, places
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import storable
 from nanogpt_cli.text import tokens
+from nanogpt_cli.text.stream import text_of
 from nanogpt_cli.text.tokenizer import Tokens
 from nanogpt_cli.text.tokens import TokenData
+from nanogpt_cli.user_input import expanded
 
 _BLOCK: Final = 1 << 20
 
@@ -40,7 +44,7 @@ def windows(data: TokenData, *, count: int, length: int, seed: int = 0) -> list[
         for slot in range(count):
             mark = hashlib.sha256(f"{seed} {split} {slot}".encode()).digest()
             start = int.from_bytes(mark[:8], "little") % max(1, len(ids) - length + 1)
-            text = data.tokenizer.decode(ids[start : start + length].tolist())
+            text = text_of(data.tokenizer, ids[start : start + length].tolist())
             found.append(Window(split, start, text))
     return found
 
@@ -73,3 +77,14 @@ def prepared_folders() -> list[Path]:
     folders = [places.DATA, places.cache_home() / "data"]
     found = [sorted(folder.iterdir()) for folder in folders if foreign_files.present(folder)]
     return [path for paths in found for path in paths if path.is_dir() and tokens.is_prepared(path)]
+
+
+def newest_of(path: Path) -> Path | None:
+    """The newest of the prepared sets that were made from this one file or folder."""
+    wanted = [storable(str(expanded(str(path)).absolute()))]
+    found = []
+    for folder in prepared_folders():
+        with contextlib.suppress(UserError):  # a damaged set says nothing about this text
+            if tokens.read_manifest(folder).raw["request"].get("inputs") == wanted:
+                found.append(folder)
+    return max(found, key=lambda f: (f / tokens.MANIFEST).stat().st_mtime_ns, default=None)

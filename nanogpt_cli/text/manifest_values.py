@@ -62,6 +62,12 @@ class _RoundTrip(Table):
     exact: Count
 
 
+class _Remark(Table):
+    remark: str
+    files: Count
+    first: str
+
+
 class _Receipt(Table):
     documents: Count
     bytes: Count
@@ -78,6 +84,9 @@ class _Receipt(Table):
     forced_cuts: Count = 0
     skipped_records: Count = 0
     skipped_files: Count = 0
+    carriage_returns: Count = 0
+    first_skip: str | None = None
+    remarks: list[_Remark] = Field(default_factory=list)
 
 
 class _Manifest(Table):

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import files, places
+from nanogpt_cli import files, host, places
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import catalogue, imported, look, target, tokens
+from nanogpt_cli.text import bpe, catalogue, look, nanogpt_data, receipt, target, tokenizers, tokens
 from nanogpt_cli.text.build import Build, PrepareProgress
 from nanogpt_cli.text.documents import Tally
-from nanogpt_cli.text.parallel import core_count
 from nanogpt_cli.text.request import (
+    STDIN,
     VAL_FRACTION,
     Reporter,
     Request,
     checked,
     default_name,
-    nanogpt_folder,
-    open_sources,
+    of_recipe,
     tokenizer_label,
 )
-from nanogpt_cli.text.sources import TextSource
+from nanogpt_cli.text.sources import StandardInput, TextSource, expand
+from nanogpt_cli.user_input import expanded
 
-__all__ = ["VAL_FRACTION", "PrepareProgress", "Prepared", "Request", "ensure", "prepare"]
+__all__ = ["VAL_FRACTION", "PrepareProgress", "Prepared", "Request", "ensure", "prepare", "ready"]
 
 
 @dataclass(frozen=True)
@@ -87,30 +87,43 @@ def prepare(
         target.check_replaceable(folder)
         if folder.exists():
             report(f"preparing {folder} again: {changed or '--force was given'}")
-        manifest = _make(
-            request, name, sources, folder, workers or core_count(), report, progress, tally
-        )
+        with (
+            files.readable_os_errors("write the data set", folder),
+            files.new_folder(folder, replace=True) as fresh,
+        ):
+            if old := _nanogpt_folder(request):
+                manifest = nanogpt_data.import_folder(old, fresh, name, request)
+            else:
+                threads = workers or host.usable_cores()
+                build = Build(request, name, sources, fresh, threads, report, progress, tally)
+                manifest = build.run()
     return Prepared(folder, manifest, fresh=True)
 
 
-def _make(
-    request: Request,
-    name: str,
-    sources: list[TextSource],
-    folder: Path,
-    workers: int,
-    report: Reporter,
-    progress: Callable[[PrepareProgress], None],
-    tally: Tally,
-) -> dict[str, Any]:
-    with (
-        files.readable_os_errors("write the data set", folder),
-        files.new_folder(folder, replace=True) as fresh,
-    ):
-        old = nanogpt_folder(request)
-        if old:
-            return imported.import_folder(old, fresh, name, request)
-        return Build(request, name, sources, fresh, workers, report, progress, tally).run()
+def open_sources(request: Request, tally: Tally, report: Reporter) -> list[TextSource]:
+    """The sources of a checked request; nothing large is read yet."""
+    if (old := _nanogpt_folder(request)) is not None:
+        return nanogpt_data.sources(old)
+    sources: list[TextSource] = []
+    for text in request.inputs:
+        named = catalogue.find(text)
+        if named:
+            sources += catalogue.sources(named, report)
+        elif text == STDIN:
+            sources.append(StandardInput())
+        elif not Path(text).is_absolute():
+            raise catalogue.unknown(text)
+        else:
+            sources += expand([text], request.glob, request.encoding, tally)
+    return sources
+
+
+def _nanogpt_folder(request: Request) -> Path | None:
+    """The only input if it is a data folder that nanoGPT's scripts wrote, else None."""
+    if len(request.inputs) != 1 or catalogue.find(request.inputs[0]):
+        return None
+    folder = Path(request.inputs[0])
+    return folder if nanogpt_data.looks_like(folder) else None
 
 
 def _default_folder(name: str, request: Request) -> Path:
@@ -122,42 +135,110 @@ def _default_folder(name: str, request: Request) -> Path:
     return places.data_folder(f"{name}-{mark}", tokenizer_label(request))
 
 
-def ensure(name: str, tokenizer: str, *, val_fraction: float, report: Reporter) -> Path:
+def ensure(data: Mapping[str, Any], *, report: Reporter) -> Path:
     """The folder of a recipe's data set, prepared now if it is missing.
 
     Args:
-        name: a named set, a prepared folder, or the path of a text file or folder.
-        tokenizer: the kind of tokenizer; ignored for a folder that is prepared already.
-        val_fraction: as in the recipe.
-        report: receives a short line for each step.
+        data: a recipe's table ``[data]``; missing keys have their defaults. Its ``name`` may also
+            be a prepared folder, or the name of a set that was prepared before; that set is used
+            as it is.
+        report: receives a short line for each step, and for each option of which a set that is
+            used as it is differs from the request.
 
     Raises:
-        UserError: nothing is called ``name``, or it cannot be prepared.
+        UserError: there are no such inputs, or they cannot be prepared.
     """
-    if tokens.is_prepared(Path(name)):
-        return Path(name)
-    request = Request((name,), tokenizer=tokenizer, val_fraction=val_fraction)
-    known = catalogue.find(name) is not None or Path(name).exists()
-    label = tokenizer_label(checked(request)) if known else tokenizer
-    folder = places.data_folder(name, label) if Path(name).name == name else None
-    if folder is not None and tokens.is_prepared(folder):
-        held = tokens.read_manifest(folder).val_fraction
-        if held == val_fraction or not known:
-            if held != val_fraction:
-                report(f"{folder} was split with val_fraction {held:g}; it is used unchanged")
-            return folder
-        return _make_missing(request, f"{name}-val{val_fraction:g}", report)
-    if not known:
-        raise catalogue.unknown(name)
-    return _make_missing(request, None, report)
-
-
-def _make_missing(request: Request, name: str | None, report: Reporter) -> Path:
-    report(f"preparing {request.inputs[0]} with the tokenizer {request.tokenizer}")
-    made = prepare(request, name=name, report=report)
+    request = of_recipe(data)
+    if folder := _as_it_is(request):
+        if difference := target.difference(folder, request, named=True):
+            report(f"{folder} is used as it was prepared: {difference}")
+        return folder
+    request = checked(request)
+    usual, own = _folders(request)
+    for folder in (usual, own):
+        if tokens.is_prepared(folder) and not target.difference(folder, request):
+            if all(map(catalogue.find, request.inputs)):  # the texts may be gone, and never change
+                return folder
+            break
+    else:
+        folder = usual
+        if tokens.is_prepared(usual):  # made otherwise, by a person or for another recipe
+            report(f"{usual} was prepared otherwise: {target.difference(usual, request)}")
+            folder = own
+        inputs = ", ".join(request.inputs)
+        report(f"preparing {inputs} with the tokenizer {request.tokenizer}")
+    made = prepare(request, out=folder, report=report)
     if made.fresh:
         report(f"prepared {made.folder}")
+        for note in receipt.notes(made.manifest):
+            report(f"note: {note}")
     return made.folder
+
+
+def ready(data: Mapping[str, Any]) -> Path | None:
+    """The folder that ``ensure`` would use as it is; ``None`` if it would prepare the set.
+
+    Args:
+        data: as of ``ensure``.
+
+    Raises:
+        UserError: as ``ensure``, as far as that can be told without reading a text.
+    """
+    request = of_recipe(data)
+    if folder := _as_it_is(request):
+        return folder
+    request = checked(request)
+    for folder in _folders(request):
+        if tokens.is_prepared(folder) and not target.difference(folder, request):
+            return folder
+    return None
+
+
+def _folders(request: Request) -> tuple[Path, Path]:
+    """Where a checked request's set lies; the second if the first is taken by another request."""
+    name, label = default_name(request), tokenizer_label(request)
+    mark = files.checksum(request.to_json())[:6]
+    return _default_folder(name, request), places.data_folder(f"{name}-{mark}", label)
+
+
+def _as_it_is(request: Request) -> Path | None:
+    """The prepared set that the request names instead of a text, if it does."""
+    if len(request.inputs) != 1:
+        return None
+    name = request.inputs[0]
+    path = expanded(name)
+    if tokens.is_prepared(path):
+        return path
+    if catalogue.find(name) or path.exists() or name == STDIN:
+        return None
+    if path.name == name:  # a set whose text had another name, or is gone
+        folder = places.data_folder(name, request.tokenizer)
+        if tokens.is_prepared(folder):
+            return folder
+    raise catalogue.unknown(name)
+
+
+def vocabulary_size(data: Mapping[str, Any], *, report: Reporter) -> int:
+    """How many token ids a recipe's data has. It is prepared if nothing else can tell.
+
+    Args:
+        data: as of ``ensure``.
+        report: as of ``ensure``.
+
+    Raises:
+        UserError: as ``ensure``.
+    """
+    request = of_recipe(data)
+    if folder := _as_it_is(request):
+        return tokens.read_manifest(folder).vocab_size
+    kind, only = request.tokenizer, request.inputs[0] if len(request.inputs) == 1 else ""
+    if kind != "char" and bpe.trained_size(kind) is None:
+        return tokenizers.get(kind, eot=request.eot).vocab_size
+    if published := catalogue.published_size(only, kind):
+        return published[0]
+    if kind == "char" and (named := catalogue.find(only)) and named.characters:
+        return named.characters + request.eot
+    return tokens.read_manifest(ensure(data, report=report)).vocab_size
 
 
 def find(name: str, tokenizer: str | None = None) -> Path:
@@ -166,8 +247,9 @@ def find(name: str, tokenizer: str | None = None) -> Path:
     Raises:
         UserError: there is none; the message lists the prepared sets.
     """
-    if tokens.is_prepared(Path(name)):
-        return Path(name)
+    path = expanded(name)
+    if tokens.is_prepared(path):
+        return path
     found = look.prepared_folders()
     wanted = f"{name}-{tokenizer}".replace(":", "-") if tokenizer else name
     for path in found:

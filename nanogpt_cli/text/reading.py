@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import gzip
 import hashlib
@@ -13,11 +12,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
+from nanogpt_cli.text.documents import Readable
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -25,18 +25,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 PACKED = (".gz", ".zst")
-# The policies of --errors -> the names of Python's codecs for them.
-CODEC_POLICY: Final = {"strict": "strict", "replace": "replace", "skip": "ignore"}
-PIPE_HINT: Final = "nanogpt prepare - reads standard input: nanogpt prepare - < PIPE"
+PIPE_HINT: Final = "redirect it to the standard input of `nanogpt prepare -`"
 _ZSTD_BYTES = 1 << 14  # read at a time: repetitive data may grow a thousandfold when unpacked
-
-
-class Readable(Protocol):
-    """The part of an open file that the readers of this package need."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Up to ``size`` bytes; fewer only at the end."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -198,40 +188,3 @@ class _Zstd(io.RawIOBase):
             f"{self._reading.name} is a corrupt or truncated zstd file: {reason}",
             "download it again",
         )
-
-
-class Transcoded:
-    """A text file in another encoding, read as UTF-8."""
-
-    def __init__(self, inner: Readable, name: str, encoding: str, errors: str) -> None:
-        self._inner = inner
-        self._name = name
-        self._decoder = codecs.getincrementaldecoder(encoding)(CODEC_POLICY[errors])
-        self._ready = b""
-        self._offset = 0
-
-    def _more(self, size: int) -> bool:
-        data = self._inner.read(size)
-        try:
-            text = self._decoder.decode(data, final=not data)
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{self._name}: not valid {error.encoding} near byte {self._offset + error.start}: "
-                f"{error.reason}",
-                "give the right one with --encoding, or use --errors replace or skip",
-            ) from error
-        except UnicodeError as error:  # of UTF-16 and UTF-32, whatever the policy
-            raise UserError(
-                f"{self._name}: {error}", "give the right one with --encoding, e.g. utf-16-le"
-            ) from error
-        self._ready += text.encode("utf-8", "replace")
-        self._offset += len(data)
-        return bool(data)
-
-    def read(self, size: int = -1, /) -> bytes:
-        """See ``Readable``."""
-        while (size < 0 or len(self._ready) < size) and self._more(1 << 18):
-            pass
-        cut = len(self._ready) if size < 0 else size
-        data, self._ready = self._ready[:cut], self._ready[cut:]
-        return data

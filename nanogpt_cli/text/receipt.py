@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 
-from nanogpt_cli.text.documents import Tally
+from nanogpt_cli.printable import storable
+from nanogpt_cli.text.documents import Tally, option
 from nanogpt_cli.text.pipeline import Encoded
 from nanogpt_cli.text.splits import DOCUMENT, SplitWriter
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
@@ -25,6 +27,7 @@ class Facts:
 
     Attributes:
         broken: bytes that were not UTF-8 and were replaced or left out.
+        returns: carriage returns.
         longest: tokens, file and place of the longest document.
         samples: texts on which decode(encode(text)) == text is checked.
     """
@@ -32,6 +35,7 @@ class Facts:
     tokens: int = 0
     documents: int = 0
     broken: int = 0
+    returns: int = 0
     longest: tuple[int, str, int] = (0, "", 0)
     samples: list[str] = field(default_factory=list)
     exact_samples: int = 0
@@ -51,6 +55,7 @@ class Facts:
                 self._open_tokens, self._open_place = 0, None
         self.tokens += sum(map(len, encoded.tokens))
         self.broken += encoded.broken
+        self.returns += encoded.returns
         self._sample(encoded)
 
     def _sample(self, encoded: Encoded) -> None:
@@ -85,11 +90,59 @@ class Facts:
             "most_frequent": most_frequent(writer.counts, tokenizer),
             **compare_documents(_spool(writer), self.documents),
             "round_trip": {"samples": len(self.samples), "exact": self.exact_samples},
-            "broken_bytes": self.broken,
+            "broken_bytes": self.broken + tally.broken_bytes,
+            "carriage_returns": self.returns,
             "forced_cuts": tally.forced_cuts,
             "skipped_records": tally.skipped_records,
             "skipped_files": tally.skipped_files,
+            "first_skip": storable(tally.first_skip.message) if tally.first_skip else None,
+            "remarks": [
+                {"remark": sentence, "files": len(names), "first": names[0]}
+                for sentence, names in tally.remarks.items()
+            ],
         }
+
+
+def notes(manifest: dict[str, Any]) -> Iterator[str]:
+    """What the user should know before training on this set, a sentence each."""
+    receipt, tokenizer = manifest["receipt"], manifest["tokenizer"]
+    for found in receipt.get("remarks", ()):
+        others = f" and {found['files'] - 1:,} more" if found["files"] > 1 else ""
+        yield f"{found['first']}{others}: {found['remark']}"
+    trip = receipt.get("round_trip", {"samples": 0, "exact": 0})
+    if trip["exact"] < trip["samples"]:
+        yield "this tokenizer does not reproduce the text exactly; samples will look different"
+    if receipt.get("broken_bytes"):
+        yield (
+            f"{receipt['broken_bytes']:,} byte(s) were invalid in the text's encoding and were "
+            "replaced or left out"
+        )
+    if receipt.get("carriage_returns"):
+        yield (
+            f"the text holds {receipt['carriage_returns']:,} carriage returns (line ends of "
+            f"Windows), which were kept; {option('newlines', 'lf')} makes them plain newlines"
+        )
+    if receipt.get("forced_cuts"):
+        yield (
+            f"{receipt['forced_cuts']:,} stretch(es) of megabytes without a word boundary were "
+            "cut; the tokens at each cut may differ"
+        )
+    if receipt.get("skipped_records"):
+        first = f"; the first: {receipt['first_skip']}" if receipt.get("first_skip") else ""
+        yield f"{receipt['skipped_records']:,} unreadable record(s) were left out{first}"
+    if receipt.get("skipped_files"):
+        yield f"{receipt['skipped_files']:,} binary file(s) were left out"
+    if receipt["documents"] > 1 and tokenizer["eot"] is None:
+        offer = f"; {option('eot')} adds one" if tokenizer["kind"] in ("char", "byte") else ""
+        yield (
+            f"the {receipt['documents']:,} documents follow one another without an end-of-text "
+            f"token between them{offer}"
+        )
+    if receipt.get("leakage", {"share": None})["share"]:
+        yield (
+            "some validation text is also in train, so its loss will look too good; "
+            f"try {option('split', 'hash')}"
+        )
 
 
 def _longest(longest: tuple[int, str, int]) -> dict[str, Any]:

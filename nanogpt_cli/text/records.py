@@ -1,23 +1,32 @@
-"""Files of records, one document each: JSON lines, CSV, Parquet."""
+"""Files of records, one document each: JSON lines, JSON arrays, Parquet."""
 
 from __future__ import annotations
 
 import codecs
-import csv as csv_module
 import json
-import sys
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nanogpt_cli.errors import UserError, nearest
-from nanogpt_cli.foreign_files import parse_json
-from nanogpt_cli.text.documents import Chunk, Reader, Tally, document
-from nanogpt_cli.text.reading import CODEC_POLICY, Readable
+from nanogpt_cli.foreign_files import parse_first, parse_json
+from nanogpt_cli.text.decoding import Peekable, decode
+from nanogpt_cli.text.documents import Chunk, Readable, Reader, Tally, document, option
 
-_LONGEST_RECORD = 1 << 26  # bytes; several copies of it are in memory
-_BLOCK = 1 << 18
-_PARQUET_ROWS = 256  # at a time: with long documents these already take hundreds of kilobytes
+LONGEST_RECORD: Final = 1 << 26  # bytes; several copies of it are in memory
+BLOCK: Final = 1 << 18
+_PARQUET_ROWS: Final = 256  # at a time: with long documents these take hundreds of kilobytes
+_SKIP: Final = f"skip such records with {option('errors', 'skip')}"
+_SPACE: Final = re.compile(r"[ \t\r\n]*")
+
+
+def too_long(name: str, number: int) -> UserError:
+    """The error for a record of more than 64 MiB."""
+    return UserError(
+        f"{name}, line {number:,}: a record of more than {LONGEST_RECORD:,} bytes",
+        "check for an unclosed quote or a missing line end; plain text is read from .txt files",
+    )
 
 
 def bounded_lines(stream: Readable, name: str) -> Iterator[bytes]:
@@ -28,12 +37,12 @@ def bounded_lines(stream: Readable, name: str) -> Iterator[bytes]:
     """
     parts: list[bytes] = []
     held, number = 0, 1
-    while block := stream.read(_BLOCK):
+    while block := stream.read(BLOCK):
         first, *others = block.split(b"\n")
         parts.append(first)
         held += len(first)
-        if held > _LONGEST_RECORD:
-            raise _too_long(name, number)
+        if held > LONGEST_RECORD:
+            raise too_long(name, number)
         if others:
             yield b"".join(parts) + b"\n"
             yield from (line + b"\n" for line in others[:-1])
@@ -42,152 +51,194 @@ def bounded_lines(stream: Readable, name: str) -> Iterator[bytes]:
         yield b"".join(parts)
 
 
-def _too_long(name: str, number: int) -> UserError:
-    return UserError(
-        f"{name}, line {number:,}: a record of more than {_LONGEST_RECORD:,} bytes",
-        "check for an unclosed quote or a missing line end; plain text is read from .txt files",
-    )
-
-
 def jsonl(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator[Chunk]:
-    """One JSON object per line; blank lines are skipped.
+    """One JSON object or string per line; blank lines are skipped.
 
     Raises:
-        UserError: a line is not a JSON object or lacks the field; the message has file and line.
+        UserError: a line is neither, or lacks the field; the message has file and line.
     """
     for number, line in enumerate(bounded_lines(stream, name), 1):
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
         if not line.strip():
             continue
+        place = f"{name}, line {number:,}"
         try:
-            text = _field(_parsed(line, name, number, reader), name, number, reader)
-        except UserError:
-            if reader.errors != "skip":
-                raise
-            tally.skipped_records += 1
+            text = text_of(_parsed(line, place, reader, tally), place, reader, tally)
+        except UserError as error:
+            tally.skip(error, reader)
             continue
         yield from document(text, name, number, reader, tally)
 
 
-def _parsed(line: bytes, name: str, number: int, reader: Reader) -> dict[str, Any]:
-    hint = "repair the line, or skip such lines with --errors skip"
+def _parsed(line: bytes, place: str, reader: Reader, tally: Tally) -> Any:
+    strict = reader.errors != "replace"
     try:
-        text = line.decode("utf-8", "replace" if reader.errors == "replace" else "strict")
-        value = parse_json(text, lenient=True)
+        text = line.decode("utf-8") if strict else decode(line, reader, tally)
+        return parse_json(text, lenient=True)
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{name}, line {number:,}: invalid UTF-8 at byte {error.start + 1:,} of the line "
+            f"{place}: invalid UTF-8 at byte {error.start + 1:,} of the line "
             f"(0x{line[error.start]:02x})",
-            "use --errors replace or skip, or give the file's --encoding",
+            f"use --errors replace or skip, or name the encoding with {option('encoding')}",
         ) from error
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{name}, line {number:,}, column {error.colno:,}: not JSON: {error.msg}", hint
+            f"{place}, column {error.colno:,}: not JSON: {error.msg}", f"repair it, or {_SKIP}"
         ) from error
     except ValueError as error:
-        raise UserError(f"{name}, line {number:,}: {error}", hint) from error
-    if not isinstance(value, dict):
-        raise UserError(
-            f"{name}, line {number:,}: a {type(value).__name__} where an object is needed",
-            f'each line must look like {{"{reader.text_field}": "..."}}',
-        )
-    return value
+        raise UserError(f"{place}: {error}", f"repair it, or {_SKIP}") from error
 
 
-def _field(record: dict[str, Any], name: str, number: int, reader: Reader) -> bytes:
-    field = reader.text_field
-    if field not in record:
-        raise UserError(f"{name}, line {number:,}: no field {field!r}", _field_hint(field, record))
-    text = record[field]
-    if not isinstance(text, str):
-        raise UserError(
-            f"{name}, line {number:,}: field {field!r} is {type(text).__name__}, not text",
-            "skip such records with --errors skip",
-        )
+def json_layout(stream: Peekable, field: str) -> str:
+    """How a ``.json`` file holds records: ``array``, ``lines``, or ``text`` if it holds none.
+
+    Args:
+        stream: the file; it can still be read from its beginning.
+        field: the field of a record that holds the text.
+    """
+    size = BLOCK
+    while b"\n" not in (head := stream.peek(size)).lstrip() and size <= len(head) < LONGEST_RECORD:
+        size *= 2
+    text = head.decode("utf-8", "replace").lstrip(" \t\r\n")
+    if text.startswith("["):
+        return "array" if text[1:].lstrip(" \t\r\n").startswith(("{", '"')) else "text"
+    first, _, others = text.partition("\n")
     try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError as error:  # "\ud800" is JSON, but no character
-        if reader.errors == "strict":
-            raise UserError(
-                f"{name}, line {number:,}: field {field!r} holds half a surrogate pair "
-                f"(\\u{ord(text[error.start]):04x}) at character {error.start + 1:,}",
-                "use --errors replace or skip",
-            ) from error
-        return text.encode("utf-8", "replace" if reader.errors == "replace" else "ignore")
+        value = parse_json(first, lenient=True)
+    except ValueError:
+        return "text"
+    one_record = isinstance(value, dict) and (others.strip() or field in value)
+    return "lines" if one_record or (isinstance(value, str) and others.strip()) else "text"
 
 
-def _field_hint(field: str, known: Any) -> str:
-    near = nearest(field, known)
-    there = ", ".join(map(repr, list(known)[:8])) or "none"
-    return f"fields here: {there}; choose one with --text-field" + (f" {near}" if near else "")
-
-
-def csv(stream: Readable, name: str, tabs: bool, reader: Reader, tally: Tally) -> Iterator[Chunk]:
-    """Records of a CSV (or tab-separated) file whose first line names the columns.
+def json_array(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator[Chunk]:
+    """An array of JSON objects or strings.
 
     Raises:
-        UserError: the column is missing, a quote is not closed, or the text is not UTF-8.
+        UserError: it is not valid JSON, or an element is neither or lacks the field; the message
+            has file and line.
     """
-    csv_module.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    # Strict decoding is applied to the wanted field only; see _cell.
-    policy = "surrogateescape" if reader.errors == "strict" else CODEC_POLICY[reader.errors]
-    held = 0  # bytes of the record that is being read: quotes may hold any number of lines
-
-    def lines() -> Iterator[str]:
-        nonlocal held
-        for number, line in enumerate(bounded_lines(stream, name), 1):
-            held += len(line)
-            if held > _LONGEST_RECORD:
-                raise _too_long(name, number)
-            yield line.decode("utf-8", policy)
-
-    rows = csv_module.reader(lines(), delimiter="\t" if tabs else ",", strict=True)
-    try:
-        header = next(rows, [])
-        header = [column.removeprefix("\ufeff") for column in header]
-        if reader.text_field not in header:
-            raise UserError(
-                f"{name}: no column {reader.text_field!r}", _field_hint(reader.text_field, header)
-            )
-        column = header.index(reader.text_field)
-        for row in rows:
-            held = 0
-            if not row:
-                continue
-            text = _cell(row, column, len(header), name, rows.line_num, reader, tally)
-            if text is not None:
-                yield from document(text, name, rows.line_num, reader, tally)
-    except csv_module.Error as error:
-        raise UserError(f"{name}, line {rows.line_num:,}: not CSV: {error}") from error
+    for value, number in _elements(stream, name):
+        place = f"{name}, line {number:,}"
+        try:
+            text = text_of(value, place, reader, tally)
+        except UserError as error:
+            tally.skip(error, reader)
+            continue
+        yield from document(text, name, number, reader, tally)
 
 
-def _cell(
-    row: list[str], column: int, width: int, name: str, line: int, reader: Reader, tally: Tally
-) -> bytes | None:
-    if len(row) != width:
-        if reader.errors == "skip":
-            tally.skipped_records += 1
-            return None
+def _elements(stream: Readable, name: str) -> Iterator[tuple[Any, int]]:
+    """The elements of an array with their lines, parsed as they are read."""
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")  # ``utf8`` judges the text
+    buffer, line, size, mark = "", 1, BLOCK, "["
+    while True:
+        block = stream.read(size)
+        buffer += decoder.decode(block, final=not block)
+        start = 0
+        try:
+            while buffer[at := _after_space(buffer, start)] != "]" or mark == "[":
+                if buffer[at] != mark:
+                    raise json.JSONDecodeError(f"'{mark}' is missing", buffer, at)
+                at = _after_space(buffer, at + 1)
+                value, end = parse_first(buffer, at)
+                line += buffer.count("\n", start, at)
+                yield value, line
+                line += buffer.count("\n", at, end)
+                start, mark = end, ","
+            return
+        except (IndexError, json.JSONDecodeError) as error:
+            if not block:
+                row = line + buffer.count("\n", start, getattr(error, "pos", len(buffer)))
+                reason = getattr(error, "msg", "it ends in the middle of an array")
+                raise UserError(f"{name}, line {row:,}: not JSON: {reason}", "repair it") from error
+            if len(buffer) - start > LONGEST_RECORD:
+                raise too_long(name, line) from error
+        except ValueError as error:
+            raise UserError(f"{name}, line {line:,}: {error}", "repair it") from error
+        buffer = buffer[start:]
+        size = max(
+            BLOCK, len(buffer)
+        )  # an unfinished record is parsed again: as seldom as possible
+
+
+def _after_space(text: str, start: int) -> int:
+    found = _SPACE.match(text, start)
+    assert found is not None
+    return found.end()
+
+
+def text_of(record: Any, place: str, reader: Reader, tally: Tally) -> bytes:
+    """The text of a record in UTF-8: a string, or the wanted field of an object.
+
+    Args:
+        record: a JSON value.
+        place: file and position, for messages.
+
+    Raises:
+        UserError: there is no such text.
+    """
+    field, text = reader.text_field, record
+    if isinstance(record, dict):
+        if field not in record:
+            texts = {key: value for key, value in record.items() if isinstance(value, str)}
+            raise UserError(f"{place}: no field {field!r}", field_hint(field, texts))
+        text = record[field]
+        if not isinstance(text, str):
+            raise UserError(f"{place}: field {field!r} is {type(text).__name__}, not text", _SKIP)
+    elif not isinstance(record, str):
         raise UserError(
-            f"{name}, line {line:,}: {len(row)} columns where the first line names {width}",
-            "repair the line, or skip such records with --errors skip",
+            f"{place}: a {type(record).__name__} where an object is needed",
+            f'each record must look like {{"{field}": "..."}}',
         )
+    return utf8(text, place, reader, tally)
+
+
+def utf8(text: str, place: str, reader: Reader, tally: Tally) -> bytes:
+    """A record's text in UTF-8.
+
+    Args:
+        text: may hold halves of surrogate pairs, as JSON allows, and invalid bytes as
+            ``surrogateescape`` writes them.
+
+    Raises:
+        UserError: it does, and the reader is strict.
+    """
     try:
-        return row[column].encode("utf-8")
+        return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        byte = ord(row[column][error.start]) - 0xDC00  # what surrogateescape made of it
-        raise UserError(
-            f"{name}, line {line:,}: invalid UTF-8 (0x{byte:02x})",
-            "use --errors replace or skip, or give the file's --encoding",
-        ) from error
+        half = ord(text[error.start])
+        if reader.errors == "strict":
+            what = (
+                f"invalid UTF-8 (0x{half - 0xDC00:02x})"
+                if 0xDC80 <= half < 0xDD00
+                else f"half a surrogate pair (\\u{half:04x}) at character {error.start + 1:,}"
+            )
+            raise UserError(
+                f"{place}: {what}",
+                f"use --errors replace or skip, or name the encoding with {option('encoding')}",
+            ) from error
+    tally.broken_bytes += sum("\ud800" <= c <= "\udfff" for c in text)
+    return text.encode("utf-8", "replace" if reader.errors == "replace" else "ignore")
+
+
+def field_hint(field: str, known: Mapping[str, str]) -> str:
+    """What to do about a field that is missing.
+
+    Args:
+        known: the fields there, each with its text in some record; the longest is the likeliest.
+    """
+    if not known:
+        return "there is no field with text"
+    likely = nearest(field, known) or max(known, key=lambda name: len(known[name]))
+    there = ", ".join(map(repr, list(known)[:8]))
+    return f"fields with text here: {there}; name one with {option('text_field', likely)}"
 
 
 def parquet(path: Path, name: str, reader: Reader, tally: Tally) -> Iterator[Chunk]:
     """Rows of a Parquet file; needs pyarrow (the extra ``formats``).
 
     Raises:
-        UserError: pyarrow is missing, the file is damaged, or lacks the column.
+        UserError: pyarrow is missing, the file is damaged, lacks the column, or has no text in it.
     """
     try:
         import pyarrow
@@ -200,21 +251,29 @@ def parquet(path: Path, name: str, reader: Reader, tally: Tally) -> Iterator[Chu
     field = reader.text_field
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            if field not in names:
-                raise UserError(f"{name}: no column {field!r}", _field_hint(field, names))
+            _check_column(file.schema_arrow, name, field)
             number = 0
             for batch in file.iter_batches(_PARQUET_ROWS, columns=[field], use_threads=False):
                 for text in batch.column(0).to_pylist():
                     number += 1
                     try:
-                        data = _field({field: text}, name, number, reader)
-                    except UserError:
-                        if reader.errors != "skip":
-                            raise
-                        tally.skipped_records += 1
+                        data = text_of({field: text}, f"{name}, row {number:,}", reader, tally)
+                    except UserError as error:
+                        tally.skip(error, reader)
                         continue
                     yield from document(data, name, number, reader, tally)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, ValueError, ArithmeticError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name} is a damaged Parquet file: {reason}", "fetch it again") from error
+
+
+def _check_column(schema: Any, name: str, field: str) -> None:
+    """Refuse a column that is missing or cannot hold text, whatever the policy for records."""
+    types = {column.name: str(column.type) for column in schema}
+    texts = {key: "" for key, kind in types.items() if "string" in kind}
+    if field not in types:
+        raise UserError(f"{name}: no column {field!r}", field_hint(field, texts))
+    if field not in texts and types[field] != "null":
+        raise UserError(
+            f"{name}: column {field!r} holds {types[field]}, not text", field_hint(field, texts)
+        )

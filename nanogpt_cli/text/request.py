@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from nanogpt_cli import shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
-from nanogpt_cli.text import catalogue, nanogpt_data, tokenizers, tokens
-from nanogpt_cli.text.documents import Tally
-from nanogpt_cli.text.sources import FileSource, StandardInput, TextSource, expand
+from nanogpt_cli.text import catalogue, tokenizers, tokens
+from nanogpt_cli.text.sources import FileSource, StandardInput, TextSource
+from nanogpt_cli.user_input import expanded
 
 SPLIT_RULES: Final = ("auto", "tail", "hash")
 ERROR_POLICIES: Final = ("strict", "replace", "skip")
+NEWLINES: Final = ("keep", "lf")
 VAL_FRACTION: Final = 0.1
 # With this many files, splitting by whole files gives nearly the validation share asked for.
 _MANY_FILES: Final = 100
-_STDIN: Final = "-"
+STDIN: Final = "-"
 
 Reporter = Callable[[str], None]
 
@@ -37,7 +39,8 @@ class Request:
         glob: take only the files of a folder that match.
         text_field: the field of a record (JSONL, CSV, Parquet) that holds the text.
         errors: how to treat what cannot be read: ``strict``, ``replace`` or ``skip``.
-        encoding: encoding of text files.
+        encoding: encoding of text files; a byte-order mark in a file takes precedence.
+        newlines: ``keep``, or ``lf`` to turn CRLF and CR into LF.
         eot: give ``char`` and ``byte`` an end-of-text token as well.
         limit: stop after this many documents; None reads all.
     """
@@ -50,6 +53,7 @@ class Request:
     text_field: str = "text"
     errors: str = "strict"
     encoding: str = "utf-8"
+    newlines: str = "keep"
     eot: bool = False
     limit: int | None = None
 
@@ -57,6 +61,21 @@ class Request:
         """A JSON value, equal for requests that ask for the same set."""
         strings = {k: storable(v) for k, v in asdict(self).items() if isinstance(v, str)}
         return {**asdict(self), **strings, "inputs": [storable(text) for text in self.inputs]}
+
+
+def of_recipe(data: Mapping[str, Any]) -> Request:
+    """The request in a recipe's table ``[data]``, whose keys are those of a request.
+
+    Args:
+        data: as validated. ``name`` is one input or a list of them; an empty ``glob`` and the
+            ``limit`` 0 mean none; ``order`` is no matter of preparing.
+    """
+    names = data["name"]
+    asked = {f.name: data[f.name] for f in fields(Request) if f.name in data}
+    absent = {key: None for key in ("glob", "limit") if not asked.get(key)}
+    return Request(
+        **asked | absent | {"inputs": (names,) if isinstance(names, str) else tuple(names)}
+    )
 
 
 def checked(request: Request) -> Request:
@@ -74,7 +93,7 @@ def checked(request: Request) -> Request:
         split = named.split
     changes = {
         "inputs": tuple(_absolute(i) for i in request.inputs),
-        "tokenizer": str(Path(kind).absolute()) if Path(kind).exists() else kind,
+        "tokenizer": _absolute(kind) if tokenizers.is_path(kind) else kind,
         "split": split,
     }
     return Request(**{**asdict(request), **changes})
@@ -86,12 +105,14 @@ def _check_options(request: Request) -> None:
             "nothing to prepare", "name a set, files or folders; see `nanogpt prepare --list`"
         )
     for text in request.inputs:
-        if tokens.is_prepared(Path(text)):
+        folder = expanded(text)
+        if tokens.is_prepared(folder):
             raise UserError(
                 f"{text} is a prepared data set already",
-                f"train with --set data.name={text}, or see `nanogpt data inspect {text}`",
+                f"train on it: {shell.hint('train', 'small', *shell.setting('data.name', text))}; "
+                f"or see {shell.hint('data', 'inspect', text)}",
             )
-        if tokens.has_lost_manifest(Path(text)):
+        if tokens.has_lost_manifest(folder):
             raise UserError(
                 f"{text} is a prepared data set without its {tokens.MANIFEST}",
                 "prepare its text again, or copy the whole folder again",
@@ -101,6 +122,7 @@ def _check_options(request: Request) -> None:
     for option, value, known in (
         ("split", request.split, SPLIT_RULES),
         ("errors", request.errors, ERROR_POLICIES),
+        ("newlines", request.newlines, NEWLINES),
     ):
         if value not in known:
             raise UserError(f"{option} is {value!r}", f"known: {', '.join(known)}")
@@ -130,9 +152,9 @@ def _check_encoding(name: str) -> None:
 
 
 def _absolute(text: str) -> str:
-    if text == _STDIN or catalogue.find(text):
+    if text == STDIN or catalogue.find(text):
         return text
-    path = Path(text).expanduser()
+    path = expanded(text)
     # Not resolved: a link that is pointed to other data must count as a changed input.
     return str(path.absolute()) if path.exists() or path.is_symlink() else text
 
@@ -140,7 +162,7 @@ def _absolute(text: str) -> str:
 def default_name(request: Request) -> str:
     """The name of the set if the user gave none: that of the first input, without suffixes."""
     first = request.inputs[0]
-    if first == _STDIN:
+    if first == STDIN:
         return "stdin"
     if catalogue.find(first):
         return first
@@ -154,41 +176,18 @@ def tokenizer_label(request: Request) -> str:
     path = Path(request.tokenizer)
     if not path.is_absolute():
         return request.tokenizer
-    return "hf-" + (path.parent.name if path.name == "tokenizer.json" else path.stem)
-
-
-def open_sources(request: Request, tally: Tally, report: Reporter) -> list[TextSource]:
-    """The sources of a checked request; nothing large is read yet."""
-    old = nanogpt_folder(request)
-    if old is not None:
-        return list(nanogpt_data.sources(old))
-    sources: list[TextSource] = []
-    for text in request.inputs:
-        named = catalogue.find(text)
-        if named:
-            sources += catalogue.sources(named, report)
-        elif text == _STDIN:
-            sources.append(StandardInput())
-        elif not Path(text).is_absolute():
-            raise catalogue.unknown(text)
-        else:
-            sources += expand([text], request.glob, request.encoding, tally)
-    return sources
+    if path.name == "tokenizer.json":
+        path = path.parent
+    if path.parent.name == "checkpoints":
+        path = path.parent.parent  # the run
+    return "hf-" + path.stem
 
 
 def split_rule(request: Request, sources: list[TextSource]) -> str:
     """``tail`` or ``hash``: what ``auto`` means for these sources."""
     if request.split != "auto":
         return request.split
-    records = any(not isinstance(s, FileSource) or s.kind != "text" for s in sources)
     if any(isinstance(s, StandardInput) for s in sources):
-        records = False
+        return "hash" if len(sources) >= _MANY_FILES else "tail"
+    records = any(not isinstance(s, FileSource) or s.holds_records for s in sources)
     return "hash" if records or len(sources) >= _MANY_FILES else "tail"
-
-
-def nanogpt_folder(request: Request) -> Path | None:
-    """The only input if it is a data folder that nanoGPT's scripts wrote, else None."""
-    if len(request.inputs) != 1 or catalogue.find(request.inputs[0]):
-        return None
-    folder = Path(request.inputs[0])
-    return folder if nanogpt_data.looks_like(folder) else None

@@ -6,34 +6,36 @@ size does not matter; each chunk ends where a cut does not change the tokens.
 
 from __future__ import annotations
 
-import codecs
 import os
 import stat
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import foreign_files, text_encoding
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
-from nanogpt_cli.text.documents import Chunk, Reader, Tally, text_chunks
+from nanogpt_cli.text import csv_records, cuts, records
+from nanogpt_cli.text.decoding import as_utf8
+from nanogpt_cli.text.documents import Chunk, Readable, Reader, Tally, text_chunks
 from nanogpt_cli.text.reading import (
     PACKED,
     PIPE_HINT,
     Meter,
-    Readable,
     Reading,
     SourceFile,
-    Transcoded,
     open_file,
     readable_errors,
     unpacked,
 )
+from nanogpt_cli.user_input import expanded
 
 _RECORD_KINDS = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".tsv": "tsv",
+    ".parquet": "parquet",
 }  # fmt: skip
 _SNIFFED_BYTES = 8192
 
@@ -53,29 +55,45 @@ class TextSource(Protocol):
         ...
 
 
-def as_utf8(stream: Readable, name: str, reader: Reader) -> Readable:
-    """The stream, converted to UTF-8 if it has another encoding."""
-    if codecs.lookup(reader.encoding).name == "utf-8":
-        return stream
-    return Transcoded(stream, name, reader.encoding, reader.errors)
+def text_document(
+    stream: Readable, name: str, reading: Reading, reader: Reader, tally: Tally
+) -> Iterator[Chunk]:
+    """The chunks of a stream that is one document in the reader's encoding."""
+    text = as_utf8(stream, name, reader, tally, newlines=reader.newlines)
+    own_bytes = text.unchanged and not text.skipped
+    digest = reading.digest_of(stream) if own_bytes else None
+    yield from text_chunks(text, name, reader, tally, digest=digest, offset=text.skipped)
+
+
+def _kind(path: Path) -> str:
+    """``text`` or a kind of records, by the suffix of the file inside any compression."""
+    suffixes = [s.lower() for s in path.suffixes]
+    if suffixes and suffixes[-1] in PACKED:
+        suffixes.pop()
+    return _RECORD_KINDS.get(suffixes[-1], "text") if suffixes else "text"
 
 
 class FileSource:
     """A file of text or of records, as its suffix says; ``.gz`` and ``.zst`` are unpacked."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, encoding: str = "utf-8") -> None:
         self.path = path
+        self._encoding = encoding
         self.name = storable(str(path))
         self.size: int | None = path.stat().st_size if path.is_file() else None
         self._read: list[SourceFile] = []
 
     @property
-    def kind(self) -> str:
-        """``text``, ``jsonl``, ``csv``, ``tsv`` or ``parquet``."""
-        suffixes = [s.lower() for s in self.path.suffixes]
-        if suffixes and suffixes[-1] in PACKED:
-            suffixes.pop()
-        return _RECORD_KINDS.get(suffixes[-1], "text") if suffixes else "text"
+    def holds_records(self) -> bool:
+        """Whether the file is one of records; the content decides for ``.json`` alone."""
+        kind = _kind(self.path)
+        if kind != "json":
+            return kind != "text"
+        with open_file(self.path, Meter()) as reading, readable_errors(self.name):
+            stream = unpacked(reading, self.path.suffix.lower())
+            reader = Reader(cuts.character_cut, encoding=self._encoding)
+            text = as_utf8(stream, self.name, reader, Tally())
+            return records.json_layout(text, reader.text_field) != "text"
 
     def read(self) -> list[SourceFile]:
         """See ``TextSource``."""
@@ -88,18 +106,27 @@ class FileSource:
             self._read = [reading.finished()]
 
     def _chunks(self, reading: Reading, reader: Reader, tally: Tally) -> Iterator[Chunk]:
-        from nanogpt_cli.text import records
-
-        if self.kind == "parquet":
+        kind = _kind(self.path)
+        if kind == "parquet":
             yield from records.parquet(self.path, self.name, reader, tally)
             return
-        stream = as_utf8(unpacked(reading, self.path.suffix.lower()), self.name, reader)
-        if self.kind == "text":
-            yield from text_chunks(stream, self.name, reader, tally, reading.digest_of(stream))
-        elif self.kind == "jsonl":
-            yield from records.jsonl(stream, self.name, reader, tally)
+        stream = unpacked(reading, self.path.suffix.lower())
+        if kind == "text":
+            yield from text_document(stream, self.name, reading, reader, tally)
+            return
+        text = as_utf8(stream, self.name, reader, tally)
+        if kind in ("csv", "tsv"):
+            yield from csv_records.csv(text, self.name, kind == "tsv", reader, tally)
+            return
+        layout = "lines" if kind == "jsonl" else records.json_layout(text, reader.text_field)
+        if layout == "lines":
+            yield from records.jsonl(text, self.name, reader, tally)
+        elif layout == "array":
+            yield from records.json_array(text, self.name, reader, tally)
         else:
-            yield from records.csv(stream, self.name, self.kind == "tsv", reader, tally)
+            tally.remark("read as plain text: it holds no array and no lines of records", self.name)
+            plain = replace(reader, encoding="utf-8")
+            yield from text_document(text, self.name, reading, plain, tally)
 
 
 class StandardInput:
@@ -122,8 +149,7 @@ class StandardInput:
         _check_end(stream)
         reading = Reading(self.name, stream, meter)
         with readable_errors(self.name):
-            text = as_utf8(unpacked(reading, ""), self.name, reader)
-            yield from text_chunks(text, self.name, reader, tally, reading.digest_of(text))
+            yield from text_document(unpacked(reading, ""), self.name, reading, reader, tally)
         self._read = [reading.finished()]
 
 
@@ -145,8 +171,7 @@ def expand(
     Args:
         inputs: paths of files and folders.
         glob: take only a folder's files that match (``*.py``, ``**/*.md``); named files always.
-        encoding: encoding of text files. A zero byte marks a file as binary unless this is UTF-16
-            or UTF-32.
+        encoding: encoding of text files.
         tally: counts the binary files of folders, which are skipped.
 
     Raises:
@@ -154,10 +179,10 @@ def expand(
     """
     sources: list[FileSource] = []
     for text in inputs:
-        path = Path(text).expanduser()
+        path = expanded(text)
         if path.is_dir():
-            wide = encoding.lower().startswith(("utf-16", "utf16", "utf-32", "utf32"))
-            found = [FileSource(p) for p in walk(path, glob) if wide or _is_text(p, tally)]
+            paths = (p for p in walk(path, glob) if _is_text(p, encoding, tally))
+            found = [FileSource(p, encoding) for p in paths]
             if not found:
                 raise UserError(
                     f"no text files in {path}" + (f" match {glob!r}" if glob else ""),
@@ -166,7 +191,7 @@ def expand(
             sources += found
         else:
             _check_there(path)
-            sources.append(FileSource(path))
+            sources.append(FileSource(path, encoding))
     return sources
 
 
@@ -223,11 +248,17 @@ def _matches(entry: os.DirEntry[str], folder: Path, glob: str) -> bool:
     return fnmatchcase(relative, glob) or fnmatchcase(entry.name, glob.removeprefix("**/"))
 
 
-def _is_text(path: Path, tally: Tally) -> bool:
+def _is_text(path: Path, encoding: str, tally: Tally) -> bool:
+    """Whether a file of a folder is to be read; a binary one is counted.
+
+    One that holds zero bytes is binary, unless these are due to UTF-16 or UTF-32: leaving such a
+    text out without a word would be wrong, and reading it fails with a hint.
+    """
     suffix = path.suffix.lower()
-    if suffix in PACKED or suffix in _RECORD_KINDS:
+    if suffix in PACKED or suffix in _RECORD_KINDS or text_encoding.is_wide(encoding):
         return True
     with foreign_files.opened(path) as file:
-        binary = b"\0" in file.read(_SNIFFED_BYTES)
+        head = file.read(_SNIFFED_BYTES)
+    binary = b"\0" in head and not text_encoding.guess(head)
     tally.skipped_files += binary
     return not binary

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 from array import array
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
+from nanogpt_cli.text.decoding import CODEC_POLICY
 from nanogpt_cli.text.pipeline import TRAIN, VAL, Encoded
 from nanogpt_cli.text.token_file import TokenFile
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
@@ -45,7 +45,6 @@ class SplitWriter:
         self.tokenizer = tokenizer
         self.sides = (Counts(), Counts())
         self.counts: Tokens = np.zeros(0, dtype=np.int64)
-        self.exact = True
         self.files = (TokenFile(folder / "train.bin"), TokenFile(folder / "val.bin"))
         self.documents: BinaryIO = (folder / "documents.tmp").open("wb")
 
@@ -67,9 +66,8 @@ class SplitWriter:
         for _, side in ended:
             self.sides[side].documents += 1
 
-    def close(self, val_fraction: float) -> None:
+    def close(self) -> None:
         """Flush the files; they are complete afterwards."""
-        del val_fraction
         for file in (*self.files, self.documents):
             file.close()
 
@@ -90,23 +88,58 @@ class TailWriter(SplitWriter):
 
     The cut is before character ``int(n * (1 - val_fraction))`` of the whole text, and both parts
     are as if they had been encoded alone. This is nanoGPT's split, without knowing n in advance.
+    The text where the cut may still fall is kept in files, because many tokenizers do not give back
+    the text that they encoded.
+
+    Args:
+        val_fraction: share of the characters for validation.
+        errors: how bytes that are not UTF-8 are treated, as in ``Request``.
     """
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, folder: Path, tokenizer: Tokenizer, val_fraction: float, errors: str
+    ) -> None:
         super().__init__(folder, tokenizer)
+        self._share, self._errors = 1 - val_fraction, errors
         # After each task: characters, tokens and bytes so far.
         self._ends = (array("Q", [0]), array("Q", [0]), array("Q", [0]))
+        self._first_kept = 0  # the first task whose text is still kept
         self._unchanged = 0  # bytes of train.bin before the task that was cut
         self._open_document = 0  # the character with which the current document began
 
     def add(self, encoded: Encoded) -> None:
-        """Write one task's tokens and remember where it ended."""
+        """Write one task's tokens, and remember its text and where it ended."""
         super().add(encoded)
         train = self.sides[TRAIN]
         for ends, value in zip(
             self._ends, (train.characters, train.tokens, train.bytes), strict=True
         ):
             ends.append(value)
+        self._keep(encoded)
+
+    def _keep(self, encoded: Encoded) -> None:
+        """Keep a task's text; remove those before the earliest character of any cut."""
+        chunks = encoded.task.chunks
+        rows = [
+            [len(chunk.data) for chunk in chunks], encoded.lengths,
+            encoded.characters, encoded.bytes, [chunk.last for chunk in chunks],
+        ]  # fmt: skip
+        with self._kept(len(self._ends[0]) - 2).open("wb") as file:
+            file.write(np.array([len(chunks)], dtype=np.int64).tobytes())
+            file.write(np.array(rows, dtype=np.int64).tobytes())
+            file.writelines(chunk.data for chunk in chunks)
+        self._forget(int(self.sides[TRAIN].characters * self._share))
+
+    def _kept(self, task: int) -> Path:
+        return self.folder / f"text-{task}.tmp"
+
+    def _forget(self, place: int) -> None:
+        """Remove the kept texts of the tasks that end at or before character ``place``."""
+        while self._first_kept < len(self._ends[0]) - 1:
+            if self._ends[0][self._first_kept + 1] > place:
+                return
+            self._kept(self._first_kept).unlink()
+            self._first_kept += 1
 
     def _add_documents(self, encoded: Encoded) -> None:
         position = self.sides[TRAIN].characters - sum(encoded.characters)
@@ -118,51 +151,52 @@ class TailWriter(SplitWriter):
                 self._open_document = position
         self.documents.write(np.array(rows, dtype=DOCUMENT).tobytes())
 
-    def close(self, val_fraction: float) -> None:
+    def close(self) -> None:
         """Move the tail to ``val.bin``; counts and document sides are exact afterwards."""
-        super().close(val_fraction)
-        path = self.folder / "train.bin"
-        self._drop_last_end(path)
-        cut = int(self.sides[TRAIN].characters * (1 - val_fraction))
-        # The last task that begins at or before the cut.
-        task = max(0, min(bisect.bisect_right(self._ends[0], cut), len(self._ends[0]) - 1) - 1)
-        if self.sides[TRAIN].characters:
-            with path.open("rb+") as train, (self.folder / "val.bin").open("wb") as val:
-                self._cut(train, val, task, cut)
+        super().close()
+        self._drop_last_end()
+        characters = self.sides[TRAIN].characters
+        cut = int(characters * self._share)
+        if cut < characters:
+            self._forget(cut)
+            self._cut(self._first_kept, cut)
+        self._forget(characters)
         self._settle_documents(cut)
 
     def sha256(self, side: int) -> str:
         """See ``SplitWriter``."""
         return self.files[side].sha256(self._unchanged if side == TRAIN else 0)
 
-    def _drop_last_end(self, path: Path) -> None:
+    def _drop_last_end(self) -> None:
         # End-of-text tokens separate documents, so that none follows the last document.
         eot, ends = self.tokenizer.eot, self._ends[1]
         if eot is None or not ends[-1]:
             return
-        with path.open("rb+") as file:
+        with self.files[TRAIN].path.open("rb+") as file:
             file.truncate((ends[-1] - 1) * self.tokenizer.dtype.itemsize)
         ends[-1] -= 1
         self.sides[TRAIN].tokens -= 1
         self.counts[eot] -= 1
 
-    def _cut(self, train: BinaryIO, val: BinaryIO, task: int, cut: int) -> None:
+    def _cut(self, task: int, cut: int) -> None:
+        """Move everything from character ``cut``, which lies in ``task``, to ``val.bin``."""
         characters, tokens, sizes = (ends[task : task + 2] for ends in self._ends)
         itemsize = self.tokenizer.dtype.itemsize
         self._unchanged = tokens[0] * itemsize
-        train.seek(self._unchanged)
-        old = np.frombuffer(
-            train.read((tokens[1] - tokens[0]) * itemsize), dtype=self.tokenizer.dtype
-        )
-        left, right, size = self._divide(
-            old, cut - characters[0], characters[1] - characters[0], sizes[1] - sizes[0]
-        )
-        val.write(right.data)
-        while block := train.read(_COPY):
-            val.write(block)
-        train.seek(self._unchanged)
-        train.write(left.data)
-        train.truncate()
+        with (
+            self.files[TRAIN].path.open("rb+") as train,
+            self.files[VAL].path.open("wb") as val,
+        ):
+            train.seek(self._unchanged)
+            held = train.read((tokens[1] - tokens[0]) * itemsize)
+            old = np.frombuffer(held, dtype=self.tokenizer.dtype)
+            left, right, size = self._divide(task, old, cut - characters[0])
+            val.write(right.data)
+            while block := train.read(_COPY):
+                val.write(block)
+            train.seek(self._unchanged)
+            train.write(left.data)
+            train.truncate()
         whole = self.sides[TRAIN]
         total = whole.tokens + len(left) + len(right) - len(old)
         here = Counts(tokens[0] + len(left), sizes[0] + size, cut)
@@ -171,31 +205,24 @@ class TailWriter(SplitWriter):
         self.counts = _sum(self.counts, -np.bincount(old))
         self.counts = _sum(self.counts, np.bincount(np.concatenate([left, right])))
 
-    def _divide(
-        self, ids: Tokens, at: int, characters: int, size: int
-    ) -> tuple[Tokens, Tokens, int]:
+    def _divide(self, task: int, ids: Tokens, at: int) -> tuple[Tokens, Tokens, int]:
         """A task's tokens in two parts, cut before character ``at``, and the left part's bytes."""
-        encode, eot = self.tokenizer.encode_array, self.tokenizer.eot
-        ends = [*([] if eot is None else np.flatnonzero(ids == eot).tolist()), len(ids)]
-        starts = [0, *(end + 1 for end in ends)]
-        spans = list(zip(starts, ends, strict=False))
-        texts = [self.tokenizer.decode(ids[start:end].tolist()) for start, end in spans]
-        if sum(map(len, texts)) != characters:  # decoding does not restore the text
-            self.exact = False
-            k = round(len(ids) * at / max(1, characters))
-            return ids[:k], ids[k:], round(size * at / max(1, characters))
-        left_size = 0
-        k = 0
-        while at > len(texts[k]):
-            at -= len(texts[k])
-            left_size += len(texts[k].encode())
-            k += 1
-        (start, end), text = spans[k], texts[k]
-        left_size += len(text[:at].encode())
-        if at == len(text):  # a document ends here and keeps its end-of-text token
-            return ids[: end + 1], ids[end + 1 :], left_size
-        left = np.concatenate([ids[:start], encode(text[:at])])
-        return left, np.concatenate([encode(text[at:]), ids[end:]]), left_size
+        with self._kept(task).open("rb") as file:
+            count = int(np.frombuffer(file.read(8), dtype=np.int64)[0])
+            rows = np.frombuffer(file.read(5 * 8 * count), dtype=np.int64).reshape(5, count)
+            done = size = 0
+            for held, length, characters, text_bytes, last in rows.T.tolist():
+                if at < characters:
+                    break
+                file.seek(held, 1)
+                at, size = at - characters, size + text_bytes
+                # A document that ends here keeps its end-of-text token.
+                done += length + (last and self.tokenizer.eot is not None)
+            text = file.read(held).decode("utf-8", CODEC_POLICY[self._errors])
+        encode, rest = self.tokenizer.encode_array, done + length
+        left = np.concatenate([ids[:done], encode(text[:at])])
+        right = np.concatenate([encode(text[at:]), ids[rest:]])
+        return left, right, size + len(text[:at].encode())
 
     def _settle_documents(self, cut: int) -> None:
         path = self.folder / "documents.tmp"

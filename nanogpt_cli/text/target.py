@@ -63,10 +63,10 @@ def what_changed(target: Path, request: Request, sources: list[TextSource]) -> s
     if not tokens.is_prepared(target):
         return "not prepared yet"
     try:
-        data = tokens.open_data(target)
+        tokens.open_data(target)
     except UserError as error:
         return error.message
-    if changed := _options_changed(data.manifest.raw["request"], request.to_json()):
+    if changed := difference(target, request):
         return changed
     return _sources_changed(target, sources, partly=request.limit is not None)
 
@@ -77,22 +77,29 @@ def same_inputs(target: Path, request: Request) -> bool:
     return bool(raw["request"].get("inputs") == request.to_json()["inputs"])
 
 
-def _options_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
-    for key, value in new.items():
-        if old.get(key) != value:
-            return f"{key} was {old.get(key)!r}, now {value!r}"
+def difference(folder: Path, request: Request, *, named: bool = False) -> str:
+    """The first option of which a prepared set differs from a request; empty if none does.
+
+    Args:
+        folder: the set.
+        request: a checked one.
+        named: the request names the set itself instead of a text. It then asks for nothing that it
+            leaves at its default.
+    """
+    about, usual = tokens.read_manifest(folder), Request(()).to_json()
+    old = usual | about.raw["request"]  # a set of an earlier version lacks newer options
+    for key, value in request.to_json().items():
+        unasked = named and (key == "inputs" or value in (usual[key], about.kind))
+        if old[key] != value and not unasked:
+            return f"{key} was {old[key]!r}, now {value!r}"
     return ""
 
 
 def _sources_changed(target: Path, sources: list[TextSource], *, partly: bool) -> str:
-    path = target / build.SOURCES
     try:
-        lines = foreign_files.read_text(path, foreign_files.LARGEST_VOCABULARY).splitlines()
-        old = {row["path"]: row for row in map(_source_row, lines)}
+        old = recorded_sources(target)
     except UserError as error:
         return error.message
-    except ValueError as error:
-        return f"{path} cannot be read: {error}"
     paths = {storable(str(s.path.absolute())): s for s in sources if isinstance(s, FileSource)}
     for named in paths:
         if named not in old and not partly:
@@ -106,6 +113,20 @@ def _sources_changed(target: Path, sources: list[TextSource], *, partly: bool) -
         elif changed := _file_changed(paths[named].path, row):
             return changed
     return ""
+
+
+def recorded_sources(folder: Path) -> dict[str, dict[str, Any]]:
+    """The files that a set was made from: path -> path, size, mtime_ns and sha256.
+
+    Raises:
+        UserError: the list is missing or damaged.
+    """
+    path = folder / build.SOURCES
+    lines = foreign_files.lines(foreign_files.read_text(path, foreign_files.LARGEST_VOCABULARY))
+    try:
+        return {row["path"]: row for row in map(_source_row, lines)}
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
 
 
 def _source_row(line: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import checked
 
 FORMAT: Final = "nanogpt-cli tokenizer"
 END_OF_TEXT: Final = "<|endoftext|>"
@@ -53,6 +55,9 @@ class Tokenizer(ABC):
         vocab_size: number of ids; ids are 0 .. vocab_size - 1.
         eot: id of the end-of-text token, None where the vocabulary has none.
         cut_rule: where a long text may be cut without changing its tokens; see ``text.cuts``.
+        joins_bytes: whether the text of several ids is what their bytes, joined, spell in UTF-8.
+        byte_ids: the bytes of the ids that stand for single bytes (``<0xE6>``) where the vocabulary
+            has no token for a character; empty where such bytes are joined like all others.
         ascii_ids: the ids of ASCII characters, padded to 256 for ``bytes.translate``; None if one
             of them is above 255.
     """
@@ -61,6 +66,8 @@ class Tokenizer(ABC):
     vocab_size: int
     eot: int | None = None
     cut_rule: str = "words"
+    joins_bytes: bool = True
+    byte_ids: Mapping[int, int] = MappingProxyType({})
     ascii_ids: bytes | None = None
 
     @abstractmethod
@@ -81,8 +88,9 @@ class Tokenizer(ABC):
         return np.dtype("<u2") if self.vocab_size <= 1 << 16 else np.dtype("<u4")
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text``."""
-        return [int(i) for i in self.encode_array(text)]
+        """Ids of ``text``. Raises ``UserError`` for half a surrogate pair, which is no text."""
+        ids: list[int] = self.encode_array(checked(text, "the text")).tolist()
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ``ids``; broken UTF-8 (a character cut in two) becomes U+FFFD."""

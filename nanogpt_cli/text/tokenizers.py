@@ -3,48 +3,57 @@
 from __future__ import annotations
 
 import functools
-import re
 from pathlib import Path
 from typing import Any, Final
 
 from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError, naming, nearest
-from nanogpt_cli.text.bpe import HuggingFaceTokenizer, TiktokenTokenizer
+from nanogpt_cli.text import huggingface_files
+from nanogpt_cli.text.bpe import HuggingFaceTokenizer, trained_size
+from nanogpt_cli.text.huggingface_files import TOKENIZER, VOCABULARY
+from nanogpt_cli.text.tiktoken_bpe import KINDS, TiktokenTokenizer
 from nanogpt_cli.text.tokenizer import FORMAT, ByteTokenizer, CharTokenizer, Tokenizer
+from nanogpt_cli.user_input import expanded
 
-TIKTOKEN_KINDS: Final = (
-    "gpt2", "r50k_base", "p50k_base", "p50k_edit", "cl100k_base", "o200k_base", "o200k_harmony",
-)  # fmt: skip
-_BPE_KIND = re.compile(r"bpe:(\d+)")
+NAMED: Final = ("char", "byte", *KINDS)
 
 
-@functools.lru_cache(maxsize=4)
 def get(kind: str, *, eot: bool = False) -> Tokenizer:
-    """The tokenizer ``kind`` that needs no data: ``byte``, a tiktoken encoding, or a file's path.
+    """The tokenizer ``kind`` that needs no data.
 
     Args:
-        kind: ``byte``, one of ``TIKTOKEN_KINDS``, or the path of a Hugging Face ``tokenizer.json``.
-        eot: give ``byte`` an end-of-text id; BPE vocabularies have their own.
+        kind: ``byte``, one of ``KINDS``, or a path as in ``load``.
+        eot: give ``byte`` an end-of-text id; the other vocabularies have their own or none.
 
     Raises:
-        UserError: ``kind`` is unknown, or its vocabulary cannot be fetched.
+        UserError: ``kind`` is unknown, cannot be fetched, or lacks the end of text asked for.
     """
-    if kind == "byte":
-        return ByteTokenizer(eot=eot)
-    if kind in TIKTOKEN_KINDS:
-        return TiktokenTokenizer(kind)
-    if kind.endswith(".json") or foreign_files.present(Path(kind)):
-        return read_huggingface(Path(kind))
+    if kind == "byte" or kind in KINDS:
+        return _named(kind, eot)
+    if is_path(kind):
+        found = load(expanded(kind))
+        if eot and found.eot is None:
+            raise UserError(
+                f"the tokenizer of {kind} has no end-of-text token, and --eot cannot add one",
+                "leave --eot out, or use a tokenizer that has one",
+            )
+        return found
     check_kind(kind)
     raise UserError(
-        f"tokenizer {kind!r} is made from data", "prepare a data set and load its tokenizer.json"
+        f"tokenizer {kind!r} is made from data", "prepare a data set and name its folder instead"
     )
 
 
-def trained_size(kind: str) -> int | None:
-    """The vocabulary size asked for by ``bpe:SIZE``; None for any other kind."""
-    match = _BPE_KIND.fullmatch(kind)
-    return int(match[1]) if match else None
+@functools.lru_cache(maxsize=4)
+def _named(kind: str, eot: bool) -> Tokenizer:
+    return ByteTokenizer(eot=eot) if kind == "byte" else TiktokenTokenizer(kind)
+
+
+def is_path(kind: str) -> bool:
+    """Whether ``kind`` is not a name but where a tokenizer lies."""
+    if kind in NAMED or trained_size(kind) is not None:
+        return False
+    return kind.endswith(".json") or foreign_files.present(expanded(kind))
 
 
 def check_kind(kind: str) -> None:
@@ -55,31 +64,54 @@ def check_kind(kind: str) -> None:
             f"tokenizer {kind!r}: the size must lie in 257 .. 1000000",
             "256 bytes and the end-of-text token come first; bpe:4096 is a good small size",
         )
-    if size is None and kind not in ("char", "byte", *TIKTOKEN_KINDS):
-        path = Path(kind)
-        folder = path.is_dir()
-        if foreign_files.present(path / "tokenizer.json" if folder else path):
-            return  # reading it later says whether it is a tokenizer
-        near = nearest(kind, ("char", "byte", "bpe:4096", *TIKTOKEN_KINDS))
+    if is_path(kind):
+        file_of(expanded(kind))
+    elif size is None and kind not in NAMED:
+        near = nearest(kind, (*NAMED, "bpe:4096"))
         raise UserError(
             f"unknown tokenizer {kind!r}" + (f"; did you mean {near!r}?" if near else ""),
-            f"known: char, byte, bpe:SIZE, {', '.join(TIKTOKEN_KINDS)}, "
-            "or the path of a Hugging Face tokenizer.json",
+            f"known: char, byte, bpe:SIZE, {', '.join(KINDS)}, or the path of a tokenizer.json, "
+            "a run, a prepared data set or a Hugging Face folder",
         )
 
 
+def file_of(path: Path) -> Path:
+    """The tokenizer's file at ``path``: that file, or the one in a folder.
+
+    Args:
+        path: a tokenizer.json, a run or one of its checkpoints, a prepared data set, or a Hugging
+            Face folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not path.is_dir():
+        foreign_files.check(path)
+        return path
+    steps = sorted(path.glob(f"checkpoints/step-*/{TOKENIZER}"))  # all of a run's are equal
+    for found in (
+        path / TOKENIZER,
+        path / VOCABULARY,
+        *steps[-1:],
+    ):
+        if foreign_files.present(found):
+            return found
+    raise UserError(
+        f"{path} holds no tokenizer",
+        f"name a {TOKENIZER}, a run with a checkpoint, a prepared set or a Hugging Face folder",
+    )
+
+
 def from_json(value: dict[str, Any], source: str = "the tokenizer") -> Tokenizer:
-    """The tokenizer of ``Tokenizer.to_json``, or of a Hugging Face ``tokenizer.json``.
+    """The tokenizer of ``Tokenizer.to_json``.
 
     Args:
         value: the content of the file.
         source: the file, for messages about errors when it is used.
 
     Raises:
-        UserError: the value is neither.
+        UserError: the value is of another kind or incomplete.
     """
-    if "model" in value and "format" not in value:
-        return HuggingFaceTokenizer(value, source=source)
     kind = value.get("kind")
     if value.get("format") != FORMAT or not isinstance(kind, str):
         raise UserError("this JSON is not a tokenizer", f'"format" must be "{FORMAT}"')
@@ -90,18 +122,22 @@ def from_json(value: dict[str, Any], source: str = "the tokenizer") -> Tokenizer
             return HuggingFaceTokenizer(
                 value["huggingface"], kind=kind, eot=value["eot"], source=source
             )
-        return get(kind, eot=value.get("eot") is not None)
+        check_kind(kind)
+        return _named(kind, value.get("eot") is not None)
     except (KeyError, TypeError) as error:
         raise UserError(f"tokenizer of kind {kind!r} is incomplete: {error}") from error
 
 
 def load(path: Path) -> Tokenizer:
-    """Read a ``tokenizer.json``: ours, or a Hugging Face one.
+    """Read a tokenizer from a file or folder as in ``file_of``: ours, or a Hugging Face one.
 
     Raises:
         UserError: the file is missing or is not a tokenizer.
     """
-    value = foreign_files.read_object(path, foreign_files.LARGEST_VOCABULARY)
+    path = file_of(path)
+    value = huggingface_files.read_value(path)
+    if "model" in value and "format" not in value:
+        return huggingface_files.from_value(value, path)
     with naming(path):
         return from_json(value, str(path))
 
@@ -109,11 +145,3 @@ def load(path: Path) -> Tokenizer:
 def save(tokenizer: Tokenizer, path: Path) -> None:
     """Write ``tokenizer`` as JSON, atomically."""
     files.write_json(path, tokenizer.to_json())
-
-
-def read_huggingface(path: Path) -> HuggingFaceTokenizer:
-    """The tokenizer in a ``tokenizer.json`` (or in a folder that holds one)."""
-    found = load(path / "tokenizer.json" if path.is_dir() else path)
-    if not isinstance(found, HuggingFaceTokenizer):
-        raise UserError(f"{path} holds a {found.kind!r} tokenizer", f"use --tokenizer {found.kind}")
-    return found

@@ -95,7 +95,7 @@ class TokenData:
 
 def _again(data: TokenData | Path) -> str:
     folder = data if isinstance(data, Path) else data.folder
-    return f"prepare it again: `nanogpt prepare ... --force`, or remove {folder}"
+    return f"prepare its text again with --force, or remove {folder}"
 
 
 def is_prepared(folder: Path) -> bool:
@@ -126,7 +126,7 @@ def read_manifest(folder: Path) -> Manifest:
     except foreign_files.MissingFileError as error:
         raise UserError(
             f"{folder} is not a prepared data set: it has no {MANIFEST}",
-            "make one with `nanogpt prepare NAME|FILE...`",
+            "`nanogpt prepare --help` says how to make one",
         ) from error
     except UserError as error:
         raise UserError(error.message, _again(folder)) from error

@@ -105,16 +105,16 @@ def save(
         UserError: the disk is full or read-only; nothing half-written stays.
     """
     target = folder_of(run, int(state["step"]))
-    parts = {
+    contents = {
         MODEL: model_tensors(model),
         OPTIMIZER: optimizer or {},
         EMA: average or {},
     }
     with files.readable_os_errors("save the checkpoint", target):
         if group.leads:
-            _check_space(run.path, sum(map(tensor_files.n_bytes, parts.values())))
+            _check_space(run.path, sum(map(tensor_files.n_bytes, contents.values())))
         with distributed.new_folder(target, group, replace=True) as folder:
-            for name, tensors in parts.items():
+            for name, tensors in contents.items():
                 if tensors or name == MODEL:
                     tensor_files.write(folder / name, tensors, group)
             if group.leads:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from nanogpt_cli import files
+from nanogpt_cli import files, shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.recipe import files as recipe_files
@@ -104,7 +104,7 @@ def newest_checkpoint(run: RunFolder, report: Report) -> Path:
     if newest is None:
         raise UserError(
             f"run {run.name} has no whole checkpoint to go on from",
-            "start it again: nanogpt train RECIPE",
+            f"start it again: {shell.hint('train', run.recipe)}",
         )
     report(f"going on from {newest}")
     return newest
@@ -141,7 +141,7 @@ def _locked(run: RunFolder) -> Iterator[None]:
     def refuse() -> None:
         raise UserError(
             f"run {run.name} is being trained by another process",
-            f"watch it: nanogpt watch {run.path}",
+            f"watch it: {shell.hint('watch', run.path)}",
         ) from None
 
     with files.locked(run.lock, refuse):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from nanogpt_cli import host
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokens import TokenData
@@ -103,7 +103,4 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
 def _peak_bytes(stepper: Stepper) -> int:
     if stepper.device.device.type == "cuda":
         return torch.cuda.max_memory_allocated(stepper.device.device)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return host.peak_bytes()

@@ -236,7 +236,7 @@ class Samples(Hook):
             return self._continue(prompt, max_new_tokens)
 
     def _continue(self, prompt: str, max_new_tokens: int) -> str:
-        from nanogpt_cli.sampling.sampler import generate_text
+        from nanogpt_cli.sampling.continuation import generate_text
 
         model = self._whole_model()
         if model is None:

@@ -11,6 +11,7 @@ from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training.setup import assemble
 from nanogpt_cli.training.spec import resolve
+from nanogpt_cli.training.starting import Start
 
 _STEPS = 100
 _LOWEST, _HIGHEST = 1e-6, 10.0
@@ -41,15 +42,17 @@ class Suggestion:
     diverged: float | None
 
 
-def sweep(recipe: Recipe, data: TokenData, *, steps: int = _STEPS) -> Iterator[Point]:
-    """Train from the recipe's initial values, the peak rate rising from 1e-6 to 10.
+def sweep(
+    recipe: Recipe, data: TokenData, start: Start | None = None, *, steps: int = _STEPS
+) -> Iterator[Point]:
+    """Train from the initial values or from ``start``, the peak rate rising from 1e-6 to 10.
 
     Weight decay, clipping and the ratio of Muon's rate to AdamW's are the recipe's; nothing is
     saved. Ends early when the loss diverges.
     """
     constant = {"schedule": "constant", "warmup_steps": 0}
     recipe = recipe.model_copy(update={"optim": recipe.optim.model_copy(update=constant)})
-    stepper = assemble(resolve(recipe, data))
+    stepper = assemble(resolve(recipe, data), start)
     average = 0.0
     lowest = math.inf
     for step in range(steps):
@@ -66,8 +69,12 @@ def sweep(recipe: Recipe, data: TokenData, *, steps: int = _STEPS) -> Iterator[P
             return
 
 
-def suggest(points: Sequence[Point]) -> Suggestion:
+def suggest(points: Sequence[Point], *, hint: str = "") -> Suggestion:
     """The rate at the steepest descent of the smoothed loss over log(lr).
+
+    Args:
+        points: of the sweep, at least one.
+        hint: what to do if nothing can be suggested.
 
     Raises:
         UserError: the sweep ended before there was a second loss to compare.
@@ -75,7 +82,7 @@ def suggest(points: Sequence[Point]) -> Suggestion:
     if len(points) < 2 or not math.isfinite(points[1].smooth):
         raise UserError(
             f"no learning rate can be suggested: the loss is not finite at {points[-1].lr:.1e}",
-            "look at the model's start first: nanogpt init-inspect RECIPE",
+            hint,
         )
     best = min(range(len(points)), key=lambda i: points[i].smooth)
     slopes = [points[i + 1].smooth - points[i].smooth for i in range(max(1, best))]

@@ -179,11 +179,11 @@ class Muon(Optimizer):
                     target = torch.zeros_like(update)
                     changes.append((p, target))
                 rows = p.shape[0] // group["split"]
-                for part, piece in zip(
+                for matrix, piece in zip(
                     torch.split(target, rows), torch.split(update, rows), strict=True
                 ):
                     key = (*_wide(piece).shape, group["ns_steps"])
-                    stacks[key].append(_Turn(part, piece, group["lr"]))
+                    stacks[key].append(_Turn(matrix, piece, group["lr"]))
         for (_, _, steps), turns in stacks.items():
             made = partial(orthogonalize, steps=steps, dtype=self.dtype, schedule=self.schedule)
             parts.run(partial(_turn, turns, made), range(len(turns)), n_parts)
@@ -199,7 +199,7 @@ class Muon(Optimizer):
         grads = [local(p.grad) for p in params]
         buffers = [local(self.state[p]["momentum_buffer"]) for p in params]
         advance = partial(_advance, grads, buffers, group["momentum"])
-        updates = [u for part in parts.run(advance, range(len(params)), n_parts) for u in part]
+        updates = [u for some in parts.run(advance, range(len(params)), n_parts) for u in some]
         return [(p, gathered(update, p)) for p, update in zip(params, updates, strict=True)]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nanogpt_cli import recipe, schemes
 from nanogpt_cli.machine.distributed import like
 from nanogpt_cli.model.gpt import GPT
+from nanogpt_cli.model.parameters import is_block_matrix
 from nanogpt_cli.training.adamw import AdamW, Optimizer
 from nanogpt_cli.training.muon import Muon
 
@@ -46,7 +47,7 @@ def _decay(step: int, optim: recipe.Optim, max_steps: int) -> float:
 
 def takes_muon(optim: recipe.Optim, name: str, parameter: Tensor) -> bool:
     """Whether Muon updates a parameter: the matrices of the blocks, if the recipe asks for it."""
-    return optim.name == "muon" and parameter.dim() >= 2 and ".h." in name
+    return optim.name == "muon" and is_block_matrix(name, parameter.shape)
 
 
 def _groups(
@@ -97,14 +98,16 @@ class Optimizers:
             self.names[parameter] = name
             key = (kind, repr(sorted(options.items())))
             groups.setdefault(key, {"params": [], **options})["params"].append(parameter)
-        parts = {kind: [g for (k, _), g in groups.items() if k == kind] for kind, _ in groups}
-        self.parts: list[Optimizer] = []
-        if "adamw" in parts:
-            self.parts.append(AdamW(parts["adamw"], lr=optim.lr, betas=optim.betas, eps=optim.eps))
-        if "muon" in parts:
-            self.parts.append(
+        by_kind = {kind: [g for (k, _), g in groups.items() if k == kind] for kind, _ in groups}
+        self.members: list[Optimizer] = []
+        if "adamw" in by_kind:
+            self.members.append(
+                AdamW(by_kind["adamw"], lr=optim.lr, betas=optim.betas, eps=optim.eps)
+            )
+        if "muon" in by_kind:
+            self.members.append(
                 Muon(
-                    parts["muon"],
+                    by_kind["muon"],
                     lr=optim.muon_lr,
                     momentum=optim.momentum,
                     weight_decay=optim.weight_decay,
@@ -118,30 +121,30 @@ class Optimizers:
 
         Args:
             step: from 0.
-            factor: a person's correction.
+            factor: the user's multiplier.
         """
         share = lr_factor(step, self.optim, self.max_steps) * factor
-        for part in self.parts:
-            for group in part.param_groups:
+        for member in self.members:
+            for group in member.param_groups:
                 group["lr"] = group["peak_lr"] * group["lr_scale"] * share
         return self.optim.lr * share
 
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        for part in self.parts:
-            part.step()
+        for member in self.members:
+            member.step()
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        for part in self.parts:
-            part.zero_grad()
+        for member in self.members:
+            member.zero_grad()
 
     def tensors(self) -> dict[str, Tensor]:
         """Every state tensor as ``PARAMETER.NAME``."""
         return {
             f"{self.names[parameter]}.{key}": value
-            for part in self.parts
-            for parameter, state in part.state.items()
+            for member in self.members
+            for parameter, state in member.state.items()
             for key, value in state.items()
             if isinstance(value, Tensor)
         }
@@ -153,9 +156,9 @@ class Optimizers:
             ValueError: a tensor belongs to no parameter or has the wrong shape.
         """
         owners = {
-            name: (part, parameter)
-            for part in self.parts
-            for group in part.param_groups
+            name: (member, parameter)
+            for member in self.members
+            for group in member.param_groups
             for parameter in group["params"]
             for name in [self.names[parameter]]
         }
@@ -163,9 +166,9 @@ class Optimizers:
             name, _, item = key.rpartition(".")
             if name not in owners:
                 raise ValueError(f"optimizer state {key} belongs to no parameter of the model")
-            part, parameter = owners[name]
+            member, parameter = owners[name]
             if value.dim() and value.shape != parameter.shape:
                 raise ValueError(f"optimizer state {key} is {tuple(value.shape)}")
             # Fused AdamW counts its steps on the parameter's device.
             placed = like(value, parameter) if value.dim() else value.to(parameter.device)
-            part.state[parameter][item] = placed.clone()
+            member.state[parameter][item] = placed.clone()

@@ -28,6 +28,7 @@ from nanogpt_cli.machine.memory import available_bytes
 from nanogpt_cli.model.accounting import training_flops
 from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT, GPTConfig
+from nanogpt_cli.model.parameters import is_block_matrix
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.training import evaluate, spec
 from nanogpt_cli.training.optim import takes_muon
@@ -201,7 +202,7 @@ def _backward_bytes(config: GPTConfig, micro_batch: int) -> int:
 def _update_bytes(recipe: Recipe, model: GPT) -> int:
     """Temporaries between backward pass and next step."""
     named = dict(model.named_parameters())
-    matrices = sum(p.numel() for n, p in named.items() if p.dim() >= 2 and ".h." in n)
+    matrices = sum(p.numel() for n, p in named.items() if is_block_matrix(n, p.shape))
     watched = matrices if recipe.stats.budget or recipe.stats.every else 0
     stacks: dict[tuple[int, ...], int] = {}
     for name, p in named.items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from nanogpt_cli import files, foreign_files
+from nanogpt_cli import files, foreign_files, shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine import distributed
 from nanogpt_cli.machine.environment import versions
@@ -102,13 +103,13 @@ def restore(folder: Path, stepper: Stepper, data: TokenData) -> Progress:
         UserError: the checkpoint belongs to other data or another model, or is not resumable.
     """
     state = checkpoint.read_state(folder)
-    _check_identity(folder, state.get("data", {}), data_identity(data))
+    check_data(folder, state.get("data", {}), data)
     optimizer = folder / checkpoint.OPTIMIZER
     if "progress" not in state or (state["step"] and not foreign_files.present(optimizer)):
         raise UserError(
             f"{folder} lacks the state of its optimizer or its progress, so it cannot be resumed "
             "exactly",
-            "start a new run from its weights: nanogpt train RECIPE --from RUN",
+            f"begin a new run with its weights: {_begin_from(folder.parents[1])}",
         )
     copy_weights(stepper.model, folder / checkpoint.MODEL)
     if foreign_files.present(optimizer):
@@ -130,14 +131,40 @@ def _restore_average(path: Path, stepper: Stepper) -> None:
         stepper.average.restart()
 
 
-def _check_identity(folder: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    for key in ("tokenizer", "train_sha256", "val_sha256"):
-        if saved.get(key) != now[key]:
-            raise UserError(
-                f"{folder} was trained on other data: {key} differs "
-                f"(was {saved.get('folder')}, now {now['folder']})",
-                "prepare the same data again, or start a new run with --from",
-            )
+def check_data(folder: Path, saved: Mapping[str, Any], data: TokenData) -> None:
+    """Refuse data that is not what a checkpoint or an incident was made with.
+
+    Args:
+        folder: of the checkpoint or incident, inside a run folder.
+        saved: its ``data_identity``; keys that an earlier version did not write are not compared.
+        data: what would be trained on now.
+
+    Raises:
+        UserError: the tokenizer or the tokens differ.
+    """
+    now = data_identity(data)
+    differing = [
+        word
+        for key, word in (
+            ("tokenizer", "another tokenizer"),
+            ("train_sha256", "other training tokens"),
+            ("val_sha256", "other validation tokens"),
+        )
+        if key in saved and saved[key] != now[key]
+    ]
+    if differing:
+        words = shell.setting("data.name", shell.path_word(data.folder))
+        words += ["--new-tokens"] if differing[0] == "another tokenizer" else []
+        raise UserError(
+            f"{folder} was trained on other data: {now['folder']} has {differing[0]} than "
+            f"{saved.get('folder')} had",
+            f"train on the same data, or begin a new run: {_begin_from(folder.parents[1], words)}",
+        )
+
+
+def _begin_from(run: Path, more: Sequence[str] = ()) -> str:
+    """The command that begins a run with the weights of another one."""
+    return shell.hint("train", run / "recipe.toml", "--from", run, *more)
 
 
 @torch.no_grad()

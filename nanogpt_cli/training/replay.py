@@ -30,11 +30,12 @@ from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import checkpoint, progress, resuming, retention
+from nanogpt_cli.training import checkpoint, progress, resuming, retention, saved_state
 from nanogpt_cli.training.room import check_memory
 from nanogpt_cli.training.setup import assemble
 from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.stepper import Stepper
+from nanogpt_cli.user_input import whole
 
 # Compiled kernels and GPUs round differently from the plain way; other weights differ by more.
 _TOLERANCE = 0.02
@@ -137,6 +138,7 @@ def _before(
     check_memory(spec)
     stepper = assemble(spec)
     if foreign_files.present(incident / checkpoint.MODEL):
+        progress.check_data(incident, saved.get("data", {}), data)
         progress.copy_weights(stepper.model, incident / checkpoint.MODEL)
         return stepper, f"incidents/{incident.name}"
     return stepper, _catch_up(run, stepper, data, step, report)
@@ -151,7 +153,12 @@ def _saved(run: RunFolder, incident: Path) -> dict[str, Any]:
     """
     about = incident / "incident.json"
     if foreign_files.present(about):
-        return foreign_files.read_object(about)
+        facts = foreign_files.read_object(about)
+        try:
+            saved_state.check(facts)
+        except ValueError as error:
+            raise UserError(f"{about}: {error}", f"move {incident} away") from None
+        return facts
     steps = retention.list_steps(run)
     return checkpoint.read_state(checkpoint.folder_of(run, steps[-1])) if steps else {}
 
@@ -309,5 +316,5 @@ def to_json(report: Report) -> dict[str, Any]:
 
 def known_steps(folder: Path) -> list[int]:
     """Steps the flight recorder kept."""
-    numbers = (path.name.removeprefix("step-") for path in folder.glob("step-*"))
-    return sorted(int(number) for number in numbers if number.isdecimal())
+    found = (whole(path.name.removeprefix("step-")) for path in folder.glob("step-*"))
+    return sorted(step for step in found if step is not None)

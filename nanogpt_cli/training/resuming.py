@@ -42,7 +42,8 @@ def changes(
     saved = state.get("recipe")
     if not isinstance(saved, dict):
         raise UserError(
-            f"{source} does not say which recipe made it", "begin a new run with --from"
+            f"{source} does not say which recipe made it",
+            "begin a new run with its weights: train --from",
         )
     recipe = recipe.for_processes(group.world)
     pairs = list(_differing(saved, recipe.model_dump(mode="json")))
@@ -74,7 +75,8 @@ def _differing(saved: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tup
         if not isinstance(before, dict):
             continue
         for key, value in values.items():
-            if key in before and before[key] != value:
+            automatic = (section, key, value) == ("sample", "prompt", "")
+            if key in before and before[key] != value and not automatic:
                 yield f"{section}.{key}", f"{section}.{key} was {before[key]!r}, is now {value!r}"
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from nanogpt_cli import files, foreign_files
@@ -14,17 +13,21 @@ from nanogpt_cli.model import limits
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.training import checkpoint
 from nanogpt_cli.training.checkpoint import CheckpointError
+from nanogpt_cli.user_input import whole
 
 BEST = "best.json"
-_STEP = re.compile(r"^step-(\d+)$")
 
 
 def list_steps(run: RunFolder) -> list[int]:
     """Steps that have a checkpoint folder, ascending."""
     if not run.checkpoints.is_dir():
         return []
-    found = (_STEP.match(path.name) for path in run.checkpoints.iterdir() if path.is_dir())
-    return sorted(int(match.group(1)) for match in found if match)
+    folders = (path for path in run.checkpoints.iterdir() if path.is_dir())
+    found = {path.name: whole(path.name.removeprefix("step-")) for path in folders}
+    return sorted(
+        step for name, step in found.items()
+        if step is not None and name == checkpoint.folder_of(run, step).name
+    )  # fmt: skip
 
 
 def mark_best(run: RunFolder, step: int, val_loss: float) -> None:
@@ -125,8 +128,8 @@ def find(run: RunFolder, which: str = "last") -> Path:
     if which == "best":
         best = best_step(run)
         return checkpoint.folder_of(run, steps[-1] if best is None else best)
-    if which.isdigit() and int(which) in steps:
-        return checkpoint.folder_of(run, int(which))
+    if (step := whole(which)) is not None and step in steps:
+        return checkpoint.folder_of(run, step)
     there = ", ".join(str(step) for step in steps)
     raise CheckpointError(
         f"run {run.name} has no checkpoint {which!r}", f"there are: best, last, {there}"

@@ -16,31 +16,34 @@ from nanogpt_cli.init.expected import expected_stats
 from nanogpt_cli.machine import distributed, memory
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.model.accounting import training_flops
-from nanogpt_cli.model.gpt import GPT, GPTConfig
+from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run import events
 from nanogpt_cli.training import batches
 from nanogpt_cli.training.batches import Windows
 from nanogpt_cli.training.optim import Optimizers
 from nanogpt_cli.training.spec import RunSpec
+from nanogpt_cli.training.starting import Start, copied
 from nanogpt_cli.training.stepper import Stepper
 from nanogpt_cli.version import __version__
 
 _PROBE_SEQUENCES = 2
 
 
-def assemble(spec: RunSpec, start_from: GPT | None = None) -> Stepper:
+def assemble(spec: RunSpec, start: Start | None = None) -> Stepper:
     """Model, optimizers and data order of a run.
 
     Args:
         spec: what to do, where, and with which processes.
-        start_from: weights to begin with; its architecture must be the recipe's.
+        start: weights to begin with instead of the scheme's initial values.
+
+    Raises:
+        UserError: they do not fit the data's tokenizer or the recipe's model.
     """
     recipe, config, group = spec.recipe, spec.config, spec.group
     if spec.device.device.type == "cpu":
         memory.keep_freed()
-    model = _starting_model(start_from, config)
-    model = model or drawing.build(config, spec.scheme, recipe.run.seed)
+    model = copied(start, spec) if start else drawing.build(config, spec.scheme, recipe.run.seed)
     model = model.to(spec.device.device).train()
     windows = Windows(
         seed=recipe.run.seed,
@@ -49,7 +52,7 @@ def assemble(spec: RunSpec, start_from: GPT | None = None) -> Stepper:
         batch=recipe.tokens_per_step // config.block_size,
         order=recipe.data.order,
     )
-    group.part(windows.batch)
+    group.own_slots(windows.batch)
     if group.world > 1 and recipe.train.parallel == "fsdp":
         distributed.shard(model, model.transformer.h, spec.device)
     forward, device = _compiled(model, recipe, spec.device)
@@ -107,32 +110,6 @@ def _compiled(model: GPT, recipe: Recipe, device: Device) -> tuple[nn.Module, De
     finally:
         model.zero_grad(set_to_none=True)
     return forward, device
-
-
-def _starting_model(model: GPT | None, config: GPTConfig) -> GPT | None:
-    """A copy of ``model`` with the recipe's dropout; its other settings must agree.
-
-    Raises:
-        UserError: they do not; each difference is named.
-    """
-    if model is None:
-        return None
-    wanted = replace(config, multipliers=model.config.multipliers)
-    found = replace(model.config, dropout=config.dropout)
-    if found != wanted:
-        theirs, ours = found.to_dict(), wanted.to_dict()
-        differing = ", ".join(
-            f"{k} {theirs[k]} (recipe: {v})" for k, v in ours.items() if theirs[k] != v
-        )
-        raise UserError(
-            f"the weights to start from have another shape: {differing}",
-            "set these keys in [model] to what the weights have",
-        )
-    with torch.device("meta"):
-        copy = GPT(found)
-    copy.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
-    copy.tie()
-    return copy.requires_grad_(True)
 
 
 def probe_ids(spec: RunSpec) -> Tensor:

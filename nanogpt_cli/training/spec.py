@@ -16,6 +16,7 @@ from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.text import beginning
 from nanogpt_cli.text.tokens import TokenData
 
 
@@ -24,7 +25,7 @@ class RunSpec:
     """Everything that a run is given and that does not change while it trains.
 
     Attributes:
-        recipe: with ``tokens_per_step`` and, on a CPU, ``parts`` written out.
+        recipe: with ``tokens_per_step``, the samples' prompt and, on a CPU, ``parts`` written out.
         data: prepared tokens.
         device: where and how to compute.
         group: the processes that share each step.
@@ -66,7 +67,7 @@ def resolve(
         UserError: the recipe does not fit the data or the machine.
     """
     check_data(recipe, data)
-    recipe = recipe.for_processes(group.world)
+    recipe = _with_prompt(recipe.for_processes(group.world), data)
     device = devices.choose(recipe.train)
     saved = parts.saved(state or {})
     recipe = parts.with_parts(recipe, saved) if saved else recipe
@@ -75,6 +76,15 @@ def resolve(
         recipe = parts.with_parts(recipe, n_parts)  # who repeats a step makes the same bits
     config = model_config(recipe, data.vocab_size)
     return RunSpec(recipe, data, device, group, config, scheme_of(recipe), n_parts, folder)
+
+
+def _with_prompt(recipe: Recipe, data: TokenData) -> Recipe:
+    """The recipe with the beginning of its data as the prompt of samples, unless it has another."""
+    if recipe.sample.prompt or not recipe.sample.max_new_tokens:
+        return recipe
+    prompt = beginning.of(data, max(1, recipe.model.block_size // 2))
+    sample = recipe.sample.model_copy(update={"prompt": prompt})
+    return recipe.model_copy(update={"sample": sample})
 
 
 def scheme_of(recipe: Recipe) -> schemes.Scheme:

@@ -9,7 +9,6 @@ cost below a share of the step time.
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from nanogpt_cli.init.expected import QUERIES
 from nanogpt_cli.machine.distributed import Group, is_split, local, norms, whole
 from nanogpt_cli.model.gpt import GPT
+from nanogpt_cli.model.parameters import is_block_matrix, layer_of
 
 # What each statistic is, for help texts and axis labels. All are lists over layers.
 NAMES = {
@@ -39,7 +39,6 @@ _ACTIVATION_NAMES = (
     *("resid_rms", "attn_rms", "mlp_rms", "preact_std", "dead"),
     *("attn_entropy", "attn_logit_max", "attn_score_std"),
 )
-_LAYER = re.compile(r"\.h\.(\d+)\.")
 # A unit counts as silent when its output stays below this share of the layer's RMS.
 _SILENT = 1e-2
 _BINS = 32
@@ -111,12 +110,6 @@ def _silent_share(hidden: Tensor) -> Tensor:
     return (largest < _SILENT * _rms(hidden)).float().mean()
 
 
-def layer_of(name: str) -> int | None:
-    """The block a parameter belongs to; ``None`` outside the blocks."""
-    match = _LAYER.search(name)
-    return int(match.group(1)) if match else None
-
-
 class Collector:
     """Measures a model around its optimizer step on sampled steps.
 
@@ -151,9 +144,9 @@ class Collector:
         self._next = 0
         self._before: list[Tensor] = []
         matrices = [
-            (layer, p)
+            (layer_of(name), p)
             for name, p in model.named_parameters()
-            if (layer := layer_of(name)) is not None and p.dim() >= 2
+            if is_block_matrix(name, p.shape)
         ]
         self._layers = [layer for layer, _ in matrices]
         self._matrices: list[Tensor] = [p for _, p in matrices]
@@ -221,7 +214,7 @@ class Collector:
             return {}
         for layer, p in zip(self._layers, matrices.values(), strict=True):
             weights[layer].append(p.float().flatten())
-        groups = {"weights": [torch.cat(parts) for parts in weights]}
+        groups = {"weights": [torch.cat(matrices) for matrices in weights]}
         for name, rows in seen.samples.items():
             groups[name] = [row for row in rows if row is not None]
         found = {name: _histogram(rows) for name, rows in groups.items() if rows}
@@ -258,7 +251,7 @@ class Collector:
         total: list[Tensor | None] = [None] * self.model.config.n_layer
         for name, norm in grad_norms.items():
             layer = layer_of(name)
-            if layer is not None:
+            if layer >= 0:
                 square = norm.float().square()
                 before = total[layer]
                 total[layer] = square if before is None else before + square

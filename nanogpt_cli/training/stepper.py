@@ -107,7 +107,7 @@ class Stepper:
         self.average = Average(model, ema)
         self.group = group
         self.n_parts = n_parts
-        self.slots = group.part(windows.batch)
+        self.slots = group.own_slots(windows.batch)
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         self._named = list(model.named_parameters())
         self._norms = torch.zeros(len(self._named))
@@ -148,8 +148,8 @@ class Stepper:
         """
         lr = self.optimizers.set_lr(index, lr_factor)
         loss = self._accumulate(index)
-        for part in self.optimizers.parts:
-            self.scaler.unscale_(part)  # type: ignore[arg-type]  # uses param_groups alone
+        for member in self.optimizers.members:
+            self.scaler.unscale_(member)  # type: ignore[arg-type]  # uses param_groups alone
         if self.group.world > 1:
             loss, wishes = self.group.sum(torch.stack([loss, loss.new_tensor(float(control))]))
         grads = self._grads()
@@ -227,8 +227,8 @@ class Stepper:
         if measured.clipped:
             grads = [distributed.local(grad) for grad in self._grads()]
             torch._foreach_mul_(grads, self.grad_clip / (measured.grad_norm + 1e-6))
-        for part in self.optimizers.parts:
-            self.scaler.step(part, n_parts=self.n_parts)  # type: ignore[arg-type]
+        for member in self.optimizers.members:
+            self.scaler.step(member, n_parts=self.n_parts)  # type: ignore[arg-type]
         self.scaler.update()
         self.optimizers.zero_grad()
         self.average.update(measured.index)

@@ -1,22 +1,29 @@
-"""Safetensors files: opening them, and writing them by all processes that hold a slice.
+"""Safetensors files: opening them, and writing them without holding all tensors in memory.
 
-Where a tensor lies in a file follows from names, types and shapes alone. FSDP2 splits tensors by
-rows, and rows are one stretch of bytes, so each rank writes its own rows into their place: nobody
-ever holds a whole split tensor, and what comes out is one ordinary file of whole tensors, which any
-number of processes and any other program can read, ``torch.distributed.checkpoint`` included
-(``HuggingFaceStorageReader``). Its own writers were not taken: one keeps a pickled index, the other
-leaves a file per rank that has to be put together in a second pass.
+The format is eight bytes with the header's length, a JSON header with the offsets, then the tensors
+one after another (https://github.com/huggingface/safetensors, "Format"). Where a tensor lies
+follows from names, types and shapes alone, so two writers need less memory than the library's:
+
+- ``write``: FSDP2 splits tensors by rows, and rows are one stretch of bytes, so each rank writes
+  its own rows into their place. The result is one ordinary file, which any other program can read,
+  ``torch.distributed.checkpoint`` included (``HuggingFaceStorageReader``). Its own writers were not
+  taken: one keeps a pickled index, the other leaves a file per rank that needs a second pass.
+- ``write_one_by_one``: an export computes a tensor while the one before it is being written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -30,10 +37,9 @@ _TYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
-
-
 # The library takes a minute and 1.5 GB for a header of 85 MB; GPT-2 XL's has 60 kB.
 _LARGEST_HEADER = 1 << 23
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -114,16 +120,81 @@ def write(path: Path, tensors: Mapping[str, Tensor], group: Group = Group()) -> 
         )
 
 
-def _layout(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, int]]:
-    """The file's beginning, and where each tensor's bytes start in the file.
+@dataclass(frozen=True)
+class LazyTensor:
+    """A float32 tensor that is computed when it is written.
+
+    Attributes:
+        shape: shape of the tensor.
+        get: computes it, contiguous and on the CPU.
+    """
+
+    shape: tuple[int, ...]
+    get: Callable[[], Tensor]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Always float32."""
+        return torch.float32
+
+
+def write_one_by_one(path: Path, tensors: Mapping[str, LazyTensor]) -> None:
+    """Write tensors that are computed on the way.
+
+    Raises:
+        AssertionError: a tensor is not what its ``LazyTensor`` announced.
+    """
+    header, places = _layout(tensors)
+    with path.open("wb") as file:
+        file.write(header)
+        for tensor in computed(tensors[name] for name in places):
+            file.write(little_endian(tensor).data)
+
+
+def computed(tensors: Iterable[LazyTensor]) -> Iterator[Tensor]:
+    """The value of each tensor in turn, computed as in ``ahead``.
+
+    Raises:
+        AssertionError: a tensor is not what its ``LazyTensor`` announced.
+    """
+    tensors = list(tensors)
+    for lazy, tensor in zip(tensors, ahead(lazy.get for lazy in tensors), strict=True):
+        assert tuple(tensor.shape) == lazy.shape, (tensor.shape, lazy.shape)
+        assert tensor.dtype == lazy.dtype, tensor.dtype
+        yield tensor
+
+
+def ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """The results of ``calls`` in order, each computed while the one before it is being used.
+
+    Two results are alive at a time, never more.
+    """
+    pending: Future[T] | None = None
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        for call in calls:
+            following = pool.submit(call)
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()
+
+
+def little_endian(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """A tensor's values as a little-endian numpy array; no copy where that is the byte order."""
+    return np.ascontiguousarray(tensor.contiguous().numpy(), dtype="<f4")
+
+
+def _layout(tensors: Mapping[str, Tensor | LazyTensor]) -> tuple[bytes, dict[str, int]]:
+    """The file's beginning, and where each tensor's bytes start in the file, in file order.
 
     Wide types come first, so that every tensor is aligned.
     """
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     places, end = {}, 0
-    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
+    for name in sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name)):
         tensor, start = tensors[name], end
-        end += tensor.numel() * tensor.element_size()
+        end += math.prod(tensor.shape) * tensor.dtype.itemsize
         entries[name] = {
             "dtype": _TYPES[tensor.dtype],
             "shape": list(tensor.shape),

@@ -19,14 +19,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanogpt_cli.machine.distributed import Group
-from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run import events, history
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import checkpoint as checkpoints
-from nanogpt_cli.training import commands, progress, resuming, retention
+from nanogpt_cli.training import progress, resuming, retention
 from nanogpt_cli.training.alarms import Alarms
+from nanogpt_cli.training.commands import Commands
 from nanogpt_cli.training.hooks import (
     Checkpoints,
     Evaluations,
@@ -40,6 +40,7 @@ from nanogpt_cli.training.recorder import Recorder
 from nanogpt_cli.training.room import check_memory
 from nanogpt_cli.training.setup import assemble, describe, probe_ids
 from nanogpt_cli.training.spec import resolve
+from nanogpt_cli.training.starting import Start
 from nanogpt_cli.training.state import RunState
 from nanogpt_cli.training.stats import Collector
 from nanogpt_cli.training.stepper import Measured
@@ -66,7 +67,7 @@ class Trainer:
             in memory.
         checkpoint: folder of the checkpoint to go on from. Nothing is written before ``run``, so a
             resume that is refused leaves the run as it was.
-        start_from: weights to begin with instead of the recipe's initialisation.
+        start: weights to begin with instead of the recipe's initialisation.
         group: the processes that share the work, see ``machine/distributed.py``.
         should_stop: asked between steps; true ends the run with a saved checkpoint.
         clock: seconds since the epoch, for the events.
@@ -82,7 +83,7 @@ class Trainer:
         run: RunFolder | None = None,
         *,
         checkpoint: Path | None = None,
-        start_from: GPT | None = None,
+        start: Start | None = None,
         group: Group = Group(),  # noqa: B008 - frozen
         should_stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
@@ -94,7 +95,9 @@ class Trainer:
         self.spec = spec = resolve(recipe, data, folder=run, group=group, state=saved)
         self.group, self.should_stop, self.clock = group, should_stop, clock
         check_memory(spec)
-        self.stepper = stepper = assemble(spec, start_from)
+        if start and (note := start.note(spec.config)):
+            self.notes.append(note)
+        self.stepper = stepper = assemble(spec, start)
         self.model = stepper.model
         self.state = state = RunState()
         self.collector = Collector(
@@ -108,13 +111,14 @@ class Trainer:
         self.checkpoints = Checkpoints(*shared)
         self.evaluations = Evaluations(*shared, self.checkpoints, self.collector, should_stop)
         self.samples = Samples(*shared)
+        acting = (self.checkpoints, self.evaluations, self.samples)
+        self.commands = Commands(*shared, *acting)
         self.hooks: list[Hook] = [
             Statistics(*shared, self.collector), self.checkpoints, self.evaluations, self.samples,
         ]  # fmt: skip
         self.alarms = Alarms(vocab_size=data.vocab_size)
-        self.recorder = Recorder(run) if run else None
-        self.inbox = commands.Inbox(run if group.leads else None)
-        self._scratch = start_from is None
+        self.recorder = Recorder(spec, stepper)
+        self._scratch = start is None
         if checkpoint:
             self._restore(checkpoint)
 
@@ -170,7 +174,7 @@ class Trainer:
         """Stamp events, and let the recorder and the alarms see them."""
         for event in found:
             stamped = replace(event, time=self.clock())
-            if self.recorder and isinstance(stamped, events.Step | events.Layers):
+            if isinstance(stamped, events.Step | events.Layers):
                 self.recorder.note(stamped)
             yield stamped
             for alarm in self.alarms.update(stamped):
@@ -192,7 +196,7 @@ class Trainer:
 
     def _wants_control(self) -> bool:
         """Whether this process is asked to stop or to carry out commands."""
-        return self.should_stop() or self.inbox.waiting()
+        return self.should_stop() or self.commands.waiting()
 
     def _advance(self) -> Generator[events.Event, None, bool]:
         """One optimizer step and all that is due after it; whether some rank wants control."""
@@ -207,7 +211,7 @@ class Trainer:
             if not skip:
                 return measured.control
         elif kind := self.alarms.incident(measured.loss):
-            yield from self._record(measured, kind, "recorded")
+            yield from self._emit([self.recorder.record(measured, kind, "recorded")])
         watching = time.perf_counter()
         if not skip:
             for hook in self.hooks:
@@ -250,7 +254,7 @@ class Trainer:
             if state.skipped < _OVERFLOWS:
                 return True  # fp16 overflow: the scaler lowers its factor, and that is all
         action = self.recipe.train.on_nonfinite
-        yield from self._record(measured, "non_finite", action)
+        yield from self._emit([self.recorder.record(measured, "non_finite", action)])
         if action == "skip" and state.skipped < _SKIPS:
             state.skipped += 1
             return True
@@ -265,24 +269,6 @@ class Trainer:
         state.ending = "non_finite"
         state.message = f"step {index + 1} has no finite loss or gradient"
         return False
-
-    def _record(self, measured: Measured, kind: str, action: str) -> Iterator[events.Event]:
-        """Write the flight recorder's folder and say so."""
-        folder = self.spec.folder
-        broken = self.stepper.broken_gradients()
-        message = f"loss {measured.loss:.6g}, gradient norm {measured.grad_norm:.6g}"
-        if kind == "non_finite":
-            message += f"; not finite: {', '.join(broken[:3]) or 'the loss alone'}"
-        path = None
-        if self.recorder:
-            path = self.recorder.write(self.stepper, measured, self.recipe, kind)
-        if path is None and action == "recorded":
-            action = "noted"  # the disk holds enough of them already
-        where = str(path.relative_to(folder.path)) if path and folder else ""
-        incident = events.Incident(
-            step=measured.index + 1, kind=kind, message=message, path=where, action=action
-        )
-        yield from self._emit([incident])
 
     def _roll_back(self, index: int) -> str:
         """Return to the last checkpoint and leave step ``index`` out; "", or why it cannot be."""
@@ -306,42 +292,13 @@ class Trainer:
         while True:
             if self.group.any(self.should_stop()):
                 state.ending = state.ending or "stopped"
-            for name, argument in self.group.share(self.inbox.take(look=state.paused)):
-                yield from self._obey(name, argument)
+            yield from self._emit(self.commands.carry_out())
             if not state.paused or self._ended():
                 return
             if time.monotonic() - quiet_since > _HEARTBEAT_S:
                 quiet_since = time.monotonic()
                 yield from self._emit([events.Heartbeat(step=self.progress.step, doing="paused")])
             time.sleep(_PAUSE_S)
-
-    def _obey(self, name: str, argument: str) -> Iterator[events.Event]:
-        """Carry out one command and say what came of it."""
-        result = "done"
-        if name in ("pause", "resume"):
-            self.state.paused = name == "pause"
-        elif name == "checkpoint":
-            yield from self._emit(self.checkpoints.save())
-        elif name == "eval":
-            yield from self._emit(self.evaluations.evaluate())
-        elif name == "sample":
-            yield from self._emit(self.samples.sample(argument or None))
-        elif name == "stop":
-            self.state.ending = "stopped"
-        elif name == "lr":
-            result = self._scale_lr(argument)
-        else:
-            result = "unknown command"
-        step = self.progress.step
-        answer = events.Command(step=step, name=name, argument=argument, result=result)
-        yield from self._emit([answer])
-
-    def _scale_lr(self, argument: str) -> str:
-        try:
-            self.progress.lr_factor *= commands.factor(argument)
-        except ValueError as error:
-            return str(error)
-        return f"learning rate is now {self.progress.lr_factor:g} times the recipe's"
 
     def _finish(self, started: float) -> Iterator[events.Event]:
         """Save, evaluate if the run is complete, and say how it ended."""

@@ -52,7 +52,9 @@ def command(*more: str) -> list[str]:
 
 def test_both_end_and_are_evaluated_on_the_whole_split(checkout: Path) -> None:
     recipe = recipe_files.load("debug", [*SETS, "data.name=text.txt"]).recipe
-    data = open_data(prepare.ensure("text.txt", "char", val_fraction=0.1, report=lambda _: None))
+    data = open_data(
+        prepare.ensure({"name": "text.txt", "tokenizer": "char"}, report=lambda _: None)
+    )
     model = drawing.build(spec.model_config(recipe, data.vocab_size), schemes.get("gpt2"), seed=5)
     (checkout / "made").mkdir()
     nanogpt.write(source.from_model(model, None), checkout / "made", lambda _: None)

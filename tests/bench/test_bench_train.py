@@ -73,9 +73,9 @@ def test_turns_with_a_checkout(text: Path, tmp_path: Path) -> None:
     assert json.loads(Path("history.jsonl").read_text())["loops"] == facts["loops"]
     told = json.loads((checkout / "told.json").read_text())
     assert (told["n_embd"], told["block_size"], told["device"]) == ("16", "16", "cpu")
-    assert told["bytes"] == 2 * open_data(prepare.ensure(
-        str(text), "char", val_fraction=0.1, report=lambda _: None
-    )).manifest.train.tokens  # fmt: skip
+    data = {"name": str(text), "tokenizer": "char"}
+    folder = prepare.ensure(data, report=lambda _: None)
+    assert told["bytes"] == 2 * open_data(folder).manifest.train.tokens
 
 
 def test_a_loop_that_ends_is_said_with_its_last_words(text: Path, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_growth_varies_one_key_at_a_time_at_equal_tokens_for_contexts() -> None:
 
 def test_growth_measures_pace_and_checkpoints(text: Path) -> None:
     recipe = recipe_files.load("debug", TINY).recipe
-    folder = prepare.ensure(str(text), "char", val_fraction=0.1, report=lambda _: None)
+    folder = prepare.ensure({"name": str(text), "tokenizer": "char"}, report=lambda _: None)
     data = open_data(folder)
     found = growth.pace(recipe, data, seconds=0)
     assert found["tokens_per_s"] > 0

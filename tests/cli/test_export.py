@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import exporting
+from nanogpt_cli.interop import exporting, verify
 
 
 @pytest.fixture
@@ -46,6 +46,28 @@ def test_folder_can_be_chosen_and_json_is_one_line(here: Path) -> None:
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer["artefacts"] == ["elsewhere/hf"]
     assert (here / "elsewhere" / "hf" / "config.json").is_file()
+
+
+def test_what_was_not_run_is_said_everywhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gguf")
+    for options in (("--no-verify",), ()):
+        monkeypatch.setattr(verify, "missing", lambda artefact: "its runtime")
+        done = invoke("--to", "hf,gguf", "--json", "--overwrite", *options)
+        assert done.exit_code == 0
+        assert "NOT VERIFIED: hf, tiny-f16.gguf: never run in" in done.stderr.replace("\n", " ")
+        assert json.loads(done.stdout.splitlines()[-1])["passed"] is None
+        for target in ("hf", "gguf"):
+            path = here / "runs" / "tiny" / "exports" / target / "verify.json"
+            assert json.loads(path.read_text())["passed"] is None
+
+
+def test_what_was_not_run_is_not_uploaded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(verify, "missing", lambda artefact: "its runtime")
+    monkeypatch.setenv("HF_TOKEN", "hf_any")
+    done = invoke("--push", "me/tiny")
+    assert isinstance(done.exception, UserError)
+    assert "not verified" in done.exception.message
 
 
 def test_failed_proof_is_exit_code_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +107,27 @@ def test_mistakes_are_answered(here: Path, arguments: tuple[str, ...], said: str
     assert isinstance(done.exception, UserError)
     assert said in str(done.exception)
     assert not (here / "runs" / "tiny" / "exports").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "target", "said"),
+    [
+        ({"activation": "relu"}, "nanogpt", "'relu'"), ({"tied": False}, "nanogpt", "ties"),
+        ({"activation": "relu2"}, "gguf", "'relu2'"), ({"activation": "swiglu"}, "onnx", "swiglu"),
+        ({"activation": "swiglu"}, "hf", "swiglu"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_format_that_lacks_something_is_refused_before_others_are_written(
+    here: Path, changes: dict[str, Any], target: str, said: str
+) -> None:
+    for package in exporting.TARGETS[target].packages:
+        pytest.importorskip(package)
+    make_run(here / "runs" / "special", **changes)
+    done = invoke("special", "--to", f"pt2,{target}", "--no-verify")
+    assert isinstance(done.exception, UserError)
+    assert said in str(done.exception)
+    assert not (here / "runs" / "special" / "exports").exists()
 
 
 def test_damaged_foreign_model_is_refused(here: Path) -> None:

@@ -221,12 +221,22 @@ def test_another_tokenizer_takes_the_place_of_a_broken_one() -> None:
     assert found.fingerprint() == tokenizers.load(Path("other.json")).fingerprint()
 
 
-def test_end_of_text_outside_the_vocabulary_is_not_taken_over() -> None:
+@pytest.mark.parametrize("end", [50256, -1, None, "x", True, [3, 4], 3.5, {}])
+def test_end_of_text_outside_the_vocabulary_is_not_taken_over(end: object) -> None:
     folder = bpe_folder()
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": 50256}))
-    assert invoke("model").exit_code == 0
-    assert source.from_run(find_run("model")).require_tokenizer("x").eot == 0
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": end}))
+    found = invoke("model")
+    assert found.exit_code == 0
+    assert ("end-of-text id 50256" in found.stderr) == (end == 50256)
+    imported = source.from_run(find_run("model")).require_tokenizer("x")
+    assert imported.eot == 0
+    # The token that the tokenizer's own configuration names comes before the usual names.
+    path = folder / "tokenizer_config.json"
+    name = imported.decode([70])
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token": {"content": name}}))
+    assert invoke("model", "--name", "named").exit_code == 0
+    assert source.from_run(find_run("named")).require_tokenizer("x").eot == 70
 
 
 def test_a_folder_without_a_tokenizer_says_so() -> None:

@@ -20,6 +20,7 @@ import programs
 import pytest
 import torch
 from click.testing import Result
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app, sample_interactive, sample_session, sources
@@ -28,7 +29,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.sampling import decode
-from nanogpt_cli.sampling.sampler import generate_text
+from nanogpt_cli.sampling.continuation import generate_text
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from nanogpt_cli.training import checkpoint
 
@@ -83,7 +84,7 @@ def test_the_text_is_that_of_the_core_and_commentary_stays_on_stderr(here: Path)
     result = nanogpt("--prompt", "ROMEO", "-n", "40", "--seed", "5")
     found = sources.resolve("small")
     expected = generate_text(
-        found.model, found.need_tokenizer(), "ROMEO", max_new_tokens=40, seed=5
+        found.model, found.require_tokenizer(), "ROMEO", max_new_tokens=40, seed=5
     )
     assert result.stdout.rstrip("\n") == expected.rstrip("\n")
     assert "run small, step 500" in result.stderr
@@ -296,7 +297,10 @@ class _Hub(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_hub_ids_are_fetched_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pickled", [False, True])
+def test_hub_ids_are_fetched_once(
+    here: Path, monkeypatch: pytest.MonkeyPatch, pickled: bool
+) -> None:
     from huggingface_hub import constants
 
     from nanogpt_cli.interop import huggingface
@@ -304,6 +308,10 @@ def test_hub_ids_are_fetched_once(here: Path, monkeypatch: pytest.MonkeyPatch) -
 
     (here / "hf").mkdir()
     huggingface.write(from_run(RunFolder(here / "runs/small")), here / "hf", lambda _: None)
+    if pickled:
+        weights = load_file(here / "hf" / "model.safetensors")
+        torch.save(weights, here / "hf" / "pytorch_model.bin")
+        (here / "hf" / "model.safetensors").unlink()
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), lambda *a: _Hub(*a, directory=str(here / "hf"))
     )

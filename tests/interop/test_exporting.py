@@ -47,7 +47,7 @@ def test_missing_package_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(exporting.TARGETS, "gguf", exporting.Target("", ("no_such_lib",), "gguf"))
     with pytest.raises(UserError, match="no_such_lib") as refused:
-        exporting.check_ready(["gguf"], tmp_path, overwrite=False)
+        exporting.check_ready(exportable(), ["gguf"], tmp_path, overwrite=False)
     assert "nanogpt-cli[gguf]" in refused.value.hint
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny import exportable, make_model, quiet, write_llmc
 
 from nanogpt_cli.errors import UserError
@@ -27,6 +30,16 @@ def _nanogpt(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
+def _pickled(folder: Path, **options: Any) -> None:
+    _hf(folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin", **options)
+    (folder / "model.safetensors").unlink()
+
+
+def _old(folder: Path) -> None:
+    _pickled(folder, _use_new_zipfile_serialization=False)
+
+
 def _llmc(folder: Path) -> None:
     write_llmc(folder / "model.bin", make_model(activation="gelu_tanh", **SMALL))
 
@@ -35,6 +48,7 @@ def _llmc(folder: Path) -> None:
     ("make", "name", "read"),
     [
         (_hf, "model.safetensors", ""), (_hf, "config.json", ""), (_hf, "tokenizer.json", ""),
+        (_pickled, "pytorch_model.bin", ""), (_old, "pytorch_model.bin", ""),
         (_nanogpt, "ckpt.pt", ""), (_nanogpt, "meta.pkl", ""), (_llmc, "model.bin", "model.bin"),
     ],
 )  # fmt: skip

@@ -101,7 +101,7 @@ def test_vocabulary_with_end_of_text_keeps_its_rows(tmp_path: Path) -> None:
 def test_ascii_vocabulary_gets_a_merge_that_never_applies() -> None:
     from nanogpt_cli.text.tokenizer import CharTokenizer
 
-    found = gguf_vocab.vocabulary(CharTokenizer("abc\n"))
+    found = gguf_vocab.vocabulary(CharTokenizer("abc\n"), 4)
     assert found.merges == ["ÿ ÿ"]
     assert found.added_eot
     assert found.eot == 4
@@ -109,7 +109,7 @@ def test_ascii_vocabulary_gets_a_merge_that_never_applies() -> None:
 
 
 def test_merges_build_each_character_and_nothing_across() -> None:
-    found = gguf_vocab.vocabulary(char_tokenizer())
+    found = gguf_vocab.vocabulary(char_tokenizer(), char_tokenizer().vocab_size)
     ranks = {tuple(merge.split(" ")): rank for rank, merge in enumerate(found.merges)}
     ids = {token: id for id, token in enumerate(found.tokens)}
     for text in (TEXT, "éé🙂你", "🙂\n🙂"):

@@ -103,7 +103,7 @@ def test_pretrained_weights_bring_their_shape_and_a_flag_of_train(tmp_path: Path
     assert (found.model.n_layer, found.model.n_head, found.model.n_embd) == (48, 25, 1600)
     assert (found.model.bias, found.model.vocab_size, found.model.block_size) == (True, 50257, 1024)
     assert (found.optim.schedule, found.optim.warmup_steps) == ("constant", 0)
-    assert made.command == "nanogpt train NAME --from gpt2-xl"
+    assert made.source == "gpt2-xl"
 
 
 @pytest.mark.parametrize(

@@ -58,8 +58,19 @@ def test_archive_that_unpacks_to_a_thousand_times_its_size_is_refused(tmp_path: 
 
 def test_tensor_without_data_behind_it_is_refused(tmp_path: Path) -> None:
     endless = {"w": torch.zeros(1).expand(10**11)}
-    assert "exceeds its data" in refused(endless, tmp_path / "a.pt")
-    assert "exceeds" in refused({"w": torch.zeros(6).view(2, 3).T}, tmp_path / "b.pt")
+    assert "claim 400,000,000,000 bytes" in refused(endless, tmp_path / "a.pt")
+    shared = torch.zeros(1 << 20)
+    many = {f"w{i}": shared.view(1 << 10, 1 << 10) for i in range(20)}
+    assert "claim" in refused(many, tmp_path / "b.pt")
+
+
+def test_views_in_any_order_are_read(tmp_path: Path) -> None:
+    whole = torch.arange(24.0).view(4, 6)
+    value = {"w": whole.T, "rows": whole[1:3], "gaps": whole[:, ::2], "one": whole[0].expand(3, 6)}
+    for options in ({}, {"_use_new_zipfile_serialization": False}):
+        torch.save(value, tmp_path / "a.pt", **options)
+        found = safe_torch.open_files([tmp_path / "a.pt"])
+        assert all(torch.equal(found.get(name), tensor) for name, tensor in value.items())
 
 
 @pytest.mark.parametrize(
@@ -92,10 +103,31 @@ def test_flipped_weight_is_noticed(tmp_path: Path) -> None:
         safe_torch.load(path)
 
 
-def test_file_from_before_archives_is_refused(tmp_path: Path) -> None:
+def test_payload_in_a_file_from_before_archives_is_not_executed(tmp_path: Path) -> None:
+    path, proof = tmp_path / "a.pt", tmp_path / "executed"
+    torch.save({"w": Payload(proof)}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match="imports 'posix system'"):
+        safe_torch.load(path)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("kept", [14, 30, 200, 400, -4])
+def test_cut_file_from_before_archives_is_refused(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "a.pt"
-    torch.save({"w": torch.zeros(3)}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match=r"PyTorch older than 1\.6"):
+    torch.save({"w": torch.zeros(30)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"a\.pt"):
+        safe_torch.load(path)
+
+
+def test_storage_of_a_terabyte_in_a_file_from_before_archives_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save({"w": torch.zeros(0x1234)}, path, _use_new_zipfile_serialization=False)
+    # The number of values: BININT2 in the persistent id becomes BININT of 2^31 - 1, then LONG1.
+    huge = b"\x8a\x06" + (1 << 40).to_bytes(6, "little")
+    data = path.read_bytes().replace(b"M\x34\x12", huge, 1)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.pt"):
         safe_torch.load(path)
 
 

@@ -1,15 +1,15 @@
-"""Folding multipliers, cutting padding, and reading a checkpoint tensor by tensor."""
+"""Folding multipliers, keeping every row, and reading a checkpoint tensor by tensor."""
 
 from __future__ import annotations
 
-from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from tiny import char_tokenizer, exportable, logits, make_model, same_tensors
+from tiny import char_tokenizer, exportable, logits, make_model, quiet, same_tensors
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import source, tensorfile
+from nanogpt_cli.interop import exporting, source
 from nanogpt_cli.model.gpt import Multipliers
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.training.checkpoint import CheckpointError
@@ -43,12 +43,17 @@ def test_zero_embedding_factor_is_refused() -> None:
         source.from_model(make_model(multipliers=Multipliers(embedding=0.0)), None)
 
 
-def test_padding_is_cut_to_the_tokenizer() -> None:
-    tokenizer = char_tokenizer()
-    padded = exportable(tokenizer, vocab_size=64)
-    assert padded.config.vocab_size == tokenizer.vocab_size < 64
-    whole = padded.weights.uncut().get("transformer.wte.weight")
-    assert torch.equal(padded.weights.get("transformer.wte.weight"), whole[: tokenizer.vocab_size])
+@pytest.mark.parametrize("target", ["hf", "nanogpt", "gguf", "onnx"])
+def test_rows_beyond_the_tokenizer_are_never_cut(tmp_path: Path, target: str) -> None:
+    for package in exporting.TARGETS[target].packages:
+        pytest.importorskip(package)
+    padded = exportable(vocab_size=64, n_layer=1)
+    assert padded.require_tokenizer("x").vocab_size < 64
+    (made,) = exporting.export(padded, target, tmp_path, quiet, quantizations=["f32"])
+    rows = padded.weights.get("transformer.wte.weight").numpy()
+    file = made.path / "onnx" / "model.onnx" if target == "onnx" else made.path
+    files = [file] if file.is_file() else sorted(file.iterdir())
+    assert any(rows.tobytes() in path.read_bytes() for path in files)
 
 
 def test_tokenizer_larger_than_the_model_is_refused() -> None:
@@ -72,20 +77,3 @@ def test_damaged_checkpoint_is_refused(run: RunFolder) -> None:
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="damaged"):
         source.from_run(run)
-
-
-def test_ahead_keeps_order_holds_two_and_passes_errors_on() -> None:
-    alive: list[int] = []
-
-    def make(number: int) -> int:
-        alive.append(number)
-        if number == 7:
-            raise ValueError("seven")
-        return number
-
-    results = tensorfile.ahead(partial(make, n) for n in range(100))
-    for expected in range(7):
-        assert next(results) == expected
-        assert len(alive) <= expected + 2
-    with pytest.raises(ValueError, match="seven"):
-        next(results)

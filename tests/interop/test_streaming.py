@@ -13,8 +13,9 @@ import torch
 from tiny import exportable, quiet
 from torch import Tensor
 
-from nanogpt_cli.interop import exporting, onnxfile, torchfile
-from nanogpt_cli.interop.tensorfile import Entry
+from nanogpt_cli.interop import exporting, torchfile
+from nanogpt_cli.interop import onnx as onnx_export
+from nanogpt_cli.training.tensor_files import LazyTensor
 
 
 @pytest.mark.parametrize("target", ["hf", "gguf", "nanogpt", "pt2", "onnx"])
@@ -41,10 +42,10 @@ def test_no_writer_holds_the_whole_model(tmp_path: Path, target: str) -> None:
 
 def test_archive_is_what_torch_saves(tmp_path: Path) -> None:
     whole = torch.arange(60, dtype=torch.float32).view(5, 3, 4)
-    shared = Entry((3, 3, 4), lambda: whole[:3])  # rows cut off behind
+    shared = LazyTensor((3, 3, 4), lambda: whole[:3])  # rows cut off behind
     value = {
-        "model": {"a": shared, "b": Entry((3, 4), lambda: whole[2]), "c": shared},
-        "scalar": Entry((), lambda: torch.tensor(1.5)), "step": 7, "list": [1, "two", None],
+        "model": {"a": shared, "b": LazyTensor((3, 4), lambda: whole[2]), "c": shared},
+        "scalar": LazyTensor((), lambda: torch.tensor(1.5)), "step": 7, "list": [1, "two", None],
     }  # fmt: skip
     torchfile.save(value, tmp_path / "x.pt")
     found = torch.load(tmp_path / "x.pt", weights_only=True, mmap=True)
@@ -61,7 +62,7 @@ def test_archive_is_what_torch_saves(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's full device")
 @pytest.mark.parametrize("numbers", [3, 1 << 20])
 def test_a_full_disk_is_an_os_error(numbers: int) -> None:
-    value = {"a": Entry((numbers,), lambda: torch.zeros(numbers))}
+    value = {"a": LazyTensor((numbers,), lambda: torch.zeros(numbers))}
     with pytest.raises(OSError) as refused:
         torchfile.save(value, Path("/dev/full"))
     assert refused.value.errno == errno.ENOSPC
@@ -80,7 +81,7 @@ def test_onnx_file_is_what_the_library_writes(tmp_path: Path) -> None:
     expected.graph.initializer.extend(
         onnx.numpy_helper.from_array(tensor.numpy(), name) for name, tensor in tensors.items()
     )
-    entries = {k: Entry(tuple(t.shape), t.detach) for k, t in tensors.items()}
-    onnxfile.write(tmp_path / "m.onnx", model, entries)
+    entries = {k: LazyTensor(tuple(t.shape), t.detach) for k, t in tensors.items()}
+    onnx_export.write_file(tmp_path / "m.onnx", model, entries)
     assert onnx.load(tmp_path / "m.onnx") == expected
     assert (tmp_path / "m.onnx").stat().st_size == len(expected.SerializeToString())

@@ -17,6 +17,8 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import compare, exporting, verify
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.text import bpe
+from nanogpt_cli.text.bpe import HuggingFaceTokenizer
+from nanogpt_cli.text.tokenizer import Tokenizer
 
 NEEDS = {"hf": "transformers", "gguf": "xllamacpp", "onnx": "onnxruntime", "pt2": "torch"}
 
@@ -58,6 +60,38 @@ def test_llama_cpp_runs_every_kind_of_vocabulary(tmp_path: Path, kind: str) -> N
     assert eight.facts["max_abs_diff"] > whole.facts["max_abs_diff"]
 
 
+def with_added_tokens() -> Tokenizer:
+    """A byte-level BPE with a special token and two that are matched in every text."""
+    library = bpe.train(290, [TEXT]).backend
+    library.add_special_tokens(["<|user|>"])
+    library.add_tokens(["naïve café", "question;"])
+    return HuggingFaceTokenizer(json.loads(library.to_str()))
+
+
+@pytest.mark.parametrize("target", ["hf", "gguf", "onnx"])
+def test_added_tokens_keep_their_ids_and_their_rows(tmp_path: Path, target: str) -> None:
+    tokenizer = with_added_tokens()
+    ids = tokenizer.encode(TEXT + "<|user|>")
+    special, named = (tokenizer.encode(text)[0] for text in ("<", "naïve café"))
+    assert ids.count(named) == 3
+    assert special < 257  # the special token's name in a text is text
+    source = exportable(tokenizer, activation="gelu_tanh", vocab_size=tokenizer.vocab_size + 5)
+    (check,) = proved(source, target, tmp_path, quantizations=("f32",))
+    assert check.problems == []
+    assert check.facts["tokenizer_same_ids"]
+    assert check.facts["tokenizer_text_equal"]
+
+
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
+def test_added_token_that_llama_cpp_would_match_otherwise_is_refused(
+    tmp_path: Path, flag: str
+) -> None:
+    value = with_added_tokens().to_json()["huggingface"]
+    value["added_tokens"][-1][flag] = True
+    with pytest.raises(UserError, match=rf"'question;' has {flag}"):
+        exporting.export(exportable(HuggingFaceTokenizer(value)), "gguf", tmp_path, quiet)
+
+
 def test_changed_weight_and_dropped_spaces_are_caught(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     source = exportable()
@@ -97,14 +131,16 @@ def test_interpreter_without_the_runtime_is_a_failure_not_a_pass(tmp_path: Path)
 
 
 def test_missing_runtime_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "installed", lambda artefact: False)
+    monkeypatch.setattr(verify, "missing", lambda artefact: "transformers")
     source = exportable()
     artefacts = exporting.export(source, "hf", tmp_path, quiet)
     (check,) = exporting.verify_all(source, artefacts, quiet)
     assert check.passed is None
     assert "not installed" in check.problems[0]
     with pytest.raises(UserError, match="transformers"):
-        exporting.verify_all(source, artefacts, quiet, required=True)
+        exporting.verify_all(source, artefacts, quiet, wanted=True)
+    assert json.loads((tmp_path / "hf" / "verify.json").read_text())["passed"] is None
+    assert "not run" in (tmp_path / "hf" / "README.md").read_text()
 
 
 def test_nan_is_out_of_bounds(tmp_path: Path) -> None:

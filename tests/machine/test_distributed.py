@@ -142,11 +142,11 @@ def _other_rank(folder: Path) -> int:
 
 
 def test_slots_are_dealt_evenly_or_refused() -> None:
-    assert [list(Group(rank, 2).part(6)) for rank in range(2)] == [[0, 1, 2], [3, 4, 5]]
+    assert [list(Group(rank, 2).own_slots(6)) for rank in range(2)] == [[0, 1, 2], [3, 4, 5]]
     with pytest.raises(
         UserError, match="7 sequences per step cannot be divided evenly among 2 processes"
     ):
-        Group(0, 2).part(7)
+        Group(0, 2).own_slots(7)
 
 
 def test_alone_everything_is_a_no_op() -> None:
@@ -163,8 +163,11 @@ def test_alone_everything_is_a_no_op() -> None:
 def test_a_lost_peer_is_said_in_words() -> None:
     with (
         pytest.raises(UserError, match="another process of this job is gone"),
-        distributed.readable_losses(Group(0, 2)),
+        distributed.readable_losses(Group(0, 2), "go on"),
     ):
         raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1")
-    with pytest.raises(RuntimeError, match="shape"), distributed.readable_losses(Group(0, 2)):
+    with (
+        pytest.raises(RuntimeError, match="shape"),
+        distributed.readable_losses(Group(0, 2), "go on"),
+    ):
         raise RuntimeError("shape mismatch")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.schemes.laws import LARGEST_NORMAL, Law, Rule, evaluate, normal_extreme, pretty
@@ -64,3 +66,35 @@ def test_the_largest_normal_draw_grows_slowly_and_stops_where_float32_does() -> 
 def test_pretty_formulas_read_like_the_page() -> None:
     assert pretty("0.02 / sqrt(2 * L)") == "0.02/√(2L)"
     assert str(Rule.parse("truncated(1/sqrt(d), 3)")) == "truncated(1/√d, ±3σ)"
+
+
+NUMBER = st.sampled_from(
+    ["1", "0", "0.02", "1e300", "1e-300", "9" * 400, "d", "L", "l", "x", "nan"]
+)
+OPERATOR = st.sampled_from(["+", "*", "/", "^", "-"])
+FUNCTION = st.sampled_from(["sqrt", "ln", "exp", "-", "max", "f"])
+FORMULA = st.recursive(
+    NUMBER,
+    lambda inner: (
+        st.builds("{}{}{}".format, inner, OPERATOR, inner)
+        | st.builds("{}({})".format, FUNCTION, inner)
+    ),
+)
+LAW = st.builds("{}({})".format, st.sampled_from(["normal", "uniform", "constant"]), FORMULA)
+CUT = st.builds("truncated({}, {})".format, FORMULA, FORMULA)
+DEEP = st.builds(
+    lambda piece, n: f"normal({piece * n}1)",
+    st.sampled_from(["-", "1+", "2^", "(", "sqrt("]), st.integers(1, 3000),
+)  # fmt: skip
+
+
+@given(LAW | CUT | DEEP)
+def test_a_law_is_refused_in_words_or_has_a_size_that_can_be_drawn(text: str) -> None:
+    try:
+        law = Rule.parse(text).law(SHAPE)
+    except UserError:
+        return
+    assert math.isfinite(law.true_std(8, 8))
+    assert 0 <= law.true_std(8, 8) <= 1e30
+    if law.kind == "truncated":  # what lies beyond the cut is drawn again and again
+        assert math.erf(law.cut / math.sqrt(2)) > 0.05

@@ -10,7 +10,7 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt_cli.text import bpe, cuts, tiktoken_spaces, tokenizers
+from nanogpt_cli.text import bpe, cuts, tiktoken_bpe, tokenizers
 from nanogpt_cli.text.documents import Reader, Tally, text_chunks
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
@@ -79,10 +79,10 @@ def encodings() -> list[tiktoken.Encoding]:
 @given(text=st.lists(st.sampled_from([*ATOMS, *SPACES * 2]), max_size=30).map("".join))
 def test_white_space_taken_as_one_word_gives_the_ids_of_the_whole(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiktoken_spaces, "LONGEST", 2)
+        patch.setattr(tiktoken_bpe, "_LONGEST_SPACES", 2)
         for encoding in encodings():
-            found = tiktoken_spaces.find(text, encoding._pat_str)
-            ids = tiktoken_spaces.encode(text, encoding, found).tolist()
+            found = tiktoken_bpe.long_spaces(text, encoding._pat_str)
+            ids = tiktoken_bpe.encode_around(text, encoding, found).tolist()
             assert ids == encoding.encode_ordinary(text), encoding.name
 
 

@@ -126,9 +126,9 @@ def test_large_vocabularies_are_uint32(tmp_path: Path, monkeypatch: pytest.Monke
         "wide", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 100_256}
     )
     monkeypatch.setattr(tiktoken, "get_encoding", lambda _: wide)
-    tokenizers.get.cache_clear()
+    tokenizers._named.cache_clear()
     data = made_from(write(tmp_path / "a.txt"), out=tmp_path / "o", tokenizer="cl100k_base")
-    tokenizers.get.cache_clear()
+    tokenizers._named.cache_clear()
     assert data.manifest.dtype == "uint32"
     assert (tmp_path / "o" / "train.bin").stat().st_size == 4 * len(data.train)
     assert bytes(data.train.tolist()).decode() == TEXT[: int(len(TEXT) * 0.9)]
@@ -241,20 +241,27 @@ def test_sets_of_the_same_name_stand_side_by_side(tmp_path: Path) -> None:
 def test_ensure_prepares_once_and_takes_folders(tmp_path: Path, asset_cache) -> None:
     asset_cache("tinyshakespeare")
     said: list[str] = []
-    first = prepare.ensure("shakespeare", "byte", val_fraction=0.1, report=said.append)
+    first = prepare.ensure({"name": "shakespeare", "tokenizer": "byte"}, report=said.append)
     assert len(said) == 2
-    again = prepare.ensure("shakespeare", "byte", val_fraction=0.1, report=said.append)
+    again = prepare.ensure({"name": "shakespeare", "tokenizer": "byte"}, report=said.append)
     assert (again, len(said)) == (first, 2)
-    assert prepare.ensure(str(first), "char", val_fraction=0.5, report=said.append) == first
-    other = prepare.ensure("shakespeare", "byte", val_fraction=0.2, report=said.append)
+    assert (
+        prepare.ensure(
+            {"name": str(first), "tokenizer": "char", "val_fraction": 0.5}, report=said.append
+        )
+        == first
+    )
+    other = prepare.ensure(
+        {"name": "shakespeare", "tokenizer": "byte", "val_fraction": 0.2}, report=said.append
+    )
     assert other != first
     assert tokens.read_manifest(first).val_fraction == 0.1
     assert tokens.read_manifest(other).val_fraction == 0.2
     path = write(tmp_path / "own.txt")
-    own = prepare.ensure(str(path), "byte", val_fraction=0.1, report=said.append)
+    own = prepare.ensure({"name": str(path), "tokenizer": "byte"}, report=said.append)
     assert tokens.read_manifest(own).name == "own"
     with pytest.raises(UserError, match="did you mean 'shakespeare'"):
-        prepare.ensure("shakespear", "char", val_fraction=0.1, report=said.append)
+        prepare.ensure({"name": "shakespear", "tokenizer": "char"}, report=said.append)
 
 
 def test_a_prepared_set_is_no_text(tmp_path: Path) -> None:

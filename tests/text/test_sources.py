@@ -210,11 +210,6 @@ def test_invalid_utf8_is_found_to_the_byte(
     assert prepared(path, tmp_path / "s", errors="skip") == "é" * 300 + "tail"
     for out in ("r", "s"):
         assert tokens.read_manifest(tmp_path / out).raw["receipt"]["broken_bytes"] == 1
-    for wide in ("utf-16", "utf-16-le"):
-        path.write_bytes("hold é".encode(wide))
-        with pytest.raises(UserError) as caught:
-            prepared(path, tmp_path / "o")
-        assert "--encoding utf-16" in caught.value.hint
 
 
 @pytest.mark.parametrize(

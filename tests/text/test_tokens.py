@@ -103,7 +103,7 @@ def test_a_set_that_lost_its_manifest_is_no_text(folder: Path) -> None:
     (folder / "manifest.json").unlink()
     for make in (
         lambda: prepare.prepare(Request((str(folder),), tokenizer="gpt2"), out=folder.parent / "p"),
-        lambda: prepare.ensure(str(folder), "char", val_fraction=0.1, report=print),
+        lambda: prepare.ensure({"name": str(folder), "tokenizer": "char"}, report=print),
     ):
         with pytest.raises(UserError, match=r"a prepared data set without its manifest\.json"):
             make()
@@ -156,7 +156,7 @@ def test_nanogpt_character_folder_is_taken_over(tmp_path: Path) -> None:
     assert (made.folder / "train.bin").read_bytes() == (old / "train.bin").read_bytes()
     assert not (made.folder / "meta.pkl").exists()
     assert not prepare.prepare(request).fresh
-    assert prepare.ensure(str(old), "char", val_fraction=0.1, report=print)
+    assert prepare.ensure({"name": str(old), "tokenizer": "char"}, report=print)
 
 
 def test_nanogpt_folder_without_meta_holds_gpt2_tokens(tmp_path: Path, asset_cache) -> None:

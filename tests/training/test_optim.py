@@ -77,11 +77,11 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(name: str) -> N
     gpt = model()
     optimizers = Optimizers(gpt, section(name=name), schemes.get("gpt2"), max_steps=10)
     seen: dict[str, tuple[str, float]] = {}
-    for part in optimizers.parts:
-        for group in part.param_groups:
+    for member in optimizers.members:
+        for group in member.param_groups:
             for p in group["params"]:
                 assert optimizers.names[p] not in seen
-                kind = type(part).__name__
+                kind = type(member).__name__
                 seen[optimizers.names[p]] = (kind, group["weight_decay"])
     assert seen.keys() == dict(gpt.named_parameters()).keys()
     for key, (kind, decay) in seen.items():
@@ -126,15 +126,15 @@ def test_mup_scales_the_rate_of_hidden_matrices() -> None:
     optimizers = Optimizers(gpt, section(), schemes.get("mup"), max_steps=10)
     scales = {
         optimizers.names[p]: group["lr_scale"]
-        for part in optimizers.parts
-        for group in part.param_groups
+        for member in optimizers.members
+        for group in member.param_groups
         for p in group["params"]
     }
     wide = Optimizers(model(n_embd=64), section(), schemes.get("mup"), max_steps=10)
     wider = {
         wide.names[p]: group["lr_scale"]
-        for part in wide.parts
-        for group in part.param_groups
+        for member in wide.members
+        for group in member.param_groups
         for p in group["params"]
     }
     hidden = "transformer.h.0.mlp.c_fc.weight"

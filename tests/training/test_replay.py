@@ -17,6 +17,7 @@ from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import replay
+from nanogpt_cli.training.starting import Start
 from nanogpt_cli.training.trainer import Trainer
 
 
@@ -79,7 +80,7 @@ def test_weights_that_are_not_the_runs_are_refused(tmp_path: Path) -> None:
     run, wanted = toy_run.folder(tmp_path / "run"), recipe(train={"checkpoint_every": 0})
     files.write_text(run.recipe, recipe_files.to_toml(wanted))
     with EventWriter(run.events) as write:
-        for event in Trainer(wanted, data, start_from=other.model).run():
+        for event in Trainer(wanted, data, start=Start(other.model)).run():
             write(event)
     with pytest.raises(UserError, match="these are not its weights"):
         replay.replay(run, data, 1)

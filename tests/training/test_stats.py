@@ -10,8 +10,9 @@ import torch
 import toy_run
 from toy_run import of_type, recipe
 
+from nanogpt_cli.model.parameters import layer_of
 from nanogpt_cli.run import events
-from nanogpt_cli.training.stats import Collector, layer_of
+from nanogpt_cli.training.stats import Collector
 from nanogpt_cli.training.trainer import Trainer
 
 

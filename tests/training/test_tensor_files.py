@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,31 @@ def test_equals_what_the_library_writes_and_reads(tmp_path: Path) -> None:
 def test_a_missing_folder_is_the_systems_refusal(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         tensor_files.write(tmp_path / "none" / "x.safetensors", TENSORS)
+
+
+def test_tensors_computed_on_the_way_make_the_same_file(tmp_path: Path) -> None:
+    floats = {"b": torch.randn(7, 5), "a": torch.randn(3), "c": torch.tensor(2.0)}
+    lazy = {n: tensor_files.LazyTensor(tuple(t.shape), t.detach) for n, t in floats.items()}
+    tensor_files.write_one_by_one(tmp_path / "ours", lazy)
+    save_file(floats, tmp_path / "theirs", metadata={"format": "pt"})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_ahead_keeps_order_holds_two_and_passes_errors_on() -> None:
+    alive: list[int] = []
+
+    def make(number: int) -> int:
+        alive.append(number)
+        if number == 7:
+            raise ValueError("seven")
+        return number
+
+    results = tensor_files.ahead(partial(make, n) for n in range(100))
+    for expected in range(7):
+        assert next(results) == expected
+        assert len(alive) <= expected + 2
+    with pytest.raises(ValueError, match="seven"):
+        next(results)
 
 
 # Tensors split unevenly over three ranks, one of which has none of "short"; written by all of them,

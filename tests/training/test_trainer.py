@@ -16,6 +16,7 @@ from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.run import events
 from nanogpt_cli.run.commands import send_command
 from nanogpt_cli.training import checkpoint, progress, retention
+from nanogpt_cli.training.starting import Start
 from nanogpt_cli.training.trainer import Trainer
 
 pytestmark = pytest.mark.numeric
@@ -314,13 +315,13 @@ def test_starting_from_weights_copies_them(tmp_path: Path) -> None:
     data = toy_run.data(tmp_path)
     source = Trainer(recipe(run={"seed": 99}), data)
     before = {k: v.clone() for k, v in source.model.state_dict().items()}
-    trainer = Trainer(recipe(), data, start_from=source.model)
+    trainer = Trainer(recipe(), data, start=Start(source.model))
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[key])
     toy_run.run(trainer, steps=2)
     assert all(torch.equal(v, before[k]) for k, v in source.model.state_dict().items())
     with pytest.raises(UserError, match=r"n_embd 16 \(recipe: 32\)"):
-        Trainer(recipe(model={"n_embd": 32}), data, start_from=source.model)
+        Trainer(recipe(model={"n_embd": 32}), data, start=Start(source.model))
 
 
 def test_too_short_data_is_refused_by_split(tmp_path: Path) -> None:

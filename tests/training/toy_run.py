@@ -34,7 +34,7 @@ def data(folder: Path) -> TokenData:
     source = folder / "toy.txt"
     if not source.exists():
         source.write_text(text(), encoding="utf-8")
-    made = prepare.ensure(str(source), "char", val_fraction=0.1, report=lambda _: None)
+    made = prepare.ensure({"name": str(source), "tokenizer": "char"}, report=lambda _: None)
     return open_data(made)
 
 

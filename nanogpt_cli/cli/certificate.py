@@ -1,0 +1,127 @@
+"""Proving the bytes of a split for ``eval --certify`` and ``train --certify``, and showing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from nanogpt_cli.cli import console
+
+if TYPE_CHECKING:
+    from nanogpt_cli.text.certificate import Certificate, Difference, Lost
+    from nanogpt_cli.text.tokens import TokenData
+
+
+def prove(data: TokenData, split: str) -> Certificate:
+    """Compare a split with its source, with a progress bar; see ``text.certify``."""
+    from nanogpt_cli.text import certify
+
+    console.say(f"comparing the {split} split of {data.folder} with its source")
+    with console.progress_bar("proving") as progress:
+        return certify.certify(
+            data, split, report=console.say, progress=progress or (lambda _done, _total: None)
+        )
+
+
+def demand(data: TokenData) -> Certificate:
+    """The proof of the validation split; one that fails is shown and ends the command."""
+    import typer
+
+    made = prove(data, "val")
+    if not made.passed:
+        for line in lines(made):
+            console.say(line)
+        raise typer.Exit(1)
+    return made
+
+
+def facts(made: Certificate) -> dict[str, Any]:
+    """The certificate as JSON."""
+    found = made.difference
+    return {
+        "passed": made.passed,
+        "sources": made.sources,
+        "bytes": made.bytes,
+        "sha256": made.sha256,
+        "tokens": made.tokens,
+        "tokens_sha256": made.tokens_sha256,
+        "end_of_text": made.end_of_text,
+        "unscored_tokens": made.unscored_tokens,
+        "unscored_bytes": made.first_token,
+        "lost": asdict(made.lost) | {"total": made.lost.total},
+        "difference": found
+        and asdict(found) | {"found": _text(found.found), "source": _text(found.source)},
+    }
+
+
+def lines(made: Certificate) -> Iterator[str]:
+    """The certificate for people."""
+    for name, text in _rows(made):
+        yield f"{name:14} {text}".rstrip()
+
+
+def _rows(made: Certificate) -> Iterator[tuple[str, str]]:
+    if made.difference is not None:
+        yield from _failed(made.difference)
+        return
+    if made.lost.total or made.lost.added:
+        yield "certified", "these are the source's tokens, but they do not give all its bytes back;"
+        yield "", "bits_per_byte is per byte of the source"
+    else:
+        yield "certified", "every token decodes to the source's bytes, and none is left over"
+    files, first = made.sources.get("files", 0), made.sources.get("first") or ["?"]
+    more = f" and {files - 1:,} more" if files > 1 else ""
+    yield "source", f"{first[0]}{more}, {_count(made.sources.get('bytes', 0), 'byte')}"
+    yield "source_sha256", str(made.sources.get("sha256", "not recorded"))
+    yield "text", f"{_count(made.bytes, 'byte')} of it, as {_count(made.tokens, 'token')}"
+    yield "text_sha256", made.sha256
+    yield "tokens_sha256", made.tokens_sha256
+    if made.end_of_text:
+        yield "end_of_text", f"{_count(made.end_of_text, 'token')}, which stand for no bytes"
+    first = _count(made.first_token, "byte")
+    yield "unscored", f"the first token, {first}: nothing comes before it"
+    yield from _losses(made.lost, made.bytes)
+
+
+def _losses(lost: Lost, size: int) -> Iterator[tuple[str, str]]:
+    if not lost.total and not lost.added:
+        yield "lost", "nothing"
+        return
+    causes = {
+        "changed": lost.changed,
+        "without a token": lost.dropped,
+        "unknown": lost.unknown,
+        "white space": lost.white_space,
+        "not UTF-8": lost.broken,
+    }
+    said = ", ".join(f"{count:,} {cause}" for cause, count in causes.items() if count)
+    yield (
+        "lost",
+        f"{_count(lost.total, 'byte')} ({lost.total / max(1, size):.1%})" + (said and f": {said}"),
+    )
+    if lost.added:
+        yield "added", f"{_count(lost.added, 'byte')} of white space by decoding"
+    if lost.example:
+        yield "for example", f"{lost.example[0]!r} decodes to {lost.example[1]!r}"
+
+
+def _failed(found: Difference) -> Iterator[tuple[str, str]]:
+    yield "certified", f"no: {found.reason}"
+    if found.token is not None:
+        id = "" if found.id is None else f" (id {found.id})"
+        yield "first at", f"token {found.token:,}{id}, byte {found.byte or 0:,} of the split"
+    if found.where:
+        yield "in", found.where
+    if found.found or found.source:
+        yield "tokens say", repr(_text(found.found))
+        yield "source says", repr(_text(found.source))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _text(data: bytes) -> str:
+    """Bytes as text; those that are no character as ``\\xe9``."""
+    return data.decode("utf-8", "backslashreplace")

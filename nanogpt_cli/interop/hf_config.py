@@ -1,0 +1,150 @@
+"""``config.json`` of a Hugging Face GPT-2: writing it, and reading it without guessing.
+
+A key that would make transformers compute something else than this package's GPT is refused by
+name; one that is missing has the value that transformers' ``GPT2Config`` gives it. A key that
+transformers does not know changes nothing there, and nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.interop.foreign import config_of
+from nanogpt_cli.interop.source import Exportable
+from nanogpt_cli.model.gpt import LAYER_NORM_EPS, GPTConfig
+from nanogpt_cli.version import __version__
+
+# Activations that transformers has -> their names there.
+ACTIVATIONS: Final = {
+    "gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "relu2": "relu2", "silu": "silu",
+}  # fmt: skip
+_NATIVE: Final = {
+    "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh", "gelu_python_tanh": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh", "relu": "relu", "relu2": "relu2", "silu": "silu",
+    "swish": "silu",
+}  # fmt: skip
+# GPT2Config's sizes where a file leaves them out, and its other names for the same keys.
+_SIZES: Final = {
+    "n_layer": 12, "n_head": 12, "n_embd": 768, "vocab_size": 50257, "n_positions": 1024,
+}  # fmt: skip
+_OTHER_NAMES: Final = {
+    "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+}  # fmt: skip
+# Keys that change what transformers computes, with the one value that this package computes.
+_FIXED: Final = {
+    "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
+    "scale_attn_weights": True,
+}  # fmt: skip
+_EMPTY: Final = {
+    "quantization_config": "its weights are quantised: save it again in float32 or bfloat16",
+    "pruned_heads": "heads were removed from it",
+}
+
+
+def to_json(source: Exportable) -> dict[str, Any]:
+    """The content of ``config.json``; ``nanogpt_cli`` holds what GPT-2 has no fields for.
+
+    Raises:
+        UserError: transformers' GPT-2 cannot represent the model.
+    """
+    config = source.config
+    if config.activation not in ACTIVATIONS:
+        raise UserError(
+            f"transformers' GPT-2 has no activation {config.activation!r}",
+            f"models with {', '.join(ACTIVATIONS)} can be exported to it",
+        )
+    eot = None if source.tokenizer is None else source.tokenizer.eot
+    return {
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2",
+        "activation_function": ACTIVATIONS[config.activation],
+        "vocab_size": config.vocab_size, "n_positions": config.block_size,
+        "n_ctx": config.block_size, "n_embd": config.n_embd, "n_layer": config.n_layer,
+        "n_head": config.n_head, "n_inner": None, "layer_norm_epsilon": LAYER_NORM_EPS,
+        "embd_pdrop": config.dropout, "attn_pdrop": config.dropout, "resid_pdrop": config.dropout,
+        **_FIXED, "reorder_and_upcast_attn": False,
+        # Explicit nulls: a missing key means GPT-2's 50256.
+        "bos_token_id": eot, "eos_token_id": eot, "tie_word_embeddings": config.tied,
+        "use_cache": True, "dtype": "float32", "torch_dtype": "float32",
+        "nanogpt_cli": {
+            "version": __version__, "bias": config.bias, "step": source.step,
+            "tokenizer": source.tokenizer.kind if source.tokenizer else None,
+        },
+    }  # fmt: skip
+
+
+def read(path: Path, values: Mapping[str, Any], notes: list[str]) -> GPTConfig:
+    """The configuration in a ``config.json``; all biases are assumed to be there.
+
+    Args:
+        path: the file, for messages.
+        values: its content.
+        notes: sentences for the user are added here.
+
+    Raises:
+        UserError: it describes a model that this package does not compute; the key is named.
+    """
+    kinds = values.get("architectures") or []
+    gpt2 = isinstance(kinds, list) and any(str(kind).startswith("GPT2") for kind in kinds)
+    if values.get("model_type", "gpt2" if gpt2 else None) != "gpt2":
+        raise UserError(
+            f"{path} describes a {values.get('model_type')!r:.60} model, not gpt2",
+            "only the GPT-2 architecture can be imported",
+        )
+    sizes = _sizes(path, values)
+    _refuse_variants(path, values, sizes)
+    activation = values.get("activation_function", "gelu_new")
+    if not isinstance(activation, str) or activation not in _NATIVE:
+        raise UserError(
+            f"{path}: activation_function {activation!r:.60} is not computed here",
+            f"known: {', '.join(_NATIVE)}",
+        )
+    tied = values.get("tie_word_embeddings", True)
+    if not isinstance(tied, bool):
+        raise UserError(f"{path}: tie_word_embeddings must be true or false")
+    if "auto_map" in values:
+        notes.append(f"{path.name} names code of its own (auto_map), which is not run")
+    block_size = sizes.pop("n_positions")
+    return config_of(path, {
+        **sizes, "block_size": block_size, "dropout": _dropout(values, notes), "bias": True,
+        "activation": _NATIVE[activation], "tied": tied,
+    }, {"block_size": "n_positions", "dropout": "resid_pdrop"})  # fmt: skip
+
+
+def _sizes(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {key: values[key] for key in _SIZES if key in values}
+    for other, key in _OTHER_NAMES.items():
+        if other in values and found.setdefault(key, values[other]) != values[other]:
+            raise UserError(f"{path}: {other} = {values[other]!r:.40} contradicts {key}")
+    if "n_ctx" in values:  # the oldest files have no n_positions
+        found.setdefault("n_positions", values["n_ctx"])
+    return {**_SIZES, **found}
+
+
+def _refuse_variants(path: Path, values: Mapping[str, Any], sizes: Mapping[str, Any]) -> None:
+    """Refuse options of transformers' GPT-2 that change its output and are not computed here."""
+    n_inner, n_embd = values.get("n_inner"), sizes["n_embd"]
+    if n_inner is not None and (not isinstance(n_embd, int) or n_inner != 4 * n_embd):
+        raise UserError(f"{path}: n_inner {n_inner!r:.40} is not 4 * n_embd, which GPT-2 has")
+    if values.get("layer_norm_epsilon", LAYER_NORM_EPS) != LAYER_NORM_EPS:
+        epsilon = values["layer_norm_epsilon"]
+        raise UserError(f"{path}: layer_norm_epsilon {epsilon!r:.40} is not {LAYER_NORM_EPS}")
+    for key, wanted in _FIXED.items():
+        if values.get(key, wanted) is not wanted:
+            raise UserError(f"{path}: {key} = {values[key]!r:.40} is not computed here")
+    for key, reason in _EMPTY.items():
+        if values.get(key):
+            raise UserError(f"{path}: {key} is not supported: {reason}")
+
+
+def _dropout(values: Mapping[str, Any], notes: list[str]) -> Any:
+    rates = {key: values.get(key, 0.1) for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop")}
+    rate = rates["resid_pdrop"]
+    if any(other != rate for other in rates.values()):
+        said = ", ".join(f"{key} {value!r:.20}" for key, value in rates.items())
+        notes.append(f"one dropout rate is kept for all places: {rate!r:.20} (of {said})")
+    return rate

@@ -1,0 +1,51 @@
+"""Numbers and paths as a user, a file name or the environment gives them."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from nanogpt_cli.errors import UserError
+
+# str.isdigit() also accepts "²", which int() refuses, and int() refuses thousands of digits.
+_WHOLE = re.compile(r"[0-9]{1,18}")
+
+
+def whole(text: str) -> int | None:
+    """The number that up to 18 ASCII digits give; None for any other text."""
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def whole_from_environment(name: str, default: int) -> int:
+    """The whole number in an environment variable, or ``default`` where it is not set.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    text = os.environ.get(name)
+    if text is None:
+        return default
+    value = whole(text)
+    if value is None:
+        raise UserError(
+            f"{name}={text:.80} in the environment is not a whole number",
+            f"torchrun sets it; without torchrun, type: unset {name}",
+        )
+    return value
+
+
+def expanded(text: str) -> Path:
+    """The path with a leading ``~`` or ``~NAME`` replaced by that user's home folder.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        name = text.partition("/")[0]
+        raise UserError(
+            f"{text:.300}: the home folder of {name:.80} is not known",
+            f"for a file of this name in the current folder, write ./{text:.80}",
+        ) from None

@@ -1,0 +1,119 @@
+"""``eval --certify`` and ``train --certify``: what is printed, and the exit codes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanogpt_cli import cli
+from nanogpt_cli.text import tokens
+
+RECIPE = """
+[data]
+name = "set"
+[model]
+n_layer = 1
+n_head = 2
+n_embd = 8
+block_size = 8
+[train]
+max_steps = 2
+batch_size = 4
+eval_every = 0
+precision = "fp32"
+device = "cpu"
+[optim]
+warmup_steps = 1
+[sample]
+max_new_tokens = 0
+"""
+TEXT = "the Queen slept; naïve trees — 日本 — stood tall\n" * 60
+
+Program = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def nanogpt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Program:
+    """The program in a folder with a text, its bytes as tokens, and a recipe: (code, out, err)."""
+    (tmp_path / "toy.txt").write_text(TEXT)
+    (tmp_path / "toy.toml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["nanogpt", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, error = capfd.readouterr()
+        assert isinstance(stop.value.code, int)
+        return stop.value.code, out, error
+
+    assert call("prepare", "toy.txt", "--tokenizer", "byte", "--out", "set")[0] == 0
+    return call
+
+
+def rewrite(split: str, **values: Any) -> None:
+    """Another entry for a split in the set's manifest, its checksum right again."""
+    raw = tokens.read_manifest(Path("set")).raw
+    raw[split] |= values
+    tokens.write_manifest(Path("set"), raw)
+
+
+def test_bits_per_byte_with_their_proof(nanogpt: Program) -> None:
+    code, out, error = nanogpt("train", "toy.toml", "--certify")
+    assert (code, out) == (0, "runs/toy\n")
+    assert "every token decodes to the source's bytes" in error
+    plain = json.loads(nanogpt("eval", "toy", "--json")[1])
+    code, out, _ = nanogpt("eval", "toy", "--certify", "--json")
+    assert code == 0
+    found = json.loads(out)
+    val = TEXT[int(len(TEXT) * 0.9) :].encode()
+    proof = found["certificate"]
+    assert proof["passed"] is True
+    assert (proof["bytes"], proof["tokens"]) == (len(val), len(val))
+    assert proof["sha256"] == hashlib.sha256(val).hexdigest()
+    assert proof["sources"]["sha256"] == hashlib.sha256(TEXT.encode()).hexdigest()
+    assert (proof["unscored_tokens"], proof["unscored_bytes"]) == (1, 1)
+    assert found["loss"] == plain["loss"]
+    expected = found["loss"] * (len(val) - 1) / math.log(2) / (len(val) - 1)
+    assert found["bits_per_byte"] == pytest.approx(expected, rel=1e-12)
+    code, out, _ = nanogpt("eval", "toy", "--certify")
+    assert hashlib.sha256(TEXT.encode()).hexdigest() in out
+    assert f"{len(val)} bytes of it, as {len(val)} tokens" in out
+
+
+def test_a_failed_proof_is_exit_code_1_and_costs_no_training(nanogpt: Program) -> None:
+    assert nanogpt("train", "toy.toml")[0] == 0
+    rewrite("val", bytes=999)
+    code, out, error = nanogpt("eval", "toy", "--certify")
+    assert code == 1
+    assert "certified      no: the manifest counts 999 bytes of text" in out
+    assert "loss" not in out
+    assert error.splitlines()[-1] == "next: nanogpt data inspect set"
+    code, out, _ = nanogpt("eval", "toy", "--certify", "--json")
+    found = json.loads(out)
+    assert (code, found["loss"], found["certificate"]["passed"]) == (1, None, False)
+    code, out, error = nanogpt("train", "toy.toml", "--certify")
+    assert (code, out) == (1, "")
+    assert "999 bytes" in error
+    assert not Path("runs/toy-2").exists()
+
+
+def test_without_the_source_the_exit_code_is_2(nanogpt: Program) -> None:
+    assert nanogpt("train", "toy.toml")[0] == 0
+    Path("toy.txt").rename("away.txt")
+    for command in (("eval", "toy"), ("train", "toy.toml")):
+        code, out, error = nanogpt(*command, "--certify")
+        assert (code, out) == (2, "")
+        assert "nothing can be proved" in error
+        assert "hint: put the files listed in set/sources.jsonl back" in error
+    Path("away.txt").rename("toy.txt")
+    assert nanogpt("eval", "toy", "--certify")[0] == 0
+    assert nanogpt("train", "toy.toml", "--certify", "--tui")[0] == 2

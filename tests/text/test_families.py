@@ -1,0 +1,149 @@
+"""Every family of tokenizers: ids, text and streamed text are the library's; splits keep bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import families
+import pytest
+from families import ALL, ATOMS, HUGGING_FACE, library, ours
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nanogpt_cli.text import cuts, prepare, tokens
+from nanogpt_cli.text.prepare import Request
+from nanogpt_cli.text.stream import TextStream, text_of
+from nanogpt_cli.text.tokenizer import Tokenizer
+
+TEXTS = st.lists(st.sampled_from(ATOMS), max_size=40).map("".join)
+# These change no text, so that decoding gives it back.
+LOSSLESS = ("char", "byte", "gpt2", "bpe:300", "byte-level", "byte-level, added tokens")
+few = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def gpt2_vocabulary(session_asset, tmp_path_factory: pytest.TempPathFactory):
+    """GPT-2's merges in a cache folder of this module."""
+    import shutil
+
+    from nanogpt_cli import places
+
+    path = session_asset("gpt2-vocab.bpe")
+    places.assets_folder().mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, places.assets_folder())
+    ours("gpt2")
+
+
+@pytest.mark.parametrize("family", HUGGING_FACE)
+@few
+@given(text=TEXTS)
+def test_ids_and_text_are_the_librarys(family: str, text: str) -> None:
+    made = ours(family)
+    ids = made.encode(text)
+    assert ids == library(family).encode(text, add_special_tokens=False).ids
+    # The library itself loses letters of added tokens; see ``HuggingFaceTokenizer.decode``.
+    if family != "byte-level, added tokens":
+        assert made.decode(ids) == library(family).decode(ids, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize("family", LOSSLESS)
+@few
+@given(text=TEXTS)
+def test_decoding_gives_the_text_back(family: str, text: str) -> None:
+    made = ours(family)
+    ids = made.encode(text)
+    assert made.decode(ids) == text
+    assert b"".join(map(made.token_bytes, ids)) == text.encode()
+
+
+@pytest.mark.parametrize("family", ALL)
+@few
+@given(prompt=TEXTS, text=TEXTS)
+def test_streamed_text_is_that_of_decoding_at_once(family: str, prompt: str, text: str) -> None:
+    made = ours(family)
+    before, ids = made.encode(prompt), made.encode(text)
+    assert text_of(made, ids) == made.decode(ids)
+    stream = TextStream(made, context=before)
+    pieces = [*map(stream.push, ids), stream.finish()]
+    assert made.decode(before) + "".join(pieces) == made.decode(before + ids)
+
+
+@pytest.mark.parametrize("family", ALL)
+@few
+@given(data=st.data())
+def test_any_ids_are_streamed_as_they_are_decoded(family: str, data: st.DataObject) -> None:
+    made = ours(family)
+    ids = data.draw(st.lists(st.integers(0, made.vocab_size - 1), max_size=60))
+    if not made.byte_ids:
+        assert text_of(made, ids) == made.decode(ids)
+        return
+    # The library drops a whole run of bytes for one mistake in it: take the mistakes away.
+    question = next(id for id, byte in made.byte_ids.items() if byte == ord("?"))
+    assert text_of(made, ids).replace("\ufffd", "?") == made.decode(
+        [question if broken else id for id, broken in zip(ids, mistakes(made, ids), strict=True)]
+    ).replace("\ufffd", "?")
+
+
+def mistakes(made: Tokenizer, ids: list[int]) -> list[bool]:
+    """Whether each id is a byte that belongs to no whole character."""
+    broken = [id in made.byte_ids for id in ids]
+    for start in range(len(ids)):
+        for end in range(start + 1, min(start + 4, len(ids)) + 1):
+            if all(broken[start:end]):
+                try:
+                    character = bytes(made.byte_ids[id] for id in ids[start:end]).decode()
+                except UnicodeDecodeError:
+                    continue
+                if len(character) == 1:
+                    broken[start:end] = [False] * (end - start)
+    return broken
+
+
+@pytest.mark.parametrize("family", ALL)
+@few
+@given(text=TEXTS)
+def test_the_bytes_of_tokens_add_up_to_the_text(family: str, text: str) -> None:
+    made = ours(family)
+    ids = made.encode(text)
+    found = b"".join(map(made.token_bytes, ids)).decode()
+    # Where words begin with their space, only the first of a text is shown without it.
+    assert found in (made.decode(ids), " " + made.decode(ids))
+
+
+@pytest.mark.parametrize("family", ALL)
+@settings(few, max_examples=5)
+@given(
+    middle=st.lists(st.sampled_from(ATOMS), max_size=80).map("".join),
+    val_fraction=st.sampled_from([0.1, 0.5, 0.77]),
+    block=st.sampled_from([64, 1 << 19]),
+)
+def test_both_parts_of_a_split_are_encoded_from_their_own_bytes(
+    family: str, middle: str, val_fraction: float, block: int, tmp_path: Path
+) -> None:
+    text = "The quick fox. " * 3 + middle + " Hello, don't stop here. " * 4
+    source, kind = tmp_path / "a.txt", family
+    source.write_bytes(text.encode())
+    if family in HUGGING_FACE:
+        kind = str(tmp_path / "made.json")
+        Path(kind).write_text(json.dumps(families.tokenizer_json(family)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuts, "BLOCK", block)
+        patch.setattr(cuts, "HEAD", 16)
+        request = Request((str(source),), tokenizer=kind, val_fraction=val_fraction)
+        made = prepare.prepare(request, out=tmp_path / "set", force=True)
+    data = tokens.open_data(made.folder, verify=True)
+    cut = int(len(text) * (1 - val_fraction))
+    for split, part in (("train", text[:cut]), ("val", text[cut:])):
+        info = getattr(data.manifest, split)
+        assert getattr(data, split).tolist() == data.tokenizer.encode(part)
+        assert (info.bytes, info.characters) == (len(part.encode()), len(part))
+        if family in LOSSLESS:
+            assert text_of(data.tokenizer, getattr(data, split).tolist()) == part
+    receipt = data.manifest.raw["receipt"]
+    assert receipt["tokens"] == len(data.train) + len(data.val)
+    assert sorted(path.suffix for path in made.folder.iterdir()) == [
+        ".bin", ".bin", ".json", ".json", ".jsonl",
+    ]  # fmt: skip
