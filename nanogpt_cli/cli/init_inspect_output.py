@@ -42,15 +42,6 @@ _LABELS = {
     "grad_rms": "gradient",
 }
 _COLOURS = ("#0072B2", "#D55E00")  # Okabe & Ito: distinct for colour-blind readers
-# Statistic of a ``layers`` event -> field of ``Signals``.
-_EVENT_NAMES = {
-    "attn_rms": "attn_rms",
-    "mlp_rms": "mlp_rms",
-    "preact_std": "preact_std",
-    "dead": "near_zero",
-    "attn_entropy": "attn_entropy",
-    "attn_score_std": "score_std",
-}
 
 
 def header(subject: Subject, tokens: str, seed: int) -> None:
@@ -334,6 +325,7 @@ def write_run(
     folder: Path, subject: Subject, measured: Signals | None, expected: Signals | None
 ) -> None:
     """Write a run folder whose log contains the inspection as step 0."""
+    from nanogpt_cli.init.expected import statistics
     from nanogpt_cli.model.accounting import account
 
     shown = measured or expected
@@ -352,9 +344,3 @@ def write_run(
     writer(events.Layers(step=0, stats=statistics(shown)))
     writer(events.RunEnded(step=0, reason="finished"))
     writer.close()
-
-
-def statistics(signals: Signals) -> dict[str, list[float]]:
-    """Signals under the names of ``layers`` events, with one value per block."""
-    found = {name: list(getattr(signals, own)) for name, own in _EVENT_NAMES.items()}
-    return {"resid_rms": signals.stream_rms[1:], **found}

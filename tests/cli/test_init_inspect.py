@@ -322,6 +322,7 @@ def test_a_trained_model_is_not_judged_as_a_start(module: str, tmp_path: Path) -
         for weight in (model.transformer.wte.weight, model.transformer.h[0].mlp.c_proj.weight):
             weight.mul_(20)
     run_folder = RunFolder(tmp_path / "runs" / "x")
+    run_folder.path.mkdir(parents=True)
     for step, gain in ((0, 1.0), (700, 1.0), (0, 1.1)):
         with torch.no_grad():
             model.transformer.h[1].ln_1.weight[:5] = gain
