@@ -154,6 +154,8 @@ def _in_other_processes(job: Job, asked: Request, tui: bool, restarts: int, as_j
         console.emit_json(_facts(run, last) | certified)
     else:
         typer.echo(run.path)
+    if certified:  # what to type next stands last
+        console.next_command(advice.after(run, last.reason))
     raise typer.Exit(_exit_code(last))
 
 
