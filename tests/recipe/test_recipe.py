@@ -13,6 +13,7 @@ from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe, writing
 from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.recipe import problems as wrong
 
 
 def write(folder: Path, text: str, name: str = "mine.toml") -> Path:
@@ -153,7 +154,7 @@ def test_integers_are_taken_for_floats_but_not_the_reverse(tmp_path: Path) -> No
 
 
 def test_every_key_is_described() -> None:
-    for section, names in recipe_files.keys().items():
+    for section, names in wrong.keys().items():
         model = Recipe.model_fields[section].annotation
         for name in names:
             assert model.model_fields[name].description, f"{section}.{name}"  # type: ignore[union-attr]
@@ -171,17 +172,17 @@ def test_the_names_others_rely_on_are_there() -> None:
         "sample": "every prompt",
         "log": "sinks",
     }
-    known = recipe_files.keys()
+    known = wrong.keys()
     for section, names in wanted.items():
         assert set(names.split()) <= set(known[section])
 
 
 def test_habits_from_elsewhere_name_keys_that_exist() -> None:
-    known = {f"{section}.{key}" for section, names in recipe_files.keys().items() for key in names}
-    assert set(recipe_files._FOREIGN_NAMES.values()) <= known
-    assert recipe_files.nearest_key("max_iters") == "train.max_steps"
-    assert recipe_files.nearest_key("train.lr") == "optim.lr"
-    assert recipe_files.nearest_key("qqqq") == ""
+    known = {f"{section}.{key}" for section, names in wrong.keys().items() for key in names}
+    assert set(wrong._FOREIGN_NAMES.values()) <= known
+    assert wrong.nearest_key("max_iters") == "train.max_steps"
+    assert wrong.nearest_key("train.lr") == "optim.lr"
+    assert wrong.nearest_key("qqqq") == ""
 
 
 def test_the_schema_beside_the_recipes_is_the_generated_one() -> None:
@@ -217,6 +218,7 @@ def test_new_writes_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "data": {"name": "notes.txt"},
         "train": {"max_steps": 50},
         "optim": {"lr": 1e-3},
+        "sample": {"prompt": "some text"},
     }
     assert recipe_files.load("mine.toml").recipe.model.n_layer == 4
     assert "exists already" in new("mine")
@@ -230,11 +232,11 @@ def test_new_asks_on_a_terminal_until_the_answer_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = new(answers="smal\ndebug\nno-such-text\nplays\nbpe:many\nbyte\nnone\n\nmy run\nmy-run\n")
+    said = new(answers="smal\ndebug\nno-such-text\nplays\nbpe:many\nbyte\nnone\n\na/b\nmein Rüde\n")
     assert "did you mean the shipped recipe: small?" in said
     assert "'none' is not a number of steps" in said
     assert "not usable as a folder name" in said
-    found = recipe_files.load("my-run.toml")
+    found = recipe_files.load("mein Rüde.toml")
     assert (found.recipe.data.name, found.recipe.data.tokenizer) == ("plays", "byte")
     assert found.recipe.train.max_steps == recipe_files.load("debug").recipe.train.max_steps
 
