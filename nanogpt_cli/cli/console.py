@@ -6,8 +6,14 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+    suppress,
+)
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
@@ -226,6 +232,26 @@ class _Bar:
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+
+
+@contextmanager
+def stdout_kept() -> Iterator[None]:
+    """Send what other people's code writes to stdout to stderr: only our product goes there.
+
+    This includes what their libraries and child processes write to the descriptor.
+    """
+    sys.stdout.flush()
+    saved = None
+    with suppress(OSError):  # no descriptor is open
+        saved = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)
 
 
 def emit_json(value: Mapping[str, Any]) -> None:
