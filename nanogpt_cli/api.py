@@ -199,7 +199,7 @@ def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int =
         UserError: the module is not a GPT-2; the message gives the first name or shape that
             differs.
     """
-    from nanogpt_cli.init import detect, lint_signals
+    from nanogpt_cli.init import detect
     from nanogpt_cli.init.inspect import measure
     from nanogpt_cli.init.sources import Stored
     from nanogpt_cli.init.theory import random_tokens
@@ -209,7 +209,6 @@ def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int =
     source = Stored(model.config, dict(model.named_parameters()).__getitem__)
     ids, targets = random_tokens(model.config, batch, min(length, model.config.block_size), seed)
     found = measure(source, ids, targets)
-    verdicts = detect.lint_foreign(found.tensors, model.config)
-    verdicts += lint_signals.on_signals(found.signals, model.config)
+    verdicts = detect.judge(found.tensors, found.signals, model.config)
     nearest = detect.nearest_scheme(found.tensors, model.config).scheme.name
     return Report(verdicts, nearest, found)

@@ -6,11 +6,18 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    redirect_stdout,
+    suppress,
+)
 from functools import cache
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
+from nanogpt_cli import units
 from nanogpt_cli.cli import guard
 from nanogpt_cli.printable import encodes, json_escaped, printable
 
@@ -26,6 +33,10 @@ def coloured(stream: TextIO) -> bool:
     return stream.isatty() and not dumb and not os.environ.get("NO_COLOR")
 
 
+_LEAST_NAME = 12  # cells of a shortened name or path
+_UNLIMITED = 10_000
+# ``950``, ``12.3k``, ``124M``; ``8 s``, ``2:05``: as the dashboard writes them.
+count, duration = units.si, units.duration
 _STYLES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "magenta": 35, "cyan": 36}
 
 
@@ -140,6 +151,63 @@ def simple_table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
+def fitting(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str | Text]],
+    *,
+    numbers: Sequence[str] = (),
+    spare: Sequence[str] = (),
+    shorten: Sequence[str] = (),
+    title: str = "",
+) -> Table:
+    """A table that fits the terminal without cutting a number.
+
+    Args:
+        heads: headings of the columns.
+        rows: their cells.
+        numbers: columns that are aligned to the right.
+        spare: columns that may be left out, the first of them first.
+        shorten: columns of names and paths, of which the middle is left out if need be.
+        title: title of the table.
+    """
+    from rich.cells import cell_len
+
+    columns = dict(zip(heads, zip(*rows, strict=True), strict=True))
+    needed = {head: max(map(cell_len, [head, *map(str, cells)])) for head, cells in columns.items()}
+    room = room_for_tables()
+
+    def over() -> int:
+        return 1 + sum(needed[head] + 2 for head in columns) - room
+
+    def slack() -> int:
+        return sum(max(0, needed[head] - _LEAST_NAME) for head in shorten if head in columns)
+
+    for head in spare:
+        if over() > slack():
+            columns.pop(head, None)
+    for head in sorted(shorten, key=lambda head: -needed[head]):
+        if head in columns and over() > 0:
+            needed[head] = max(min(needed[head], _LEAST_NAME), needed[head] - over())
+            columns[head] = tuple(units.shortened(str(c), needed[head]) for c in columns[head])
+    table = simple_table(title, list(columns))
+    for column, head in zip(table.columns, columns, strict=True):
+        column.justify = "right" if head in numbers else "left"
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
+    return table
+
+
+def room_for_tables() -> int:
+    """Width of the terminal; without one nothing has to be left out."""
+    fixed = stdout().is_terminal or "COLUMNS" in os.environ
+    return stdout().width if fixed else _UNLIMITED
+
+
+def print_table(table: Table) -> None:
+    """Print a table, whole where there is no terminal."""
+    stdout().print(table, width=room_for_tables(), crop=False)
+
+
 def progress_bar(what: str) -> AbstractContextManager[Callable[[int, int], None] | None]:
     """A context that shows a progress bar if stderr is a terminal, and yields its callback."""
     if not stderr().is_terminal:
@@ -166,6 +234,26 @@ class _Bar:
         self.bar.stop()
 
 
+@contextmanager
+def stdout_kept() -> Iterator[None]:
+    """Send what other people's code writes to stdout to stderr: only our product goes there.
+
+    This includes what their libraries and child processes write to the descriptor.
+    """
+    sys.stdout.flush()
+    saved = None
+    with suppress(OSError):  # no descriptor is open
+        saved = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if saved is not None:
+            os.dup2(saved, 1)
+            os.close(saved)
+
+
 def emit_json(value: Mapping[str, Any]) -> None:
     """Write one line of strict JSON to stdout."""
     text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
@@ -177,27 +265,6 @@ def _finite(value: Any) -> Any:
     from nanogpt_cli.run.events import plain
 
     return plain(value)
-
-
-def duration(seconds: float) -> str:
-    """``8 s``, ``2:05``, ``1:02:03`` or ``3 d 5 h``."""
-    whole = round(seconds)
-    if whole >= 48 * 3600:
-        days, hours = divmod(round(whole / 3600), 24)
-        return f"{days} d {hours} h"
-    if whole < 60:
-        return f"{whole} s"
-    hours, rest = divmod(whole, 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours}:{minutes:02d}:{left:02d}" if hours else f"{minutes}:{left:02d}"
-
-
-def count(number: float) -> str:
-    """``950``, ``12.3k``, ``124M``."""
-    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= limit:
-            return f"{number / limit:.3g}{unit}"
-    return f"{number:.0f}"
 
 
 def size(number: float) -> str:

@@ -46,19 +46,21 @@ def data(context: typer.Context, as_json: options.AsJson = False) -> None:
 
 
 def _list(folders: list[Path]) -> None:
-    from rich import box
-    from rich.table import Table
-
+    """A table for each place; a set's folder there is the name that other commands take."""
     from nanogpt_cli.text import tokens
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("name", "tokenizer", "train", "val", "folder"):
-        table.add_column(title, justify="right" if title in ("train", "val") else "left")
+    places: dict[Path, list[tuple[str, ...]]] = {}
     for folder in folders:
         about = tokens.read_manifest(folder)
         counts = (f"{split.tokens:,}" for split in (about.train, about.val))
-        table.add_row(about.name, about.kind, *counts, short_path(folder))
-    console.stdout().print(table)
+        row = (folder.name, about.kind, *counts)
+        places.setdefault(folder.parent, []).append(row)
+    for place, rows in places.items():
+        table = console.fitting(
+            ("set", "tokenizer", "train", "val"), rows, numbers=("train", "val"),
+            shorten=("set",), title=f"in {short_path(place)}",
+        )  # fmt: skip
+        console.print_table(table)
 
 
 @group.command()

@@ -205,7 +205,7 @@ def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files)
     verdicts = _judge(subject, expected, found)
     if not quiet:
         output.judge(verdicts)
-    _write(files, subject, expected, found)
+    _write(files, subject, expected, found, verdicts)
     if quiet:
         console.emit_json(output.as_json(subject, expected, found, verdicts))
     _refuse_broken(found)
@@ -279,22 +279,24 @@ def _judge(subject: Subject, expected: Signals | None, found: Inspection | None)
     from nanogpt_cli.init.study import shallow_growth
     from nanogpt_cli.init.tensor_stats import by_class
 
+    if subject.scheme is None:
+        assert found is not None
+        return detect.judge(found.tensors, found.signals, subject.config, trained=subject.trained)
     signals = found.signals if found else expected
     assert signals is not None
-    shallow = float("nan")
-    if subject.scheme is not None:
-        shallow = shallow_growth(subject.config, subject.scheme)
-    beside = expected if found else None
-    verdicts = lint_signals.on_signals(signals, subject.config, beside, shallow)
-    if subject.scheme is not None:
-        classes = by_class(found.tensors) if found else []
-        return lint.on_scheme(subject.scheme, classes) + verdicts
-    assert found is not None
-    return detect.lint_foreign(found.tensors, subject.config) + verdicts
+    beside, shallow = expected if found else None, shallow_growth(subject.config, subject.scheme)
+    classes = by_class(found.tensors) if found else []
+    return lint.on_scheme(subject.scheme, classes) + lint_signals.on_signals(
+        signals, subject.config, beside, shallow
+    )
 
 
 def _write(
-    files: Files, subject: Subject, expected: Signals | None, found: Inspection | None
+    files: Files,
+    subject: Subject,
+    expected: Signals | None,
+    found: Inspection | None,
+    verdicts: list[Verdict],
 ) -> None:
     if files.csv:
         output.write_csv(files.csv, expected, found)
@@ -304,7 +306,8 @@ def _write(
             c, scheme = subject.config, subject.scheme
             title = f"{subject.label}: {c.n_layer} layers × {c.n_embd} channels"
             title += f", init {scheme.name}" if scheme else ""
-            output.draw_picture(path, title, found.signals if found else None, expected)
+            signals = found.signals if found else None
+            output.draw_picture(path, title, signals, expected, verdicts)
             console.say(f"wrote {path}")
     if files.tui:
         output.open_dashboard(subject, found.signals if found else None, expected)

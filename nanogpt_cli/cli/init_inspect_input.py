@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli import schemes
-from nanogpt_cli.cli import console, sources
+from nanogpt_cli.cli import console, foreign_code, sources
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,8 +29,6 @@ PRESETS = {
 # GPT-2's 50257 tokens padded to a multiple of 64, as nanoGPT does.
 DEFAULT_VOCABULARY = 50304
 _HEAD_SIZE = 64
-# What reads as module:factory or path.py:factory.
-_REFERENCE = re.compile(r"^[\w./\\-]+:[A-Za-z_][\w.]*$")
 
 
 @dataclass(frozen=True)
@@ -64,6 +56,7 @@ class Subject:
         source: source of the weights.
         label: its name in the output.
         notes: remarks for the user.
+        trained: whether the weights are known to be trained, and not to be judged as a start.
     """
 
     config: GPTConfig
@@ -71,6 +64,7 @@ class Subject:
     source: WeightSource
     label: str
     notes: tuple[str, ...] = field(default=())
+    trained: bool = False
 
 
 def recipe_of(
@@ -183,65 +177,15 @@ def stored(origin: str, init: str) -> Subject:
     Raises:
         UserError: the weights cannot be read, or are not those of a GPT.
     """
-    if _is_reference(origin):
-        return of_model(_load_module(origin), origin, init)
+    if foreign_code.is_reference(origin):
+        with console.stdout_kept():
+            return of_model(foreign_code.load(origin), origin, init)
     found = sources.resolve(origin, checkpoint="last")
     subject = of_model(found.model, found.label, init)
     if found.step and not init:
-        trained = f"trained for {found.step} steps, while schemes describe step 0"
-        return Subject(**{**vars(subject), "notes": (*found.notes, trained)})
-    return subject
-
-
-def _is_reference(text: str) -> bool:
-    """Whether ``text`` reads as ``module:factory`` or ``path.py:factory``."""
-    return bool(_REFERENCE.match(text)) and not Path(text).exists()
-
-
-def _load_module(reference: str) -> GPT:
-    """Call the factory, which executes the user's code, and adopt the weights of its module.
-
-    Raises:
-        UserError: the factory cannot be imported or called, or its result is not a GPT-2.
-    """
-    from torch import nn
-
-    place, _, name = reference.partition(":")
-    factory: Any = _module(place)
-    for part in name.split("."):
-        if not hasattr(factory, part):
-            raise UserError(f"{place} has no {part!r}", f"wanted by --from {reference}")
-        factory = getattr(factory, part)
-    try:
-        made = factory if isinstance(factory, nn.Module) else factory()
-    except (Exception, SystemExit) as error:  # whatever the user's code raises
-        raise UserError(f"{reference} raised {type(error).__name__}: {error}") from error
-    if not isinstance(made, nn.Module):
-        raise UserError(
-            f"{reference} returns {type(made).__name__}, not an nn.Module",
-            "the factory must return the model when called without arguments",
-        )
-    from nanogpt_cli.interop.module import adopt
-
-    return adopt(made, reference)
-
-
-def _module(place: str) -> ModuleType:
-    try:
-        if not place.endswith(".py"):
-            sys.path.insert(0, "")
-            return importlib.import_module(place)
-        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        if spec is None or spec.loader is None or not Path(place).is_file():
-            raise UserError(f"{place} is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's module may fail in any way
-        raise UserError(f"cannot import {place}: {type(error).__name__}: {error}") from error
-    return module
+        note = f"trained for {found.step} steps; --input NAME measures it on data it knows"
+        return replace(subject, notes=(*found.notes, note), trained=True)
+    return replace(subject, notes=found.notes)
 
 
 def of_model(model: GPT, label: str, init: str) -> Subject:

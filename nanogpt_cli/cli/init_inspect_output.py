@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import math
 import tempfile
+import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +42,6 @@ _LABELS = {
     "grad_rms": "gradient",
 }
 _COLOURS = ("#0072B2", "#D55E00")  # Okabe & Ito: distinct for colour-blind readers
-# Statistic of a ``layers`` event -> field of ``Signals``.
-_EVENT_NAMES = {
-    "attn_rms": "attn_rms",
-    "mlp_rms": "mlp_rms",
-    "preact_std": "preact_std",
-    "dead": "near_zero",
-    "attn_entropy": "attn_entropy",
-    "attn_score_std": "score_std",
-}
 
 
 def header(subject: Subject, tokens: str, seed: int) -> None:
@@ -242,27 +235,38 @@ def check_picture(path: Path) -> str:
     kind = path.suffix.lstrip(".").lower()
     if kind not in ("png", "svg", "pdf"):
         raise UserError(f"{path}: pictures are .png, .svg or .pdf")
-    if find_spec("matplotlib") is None:
+    if importlib.util.find_spec("matplotlib") is None:
         hint = "pip install 'nanogpt-cli[plot]', or use --csv"
         raise UserError("pictures need matplotlib", hint)
     return kind
 
 
 def draw_picture(
-    path: Path, title: str, measured: Signals | None, expected: Signals | None
+    path: Path,
+    title: str,
+    measured: Signals | None,
+    expected: Signals | None,
+    found: Sequence[Verdict],
 ) -> None:
     """Draw four panels over depth, with measured values as points and expected ones as lines.
 
-    The same numbers give the same bytes, so a committed picture changes only with its content.
+    The verdicts stand below. The same numbers give the same bytes, so a committed picture changes
+    only with its content.
     """
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    said = [piece for v in tables.by_severity(found) for piece in _verdict_lines(v)]
+    figure = Figure(figsize=(10, 6.4 + 0.18 * len(said)), layout="constrained")
     figure.suptitle(printable(title), parse_math=False)  # a label may contain any characters
+    figure.supxlabel(
+        "\n".join(said), x=0.02, ha="left", fontsize=9, family="monospace", parse_math=False
+    )
     for axes, (heading, names, log) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
         axes.set_title(heading, fontsize=10)
         axes.set_xlabel("block")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         for name, colour in zip(names, _COLOURS, strict=False):
             _panel(axes, name, colour, measured, expected)
@@ -275,6 +279,13 @@ def draw_picture(
         still = {"metadata": {"Date": None}} if kind == "svg" else {}
         figure.savefig(buffer, format=kind, dpi=150, **still)
     files.write_bytes(path, buffer.getvalue())
+
+
+def _verdict_lines(verdict: Verdict) -> list[str]:
+    """A verdict after its mark, wrapped to the width of the picture."""
+    mark = tables.MARKS[verdict.severity]
+    lines = textwrap.wrap(printable(verdict.text), 120)
+    return [f"{mark} {line}" if n == 0 else f"  {line}" for n, line in enumerate(lines)]
 
 
 def _log_axis(axes: Any) -> None:
@@ -314,6 +325,7 @@ def write_run(
     folder: Path, subject: Subject, measured: Signals | None, expected: Signals | None
 ) -> None:
     """Write a run folder whose log contains the inspection as step 0."""
+    from nanogpt_cli.init.expected import statistics
     from nanogpt_cli.model.accounting import account
 
     shown = measured or expected
@@ -332,9 +344,3 @@ def write_run(
     writer(events.Layers(step=0, stats=statistics(shown)))
     writer(events.RunEnded(step=0, reason="finished"))
     writer.close()
-
-
-def statistics(signals: Signals) -> dict[str, list[float]]:
-    """Signals under the names of ``layers`` events, with one value per block."""
-    found = {name: list(getattr(signals, own)) for name, own in _EVENT_NAMES.items()}
-    return {"resid_rms": signals.stream_rms[1:], **found}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -37,14 +37,13 @@ def list_schemes(as_json: bool) -> None:
         ]  # fmt: skip
         console.emit_json({"schemes": rows})
         return
-    table = console.simple_table("", ("scheme", "idea", "residual projections"))
-    table.columns[1].no_wrap = False
-    for column in table.columns:
-        column.justify = "left"
+    table = console.simple_table("", ("scheme", "idea; law of the residual projections"))
+    table.columns[1].no_wrap, table.columns[1].justify = False, "left"
     for s in found:
         mark = " (needs another architecture)" if s.mismatch else ""
-        about = console.styled(s.about, (mark, "yellow"))
-        table.add_row(console.styled((s.name, "bold")), about, str(s.rules["mlp_proj"]))
+        law = f"; {s.rules['mlp_proj']}"
+        about = console.styled(s.about, (law, "cyan"), (mark, "yellow"))
+        table.add_row(console.styled((s.name, "bold")), about)
     console.stdout().print(table)
 
 
@@ -101,44 +100,49 @@ def _show(
         return
     out, measured = console.stdout(), rows[0][2] is not None
     title = f"{title} ({'measured' if measured else 'theory'})"
-    table = console.simple_table(title, [heading for heading, _ in _cells(rows[0], out.width)])
-    table.columns[-1].justify = "left"
-    for row in rows:
-        table.add_row(*(cell for _, cell in _cells(row, out.width)))
-    out.print(table)
-    out.print(_LEGEND, style="dim")
+    most = 3 if console.room_for_tables() >= _WIDE else 1
+    cells = [_cells(row, most) for row in rows]
+    heads = list(cells[0])
+    table = console.fitting(
+        heads, [list(row.values()) for row in cells], numbers=heads[1:-1],
+        spare=("logit std", "exp. g", "exp. x", "token", "x0", "cos"), title=title,
+    )  # fmt: skip
+    console.print_table(table)
+    said = [f"{name}: {_LEGEND[name]}" for name in (c.header for c in table.columns)
+            if name in _LEGEND]  # fmt: skip
+    out.print("; ".join(said), style="dim")
 
 
-_LEGEND = (
-    "x0, xL: stream RMS at the embedding and after the last block; g0/gL: gradients there; "
-    "own: logit of the token just read; token: its share of the embedding's variance; "
-    "cos: between positions at the end"
-)
+_WIDE = 110  # columns from which three verdicts of a row are named
+_LEGEND = {
+    "x0": "stream RMS at the embedding",
+    "xL": "stream RMS after the last block",
+    "exp. x": "xL/x0 expected by theory",
+    "g0/gL": "gradient at the embedding over that after the last block",
+    "exp. g": "the same by theory",
+    "own": "logit of the token just read",
+    "token": "its share of the embedding's variance",
+    "cos": "cosine between positions at the end",
+}
 
 
-def _cells(row: tuple[Variant, Signals, Signals | None], width: int) -> list[tuple[str, Any]]:
-    """(heading, cell) pairs of one row; a narrow terminal gets fewer columns."""
+def _cells(row: tuple[Variant, Signals, Signals | None], most: int) -> dict[str, Text | str]:
+    """The cells of one row by heading, with at most ``most`` verdicts."""
     variant, expected, measured = row
     shown = measured or expected
-    narrow, wide = width < 100, width >= 110
-    cells: list[tuple[str, Any]] = [("", console.styled((variant.name, "bold")))]
-    if not narrow:
-        cells.append(("x0", number(shown.stream_rms[0])))
-    cells.append(("xL", number(shown.stream_rms[-1])))
+    cells: dict[str, Text | str] = {"model": console.styled((variant.name, "bold"))}
+    cells["x0"], cells["xL"] = number(shown.stream_rms[0]), number(shown.stream_rms[-1])
     for heading, name in (("xL/x0", "growth"), ("g0/gL", "gradient_ratio")):
-        value, theory = beside(getattr(shown, name), getattr(expected, name))
-        cells.append((heading, value))
+        cells[heading], theory = beside(getattr(shown, name), getattr(expected, name))
         if measured:
-            cells.append(("exp.", theory))
+            cells[f"exp. {heading[0]}"] = theory
     excess = shown.loss_any - math.log(variant.config.vocab_size)
-    cells.append(("loss-ln V", f"{excess:+.3f}" if excess < 10 else f"{excess:+.0f}"))
-    cells.append(("own", number(shown.own_logit)))
-    if wide:
-        cells.append(("logit std", number(shown.logit_std)))
-        cells.append(("token", f"{shown.token_share:.2%}"))
-    if not (narrow and measured):
-        cells.append(("cos", f"{shown.cosine[-1]:.2f}"))
-    return [*cells, ("", _marks(variant, shown, 3 if wide else 1))]
+    cells["loss-ln V"] = f"{excess:+.3f}" if excess < 10 else f"{excess:+.0f}"
+    cells["own"] = number(shown.own_logit)
+    cells["logit std"] = number(shown.logit_std)
+    cells["token"] = f"{shown.token_share:.2%}"
+    cells["cos"] = f"{shown.cosine[-1]:.2f}"
+    return {**cells, "verdicts": _marks(variant, shown, most)}
 
 
 def _marks(variant: Variant, shown: Signals, most: int) -> Text:

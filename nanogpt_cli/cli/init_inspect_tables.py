@@ -26,7 +26,7 @@ _NAME = 12
 # Narrower terminals get neither the law, which the scheme's formula gives, nor the largest value.
 _LAW_FROM, _EXTREME_FROM = 100, 70
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
-_MARKS = {"ok": "✓", "note": "i", "warn": "!", "fail": "✗"}
+MARKS = {"ok": "✓", "note": "i", "warn": "!", "fail": "✗"}
 _PLOT_STYLES = {"stream": "cyan", "grad": "magenta", "theory": "bright_black", "axis": "dim"}
 
 
@@ -281,13 +281,14 @@ def histograms(found: dict[str, list[Histogram]]) -> list[Table]:
 
 
 def loss(rows: dict[str, Signals], vocab_size: int, n_tokens: int) -> Table:
-    """Measured and expected loss compared with ln V, and statistics of the logits.
+    """Loss compared with ln V, measured and (before the first step) expected, and logits.
 
     ± is the standard error from drawing ``n_tokens`` random targets; the loss over all targets has
     no such error.
     """
     heads = ("", "loss", "±", "all targets", "ln V", "above it", "logit std", "own logit")
-    table = console.simple_table("Loss before the first step", heads)
+    title = "Loss before the first step" if "expected" in rows else "Loss on these tokens"
+    table = console.simple_table(title, heads)
     log_v = math.log(vocab_size)
     for name, s in rows.items():
         noise = f"{s.logit_std / math.sqrt(n_tokens):.3f}" if name == "measured" else ""
@@ -298,17 +299,22 @@ def loss(rows: dict[str, Signals], vocab_size: int, n_tokens: int) -> Table:
     return table
 
 
+def by_severity(found: Sequence[Verdict]) -> list[Verdict]:
+    """The gravest first."""
+    from nanogpt_cli.init.lint import SEVERITIES
+
+    return sorted(found, key=lambda v: -SEVERITIES.index(v.severity))
+
+
 def verdicts(found: Sequence[Verdict]) -> Table:
     """One line per verdict with a mark, coloured by severity, the gravest first."""
     from rich.table import Table
 
-    from nanogpt_cli.init.lint import SEVERITIES
-
     table = Table.grid(padding=(0, 1))
     table.title, table.title_justify, table.title_style = "Verdicts", "left", "bold"
-    for v in sorted(found, key=lambda v: -SEVERITIES.index(v.severity)):
+    for v in by_severity(found):
         colour = _COLOURS[v.severity]
         style = colour if v.severity in ("warn", "fail") else ""
-        mark = console.styled(" ", (_MARKS[v.severity], colour))
+        mark = console.styled(" ", (MARKS[v.severity], colour))
         table.add_row(mark, console.styled((v.text, style)))
     return table

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from nanogpt_cli import foreign_files, shell
-from nanogpt_cli.cli import advice, console
+from nanogpt_cli.cli import advice, console, watch
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
@@ -35,12 +35,14 @@ def run_with_dashboard(folder: RunFolder, arguments: list[str]) -> None:
             start_new_session=True,
         )
     from nanogpt_cli.tui.app import run_dashboard
+    from nanogpt_cli.tui.session import RunSession
 
     left = run_dashboard([folder.path], child=process)
-    if left.stop and process.poll() is None:
-        console.say(f"{folder.name} was asked to stop; it saves a checkpoint first")
-    elif process.poll() is None:
-        console.say(f"training goes on (pid {process.pid})")
+    if process.poll() is None:
+        session = RunSession(folder.path, child=process)
+        session.poll(1 << 22, float("inf"))
+        pid = f" (pid {process.pid})"
+        console.say(watch.parting(session, asked_to_stop=left.stop) + pid)
         console.next_command(advice.after(folder))
     else:
         if process.returncode:

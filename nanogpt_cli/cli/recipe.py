@@ -50,14 +50,11 @@ def show(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = Fals
 
 
 def _show(rows: list[tuple[str, str, Any, str]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table("key", "value", "from", box=box.SIMPLE_HEAD, pad_edge=False)
-    for section, key, value, origin in rows:
-        style = "dim" if origin == "default" else None
-        table.add_row(f"{section}.{key}", repr(value), origin, style=style)
-    console.stdout().print(table)
+    cells = [(f"{section}.{key}", repr(value), origin) for section, key, value, origin in rows]
+    table = console.fitting(("key", "value", "from"), cells, shorten=("from", "value"))
+    for row, (*_, origin) in zip(table.rows, rows, strict=True):
+        row.style = "dim" if origin == "default" else None
+    console.print_table(table)
 
 
 @group.command()

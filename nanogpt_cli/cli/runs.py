@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanogpt_cli import shell
+from nanogpt_cli import shell, units
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
@@ -46,21 +46,18 @@ def runs(
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    words = ("run", "state", "when")
-    for title in ("run", "state", "size", "step", "best val", "loss", "tokens", "when"):
-        table.add_column(title, justify="left" if title in words else "right", no_wrap=True)
-    for row in rows:
-        steps = f"{row['step']}/{row['max_steps']}"
-        table.add_row(
-            row["run"], row["state"], console.count(row["parameters"]), steps,
-            _loss(row["best_val_loss"]), _loss(row["loss"]), console.count(row["tokens"]),
-            _when(row),
-        )  # fmt: skip
-    console.stdout().print(table)
+    numbers = ("size", "step", "best val", "loss", "tokens")
+    cells = [
+        (row["run"], row["state"], console.count(row["parameters"]),
+         f"{row['step']}/{row['max_steps']}", _loss(row["best_val_loss"]), _loss(row["loss"]),
+         console.count(row["tokens"]), _when(row))
+        for row in rows
+    ]  # fmt: skip
+    table = console.fitting(
+        ("run", "state", *numbers, "when"), cells, numbers=numbers,
+        spare=("tokens", "size", "when"), shorten=("run",),
+    )  # fmt: skip
+    console.print_table(table)
 
 
 @group.command()
@@ -113,7 +110,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _loss(value: float | str | None) -> str:
     """A loss as a table cell; a summary holds NaN and infinity as strings."""
-    return f"{value:.4f}" if isinstance(value, float) else "-" if value is None else value
+    return "-" if value is None else units.loss(value) if isinstance(value, float) else value
 
 
 def _cell(key: str, value: Any) -> str:

@@ -45,8 +45,9 @@ def watch(
         bool, typer.Option("--plain", help="Print a line per second instead of a dashboard.")
     ] = False,
     page: Annotated[
-        str, typer.Option(help="overview, layers, compare, samples or logs.")
-    ] = "overview",
+        str,
+        typer.Option(help="overview, layers, compare, samples or logs; compare for several runs."),
+    ] = "",
     readonly: Annotated[
         bool, typer.Option("--readonly", help="Disable the keys that send commands to the trainer.")
     ] = False,
@@ -66,7 +67,7 @@ def watch(
       nanogpt watch small --svg small.svg
     """
     sessions = _open(runs or [], out, exact=json)
-    _check_page(page)
+    page = _page(page, len(sessions))
     if json:
         _print_json(sessions)
         _next(sessions[0])
@@ -93,13 +94,16 @@ def _open(names: list[str], root: Path, *, exact: bool) -> list[RunSession]:
     return [RunSession(run.path, exact=exact) for run in found]
 
 
-def _check_page(page: str) -> None:
+def _page(page: str, runs: int) -> str:
+    """The page to open: several runs are there to be compared."""
     from nanogpt_cli.tui.keys import PAGES
 
+    page = page or ("compare" if runs > 1 else "overview")
     if page not in PAGES:
         close = nearest(page, PAGES)
         hint = f"did you mean {close!r}?" if close else f"one of: {', '.join(PAGES)}"
         raise UserError(f"there is no page {page!r}", hint)
+    return page
 
 
 def _check_theme(theme: str | None) -> None:
@@ -146,16 +150,18 @@ def _print_frame(
         found = shutil.get_terminal_size(_DEFAULT_SIZE)
         size = found.columns, found.lines - 1
     still.load(sessions)
-    ascii_only = ascii_only or (once and not draws(sys.stdout))
-    frame = still.still(
-        sessions, size or _DEFAULT_SIZE, page=page, theme=theme, ascii_only=ascii_only
-    )
+    size = size or _DEFAULT_SIZE
     if svg is not None:
+        frame = still.still(sessions, size, page=page, theme=theme, ascii_only=ascii_only)
         with files.readable_os_errors("write the picture", svg):
             files.write_text(svg, frame.svg)
         say(f"wrote {svg}")
     if once:
-        write(sys.stdout, frame.ansi if coloured(sys.stdout) else frame.text)
+        ascii_only, colours = ascii_only or not draws(sys.stdout), coloured(sys.stdout)
+        frame = still.still(
+            sessions, size, page=page, theme=theme, ascii_only=ascii_only, ramp=not colours
+        )
+        write(sys.stdout, frame.ansi if colours else frame.text)
 
 
 def _follow(sessions: list[RunSession]) -> None:
@@ -196,10 +202,16 @@ def _dashboard(
         [session.folder.path for session in sessions],
         readonly=readonly, ascii_only=ascii_only, theme=theme, page=page,
     )  # fmt: skip
-    name = sessions[0].folder.path
     sessions[0].poll(1 << 22, float("inf"))  # the dashboard has read the log in its own sessions
-    if left.stop:
-        say(f"{name} was asked to stop; it saves a checkpoint first")
-    elif sessions[0].state().live:
-        say("training goes on")
+    say(parting(sessions[0], asked_to_stop=left.stop))
     _next(sessions[0])
+
+
+def parting(session: RunSession, *, asked_to_stop: bool) -> str:
+    """What a run does when its dashboard has been left."""
+    state, name = session.state(), session.folder.path
+    if state.live and (asked_to_stop or state.word == "stopping"):
+        return f"{name} was asked to stop; it saves a checkpoint first"
+    if state.word == "paused":
+        return f"{name} is paused; P in the dashboard resumes it"
+    return f"{name}: training goes on" if state.live else f"{name}: {state.word}"

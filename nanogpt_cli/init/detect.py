@@ -9,6 +9,8 @@ from statistics import median
 
 from nanogpt_cli.init.drawing import MatrixSpec, matrices_of
 from nanogpt_cli.init.lint import FAIL, NOTE, OK, WARN, Verdict
+from nanogpt_cli.init.lint_signals import on_signals, on_trained
+from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.tensor_stats import ClassStats, TensorStats, by_class
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.schemes import Scheme, catalogue
@@ -127,6 +129,26 @@ def _cut_short(t: TensorStats, spec: MatrixSpec) -> bool:
     """Whether a normal matrix of this size would have larger extremes, all but once in 10,000."""
     within = math.erf(t.reach / t.std / math.sqrt(2))
     return spec.law.kind == "normal" and t.size * math.log(max(within, 1e-300)) < math.log(1e-4)
+
+
+def judge(
+    tensors: list[TensorStats], signals: Signals, config: GPTConfig, *, trained: bool = False
+) -> list[Verdict]:
+    """Judge weights without a known scheme: as a start, or as a trained model.
+
+    Args:
+        tensors: statistics of every matrix.
+        signals: signals measured with these weights.
+        config: their model.
+        trained: whether they are known to be trained; else LayerNorm gains tell, which every scheme
+            starts from a constant.
+    """
+    gains = [t for t in tensors if t.tensor_class == "ln" and t.finite]
+    if not (trained or any(not t.constant for t in gains)):
+        return lint_foreign(tensors, config) + on_signals(signals, config)
+    text = "these weights are trained: limits that a start should keep are not applied"
+    damage = [v for v in _dead_tensors(tensors) if v.severity == FAIL]
+    return [Verdict(NOTE, "trained", text), *damage, *on_trained(signals)]
 
 
 def lint_foreign(tensors: list[TensorStats], config: GPTConfig) -> list[Verdict]:

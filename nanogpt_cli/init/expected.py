@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nanogpt_cli.init.attention_theory import group_sizes
 from nanogpt_cli.init.drawing import matrices_of
+from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.tensor_stats import TensorStats
 from nanogpt_cli.init.theory import expect, random_tokens
 from nanogpt_cli.model.gpt import GPTConfig
@@ -44,15 +45,20 @@ def expected_stats(
     sizes = group_sizes(idx.shape[1])
     targets = torch.roll(idx, -1, 1)
     found = expect(config, scheme, idx, targets, backward=False, sizes=sizes, last=QUERIES)
+    weights = [weight_rms(config, scheme, layer) for layer in range(config.n_layer)]
+    return {**statistics(found), "weight_rms": weights}
+
+
+def statistics(signals: Signals) -> dict[str, list[float]]:
+    """Signals under the names of ``layers`` events, with one value per block."""
     return {
-        "resid_rms": found.stream_rms[1:],
-        "attn_rms": found.attn_rms,
-        "mlp_rms": found.mlp_rms,
-        "preact_std": found.preact_std,
-        "dead": found.near_zero,
-        "attn_entropy": found.attn_entropy,
-        "attn_score_std": found.score_std,
-        "weight_rms": [weight_rms(config, scheme, layer) for layer in range(config.n_layer)],
+        "resid_rms": signals.stream_rms[1:],
+        "attn_rms": signals.attn_rms,
+        "mlp_rms": signals.mlp_rms,
+        "preact_std": signals.preact_std,
+        "dead": signals.near_zero,
+        "attn_entropy": signals.attn_entropy,
+        "attn_score_std": signals.score_std,
     }
 
 

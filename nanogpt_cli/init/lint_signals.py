@@ -42,11 +42,8 @@ def on_signals(
             is within a limit and chance explains the excess, the verdict is a note, not a warning.
         shallow: expected growth of the same scheme with 4 layers, to detect depth-independence.
     """
-    numbers = (found.loss, *found.stream_rms, *found.grad_rms)
-    if not all(map(math.isfinite, numbers)):
-        where = next((i for i, x in enumerate(found.stream_rms) if not math.isfinite(x)), None)
-        place = "the loss" if where is None else f"the stream after block {where}"
-        return [Verdict(FAIL, "not-finite", f"{place} is not a finite number")]
+    if broken := _not_finite(found):
+        return [broken]
     checks = (
         _growth(found, expected, config, shallow),
         _deviation(found, expected, config),
@@ -59,6 +56,26 @@ def on_signals(
         _activations(found, expected, config),
     )
     return [verdict for check in checks for verdict in check]
+
+
+def on_trained(found: Signals) -> list[Verdict]:
+    """Judge a pass through a trained model, which may break most limits of a start."""
+    if broken := _not_finite(found):
+        return [broken]
+    dead = max(found.near_zero)
+    text = f"at most {dead:.0%} of a block's hidden units are dead (near zero on every token)"
+    return [
+        Verdict(OK, "finite", "loss, signals and gradients are finite numbers in every block"),
+        Verdict(WARN if dead > MAX_NEAR_ZERO else OK, "silent-units", text, dead),
+    ]
+
+
+def _not_finite(found: Signals) -> Verdict | None:
+    if all(map(math.isfinite, (found.loss, *found.stream_rms, *found.grad_rms))):
+        return None
+    where = next((i for i, x in enumerate(found.stream_rms) if not math.isfinite(x)), None)
+    place = "the loss" if where is None else f"the stream after block {where}"
+    return Verdict(FAIL, "not-finite", f"{place} is not a finite number")
 
 
 def _past(

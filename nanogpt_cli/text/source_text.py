@@ -16,16 +16,13 @@ import numpy as np
 
 from nanogpt_cli import shell
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import again, build, cuts, pipeline, target, tokens
-from nanogpt_cli.text.decoding import CODEC_POLICY
+from nanogpt_cli.text import again, build, cuts, pipeline, prepare, target, tokens
 from nanogpt_cli.text.documents import Chunk, Tally
-from nanogpt_cli.text.prepare import open_sources
 from nanogpt_cli.text.reading import Meter
-from nanogpt_cli.text.request import Request, checked
+from nanogpt_cli.text.request import STDIN, Request, checked
 from nanogpt_cli.text.sources import FileSource, TextSource
 from nanogpt_cli.text.tokens import TokenData
 
-_STDIN: Final = "-"
 _COUNTING: Final = "nanogpt-counting"
 
 
@@ -79,7 +76,7 @@ class SourceText:
         self.meter = Meter()
         self._request = _request(data)
         try:
-            self.sources = open_sources(self._request, Tally(), report)
+            self.sources = prepare.open_sources(self._request, Tally(), report)
         except UserError as error:
             raise _gone(data, error.message) from error
         self._records = {s.name for s in self.sources if _has_records(s)}
@@ -184,7 +181,7 @@ def _repaired(data: bytes, errors: str) -> tuple[bytes, list[_Hole]]:
 
     codecs.register_error(_COUNTING, count)
     data.decode("utf-8", _COUNTING)
-    filler = b"\xff".decode("utf-8", CODEC_POLICY[errors]).encode()
+    filler = "\ufffd".encode() if errors == "replace" else b""
     parts, holes, size, done = [], [], 0, 0
     for start, stop in spans:
         parts += [data[done:start], filler]
@@ -236,7 +233,7 @@ def _request(data: TokenData) -> Request:
         raise UserError(
             f"{data.folder / tokens.MANIFEST} is damaged: request.{key}", "prepare it again"
         ) from error
-    if _STDIN in request.inputs:
+    if STDIN in request.inputs:
         raise UserError(
             f"{data.folder} was made from standard input, so nothing can be proved: its text "
             "cannot be read again",

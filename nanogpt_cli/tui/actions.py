@@ -9,7 +9,8 @@ from typing import Any
 from textual.app import App
 from textual.widgets import ContentSwitcher
 
-from nanogpt_cli.tui import export, keys, palette
+from nanogpt_cli.run import events
+from nanogpt_cli.tui import export, generate, keys, palette
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.dialogs import Ask, Confirm, HelpScreen
 from nanogpt_cli.tui.page import Page
@@ -238,7 +239,8 @@ class DashboardActions(App[DashboardExit]):
         except OSError as error:
             self.notify(str(error), title="not saved", severity="error")
             return
-        self.notify("\n".join(str(path) for path in paths), title="saved")
+        names = " and ".join([str(paths[0]), *(path.name for path in paths[1:])])
+        self.notify(names, title="saved")
 
     async def action_ask(self, name: str) -> None:
         """Send a command to the trainer after the user has confirmed it."""
@@ -249,7 +251,7 @@ class DashboardActions(App[DashboardExit]):
             self.notify("read-only: nothing is sent to the trainer", severity="warning")
             return
         state = self.desk.state()
-        if not state.live:
+        if not state.live and (name != "sample" or not generate.can(self.desk.session.folder)):
             self.notify(f"no trainer would answer: the run is {state.word}", severity="warning")
             return
         await self._ask(name)
@@ -269,7 +271,10 @@ class DashboardActions(App[DashboardExit]):
             if name == "lr" and not _is_factor(text):
                 self.notify(f"{text!r} is not a positive number", severity="error")
                 return
-            self._send(name, text)
+            if self.desk.state().live:
+                self._send(name, text)
+            else:
+                self._generate(text)
 
         if name in ("sample", "lr"):
             value = "0.5" if name == "lr" else _last_prompt(self.desk)
@@ -288,8 +293,27 @@ class DashboardActions(App[DashboardExit]):
         else:
             self.notify("the trainer answers between two steps", title=f"{name} asked for")
 
+    def _generate(self, prompt: str) -> None:
+        """Sample from a run that nobody trains, in another process, and show the text."""
+        session = self.desk.session
+        self.notify("from its checkpoint, in a few seconds", title="sampling", timeout=60)
+
+        def work() -> None:
+            found = generate.sample(session.folder, session.view, prompt)
+            self.call_from_thread(show, found)
+
+        def show(found: events.Sample | str) -> None:
+            if isinstance(found, str):
+                self.notify(found, title="no sample", severity="error")
+                return
+            session.view.fold(found)
+            self.notify("the text is under 4 Samples", title="sampled")
+            self._redraw()
+
+        self.run_worker(work, thread=True, exclusive=True)
+
     def action_detach(self) -> None:
-        """Quit the dashboard; training goes on."""
+        """Quit the dashboard, which the run does not notice."""
         self.exit(DashboardExit())
 
 

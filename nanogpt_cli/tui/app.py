@@ -15,6 +15,7 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import ContentSwitcher
 
+from nanogpt_cli import units
 from nanogpt_cli.printable import encodes, printable
 from nanogpt_cli.tui import header, keys
 from nanogpt_cli.tui.actions import DashboardActions, DashboardExit
@@ -25,6 +26,7 @@ from nanogpt_cli.tui.layers import LayersPage
 from nanogpt_cli.tui.logs import LogsPage
 from nanogpt_cli.tui.overview import OverviewPage
 from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.plot import Row
 from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import Child, RunSession
@@ -67,12 +69,15 @@ class Dashboard(DashboardActions):
         page: str = "overview",
         live: bool = True,
         still: bool = False,
+        ramp: bool = False,
     ) -> None:
         super().__init__()
         self._filters.append(Harmless())
         self.still = still
         self.animation_level = "none" if still else self.animation_level
-        self.desk = Desk(list(sessions), ascii_only=ascii_only, readonly=readonly)
+        self.desk = Desk(
+            list(sessions), ascii_only=ascii_only, ramp=ramp or ascii_only, readonly=readonly
+        )
         self.ascii_only = ascii_only
         self.start_page = page
         self.live = live
@@ -83,6 +88,8 @@ class Dashboard(DashboardActions):
         self._drawn: object = None
         self._slow_due = 0.0
         self._draw_wanted = False
+        self._notice: Row = []
+        self._notice_ends: Timer | None = None
         if theme:
             self.theme = theme
 
@@ -176,7 +183,9 @@ class Dashboard(DashboardActions):
         top.set_rows([row])
         name = self.page.id or ""
         bottom = self.query_one("#footer", Line)
-        bottom.set_rows([keys.footer(name, self.size.width, self.desk.readonly)])
+        footer = keys.footer(name, self.size.width, self.desk.readonly)
+        said = [(units.shortened(text, self.size.width), key) for text, key in self._notice]
+        bottom.set_rows([said or footer])
 
     def request_draw(self) -> None:
         """Draw once soon, however many panes ask because their size has changed."""
@@ -195,11 +204,20 @@ class Dashboard(DashboardActions):
         title: str = "",
         severity: SeverityLevel = "information",
         timeout: float | None = None,
-        markup: bool = False,
+        markup: bool = False,  # noqa: ARG002
     ) -> None:
-        """Show a notice in the corner, without interpreting names and paths in it as markup."""
-        message, title = printable(message), printable(title)
-        super().notify(message, title=title, severity=severity, timeout=timeout, markup=markup)
+        """Show a notice in the bottom line for some seconds, where it covers no numbers."""
+        text = printable(": ".join(filter(None, [title, " · ".join(message.splitlines())])))
+        key = {"warning": "warning", "error": "error"}.get(severity, "title")
+        self._notice = [(f" {text}", key)]
+        if self._notice_ends is not None:
+            self._notice_ends.stop()
+        self._notice_ends = self.set_timer(timeout or 6.0, self._forget_notice)
+        self._draw_lines()
+
+    def _forget_notice(self) -> None:
+        self._notice = []
+        self._draw_lines()
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:  # noqa: ARG002
         """Offer every key of the help by name in the command palette."""

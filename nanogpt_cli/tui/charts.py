@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from nanogpt_cli.tui import units
+from nanogpt_cli import units
 from nanogpt_cli.tui.plot import Plot, PlotOptions, Row, Trace, plot
 from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.window import Window

@@ -7,9 +7,10 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widget import Widget
 
+from nanogpt_cli import units
 from nanogpt_cli.printable import printable
 from nanogpt_cli.run.folder import RunFolder, list_runs
-from nanogpt_cli.tui import palette, patterns, traces, units
+from nanogpt_cli.tui import palette, patterns, traces
 from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.history import SMOOTHING
@@ -72,22 +73,25 @@ class ComparePage(Page):
         chart.label = traces.LABELS[self.name_of_metric]
         chart.empty = "nothing to compare yet"
         note = f"{traces.smoothing_note(self.desk.smoothing)} ─ {self._axis_note()}"
-        chart.show([self._trace(i, s.view) for i, s in self.shown()], window, note=note)
+        shown = [self._trace(i, s) for i, s in self.shown()]
+        if len({trace.scaling for trace in shown}) > 1:
+            note += " ─ y axis without diverged runs"
+        chart.show(shown, window, note=note)
         self._draw_runs(self.query_one("#runs", Pane))
         draw_differences(self.query_one("#diff", Pane), [s for _, s in self.shown()])
 
     def _axis_note(self) -> str:
         return traces.axis_note(self.desk.window.axis, self.desk.window.log)
 
-    def _trace(self, index: int, view: RunView) -> Trace:
-        axis, metric = self.desk.window.axis, self.name_of_metric
-        color = palette.run_color(index)
+    def _trace(self, index: int, session: RunSession) -> Trace:
+        axis, metric, view = self.desk.window.axis, self.name_of_metric, session.view
+        color, sound = palette.run_color(index), not view.diverged
         if metric == "val_loss":
             x = traces.eval_axis(view, axis)
-            return Trace(view.name, x, view.evals["val_loss"], color, "points")
+            return Trace(view.name, x, view.evals["val_loss"], color, "points", sound)
         y = traces.smoothed(view, metric, SMOOTHING[self.desk.smoothing])
         kind = "line" if index % 2 == 0 else "dash"
-        return Trace(view.name, view.steps[axis], y, color, kind)
+        return Trace(view.name, view.steps[axis], y, color, kind, sound)
 
     def _draw_runs(self, pane: Pane) -> None:
         views = [session.view for _, session in self.shown()]
@@ -105,7 +109,8 @@ class ComparePage(Page):
         self.selected = min(self.selected, max(0, len(lines) - 1))
         room = max(1, pane.size.height - 1)
         first = max(0, min(self.selected - room // 2, len(lines) - room))
-        rows = table(heads, lines[first : first + room], self.selected - first, pane.size.width)
+        chosen, width = self.selected - first, pane.size.width
+        rows = table(heads, lines[first : first + room], chosen, width, name=1)
         for row, key in zip(rows[1:], keys[first : first + room], strict=True):
             text, old = row[0]
             row[:] = [(text[:3], key), (text[3:], old if key != "dim" or old == "select" else key)]

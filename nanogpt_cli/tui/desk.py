@@ -22,6 +22,7 @@ class Desk:
     normalise: bool = False
     statistic: str = "resid_rms"
     ascii_only: bool = False
+    ramp: bool = False  # heat maps of characters, for pictures without colours
     readonly: bool = False
     held: bool = False
 
@@ -46,12 +47,13 @@ class Desk:
         self.more_smoothing = here - self._default_smoothing()
 
     def _default_smoothing(self) -> int:
-        """The strongest level that averages at most a twentieth of the planned run, up to ema .98.
+        """The strongest level that averages at most a twentieth of the shortest run, up to ema .98.
 
-        It depends on the planned steps, not on what is on screen, so neither zooming nor a new step
-        changes the curve. In a run of 200 steps, .98 would lag far behind the loss.
+        It depends on the planned steps of all opened runs, so that it is the same for all of them
+        and neither zooming nor a new step changes a curve. In a run of 200 steps, .98 would lag far
+        behind the loss.
         """
-        planned = self.view.max_steps or 1000
+        planned = min((s.view.max_steps for s in self.sessions if s.view.max_steps), default=1000)
         fits = [
             i
             for i, beta in enumerate(SMOOTHING[:4])

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.segment import Segment, Segments
-
 from nanogpt_cli import files
+from nanogpt_cli.tui import picture
 
 if TYPE_CHECKING:
     from textual.app import App
@@ -29,21 +26,9 @@ def screen_text(app: App[Any]) -> str:
     return "\n".join(strip.text.rstrip() for strip in screen_strips(app)) + "\n"
 
 
-def svg_of(lines: list[list[Segment]], width: int, title: str) -> str:
-    """An SVG of lines of segments; the same content gives the same bytes."""
-    console = Console(
-        width=width, record=True, file=io.StringIO(), force_terminal=True, color_system="truecolor",
-        legacy_windows=False,
-    )  # fmt: skip
-    for line in lines:
-        console.print(Segments([*line, Segment.line()]), end="", soft_wrap=True)
-    return console.export_svg(title=title, unique_id="nanogpt")
-
-
 def screen_svg(app: App[Any], title: str) -> str:
     """A picture of the whole screen."""
-    lines = [list(strip) for strip in screen_strips(app)]
-    return svg_of(lines, app.size.width, title)
+    return picture.svg([list(strip) for strip in screen_strips(app)], app.size.width, title)
 
 
 def export_pane(app: App[Any], folder: Path) -> list[Path]:
@@ -55,11 +40,11 @@ def export_pane(app: App[Any], folder: Path) -> list[Path]:
         for strip in screen_strips(app)[region.y : region.bottom]
     ]
     name = re.sub(r"[^A-Za-z0-9]+", "-", (pane.id if pane is not None and pane.id else "screen"))
-    picture = _fresh(folder, name, "svg")
-    files.write_text(picture, svg_of(lines, region.width, TITLE))
-    saved = [picture]
+    path = _fresh(folder, name, "svg")
+    files.write_text(path, picture.svg(lines, region.width, TITLE))
+    saved = [path]
     if pane is not None and hasattr(pane, "csv"):
-        saved.append(picture.with_suffix(".csv"))
+        saved.append(path.with_suffix(".csv"))
         files.write_text(saved[-1], pane.csv())
     return saved
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.cells import cell_len, set_cell_size
 
-from nanogpt_cli.tui import units
+from nanogpt_cli import units
 from nanogpt_cli.tui.liveness import State
 from nanogpt_cli.tui.plot import Row
 from nanogpt_cli.tui.view import RunView

@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt_cli.tui import palette, ticks, units
+from nanogpt_cli import units
+from nanogpt_cli.tui import palette, ticks
 from nanogpt_cli.tui.draw import Scale
 from nanogpt_cli.tui.plot import Row, cell_of
 from nanogpt_cli.tui.series import Floats
@@ -32,6 +33,25 @@ class Statistic:
     alarm_below: float | None = None
     about: str = ""
     short: str = ""  # heading of a table column
+
+    def extreme(self, rows: Grid, middle: float) -> Grid:
+        """The value of each column (axis 0) that is farthest from normal; NaN only if all are.
+
+        On a logarithmic scale that is the largest |log(value / middle)|, where ``middle`` is the
+        statistic's median. Else it is the largest distance from the middle of the healthy range, or
+        from the end of the range that has no limit.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if self.log:
+                far = np.abs(np.log10(np.abs(rows) / middle))
+            elif self.alarm_below is None:
+                far = rows
+            elif self.alarm_above is None:
+                far = -rows
+            else:
+                far = np.abs(rows - (self.alarm_below + self.alarm_above) / 2)
+        far = np.where(np.isnan(far), -np.inf, far)
+        return np.asarray(np.take_along_axis(rows, far.argmax(0)[None], 0)[0])
 
 
 STATISTICS = {
@@ -76,8 +96,10 @@ def flagged(stat: Statistic, value: float) -> bool:
     return above or (stat.alarm_below is not None and value < stat.alarm_below)
 
 
-def buckets(steps: Floats, values: Grid, x: Scale, columns: int) -> tuple[Grid, NDArray[np.bool_]]:
-    """(layers, columns): the largest value in each time column, and where one was not finite.
+def buckets(
+    stat: Statistic, steps: Floats, values: Grid, x: Scale, columns: int, middle: float
+) -> tuple[Grid, NDArray[np.bool_]]:
+    """(layers, columns): the extreme value in each time column, and where one was not finite.
 
     From the first sample on, a column without samples repeats the one before it.
     """
@@ -90,7 +112,9 @@ def buckets(steps: Floats, values: Grid, x: Scale, columns: int) -> tuple[Grid, 
     if has.any():
         begin, end = int(starts[has][0]), int(ends[has][-1])
         part = values[begin:end]
-        grid[:, has] = np.fmax.reduceat(part, starts[has] - begin, axis=0).T
+        low = np.fmin.reduceat(part, starts[has] - begin, axis=0).T
+        high = np.fmax.reduceat(part, starts[has] - begin, axis=0).T
+        grid[:, has] = stat.extreme(np.stack([high, low]), middle)
         broken[:, has] = np.add.reduceat(~np.isfinite(part), starts[has] - begin, axis=0).T > 0
     source = np.where(has, np.arange(columns), -1)
     source = np.maximum.accumulate(source)
@@ -102,7 +126,10 @@ def buckets(steps: Floats, values: Grid, x: Scale, columns: int) -> tuple[Grid, 
 
 
 def color_range(stat: Statistic, grid: Grid) -> tuple[float, float]:
-    """The values at both ends of the colour scale: fixed, or the 2-98 % range of the values."""
+    """The values at both ends of the colour scale: fixed, or the 2-98 % range of the values.
+
+    ``color_bar`` shows whether values lie beyond.
+    """
     robust = ticks.nice_robust([grid[grid > 0] if stat.log else grid.reshape(-1)])
     low, high = robust or (0.0, 1.0)
     low, high = (
@@ -124,10 +151,18 @@ def levels(stat: Statistic, grid: Grid, ends: tuple[float, float], count: int) -
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Rows of text, the ends of the colour scale, and how many layers share a row."""
+    """Rows of text, the colour scale, and how many layers share a row.
+
+    Attributes:
+        rows: rows of text.
+        ends: values at both ends of the colour scale.
+        reach: smallest and largest value, which may lie beyond the ends.
+        pooled: layers that share a colour.
+    """
 
     rows: list[Row]
     ends: tuple[float, float]
+    reach: tuple[float, float]
     pooled: int
 
 
@@ -141,56 +176,67 @@ def heat_map(
     *,
     log_x: bool = False,
     colors: str = "cividis",
-    ascii_only: bool = False,
+    ramp: bool = False,
     normalise: bool = False,
     cursor: float | None = None,
     selected: int | None = None,
-    names: Sequence[str] | None = None,
 ) -> HeatMap:
-    """Draw (samples, layers) ``values`` with one layer per row, or two if they do not fit."""
+    """Draw (samples, layers) ``values`` with one layer per row, or several if they do not fit.
+
+    A row of several layers is labelled with all of them, and shows the one farthest from normal
+    (``Statistic.extreme``). Without colours, ``ramp`` draws characters instead.
+    """
     layers, height = values.shape[1], max(1, height)
-    names = names or [f"h.{i}" for i in range(layers)]
+    half = layers > height and not ramp
+    step = 2 if half else 1
+    pooled = max(1, -(-layers // (height * step)))  # layers per colour
+    in_row = [range(i, min(i + pooled * step, layers)) for i in range(0, layers, pooled * step)]
+    names = [layer_names(row[0], row[-1]) for row in in_row]
     left, right = max(map(len, names), default=0) + 2, 9
     inner = max(1, width - left - right)
     x = Scale(max(x_range[0], 1e-3) if log_x else x_range[0], x_range[1], log_x)
-    grid, broken = buckets(steps, values, x, inner)
+    middle = typical(values)
+    grid, broken = buckets(stat, steps, values, x, inner, middle)
     shown = _own_scale(grid) if normalise else grid
     ends = color_range(stat, shown)
-    names = list(names)
+    finite = shown[np.isfinite(shown)]
+    reach = (float(finite.min()), float(finite.max())) if len(finite) else ends
     last = values[-1].astype(float)
-    half = layers > height and not ascii_only
-    pooled = max(1, -(-layers // (height * (2 if half else 1))))
     if pooled > 1:
-        grid_rows = [slice(i, i + pooled) for i in range(0, layers, pooled)]
-        shown = np.stack([_most(shown[rows]) for rows in grid_rows])
-        broken = np.stack([broken[rows].any(0) for rows in grid_rows])
-        last = np.array([_most(last[rows, None])[0] for rows in grid_rows])
-        names = [names[rows][0] for rows in grid_rows]
+        groups = [slice(i, i + pooled) for i in range(0, layers, pooled)]
+        shown = np.stack([stat.extreme(shown[g], 1.0 if normalise else middle) for g in groups])
+        broken = np.stack([broken[group].any(0) for group in groups])
     column = None if cursor is None else cell_of(cursor, x, inner)
-    count = len(RAMP) if ascii_only else palette.SHADES
-    level = levels(stat, shown, ends, count)
+    level = levels(stat, shown, ends, len(RAMP) if ramp else palette.SHADES)
     scale = palette.shades(stat.colors or colors)
-    step = 2 if half else 1
     thick = min(3, max(1, height // max(1, len(shown)))) if step == 1 else 1
     rows: list[Row] = []
-    for index in range(0, len(shown), step):
-        pair = level[index : index + step]
-        bad = np.asarray(broken[index : index + step].any(axis=0))
-        mine = selected is not None and index <= selected // pooled < index + step
-        row: Row = [(names[index].rjust(left - 1) + " ", "key" if mine else "axis")]
-        row += _ramp_row(pair, bad, column) if ascii_only else _row(pair, bad, column, scale)
-        value = float(last[index])
+    for index, (here, name) in enumerate(zip(in_row, names, strict=True)):
+        pair = level[index * step : (index + 1) * step]
+        bad = np.asarray(broken[index * step : (index + 1) * step].any(axis=0))
+        row: Row = [(name.rjust(left - 1) + " ", "key" if selected in here else "axis")]
+        row += _ramp_row(pair, bad, column) if ramp else _row(pair, bad, column, scale)
+        group = last[here.start : here.stop]
+        value = (
+            float(stat.extreme(group[:, None], middle)[0]) if np.isfinite(group).all() else np.nan
+        )
         mark = "!" if flagged(stat, value) or not np.isfinite(value) else " "
         row.append((f" {units.number(value):>6}{mark} ", "warning" if mark == "!" else "text"))
         rows.append(row)
         blank = [(" " * left, "axis"), *row[1:-1], (" " * right, "axis")]
         rows += [blank] * (thick - 1)
-    return HeatMap(rows, ends, pooled)
+    return HeatMap(rows, ends, reach, pooled)
 
 
-def _most(rows: Grid) -> Grid:
-    """The largest value of pooled layers; NaN only where all are NaN."""
-    return np.asarray(np.fmax.reduce(rows, axis=0))
+def typical(values: Grid) -> float:
+    """The median of the sizes of all values that are neither zero nor broken; 1 without any."""
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
+    return float(np.median(sizes)) if len(sizes) else 1.0
+
+
+def layer_names(first: int, last: int) -> str:
+    """``h.3``, or ``h.0–3`` for a range."""
+    return f"h.{first}" if first == last else f"h.{first}–{last}"
 
 
 def _own_scale(grid: Grid) -> Grid:
@@ -245,7 +291,11 @@ def _ramp_row(pair: NDArray[np.int64], bad: NDArray[np.bool_], column: int | Non
     return [(text, "text")]
 
 
-def color_bar(ends: tuple[float, float], ascii_only: bool) -> str:
-    """The colour scale as text for a border: both ends with the ramp in between."""
-    ramp = RAMP[1:] if ascii_only else "░▒▓█"
-    return f"{units.number(ends[0], 3)} {ramp} {units.number(ends[1], 3)}"
+def color_bar(picture: HeatMap, characters: bool) -> str:
+    """The colour scale as text for a border: both ends, and the extremes if they lie beyond."""
+    ramp = RAMP[1:] if characters else "░▒▓█"
+    low, high = (units.number(end, 3) for end in picture.ends)
+    least, most = (units.number(end, 3) for end in picture.reach)
+    below = f"{least} < " if picture.reach[0] < picture.ends[0] and least != low else ""
+    above = f" < {most}" if picture.reach[1] > picture.ends[1] and most != high else ""
+    return f"{below}{low} {ramp} {high}{above}"

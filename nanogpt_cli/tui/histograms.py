@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nanogpt_cli.tui import units
+from nanogpt_cli import units
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.draw import sparkline
 from nanogpt_cli.tui.panes import Pane

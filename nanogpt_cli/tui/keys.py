@@ -72,12 +72,12 @@ KEYS = (
     Key("P", "P", "ask('pause')", "pause or resume training", "Training", control=True),
     Key("K", "K", "ask('checkpoint')", "save a checkpoint now", "Training", control=True),
     Key("E", "E", "ask('eval')", "evaluate now", "Training", control=True),
-    Key("g", "g", "ask('sample')", "write a sample now, from a prompt", "Training", control=True,
-        footer="generate"),
+    Key("g", "g", "ask('sample')", "write a sample from a prompt, of an ended run too", "Training",
+        control=True, footer="generate"),
     Key("M", "M", "ask('lr')", "multiply the learning rate", "Training", control=True),
     Key("Q,ctrl+c", "Q", "ask('stop')", "stop training, checkpoint saved", "Training",
         control=True),
-    Key("q,ctrl+q", "q", "detach", "leave the dashboard; training goes on", "Training",
+    Key("q,ctrl+q", "q", "detach", "leave the dashboard; the run is not touched", "Training",
         footer="detach"),
 )  # fmt: skip
 

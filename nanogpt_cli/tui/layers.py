@@ -9,7 +9,8 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widget import Widget
 
-from nanogpt_cli.tui import heat, units
+from nanogpt_cli import units
+from nanogpt_cli.tui import heat
 from nanogpt_cli.tui.charts import LineChart, bounds
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.draw import sparkline
@@ -133,7 +134,7 @@ class LayerTable(Pane):
             self.empty("no layer statistics yet", "layers")
             return
         start = names.index(desk.statistic) if desk.statistic in names else 0
-        size = 9 + SPARK
+        size = 10 + SPARK
         count = max(1, min(len(names), (self.size.width - 7) // size))
         shown = (names[start:] + names[:start])[:count]
         head: Row = [("      ", "dim")]
@@ -163,7 +164,7 @@ class LayerTable(Pane):
             value = float(values[layer]) if layer < len(values) else float("nan")
             odd = heat.flagged(stat, value) or value != value
             line = sparkline(past, SPARK, ascii_only=desk.ascii_only)
-            row += [(line, "train"), (f"{units.number(value):>7}", "warning" if odd else "text"),
+            row += [(line, "train"), (f"{units.number(value):>8}", "warning" if odd else "text"),
                     ("! " if odd else "  ", "warning")]  # fmt: skip
         return row
 

@@ -8,11 +8,10 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import foreign_files, units
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.tui import units
 from nanogpt_cli.tui.view import RunView
 
 _ENDINGS = {
@@ -72,12 +71,14 @@ def judge(
         return State("waiting", "dim", "no event yet", live=True)
     quiet = now - view.last_time
     limit = max(QUIET, 10 * _pace(view))
+    if view.stopping:
+        return State("stopping", "warning", "it saves a checkpoint first", live=True)
     if view.paused:
         return State("paused", "warning", "training waits; P resumes it", live=True)
     if quiet > limit:
         detail = f"nothing written for {units.duration(quiet)}"
         return State("stalled" if alive else "silent", "warning", detail, live=bool(alive))
-    if any(alarm.kind == "divergence" for alarm in view.active_alarms):
+    if view.diverged:
         return State("diverging", "error", "the loss is far above its previous level", live=True)
     return State(view.doing or "running", "ok", live=True)
 

@@ -8,12 +8,19 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widget import Widget
 
+from nanogpt_cli import units
 from nanogpt_cli.run import events
-from nanogpt_cli.tui import patterns, units
+from nanogpt_cli.tui import patterns
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.page import Page
 from nanogpt_cli.tui.panes import Pane, printable, table, wrap
 from nanogpt_cli.tui.plot import Row
+
+_BAD_ENDS = ("non_finite", "diverged", "error")
+_NO_OUTPUT = (
+    "nothing: a trainer writes its output to stdout.log only behind the dashboard (train --tui), "
+    "else to its own terminal"
+)
 
 
 class LogsPage(Page):
@@ -49,13 +56,23 @@ class LogsPage(Page):
         listing, detail = self.query_one("#events", Pane), self.query_one("#detail", Pane)
         if found:
             self._draw_list(listing, found, index)
-            detail.set_rows(detail_rows(found[index], detail.size.width))
+            rows = detail_rows(found[index], detail.size.width, self._advice(found[index]))
+            detail.set_rows(rows)
             detail.set_title("what happened", "enter shows the step")
         else:
             listing.empty("nothing matches" if self.filter else "nothing has happened yet")
             listing.set_title("events", self.desk.session.problems())
             detail.empty("", "what happened")
         self._draw_output(self.query_one("#output", Pane))
+
+    def _advice(self, event: events.Event) -> str:
+        """What to do about an event; about a bad end, what the last alarm before it says."""
+        if isinstance(event, events.Alarm):
+            return event.advice
+        if isinstance(event, events.RunEnded) and event.reason in _BAD_ENDS:
+            said = [alarm.advice for alarm in self.desk.view.active_alarms if alarm.advice]
+            return said[-1] if said else ""
+        return ""
 
     def _draw_list(self, pane: Pane, found: Sequence[events.Event], index: int) -> None:
         width = pane.size.width
@@ -79,7 +96,7 @@ class LogsPage(Page):
         state, width = self.desk.state(), pane.size.width
         text = self.desk.session.output()
         if not text.strip():
-            pane.empty("the trainer has printed nothing into stdout.log", "output")
+            pane.empty(_NO_OUTPUT, "output")
             return
         bad = state.word in ("crashed", "failed")
         lines = [part for line in text.rstrip().splitlines() for part in wrap(line, width - 1)]
@@ -168,20 +185,20 @@ def story(event: events.Event) -> tuple[str, str]:
     return event.type, printable(str(getattr(event, "message", "")))
 
 
-def detail_rows(event: events.Event, width: int) -> list[Row]:
-    """All details of an event."""
+def detail_rows(event: events.Event, width: int, advice: str) -> list[Row]:
+    """All details of an event, and what to do about it."""
     kind, line = story(event)
     rows: list[Row] = [[(f" {kind}", "title")]]
     parts: list[tuple[str, str]] = [(line, severity(event))]
     if isinstance(event, events.Alarm):
         parts += [(f"value {units.number(event.value)}", "dim")] if event.value is not None else []
-        parts += [("", "text"), (event.advice, "text")] if event.advice else []
     if isinstance(event, events.Eval):
         bits = event.bits_per_byte
         parts += [(f"{units.number(bits)} bits per byte", "text")] if bits is not None else []
         parts += [(f"took {units.duration(event.seconds)}", "dim")]
     if isinstance(event, events.Incident) and event.path:
         parts += [(f"recorded in {event.path}", "dim")]
+    parts += [("", "text"), (advice, "text")] if advice else []
     for text, key in parts:
         rows += [[(f" {piece}", key)] for piece in wrap(text, max(8, width - 2))]
     return rows

@@ -5,7 +5,8 @@ from __future__ import annotations
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 
-from nanogpt_cli.tui import heat, traces, units
+from nanogpt_cli import units
+from nanogpt_cli.tui import heat, traces
 from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.page import Page
 from nanogpt_cli.tui.panes import HeatPane, SamplePane, SparkStrip

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.cells import cell_len, chop_cells
+from rich.cells import cell_len, chop_cells, set_cell_size
 
 from nanogpt_cli import printable as harmless
-from nanogpt_cli.tui import heat, traces, units
+from nanogpt_cli import units
+from nanogpt_cli.tui import heat, traces
 from nanogpt_cli.tui.charts import bounds
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.draw import sparkline
@@ -15,6 +16,8 @@ from nanogpt_cli.tui.plot import Row, Trace
 from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.series import Floats
 from nanogpt_cli.tui.view import RunView
+
+_LEAST = 12  # cells of a shortened column
 
 
 class Pane(RowsWidget, can_focus=True):
@@ -81,7 +84,7 @@ class HeatPane(Pane):
         full = bounds([Trace("", view.steps[desk.window.axis], steps, "")])
         picture = heat.heat_map(
             stat, steps, values, desk.window.range(full), self.size.width, self.size.height,
-            log_x=desk.window.log, colors=desk.color_map, ascii_only=desk.ascii_only,
+            log_x=desk.window.log, colors=desk.color_map, ramp=desk.ramp,
             normalise=desk.normalise, cursor=desk.window.cursor, selected=selected,
         )  # fmt: skip
         self.set_rows(picture.rows)
@@ -111,12 +114,12 @@ def _scale_note(stat: heat.Statistic, desk: Desk, picture: heat.HeatMap) -> str:
     if desk.normalise:
         notes.append("each layer against its median")
     if picture.pooled > 1:
-        notes.append(f"{picture.pooled} layers a row")
+        notes.append(f"{picture.pooled} layers a colour")
     return " ─ " + " · ".join(notes) if notes else ""
 
 
 def _heat_note(view: RunView, picture: heat.HeatMap, desk: Desk) -> str:
-    bar = heat.color_bar(picture.ends, desk.ascii_only)
+    bar = heat.color_bar(picture, desk.ramp)
     last = view.last_layers
     if last is None or not last.every:
         return bar
@@ -170,17 +173,40 @@ def sample_rows(prompt: str, text: str, width: int, height: int) -> list[Row]:
 
 
 def table(
-    heads: Sequence[str], lines: Sequence[Sequence[str]], selected: int | None, width: int
+    heads: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    selected: int | None,
+    width: int,
+    *,
+    name: int = -1,
 ) -> list[Row]:
-    """Aligned columns under dim headings, with the selected line in reverse."""
+    """Aligned columns under dim headings, with the selected line in reverse.
+
+    What is too wide is shortened in the column ``name``: in its middle, or at its end if it is the
+    last. If that is not enough, the last columns are left out.
+    """
+    name %= len(heads)
     lines = [[harmless.printable(cell, "") for cell in line] for line in lines]
     sizes = [max(cell_len(line[i]) for line in [heads, *lines]) for i in range(len(heads))]
+    last = name == len(sizes) - 1
+
+    room = width - 2 * len(sizes)
+    while sum(sizes) - max(0, sizes[name] - _LEAST) > room and len(sizes) > name + 1:
+        sizes.pop()
+        room += 2
+    sizes[name] = max(min(sizes[name], _LEAST), sizes[name] - max(0, sum(sizes) - room))
+
+    def cell(text: str, column: int) -> str:
+        room = sizes[column]
+        if cell_len(text) > room:
+            text = text[: max(0, room - 1)] + "…" if last else units.shortened(text, room)
+        return set_cell_size(text, room)
 
     def render(cells: Sequence[str]) -> str:
-        joined = "  ".join(c + " " * (s - cell_len(c)) for c, s in zip(cells, sizes, strict=True))
-        return f" {joined} "[:width]
+        joined = "  ".join(cell(text, column) for column, text in enumerate(cells[: len(sizes)]))
+        return set_cell_size(f" {joined} ", width)
 
-    rows: list[Row] = [[(render(heads), "dim")]]
+    rows: list[Row] = [[(render(heads).rstrip(), "dim")]]
     for index, line in enumerate(lines):
-        rows.append([(render(line).ljust(width), "select" if index == selected else "text")])
+        rows.append([(render(line), "select" if index == selected else "text")])
     return rows

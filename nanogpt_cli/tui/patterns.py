@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterable
 
-from nanogpt_cli.tui import units
+from nanogpt_cli import units
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nanogpt_cli.tui import units
+from nanogpt_cli import units
 from nanogpt_cli.tui.header import header
 from nanogpt_cli.tui.session import RunSession
 

@@ -21,13 +21,17 @@ _ASCII = {"line": ord("*"), "dash": ord("-"), "band": ord(":")}
 
 @dataclass(frozen=True)
 class Trace:
-    """One series. ``kind``: "line", "dash", "band" (an envelope behind) or "points"."""
+    """One series. ``kind``: "line", "dash", "band" (an envelope behind) or "points".
+
+    The y axis fits the traces that are ``scaling``, if there is one, and cuts off the others.
+    """
 
     name: str
     x: Floats
     y: Floats
     color: str
     kind: str = "line"
+    scaling: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ def plot(
     x_scale = _x_scale(x_range, options.log_x)
     dots = 1 if options.ascii_only else 2
     bands = [draw.envelope(t.x, t.y, x_scale, width * dots) for t in traces]
-    y_scale = _y_scale(bands, options)
+    fitted = [band for trace, band in zip(traces, bands, strict=True) if trace.scaling]
+    y_scale = _y_scale(fitted if any(band.filled.any() for band in fitted) else bands, options)
     y_ticks = ticks.values(y_scale.low, y_scale.high, max(2, plot_height // 2), y_scale.log)
     labels = ticks.labels(y_ticks)
     left = max((len(label) for label in labels), default=0) + 1 if show_y else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nanogpt_cli.tui import units
+from nanogpt_cli import units
 
 MISSING = "–"
 

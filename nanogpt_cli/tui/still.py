@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.segment import Segment, Segments
 
-from nanogpt_cli.tui import export
+from nanogpt_cli.tui import export, picture
 from nanogpt_cli.tui.app import Dashboard
 from nanogpt_cli.tui.session import RunSession
 
@@ -37,31 +37,26 @@ def still(
     page: str = "overview",
     theme: str | None = None,
     ascii_only: bool = False,
+    ramp: bool = False,
     title: str = "nanogpt watch",
 ) -> Still:
-    """Draw one frame of ``size`` (columns, rows) from sessions that are loaded."""
-    return asyncio.run(_still(sessions, size, page, theme, ascii_only, title))
+    """Draw one frame of ``size`` (columns, rows) from sessions that are loaded.
 
-
-async def _still(
-    sessions: Sequence[RunSession],
-    size: tuple[int, int],
-    page: str,
-    theme: str | None,
-    ascii_only: bool,
-    title: str,
-) -> Still:
+    ``ramp`` draws heat maps of characters, which are visible without colours.
+    """
     app = Dashboard(
-        sessions, ascii_only=ascii_only, theme=theme, page=page, live=False,
-        still=True,
-    )  # fmt: skip
+        sessions, ascii_only=ascii_only, ramp=ramp, theme=theme, page=page, live=False, still=True
+    )
+    return asyncio.run(_still(app, size, title))
+
+
+async def _still(app: Dashboard, size: tuple[int, int], title: str) -> Still:
     async with app.run_test(size=size) as pilot:
         await pilot.pause()
         await pilot.pause()
         lines = [list(strip) for strip in export.screen_strips(app)]
-        return Still(
-            export.screen_text(app), export.svg_of(lines, size[0], title), _ansi(lines, size[0])
-        )
+        svg = picture.svg(lines, size[0], title)
+        return Still(export.screen_text(app), svg, _ansi(lines, size[0]))
 
 
 def _ansi(lines: list[list[Segment]], width: int) -> str:

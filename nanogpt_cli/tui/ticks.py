@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from nanogpt_cli.tui import units
+from nanogpt_cli import units
 
 
 def linear(low: float, high: float, most: int) -> list[float]:

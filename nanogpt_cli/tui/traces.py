@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanogpt_cli.tui import units
+from nanogpt_cli import units
 from nanogpt_cli.tui.history import SMOOTHING
 from nanogpt_cli.tui.plot import Trace
 from nanogpt_cli.tui.series import Floats

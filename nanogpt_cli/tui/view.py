@@ -48,6 +48,7 @@ class RunView:
         self.happenings: deque[events.Event] = deque(maxlen=MOST_ROWS)
         self.doing = ""
         self.paused = False
+        self.stopping = False
         self.last_time = 0.0
         self.version = 0  # increases with every change, so that unchanged views are not redrawn
         self._non_finite: set[int] = set()
@@ -126,7 +127,8 @@ class RunView:
     def _on_run_started(self, event: events.RunStarted) -> None:
         self._worked = self.seconds if self.started and event.step else 0.0
         self._non_finite = {step for step in self._non_finite if step <= event.step}
-        self.started, self.ended, self.paused, self.doing = event, None, False, "starting"
+        self.started, self.ended, self.doing = event, None, "starting"
+        self.paused = self.stopping = False
         self.name = self.name or self._shown(event.name)
         after = event.step
         self.steps.flops_per_token = _number(event.flops_per_token)
@@ -171,6 +173,7 @@ class RunView:
     def _on_command(self, event: events.Command) -> None:
         if event.name in ("pause", "resume"):
             self.paused = event.name == "pause"
+        self.stopping = self.stopping or event.name == "stop"
         self.happenings.append(event)
 
     def _on_checkpoint(self, event: events.Checkpoint) -> None:
@@ -256,6 +259,13 @@ class RunView:
             latest.pop(key, None)
             latest[key] = alarm
         return [alarm for alarm in latest.values() if alarm.active and alarm.severity != "info"]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run ended as diverged or not finite, or its loss is diverging."""
+        if self.ended and self.ended.reason in ("diverged", "non_finite"):
+            return True
+        return any(alarm.kind == "divergence" for alarm in self.active_alarms)
 
     @property
     def expected(self) -> dict[str, list[float]]:

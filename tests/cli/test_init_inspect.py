@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from nanogpt_cli import schemes
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
 
@@ -126,6 +128,10 @@ def test_the_same_inspection_draws_the_same_picture(tmp_path: Path) -> None:
         run(*SMALL, "--svg", str(tmp_path / f"{name}.svg"), "--png", str(tmp_path / f"{name}.png"))
     picture = (tmp_path / "a.svg").read_text()
     assert "GPT-2: 3 layers × 64 channels, init gpt2" in picture
+    assert "✓ all 27 tensors follow their laws" in picture
+    ticks = re.findall(r">(\d+(?:\.\d+)?)</text>", picture)
+    assert {"0", "1", "2", "3"} <= set(ticks)
+    assert not [tick for tick in ticks if tick.endswith(".5")]
     assert picture == (tmp_path / "b.svg").read_text()
     assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG"
 
@@ -141,16 +147,27 @@ def test_comparisons_show_a_row_each() -> None:
     assert len(as_json(*SMALL, "--scan", "depth")["rows"]) >= 9
 
 
+@pytest.mark.parametrize("columns", [60, 80, 100, 140])
+@pytest.mark.parametrize("measure", [[], ["--measure"]])
+def test_a_comparison_explains_the_columns_it_has(columns: int, measure: list[str]) -> None:
+    asked = ["init-inspect", *SMALL, "--compare", "normal", *measure]
+    page = CliRunner().invoke(app, asked, env={"COLUMNS": str(columns)}).stdout
+    heads = next(line for line in page.splitlines() if "xL/x0" in line)
+    legend = " ".join(page[page.index("x0: " if " x0 " in heads else "xL: ") :].split())
+    for name in ("x0", "own", "token", "cos", "exp. x"):
+        assert (f" {name}" in heads) == (f"{name}: " in legend), name
+
+
 def test_coordinate_check_as_json() -> None:
     found = as_json(*SMALL, "--coord-check", "--widths", "32,64", "--init", "mup")
     assert set(found["slopes"]) == {"embed", "attn", "mlp", "stream", "logits"}
 
 
 def test_list_names_every_scheme() -> None:
-    from nanogpt_cli import schemes
-
     assert [row["name"] for row in as_json("--list")["schemes"]] == schemes.names()
-    assert "spectral-mup" in run("--list")
+    page = CliRunner().invoke(app, ["init-inspect", "--list"], env={"COLUMNS": "80"}).stdout
+    assert "spectral-mup" in page
+    assert len(page.splitlines()) <= 3 * len(schemes.names())
 
 
 def test_all_and_hist_add_tables() -> None:
@@ -213,6 +230,17 @@ def broken():
         model.transformer.h[1].mlp.c_fc.weight[0, 0] = float("nan")
     return model
 
+class Model(nn.Module):
+    def __init__(self, config, size=3):
+        super().__init__()
+
+class ModelConfig:
+    pass
+
+def noisy():
+    print("their own words")
+    return make()
+
 def other():
     return nn.Sequential(nn.Linear(3, 3))
 
@@ -259,12 +287,51 @@ def test_weights_that_are_not_numbers_are_shown_and_refused(module: str, lint: l
 @pytest.mark.parametrize(
     ("factory", "word"),
     [("other", "not a GPT-2"), ("partial", "h.2.mlp.c_fc.weight"), ("raises", "no such luck"),
-     ("text", "nn.Module"), ("missing", "has no 'missing'")],
+     ("text", "nn.Module"), ("missing", "has no 'missing'"), ("Model", "needs arguments (config)")],
 )  # fmt: skip
 def test_a_module_that_is_no_gpt_is_refused(module: str, factory: str, word: str) -> None:
     with pytest.raises(UserError) as caught:
         run("--from", f"{module}:{factory}")
     assert word in str(caught.value)
+
+
+def test_the_example_for_a_class_with_arguments_is_python(module: str) -> None:
+    with pytest.raises(UserError) as caught:
+        run("--from", f"{module}:Model")
+    assert "`from theirs import Model, ModelConfig`" in caught.value.hint
+    assert "`def make(): return Model(ModelConfig())`" in caught.value.hint
+
+
+def test_their_prints_do_not_come_before_our_json(module: str) -> None:
+    result = CliRunner().invoke(app, ["init-inspect", "--from", f"{module}:noisy", "--json"])
+    assert json.loads(result.stdout)["verdicts"]
+    assert "their own words" in result.stderr
+
+
+def test_a_trained_model_is_not_judged_as_a_start(module: str, tmp_path: Path) -> None:
+    """Neither a run, whose step is known, nor weights from elsewhere, whose gains have moved."""
+    from nanogpt_cli.init.drawing import build
+    from nanogpt_cli.model.gpt import GPTConfig
+    from nanogpt_cli.run.folder import RunFolder
+    from nanogpt_cli.text.tokenizer import ByteTokenizer
+    from nanogpt_cli.training import checkpoint
+
+    config = GPTConfig(3, 2, 64, 32, 300, 0.0, True, "gelu")
+    model = build(config, schemes.get("gpt2"), 0)
+    with torch.no_grad():
+        for weight in (model.transformer.wte.weight, model.transformer.h[0].mlp.c_proj.weight):
+            weight.mul_(20)
+    run_folder = RunFolder(tmp_path / "runs" / "x")
+    run_folder.path.mkdir(parents=True)
+    for step, gain in ((0, 1.0), (700, 1.0), (0, 1.1)):
+        with torch.no_grad():
+            model.transformer.h[1].ln_1.weight[:5] = gain
+        checkpoint.save(run_folder, model, {"step": step}, tokenizer=ByteTokenizer().to_json())
+        origin = str(run_folder.checkpoints / f"step-{step:06d}")
+        found = as_json("--from", origin)["verdicts"]
+        bad = [v["topic"] for v in found if v["severity"] in ("warn", "fail")]
+        assert bool(bad) == (step == 0 and gain == 1.0), found
+        assert ("trained" in [v["topic"] for v in found]) != bool(bad)
 
 
 def test_transformers_modules_and_folders_are_read(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import platform
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -16,7 +19,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tui"))
 import recorded
 
 from nanogpt_cli.cli import app
+from nanogpt_cli.cli.watch import parting
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.run import events
+from nanogpt_cli.run.log import EventWriter
+from nanogpt_cli.tui import heat
+from nanogpt_cli.tui.session import RunSession
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +67,53 @@ def test_svg_is_a_picture_and_the_same_every_time(runs: Path, tmp_path: Path) ->
     assert picture == (tmp_path / "b.svg").read_text(encoding="utf-8")
     root = ElementTree.fromstring(picture)
     assert root.tag.endswith("svg")
-    assert "learning&#160;rate" in picture
+    assert ">learning</text>" in picture
     assert "#66ccee" in picture
+
+
+def test_several_runs_are_compared(runs: Path) -> None:
+    shown = watch("good", "other", "--out", str(runs), "--once")
+    assert "best at equal tokens" in shown
+    assert "best at equal tokens" not in watch("good", "--out", str(runs), "--once")
+    page = watch("good", "other", "--out", str(runs), "--once", "--page", "overview")
+    assert "learning rate" in page
+
+
+def test_a_heat_map_without_colours_is_drawn_in_characters(runs: Path) -> None:
+    lines = watch("good", "--out", str(runs), "--once", "--page", "layers").splitlines()
+    rows = [line for line in lines[2:12] if "h." in line]
+    assert rows
+    for row in rows:
+        assert len(set(row) & set(heat.RAMP[1:])) > 3, row
+
+
+@pytest.mark.parametrize(
+    ("ended", "last", "asked", "said"),
+    [
+        ("finished", None, False, "finished"),
+        ("stopped", None, False, "stopped"),
+        ("stopped", None, True, "stopped"),
+        ("", None, False, "training goes on"),
+        ("", None, True, "asked to stop"),
+        ("", "stop", False, "asked to stop"),
+        ("", "pause", False, "is paused"),
+    ],
+)
+def test_what_is_said_on_leaving_is_true(
+    tmp_path: Path, ended: str, last: str | None, asked: bool, said: str
+) -> None:
+    folder = recorded.write_run(
+        tmp_path / "run", steps=50, ended=ended, pid=os.getpid(), host=platform.node()
+    )
+    if last:
+        with EventWriter(folder / "events.jsonl") as log:
+            log(events.Command(step=50, name=last, result="done", time=recorded.START + 7))
+    session = RunSession(folder, clock=lambda: recorded.START + 8)
+    session.poll()
+    (folder / "lock").touch()
+    with (folder / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert said in parting(session, asked_to_stop=asked)
 
 
 def test_json_is_one_strict_line_a_run(runs: Path) -> None:

@@ -483,7 +483,10 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], Any]]] = {
     "wrong heads": ("n_embd 16 is not a multiple of n_head 3", changed(n_head=3)),
     "an adapter": ("adapter", adapter),
     "NaN": (r"mlp\.c_fc\.weight holds NaN or infinite values \(1 of 1,024\)", broken(poisoned)),
-    "infinity": (r"wpe\.weight holds NaN or infinite values \(2 of 192\)", broken(overflowed, **PICKLED)),
+    "infinity": (
+        r"wpe\.weight holds NaN or infinite values \(2 of 192\)",
+        broken(overflowed, **PICKLED),
+    ),
     "another head": ("differs from", broken(lambda t: t.update({HEAD: t[EMBEDDING] + 1}))),
     "no head": ("lacks lm_head", changed(tie_word_embeddings=False)),
     "a tensor missing": (f"lacks {NAMED}", broken(lambda t: t.pop(NAMED))),

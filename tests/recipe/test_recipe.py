@@ -246,3 +246,119 @@ def test_new_refuses_what_would_not_load(tmp_path: Path, monkeypatch: pytest.Mon
     assert "warmup_steps = 10 is longer" in new("mine", "--steps", "5")
     assert "tokenizer" in new("mine", "--tokenizer", "chars")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_option_of_prepare_is_a_key_of_data() -> None:
+    from dataclasses import fields
+
+    from nanogpt_cli.text.request import Request, of_recipe
+
+    data = Recipe().data.model_dump()
+    options = {field.name for field in fields(Request)} - {"inputs"}
+    assert options == set(data) - {"name", "order"}
+    asked = of_recipe(data)
+    assert asked == Request(("shakespeare",), tokenizer="char")  # with the same defaults
+    assert of_recipe(data | {"name": ["a", "b"], "glob": "*.py", "limit": 3}) == Request(
+        ("a", "b"), tokenizer="char", glob="*.py", limit=3
+    )
+
+
+def test_prepare_has_an_option_for_every_key_of_data() -> None:
+    import inspect
+
+    from nanogpt_cli.cli.prepare import prepare
+
+    options = set(inspect.signature(prepare).parameters)
+    assert set(Recipe().data.model_dump()) - {"name", "order"} <= options
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    text = "# what:    mine\n[optim]\nlr = 1e-4\nmin_lr = 1e-3\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path = tmp_path / f"{encoding}.toml"
+        path.write_bytes(text.encode(encoding))
+        assert recipe_files.read_header(path).what == "mine"
+        assert "line 4: " in problems(path, ("optim.name=adam",)) or "min_lr" in problems(path)
+        assert recipe_files.load(path, ["optim.min_lr=0"]).recipe.optim.lr == 1e-4
+
+
+def test_lines_are_counted_as_editors_count_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('[run]\nname = "a\u2028b\x85c"\n[optim]\nwarmup_steps = 2000\n', "utf-8")
+    assert "line 4: optim.warmup_steps" in problems(path)
+
+
+def test_a_dotted_key_below_a_table_is_told_where_it_belongs(tmp_path: Path) -> None:
+    path = write(tmp_path, "[train]\nmax_steps = 3\noptim.lr = 1e-3\n")
+    said = problems(path)
+    assert "line 3: optim.lr stands in [train]" in said
+    assert "write lr below [optim]" in said
+    assert "parts" not in said
+    assert "[train]" in problems(write(tmp_path, "[train.optim]\nlr = 1\n"))
+    loaded = recipe_files.load(write(tmp_path, "optim.lr = 3e-4\n"), ["train.optim.eps=1e-7"])
+    assert (loaded.recipe.optim.lr, loaded.recipe.optim.eps) == (3e-4, 1e-7)
+
+
+def test_a_table_init_chooses_itself(tmp_path: Path) -> None:
+    own = '[init]\nfc = "uniform(0.05)"\n[init.multipliers]\nresidual = "1/L"\n'
+    path = write(tmp_path, own)
+    loaded = recipe_files.load(path)
+    assert loaded.recipe.model.init == "custom"
+    assert loaded.origins["model.init"] == loaded.origins["init"] == f"{path}:1"
+    assert (
+        recipe_files.load_resolved(
+            write(tmp_path, recipe_files.to_toml(loaded.recipe), "again.toml")
+        )
+        == loaded.recipe
+    )
+    both = write(tmp_path, f'[model]\ninit = "normal"\n{own}', "both.toml")
+    assert "model.init = 'normal' does not use the table [init]" in problems(both)
+    # A nearer file or an override replaces the scheme, and says so.
+    near = write(tmp_path, 'extends = "mine.toml"\n[model]\ninit = "normal"\n', "near.toml")
+    for found in (recipe_files.load(near), recipe_files.load(path, ["model.init=normal"])):
+        assert (found.recipe.model.init, found.recipe.init) == ("normal", {})
+        assert found.notes == (f"model.init = 'normal' replaces the table [init] of {path}:1",)
+    # And the other way round.
+    back = recipe_files.load(write(tmp_path, f'extends = "near.toml"\n{own}', "back.toml"))
+    assert back.recipe.init == loaded.recipe.init
+    given = recipe_files.load(near, ["init.multipliers.residual=1/L"]).recipe
+    assert (given.model.init, given.init) == ("custom", {"multipliers": {"residual": "1/L"}})
+
+
+def test_show_lists_the_table_init(tmp_path: Path) -> None:
+    path = write(tmp_path, '[init]\nfc = "uniform(0.05)"\n')
+    shown = CliRunner().invoke(app, ["recipe", "show", str(path), "--json"]).stdout
+    values = json.loads(shown)["values"]
+    assert values["init.fc"] == {"value": "uniform(0.05)", "from": f"{path}:1"}
+    assert values["model.init"] == {"value": "custom", "from": f"{path}:1"}
+
+
+def test_one_parser_reads_every_override() -> None:
+    values = recipe_files.overridden({"model": {"n_layer": 2}}, ["n_embd=64", "data.name=a b"])
+    assert values == {"model": {"n_layer": 2, "n_embd": 64}, "data": {"name": "a b"}}
+
+
+def test_new_takes_the_options_with_which_the_text_was_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanogpt_cli.text import prepare
+
+    monkeypatch.chdir(tmp_path)
+    path = Path("chat log.csv")
+    path.write_text("id,body\n" + "".join(f"{i},message {i}\n" for i in range(60)))
+    request = prepare.Request((str(path),), tokenizer="byte", text_field="body")
+    made = prepare.prepare(request).folder
+    said = new("chat", "--data", "chat log.csv", "--yes")
+    assert f"as in {made}" in said
+    assert tomllib.loads(Path("chat.toml").read_text())["data"] == {
+        "name": "chat log.csv", "tokenizer": "byte", "text_field": "body",
+    }  # fmt: skip
+    asked = recipe_files.load("chat.toml").recipe.data.model_dump()
+    assert prepare.ensure(asked, report=pytest.fail) == made
+    # The prepared set itself will do as well, and its tokenizer is known.
+    new("other", "--data", str(made), "--yes")
+    data = tomllib.loads(Path("other.toml").read_text())["data"]
+    assert data == {"name": str(made), "tokenizer": "byte"}
+    assert "next: nanogpt train 'my chat.toml'" in new(
+        "--data", str(made), "--out", "my chat.toml", "--yes"
+    )

@@ -8,7 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nanogpt_cli.tui import draw, heat, ticks, units
+from nanogpt_cli import units
+from nanogpt_cli.tui import draw, heat, ticks
 from nanogpt_cli.tui.draw import Scale
 from nanogpt_cli.tui.plot import PlotOptions, Trace, plot
 from nanogpt_cli.tui.series import Columns, Smoothed, thin
@@ -177,7 +178,8 @@ def test_heat_map_buckets_keep_the_largest_and_mark_what_is_broken() -> None:
     steps = np.arange(0, 1000, 10.0)
     grid = np.ones((100, 3))
     grid[57, 1], grid[80, 2] = 50.0, np.nan
-    found, broken = heat.buckets(steps, grid, Scale(0, 990), 20)
+    stat = heat.statistic("grad_norm")
+    found, broken = heat.buckets(stat, steps, grid, Scale(0, 990), 20, heat.typical(grid))
     assert np.nanmax(found[1]) == 50.0
     assert broken[2].sum() == 1
     assert not broken[:2].any()
@@ -185,19 +187,54 @@ def test_heat_map_buckets_keep_the_largest_and_mark_what_is_broken() -> None:
 
 @pytest.mark.parametrize("layers", [1, 3, 12, 48, 96])
 @pytest.mark.parametrize("height", [1, 6, 20])
-@pytest.mark.parametrize("ascii_only", [False, True])
-def test_heat_map_fits_and_names_what_it_pools(layers: int, height: int, ascii_only: bool) -> None:
+@pytest.mark.parametrize("ramp", [False, True])
+def test_heat_map_fits_and_names_what_it_pools(layers: int, height: int, ramp: bool) -> None:
     rng = np.random.default_rng(0)
     picture = heat.heat_map(
         heat.statistic("resid_rms"), np.arange(1, 51.0), rng.random((50, layers)) + 0.1, (0, 50),
-        60, height, ascii_only=ascii_only,
+        60, height, ramp=ramp,
     )  # fmt: skip
     assert len(picture.rows) <= height
-    assert picture.pooled * height * (1 if ascii_only else 2) >= layers
+    assert picture.pooled * height * (1 if ramp else 2) >= layers
     for row in picture.rows:
         assert sum(len(text) for text, _ in row) == 60
-        if ascii_only:
-            assert "".join(text for text, _ in row).isascii()
+        if ramp:
+            assert not any("on #" in key for _, key in row)
+
+
+@pytest.mark.parametrize("height", [3, 5, 10, 16, 24, 48])
+@pytest.mark.parametrize("ramp", [False, True])
+def test_a_rows_number_belongs_to_a_layer_of_its_label(height: int, ramp: bool) -> None:
+    """At every height: rows name all layers once, in order, and the extremes are never lost."""
+    depth = 0.076 * 1.05 ** np.arange(48)
+    depth[20] = 4.5  # an odd one in the middle
+    picture = heat.heat_map(
+        heat.statistic("resid_rms"), np.array([1.0, 2.0]), np.stack([depth, depth]), (0, 2), 60,
+        height, ramp=ramp,
+    )  # fmt: skip
+    covered, shown = [], []
+    for row in picture.rows:
+        label = row[0][0].strip().removeprefix("h.")
+        if not label:  # a thick row goes on
+            continue
+        first, _, last = label.partition("–")
+        mine = range(int(first), int(last or first) + 1)
+        covered += mine
+        text = row[-1][0].strip(" !")
+        shown.append(text)
+        assert text in {units.number(float(depth[k])) for k in mine}
+    assert covered == list(range(48))
+    assert {units.number(0.076), units.number(4.5)} <= set(shown)
+
+
+def test_the_colour_bar_says_what_lies_beyond_its_ends() -> None:
+    values = np.ones((100, 4)) * [1.0, 1.1, 1.2, 1.3]
+    values[50, 1] = 90.0
+    stat = heat.statistic("grad_norm")
+    picture = heat.heat_map(stat, np.arange(100.0), values, (0, 99), 120, 4)
+    assert heat.color_bar(picture, characters=False).endswith("1.30 < 90.0")
+    calm = heat.heat_map(stat, np.arange(99.0), np.ones((99, 4)), (0, 98), 120, 4)
+    assert "<" not in heat.color_bar(calm, characters=False)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +248,7 @@ def test_si(value: float, text: str) -> None:
 
 def test_units() -> None:
     assert units.duration(764) == "12:44"
-    assert units.duration(93_784) == "1d 02h"
+    assert units.duration(93_784) == "1 d 2 h"
     assert units.percent(0.006) == "0.6%"
     assert units.number(float("nan")) == "NaN"
     assert units.number(3.1e-4) == "3.10e-4"

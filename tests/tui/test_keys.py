@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from nanogpt_cli.run.commands import take_commands
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.tui import keys
 from nanogpt_cli.tui.app import HELD, Dashboard
+from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.keys import KEYS, PAGES
 
 LEAVING = {"Q", "ctrl+c", "q", "ctrl+q"}
@@ -223,6 +225,44 @@ async def test_comparison(runs: Path) -> None:
         assert "finished" in shown
         await press(pilot, "right_square_bracket")
         assert "validation loss" in screen(pilot)
+
+
+async def test_a_diverged_run_does_not_flatten_the_comparison(runs: Path) -> None:
+    folder = recorded.write_run(runs / "boom", steps=300, max_steps=300, ended="diverged")
+    log = (folder / "events.jsonl").read_text().splitlines()
+    steps = [n for n, line in enumerate(log) if '"type":"step"' in line]
+    for n in steps[-50:]:
+        log[n] = json.dumps({**json.loads(log[n]), "loss": 1e6})
+    (folder / "events.jsonl").write_text("\n".join(log) + "\n")
+    names = ("small-shakespeare", "boom", "small-lr3e-4")
+    for order in (names, names[::-1]):
+        async with opened(load(*(runs / name for name in order)), page="compare") as pilot:
+            chart = dashboard(pilot).query_one("#overlay", LineChart)
+            assert chart.drawn is not None
+            assert chart.drawn.y.high < 6
+            assert "y axis without diverged runs" in screen(pilot)
+            assert "ema .9 ─ step" in screen(pilot)  # for the shortest, whatever the order
+
+
+@pytest.mark.parametrize("size", [(80, 24), (60, 15)])
+async def test_a_remedy_is_on_every_screen(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Beside the alarm, and beside the end that it led to."""
+    folder = recorded.write_run(tmp_path / "run", layers=2, nan=150, steps=200, ended="non_finite")
+    async with opened(load(folder), size) as pilot:
+        await press(pilot, "5")
+        assert "precision float32" in " ".join(screen(pilot).replace("│", " ").split())
+        await press(pilot, "slash", *"finite", "enter", "k")
+        assert "precision float32" in " ".join(screen(pilot).replace("│", " ").split())
+
+
+async def test_a_notice_is_in_the_bottom_line_and_covers_nothing(runs: Path) -> None:
+    async with opened(load(runs / "small-shakespeare")) as pilot:
+        before = screen(pilot).splitlines()
+        await press(pilot, "e")
+        after = screen(pilot).splitlines()
+        assert after[:-1] == before[:-1]
+        assert after[-1].startswith(" saved: ")
+        assert "loss-1.svg" in after[-1]
 
 
 async def test_samples_side_by_side(runs: Path) -> None:

@@ -1,4 +1,4 @@
-"""Short, readable forms of numbers for a narrow screen."""
+"""Short, readable forms of numbers, the same in commands and in the dashboard."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def loss(value: float | None) -> str:
-    """A loss with four decimals."""
-    if value is None or not math.isfinite(value):
+    """A loss with four decimals; one beyond all measure in short."""
+    if value is None or not math.isfinite(value) or abs(value) >= 1e4:
         return number(value)
     return f"{value:.4f}"
 
@@ -62,15 +62,17 @@ def percent(share: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """``12:44``, ``3:07:00``, ``2d 04h``."""
+    """``8 s``, ``12:44``, ``3:07:00``, ``2 d 4 h``."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return "–"
     whole = round(seconds)
-    days, rest = divmod(whole, 86400)
-    hours, rest = divmod(rest, 3600)
+    if whole < 60:
+        return f"{whole} s"
+    if whole >= 86400:
+        days, hours = divmod(round(whole / 3600), 24)
+        return f"{days} d {hours} h"
+    hours, rest = divmod(whole, 3600)
     minutes, second = divmod(rest, 60)
-    if days:
-        return f"{days}d {hours:02d}h"
     return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
 
 
@@ -89,6 +91,14 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError
+
+
+def shortened(text: str, room: int) -> str:
+    """At most ``room`` characters: both ends of a name or path tell more than its middle."""
+    if len(text) <= room:
+        return text
+    head = max(0, room - 1) // 2
+    return text[:head] + "…" + text[len(text) - (room - 1 - head) :] if room > 1 else text[:room]
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
