@@ -200,7 +200,7 @@ def _report(
         console.emit_json(_facts(run, ended) | certified)
     elif product:
         typer.echo(run.path)
-    console.next_command(advice.after(run, ended.reason))
+    console.next_command(advice.after(run, ended.reason, _launched()))
 
 
 def _try_rates(asked: Request, as_json: bool) -> None:
