@@ -171,8 +171,8 @@ def lines(text: str) -> list[str]:
     Unlike ``str.splitlines``, it counts as editors and parsers do: U+2028, U+0085, a form feed and
     the like end no line.
     """
-    found = [line.removesuffix("\r") for line in text.split("\n")]
-    return found if found[-1] else found[:-1]
+    found = text.split("\n")
+    return [line.removesuffix("\r") for line in (found if found[-1] else found[:-1])]
 
 
 def read_json(path: Path, limit: int = LARGEST_CONFIG) -> Any:

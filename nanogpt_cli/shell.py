@@ -51,12 +51,13 @@ def _escaped(character: str) -> str:
 def path_word(path: Path) -> str:
     """A path for a command: relative where it lies below the current folder, else absolute.
 
-    A path that begins with a dash gets ``./`` before it, or it would be taken for an option.
+    A path that would begin with a dash or a tilde is absolute too, for it would be taken for an
+    option or a home folder.
     """
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow links
     here = Path.cwd()
     text = str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
-    return f"./{text}" if text.startswith("-") else text
+    return str(absolute) if text.startswith(("-", "~")) else text
 
 
 def setting(key: str, value: Any) -> list[str]:

@@ -38,9 +38,13 @@ def whole_from_environment(name: str, default: int) -> int:
 def expanded(text: str) -> Path:
     """The path with a leading ``~`` or ``~NAME`` replaced by that user's home folder.
 
+    A path that begins with ``./~`` becomes absolute, since a ``Path`` forgets the ``./``.
+
     Raises:
         UserError: there is no such user.
     """
+    if not text.startswith("~"):
+        return Path(text).absolute() if str(Path(text)).startswith("~") else Path(text)
     try:
         return Path(text).expanduser()
     except RuntimeError:

@@ -49,7 +49,8 @@ def test_a_setting_holds_numbers_and_switches(value: float) -> None:
 def test_paths_are_short_and_never_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert shell.path_word(tmp_path / "a b" / "c") == "a b/c"
-    assert shell.path_word(Path("-x")) == "./-x"
+    assert shell.path_word(Path("-x")) == str(tmp_path / "-x")
+    assert shell.path_word(Path("~x")) == str(tmp_path / "~x")
     assert shell.path_word(tmp_path.parent / "y") == str(tmp_path.parent / "y")
     assert shell.hint("watch", "runs/a b") == "`nanogpt watch 'runs/a b'`"
     assert shell.settings(None) == []

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 
@@ -94,7 +95,8 @@ def bench_inspect(
         console.emit_json({"shape": shape, "rows": rows})
     else:
         _show(rows, f"{n_layer} layers × {n_embd} channels, {tokens} tokens")
-    console.next_command(f"nanogpt init-inspect --n-layer {n_layer} --n-embd {n_embd}")
+    options_of_shape = ("--n-layer", n_layer, "--n-embd", n_embd)
+    console.next_command(shell.command("init-inspect", *options_of_shape))
 
 
 def _run(name: str, code: str, shape: list[int], extra: Path | None) -> dict[str, float]:

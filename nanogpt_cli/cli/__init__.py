@@ -194,7 +194,7 @@ def _recipe_key(option: str, near: Sequence[str] | None, context: Any) -> str:
     options = {name for p in context.command.params for name in p.opts} if context else set()
     if not option or "--set" not in options or any(n.startswith(option) for n in near or ()):
         return ""
-    from nanogpt_cli.recipe.files import nearest_key
+    from nanogpt_cli.recipe.problems import nearest_key
 
     return nearest_key(option.lstrip("-").replace("-", "_"))
 

@@ -42,6 +42,7 @@ def facts(made: Certificate) -> dict[str, Any]:
     return {
         "passed": made.passed,
         "sources": made.sources,
+        "reading": made.reading,
         "bytes": made.bytes,
         "sha256": made.sha256,
         "tokens": made.tokens,
@@ -70,10 +71,16 @@ def _rows(made: Certificate) -> Iterator[tuple[str, str]]:
         yield "", "bits_per_byte is per byte of the source"
     else:
         yield "certified", "every token decodes to the source's bytes, and none is left over"
-    files, first = made.sources.get("files", 0), made.sources.get("first") or ["?"]
-    more = f" and {files - 1:,} more" if files > 1 else ""
-    yield "source", f"{first[0]}{more}, {_count(made.sources.get('bytes', 0), 'byte')}"
-    yield "source_sha256", str(made.sources.get("sha256", "not recorded"))
+    files, first = made.sources.get("files", 0), made.sources.get("first") or []
+    if files:
+        more = f" and {files - 1:,} more" if files > 1 else ""
+        yield "source", f"{first[0]}{more}, {_count(made.sources.get('bytes', 0), 'byte')}"
+        yield "source_sha256", str(made.sources.get("sha256", "not recorded"))
+    else:
+        yield "source", "not read to its end, so without a sha256"
+    if made.reading:
+        given = (f"{name} {value}" for name, value in made.reading.items())
+        yield "read_with", ", ".join(given)
     yield "text", f"{_count(made.bytes, 'byte')} of it, as {_count(made.tokens, 'token')}"
     yield "text_sha256", made.sha256
     yield "tokens_sha256", made.tokens_sha256

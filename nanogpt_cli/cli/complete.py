@@ -104,9 +104,9 @@ def cached(_: Any) -> Iterator[str]:
 
 def keys(_: Any) -> Iterator[str]:
     """``section.key=`` of recipes."""
-    from nanogpt_cli.recipe import files as recipe_files
+    from nanogpt_cli.recipe import problems
 
-    for section, names in recipe_files.keys().items():
+    for section, names in problems.keys().items():
         yield from (f"{section}.{name}=" for name in names)
 
 

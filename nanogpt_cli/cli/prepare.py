@@ -24,7 +24,8 @@ TokenizerKind = Annotated[
         "-t",
         metavar="KIND",
         help="char, byte, gpt2, cl100k_base, o200k_base, bpe:SIZE (trained on this text), or the "
-        "path of a Hugging Face tokenizer.json. Default: that of the named set, else gpt2.",
+        "path of a run, a prepared set or a Hugging Face tokenizer.json. Default: that of the "
+        "named set, else gpt2.",
     ),
 ]
 Split = Annotated[

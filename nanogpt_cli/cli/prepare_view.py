@@ -83,7 +83,10 @@ def train_command(manifest: dict[str, Any], folder: Path) -> str:
     if name == "shakespeare" and kind == "char" and folder == places.data_folder(name, kind):
         return shell.command("train", "small")
     words = ["train", "small", *shell.setting("data.name", shell.path_word(folder))]
-    words += shell.setting("data.tokenizer", kind)
+    asked = Path(str(manifest["request"].get("tokenizer", kind)))
+    words += shell.setting(
+        "data.tokenizer", shell.path_word(asked) if asked.is_absolute() else kind
+    )
     if (tokens := manifest["train"]["tokens"]) <= _CONTEXT:
         words += shell.setting("model.block_size", max(1, tokens - 1))
     return shell.command(*words)

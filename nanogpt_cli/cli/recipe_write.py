@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable, toml_escaped
 from nanogpt_cli.run.folder import check_name
 from nanogpt_cli.user_input import expanded, whole
+
+if TYPE_CHECKING:
+    from nanogpt_cli.recipe import Recipe
 
 
 def new(
@@ -64,6 +67,7 @@ def new(
     path = out or Path(f"{check_name(name)}.toml")
     _refuse_to_overwrite(path)
     wanted |= {"data.tokenizer": tokenizer, "train.max_steps": steps}
+    wanted |= _prompt(writing.merged(base, wanted, sets or []))
     text = writing.derived(base, wanted, sets or [], folder=path.parent)
     _write(path, text, [], shell.command("train", path), as_json)
 
@@ -172,10 +176,24 @@ def _as_prepared(data: str) -> dict[str, Any]:
     return found
 
 
-def _data_keys() -> list[str]:
-    from nanogpt_cli.recipe import files as recipe_files
+def _prompt(recipe: Recipe) -> dict[str, str]:
+    """The prompt of samples, from the text itself, for a recipe that has none."""
+    from nanogpt_cli.text import beginning, prepare, request, tokens
 
-    return recipe_files.keys()["data"]
+    if recipe.sample.prompt:
+        return {}
+    data = recipe.data.model_dump()
+    if folder := prepare.ready(data):
+        found = beginning.of(tokens.open_data(folder), max(1, recipe.model.block_size // 2))
+    else:
+        found = beginning.of_request(request.checked(request.of_recipe(data)))
+    return {"sample.prompt": found} if found else {}
+
+
+def _data_keys() -> list[str]:
+    from nanogpt_cli.recipe import problems
+
+    return problems.keys()["data"]
 
 
 def _tokenizer(data: str) -> Callable[[str], object]:

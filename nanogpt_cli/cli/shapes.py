@@ -41,10 +41,11 @@ _EVAL: Final = {
     "by_position": "loss at each position in the context",
 }  # fmt: skip
 _CERTIFICATE: Final = {
-    "certificate": "passed; sources, with their sha256; bytes and tokens of the split, each with a "
-    "sha256; end_of_text, unscored_tokens, unscored_bytes; lost, with the bytes that decoding does "
-    "not give back, by cause; difference, the first place where the proof fails, or null. If it "
-    "fails, loss and bits_per_byte are null",
+    "certificate": "passed; sources, with their sha256; reading, the options of prepare that say "
+    "how they are read; bytes and tokens of the split, each with a sha256; end_of_text, "
+    "unscored_tokens, unscored_bytes; lost, with the bytes that decoding does not give back, by "
+    "cause; difference, the first place where the proof fails, or null. If it fails, loss and "
+    "bits_per_byte are null",
 }  # fmt: skip
 _BENCH: Final = {
     "bench": "name of the benchmark", "time": "when it was run", "version": "of this program",

@@ -141,6 +141,13 @@ def _limits(source: Exportable) -> str:
             "- The vocabulary consists of the characters of the training text. The runtimes' "
             "tokenizers drop all others silently."
         )
+    if source.tokenizer is not None and source.tokenizer.eot is not None:
+        name = source.tokenizer.token_bytes(source.tokenizer.eot).decode("utf-8", "replace")
+        lines.append(
+            f"- In training, a text that spells out `{name}` or another special token was ordinary "
+            "text. The runtimes' tokenizers take it for the token itself; in transformers, "
+            "`tokenizer(text, split_special_tokens=True)` gives the ids of training."
+        )
     if source.config.activation == "gelu":
         lines.append(
             "- GELU is the exact (erf) form. The logits of runtimes that only have the tanh form "

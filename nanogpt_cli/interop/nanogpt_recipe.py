@@ -8,7 +8,7 @@ from typing import Final
 import tomli_w
 
 from nanogpt_cli.interop.nanogpt_config import Settings
-from nanogpt_cli.recipe import Recipe
+from nanogpt_cli.recipe import Recipe, problems
 from nanogpt_cli.recipe import files as recipe_files
 
 Plain = int | float | bool | str | list[float] | list[str]
@@ -81,7 +81,7 @@ class Conversion:
     def to_toml(self, what: str) -> str:
         """The text of a recipe file; each line says which setting it comes from."""
         lines = [f"# what:    {what}"]
-        for section, names in recipe_files.keys().items():
+        for section, names in problems.keys().items():
             mine = [(name, f"{section}.{name}") for name in names]
             mine = [(name, key) for name, key in mine if key in self.values]
             lines += ["", f"[{section}]"] if mine else []

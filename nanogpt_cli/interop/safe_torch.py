@@ -12,7 +12,6 @@ facts about the machine, the value, the keys of its storages) and the storages a
 from __future__ import annotations
 
 import os
-import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -39,8 +38,8 @@ ALLOWED: Final = frozenset(
 _MOST_MEMBERS: Final = 200_000
 # Bytes of the archive's table; the entry of a tensor takes about 150.
 _LARGEST_TABLE: Final = 1 << 25
-# What an old file begins with; see torch.serialization.MAGIC_NUMBER.
-_OLD: Final = pickle.dumps(torch.serialization.MAGIC_NUMBER, protocol=2)
+# What an old file begins with: torch.serialization.MAGIC_NUMBER as a pickle of protocol 2.
+_OLD: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLES_AFTER_MAGIC: Final = 4
 # Tensors may share or repeat values, but not pretend to be far more than the file holds.
 _MOST_REPETITION: Final = 16

@@ -1,4 +1,4 @@
-"""Reading recipes: finding the file, ``extends``, ``--set``, the origin of keys, and errors."""
+"""Reading recipes: finding the file, ``extends``, ``--set``, and the origin of keys."""
 
 from __future__ import annotations
 
@@ -11,28 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from nanogpt_cli import foreign_files, places
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.printable import checked
+from nanogpt_cli.recipe import problems
 from nanogpt_cli.recipe.effects import without_effect
 from nanogpt_cli.recipe.sections import Recipe
 
 _HEADER = re.compile(r"^#\s*(what|machine|minutes|loss):\s*(.+)$", re.IGNORECASE)
 _SECTION_LINE = re.compile(r"^\s*\[\[?\s*([A-Za-z0-9_.-]+)\s*\]")
 _KEY_LINE = re.compile(r"^\s*([A-Za-z0-9_.-]+)\s*=")
-# Names that other training programs use -> the key here.
-_FOREIGN_NAMES = {
-    "steps": "train.max_steps", "iters": "train.max_steps", "max_iters": "train.max_steps",
-    "num_iterations": "train.max_steps", "epochs": "train.max_steps",
-    "learning_rate": "optim.lr", "batch": "train.batch_size",
-    "device_batch_size": "train.batch_size", "depth": "model.n_layer", "layers": "model.n_layer",
-    "heads": "model.n_head", "dim": "model.n_embd", "context": "model.block_size",
-    "max_seq_len": "model.block_size", "dtype": "train.precision",
-    "eval_interval": "train.eval_every", "warmup_iters": "optim.warmup_steps",
-    "dataset": "data.name", "optimizer": "optim.name",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -258,15 +248,6 @@ def _line_numbers(text: str) -> dict[str, int]:
     return found
 
 
-def keys() -> dict[str, list[str]]:
-    """Section name -> its keys."""
-    return {
-        name: list(info.annotation.model_fields)
-        for name, info in Recipe.model_fields.items()
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)
-    }
-
-
 def _apply_sets(draft: _Draft, sets: Sequence[str]) -> None:
     for text in sets:
         _apply_set(draft, checked(text, "--set"))
@@ -279,10 +260,10 @@ def _apply_set(draft: _Draft, text: str) -> None:
         raise UserError(f"--set {text!r} has no value", "write it as --set SECTION.KEY=VALUE")
     section, _, key = path.rpartition(".")
     own_scheme = path.startswith("init.")  # its tables and keys are those of schemes.toml
-    if not own_scheme and key not in keys().get(section, ()):
+    if not own_scheme and key not in problems.keys().get(section, ()):
         section = _home_of(key, section, draft) or section
     if section == "":
-        raise UserError(f"--set {path}: unknown key", _suggest(path))
+        raise UserError(f"--set {path}: unknown key", problems.suggest(path))
     content: Any = draft.values
     for name in section.split("."):
         if not isinstance(content := content.setdefault(name, {}), dict):
@@ -294,7 +275,7 @@ def _apply_set(draft: _Draft, text: str) -> None:
 
 def _home_of(key: str, given: str, draft: _Draft) -> str:
     """The only section that has ``key``, so that ``--set lr=…`` and ``train.lr`` find it."""
-    homes = [section for section, known in keys().items() if key in known]
+    homes = [section for section, known in problems.keys().items() if key in known]
     if len(homes) != 1:
         return ""
     if given:
@@ -311,31 +292,19 @@ def _toml_value(key: str, literal: str) -> Any:
         raise UserError(f"--set {key} = {literal:.40}…: {error}") from None
 
 
-def nearest_key(name: str) -> str:
-    """The valid ``section.key`` that ``name`` most likely means; empty when nothing is near."""
-    known = [f"{section}.{key}" for section, names in keys().items() for key in names]
-    last = name.rpartition(".")[2]
-    if same := [key for key in known if key.endswith(f".{last}")]:
-        return same[0]
-    bare = {key.rpartition(".")[2]: key for key in known}
-    return _FOREIGN_NAMES.get(last) or nearest(name, known) or bare.get(nearest(last, bare), "")
-
-
-def _suggest(path: str) -> str:
-    """The nearest valid ``section.key`` in words."""
-    close = nearest_key(path)
-    return f"did you mean {close}?" if close else ""
-
-
 def _validate(draft: _Draft, source: str) -> Loaded:
     try:
         recipe = Recipe.model_validate(draft.values)
     except ValidationError as error:
-        problems = [line for item in error.errors() for line in _describe(item, draft, source)]
-        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
-        listing = "\n".join(f"  {problem}" for problem in problems)
-        overridden = any(problem.startswith("--set") for problem in problems)
-        hint = "" if overridden else _other_version(Path(source))
+        found = [
+            line
+            for item in error.errors()
+            for line in problems.describe(item, draft.origins, source)
+        ]
+        count = f"{len(found)} problems" if len(found) > 1 else "a problem"
+        listing = "\n".join(f"  {problem}" for problem in found)
+        by_hand = any(problem.startswith("--set") for problem in found)
+        hint = "" if by_hand else _other_version(Path(source))
         raise UserError(f"{source} has {count}:\n{listing}", hint) from None
     return Loaded(recipe, dict(draft.origins), (*draft.notes, *without_effect(recipe)))
 
@@ -345,62 +314,3 @@ def _other_version(path: Path) -> str:
     if not path.with_name("events.jsonl").is_file():
         return ""
     return "another version of nanogpt-cli made this run; remove or correct the keys named above"
-
-
-def _describe(item: Any, draft: _Draft, source: str) -> list[str]:
-    """One pydantic error as lines ``WHERE KEY: what is wrong``."""
-    key = ".".join(str(part) for part in item["loc"][:2])
-    kind, value = item["type"], item.get("input")
-    if kind == "extra_forbidden":
-        section, _, name = key.partition(".")
-        if name in Recipe.model_fields and isinstance(value, dict) and value:
-            text = (
-                f"{name}.{next(iter(value))} stands in [{section}]; a dotted key belongs above the "
-                f"first table, or write {next(iter(value))} below [{name}]"
-            )
-        else:
-            text = f"unknown key {key}; {_suggest(key)}" if name else _unknown_section(key)
-        return [_place(key, draft, source) + text.rstrip("; ")]
-    if kind == "value_error":
-        sentences = str(item["ctx"]["error"]).splitlines()
-        return [_place(_blamed_key(s, key, draft), draft, source) + s for s in sentences]
-    if kind in ("model_type", "dict_type") and "." not in key:
-        text = f"{key} = {_shown(value)}: it must be a table, [{key}] with its keys below"
-        return [_place(key, draft, source) + text]
-    expected = item["msg"][0].lower() + item["msg"][1:]
-    return [f"{_place(key, draft, source)}{key} = {_shown(value)}: {expected}"]
-
-
-def _blamed_key(sentence: str, section: str, draft: _Draft) -> str:
-    """The key that a sentence is about: one given by ``--set``, else the first that it names."""
-    word = re.split(r"[\s:]", sentence, maxsplit=1)[0]
-    first = word if "." in word else f"{section}.{word}"
-    named = re.findall(r"\b[a-z]+\.[a-z_]+\b", sentence)
-    given = [key for key in named if draft.origins.get(key) == "--set"]
-    return next(iter(given), first)
-
-
-def _unknown_section(name: str) -> str:
-    home = next((section for section, names in keys().items() if name in names), "")
-    if home:
-        return f"unknown section [{name}]; the key {name} belongs in [{home}]"
-    close = nearest(name, [*keys(), "init"])
-    sections = ", ".join(f"[{section}]" for section in keys())
-    hint = f"did you mean [{close}]?" if close else f"sections are {sections}"
-    return f"unknown section [{name}]; {hint}"
-
-
-def _place(key: str, draft: _Draft, source: str) -> str:
-    """``line 7: `` or ``base.toml:7: `` or ``--set: ``; empty when the value is a default."""
-    origin = draft.origins.get(key) or next(
-        (where for name, where in draft.origins.items() if name.startswith(f"{key}.")), ""
-    )
-    file, _, line = origin.rpartition(":")
-    if file == source:
-        return f"line {line}: "
-    return f"{origin}: " if origin else ""
-
-
-def _shown(value: Any) -> str:
-    text = repr(value) if not isinstance(value, bool) else str(value).lower()
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -27,19 +27,26 @@ def derived(base: str, values: Mapping[str, Any], sets: Sequence[str], *, folder
     Raises:
         UserError: the result would not be valid.
     """
-    overrides = [tomli_w.dumps({"v": v}).strip().removeprefix("v = ") for v in values.values()]
-    named = [f"{key}={text}" for key, text in zip(values, overrides, strict=True)]
     old = recipe_files.load(base).recipe.model_dump(mode="json")
-    new = recipe_files.load(base, [*named, *sets])
+    new = merged(base, values, sets)
     what = printable(str(values.get("data.name", base)), keep="")  # a comment is one line
     lines = [f"#:schema {schema_file()}", f"# what:    {what}", ""]
     parent = os.path.relpath(base, folder) if Path(base).is_file() else base
     lines.append(tomli_w.dumps({"extends": str(parent)}).strip())
-    for section, content in new.recipe.model_dump(mode="json").items():
+    for section, content in new.model_dump(mode="json").items():
         changed = {k: v for k, v in content.items() if v != old[section].get(k)}
+        if section == "sample" and not new.sample.prompt:
+            changed.pop("prompt", None)  # other data takes the prompt of the base away
         changed = content if changed and section == "init" else changed  # inherited as a whole
         lines += ["", tomli_w.dumps({section: changed}).strip()] if changed else []
     return "\n".join(lines) + "\n"
+
+
+def merged(base: str, values: Mapping[str, Any], sets: Sequence[str]) -> Recipe:
+    """A recipe with ``values`` and overrides, as in ``derived``."""
+    overrides = [tomli_w.dumps({"v": v}).strip().removeprefix("v = ") for v in values.values()]
+    named = [f"{key}={text}" for key, text in zip(values, overrides, strict=True)]
+    return recipe_files.load(base, [*named, *sets]).recipe
 
 
 def schema() -> dict[str, Any]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from nanogpt_cli.text import catalogue, cuts, prepare
+from nanogpt_cli.text.documents import Reader, Tally
+from nanogpt_cli.text.reading import Meter
+from nanogpt_cli.text.request import Request
 from nanogpt_cli.text.tokens import TokenData
 
 # Tokens in which the beginning is looked for, and the characters of a longer line that are kept.
@@ -29,6 +33,28 @@ def of(data: TokenData, most_tokens: int) -> str:
     while found and len(tokenizer.encode(found)) > most_tokens:
         found = found.rpartition(" ")[0].rstrip() or found[: len(found) // 2]
     return found
+
+
+def of_request(request: Request) -> str:
+    """The beginning of a text of the user's own that is not prepared yet; "" as in ``of``.
+
+    Args:
+        request: checked.
+    """
+    if request.eot or request.tokenizer not in ("char", "byte"):
+        return ""  # the other vocabularies have an end-of-text token
+    if any(catalogue.find(text) for text in request.inputs):
+        return ""  # it may have to be fetched first
+    tally = Tally()
+    reader = Reader(
+        cuts.character_cut, request.errors, request.encoding, request.newlines,
+        request.text_field,
+    )  # fmt: skip
+    for source in prepare.open_sources(request, tally, lambda _: None):
+        for chunk in source.chunks(reader, Meter(), tally):
+            if found := cut(chunk.data[:_LOOK].decode("utf-8", "ignore")):
+                return found
+    return ""
 
 
 def cut(text: str) -> str:

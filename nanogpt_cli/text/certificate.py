@@ -74,7 +74,9 @@ class Certificate:
 
     Attributes:
         sources: the files: how many, their bytes, their sha256, the first paths.
-        bytes: bytes of the source that the split's tokens stand for.
+        reading: options of ``prepare`` that decide how text is read, where they were given.
+        bytes: bytes of the source that the split's tokens stand for: in UTF-8, without a byte-order
+            mark, and of a record the text field alone.
         sha256: of the split's text in UTF-8.
         tokens: tokens of the split, end-of-text tokens included.
         tokens_sha256: of the token file.
@@ -86,6 +88,7 @@ class Certificate:
 
     sources: dict[str, Any]
     tokens: int
+    reading: dict[str, Any] = field(default_factory=dict)
     bytes: int = 0
     sha256: str = ""
     tokens_sha256: str = ""

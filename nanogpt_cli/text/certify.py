@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 
 from nanogpt_cli.text import cuts, decoded, losses
 from nanogpt_cli.text.bpe import HuggingFaceTokenizer
 from nanogpt_cli.text.certificate import Certificate, Difference, Progress
+from nanogpt_cli.text.request import Request
 from nanogpt_cli.text.source_stream import SourceStream
 from nanogpt_cli.text.source_text import SourceText
 from nanogpt_cli.text.tokenizer import Tokens
@@ -44,7 +46,7 @@ def certify(
     """
     tokenizer = data.tokenizer
     ids: Tokens = getattr(data, split)
-    made = Certificate(sources=data.manifest.raw["sources"], tokens=len(ids))
+    made = Certificate(data.manifest.raw["sources"], len(ids), _reading(data))
     if isinstance(tokenizer, HuggingFaceTokenizer) and not losses.restores(tokenizer):
         # The same pieces as when the text was encoded: each is encoded alone.
         text = SourceStream(SourceText(data, split, cuts.cutter(tokenizer), report))
@@ -62,6 +64,15 @@ def certify(
         reason = f"{made.difference.reason} (the set was divided only roughly: prepare it again)"
         made.difference = replace(made.difference, reason=reason)
     return made
+
+
+def _reading(data: TokenData) -> dict[str, Any]:
+    """The options of ``prepare`` by which the text is not simply that of the files."""
+    asked = data.manifest.raw["request"]
+    defaults = {item.name: item.default for item in fields(Request)}
+    names = ("encoding", "newlines", "text_field", "errors", "glob", "limit")
+    given = {name: asked.get(name, defaults[name]) for name in names}
+    return {name: value for name, value in given.items() if value != defaults[name]}
 
 
 def _miscounted(

@@ -16,7 +16,7 @@ from nanogpt_cli.text.decoding import Peekable
 from nanogpt_cli.text.documents import Chunk, Readable, Reader, Tally, document, option
 from nanogpt_cli.text.records import LONGEST_RECORD, bounded_lines, field_hint, utf8
 
-_SAMPLE: Final = 1 << 18
+_SAMPLE: Final = 1 << 17
 _ROWS: Final = 2000  # of the sample, at most
 _QUOTING: Final = (
     csv_module.QUOTE_MINIMAL,

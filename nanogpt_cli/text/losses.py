@@ -229,7 +229,9 @@ class _Account:
             (i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b),
             min(len(mine), len(theirs)),
         )
-        lost.white_space += len(mine[same:].encode())
+        gone = mine[same:]
+        lost.changed += len("\u2581".encode()) * gone.count("\u2581")
+        lost.white_space += len(gone.replace("\u2581", "").encode())
         lost.added += len(theirs[same:].encode())
         if lost.example is None and lost.total:
             lost.example = (source[:SHOWN], decoded[:SHOWN])

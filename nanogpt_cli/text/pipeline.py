@@ -14,7 +14,7 @@ from nanogpt_cli.text import cuts
 from nanogpt_cli.text.decoding import CODEC_POLICY
 from nanogpt_cli.text.documents import Chunk, option
 from nanogpt_cli.text.parallel import ordered_map
-from nanogpt_cli.text.tokenizer import SAME_BYTES, Tokenizer, Tokens
+from nanogpt_cli.text.tokenizer import SAME_BYTES, Tokenizer, Tokens, UnknownCharacters
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -169,7 +169,14 @@ def _encode_chunk(chunk: Chunk, tokenizer: Tokenizer, errors: str) -> tuple[Toke
         return np.frombuffer(ids, dtype=np.uint8), len(ids), len(ids)
     text = chunk_text(chunk, errors)
     size = len(chunk.data) if errors == "strict" else len(text.encode("utf-8"))
-    return tokenizer.encode_array(text), len(text), size
+    try:
+        return tokenizer.encode_array(text), len(text), size
+    except UnknownCharacters as error:  # the vocabulary was made from another text
+        raise UserError(
+            f"{chunk.name}: the tokenizer's {tokenizer.vocab_size} characters do not include "
+            f"{error.lacking}",
+            "take them out of the text, or use a byte or BPE tokenizer",
+        ) from None
 
 
 def _joined(arrays: list[Tokens], tokenizer: Tokenizer) -> Tokens:

@@ -140,6 +140,8 @@ def _elements(stream: Readable, name: str) -> Iterator[tuple[Any, int]]:
                 if buffer[at] != mark:
                     raise json.JSONDecodeError(f"'{mark}' is missing", buffer, at)
                 at = _after_space(buffer, at + 1)
+                if buffer[at] == "]" and mark == "[":
+                    return
                 value, end = parse_first(buffer, at)
                 line += buffer.count("\n", start, at)
                 yield value, line

@@ -32,7 +32,8 @@ class Request:
 
     Attributes:
         inputs: names of sets, paths of files and folders, ``-`` for standard input.
-        tokenizer: a kind as in ``text.tokenizer``; if empty, the named set's own, else ``gpt2``.
+        tokenizer: a kind as in ``text.tokenizer``, or where a tokenizer lies (see
+            ``tokenizers.file_of``); if empty, the named set's own, else ``gpt2``.
         split: ``tail`` (the last part of the text, as in nanoGPT), ``hash`` (each document by its
             hash) or ``auto``: hash for records and for 100 files or more, else tail.
         val_fraction: share of the characters (tail) or of the documents (hash) for validation.
@@ -179,8 +180,9 @@ def tokenizer_label(request: Request) -> str:
     if path.name == "tokenizer.json":
         path = path.parent
     if path.parent.name == "checkpoints":
-        path = path.parent.parent  # the run
-    return "hf-" + path.stem
+        path = path.parent.parent
+    is_run = (path / "checkpoints").is_dir()
+    return f"run-{path.name}" if is_run else f"hf-{path.stem}"
 
 
 def split_rule(request: Request, sources: list[TextSource]) -> str:

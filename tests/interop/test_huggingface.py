@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TEXT, char_tokenizer, exportable, logits, quiet, same_tensors
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import huggingface
+from nanogpt_cli.interop import card, huggingface
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model.gpt import Multipliers
 from nanogpt_cli.text import bpe
@@ -81,6 +81,22 @@ def test_tokenizer_survives_and_transformers_agrees(tmp_path: Path, make: Any) -
     assert theirs.decode(encoded["input_ids"]) == text
     assert set(encoded) == {"input_ids", "attention_mask"}  # token_type_ids would be added to x
     assert len(theirs) == tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("make", [lambda: ByteTokenizer(eot=True), bpe_tokenizer])
+def test_the_card_says_how_transformers_reads_a_special_token_as_text(
+    tmp_path: Path, make: Any
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer: Tokenizer = make()
+    found = exportable(tokenizer)
+    folder = written(found, tmp_path)
+    card.write(found, folder)
+    assert "split_special_tokens=True" in (folder / "README.md").read_text()
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    text = "one<|endoftext|>two"
+    assert theirs(text, split_special_tokens=True).input_ids == tokenizer.encode(text)
+    assert tokenizer.eot in theirs(text).input_ids
 
 
 @pytest.mark.parametrize(

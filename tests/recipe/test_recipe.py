@@ -13,6 +13,7 @@ from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe, writing
 from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.recipe import problems as wrong
 
 
 def write(folder: Path, text: str, name: str = "mine.toml") -> Path:
@@ -153,7 +154,7 @@ def test_integers_are_taken_for_floats_but_not_the_reverse(tmp_path: Path) -> No
 
 
 def test_every_key_is_described() -> None:
-    for section, names in recipe_files.keys().items():
+    for section, names in wrong.keys().items():
         model = Recipe.model_fields[section].annotation
         for name in names:
             assert model.model_fields[name].description, f"{section}.{name}"  # type: ignore[union-attr]
@@ -171,17 +172,17 @@ def test_the_names_others_rely_on_are_there() -> None:
         "sample": "every prompt",
         "log": "sinks",
     }
-    known = recipe_files.keys()
+    known = wrong.keys()
     for section, names in wanted.items():
         assert set(names.split()) <= set(known[section])
 
 
 def test_habits_from_elsewhere_name_keys_that_exist() -> None:
-    known = {f"{section}.{key}" for section, names in recipe_files.keys().items() for key in names}
-    assert set(recipe_files._FOREIGN_NAMES.values()) <= known
-    assert recipe_files.nearest_key("max_iters") == "train.max_steps"
-    assert recipe_files.nearest_key("train.lr") == "optim.lr"
-    assert recipe_files.nearest_key("qqqq") == ""
+    known = {f"{section}.{key}" for section, names in wrong.keys().items() for key in names}
+    assert set(wrong._FOREIGN_NAMES.values()) <= known
+    assert wrong.nearest_key("max_iters") == "train.max_steps"
+    assert wrong.nearest_key("train.lr") == "optim.lr"
+    assert wrong.nearest_key("qqqq") == ""
 
 
 def test_the_schema_beside_the_recipes_is_the_generated_one() -> None:
@@ -217,6 +218,7 @@ def test_new_writes_what_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "data": {"name": "notes.txt"},
         "train": {"max_steps": 50},
         "optim": {"lr": 1e-3},
+        "sample": {"prompt": "some text"},
     }
     assert recipe_files.load("mine.toml").recipe.model.n_layer == 4
     assert "exists already" in new("mine")
@@ -230,11 +232,11 @@ def test_new_asks_on_a_terminal_until_the_answer_will_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = new(answers="smal\ndebug\nno-such-text\nplays\nbpe:many\nbyte\nnone\n\nmy run\nmy-run\n")
+    said = new(answers="smal\ndebug\nno-such-text\nplays\nbpe:many\nbyte\nnone\n\na/b\nmein Rüde\n")
     assert "did you mean the shipped recipe: small?" in said
     assert "'none' is not a number of steps" in said
     assert "not usable as a folder name" in said
-    found = recipe_files.load("my-run.toml")
+    found = recipe_files.load("mein Rüde.toml")
     assert (found.recipe.data.name, found.recipe.data.tokenizer) == ("plays", "byte")
     assert found.recipe.train.max_steps == recipe_files.load("debug").recipe.train.max_steps
 
@@ -244,3 +246,119 @@ def test_new_refuses_what_would_not_load(tmp_path: Path, monkeypatch: pytest.Mon
     assert "warmup_steps = 10 is longer" in new("mine", "--steps", "5")
     assert "tokenizer" in new("mine", "--tokenizer", "chars")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_option_of_prepare_is_a_key_of_data() -> None:
+    from dataclasses import fields
+
+    from nanogpt_cli.text.request import Request, of_recipe
+
+    data = Recipe().data.model_dump()
+    options = {field.name for field in fields(Request)} - {"inputs"}
+    assert options == set(data) - {"name", "order"}
+    asked = of_recipe(data)
+    assert asked == Request(("shakespeare",), tokenizer="char")  # with the same defaults
+    assert of_recipe(data | {"name": ["a", "b"], "glob": "*.py", "limit": 3}) == Request(
+        ("a", "b"), tokenizer="char", glob="*.py", limit=3
+    )
+
+
+def test_prepare_has_an_option_for_every_key_of_data() -> None:
+    import inspect
+
+    from nanogpt_cli.cli.prepare import prepare
+
+    options = set(inspect.signature(prepare).parameters)
+    assert set(Recipe().data.model_dump()) - {"name", "order"} <= options
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    text = "# what:    mine\n[optim]\nlr = 1e-4\nmin_lr = 1e-3\n"
+    for encoding in ("utf-8-sig", "utf-16"):
+        path = tmp_path / f"{encoding}.toml"
+        path.write_bytes(text.encode(encoding))
+        assert recipe_files.read_header(path).what == "mine"
+        assert "line 4: " in problems(path, ("optim.name=adam",)) or "min_lr" in problems(path)
+        assert recipe_files.load(path, ["optim.min_lr=0"]).recipe.optim.lr == 1e-4
+
+
+def test_lines_are_counted_as_editors_count_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('[run]\nname = "a\u2028b\x85c"\n[optim]\nwarmup_steps = 2000\n', "utf-8")
+    assert "line 4: optim.warmup_steps" in problems(path)
+
+
+def test_a_dotted_key_below_a_table_is_told_where_it_belongs(tmp_path: Path) -> None:
+    path = write(tmp_path, "[train]\nmax_steps = 3\noptim.lr = 1e-3\n")
+    said = problems(path)
+    assert "line 3: optim.lr stands in [train]" in said
+    assert "write lr below [optim]" in said
+    assert "parts" not in said
+    assert "[train]" in problems(write(tmp_path, "[train.optim]\nlr = 1\n"))
+    loaded = recipe_files.load(write(tmp_path, "optim.lr = 3e-4\n"), ["train.optim.eps=1e-7"])
+    assert (loaded.recipe.optim.lr, loaded.recipe.optim.eps) == (3e-4, 1e-7)
+
+
+def test_a_table_init_chooses_itself(tmp_path: Path) -> None:
+    own = '[init]\nfc = "uniform(0.05)"\n[init.multipliers]\nresidual = "1/L"\n'
+    path = write(tmp_path, own)
+    loaded = recipe_files.load(path)
+    assert loaded.recipe.model.init == "custom"
+    assert loaded.origins["model.init"] == loaded.origins["init"] == f"{path}:1"
+    assert (
+        recipe_files.load_resolved(
+            write(tmp_path, recipe_files.to_toml(loaded.recipe), "again.toml")
+        )
+        == loaded.recipe
+    )
+    both = write(tmp_path, f'[model]\ninit = "normal"\n{own}', "both.toml")
+    assert "model.init = 'normal' does not use the table [init]" in problems(both)
+    # A nearer file or an override replaces the scheme, and says so.
+    near = write(tmp_path, 'extends = "mine.toml"\n[model]\ninit = "normal"\n', "near.toml")
+    for found in (recipe_files.load(near), recipe_files.load(path, ["model.init=normal"])):
+        assert (found.recipe.model.init, found.recipe.init) == ("normal", {})
+        assert found.notes == (f"model.init = 'normal' replaces the table [init] of {path}:1",)
+    # And the other way round.
+    back = recipe_files.load(write(tmp_path, f'extends = "near.toml"\n{own}', "back.toml"))
+    assert back.recipe.init == loaded.recipe.init
+    given = recipe_files.load(near, ["init.multipliers.residual=1/L"]).recipe
+    assert (given.model.init, given.init) == ("custom", {"multipliers": {"residual": "1/L"}})
+
+
+def test_show_lists_the_table_init(tmp_path: Path) -> None:
+    path = write(tmp_path, '[init]\nfc = "uniform(0.05)"\n')
+    shown = CliRunner().invoke(app, ["recipe", "show", str(path), "--json"]).stdout
+    values = json.loads(shown)["values"]
+    assert values["init.fc"] == {"value": "uniform(0.05)", "from": f"{path}:1"}
+    assert values["model.init"] == {"value": "custom", "from": f"{path}:1"}
+
+
+def test_one_parser_reads_every_override() -> None:
+    values = recipe_files.overridden({"model": {"n_layer": 2}}, ["n_embd=64", "data.name=a b"])
+    assert values == {"model": {"n_layer": 2, "n_embd": 64}, "data": {"name": "a b"}}
+
+
+def test_new_takes_the_options_with_which_the_text_was_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nanogpt_cli.text import prepare
+
+    monkeypatch.chdir(tmp_path)
+    path = Path("chat log.csv")
+    path.write_text("id,body\n" + "".join(f"{i},message {i}\n" for i in range(60)))
+    request = prepare.Request((str(path),), tokenizer="byte", text_field="body")
+    made = prepare.prepare(request).folder
+    said = new("chat", "--data", "chat log.csv", "--yes")
+    assert f"as in {made}" in said
+    assert tomllib.loads(Path("chat.toml").read_text())["data"] == {
+        "name": "chat log.csv", "tokenizer": "byte", "text_field": "body",
+    }  # fmt: skip
+    asked = recipe_files.load("chat.toml").recipe.data.model_dump()
+    assert prepare.ensure(asked, report=pytest.fail) == made
+    # The prepared set itself will do as well, and its tokenizer is known.
+    new("other", "--data", str(made), "--yes")
+    data = tomllib.loads(Path("other.toml").read_text())["data"]
+    assert data == {"name": str(made), "tokenizer": "byte"}
+    assert "next: nanogpt train 'my chat.toml'" in new(
+        "--data", str(made), "--out", "my chat.toml", "--yes"
+    )

@@ -23,7 +23,7 @@ from nanogpt_cli.training import lr_find, progress, spec
 from nanogpt_cli.training.starting import TOKEN_TABLES, Start
 from nanogpt_cli.training.trainer import Trainer
 
-ALPHABETS = {"a": "abcdefgh \n", "b": "stuvwxyz \n", "c": "stuvwxyz! \n"}
+ALPHABETS = {"a": "abcdefgh \n", "b": "stuvwxyz \n", "c": "stuvwxyz! \n", "d": "abcdef \n"}
 RECIPE = """
 [data]
 name = "a.txt"
@@ -61,12 +61,13 @@ def start(data: TokenData, **more: Any) -> Start:
     return Start(Trainer(recipe(), data).model, data.tokenizer, "run toy", "runs/toy", **more)
 
 
-@pytest.mark.parametrize("other", ["b", "c"])
+@pytest.mark.parametrize("other", ["b", "c", "d"])
 def test_another_alphabet_is_refused_with_the_right_way(tmp_path: Path, other: str) -> None:
     first, second = set_of(tmp_path, "a"), set_of(tmp_path, other)
     with pytest.raises(UserError, match="another tokenizer") as refused:
         Trainer(recipe(), second, start=start(first))
-    assert "-t runs/toy`" in refused.value.hint
+    way = "-t runs/toy`" if other == "d" else "no token for the text's"
+    assert way in refused.value.hint
     assert "--new-tokens" in refused.value.hint
     assert "model.vocab_size" not in str(refused.value)
     with pytest.raises(UserError, match="another tokenizer"):

@@ -1,0 +1,242 @@
+"""Records of JSON and Parquet: arrays, lines and what is neither; bad ones cost only themselves."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanogpt_cli import foreign_files
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import cuts, prepare, records, target, tokens
+from nanogpt_cli.text.decoding import Peekable
+from nanogpt_cli.text.documents import Reader, Tally
+from nanogpt_cli.text.prepare import Request
+from nanogpt_cli.text.sources import FileSource
+
+TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=9)
+
+
+def array(text: str | bytes, errors: str = "strict", tally: Tally | None = None) -> list[str]:
+    """The documents of a file with a JSON array."""
+    data = text if isinstance(text, bytes) else text.encode()
+    reader = Reader(cuts.character_cut, errors=errors)
+    chunks = records.json_array(Peekable(io.BytesIO(data)), "f", reader, tally or Tally())
+    return [chunk.data.decode() for chunk in chunks]
+
+
+@settings(max_examples=60)
+@given(TEXTS, st.sampled_from([None, 1, "\t"]), st.booleans(), st.integers(1, 40))
+def test_arrays_are_read_record_by_record(
+    texts: list[str], indent: int | str | None, plain: bool, block: int
+) -> None:
+    rows = texts if plain else [{"id": i, "text": text} for i, text in enumerate(texts)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "BLOCK", block)
+        assert array(json.dumps(rows, indent=indent, ensure_ascii=len(texts) % 2 == 0)) == texts
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[\n{"text": "a"},\n{"text": "b}\n]', "line 3: not JSON: Invalid control character"),
+        ('[{"text": "a"}\n{"text": "b"}]', "line 2: not JSON: ',' is missing"),
+        ('[{"text": "a"},', "line 1: not JSON: it ends in the middle"),
+        ('[{"text": "a"}, {"text"', "line 1: not JSON: Expecting"),
+        ('[{"text": "a"}', "line 1: not JSON: it ends in the middle"),
+        ('[{"text": "a"},\n3]', "line 2: a int where an object"),
+        ('[{"text": "a"},\n{"body": "b"}]', "line 2: no field 'text'"),
+        ('[{"text": "a"},\n{"text": 3}]', "line 2: field 'text' is int"),
+        (b'["a",\n"\xff"]', r"line 2: invalid UTF-8 \(0xff\)"),
+        ('["a",\n"\\ud800"]', "line 2: half a surrogate pair"),
+        ("[" * 100_000, "line 1: it is nested more than 64 deep"),
+    ],
+)
+def test_a_broken_array_names_the_line(text: str | bytes, reason: str) -> None:
+    with pytest.raises(UserError, match=f"^f, {reason}"):
+        array(text)
+
+
+def test_bad_records_of_an_array_are_skipped_when_asked() -> None:
+    tally = Tally()
+    assert array('[{"text": "a"}, 3, {"text": null}, {"text": "b"}]', "skip", tally) == ["a", "b"]
+    assert tally.skipped_records == 2
+    assert array('["a\\ud800"]', "replace") == ["a?"]
+
+
+@pytest.mark.parametrize(
+    ("content", "documents", "remarks"),
+    [
+        (json.dumps([{"text": "one"}, {"text": "two"}]), ["one", "two"], 0),
+        (json.dumps(["one", "two"]), ["one", "two"], 0),
+        ('{"text": "one"}\n{"text": "two"}\n', ["one", "two"], 0),
+        ('\ufeff{"text": "one"}', ["one"], 0),
+        ('{"name": "a package"}', ['{"name": "a package"}'], 1),
+        ('{\n "text": "spread"\n}\n', ['{\n "text": "spread"\n}\n'], 1),
+        ("[1, 2, 3]", ["[1, 2, 3]"], 1),
+        ("[]", ["[]"], 1),
+        ("no JSON at all", ["no JSON at all"], 1),
+    ],
+)
+def test_the_content_of_a_json_file_decides(
+    tmp_path: Path, content: str, documents: list[str], remarks: int
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(content, encoding="utf-8")
+    from nanogpt_cli.text.reading import Meter
+
+    source, tally = FileSource(path), Tally()
+    chunks = source.chunks(Reader(cuts.character_cut), Meter(), tally)
+    assert [chunk.data.decode() for chunk in chunks] == documents
+    assert len(tally.remarks) == remarks
+    assert source.holds_records == (not remarks)
+
+
+def test_records_of_another_name_are_not_taken_for_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"id": "1", "content": "a longer text"}] * 3))
+    with pytest.raises(UserError, match="line 1: no field 'text'") as caught:
+        prepare.prepare(Request((str(path),), tokenizer="byte"), out=tmp_path / "o")
+    assert "--text-field content (in a recipe: data.text_field)" in caught.value.hint
+
+
+def test_a_number_of_any_length_in_another_field_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(('{"text": "one", "n": ' + "9" * 5000 + '}\n{"text": "two", "n": -1}\n') * 9)
+    made = prepare.prepare(
+        Request((str(path),), tokenizer="byte", split="tail"), out=tmp_path / "o"
+    )
+    assert made.manifest["receipt"]["documents"] == 18
+
+
+def test_a_parquet_column_of_numbers_is_named(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pyarrow.table({"n": [1, 2], "body": ["a", "b"]}), path)
+    for errors in ("strict", "skip"):
+        request = Request((str(path),), tokenizer="byte", text_field="n", errors=errors)
+        with pytest.raises(UserError, match="column 'n' holds int64, not text") as caught:
+            prepare.prepare(request, out=tmp_path / "o")
+        assert "--text-field body " in caught.value.hint
+
+
+def test_when_all_records_were_skipped_the_first_reason_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"body": "one"}\n' * 3)
+    request = Request((str(path),), tokenizer="byte", errors="skip")
+    with pytest.raises(
+        UserError, match=r"all 3 records were skipped; the first: .*, line 1: no fie"
+    ):
+        prepare.prepare(request, out=tmp_path / "o")
+
+
+def test_files_with_unusual_names_are_recognised_again(tmp_path: Path) -> None:
+    import os
+
+    names = [
+        "line\u2028separator.txt",
+        "next\x85line.txt",
+        "v\x0bt.txt",
+        os.fsdecode(b"caf\xe9.txt"),
+    ]
+    for name in names:
+        (tmp_path / name).write_text("some text\n" * 5)
+    request = Request((str(tmp_path),), tokenizer="byte")
+    made = prepare.prepare(request, out=tmp_path.parent / "o")
+    assert made.manifest["sources"]["files"] == len(names)
+    assert not prepare.prepare(request, out=tmp_path.parent / "o").fresh
+
+
+@given(st.text(st.sampled_from("ab\n\r\u2028\x85\x0b\x0c"), max_size=30))
+def test_lines_end_at_newlines_alone(text: str) -> None:
+    found = foreign_files.lines(text)
+    assert found == [
+        line.rstrip("\n").removesuffix("\r") for line in io.StringIO(text, newline="\n")
+    ]
+
+
+def chat(folder: Path) -> Path:
+    path = folder / "chat log.csv"
+    path.write_text("id,body\n" + "".join(f'{i},"message {i}"\n' for i in range(60)))
+    return path
+
+
+def test_a_recipe_prepares_exactly_what_it_asks_for(tmp_path: Path) -> None:
+    path, said = chat(tmp_path), list[str]()
+    by_hand = prepare.prepare(Request((str(path),), tokenizer="byte", text_field="body")).folder
+    asked = {"name": str(path), "tokenizer": "byte", "text_field": "body"}
+    assert prepare.ensure(asked, report=said.append) == by_hand
+    assert said == []
+    ended = prepare.ensure(asked | {"eot": True}, report=said.append)
+    assert ended != by_hand
+    assert said[0] == f"{by_hand} was prepared otherwise: eot was False, now True"
+    assert tokens.read_manifest(ended).eot == 256
+    assert tokens.read_manifest(by_hand).eot is None  # what a person prepared stays
+    del said[:]
+    assert prepare.ensure(asked | {"eot": True}, report=said.append) == ended
+    assert prepare.ensure(asked, report=said.append) == by_hand
+    assert said == []
+    with pytest.raises(UserError, match="no column 'text'") as caught:
+        prepare.ensure(asked | {"text_field": "text"}, report=said.append)
+    assert "data.text_field" in caught.value.hint
+
+
+def test_a_set_that_a_recipe_names_is_used_and_the_difference_said(tmp_path: Path) -> None:
+    path, said = chat(tmp_path), list[str]()
+    made = prepare.prepare(
+        Request((str(path),), tokenizer="byte", text_field="body"), out=tmp_path / "d"
+    ).folder
+    prepare.ensure({"name": str(made), "tokenizer": "byte"}, report=said.append)
+    assert said == []  # what the recipe leaves at its default it does not ask for
+    prepare.ensure({"name": str(made), "tokenizer": "char"}, report=said.append)
+    prepare.ensure({"name": str(made), "tokenizer": "byte", "limit": 3}, report=said.append)
+    assert said == [
+        f"{made} is used as it was prepared: tokenizer was 'byte', now 'char'",
+        f"{made} is used as it was prepared: limit was None, now 3",
+    ]
+
+
+def test_several_texts_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(f"this is {name}\n" * 9)
+    asked = {"name": ["~/a.txt", "~/b.txt"], "tokenizer": "byte"}
+    folder = prepare.ensure(asked, report=lambda _: None)
+    assert tokens.read_manifest(folder).raw["sources"]["files"] == 2
+    moved = folder.rename(tmp_path / "set")
+    assert prepare.ensure({"name": "~/set", "tokenizer": "byte"}, report=print) == moved
+
+
+def test_a_set_of_an_earlier_version_lacks_only_defaults(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some text\n" * 9)
+    request = Request((str(tmp_path / "a.txt"),), tokenizer="byte")
+    folder = prepare.prepare(request, out=tmp_path / "o").folder
+    raw = dict(tokens.read_manifest(folder).raw)
+    raw["request"] = {k: v for k, v in raw["request"].items() if k != "newlines"}
+    tokens.write_manifest(folder, raw)
+    assert not prepare.prepare(request, out=tmp_path / "o").fresh
+    from nanogpt_cli.text.request import checked
+
+    assert target.difference(folder, checked(request)) == ""
+    other = checked(Request(request.inputs, tokenizer="byte", newlines="lf"))
+    assert target.difference(folder, other) == "newlines was 'keep', now 'lf'"
+
+
+def test_the_vocabulary_is_that_of_the_data(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("abcdefg \n" * 20)
+
+    def size(**data: object) -> int:
+        return prepare.vocabulary_size({"name": str(path), **data}, report=lambda _: None)
+
+    assert size(tokenizer="char") == 9
+    assert size(tokenizer="char", eot=True) == 10
+    assert size(tokenizer="byte", eot=True) == 257
+    assert size(name="shakespeare", tokenizer="char") == 65
+    assert size(name="openwebtext", tokenizer="bpe:4096") == 4096
