@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -34,17 +36,16 @@ def load(reference: str) -> GPT:
     from torch import nn
 
     place, _, name = reference.partition(":")
-    factory: Any = _module(place)
-    for part in name.split("."):
-        if not hasattr(factory, part):
-            raise UserError(f"{place} has no {part!r}", f"wanted by --from {reference}")
-        factory = getattr(factory, part)
-    if not isinstance(factory, nn.Module):
-        _check_arguments(factory, reference)
-    try:
+    with _users_code(f"cannot import {place}: "):
+        factory: Any = _module(place)
+    with _users_code(f"{reference} raised "):
+        for part in name.split("."):
+            if not hasattr(factory, part):
+                raise UserError(f"{place} has no {part!r}", f"wanted by --from {reference}")
+            factory = getattr(factory, part)
+        if not isinstance(factory, nn.Module):
+            _check_arguments(factory, reference)
         made = factory if isinstance(factory, nn.Module) else factory()
-    except (Exception, SystemExit) as error:  # whatever the user's code raises
-        raise UserError(f"{reference} raised {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
         raise UserError(
             f"{reference} returns {type(made).__name__}, not an nn.Module",
@@ -52,7 +53,8 @@ def load(reference: str) -> GPT:
         )
     from nanogpt_cli.interop.module import adopt
 
-    return adopt(made, reference)
+    with _users_code(f"{reference} raised "):
+        return adopt(made, reference)
 
 
 def _check_arguments(factory: Any, reference: str) -> None:
@@ -79,18 +81,24 @@ def _check_arguments(factory: Any, reference: str) -> None:
 
 
 def _module(place: str) -> ModuleType:
-    try:
-        if not place.endswith(".py"):
-            sys.path.insert(0, "")
-            return importlib.import_module(place)
-        spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-        if spec is None or spec.loader is None or not Path(place).is_file():
-            raise UserError(f"{place} is not a Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's module may fail in any way
-        raise UserError(f"cannot import {place}: {type(error).__name__}: {error}") from error
+    if not place.endswith(".py"):
+        sys.path.insert(0, "")
+        return importlib.import_module(place)
+    spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+    if spec is None or spec.loader is None or not Path(place).is_file():
+        raise UserError(f"{place} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def _users_code(failed: str) -> Iterator[None]:
+    """Report whatever the user's code raises, ``GeneratorExit`` and the like included."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise UserError(f"{failed}{type(error).__name__}: {error}") from error

@@ -15,6 +15,7 @@ from typing import Any
 
 from nanogpt_cli.cli import sample_session
 from nanogpt_cli.cli.sample_output import Clock, InOrder
+from nanogpt_cli.cli.sample_prompts import Prompt
 from nanogpt_cli.cli.sample_session import Session, note
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import cache_home
@@ -32,14 +33,14 @@ Type a prompt; the model continues it. \\n in it is a line break, Ctrl-C stops t
   /show          show the settings               /quit         or Ctrl-D"""
 
 
-def loop(session: Session, given: list[str] | None) -> None:
+def loop(session: Session, given: list[Prompt] | None) -> None:
     """Read and answer prompts until the input ends, beginning with those given."""
     note(sample_session.describe(session))
     note("type a prompt, /help for settings, /quit to leave")
     chat = _Loop(session)
     with _history():
-        for text in given or []:
-            chat.answer(text)
+        for prompt in given or []:
+            chat.answer(prompt.text)
         while True:
             try:
                 line = checked(input("> " if sys.stdin.isatty() else ""), "the line")
@@ -80,7 +81,7 @@ class _Loop:
     def answer(self, prompt: str) -> None:
         """Continue a prompt, streaming; Ctrl-C ends the text only."""
         session = self.session
-        _, ids = session.encode([prompt])
+        _, ids = session.encode([Prompt(prompt)])
         self.prompt, clock = prompt, Clock()
         show, ended = None, "stopped · "
         new = ""

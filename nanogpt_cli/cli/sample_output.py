@@ -17,6 +17,7 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nanogpt_cli.cli.sample_prompts import Prompt
     from nanogpt_cli.sampling.continuation import Continuation, TextPiece
     from nanogpt_cli.sampling.sampler import Token
 
@@ -27,7 +28,7 @@ RUNNERS_UP = 4
 _COLOURS = ((0.8, "green"), (0.4, "cyan"), (0.15, "yellow"), (0.03, "magenta"), (0.0, "red"))
 
 
-def write(session: Session, given: list[str] | None, *, as_json: bool, logprobs: bool) -> None:
+def write(session: Session, given: list[Prompt] | None, *, as_json: bool, logprobs: bool) -> None:
     """Sample and write all texts; commentary goes to stderr."""
     texts, ids = session.encode(given)
     session.generation.logprobs = RUNNERS_UP if as_json or logprobs else None

@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from nanogpt_cli import foreign_files
 from nanogpt_cli.cli import console
@@ -15,9 +16,21 @@ from nanogpt_cli.printable import checked
 _LARGEST = 1 << 24  # bytes of prompts
 
 
+class Prompt(NamedTuple):
+    """One prompt.
+
+    Attributes:
+        text: what is to be continued.
+        where: file and line of a prompt that is one of several, for messages; else empty.
+    """
+
+    text: str
+    where: str = ""
+
+
 def gather(
     prompt: str | None, prompt_file: Path | None, prompts: Path | None, *, ask_stdin: bool
-) -> list[str] | None:
+) -> list[Prompt] | None:
     """The given prompts, or ``None`` for the model's default prompt.
 
     Args:
@@ -32,14 +45,14 @@ def gather(
     if prompts is not None:
         return _lines(prompts)
     if prompt == "-" or (prompt_file is not None and str(prompt_file) == "-"):
-        return [_not_empty(_stdin(), "standard input")]
+        return [Prompt(_not_empty(_stdin(), "standard input"))]
     if prompt_file is not None:
-        return [_not_empty(_read(prompt_file), str(prompt_file))]
+        return [Prompt(_not_empty(_read(prompt_file), str(prompt_file)))]
     if prompt is not None:
-        return [_not_empty(checked(prompt, "--prompt"), "--prompt")]
+        return [Prompt(_not_empty(checked(prompt, "--prompt"), "--prompt"))]
     if ask_stdin and _is_piped():
         console.say("reading the prompt from standard input")
-        return [text] if (text := _stdin()) else None
+        return [Prompt(text)] if (text := _stdin()) else None
     return None
 
 
@@ -57,31 +70,32 @@ def _read(path: Path) -> str:
     return foreign_files.decoded(foreign_files.read_bytes(path, _LARGEST, hint), str(path))
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path) -> list[Prompt]:
     lines = foreign_files.lines(_stdin() if str(path) == "-" else _read(path))
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        found.append(_json_string(line, path, number) if path.suffix == ".jsonl" else line)
+        where = f"{path}, line {number}"
+        text = _json_string(line, where) if path.suffix == ".jsonl" else line
+        found.append(Prompt(text, where))
     if not found:
         raise UserError(f"{path} contains no prompt", "write one prompt per line")
     return found
 
 
-def _json_string(line: str, path: Path, number: int) -> str:
+def _json_string(line: str, where: str) -> str:
     try:
         value = foreign_files.parse_json(line)
     except ValueError as error:
-        raise UserError(f"{path}, line {number} is not JSON: {error}") from None
+        raise UserError(f"{where} is not JSON: {error}") from None
     if isinstance(value, dict):
         value = value.get("prompt")
     if not isinstance(value, str):
         raise UserError(
-            f"{path}, line {number} contains no prompt",
+            f"{where} contains no prompt",
             'each line must be a JSON string or {"prompt": "…"}',
         )
-    where = f"{path}, line {number}"
     return _not_empty(checked(value, where), where)
 
 

@@ -16,6 +16,7 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from nanogpt_cli.cli.sample_prompts import Prompt
     from nanogpt_cli.cli.sources import LoadedModel
     from nanogpt_cli.model.gpt import GPT
     from nanogpt_cli.sampling.continuation import TextPiece
@@ -61,7 +62,7 @@ class Session:
     tuned: bool = False
     asked: tuple[object, ...] = ("sample",)
 
-    def encode(self, prompts: list[str] | None) -> tuple[list[str], list[list[int]]]:
+    def encode(self, prompts: list[Prompt] | None) -> tuple[list[str], list[list[int]]]:
         """Prompts as text and ids; ``None`` stands for the model's default prompt.
 
         Raises:
@@ -74,16 +75,20 @@ class Session:
         check_room(self.weights, len(ids) * self.generation.samples)
         return texts, ids
 
-    def _encoded(self, prompts: list[str]) -> tuple[list[str], list[list[int]]]:
+    def _encoded(self, prompts: list[Prompt]) -> tuple[list[str], list[list[int]]]:
         from nanogpt_cli.text import unknown
 
         ids = []
-        for text in prompts:
-            found, notes = unknown.encode(self.tokenizer, text, self.on_unknown)
-            for remark in notes:
-                note(remark)
-            ids.append(self._fitted(found))
-        return prompts, ids
+        for text, where in prompts:
+            place = f"{where}: " if where else ""
+            try:
+                found, notes = unknown.encode(self.tokenizer, text, self.on_unknown)
+                for remark in notes:
+                    note(place + remark)
+                ids.append(self._fitted(found, place))
+            except UserError as error:
+                raise UserError(place + error.message, error.hint) from None
+        return [prompt.text for prompt in prompts], ids
 
     def pieces(self, prompts: list[list[int]]) -> Iterator[TextPiece]:
         """Sample texts; see ``sampling.continuation``. Threads are tuned after the first token."""
@@ -137,7 +142,7 @@ class Session:
         ids, _ = unknown.encode(self.tokenizer, "\n", "replace")
         return ["\n"], [ids or [0]]
 
-    def _fitted(self, ids: list[int]) -> list[int]:
+    def _fitted(self, ids: list[int], place: str = "") -> list[int]:
         limit = self.model.config.block_size
         if not ids:
             raise UserError(
@@ -151,7 +156,7 @@ class Session:
                 f"the prompt has {len(ids)} tokens, but the model's context only {limit}",
                 "shorten it, or use --crop to keep only its end",
             )
-        note(f"only the last {limit} of the prompt's {len(ids)} tokens are read")
+        note(f"{place}only the last {limit} of the prompt's {len(ids)} tokens are read")
         return ids[-limit:]
 
 

@@ -10,11 +10,12 @@ from nanogpt_cli.cli import console, sample_session
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
+    from nanogpt_cli.cli.sample_prompts import Prompt
     from nanogpt_cli.cli.sample_session import Session
     from nanogpt_cli.sampling.timing import Rival, Timing
 
 
-def report(session: Session, given: list[str] | None, *, as_json: bool) -> None:
+def report(session: Session, given: list[Prompt] | None, *, as_json: bool) -> None:
     """Measure a session with the settings it has."""
     _, ids = session.encode(given)
     measure(session, ids[0], {}, repeats=3, as_json=as_json)

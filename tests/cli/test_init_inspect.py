@@ -252,6 +252,13 @@ def partial():
 def raises():
     raise RuntimeError("no such luck")
 
+def leaves():
+    raise GeneratorExit("gone")
+
+class Unreadable(torch.nn.Module):
+    def named_parameters(self, *_, **__):
+        raise BaseException("not for you")
+
 def text():
     return "model"
 """
@@ -287,6 +294,7 @@ def test_weights_that_are_not_numbers_are_shown_and_refused(module: str, lint: l
 @pytest.mark.parametrize(
     ("factory", "word"),
     [("other", "not a GPT-2"), ("partial", "h.2.mlp.c_fc.weight"), ("raises", "no such luck"),
+     ("leaves", "raised GeneratorExit: gone"), ("Unreadable", "raised BaseException: not for you"),
      ("text", "nn.Module"), ("missing", "has no 'missing'"), ("Model", "needs arguments (config)")],
 )  # fmt: skip
 def test_a_module_that_is_no_gpt_is_refused(module: str, factory: str, word: str) -> None:

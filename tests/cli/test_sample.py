@@ -193,6 +193,23 @@ def test_unknown_characters_are_named_or_handled_as_asked(here: Path) -> None:
         assert "'✓' (U+2713) at position 5: left out" in result.stderr
 
 
+def test_messages_about_one_of_several_prompts_name_its_line(here: Path) -> None:
+    """Remarks and errors alike; a file with a single prompt needs no line."""
+    (here / "p.txt").write_text("Re\n\nR✓\n✓\n")
+    error = refusal("--prompts", "p.txt")
+    assert error.message.startswith("p.txt, line 3: the prompt holds characters")
+    result = nanogpt("--prompts", "p.txt", "--on-unknown", "skip")
+    assert "p.txt, line 3: '✓' (U+2713) at position 1: left out" in result.stderr
+    assert isinstance(result.exception, UserError)
+    assert result.exception.message.startswith("p.txt, line 4: the prompt is empty")
+    (here / "long.jsonl").write_text(f'"R"\n"{"R" * 300}"\n')
+    assert refusal("--prompts", "long.jsonl").message.startswith(
+        "long.jsonl, line 2: the prompt has"
+    )
+    result = nanogpt("--prompts", "long.jsonl", "--crop", "-n", "2")
+    assert "long.jsonl, line 2: only the last " in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
