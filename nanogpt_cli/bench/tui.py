@@ -57,7 +57,7 @@ def bench_tui(
 
 
 def _drawing(folder: Path, points: int, steps: int) -> dict[str, Any]:
-    from nanogpt_cli.bench import tui_timing as timing
+    from nanogpt_cli.tui import timing
 
     console.say(f"drawing two series of {points:,} points ...")
     found: dict[str, Any] = {"chart_update_ms": timing.chart_update(points) * 1000}
@@ -65,7 +65,7 @@ def _drawing(folder: Path, points: int, steps: int) -> dict[str, Any]:
     timing.write_long_run(folder / "long", steps)
     code = (
         "import json, sys, pathlib; from nanogpt_cli import host; "
-        "from nanogpt_cli.bench import tui_timing as timing; "
+        "from nanogpt_cli.tui import timing; "
         "found = timing.open_run(pathlib.Path(sys.argv[1])); "
         "found['rss_mb'] = host.peak_bytes() / 2**20; "
         "print(json.dumps(found))"
