@@ -186,13 +186,21 @@ def text_of(record: Any, place: str, reader: Reader, tally: Tally) -> bytes:
             raise UserError(f"{place}: no field {field!r}", field_hint(field, texts))
         text = record[field]
         if not isinstance(text, str):
-            raise UserError(f"{place}: field {field!r} is {type(text).__name__}, not text", _SKIP)
+            raise UserError(f"{place}: field {field!r} is {_kind(text)}, not text", _SKIP)
     elif not isinstance(record, str):
         raise UserError(
-            f"{place}: a {type(record).__name__} where an object is needed",
+            f"{place}: {_kind(record)} where an object is needed",
             f'each record must look like {{"{field}": "..."}}',
         )
     return utf8(text, place, reader, tally)
+
+
+def _kind(value: Any) -> str:
+    """JSON's word for what a value is; Python's own words mean nothing to who wrote the file."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    kinds = {dict: "an object", list: "an array", str: "a string"}
+    return kinds.get(type(value), "a number")
 
 
 def utf8(text: str, place: str, reader: Reader, tally: Tally) -> bytes:

@@ -151,10 +151,11 @@ def test_a_changing_file_is_noticed(tmp_path: Path) -> None:
 
 BAD_LINES = [
     ('{"text": "one"}\n{"text": "tw', "line 2, column 10: not JSON"),
-    ('{"text": "one"}\n["two"]', "line 2: a list where an object"),
+    ('{"text": "one"}\nnull', "line 2: null where an object"),
+    ('{"text": "one"}\n["two"]', "line 2: an array where an object"),
     ('{"text": "one"}\n{"txet": "two"}', "line 2: no field 'text'"),
-    ('{"text": "one"}\n{"text": 2}', "line 2: field 'text' is int"),
-    ('{"text": "one"}\n{"text": null}', "line 2: field 'text' is NoneType"),
+    ('{"text": "one"}\n{"text": 2}', "line 2: field 'text' is a number"),
+    ('{"text": "one"}\n{"text": null}', "line 2: field 'text' is null, not text"),
     ('{"text": "one"}\n{"text": "\\ud800"}', "half a surrogate pair"),
     (b'{"text": "one"}\n{"text": "\xff"}', "line 2: invalid UTF-8 at byte 11"),
 ]
