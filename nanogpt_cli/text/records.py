@@ -199,7 +199,7 @@ def _kind(value: Any) -> str:
     """JSON's word for what a value is; Python's own words mean nothing to who wrote the file."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
-    kinds = {dict: "an object", list: "an array", str: "a string"}
+    kinds: dict[type, str] = {dict: "an object", list: "an array", str: "a string"}
     return kinds.get(type(value), "a number")
 
 
