@@ -95,8 +95,8 @@ def bench_inspect(
         console.emit_json({"shape": shape, "rows": rows})
     else:
         _show(rows, f"{n_layer} layers × {n_embd} channels, {tokens} tokens")
-    options_of_shape = ("--n-layer", n_layer, "--n-embd", n_embd)
-    console.next_command(shell.command("init-inspect", *options_of_shape))
+    words = ("init-inspect", "--n-layer", n_layer, "--n-embd", n_embd)
+    console.next_command(shell.command(*words))
 
 
 def _run(name: str, code: str, shape: list[int], extra: Path | None) -> dict[str, float]:

@@ -9,20 +9,23 @@ from nanogpt_cli.run.folder import RunFolder
 ENDINGS = {"early_stop": "stopped early", "non_finite": "given up"}
 
 
-def after(run: RunFolder, reason: str = "") -> str:
+def after(run: RunFolder, reason: str = "", processes: int = 1) -> str:
     """The command that makes most sense after a run.
 
     Args:
         run: the run.
         reason: why it ended, as in ``events.RunEnded``, or the word for its state; empty while it
             goes on.
+        processes: that trained it.
     """
+    path = shell.path_word(run.path)
     if reason in ("", "waiting", "silent"):
-        return shell.command("watch", run.path)
+        return shell.command("watch", path)
     if reason in ("non_finite", "diverged") and any(run.incidents.glob("step-*")):
-        return shell.command("replay", run.path)
+        return shell.command("replay", path)
     if not any(run.checkpoints.glob("step-*")):
-        return shell.command(*(("watch", run.path) if run.events.is_file() else ("train", "small")))
+        return shell.command(*(("watch", path) if run.events.is_file() else ("train", "small")))
     if reason in ("stopped", "error", "crashed"):
-        return shell.command("train", run.path, "--resume")
-    return shell.command("sample", run.path)
+        more = ["--procs", processes] if processes > 1 else []
+        return shell.command("train", path, "--resume", *more)
+    return shell.command("sample", path)

@@ -74,7 +74,10 @@ def import_(
                            "model": config.to_dict()})  # fmt: skip
     else:
         typer.echo(run.path)
-    console.next_command(shell.command("sample", run.path))
+    if chosen or found.tokenizer:
+        console.next_command(shell.command("sample", run.path))
+    else:  # text can be neither read nor written
+        console.next_command(shell.command("init-inspect", "--from", run.path))
 
 
 def _read(source: str, meta: Path | None, tokenizer: Tokenizer | None) -> LoadedModel:

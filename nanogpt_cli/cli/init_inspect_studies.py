@@ -121,6 +121,7 @@ _LEGEND = {
     "g0/gL": "gradient at the embedding over that after the last block",
     "exp. g": "the same by theory",
     "own": "logit of the token just read",
+    "logit std": "over the vocabulary",
     "token": "its share of the embedding's variance",
     "cos": "cosine between positions at the end",
 }

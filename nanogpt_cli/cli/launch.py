@@ -20,9 +20,11 @@ def run_with_dashboard(folder: RunFolder, arguments: list[str]) -> None:
 
     Without a terminal the child is followed by plain lines instead.
     """
+    from nanogpt_cli.tui import terminal
+
     command = [sys.executable, "-m", "nanogpt_cli", "train", *arguments]
-    if not (sys.stdin.isatty() and sys.stderr.isatty()) or os.environ.get("TERM") == "dumb":
-        console.say("no terminal for the dashboard: showing plain progress instead")
+    if reason := terminal.why_not():
+        console.say(f"no dashboard: {reason}; plain progress instead")
         sys.exit(subprocess.run(command).returncode)
     if foreign_files.present(folder.stdout):
         foreign_files.check(folder.stdout)  # to write to a named pipe means to wait for its reader

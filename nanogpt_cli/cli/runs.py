@@ -69,9 +69,11 @@ def diff(
 ) -> None:
     """Show the recipe keys that differ between two runs, and their results."""
     from nanogpt_cli.recipe import files as recipe_files
+    from nanogpt_cli.tui.recipes import flat
 
     found = [find_run(name, out) for name in (first, second)]
-    values = [_flat(recipe_files.load_resolved(r.recipe).model_dump(mode="json")) for r in found]
+    recipes = [recipe_files.load_resolved(r.recipe).model_dump(mode="json") for r in found]
+    values = [dict(flat(recipe)) for recipe in recipes]
     keys = [k for k in values[0] | values[1] if values[0].get(k) != values[1].get(k)]
     rows: dict[str, list[Any]] = {key: [v.get(key) for v in values] for key in keys}
     results = [summary(run) for run in found]
@@ -98,14 +100,6 @@ def csv_(
         raise UserError(reader.problem)
     sinks.write_csv(iter(events), sys.stdout)
     console.next_command(shell.command("watch", found.path))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _loss(value: float | str | None) -> str:

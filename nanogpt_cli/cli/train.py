@@ -154,6 +154,8 @@ def _in_other_processes(job: Job, asked: Request, tui: bool, restarts: int, as_j
         console.emit_json(_facts(run, last) | certified)
     else:
         typer.echo(run.path)
+    if certified:  # what to type next stands last
+        console.next_command(advice.after(run, last.reason))
     raise typer.Exit(_exit_code(last))
 
 
@@ -168,7 +170,7 @@ def _facts(run: RunFolder, ended: RunEnded) -> dict[str, Any]:
         "reason": ended.reason,
         "best_val_loss": ended.best_val_loss,
         "checkpoint": ended.checkpoint,
-        "seconds": round(ended.seconds, 2),
+        "seconds": round(_seconds(run), 2),
     }
 
 
@@ -181,6 +183,15 @@ def _certified(job: Job, ended: RunEnded) -> dict[str, Any]:
     return evaluate.certified(job.run.path, job.data, job.recipe.train.device, job.proof)
 
 
+def _seconds(run: RunFolder) -> float:
+    """Seconds of training over all sessions of a run, as the dashboard shows them."""
+    from nanogpt_cli.tui.session import RunSession
+
+    session = RunSession(run.path)
+    session.poll(1 << 22, float("inf"))
+    return session.view.seconds
+
+
 def _report(
     job: Job, ended: RunEnded, *, as_json: bool, product: bool = True, certify: bool = False
 ) -> None:
@@ -191,14 +202,14 @@ def _report(
     why = f": {ended.message}" if ended.message else ""
     steps = "step" if ended.step == 1 else "steps"
     console.say(
-        f"{word} after {ended.step} {steps} and {console.duration(ended.seconds)}{why}{best}"
+        f"{word} after {ended.step} {steps} and {console.duration(_seconds(run))}{why}{best}"
     )
     certified = _certified(job, ended) if certify else {}
     if product and as_json:
         console.emit_json(_facts(run, ended) | certified)
     elif product:
         typer.echo(run.path)
-    console.next_command(advice.after(run, ended.reason))
+    console.next_command(advice.after(run, ended.reason, _launched()))
 
 
 def _try_rates(asked: Request, as_json: bool) -> None:

@@ -64,6 +64,11 @@ def _read(path: Path, meta: Path | None, tokenizer: Tokenizer | None) -> LoadedM
         return llmc.read(path)
     if foreign_files.present(path / nanogpt.CHECKPOINT) or path.suffix in (".pt", ".pth"):
         return nanogpt.read(path, meta, tokenizer=tokenizer)
+    if foreign_files.present(path / huggingface.CONFIG):
+        raise UserError(
+            f"{path} holds a config.json, but no weights",
+            "model.safetensors or pytorch_model.bin belongs beside it, or the index of several",
+        )
     if foreign_files.present(path / "adapter_config.json"):
         raise UserError(
             f"{path} holds an adapter (adapter_config.json), not a whole model",

@@ -70,7 +70,7 @@ def describe(item: Any, origins: Mapping[str, str], source: str) -> list[str]:
             text = f"unknown key {key}; {suggest(key)}" if name else _unknown_section(key)
         return [_place(key, origins, source) + text.rstrip("; ")]
     if kind == "value_error":
-        sentences = str(item["ctx"]["error"]).splitlines()
+        sentences = str(item["ctx"]["error"]).split("\n")
         return [_place(_blamed_key(s, key, origins), origins, source) + s for s in sentences]
     if kind in ("model_type", "dict_type") and "." not in key:
         text = f"{key} = {_shown(value)}: it must be a table, [{key}] with its keys below"

@@ -240,11 +240,12 @@ def _essence(value: dict[str, Any]) -> dict[str, Any]:
         decoder = {"type": "ByteLevel"}
     # ByteLevel only moves offsets, and a template without special tokens adds none.
     adds = not (post.get("type") == "TemplateProcessing" and not post.get("special_tokens"))
+    added = value.get("added_tokens") or []
     flags = ("id", "content", *_FLAGS, "special")
     return {
         "normalizer": value.get("normalizer"), "pre": pre, "decoder": decoder,
         "post": post if adds and post.get("type") != "ByteLevel" else {},
-        "added": [[token.get(f) or False for f in flags] for token in value["added_tokens"] or []],
+        "added": [[token.get(flag) or False for flag in flags] for token in added],
         "vocab": model["vocab"],
         "model": {k: v for k, v in model.items() if v and k not in ("type", "vocab", "merges")},
     }  # fmt: skip

@@ -127,6 +127,8 @@ class _Account:
         model = tokenizer.to_json()["huggingface"]["model"]
         name, id = model.get("unk_token"), model.get("unk_id")
         self._unknown = self._library.token_to_id(name) if isinstance(name, str) else id
+        self._normalizer = self._library.normalizer  # each access makes another object
+        self._added = set(self._library.get_added_tokens_decoder())
 
     def match(self) -> Difference | None:
         """Find tokens for all of ``pending``; what has none stays there."""
@@ -202,19 +204,18 @@ class _Account:
 
     def _expected(self, ids: list[int], body: str, decoded: str, at: int) -> tuple[str, str]:
         """Why these tokens may decode to other characters than their source's, and to which."""
-        own = _solid("".join(self._library.id_to_token(id) or "" for id in ids))
-        if self._unknown is not None and self._unknown in ids:
-            return "unknown", own
-        if _after(decoded, at, body) is not None:
+        unknown = self._unknown is not None and self._unknown in ids
+        if not unknown and _after(decoded, at, body) is not None:
             return "", body
-        normalizer = self._library.normalizer
-        if normalizer is not None:
-            changed = _solid(normalizer.normalize_str(body))
+        own = _solid("".join(self._library.id_to_token(id) or "" for id in ids))
+        if unknown:
+            return "unknown", own
+        if self._normalizer is not None:
+            changed = _solid(self._normalizer.normalize_str(body))
             if _after(decoded, at, changed) is not None:
                 return "changed", changed
         # An added token may be found in another spelling than its own.
-        is_added = len(ids) == 1 and ids[0] in self._library.get_added_tokens_decoder()
-        return ("changed", own) if is_added else ("", body)
+        return ("changed", own) if len(ids) == 1 and ids[0] in self._added else ("", body)
 
     def _count(self, gap: str, source: str, decoded: str, cause: str, body: str) -> None:
         """Count the loss between a stretch of the source and its decoded text."""
@@ -283,6 +284,9 @@ def _blanks(text: str) -> str:
 
 def _after(text: str, at: int, solid: str) -> int | None:
     """Where ``text`` goes on after ``solid``, read from ``at`` past any white space; else None."""
+    start = at + 1 if text.startswith(" ", at) else at
+    if text.startswith(solid, start):  # nearly always
+        return start + len(solid)
     for character in solid:
         if (blank := _BLANKS.match(text, at)) is not None:
             at = blank.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,16 +155,13 @@ def ensure(data: Mapping[str, Any], *, report: Reporter) -> Path:
             report(f"{folder} is used as it was prepared: {difference}")
         return folder
     request = checked(request)
-    usual, own = _folders(request)
-    for folder in (usual, own):
-        if tokens.is_prepared(folder) and not target.difference(folder, request):
-            if all(map(catalogue.find, request.inputs)):  # the texts may be gone, and never change
-                return folder
-            break
-    else:
-        folder = usual
-        if tokens.is_prepared(usual):  # made otherwise, by a person or for another recipe
-            report(f"{usual} was prepared otherwise: {target.difference(usual, request)}")
+    folder = _satisfying(request)
+    if folder and all(map(catalogue.find, request.inputs)):
+        return folder  # these texts never change, and may be gone
+    if folder is None:
+        folder, own = _folders(request)
+        if tokens.is_prepared(folder):  # made otherwise, by a person or for another recipe
+            report(f"{folder} was prepared otherwise: {target.difference(folder, request)}")
             folder = own
         inputs = ", ".join(request.inputs)
         report(f"preparing {inputs} with the tokenizer {request.tokenizer}")
@@ -185,12 +183,15 @@ def ready(data: Mapping[str, Any]) -> Path | None:
         UserError: as ``ensure``, as far as that can be told without reading a text.
     """
     request = of_recipe(data)
-    if folder := _as_it_is(request):
-        return folder
-    request = checked(request)
-    for folder in _folders(request):
-        if tokens.is_prepared(folder) and not target.difference(folder, request):
-            return folder
+    return _as_it_is(request) or _satisfying(checked(request))
+
+
+def _satisfying(request: Request) -> Path | None:
+    """A set that was prepared as a checked request asks, whatever its name."""
+    for folder in dict.fromkeys((*_folders(request), *look.prepared_folders())):
+        with contextlib.suppress(UserError):  # a damaged set satisfies nothing
+            if tokens.is_prepared(folder) and not target.difference(folder, request):
+                return folder
     return None
 
 

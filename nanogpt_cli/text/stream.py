@@ -39,10 +39,9 @@ class TextStream:
         if tokenizer.joins_bytes:
             self._decoder = _Bytes(tokenizer)
         else:
-            self._decoder = _Window(tokenizer)
             ends = [at for at, id in enumerate(context) if id == tokenizer.eot]
-            for id in context[ends[-1] + 1 if ends else 0 :][-_LONGEST_WINDOW:]:
-                self._decoder.push(id)
+            before = context[ends[-1] + 1 if ends else 0 :]
+            self._decoder = _Window(tokenizer, before[-_LONGEST_WINDOW:])
         self._held = ""
         self.stopped = False
 
@@ -103,13 +102,17 @@ class _Window:
     run with one mistake in it into U+FFFD; here only the bytes of the mistake become U+FFFD.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, context: Sequence[int]) -> None:
         self._tokenizer = tokenizer
         self._byte_ids = tokenizer.byte_ids
         self._stand_in = [id for id, byte in self._byte_ids.items() if byte == ord("?")]
         self._open: list[int] = []  # the ids of an incomplete character
         self._window: list[int] = []
         self._shown = ""  # the text of the window that was returned before
+        for id in context:
+            self.push(id)
+        self._broken()
+        self._shown = tokenizer.decode(self._window)
 
     def push(self, id: int) -> str:
         if id not in self._byte_ids:

@@ -454,7 +454,7 @@ def test_the_live_dashboard_sends_no_foreign_sequence(place: Path) -> None:
     with Terminal("watch", RUN, NAME) as terminal:
         for keys, shown in (
             ("", "loss"), ("2", "residual stream"), ("3", "best at equal tokens"), ("4", "samples"),
-            ("5", "stdout.log"), ("e", "saved"), ("g", "no trainer would answer"), ("?", "Pages"),
+            ("5", "stdout.log"), ("e", "saved"), ("P", "no trainer would answer"), ("?", "Pages"),
             ("q", "what happened"),
         ):  # fmt: skip
             terminal.type(keys)
@@ -601,7 +601,7 @@ def test_utf16_without_its_mark_is_one_clear_line(place: Path, tmp_path: Path) -
         "prepare", str(tmp_path / "t.txt"), "-t", "byte", "--encoding", "utf-16"
     )
     check(code, out + err)
-    assert "does not start with BOM" in err
+    assert "read as utf-16-le; it has no byte-order mark" in err
 
 
 @given(st.text())

@@ -244,4 +244,6 @@ def test_a_folder_without_a_tokenizer_says_so() -> None:
     huggingface.write(exportable(), Path("hf"), quiet)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         Path("hf", name).unlink()
-    assert "no tokenizer found" in invoke("hf", "--name", "a").stderr
+    said = invoke("hf", "--name", "a").stderr
+    assert "no tokenizer found" in said
+    assert said.splitlines()[-1] == "next: nanogpt init-inspect --from runs/a"  # sample cannot

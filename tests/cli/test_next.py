@@ -64,6 +64,7 @@ WALK: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("train", "Lauf 1 größer", "--resume", "--set", "data.name=andere.txt")),
     (2, ("train", "mein Rezept.toml", "--from", "Lauf 1 größer", "--set", "model.n_embd=16")),
     (2, ("train",)),
+    (2, ("train", "--resum")),
     (0, ("runs",)),
     (0, ("runs", "--out", "andere Läufe")),
     (0, ("runs", "diff", "Lauf 1 größer", "andere Läufe/mein Rezept")),
@@ -123,6 +124,8 @@ def proposed(said: str) -> Iterator[str]:
     for line in said.splitlines():
         if line.startswith("next: nanogpt"):
             yield line.removeprefix("next: ")
+        elif line.startswith("hint: nanogpt "):
+            yield line.removeprefix("hint: ")
         elif line.startswith("hint: "):
             yield from re.findall(r"`(nanogpt [^`]*)`", line)
 
@@ -140,7 +143,7 @@ def test_every_proposed_command_works_as_printed(
             origins.setdefault(command, words)
     for command, words in origins.items():
         typed = tuple(shlex.split(command)[1:])
-        if typed[0] == "train" and "--lr-find" not in typed:
+        if typed[0] == "train" and not {"--lr-find", "--help"} & {*typed}:
             typed += SHORT + (NARROW if typed[1] in ("small", "debug") else ())
         if "--interactive" in typed or typed[:2] in (("recipe", "new"), ("cache", "clear")):
             continue  # they ask a question

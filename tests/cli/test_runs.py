@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nanogpt_cli import files
-from nanogpt_cli.cli import app
+from nanogpt_cli.cli import app, train
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
@@ -72,6 +72,21 @@ def test_diff_shows_what_differs_beside_the_results(root: Path) -> None:
     assert values["loss"] == [2.5, 2.0]
     assert values["state"] == ["finished", "crashed"]
     assert "optim.warmup_steps" not in values
+
+
+def test_a_resumed_run_took_the_time_of_all_its_sessions(tmp_path: Path) -> None:
+    """In the report of ``train`` as on the dashboard."""
+    run = RunFolder(tmp_path / "twice")
+    run.path.mkdir()
+    with EventWriter(run.events) as log:
+        for step, begun in ((0, 1.8e9), (2, 1.9e9)):
+            log(events.RunStarted(name="twice", step=step, max_steps=4, time=begun))
+            made = {"loss": 3.0, "lr": 0.1, "grad_norm": 1.0, "tokens": step, "tokens_per_s": 9.0}
+            log(events.Step(step=step + 2, time=begun + 20, **made))
+            ended = events.RunEnded(step=step + 2, reason="stopped", time=begun + 30, seconds=30.0)
+            log(ended)
+    assert train._facts(run, ended)["seconds"] == 60.0
+    assert "took 1:00" in invoke("watch", "twice", "--out", tmp_path, "--once")
 
 
 def test_csv_has_a_row_per_step_and_evaluation(root: Path) -> None:

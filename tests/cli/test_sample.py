@@ -221,7 +221,7 @@ def test_messages_about_one_of_several_prompts_name_its_line(here: Path) -> None
         (("--prompt-file", "nosuch.txt"), "nosuch.txt: No such file", ""),
         (("--prompts", "bad.jsonl"), "bad.jsonl, line 2", ""),
         (("--prompts", "empty.txt"), "empty.txt contains no prompt", ""),
-        (("--prompt-file", "binary"), "not UTF-8 text: byte 1", ""),
+        (("--prompt-file", "binary"), "not UTF-8 text (byte 1)", ""),
         (("--prompt", "A", "--prompt-file", "x"), "exclude each other", ""),
         (("--temperature", "-1"), "temperature is -1", "greedy"),
         (("--top-p", "0"), "top-p is 0", "above 0"),

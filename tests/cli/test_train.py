@@ -14,7 +14,7 @@ import pytest
 from programs import LIMIT, finish
 from typer.testing import CliRunner
 
-from nanogpt_cli.cli import app, train
+from nanogpt_cli.cli import app, jobs
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run.folder import RunFolder
 
@@ -68,7 +68,7 @@ def test_a_run_from_start_to_eval_and_a_second_one_beside_it(place: Path) -> Non
     assert code == 0, commentary
     facts = json.loads(out)
     assert (facts["run"], facts["step"], facts["reason"]) == ("runs/toy", 6, "finished")
-    assert "next: nanogpt sample --run runs/toy" in commentary
+    assert "next: nanogpt sample runs/toy" in commentary
     rows = (place / "runs" / "toy" / "metrics.csv").read_text().splitlines()
     assert rows[0].startswith("step,time,loss,val_loss")
     assert len(rows) == 1 + 6 + 2
@@ -102,7 +102,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     process.send_signal(number)
     _, commentary = finish(process)
     assert process.returncode == 130
-    assert "next: nanogpt train toy --resume" in commentary
+    assert "next: nanogpt train runs/toy --resume" in commentary
     last = json.loads(run.events.read_text().splitlines()[-1])
     assert (last["type"], last["reason"]) == ("run_ended", "stopped")
     assert last["checkpoint"] == f"checkpoints/step-{last['step']:06d}"
@@ -218,10 +218,11 @@ def test_a_restarted_job_goes_on_with_the_newest_run_or_none(tmp_path: Path) -> 
         os.utime(out / name / "recipe.toml", (1e9 - age, 1e9 - age))
         if saved:
             (out / name / "checkpoints" / "step-000003").mkdir()
-    assert train._restarted(str(recipe), out, [], "") is None
+    asked = jobs.Request(str(recipe), out=out)
+    assert jobs.restarted(asked) is None
     (out / "toy-2" / "checkpoints" / "step-000003").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_prepared", lambda recipe: tmp_path)
-        plan = train._restarted(str(recipe), out, [], "")
-    assert plan is not None
-    assert (plan.run.name, plan.resume) == ("toy-2", True)
+        patch.setattr(jobs, "prepared", lambda recipe: tmp_path)
+        job = jobs.restarted(asked)
+    assert job is not None
+    assert (job.run.name, job.resume) == ("toy-2", True)

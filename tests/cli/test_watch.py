@@ -175,6 +175,6 @@ def test_watching_imports_neither_torch_nor_the_trainer(runs: Path) -> None:
         f"['watch', 'good', '--out', {str(runs)!r}, '--once']\n"
         "try: app()\nexcept SystemExit: pass\n"
         "found = [m for m in sys.modules if m == 'torch' or m.startswith(('nanogpt_cli.training', "
-        "'nanogpt_cli.model', 'nanogpt_cli.text'))]\nassert not found, found"
+        "'nanogpt_cli.model.', 'nanogpt_cli.text.'))]\nassert not found, found"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)

@@ -482,6 +482,7 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], Any]]] = {
     "another architecture": ("'llama'", changed(model_type="llama")),
     "wrong heads": ("n_embd 16 is not a multiple of n_head 3", changed(n_head=3)),
     "an adapter": ("adapter", adapter),
+    "no weights": ("no weights", lambda folder: their_model().config.save_pretrained(folder)),
     "NaN": (r"mlp\.c_fc\.weight holds NaN or infinite values \(1 of 1,024\)", broken(poisoned)),
     "infinity": (
         r"wpe\.weight holds NaN or infinite values \(2 of 192\)",

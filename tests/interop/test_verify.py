@@ -48,10 +48,11 @@ def test_artefact_computes_what_the_model_computes(tmp_path: Path, target: str) 
     assert saved["checks"][0]["facts"]["positions"] == check.facts["positions"]
 
 
-@pytest.mark.parametrize("kind", ["char", "char-eot", "bpe"])
+@pytest.mark.parametrize("kind", ["char", "char-eot", "bpe", "char-padded"])
 def test_llama_cpp_runs_every_kind_of_vocabulary(tmp_path: Path, kind: str) -> None:
     tokenizer = bpe.train(280, [TEXT]) if kind == "bpe" else char_tokenizer(eot=kind == "char-eot")
-    source = exportable(tokenizer, activation="gelu_tanh")
+    padded = {"vocab_size": 64} if kind == "char-padded" else {}
+    source = exportable(tokenizer, activation="gelu_tanh", **padded)
     whole, eight = proved(source, "gguf", tmp_path, quantizations=("f32", "q8_0"))
     assert whole.problems == []
     assert whole.facts["max_abs_diff"] < 0.02

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,31 @@ def test_finding_runs(tmp_path: Path) -> None:
     assert "did you mean 'small'" in problem.value.hint
     with pytest.raises(UserError, match="not usable"):
         fresh_run("../up", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["notes", "Größe 2", "日本語", "my notes.v2", "a" * 200, "é", "100%", "it's", "a & b"]
+)
+def test_letters_of_any_script_and_spaces_make_a_name(tmp_path: Path, name: str) -> None:
+    run = fresh_run(name, tmp_path)
+    write(run.events, MIXED)
+    assert run.name == name
+    assert find_run(name, tmp_path).path == tmp_path / name
+    assert fresh_run(name, tmp_path).name == f"{name}-2"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "it is empty"), ("a/b", "it holds '/'"), ("a\\b", "it holds"),
+        ("a\nb", "cannot be shown"),
+        ("..", "begins with '.'"), ("-x", "begins with '-'"), ("~x", "begins with '~'"),
+        (" x", "begins with ' '"), ("x.", "ends with '.'"), ("x ", "ends with ' '"),
+        ("NUL", "Windows"), ("com1.txt", "Windows"), ("ä" * 101, "202 bytes"),
+        ("\u202ex", "cannot be shown"), ("\udcff", "cannot be shown"), ("a:b", "it holds ':'"),
+    ],
+)  # fmt: skip
+def test_what_some_system_cannot_store_is_no_name(tmp_path: Path, name: str, why: str) -> None:
+    with pytest.raises(UserError, match=re.escape(why)):
+        fresh_run(name, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -7,20 +7,29 @@ from pathlib import Path
 
 import families
 import pytest
+import torch
+from click.testing import Result
 from families import ALL, ATOMS, HUGGING_FACE, library, ours
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from nanogpt_cli.cli import app, sources
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.model.gpt import GPT, GPTConfig
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.sampling.continuation import generate_text
 from nanogpt_cli.text import cuts, prepare, tokens
 from nanogpt_cli.text.prepare import Request
 from nanogpt_cli.text.stream import TextStream, text_of
 from nanogpt_cli.text.tokenizer import Tokenizer
+from nanogpt_cli.training import checkpoint
 
 TEXTS = st.lists(st.sampled_from(ATOMS), max_size=40).map("".join)
 # These change no text, so that decoding gives it back.
 LOSSLESS = ("char", "byte", "gpt2", "bpe:300", "byte-level", "byte-level, added tokens")
 few = settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
@@ -147,3 +156,83 @@ def test_both_parts_of_a_split_are_encoded_from_their_own_bytes(
     assert sorted(path.suffix for path in made.folder.iterdir()) == [
         ".bin", ".bin", ".json", ".json", ".jsonl",
     ]  # fmt: skip
+
+
+def command(*arguments: str) -> Result:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+@pytest.fixture
+def run(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run with this tokenizer, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    made = ours(family)
+    torch.manual_seed(1)
+    # Rows beyond the vocabulary, as with a size rounded up for speed; they are never drawn.
+    model = GPT(GPTConfig(1, 2, 16, 32, made.vocab_size + 7, 0.0, True, "gelu"))
+    folder = RunFolder(tmp_path / "runs" / "mine")
+    folder.path.mkdir(parents=True)
+    folder.recipe.write_text("")
+    checkpoint.save(folder, model, {"step": 5}, tokenizer=made.to_json())
+    return folder.path
+
+
+@pytest.mark.parametrize("family", ["byte-level, added tokens", "unigram", "wordpiece"])
+def test_sample_writes_what_decoding_the_whole_gives(family: str, run: Path) -> None:
+    made = ours(family)
+    common = ("sample", str(run), "-p", "The quick", "-n", "40", "--seed", "3", "--threads", "1")
+    plain = command(*common).stdout
+    [one] = json.loads(command(*common, "--json").stdout)["samples"]
+    before = made.encode("The quick")
+    whole = made.decode(before + one["tokens"])
+    assert made.decode(before) + one["text"] == whole
+    assert plain == "The quick" + one["text"] + "\n"
+    # As a run writes its own samples.
+    model = sources.resolve(str(run)).model
+    text = generate_text(model, made, "The quick", max_new_tokens=40, seed=3)
+    assert text == "The quick" + one["text"]
+    stop = one["text"][20:24]
+    [cut] = json.loads(command(*common, "--json", "--stop", stop).stdout)["samples"]
+    assert cut["text"] == one["text"][: one["text"].index(stop)]
+    listed = command(*common, "--logprobs").stdout
+    assert all(f" {token!r} " in listed for token in pieces_of(made, one["tokens"]))
+
+
+def pieces_of(made: Tokenizer, ids: list[int]) -> list[str]:
+    """The texts of the tokens that are whole characters."""
+    found = [made.token_bytes(id).decode(errors="replace") for id in ids]
+    return [text for text in found if "\ufffd" not in text]
+
+
+@pytest.mark.parametrize("family", ["char", "byte", "bpe:300", "sentencepiece, byte fallback"])
+def test_prepare_with_the_tokenizer_of_a_run(family: str, run: Path, tmp_path: Path) -> None:
+    text = "The quick Café. 日本 " * 30
+    (tmp_path / "new.txt").write_text(text, "utf-8")
+    kept = next(run.glob("checkpoints/*/tokenizer.json"))
+    for number, where in enumerate((run, kept, kept.parent)):
+        out = str(tmp_path / f"set{number}")
+        told = command("prepare", "new.txt", "-t", str(where), "--out", out).stderr
+        data = tokens.open_data(Path(out))
+        assert data.manifest.fingerprint == ours(family).fingerprint()
+        assert data.val.tolist() == ours(family).encode(text[int(len(text) * 0.9) :])
+        assert f"data.tokenizer={where.relative_to(tmp_path)}" in told.replace("'", "")
+
+
+@pytest.mark.parametrize("family", ["char"])
+def test_a_text_with_other_characters_is_refused(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "new.txt").write_text("The quick ж and ξ" * 30, "utf-8")
+    for options, said in (([], "'ξ' (U+03BE)"), (["--eot"], "no end-of-text token")):
+        result = CliRunner().invoke(app, ["prepare", "new.txt", "-t", "runs/mine", *options])
+        assert isinstance(result.exception, UserError)
+        assert said in result.exception.message
+    result = CliRunner().invoke(app, ["prepare", "new.txt", "-t", "runs"])
+    assert isinstance(result.exception, UserError)
+    assert "runs holds no tokenizer" in result.exception.message
+
+
+def test_half_a_surrogate_pair_is_no_text(gpt2_vocabulary) -> None:
+    for family in ALL:
+        with pytest.raises(UserError, match="character 2"):
+            ours(family).encode("a\ud83d")

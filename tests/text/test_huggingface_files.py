@@ -11,7 +11,7 @@ import families
 import pytest
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import hf_tokenizer
+from nanogpt_cli.interop import huggingface
 from nanogpt_cli.text import huggingface_files, tokenizers
 from nanogpt_cli.text.tiktoken_bpe import TiktokenTokenizer
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
@@ -34,7 +34,7 @@ def gpt2(asset_cache, tmp_path: Path) -> Path:
     asset_cache("gpt2-vocab.bpe")
     folder = tmp_path / "gpt2"
     folder.mkdir()
-    hf_tokenizer.write(tokenizers.get("gpt2"), folder, 1024)
+    huggingface._write_tokenizer(tokenizers.get("gpt2"), folder, 1024)
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
     return folder
 
@@ -187,6 +187,15 @@ def test_native_vocabularies_are_recognised_unless_something_differs(
     ):
         made = huggingface_files.from_value({**value, key: other}, path)
         assert made.kind == "hf", key
+
+
+def test_a_file_of_another_name_stands_alone(tmp_path: Path) -> None:
+    value = huggingface_files.to_json(CharTokenizer("ab"))
+    del value["added_tokens"]
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(value))
+    (tmp_path / "added_tokens.json").write_text('{"<a>": 2}')
+    assert tokenizers.load(path).fingerprint() == CharTokenizer("ab").fingerprint()
 
 
 @pytest.mark.parametrize("family", ["unigram", "wordpiece", "byte-level, added tokens"])

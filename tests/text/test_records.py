@@ -187,6 +187,18 @@ def test_a_recipe_prepares_exactly_what_it_asks_for(tmp_path: Path) -> None:
     assert "data.text_field" in caught.value.hint
 
 
+def test_a_set_of_any_name_satisfies_a_recipe(tmp_path: Path) -> None:
+    path, said = chat(tmp_path), list[str]()
+    request = Request((str(path),), tokenizer="byte", text_field="body")
+    made = prepare.prepare(request, name="talks").folder
+    asked = {"name": str(path), "tokenizer": "byte", "text_field": "body"}
+    assert prepare.ready(asked) == prepare.ensure(asked, report=said.append) == made
+    assert said == []
+    path.write_text(path.read_text() + '99,"one more"\n')  # a changed text is noticed
+    assert prepare.ensure(asked, report=said.append) == made
+    assert "chat log.csv changed" in said[0]
+
+
 def test_a_set_that_a_recipe_names_is_used_and_the_difference_said(tmp_path: Path) -> None:
     path, said = chat(tmp_path), list[str]()
     made = prepare.prepare(

@@ -1,0 +1,123 @@
+"""Parts of the dashboard that need no screen: filters, states, histories, header, tables."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.segment import Segment
+from textual.color import Color
+
+from nanogpt_cli import units
+from nanogpt_cli.run import events
+from nanogpt_cli.tui import dialogs, header, keys, liveness, panes, patterns
+from nanogpt_cli.tui.harmless import Harmless
+from nanogpt_cli.tui.history import StatisticHistory, Steps
+from nanogpt_cli.tui.view import RunView
+
+texts = st.text(st.characters(exclude_categories=["C"]), max_size=30)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching"),
+    [("", 3), ("grad", 2), ("h.1 grad", 1), ("!grad", 1), ("H.*norm", 2), ("/^h\\.1/", 1),
+     ("/[/", 0)],
+)  # fmt: skip
+def test_patterns(pattern: str, matching: int) -> None:
+    names = ["h.0.grad_norm", "h.1.grad_norm", "loss"]
+    assert sum(patterns.matches(pattern, name) for name in names) == matching
+
+
+def view_of(*found: events.Event) -> RunView:
+    view = RunView("run")
+    for event in found:
+        view.fold(event)
+    return view
+
+
+PAUSE, STOP = (events.Command(time=102, step=1, name=name) for name in ("pause", "stop"))
+STARTED = events.RunStarted(name="run", time=100.0, max_steps=10)
+STEP = events.Step(
+    time=101.0, step=1, loss=2.0, lr=0.1, grad_norm=1.0, tokens=8, tokens_per_s=8.0, step_s=1.0
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "alive", "now", "word", "live"),
+    [
+        ((), None, 101, "waiting", True),
+        ((), False, 101, "crashed", False),
+        ((STARTED, STEP), True, 102, "running", True),
+        ((STARTED, STEP), True, 500, "stalled", True),
+        ((STARTED, STEP), None, 500, "silent", False),
+        ((STARTED, STEP), False, 102, "crashed", False),
+        ((STARTED, STEP, PAUSE), True, 103, "paused", True),
+        ((STARTED, STEP, STOP), True, 103, "stopping", True),
+        ((STARTED, STEP, events.RunEnded(time=102, step=1, reason="early_stop")), True, 103,
+         "stopped early", False),
+    ],
+)  # fmt: skip
+def test_liveness(
+    found: tuple[events.Event, ...], alive: bool | None, now: float, word: str, live: bool
+) -> None:
+    state = liveness.judge(view_of(*found), now, alive)
+    assert (state.word, state.live) == (word, live)
+
+
+def test_history_keeps_the_odd_sample_when_it_is_halved() -> None:
+    item = StatisticHistory()
+    for step in range(8):
+        item.append(step, np.array([9.0 if step == 4 else 1.0, float(step)]))
+    item.merge()
+    assert len(item.steps) == 4
+    assert item.values[:, 0].max() == 9.0
+    item.truncate(3)
+    assert item.steps["step"].tolist() == [1, 3]
+    assert len(Steps()) == 0
+    assert math.isnan(Steps().recent("loss"))
+
+
+@given(texts, st.integers(1, 200), st.booleans())
+def test_the_header_fits_any_width(name: str, width: int, ascii_only: bool) -> None:
+    view = view_of(STARTED, STEP)
+    view.name = name
+    row = header.header(view, liveness.State("running", "ok", live=True), width,
+                        ascii_only=ascii_only)  # fmt: skip
+    assert sum(cell_len(text) for text, _ in row) <= max(width, 14)
+
+
+@given(st.lists(st.tuples(texts, texts, st.just("1,234,567"), texts), max_size=4),
+       st.integers(20, 100), st.integers(0, 3))  # fmt: skip
+def test_tables_of_panes_fit_any_width(lines: list[tuple[str, ...]], width: int, name: int) -> None:
+    rows = panes.table(("a", "b", "step", "d"), lines, 0, width, name=name)
+    assert len(rows) == len(lines) + 1
+    assert all(sum(cell_len(text) for text, _ in row) <= width for row in rows)
+    assert all(cell_len(line) <= width for line in panes.wrap("".join(map("".join, lines)), width))
+
+
+@given(st.text(max_size=40), st.integers(0, 40))
+def test_shortening_keeps_both_ends(text: str, room: int) -> None:
+    short = units.shortened(text, room)
+    assert len(short) <= room or len(text) <= room
+    if len(text) > room > 2:
+        head, _, tail = short.partition("…")
+        assert text.startswith(head)
+        assert text.endswith(tail)
+
+
+@given(st.text(max_size=40))
+def test_the_harmless_filter_leaves_no_control_character(text: str) -> None:
+    (segment,) = Harmless().apply([Segment(text)], Color(0, 0, 0))
+    assert not any(unicodedata.category(character) == "Cc" for character in segment.text)
+
+
+def test_the_help_dialog_has_a_row_for_every_key() -> None:
+    groups = {key.group for key in keys.KEYS}
+    assert dialogs.HelpScreen("overview", readonly=True).text().row_count == (
+        len(keys.KEYS) + len(groups)
+    )
