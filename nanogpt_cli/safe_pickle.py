@@ -33,6 +33,7 @@ _PUT: Final = frozenset({"LONG_BINPUT", "PUT", "BINPUT", "MEMOIZE"})
 _GET: Final = frozenset({"LONG_BINGET", "GET", "BINGET"})
 # These add what lies above a container on the stack to that container.
 _GROW: Final = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
+_LACKING: Final = "an instruction lacks the values it works on"
 
 
 def scan(data: bytes, source: str, allowed: Collection[str] = ()) -> int:
@@ -68,9 +69,7 @@ def scan(data: bytes, source: str, allowed: Collection[str] = ()) -> int:
     except UserError:
         raise
     except (LookupError, TypeError):
-        raise UserError(
-            f"{source} is not a readable pickle: an instruction lacks the values it works on"
-        ) from None
+        raise UserError(f"{source} is not a readable pickle: {_LACKING}") from None
     except Exception as error:  # genops raises whatever decoding raises
         raise UserError(f"{source} is not a readable pickle: {str(error)[:120]}") from None
     return stream.tell()
@@ -170,5 +169,7 @@ def load_plain(path: Path) -> Any:
     scan(data, str(path))
     try:
         return _NoImports(io.BytesIO(data)).load()
+    except (LookupError, TypeError, AttributeError):  # Python's own words, such as "list index"
+        raise UserError(f"{path} is not a readable pickle: {_LACKING}") from None
     except Exception as error:  # a damaged pickle raises anything
         raise UserError(f"{path} is not a readable pickle: {str(error)[:120]}") from None

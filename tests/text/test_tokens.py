@@ -205,3 +205,23 @@ def test_code_in_a_pickle_never_runs(tmp_path: Path) -> None:
     (old / "meta.pkl").write_bytes(b"\x80\x04garbage")
     with pytest.raises(UserError, match="not a readable pickle"):
         prepare.prepare(Request((str(old),)))
+
+
+def test_no_damage_of_a_pickle_is_told_in_pythons_words(tmp_path: Path) -> None:
+    """Every bit of a small meta.pkl flipped in turn: it is read, or refused in plain words."""
+    from nanogpt_cli import safe_pickle
+
+    good = pickle.dumps({"vocab_size": 2, "itos": {0: "a", 1: "b"}}, protocol=4)
+    path = tmp_path / "meta.pkl"
+    messages = []
+    for bit in range(8 * len(good)):
+        data = bytearray(good)
+        data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        try:
+            safe_pickle.load_plain(path)
+        except UserError as error:
+            messages.append(error.message)
+    assert messages
+    for words in ("index out of range", "object is not", "unhashable", "has no attribute"):
+        assert not any(words in message for message in messages), words
