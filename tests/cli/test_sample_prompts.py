@@ -10,8 +10,9 @@ from nanogpt_cli.cli import sample_prompts
 from nanogpt_cli.errors import UserError
 
 
-def gather(*, prompt_file: Path | None = None, prompts: Path | None = None) -> list[str] | None:
-    return sample_prompts.gather(None, prompt_file, prompts, ask_stdin=False)
+def gather(*, prompt_file: Path | None = None, prompts: Path | None = None) -> list[str]:
+    found = sample_prompts.gather(None, prompt_file, prompts, ask_stdin=False)
+    return [prompt.text for prompt in found or []]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

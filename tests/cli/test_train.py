@@ -145,7 +145,7 @@ def test_verify_resume_passes_and_can_fail(place: Path) -> None:
         "load = optim.Optimizers.load_tensors\n"
         "def lossy(self, tensors):\n"
         "    load(self, {k: v for k, v in tensors.items() if not k.endswith('exp_avg_sq')})\n"
-        "    for part in self.parts:\n"
+        "    for part in self.members:\n"
         "        for p, state in part.state.items(): state['exp_avg_sq'] = state['exp_avg'] ** 2\n"
         "optim.Optimizers.load_tensors = lossy\n"
         "import sys; sys.argv = ['nanogpt', 'verify-resume', 'toy.toml', '--steps', '6']\n"

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch._dynamo  # noqa: F401 - which the first optimizer would import in every child
 import toy_run
 
-from nanogpt_cli.cli import training
+from nanogpt_cli.cli import jobs, training
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.training import retention
@@ -52,7 +52,7 @@ def recipe(max_steps: int) -> Recipe:
     )  # fmt: skip
 
 
-def start(plan: training.Plan) -> int:
+def start(job: jobs.Job) -> int:
     """Fork a trainer; returns its process id. It exits with 0 if the run is finished, else 3."""
     pid = os.fork()
     if pid:
@@ -61,9 +61,9 @@ def start(plan: training.Plan) -> int:
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
-        error = os.open(plan.run.path / "stderr.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        error = os.open(job.run.path / "stderr.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(error, 2)
-        code = 0 if training.run_alone(plan).reason == "finished" else 3
+        code = 0 if training.run_alone(job).reason == "finished" else 3
     except KeyboardInterrupt:
         code = 3
     finally:
@@ -115,7 +115,7 @@ def hammer(
     counts = {"interruptions": 0, "kills": 0, "starts": 0, "during_a_save": 0, "in_time": 0}
     while True:
         newest = retention.newest_intact(run)[0]
-        pid = start(training.Plan(wanted, data, run, resume=newest is not None))
+        pid = start(jobs.Job(wanted, data, run, resume=newest is not None))
         counts["starts"] += 1
         if counts["interruptions"] < interruptions:
             if rng.random() > 0.15:  # the others are interrupted while starting
