@@ -175,37 +175,40 @@ def lines(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in (found if found[-1] else found[:-1])]
 
 
-def read_json(path: Path, limit: int = LARGEST_CONFIG) -> Any:
-    """The value in a JSON file of at most ``limit`` bytes.
+def read_json(path: Path, limit: int = LARGEST_CONFIG, *, long_numbers: bool = False) -> Any:
+    """The value in a JSON file of at most ``limit`` bytes; ``long_numbers`` as ``parse_json``.
 
     Raises:
         UserError: as ``read_text``, or it is not JSON that ``parse_json`` accepts.
     """
     try:
-        return parse_json(read_text(path, limit))
+        return parse_json(read_text(path, limit), long_numbers=long_numbers)
     except ValueError as error:
         raise UserError(f"{path} is not readable JSON: {error}") from None
 
 
-def read_object(path: Path, limit: int = LARGEST_CONFIG) -> dict[str, Any]:
-    """The object in a JSON file of at most ``limit`` bytes.
+def read_object(
+    path: Path, limit: int = LARGEST_CONFIG, *, long_numbers: bool = False
+) -> dict[str, Any]:
+    """The object in a JSON file of at most ``limit`` bytes; ``long_numbers`` as ``parse_json``.
 
     Raises:
         UserError: as ``read_json``, or it holds another value.
     """
-    value = read_json(path, limit)
+    value = read_json(path, limit, long_numbers=long_numbers)
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object")
     return value
 
 
-def parse_json(text: str | bytes, *, lenient: bool = False) -> Any:
+def parse_json(text: str | bytes, *, lenient: bool = False, long_numbers: bool = False) -> Any:
     """The value of a JSON text.
 
     Args:
         text: in UTF-8 where it is bytes.
         lenient: allow NaN, infinities and halves of surrogate pairs; for records of which only
             one field is used, and checked separately.
+        long_numbers: make a whole number of more than 64 bits a float instead of refusing it.
 
     Raises:
         ValueError: it is not JSON, or exceeds a limit of this module; the message is one line.
@@ -217,7 +220,8 @@ def parse_json(text: str | bytes, *, lenient: bool = False) -> Any:
     if brackets + text.count(",") > _MOST_VALUES:
         raise ValueError(f"it holds more than {_MOST_VALUES:,} values")
     try:
-        value = (_LENIENT if lenient else _STRICT).decode(text)
+        decoder = _LENIENT if lenient else _LONG_NUMBERS if long_numbers else _STRICT
+        value = decoder.decode(text)
     except RecursionError:
         raise ValueError(f"it is nested more than {DEEPEST} deep") from None
     halves = not lenient and "\\u" in text and _SURROGATE.search(text)
@@ -318,6 +322,11 @@ def _fits(value: int) -> bool:
     return -(1 << 63) <= value < 1 << 64
 
 
+def _whole_or_float(digits: str) -> int | float:
+    return int(digits) if len(digits) <= 18 else float(digits)
+
+
+_LONG_NUMBERS: Final = json.JSONDecoder(parse_int=_whole_or_float, parse_constant=_no_constant)
 _STRICT: Final = json.JSONDecoder(parse_int=_whole, parse_constant=_no_constant)
 # Nobody reads the numbers of a record; int() would refuse one of more than 4,300 digits.
 _LENIENT: Final = json.JSONDecoder(parse_int=lambda digits: int(digits[:1000]))

@@ -93,8 +93,8 @@ class Tally:
 
 def option(name: str, value: str = "") -> str:
     """How to say an option of ``prepare`` in a hint: on a command line, and in a recipe."""
-    typed = f"--{name.replace('_', '-')} {shlex.quote(value)}".rstrip(" '")
-    return f"{typed} (in a recipe: data.{name})"
+    words = [f"--{name.replace('_', '-')}", *([shlex.quote(value)] if value else [])]
+    return f"{' '.join(words)} (in a recipe: data.{name})"
 
 
 def check_zeros(data: bytes, name: str, encoding: str, zeros: float | None = None) -> None:

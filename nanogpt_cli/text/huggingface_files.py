@@ -119,7 +119,10 @@ def _from_two_files(folder: Path) -> dict[str, Any]:
 
 def _object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; empty if there is no such file."""
-    return foreign_files.read_object(path) if foreign_files.present(path) else {}
+    if not foreign_files.present(path):
+        return {}
+    # Where no length is set, transformers writes "model_max_length": int(1e30).
+    return foreign_files.read_object(path, long_numbers=path.name == _CONFIG)
 
 
 def _completed(value: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -223,6 +223,18 @@ def test_broken_neighbours_are_refused_by_name(
         huggingface_files.read(tmp_path)
 
 
+def test_a_tokenizer_without_a_limit_as_transformers_saves_it(tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    source = tmp_path / "made.json"
+    source.write_text(json.dumps(families.tokenizer_json("byte-level")))
+    PreTrainedTokenizerFast(tokenizer_file=str(source)).save_pretrained(tmp_path / "saved")
+    assert str(int(1e30)) in (tmp_path / "saved" / "tokenizer_config.json").read_text()
+    made = huggingface_files.read(tmp_path / "saved")
+    assert made is not None
+    assert made.encode(TEXT) == ids_of_transformers(tmp_path / "saved", TEXT)
+
+
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     assert huggingface_files.read(tmp_path) is None
     with pytest.raises(UserError, match="holds no tokenizer"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import cuts, prepare, records, target, tokens
+from nanogpt_cli.text import cuts, documents, prepare, records, target, tokens
 from nanogpt_cli.text.decoding import Peekable
 from nanogpt_cli.text.documents import Reader, Tally
 from nanogpt_cli.text.prepare import Request
@@ -252,3 +252,8 @@ def test_the_vocabulary_is_that_of_the_data(tmp_path: Path) -> None:
     assert size(tokenizer="byte", eot=True) == 257
     assert size(name="shakespeare", tokenizer="char") == 65
     assert size(name="openwebtext", tokenizer="bpe:4096") == 4096
+
+
+def test_an_option_in_a_hint_is_quoted_as_a_shell_needs_it() -> None:
+    assert documents.option("text_field", "nur eine").startswith("--text-field 'nur eine' (")
+    assert documents.option("eot").startswith("--eot (")
