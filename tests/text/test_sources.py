@@ -1,8 +1,11 @@
 """Every kind of input gives its documents; every kind of bad input gives one clear message."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -290,3 +293,17 @@ def test_a_huge_record_comes_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [p.last for p in chunks] == [False] * (len(chunks) - 1) + [True]
     assert b"".join(p.data for p in chunks) == b"x" * 1000
     assert {p.place for p in chunks} == {7}
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress, gzip.compress])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_packed_files_are_not_taken_for_text(
+    tmp_path: Path, pack: Callable[[bytes], bytes], encoding: str
+) -> None:
+    path = tmp_path / "notes.txt.packed"
+    path.write_bytes(pack(b"Some words of text.\n" * 50))
+    with pytest.raises(UserError, match=r"is packed \((bzip2|xz|gzip)\), not text"):
+        prepare.prepare(
+            prepare.Request((str(path),), tokenizer="byte", encoding=encoding),
+            out=tmp_path / "set", report=lambda _: None,
+        )  # fmt: skip
