@@ -123,6 +123,8 @@ def check_zeros(data: bytes, name: str, encoding: str, zeros: float | None = Non
 
 def document(data: bytes, name: str, place: int, reader: Reader, tally: Tally) -> Iterator[Chunk]:
     """One document that is already in memory, as chunks."""
+    if not data:
+        tally.remark("records without any text are left out", name)
     if reader.newlines == "lf":
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if len(data) <= cuts.LIMIT:

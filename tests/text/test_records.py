@@ -257,3 +257,19 @@ def test_the_vocabulary_is_that_of_the_data(tmp_path: Path) -> None:
 def test_an_option_in_a_hint_is_quoted_as_a_shell_needs_it() -> None:
     assert documents.option("text_field", "nur eine").startswith("--text-field 'nur eine' (")
     assert documents.option("eot").startswith("--eot (")
+
+
+def test_empty_records_are_left_out_with_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(
+        "id,text\n" + "".join(f"{i},{f'words {i}' if i % 3 else ''}\n" for i in range(60))
+    )
+    made = prepare.prepare(
+        Request((str(path),), tokenizer="byte", split="tail"),
+        out=tmp_path / "set", report=lambda _: None,
+    )  # fmt: skip
+    receipt = made.manifest["receipt"]
+    assert receipt["documents"] == 40
+    assert [found["remark"] for found in receipt["remarks"]] == [
+        "records without any text are left out"
+    ]
