@@ -182,7 +182,7 @@ def test_train_look_around_leave_come_back_and_stop(data: Path, terminal: Termin
     terminal.keys("Q")
     terminal.wait("Stop training?")
     terminal.keys("y")
-    terminal.wait("asked to stop", "prompt>")
+    terminal.wait("runs/debug", "stop", "prompt>")  # asked to, or stopped already
     until(lambda: str(not alive(pid) or ""), lambda: "the trainer did not stop")
     last = events_of(run)[-1]
     assert (last["type"], last["reason"]) == ("run_ended", "stopped")
