@@ -208,7 +208,7 @@ def parse_json(text: str | bytes, *, lenient: bool = False, long_numbers: bool =
         text: in UTF-8 where it is bytes.
         lenient: allow NaN, infinities and halves of surrogate pairs; for records of which only
             one field is used, and checked separately.
-        long_numbers: make a whole number of more than 64 bits a float instead of refusing it.
+        long_numbers: make a whole number of more than 18 digits a float instead of refusing it.
 
     Raises:
         ValueError: it is not JSON, or exceeds a limit of this module; the message is one line.
