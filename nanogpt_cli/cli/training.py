@@ -32,9 +32,10 @@ def run_alone(job: Job) -> events.RunEnded:
     Raises:
         UserError: another trainer holds the run, or something the user can fix went wrong.
     """
-    from nanogpt_cli.machine.distributed import Group
+    from nanogpt_cli.machine import distributed
 
-    return _run(job, Group())
+    with distributed.alone() as group:
+        return _run(job, group)
 
 
 def run_as_rank(make_job: Callable[[bool], Job]) -> tuple[Job, events.RunEnded] | None:

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from nanogpt_cli import recipe
 from nanogpt_cli.errors import UserError
@@ -67,6 +68,12 @@ class Device:
             native = self.precision == "bf16" and cpu_multiplies_bf16()
             return torch.bfloat16 if native else torch.float32
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+    def place(self, ids: Tensor) -> Tensor:
+        """Copy a tensor of the host to the device; on CUDA without waiting for earlier work."""
+        if self.device.type == "cuda":
+            return ids.pin_memory().to(self.device, non_blocking=True)
+        return ids.to(self.device)
 
     def synchronize(self) -> None:
         """Wait for queued work, so that a clock read afterwards includes it."""

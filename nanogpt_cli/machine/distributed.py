@@ -33,6 +33,9 @@ from nanogpt_cli.user_input import whole_from_environment
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
+# Gradients that DDP sends at once, in MiB; PyTorch's default.
+BUCKET_MB = 25.0
+
 
 @dataclass(frozen=True)
 class Group:
@@ -42,11 +45,14 @@ class Group:
         rank: rank of this process, from 0.
         world: number of processes.
         local_rank: rank of this process among those on its machine.
+        joined: whether collective operations connect the processes. A single one joins itself only
+            on request, see ``alone``.
     """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
+    joined: bool = False
 
     @property
     def leads(self) -> bool:
@@ -55,7 +61,7 @@ class Group:
 
     def share(self, value: Any) -> Any:
         """Broadcast rank 0's JSON value to every rank. Every rank must call it."""
-        if self.world == 1:
+        if not self.joined:
             return value
         payload = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         size = torch.tensor(len(payload))
@@ -66,7 +72,7 @@ class Group:
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over ranks, in place."""
-        if self.world > 1:
+        if self.joined:
             dist.all_reduce(values)
         return values
 
@@ -76,7 +82,7 @@ class Group:
 
     def any(self, flag: bool) -> bool:
         """Whether ``flag`` is true on some rank. Every rank must call it."""
-        return bool(self.sum(torch.tensor(int(flag))).item()) if self.world > 1 else flag
+        return bool(self.sum(torch.tensor(int(flag))).item()) if self.joined else flag
 
     def own_slots(self, slots: int) -> range:
         """This rank's share of the slots of a step.
@@ -117,14 +123,14 @@ def joined() -> Iterator[Group]:
         UserError: the other processes cannot be reached.
     """
     if wanted() == 1:
-        yield Group()
+        with alone() as group:
+            yield group
         return
-    cuda = torch.cuda.is_available()
     local_rank = whole_from_environment("LOCAL_RANK", 0)
-    if cuda:
+    if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        dist.init_process_group(_backend())
     except (dist.DistError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:160]
         raise UserError(
@@ -133,9 +139,31 @@ def joined() -> Iterator[Group]:
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on every machine",
         ) from error
     try:
-        yield Group(dist.get_rank(), dist.get_world_size(), local_rank)
+        yield Group(dist.get_rank(), dist.get_world_size(), local_rank, joined=True)
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[Group]:
+    """The group of a single process.
+
+    With ``NANOGPT_JOIN_ALONE=1`` it is a process group all the same, so that a machine with one GPU
+    runs NCCL, DDP and FSDP2.
+    """
+    if os.environ.get("NANOGPT_JOIN_ALONE", "0") in ("", "0"):
+        yield Group()
+        return
+    store = torch._C._distributed_c10d.HashStore()
+    dist.init_process_group(_backend(), store=store, rank=0, world_size=1)
+    try:
+        yield Group(joined=True)
+    finally:
+        dist.destroy_process_group()
+
+
+def _backend() -> str:
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 @contextlib.contextmanager
@@ -154,7 +182,7 @@ def readable_losses(group: Group, hint: str) -> Iterator[None]:
     except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
         text = str(error)
         lost = ("onnection", "peer", "imed out", "gloo", "NCCL", "ncclRemoteError")
-        if group.world == 1 or not any(word in text for word in lost):
+        if not group.joined or not any(word in text for word in lost):
             raise
         raise UserError(
             f"rank {group.rank}: another process of this job is gone "
@@ -163,19 +191,30 @@ def readable_losses(group: Group, hint: str) -> Iterator[None]:
         ) from error
 
 
-def shard(model: nn.Module, blocks: Iterable[nn.Module], device: Device) -> None:
+def shard(
+    model: nn.Module, blocks: Iterable[nn.Module], device: Device, *, methods: Iterable[str] = ()
+) -> None:
     """Split every parameter of ``model`` over all ranks (FSDP2), in place.
+
+    In bf16 the blocks' weights are gathered in bf16, as which their products take them anyway;
+    gradients are summed in float32. Embeddings, the last LayerNorm and the head stay in float32,
+    so that nothing is rounded that a single process does not round.
 
     Args:
         model: the model to split.
         blocks: its submodules whose weights are gathered one at a time while the model computes.
         device: the device that the ranks compute on.
+        methods: methods of ``model`` that compute with its weights, besides ``forward``.
 
     Raises:
         UserError: the number format does not work with FSDP2.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import (
+        MixedPrecisionPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
 
     if device.precision == "fp16":
         raise UserError(
@@ -183,9 +222,16 @@ def shard(model: nn.Module, blocks: Iterable[nn.Module], device: Device) -> None
             'use precision = "bf16", or parallel = "ddp"',
         )
     mesh = init_device_mesh(device.device.type, (dist.get_world_size(),))
+    policy = MixedPrecisionPolicy()
+    if device.precision == "bf16":
+        policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
     for block in blocks:
-        fully_shard(block, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh)
+    for method in methods:
+        register_fsdp_forward_method(model, method)
 
 
 def replicate(forward: nn.Module, device: Device) -> nn.Module:
@@ -196,13 +242,15 @@ def replicate(forward: nn.Module, device: Device) -> nn.Module:
     from torch.nn.parallel import DistributedDataParallel
 
     ids = [device.device] if device.device.type == "cuda" else None
-    return DistributedDataParallel(forward, device_ids=ids, gradient_as_bucket_view=True)
+    return DistributedDataParallel(
+        forward, device_ids=ids, gradient_as_bucket_view=True, bucket_cap_mb=BUCKET_MB
+    )
 
 
 @contextlib.contextmanager
 def reducing(forward: Any, model: Any, last: bool) -> Iterator[None]:
     """Context that averages gradients over ranks in the last micro-batch's backward pass only."""
-    if hasattr(model, "set_requires_gradient_sync"):  # FSDP2
+    if is_sharded(model):
         model.set_requires_gradient_sync(last)
         yield
     elif hasattr(forward, "no_sync") and not last:  # DDP
@@ -210,6 +258,11 @@ def reducing(forward: Any, model: Any, last: bool) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether ``shard`` has split the model."""
+    return hasattr(model, "set_requires_gradient_sync")
 
 
 def forget_gathered(model: Any) -> None:
@@ -308,4 +361,4 @@ def norms(tensors: Sequence[Tensor], group: Group) -> Tensor:
         group: the ranks that hold the other slices; ``Group()`` for whole tensors.
     """
     found = torch.stack(torch._foreach_norm(list(tensors))).float()
-    return group.sum(found.square()).sqrt() if group.world > 1 else found
+    return group.sum(found.square()).sqrt() if group.joined else found

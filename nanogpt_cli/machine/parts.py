@@ -31,13 +31,13 @@ Result = TypeVar("Result")
 Loss = Callable[[range], Tensor]
 
 
-def choose(recipe: Recipe, device: Device, world: int) -> int:
+def choose(recipe: Recipe, device: Device, *, alone: bool) -> int:
     """The number of parts: the recipe's, or one per core that this process may use.
 
-    It is 1 for fp16, which has a single loss scaler, and for compiled models and several processes,
+    It is 1 for fp16, which has a single loss scaler, and for compiled models and joined processes,
     which use the cores themselves.
     """
-    if not device.eager_cpu or world > 1 or device.precision == "fp16":
+    if not device.eager_cpu or not alone or device.precision == "fp16":
         return 1
     return min(recipe.train.parts or side_by_side(device), recipe.train.batch_size)
 

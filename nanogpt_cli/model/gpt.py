@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nanogpt_cli.model import dropout, limits
+from nanogpt_cli.model import loss as losses
 from nanogpt_cli.model.dropout import Noise
 
 # Receives (name, layer, tensor) during a forward pass; layer is -1 outside the blocks. Statistics
@@ -313,9 +314,33 @@ class GPT(nn.Module):
         if targets is None:
             return logits, None
         loss = F.cross_entropy(
-            logits.view(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=-1
+            logits.view(-1, logits.shape[-1]), targets.reshape(-1), ignore_index=losses.IGNORED
         )
         return logits, loss
+
+    def loss(self, idx: Tensor, targets: Tensor, noise: Noise | None = None) -> Tensor:
+        """The mean cross-entropy alone, in nats; arguments as of ``forward``.
+
+        What training calls: a model that returned its logits too would keep them, and their
+        gradient of zeros, through the backward pass.
+        """
+        x = self.embed(idx, noise=noise)
+        for block in self.transformer.h:
+            x = block(x, None, noise)
+        return self.head_loss(x, targets)
+
+    def head_loss(self, x: Tensor, targets: Tensor) -> Tensor:
+        """The mean cross-entropy of what the head makes of the residual stream (B, T, C)."""
+        x = self.transformer.ln_f(x)
+        return losses.mean(x, self.lm_head.weight, targets, self.config.multipliers.output)
+
+    def token_losses(self, idx: Tensor, targets: Tensor) -> Tensor:
+        """The cross-entropy of every target in nats, float32 (B, T); without gradients."""
+        x = self.embed(idx)
+        for block in self.transformer.h:
+            x = block(x)
+        x = self.transformer.ln_f(x)
+        return losses.each(x, self.lm_head.weight, targets, self.config.multipliers.output)
 
     def n_parameters(self, *, embedding: bool = True) -> int:
         """Count parameters, tied ones once; optionally without embedding tables and head."""

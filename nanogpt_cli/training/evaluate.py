@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nanogpt_cli.machine import distributed, parts
 from nanogpt_cli.machine.device import Device
@@ -18,9 +17,11 @@ from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.model.gpt import GPT
 
 Tokens = npt.NDArray[np.integer]
+# Maps ids and targets (B, T) to the loss of each target (B, T).
+Losses = Callable[[Tensor, Tensor], Tensor]
 
-# Positions whose logits are held at once: bounds memory for large vocabularies.
-_LOGITS = 1 << 25
+# Values of the widest activation, the MLP's, that are held at once.
+_VALUES = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ def windows(tokens: Tokens, span: tuple[int, int], block_size: int) -> tuple[Ten
 
 
 def default_batch(model: GPT) -> int:
-    """Windows evaluated at once: bounded by the logits' memory."""
-    return max(1, min(64, _LOGITS // (model.config.block_size * model.config.vocab_size)))
+    """Windows evaluated at once, bounded by the memory of activations."""
+    config = model.config
+    return max(1, min(64, _VALUES // (config.block_size * config.hidden_size)))
 
 
 def evaluate(
@@ -79,13 +81,16 @@ def evaluate(
     batch: int | None = None,
     max_batches: int | None = None,
     group: Group = Group(),  # noqa: B008 - frozen
+    losses: Losses | None = None,
 ) -> Result:
     """Mean loss over ``tokens`` (at least 2), without dropout.
 
     The result does not depend on ``batch`` or the number of processes beyond the rounding of
     single losses. ``max_batches`` looks at the beginning only (for rehearsals).
     """
-    going = passes(model, tokens, device, batch=batch, max_batches=max_batches, group=group)
+    going = passes(
+        model, tokens, device, batch=batch, max_batches=max_batches, group=group, losses=losses
+    )
     while True:
         try:
             next(going)
@@ -102,20 +107,27 @@ def passes(
     batch: int | None = None,
     max_batches: int | None = None,
     group: Group = Group(),  # noqa: B008 - frozen
+    losses: Losses | None = None,
 ) -> Generator[float, None, Result]:
-    """``evaluate`` in pieces: yields the share done after each batch, returns the result."""
+    """``evaluate`` in pieces: yields the share done after each batch, returns the result.
+
+    ``losses`` is the compiled form of ``model.token_losses``; it computes the full batches, which
+    have one shape.
+    """
     T = model.config.block_size
     wide = torch.float32 if device.device.type == "mps" else torch.float64
     sums = torch.zeros(T, dtype=wide, device=device.device)
     counts = torch.zeros(T, dtype=torch.float64)
-    todo = spans(len(tokens), T, batch or default_batch(model))[:max_batches]
+    batch = batch or default_batch(model)
+    todo = spans(len(tokens), T, batch)[:max_batches]
     for first in range(0, len(todo), group.world):
         # A rank without a batch repeats the first one for nothing: split models need every rank.
         mine = first + group.rank
         x, y = windows(tokens, todo[mine % len(todo)], T)
-        losses = _losses(model, x.to(device.device), y.to(device.device), device)
+        compiled = losses if x.shape == (batch, T) else None
+        found = _losses(model, device.place(x), device.place(y), device, compiled)
         if mine < len(todo):
-            sums[: y.shape[1]] += losses.to(wide).sum(0)
+            sums[: y.shape[1]] += found.to(wide).sum(0)
             counts[: y.shape[1]] += y.shape[0]
         yield min(1.0, (first + group.world) / len(todo))
     sums, counts = group.sum(sums).cpu().double(), group.sum(counts)
@@ -124,7 +136,16 @@ def passes(
     return Result(float(sums.sum() / total), total, by_position)
 
 
-def _losses(model: GPT, x: Tensor, y: Tensor, device: Device) -> Tensor:
+def rehearse(model: GPT, device: Device, losses: Losses) -> None:
+    """Evaluate one full batch of nothing, which compiles ``losses``."""
+    shape = default_batch(model), model.config.block_size
+    ids = torch.zeros(shape, dtype=torch.int64, device=device.device)
+    _losses(model, ids, ids, device, losses)
+
+
+def _losses(
+    model: GPT, x: Tensor, y: Tensor, device: Device, compiled: Losses | None = None
+) -> Tensor:
     """Negative log-likelihood of each target, float32, the shape of ``y``."""
     training = model.training
     model.eval()
@@ -133,9 +154,7 @@ def _losses(model: GPT, x: Tensor, y: Tensor, device: Device) -> Tensor:
     def work(mine: range) -> Tensor:
         ids, targets = x[mine.start : mine.stop], y[mine.start : mine.stop]
         with device.autocast():
-            logits, _ = model(ids)
-        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-        return losses.view(targets.shape)
+            return (compiled or model.token_losses)(ids, targets)
 
     whole = any(distributed.is_split(p) for p in model.parameters())
     found = parts.run(work, range(len(x)), 1 if whole else parts.side_by_side(device))

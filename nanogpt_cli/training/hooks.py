@@ -154,7 +154,10 @@ class Evaluations(Hook):
             return True
         started = time.perf_counter()
         with self.stepper.average.in_place():
-            passes = evaluate.passes(self.stepper.model, val, self.stepper.device, group=self.group)
+            passes = evaluate.passes(
+                self.stepper.model, val, self.stepper.device, group=self.group,
+                losses=self.stepper.token_losses,
+            )  # fmt: skip
             result = yield from self._with_heartbeats(passes)
         if result is None:
             return False
@@ -185,7 +188,7 @@ class Evaluations(Hook):
             except StopIteration as done:
                 result: Result = done.value
                 return result
-            if self.group.world == 1 and self.interrupted():
+            if not self.group.joined and self.interrupted():
                 return None
             if time.monotonic() - last > _HEARTBEAT_S:
                 last = time.monotonic()
@@ -279,8 +282,9 @@ def rehearse(
     """Do once, small, what comes later, so that what cannot work fails in the first minute."""
     with stepper.average.in_place():
         evaluate.evaluate(
-            stepper.model, spec.data.val, stepper.device, max_batches=1, group=spec.group
-        )
+            stepper.model, spec.data.val, stepper.device, max_batches=1, group=spec.group,
+            losses=stepper.token_losses,
+        )  # fmt: skip
     if spec.recipe.stats.budget or spec.recipe.stats.every:
         collector.activations()
     yield from samples.rehearse()

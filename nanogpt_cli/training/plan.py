@@ -25,6 +25,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine import parts
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.machine.memory import available_bytes
+from nanogpt_cli.model import loss
 from nanogpt_cli.model.accounting import training_flops
 from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT, GPTConfig
@@ -48,9 +49,9 @@ class Memory:
         weights, gradients, moments: of the model, or of this process's slice of it; an average
             of the weights counts as a moment.
         activations: what the forward pass of one micro-batch keeps for the backward pass.
-        backward: temporaries of the backward pass: gradients of the logits or of one MLP.
+        backward: temporaries at the turn to the backward pass: of the logits or of one MLP.
         update: temporaries of the optimizer and of statistics.
-        evaluation: logits and log-probabilities of one evaluation batch.
+        evaluation: logits, log-probabilities and activations of one evaluation batch.
         program: interpreter and libraries.
         peak: largest sum at any moment.
     """
@@ -164,15 +165,15 @@ def memory(
     model = _shape(config)
     split = processes if recipe.train.parallel == "fsdp" else 1
     weights, gradients, moments = (n // split for n in _state_bytes(recipe, model))
-    T, V = config.block_size, config.vocab_size
+    T = config.block_size
     activations = activation_bytes(config, size, device)
-    backward = _backward_bytes(config, size)
-    evaluation = 2 * evaluate.default_batch(model) * T * V * 4
+    n_parts = parts.choose(recipe, device, alone=processes == 1)
+    backward = _backward_bytes(config, size * T, device, n_parts)
+    evaluation = _evaluation_bytes(model, device)
     update = _update_bytes(recipe, model)
     program = PROGRAM_BYTES[device.device.type]
     accumulating = recipe.tokens_per_step > size * T * processes
     turn = activations + backward + (gradients if accumulating or processes > 1 else 0)
-    n_parts = parts.choose(recipe, device, processes)
     end = gradients * (n_parts + int(accumulating and n_parts > 1))
     peak = program + weights + moments + max(turn, end, gradients + update, evaluation)
     return Memory(
@@ -193,10 +194,28 @@ def _state_bytes(recipe: Recipe, model: GPT) -> tuple[int, int, int]:
     return 4 * every, 4 * every, 4 * (2 * (every - muon) + muon + average)
 
 
-def _backward_bytes(config: GPTConfig, micro_batch: int) -> int:
-    """The largest gradients that exist before activations go: of logits, or around one MLP."""
-    mlp = config.n_embd + 2 * config.hidden_size
-    return 4 * micro_batch * config.block_size * max(config.vocab_size, mlp)
+def _backward_bytes(config: GPTConfig, positions: int, device: Device, n_parts: int) -> int:
+    """The largest temporaries that exist before activations go: of the head, or around one MLP."""
+    mlp = positions * (config.n_embd + 2 * config.hidden_size)
+    return 4 * max(_head_values(config, positions, device, n_parts), mlp)
+
+
+def _head_values(config: GPTConfig, positions: int, device: Device, n_parts: int) -> int:
+    """Values of logits, and of what is computed from them, at one time (``model/loss.py``)."""
+    each = -(-positions // n_parts)
+    at_once = loss.logits_at_once(device.device, each, config.vocab_size)
+    in_pieces = at_once < each * config.vocab_size
+    return n_parts * at_once * (3 if in_pieces else 1)  # logits, probabilities, their difference
+
+
+def _evaluation_bytes(model: GPT, device: Device) -> int:
+    """Temporaries of one evaluation batch."""
+    config = model.config
+    positions = evaluate.default_batch(model) * config.block_size
+    n_parts = parts.side_by_side(device)
+    each = -(-positions // n_parts)
+    logits = n_parts * loss.logits_at_once(device.device, each, config.vocab_size)
+    return 4 * (2 * logits + positions * (config.n_embd + 2 * config.hidden_size))
 
 
 def _update_bytes(recipe: Recipe, model: GPT) -> int:
@@ -285,7 +304,7 @@ def _traced(config: GPTConfig, micro_batch: int, device: Device) -> int:
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         noise = _Counted(range(micro_batch)) if device.eager_cpu else None
         with hooks, device.autocast():
-            model(ids, ids, noise=noise)
+            model.loss(ids, ids, noise)
         return sum(
             tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own
         )
@@ -321,8 +340,8 @@ def speed(
 
     def once() -> None:
         with device.autocast():
-            loss = model(ids, ids)[1]
-        loss.backward()
+            found = model.loss(ids, ids)
+        found.backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)
 
     once()  # the first pass allocates

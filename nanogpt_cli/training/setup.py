@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import replace
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from nanogpt_cli import places
-from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import drawing
 from nanogpt_cli.init.expected import expected_stats
 from nanogpt_cli.machine import distributed, memory
-from nanogpt_cli.machine.device import Device
 from nanogpt_cli.model.accounting import training_flops
+from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT
-from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run import events
 from nanogpt_cli.training import batches
 from nanogpt_cli.training.batches import Windows
+from nanogpt_cli.training.compiling import compile_loss
 from nanogpt_cli.training.optim import Optimizers
 from nanogpt_cli.training.spec import RunSpec
 from nanogpt_cli.training.starting import Start, copied
@@ -53,63 +51,46 @@ def assemble(spec: RunSpec, start: Start | None = None) -> Stepper:
         order=recipe.data.order,
     )
     group.own_slots(windows.batch)
-    if group.world > 1 and recipe.train.parallel == "fsdp":
-        distributed.shard(model, model.transformer.h, spec.device)
-    forward, device = _compiled(model, recipe, spec.device)
-    if group.world > 1 and recipe.train.parallel == "ddp":
-        forward = distributed.replicate(forward, device)
+    if group.joined and recipe.train.parallel == "fsdp":
+        methods = ("loss", "token_losses")
+        distributed.shard(model, model.transformer.h, spec.device, methods=methods)
+    forward: Callable[..., Tensor] = model.loss
+    if group.joined and recipe.train.parallel == "ddp":
+        forward = distributed.replicate(_Loss(model), spec.device)
     optimizers = Optimizers(
         model,
         recipe.optim,
         spec.scheme,
         max_steps=recipe.train.max_steps,
-        muon_dtype=device.muon_dtype,
+        muon_dtype=spec.device.muon_dtype,
     )
-    return Stepper(
+    stepper = Stepper(
         model,
         forward,
         optimizers,
         windows,
         spec.data.train,
-        device,
+        spec.device,
         micro_batch=recipe.train.batch_size,
         grad_clip=recipe.optim.grad_clip,
         ema=recipe.optim.ema,
         group=group,
         n_parts=spec.n_parts,
     )
+    compile_loss(stepper, n_val=len(spec.data.val), required=recipe.train.compile is True)
+    return stepper
 
 
-def _compiled(model: GPT, recipe: Recipe, device: Device) -> tuple[nn.Module, Device]:
-    """The module to call: compiled and tried once, or the model itself with the reason noted.
+class _Loss(nn.Module):
+    """A model's loss as a module of its own, which DDP can wrap."""
 
-    Raises:
-        UserError: ``train.compile = true`` and it cannot be compiled.
-    """
-    if not device.compile:
-        return model, device
-    # PyTorch's own place is the temporary folder, which a restart may clear.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(places.compiled_folder()))
-    forward: nn.Module = torch.compile(model)  # type: ignore[assignment]
-    shape = (recipe.train.batch_size, recipe.model.block_size)
-    ids = torch.zeros(shape, dtype=torch.int64, device=device.device)
-    try:
-        with device.autocast():
-            _, loss = forward(ids, ids)
-        loss.backward()
-    except Exception as error:  # whatever the compiler stack throws
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
-        reason = f"{type(error).__name__}: {reason.strip()[:200]}"
-        if recipe.train.compile is True:
-            raise UserError(
-                f"train.compile = true, but compiling failed: {reason}",
-                "set train.compile = false",
-            ) from error
-        note = f"not compiled: {reason}"
-        return model, replace(device, compile=False, notes=(*device.notes, note))
-    finally:
-        model.zero_grad(set_to_none=True)
-    return forward, device
+    def __init__(self, model: GPT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, idx: Tensor, targets: Tensor, noise: Noise | None = None) -> Tensor:
+        """See ``GPT.loss``."""
+        return self.model.loss(idx, targets, noise)
 
 
 def probe_ids(spec: RunSpec) -> Tensor:

@@ -71,7 +71,7 @@ def resolve(
     device = devices.choose(recipe.train)
     saved = parts.saved(state or {})
     recipe = parts.with_parts(recipe, saved) if saved else recipe
-    n_parts = parts.choose(recipe, device, group.world)
+    n_parts = parts.choose(recipe, device, alone=not group.joined)
     if not saved and device.device.type == "cpu":
         recipe = parts.with_parts(recipe, n_parts)  # who repeats a step makes the same bits
     config = model_config(recipe, data.vocab_size)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nanogpt_cli.machine import distributed, parts
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.machine.distributed import Group
+from nanogpt_cli.model import loss as losses
 from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.training import batches
@@ -69,7 +70,7 @@ class Stepper:
 
     Args:
         model: the raw module, in training mode.
-        forward: the module that is called, perhaps a compiled or DDP wrapper of ``model``.
+        forward: the model's loss of (inputs, targets, noise), perhaps compiled or wrapped by DDP.
         optimizers: of the raw module's parameters.
         windows: the order of the data; its ``batch`` counts all sequences of a step.
         tokens: the training split.
@@ -84,7 +85,7 @@ class Stepper:
     def __init__(
         self,
         model: GPT,
-        forward: nn.Module,
+        forward: Callable[..., Tensor],
         optimizers: Optimizers,
         windows: batches.Windows,
         tokens: Tokens,
@@ -98,6 +99,7 @@ class Stepper:
     ) -> None:
         self.model = model
         self.forward = forward
+        self.token_losses = model.token_losses
         self.optimizers = optimizers
         self.windows = windows
         self.tokens = tokens
@@ -115,11 +117,8 @@ class Stepper:
     def batch(self, step: int, slots: range) -> tuple[Tensor, Tensor]:
         """Inputs and targets of some slots of a step, each (len(slots), T)."""
         T = self.windows.block_size
-        ids = torch.from_numpy(batches.fetch(self.tokens, self.windows.offsets(step, slots), T))
-        if self.device.device.type == "cuda":
-            ids = ids.pin_memory().to(self.device.device, non_blocking=True)
-        else:
-            ids = ids.to(self.device.device)
+        found = batches.fetch(self.tokens, self.windows.offsets(step, slots), T)
+        ids = self.device.place(torch.from_numpy(found))
         return ids[:, :-1], ids[:, 1:]
 
     def step(self, index: int, lr_factor: float = 1.0, *, skip: bool = False) -> Measured:
@@ -150,13 +149,13 @@ class Stepper:
         loss = self._accumulate(index)
         for member in self.optimizers.members:
             self.scaler.unscale_(member)  # type: ignore[arg-type]  # uses param_groups alone
-        if self.group.world > 1:
+        if self.group.joined:
             loss, wishes = self.group.sum(torch.stack([loss, loss.new_tensor(float(control))]))
         grads = self._grads()
         split = self.group if distributed.is_split(grads[0]) else Group()
         self._norms = distributed.norms([distributed.local(g) for g in grads], split)
         seen = [loss, torch.linalg.vector_norm(self._norms)]
-        if self.group.world > 1:
+        if self.group.joined:
             seen.append(wishes)
         loss_value, norm, *wished = torch.stack(seen).tolist()  # the step's only transfer
         return Measured(
@@ -176,17 +175,44 @@ class Stepper:
             slots = range(start, min(start + self.micro_batch, stop))
             if self.n_parts > 1:
                 total += self._in_parts(step, slots)
-                continue
-            x, y = self.batch(step, slots)
-            with distributed.reducing(self.forward, self.model, last=slots.stop == stop):
-                with self.dropout_stream(step, slots) as noise, self.device.autocast():
-                    # A name for the logits would keep them alive.
-                    loss = self.forward(x, y, noise=noise)[1]
-                # Ranks average their gradients, so each weighs its share by their number.
-                loss = loss * (len(slots) * self.group.world / self.windows.batch)
-                self.scaler.scale(loss).backward()
-            total += loss.detach()
-        return total / self.group.world if self.group.world > 1 else total
+            else:
+                total += self._backward(step, slots, last=slots.stop == stop)
+        return total / self.group.world if self.group.joined else total
+
+    def _backward(self, step: int, slots: range, *, last: bool) -> Tensor:
+        """The same for one micro-batch, before the ranks' shares are added."""
+        x, y = self._shaped(*self.batch(step, slots))
+        with distributed.reducing(self.forward, self.model, last=last):
+            with self.dropout_stream(step, slots) as noise, self.device.autocast():
+                loss = self.forward(x, y, noise=noise)
+            # Ranks average their gradients, so each weighs its share by their number.
+            loss = loss * (len(slots) * self.group.world / self.windows.batch)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def _shaped(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Give a micro-batch the one shape and layout that a compiled loss is made for.
+
+        A smaller last one is filled up with sequences whose targets are ignored.
+        """
+        if not self.device.compile:
+            return x, y
+        missing = min(self.micro_batch, len(self.slots)) - len(x)
+        if not missing:
+            return x.contiguous(), y.contiguous()
+        return (
+            torch.cat([x, x.new_zeros(missing, x.shape[1])]),
+            torch.cat([y, y.new_full((missing, y.shape[1]), losses.IGNORED)]),
+        )
+
+    def try_micro_batch(self) -> None:
+        """Compute the first micro-batch for nothing, as a rehearsal; the ranks need not meet."""
+        first = self.slots.start
+        slots = range(first, min(first + self.micro_batch, self.slots.stop))
+        try:
+            self._backward(0, slots, last=False)
+        finally:
+            self.optimizers.zero_grad()
 
     def _in_parts(self, step: int, slots: range) -> Tensor:
         """The same for one micro-batch in parts: one process, nothing to scale."""
@@ -194,7 +220,7 @@ class Stepper:
         def loss(mine: range) -> Tensor:
             x, y = self.batch(step, mine)
             with self.dropout_stream(step, mine) as noise, self.device.autocast():
-                found: Tensor = self.model(x, y, noise=noise)[1]
+                found = self.model.loss(x, y, noise)
             return found * (len(mine) / self.windows.batch)
 
         parameters = [p for _, p in self._named]

@@ -200,7 +200,7 @@ class Trainer:
 
     def _advance(self) -> Generator[events.Event, None, bool]:
         """One optimizer step and all that is due after it; whether some rank wants control."""
-        alone = self.group.world == 1
+        alone = not self.group.joined
         index, started = self.progress.step, time.perf_counter()
         measured = self.stepper.measure(
             index, self.progress.lr_factor, control=not alone and self._wants_control()

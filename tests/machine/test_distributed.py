@@ -163,11 +163,11 @@ def test_alone_everything_is_a_no_op() -> None:
 def test_a_lost_peer_is_said_in_words() -> None:
     with (
         pytest.raises(UserError, match="another process of this job is gone"),
-        distributed.readable_losses(Group(0, 2), "go on"),
+        distributed.readable_losses(Group(0, 2, joined=True), "go on"),
     ):
         raise RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1")
     with (
         pytest.raises(RuntimeError, match="shape"),
-        distributed.readable_losses(Group(0, 2), "go on"),
+        distributed.readable_losses(Group(0, 2, joined=True), "go on"),
     ):
         raise RuntimeError("shape mismatch")

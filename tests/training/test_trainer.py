@@ -12,7 +12,6 @@ from numerics import tolerance
 from toy_run import losses, of_type, recipe, tensors
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.run import events
 from nanogpt_cli.run.commands import send_command
 from nanogpt_cli.training import checkpoint, progress, retention
@@ -350,8 +349,8 @@ def test_a_compiler_that_fails_is_named_or_avoided(
 ) -> None:
     from nanogpt_cli.machine import device
 
-    def fail(model: GPT) -> object:
-        def forward(*_: object) -> None:
+    def fail(loss: object, **_: object) -> object:
+        def forward(*_: object, **__: object) -> None:
             raise RuntimeError("no compiler here\nmore")
 
         return forward
