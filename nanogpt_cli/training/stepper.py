@@ -22,6 +22,10 @@ from nanogpt_cli.training.ema import Average
 from nanogpt_cli.training.evaluate import Tokens
 from nanogpt_cli.training.optim import Optimizers
 
+# Step and slots of a micro-batch.
+_Key = tuple[int, range]
+_NOTHING: tuple[_Key, None] = (-1, range(0)), None
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -111,15 +115,31 @@ class Stepper:
         self.n_parts = n_parts
         self.slots = group.own_slots(windows.batch)
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
+        self._ahead: tuple[_Key, tuple[Tensor, Tensor] | None] = _NOTHING
         self._named = list(model.named_parameters())
         self._norms = torch.zeros(len(self._named))
 
     def batch(self, step: int, slots: range) -> tuple[Tensor, Tensor]:
         """Inputs and targets of some slots of a step, each (len(slots), T)."""
+        (key, found), self._ahead = self._ahead, _NOTHING
+        return found if found and key == (step, slots) else self._fetch(step, slots)
+
+    def _fetch(self, step: int, slots: range) -> tuple[Tensor, Tensor]:
         T = self.windows.block_size
         found = batches.fetch(self.tokens, self.windows.offsets(step, slots), T)
         ids = self.device.place(torch.from_numpy(found))
         return ids[:, :-1], ids[:, 1:]
+
+    def _first_slots(self) -> range:
+        """Of this rank's first micro-batch."""
+        first = self.slots.start
+        return range(first, min(first + self.micro_batch, self.slots.stop))
+
+    def _look_ahead(self, step: int) -> None:
+        """Have the first micro-batch of ``step`` copied while the GPU is busy with the last one."""
+        if self.device.device.type == "cuda":
+            slots = self._first_slots()
+            self._ahead = (step, slots), self._fetch(step, slots)
 
     def step(self, index: int, lr_factor: float = 1.0, *, skip: bool = False) -> Measured:
         """Make one whole step; without an update if it is not finite or to be skipped.
@@ -150,13 +170,14 @@ class Stepper:
         for member in self.optimizers.members:
             self.scaler.unscale_(member)  # type: ignore[arg-type]  # uses param_groups alone
         if self.group.joined:
-            loss, wishes = self.group.sum(torch.stack([loss, loss.new_tensor(float(control))]))
+            loss, wishes = self.group.sum(torch.stack([loss, loss.new_full((), float(control))]))
         grads = self._grads()
         split = self.group if distributed.is_split(grads[0]) else Group()
         self._norms = distributed.norms([distributed.local(g) for g in grads], split)
         seen = [loss, torch.linalg.vector_norm(self._norms)]
         if self.group.joined:
             seen.append(wishes)
+        self._look_ahead(index + 1)
         loss_value, norm, *wished = torch.stack(seen).tolist()  # the step's only transfer
         return Measured(
             index,
@@ -207,10 +228,8 @@ class Stepper:
 
     def try_micro_batch(self) -> None:
         """Compute the first micro-batch for nothing, as a rehearsal; the ranks need not meet."""
-        first = self.slots.start
-        slots = range(first, min(first + self.micro_batch, self.slots.stop))
         try:
-            self._backward(0, slots, last=False)
+            self._backward(0, self._first_slots(), last=False)
         finally:
             self.optimizers.zero_grad()
 

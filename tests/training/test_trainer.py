@@ -15,6 +15,8 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.commands import send_command
 from nanogpt_cli.training import checkpoint, progress, retention
+from nanogpt_cli.training.setup import assemble
+from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.starting import Start
 from nanogpt_cli.training.trainer import Trainer
 
@@ -363,3 +365,22 @@ def test_a_compiler_that_fails_is_named_or_avoided(
     found = toy_run.run(Trainer(recipe(), data))
     assert found[0].notes == ("not compiled: RuntimeError: no compiler here",)  # type: ignore[attr-defined]
     assert found[-1].reason == "finished"  # type: ignore[attr-defined]
+
+
+def test_batches_fetched_ahead_are_the_batches_of_their_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: also when a step is left out or made again, its batch is its own."""
+    spec = resolve(recipe(train={"parts": 1}), toy_run.data(tmp_path))
+    plain, ahead = assemble(spec), assemble(spec)
+    fetched: list[int] = []
+
+    def look(step: int) -> None:
+        fetched.append(step)
+        slots = ahead._first_slots()
+        ahead._ahead = (step, slots), ahead._fetch(step, slots)
+
+    monkeypatch.setattr(ahead, "_look_ahead", look)
+    for index in (0, 1, 1, 4, 2):
+        assert ahead.step(index).loss == plain.step(index).loss
+    assert fetched == [1, 2, 2, 5, 3]
