@@ -63,18 +63,23 @@ def what_changed(target: Path, request: Request, sources: list[TextSource]) -> s
     if not tokens.is_prepared(target):
         return "not prepared yet"
     try:
-        tokens.open_data(target)
+        changed = difference(target, request) or _sources_changed(
+            target, sources, partly=request.limit is not None
+        )
     except UserError as error:
         return error.message
-    if changed := difference(target, request):
-        return changed
-    return _sources_changed(target, sources, partly=request.limit is not None)
+    return changed or damage(target)
 
 
-def same_inputs(target: Path, request: Request) -> bool:
-    """Whether ``target`` was prepared from the request's inputs, whatever the options."""
-    raw = tokens.read_manifest(target).raw
-    return bool(raw["request"].get("inputs") == request.to_json()["inputs"])
+def damage(folder: Path) -> str:
+    """Why a set cannot be opened; empty for a whole one, and for one that a newer version can."""
+    try:
+        tokens.open_data(folder)
+    except tokens.NewerVersionError:
+        return ""
+    except UserError as error:
+        return error.message
+    return ""
 
 
 def difference(folder: Path, request: Request, *, named: bool = False) -> str:

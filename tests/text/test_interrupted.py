@@ -57,20 +57,20 @@ KILLED_AT_EVERY_STEP = """
         step += 1
         if REPLACE:
             Path(source).write_text(OLD)
-            prepare.prepare(request, out=Path(out))
+            prepare.prepare(request, out=Path(out), force=True)
         else:
             shutil.rmtree(out, ignore_errors=True)
         Path(source).write_text(NEW)
         child = os.fork()
         if child == 0:
             left = step
-            prepare.prepare(request, out=Path(out), workers=1)
+            prepare.prepare(request, out=Path(out), workers=1, force=True)
             os._exit(0)
         died = os.waitpid(child, 0)[1] != 0
         states.append(check(step))
         if not died:
             break
-    prepare.prepare(request, out=Path(out))
+    prepare.prepare(request, out=Path(out), force=True)
     states.append(check(0))
     left_over = [p.name for p in Path(out).parent.iterdir() if p.name.startswith(".tmp-")]
     print(states, left_over, sep="|")
@@ -104,7 +104,7 @@ def test_a_failed_run_leaves_the_old_set(tmp_path: Path) -> None:
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     path.write_bytes(b"new, but broken \xff text")
     with pytest.raises(UserError, match="invalid UTF-8"):
-        prepare.prepare(request, out=out)
+        prepare.prepare(request, out=out, force=True)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == [".o.lock", "a.txt", "o"]
 
