@@ -54,13 +54,11 @@ def place(
     if out is not None:
         return _chosen(request, sources, out.absolute(), force=force)
     alike = _alike(request, name)
-    changes = {folder: target.what_changed(folder, request, sources) for folder in alike}
+    changes = {folder: target.outdated(folder, request, sources) for folder in alike}
     for folder, changed in changes.items():
         if not changed:
-            return Place(folder.absolute(), current=True)
-    for folder in alike:  # nothing whole is lost with a damaged one
-        if damage := target.damage(folder):
-            return Place(folder.absolute(), reason=damage)
+            damage = target.damage(folder)  # nothing whole is lost with a damaged set
+            return Place(folder.absolute(), current=not damage, reason=damage)
     newest = max(alike, key=look.written, default=None)
     if force and newest is not None:
         return Place(newest.absolute(), reason=changes[newest])

@@ -56,19 +56,23 @@ def check_replaceable(target: Path) -> None:
 
 
 def what_changed(target: Path, request: Request, sources: list[TextSource]) -> str:
+    """Why the set in ``target`` is not, or not whole, what is asked for; empty if it is."""
+    if not tokens.is_prepared(target):
+        return "not prepared yet"
+    return outdated(target, request, sources) or damage(target)
+
+
+def outdated(target: Path, request: Request, sources: list[TextSource]) -> str:
     """Why the set in ``target`` does not match the request; empty if it does.
 
     A file of the same size and modification time counts as unchanged; otherwise its hash decides.
     """
-    if not tokens.is_prepared(target):
-        return "not prepared yet"
     try:
-        changed = difference(target, request) or _sources_changed(
+        return difference(target, request) or _sources_changed(
             target, sources, partly=request.limit is not None
         )
     except UserError as error:
         return error.message
-    return changed or damage(target)
 
 
 def damage(folder: Path) -> str:
