@@ -361,3 +361,17 @@ def test_progress_ends_at_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert seen[-1].bytes == seen[-1].total == seen[-1].tokens == path.stat().st_size
     assert [p.tokens for p in seen] == sorted(p.tokens for p in seen)
     assert len(seen) > 5
+
+
+def test_training_a_bpe_says_how_far_it_is(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{i}.txt") for i in range(8)]
+    seen: list[build.PrepareProgress] = []
+    prepare.prepare(Request((str(tmp_path),), tokenizer="bpe:270"), progress=seen.append)
+    assert list(dict.fromkeys(p.doing for p in seen)) == [
+        "reading for the BPE", "merging pairs", "tokenizing",
+    ]  # fmt: skip
+    reading = [p for p in seen if p.doing == "reading for the BPE"]
+    assert [p.bytes for p in reading] == sorted({p.bytes for p in reading})
+    assert len(reading) == len(paths)
+    size = sum(path.stat().st_size for path in paths)
+    assert reading[-1].bytes == reading[-1].total == seen[-1].bytes == seen[-1].total == size
