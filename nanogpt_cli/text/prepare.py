@@ -201,8 +201,9 @@ def ready(data: Mapping[str, Any]) -> Path | None:
 
 def _up_to_date(request: Request, report: Reporter) -> Path | None:
     """A set that is what a checked request asks for, whatever its name."""
-    if all(map(catalogue.find, request.inputs)):
-        return shelf.any_of(request)  # these texts never change, and may be gone
+    found = shelf.any_of(request)
+    if found is None or all(map(catalogue.find, request.inputs)):
+        return found  # named texts never change, and may be gone
     return shelf.current(request, open_sources(request, Tally(), report))
 
 

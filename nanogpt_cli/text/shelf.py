@@ -65,9 +65,9 @@ def place(
     folder, taken = _free(name, tokenizer_label(request), force=force)
     if (kept := newest or taken) is None:
         return Place(folder.absolute())
-    return Place(
-        folder.absolute(), reason=changes.get(kept) or target.difference(kept, request), kept=kept
-    )
+    reason = changes.get(kept) or target.difference(kept, request)
+    reason = reason or f"its name is {tokens.read_manifest(kept).name!r}"
+    return Place(folder.absolute(), reason=reason, kept=kept)
 
 
 def _chosen(request: Request, sources: list[TextSource], folder: Path, *, force: bool) -> Place:
