@@ -236,7 +236,7 @@ def resumed(asked: Request) -> Job:
     """
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.run.folder import find_run
-    from nanogpt_cli.training import retention
+    from nanogpt_cli.training import progress, retention
 
     run = find_run(asked.name or None, asked.out)
     loaded = recipe_files.load(run.recipe, asked.sets)
@@ -245,7 +245,8 @@ def resumed(asked: Request) -> Job:
     planned = loaded.recipe.train.max_steps
     if max(retention.list_steps(run), default=0) >= planned:
         console.say(f"all {planned} steps are made; --set train.max_steps=N makes the run longer")
-    data = prepared(loaded.recipe)
+    asked_data = loaded.recipe.data.model_dump(mode="json")
+    data = progress.data_folder(progress.newest_state(run), asked_data, console.say)
     return Job(
         loaded.recipe, data, run, resume=True, proof=_proved(data) if asked.certify else None
     )

@@ -42,7 +42,9 @@ ValFraction = Annotated[
 Errors = Annotated[
     str, typer.Option(help="For undecodable bytes: strict (stop), replace (by U+FFFD), or skip.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Prepare again even if it is up to date.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Prepare again, and replace what the folder holds.")
+]
 ListSets = Annotated[bool, typer.Option("--list", help="List the sets known by name.")]
 
 

@@ -184,6 +184,16 @@ class Note(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunImported(Event):
+    """The run holds weights of another tool; nothing was trained in it. ``step`` is theirs."""
+
+    type: ClassVar[str] = "run_imported"
+    step: int
+    source: str
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Heartbeat(Event):
     """The trainer is alive although no step has finished lately (``doing``: evaluate, save, …)."""
 
@@ -212,8 +222,8 @@ class RunEnded(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.type: cls
     for cls in (
-        RunStarted, Step, Eval, Layers, Histograms, Sample, Alarm, Checkpoint, Command, Incident,
-        Note, Heartbeat, RunEnded,
+        RunStarted, RunImported, Step, Eval, Layers, Histograms, Sample, Alarm, Checkpoint, Command,
+        Incident, Note, Heartbeat, RunEnded,
     )
 }  # fmt: skip
 

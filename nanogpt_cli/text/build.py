@@ -38,16 +38,19 @@ class PrepareProgress:
     """How far a preparation has come.
 
     Attributes:
-        bytes: bytes read from the sources so far, before unpacking.
-        total: the size of all sources on disk; None when unknown.
+        bytes: bytes that this phase has read from the sources so far, before unpacking.
+        total: how many it will read; None when unknown.
         tokens: tokens written so far.
         documents: documents finished so far.
+        doing: the phase: "tokenizing", or with ``bpe:SIZE`` before it "reading for the BPE" and
+            "merging pairs", which the library does without a word.
     """
 
     bytes: int
     total: int | None
-    tokens: int
-    documents: int
+    tokens: int = 0
+    documents: int = 0
+    doing: str = "tokenizing"
 
 
 @dataclass
@@ -114,21 +117,29 @@ class Build:
         return TailWriter(self.folder, tokenizer, request.val_fraction, request.errors)
 
     def _training_texts(self) -> Iterator[str]:
-        read = 0
-        for chunk in self._chunks(None, Meter(), Tally()):
+        """The beginning of the text, for the vocabulary; says how much of it has been read."""
+        meter, read = Meter(), 0
+        total = self._size()
+        total = None if total is None else min(total, _TRAINING_BYTES)
+        for chunk in self._chunks(None, meter, Tally()):
             if read >= _TRAINING_BYTES:
-                return
+                break
             read += len(chunk.data)
             yield pipeline.chunk_text(chunk, self.request.errors)
+            self.progress(PrepareProgress(meter.bytes, total, doing="reading for the BPE"))
+        self.progress(PrepareProgress(meter.bytes, None, doing="merging pairs"))
+
+    def _size(self) -> int | None:
+        """Bytes of all sources on the disk; None when unknown."""
+        sizes = [source.size for source in self.sources]
+        return None if None in sizes else sum(size or 0 for size in sizes)
 
     def _chunks(self, tokenizer: Tokenizer | None, meter: Meter, tally: Tally) -> Iterator[Chunk]:
         cut = cuts.word_cut if tokenizer is None else cuts.cutter(tokenizer)
         return read_chunks(self.request, self.sources, cut, meter, tally)
 
     def _encode(self, writer: SplitWriter, tokenizer: Tokenizer, *, hashed: bool) -> receipt.Facts:
-        sizes = [source.size for source in self.sources]
-        total = None if None in sizes else sum(size or 0 for size in sizes)
-        meter, facts = Meter(), receipt.Facts()
+        total, meter, facts = self._size(), Meter(), receipt.Facts()
         chunks = self._chunks(tokenizer, meter, self.tally)
         if isinstance(tokenizer, CharsetCollector):
             chunks = self._settled(tokenizer, chunks)

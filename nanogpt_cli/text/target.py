@@ -56,25 +56,34 @@ def check_replaceable(target: Path) -> None:
 
 
 def what_changed(target: Path, request: Request, sources: list[TextSource]) -> str:
+    """Why the set in ``target`` is not, or not whole, what is asked for; empty if it is."""
+    if not tokens.is_prepared(target):
+        return "not prepared yet"
+    return outdated(target, request, sources) or damage(target)
+
+
+def outdated(target: Path, request: Request, sources: list[TextSource]) -> str:
     """Why the set in ``target`` does not match the request; empty if it does.
 
     A file of the same size and modification time counts as unchanged; otherwise its hash decides.
     """
-    if not tokens.is_prepared(target):
-        return "not prepared yet"
     try:
-        tokens.open_data(target)
+        return difference(target, request) or _sources_changed(
+            target, sources, partly=request.limit is not None
+        )
     except UserError as error:
         return error.message
-    if changed := difference(target, request):
-        return changed
-    return _sources_changed(target, sources, partly=request.limit is not None)
 
 
-def same_inputs(target: Path, request: Request) -> bool:
-    """Whether ``target`` was prepared from the request's inputs, whatever the options."""
-    raw = tokens.read_manifest(target).raw
-    return bool(raw["request"].get("inputs") == request.to_json()["inputs"])
+def damage(folder: Path) -> str:
+    """Why a set cannot be opened; empty for a whole one, and for one that a newer version can."""
+    try:
+        tokens.open_data(folder)
+    except tokens.NewerVersionError:
+        return ""
+    except UserError as error:
+        return error.message
+    return ""
 
 
 def difference(folder: Path, request: Request, *, named: bool = False) -> str:

@@ -404,13 +404,13 @@ def test_run_that_nobody_trains_is_not_waited_for(
 ) -> None:
     assert run(monkeypatch, "import", "hf", "--name", "mine") == 0
     assert run(monkeypatch, "watch", "mine", "--json") == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["state"] == "waiting"
-    for name in ("mine", "tiny"):  # one with a log and no training in it, one without
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["state"] == "imported"
+    for name, word in (("mine", "imported"), ("tiny", "idle")):  # the second has no log
         for path in (root / "runs" / name).iterdir():
             os.utime(path, (1, 1))
         assert run(monkeypatch, "watch", name, "--plain") == 0
         said = capsys.readouterr()
-        assert said.out == f"{name}  o idle\n"
+        assert said.out == f"{name}  o {word}\n"
         assert "nanogpt sample" in said.err
         with files.locked(root / "runs" / name / "lock", lambda: None):
             assert run(monkeypatch, "watch", name, "--json") == 0

@@ -175,7 +175,7 @@ def test_a_recipe_prepares_exactly_what_it_asks_for(tmp_path: Path) -> None:
     assert said == []
     ended = prepare.ensure(asked | {"eot": True}, report=said.append)
     assert ended != by_hand
-    assert said[0] == f"{by_hand} was prepared otherwise: eot was False, now True"
+    assert said[1] == f"{by_hand} stays as it is: eot was False, now True"
     assert tokens.read_manifest(ended).eot == 256
     assert tokens.read_manifest(by_hand).eot is None  # what a person prepared stays
     del said[:]
@@ -195,8 +195,10 @@ def test_a_set_of_any_name_satisfies_a_recipe(tmp_path: Path) -> None:
     assert prepare.ready(asked) == prepare.ensure(asked, report=said.append) == made
     assert said == []
     path.write_text(path.read_text() + '99,"one more"\n')  # a changed text is noticed
-    assert prepare.ensure(asked, report=said.append) == made
-    assert "chat log.csv changed" in said[0]
+    assert prepare.ready(asked) is None
+    assert (other := prepare.ensure(asked, report=said.append)) != made
+    assert prepare.ready(asked) == other
+    assert tokens.read_manifest(made).raw["receipt"]["documents"] == 60
 
 
 def test_a_set_that_a_recipe_names_is_used_and_the_difference_said(tmp_path: Path) -> None:

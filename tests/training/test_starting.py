@@ -179,14 +179,14 @@ def test_an_incident_is_replayed_with_its_own_data_only(tmp_path: Path) -> None:
 def test_the_hint_of_a_resume_with_other_data_names_them(tmp_path: Path) -> None:
     first, second = set_of(tmp_path, "a"), set_of(tmp_path, "b")
     saved = progress.data_identity(first)
-    folder = tmp_path / "runs" / "x y" / "checkpoints" / "step-000001"
-    progress.check_data(folder, saved, first)
+    run = tmp_path / "runs" / "x y"
+    progress.check_data(run, saved, first)
     with pytest.raises(UserError) as refused:
-        progress.check_data(folder, saved, second)
+        progress.check_data(run, saved, second)
     assert "--new-tokens" in refused.value.hint
     assert f"--set data.name={second.folder}" in refused.value.hint
     shutil.rmtree(tmp_path / "b-char")
     same = set_of(tmp_path, "b", "byte")
     with pytest.raises(UserError, match="other training tokens") as refused:
-        progress.check_data(folder, progress.data_identity(set_of(tmp_path, "a", "byte")), same)
+        progress.check_data(run, progress.data_identity(set_of(tmp_path, "a", "byte")), same)
     assert "--new-tokens" not in refused.value.hint
