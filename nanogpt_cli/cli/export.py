@@ -164,10 +164,24 @@ def _line(check: Check) -> str:
             f"{facts['argmax_agreement']:.2%} of {facts['positions']:,} positions, "
             f"{facts['greedy_equal']} of {facts['greedy_texts']} greedy texts equal"
         )
-        if "tokenizer_characters" in facts and facts["tokenizer_text_equal"]:
-            measured += f", {facts['tokenizer_characters']:,} characters round-trip"
+        measured += _text_line(facts)
     outcome = "passed" if check.passed else f"FAILED ({'; '.join(check.problems)})"
     return f"{name}: {outcome} in {check.runtime}" + (f": {measured}" if measured else "")
+
+
+def _text_line(facts: dict[str, Any]) -> str:
+    """What is known of the tokenizer's text, after a comma."""
+    if not facts.get("tokenizer_same_ids"):
+        return ""
+    characters = f", {facts['tokenizer_characters']:,} characters"
+    if facts["tokenizer_round_trip"]:
+        return f"{characters} round-trip"
+    if facts["tokenizer_text_equal"]:
+        return f"{characters} decoded as the model's tokenizer does"
+    if only := facts.get("tokenizer_text_differs_only_in"):
+        tokens = "1 added token" if len(only) == 1 else f"{len(only)} added tokens"
+        return f"{characters} with equal ids, decoded alike but for {tokens}"
+    return ""
 
 
 def _next(artefact: Artefact) -> None:

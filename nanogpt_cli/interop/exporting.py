@@ -126,6 +126,7 @@ Written = list[tuple[str, str]]
 def _hf(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:
     from nanogpt_cli.interop import huggingface
 
+    _say_what_is_decoded_otherwise(source, report)
     huggingface.write(source, folder, report)
     card.write(source, folder)
     return [("", "")]
@@ -150,8 +151,17 @@ def _gguf(
 def _onnx(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:
     from nanogpt_cli.interop import onnx
 
+    _say_what_is_decoded_otherwise(source, report)
     onnx.write(source, folder, report)
     return [("", "")]
+
+
+def _say_what_is_decoded_otherwise(source: Exportable, report: Reporter) -> None:
+    if source.tokenizer is not None and (tokens := card.written_otherwise(source.tokenizer)):
+        report(
+            f"warning: transformers decodes {tokens}; the ids are right, and nanogpt sample writes "
+            "the tokens as they are"
+        )
 
 
 def _pt2(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:

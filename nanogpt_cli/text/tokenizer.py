@@ -98,6 +98,10 @@ class Tokenizer(ABC):
         """Text of ``ids``; broken UTF-8 (a character cut in two) becomes U+FFFD."""
         return b"".join(self.token_bytes(int(i)) for i in ids).decode("utf-8", errors="replace")
 
+    def taken_for_bytes(self) -> dict[int, bytes]:
+        """Ids whose bytes are others to the ``tokenizers`` library, and so to transformers."""
+        return {}
+
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON: equal for equal tokenizers."""
         text = json.dumps(self.to_json(), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
