@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import make_run
 from typer.testing import CliRunner
 
+from nanogpt_cli import cli
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import exporting, verify
@@ -118,16 +121,58 @@ def test_mistakes_are_answered(here: Path, arguments: tuple[str, ...], said: str
     ],
     ids=str,
 )  # fmt: skip
-def test_a_format_that_lacks_something_is_refused_before_others_are_written(
+def test_a_format_that_lacks_something_is_refused_and_the_others_are_written(
     here: Path, changes: dict[str, Any], target: str, said: str
 ) -> None:
     for package in exporting.TARGETS[target].packages:
         pytest.importorskip(package)
     make_run(here / "runs" / "special", **changes)
-    done = invoke("special", "--to", f"pt2,{target}", "--no-verify")
+    exports = here / "runs" / "special" / "exports"
+    alone = invoke("special", "--to", target, "--no-verify")
+    assert isinstance(alone.exception, UserError)
+    assert said in alone.exception.message
+    assert not exports.exists()
+    done = invoke("special", "--to", f"{target},pt2", "--no-verify", "--json")
     assert isinstance(done.exception, UserError)
-    assert said in str(done.exception)
-    assert not (here / "runs" / "special" / "exports").exists()
+    assert done.exception.message == f"{target} is not exported: {alone.exception.message}"
+    assert done.exception.hint == alone.exception.hint
+    assert [path.name for path in exports.iterdir()] == ["pt2"]
+    answer = json.loads(done.stdout)
+    assert len(answer["artefacts"]) == 1
+    assert answer["not_exported"] == {target: str(alone.exception)}
+
+
+def test_the_rest_is_one_command_after_the_installation(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready = exporting.TARGETS["gguf"]
+    monkeypatch.setitem(exporting.TARGETS, "gguf", exporting.Target("", ("no_such_lib",), "gguf"))
+    words = ["--to", "gguf,nanogpt", "--out", "my exports", "--no-verify", "--raw"]
+    monkeypatch.setattr("sys.argv", ["nanogpt", "export", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "gguf is not exported: --to gguf needs the package no_such_lib" in said
+    assert [path.name for path in (here / "my exports").iterdir()] == ["nanogpt"]
+    monkeypatch.setitem(exporting.TARGETS, "gguf", ready)
+    again = re.search("then `nanogpt ([^`]*)`", said)
+    assert again
+    expected = ["export", "runs/tiny", "--to", "gguf", "--out", "my exports", "--raw"]
+    assert shlex.split(again[1]) == [*expected, "--no-verify"]
+    pytest.importorskip("gguf")
+    assert CliRunner().invoke(app, shlex.split(again[1])).exit_code == 0
+    assert (here / "my exports" / "gguf" / "tiny-f16.gguf").is_file()
+
+
+def test_failed_proof_is_exit_code_one_beside_an_impossible_target(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(exporting.TARGETS, "gguf", exporting.Target("", ("no_such_lib",), "gguf"))
+    monkeypatch.setattr(verify, "_same_tensors", lambda *_: False)
+    done = invoke("--to", "nanogpt,gguf")
+    assert done.exit_code == 1
+    assert "gguf is not exported: --to gguf needs the package no_such_lib" in done.stderr
 
 
 def test_damaged_foreign_model_is_refused(here: Path) -> None:
