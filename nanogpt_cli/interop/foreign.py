@@ -159,6 +159,7 @@ def build(
     left_out: frozenset[str] = frozenset(),
     *,
     transposed: re.Pattern[str] | None = None,
+    remedy: str = "",
 ) -> GPT:
     """A GPT with the tensors of a source, in float32 and evaluation mode.
 
@@ -168,6 +169,7 @@ def build(
         named: native name -> name in the source.
         left_out: native names to ignore.
         transposed: matches the native names whose tensors the source stores transposed.
+        remedy: what to do about tensors that no GPT-2 has.
 
     Raises:
         UserError: a name or shape does not fit the configuration, or a tensor does not hold floats.
@@ -177,7 +179,7 @@ def build(
     wanted = shapes(config)
     # Ignored tensors must fit as well: a file with a wrong tensor is refused as a whole.
     everything = shapes(replace(config, bias=True)) if left_out else wanted
-    _check_names(everything, set(named), source)
+    _check_names(everything, set(named), source, remedy)
     flipped = {name for name in named if transposed is not None and transposed.search(name)}
     for name in named:
         expected, found_shape = everything[name], tensors.shapes[named[name]]
@@ -206,13 +208,14 @@ def _check_layers(config: GPTConfig, named: Mapping[str, str], source: str) -> N
         raise UserError(f"{source} holds {there} blocks, its configuration says {config.n_layer}")
 
 
-def _check_names(wanted: Mapping[str, object], there: set[str], source: str) -> None:
+def _check_names(wanted: Mapping[str, object], there: set[str], source: str, remedy: str) -> None:
     missing = [name for name in wanted if name not in there]
     unknown = sorted(name for name in there if name not in wanted)
     if missing:
         raise UserError(f"{source} lacks {missing[0]}" + _more(missing))
     if unknown:
-        raise UserError(f"{source} holds {unknown[0]!r:.100}, which no GPT-2 has" + _more(unknown))
+        more = _more(unknown)
+        raise UserError(f"{source} holds {unknown[0]!r:.100}, which no GPT-2 has{more}", remedy)
 
 
 def _more(names: list[str]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -165,7 +165,13 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
     with _tensors(folder) as tensors:
         named = native_names(tensors, tied=config.tied)
         config, left_out = _without_zero_biases(config, values, tensors, named, notes)
-        model = build(config, tensors, named, left_out, transposed=_TRANSPOSED)
+        _check_head(path, config, named)
+        model = build(
+            config, tensors, named, left_out, transposed=_TRANSPOSED,
+            remedy="if it has another head or adapters, save the language model alone: in "
+            f"transformers, GPT2LMHeadModel.from_pretrained({str(folder)!r}).save_pretrained(...)",
+        )  # fmt: skip
+    hf_config.fold_attention_scale(model, values, notes)
     tokenizer = tokenizer or huggingface_files.read(folder)
     if tokenizer is None and config.vocab_size in GPT2_ROWS:
         tokenizer = tokenizers.get("gpt2")
@@ -183,6 +189,14 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
     step = marker.get("step", 0) if isinstance(marker, dict) else 0
     step = step if isinstance(step, int) else 0
     return LoadedModel(model, tokenizer, str(folder), step, notes=tuple(notes))
+
+
+def _check_head(path: Path, config: GPTConfig, named: Mapping[str, str]) -> None:
+    if not config.tied and "lm_head.weight" not in named:
+        raise UserError(
+            f"{path}: tie_word_embeddings is false, but the weights lack lm_head.weight",
+            "write true if the output uses the embedding's weights, as in GPT-2",
+        )
 
 
 def _tensors(folder: Path) -> TensorSource:

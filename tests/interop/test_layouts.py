@@ -212,6 +212,10 @@ FOLDERS: dict[str, Callable[[Folder], None]] = {
     "bin from before archives, float16": stored(Tensor.half, **OLD),
     "no width of the MLP": by_transformers(n_inner=64),
     "attention in float32": by_transformers(reorder_and_upcast_attn=True),
+    "attention scaled by layer": by_transformers(scale_attn_by_inverse_layer_idx=True),
+    "attention not scaled": by_transformers(scale_attn_weights=False),
+    "attention scaled by layer alone": by_transformers(
+        scale_attn_weights=False, scale_attn_by_inverse_layer_idx=True),
     "padded vocabulary": by_transformers(vocab_size=64),
     "sizes under other names": configured(("n_layer", "n_head", "n_embd"), OTHER_NAMES),
     "no model_type": configured(("model_type",)),
@@ -470,9 +474,7 @@ NAMED = "transformer.h.0.ln_1.weight"
 REFUSED: dict[str, tuple[str, Callable[[Folder], Any]]] = {
     **{f"activation {name}": (f"activation_function '{name}'", changed(activation_function=name))
        for name in ("quick_gelu", "gelu_10", "mish", "tanh", "relu6", "sigmoid", "linear")},
-    "attention scaled by layer": ("scale_attn_by_inverse_layer_idx",
-                                  changed(scale_attn_by_inverse_layer_idx=True)),
-    "attention not scaled": ("scale_attn_weights", changed(scale_attn_weights=False)),
+    "no word on the scale": ("scale_attn_weights = None", changed(scale_attn_weights=None)),
     "cross-attention": ("add_cross_attention", changed(add_cross_attention=True)),
     "epsilon": ("layer_norm_epsilon 0.01", changed(layer_norm_epsilon=1e-2)),
     "a narrow MLP": ("n_inner 32", by_transformers(n_inner=32)),
@@ -489,13 +491,21 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], Any]]] = {
         broken(overflowed, **PICKLED),
     ),
     "another head": ("differs from", broken(lambda t: t.update({HEAD: t[EMBEDDING] + 1}))),
-    "no head": ("lacks lm_head", changed(tie_word_embeddings=False)),
+    "no head": ("lack lm_head", changed(tie_word_embeddings=False)),
     "a tensor missing": (f"lacks {NAMED}", broken(lambda t: t.pop(NAMED))),
     "a tensor too many": ("score", broken(lambda t: t.update(score=torch.ones(1)))),
     "the same name twice": ("twice", broken(lambda t: t.update({f"module.{NAMED}": t[NAMED] + 1}))),
     "integers": ("int8", broken(lambda t: t.update({NAMED: t[NAMED].to(torch.int8)}))),
     "values repeated": ("claim", broken(repeated, **PICKLED)),
     "a changed nanoGPT": ("n_kv_head", checkpoint(arguments={"n_kv_head": 1})),
+}  # fmt: skip
+
+
+# Refusals of a key of config.json; the others have a remedy only where there is one.
+WITH_A_REMEDY = {
+    "no word on the scale", "cross-attention", "epsilon", "a narrow MLP", "quantised", "pruned",
+    "two names for two sizes", "another architecture", "another head", "no head",
+    "a tensor too many", "an adapter", "no weights",
 }  # fmt: skip
 
 
@@ -507,3 +517,5 @@ def test_another_model_is_refused_by_name(folder: Path, name: str) -> None:
         imported(folder)
     assert "\n" not in refused.value.message
     assert not Path("runs").exists()
+    if name.startswith("activation") or name in WITH_A_REMEDY:
+        assert refused.value.hint
