@@ -117,10 +117,9 @@ def native_names(tensors: TensorSource, *, tied: bool) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in tensors.shapes:
-        bare = without_wrappers(name)
-        if _MASKS.search(bare):
+        native = native_name(name)
+        if _MASKS.search(native):
             continue
-        native = bare if bare.startswith(("transformer.", "lm_head.")) else f"transformer.{bare}"
         if native in found:
             raise UserError(f"{tensors.name} holds {native!r:.100} twice")
         found[native] = name
@@ -129,6 +128,12 @@ def native_names(tensors: TensorSource, *, tied: bool) -> dict[str, str]:
         if found.setdefault(_EMBEDDING, head) != head:
             _check_tied(tensors, head, found[_EMBEDDING])
     return found
+
+
+def native_name(name: str) -> str:
+    """The name of a tensor here: behind no wrapper, and in ``transformer.`` unless in the head."""
+    bare = without_wrappers(name)
+    return bare if bare.startswith(("transformer.", "lm_head.")) else f"transformer.{bare}"
 
 
 def without_wrappers(name: str) -> str:

@@ -74,6 +74,11 @@ class HuggingFaceTokenizer(Tokenizer):
         self._added: dict[int, str] = {token["id"]: token["content"] for token in added}
         self._bytes: dict[int, bytes] = {}
 
+    @property
+    def label(self) -> str:
+        """See ``Tokenizer``."""
+        return self._source if self.kind == "hf" else super().label
+
     def _find_eot(self) -> int | None:
         ids = (self._tokenizer.token_to_id(name) for name in _END_OF_TEXT_NAMES)
         return next((i for i in ids if i is not None), None)

@@ -72,6 +72,11 @@ class Tokenizer(ABC):
     byte_ids: Mapping[int, int] = MappingProxyType({})
     ascii_ids: bytes | None = None
 
+    @property
+    def label(self) -> str:
+        """Which tokenizer it is, for messages: its kind, or the file it comes from."""
+        return f"the tokenizer {self.kind}"
+
     @abstractmethod
     def encode_array(self, text: str) -> Tokens:
         """Ids of ``text`` as a 1-D array of ``dtype``; the fast way for large texts."""
