@@ -129,8 +129,8 @@ def _check_rules(tokenizer: Tokenizer, value: dict[str, Any]) -> None:
         flag = next((key for key in _MATCHING if added.get(key)), "")
         if flag and not added.get("special"):
             raise UserError(
-                f"{tokenizer.label}: the added token {added['content']!r:.60} has {flag}, which llama.cpp lacks: it "
-                "would give this model other ids than it was trained on",
+                f"{tokenizer.label}: the added token {added['content']!r:.60} has {flag}, "
+                "which llama.cpp lacks: it would give this model other ids than it was trained on",
                 _OTHER_CONVERTER,
             )
 

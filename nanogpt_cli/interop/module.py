@@ -38,11 +38,12 @@ _ACTIVATIONS: Final = {
 def adopt(module: nn.Module, label: str) -> GPT:
     """A GPT with the values of ``module``'s parameters, recognised by GPT-2's names and shapes.
 
-    Names may lack ``transformer.`` and have the prefixes of wrappers, as in files. A module without
-    head, such as transformers' ``GPT2Model``, gets the embedding as its head. Matrices may be stored as (out, in) or, as in Hugging Face's models, as (in, out). The module's
-    forward takes token ids (B, T) and returns logits (B, T, V) or (B, 1, V), alone, first in a
-    tuple, or as ``logits`` of an object; without head the output of the last LayerNorm (B, T, C),
-    also as ``last_hidden_state``.
+    Names may lack ``transformer.`` and begin with the prefixes of wrappers, as in files. A module
+    without head, such as transformers' ``GPT2Model``, gets the embedding as its head. Matrices may
+    be stored as (out, in) or, as in Hugging Face's models, as (in, out). The module's forward takes
+    token ids (B, T) and returns logits (B, T, V) or (B, 1, V), alone, first in a tuple, or as
+    ``logits`` of an object; without head also the output of the last LayerNorm (B, T, C), alone,
+    first in a tuple, or as ``last_hidden_state``.
 
     Raises:
         UserError: a name or shape is not that of a GPT-2, the message gives the first one; or the
@@ -149,11 +150,8 @@ def _compare(module: nn.Module, model: GPT, label: str, *, headless: bool) -> No
     theirs, hidden = _their_output(module, ids, label)
     with torch.no_grad():
         ours = model(ids)[0]
-        if (
-            headless
-            and theirs.shape[-1] == config.n_embd
-            and (hidden or theirs.shape != ours.shape)
-        ):
+        normed = theirs.dim() == 3 and theirs.shape[2] == config.n_embd
+        if headless and normed and (hidden or config.n_embd != config.vocab_size):
             theirs = model.lm_head(theirs)
     if theirs.dim() != 3 or theirs.shape[2] < config.vocab_size:
         raise UserError(f"{label}: its forward returns {tuple(theirs.shape)}, no logits (B, T, V)")
