@@ -104,9 +104,10 @@ def export(
     if not possible:
         raise _refusal(refused, possible, again)
     artefacts = []
+    say = _once()
     for target in possible:
         artefacts += exporting.export(
-            found, target, folder, console.say, quantizations=quantizations, overwrite=overwrite
+            found, target, folder, say, quantizations=quantizations, overwrite=overwrite
         )
     checks = exporting.verify_all(
         found, artefacts, console.say, python=verify_with or sys.executable, wanted=verify,
@@ -117,6 +118,7 @@ def export(
         for target, error in refused.items():
             console.say(f"{target} is not exported: {error}")
         raise typer.Exit(1)
+    _next(artefacts[0], text=found.tokenizer is not None)
     if push and "hf" in possible:
         if verify is None and any(c.target == "hf" and c.passed is None for c in checks):
             raise UserError(
@@ -143,6 +145,18 @@ def _source(source: str, checkpoint: str, raw: bool) -> Exportable:
         console.say(note)
     state = {**found.state, "step": found.step}
     return sources.from_model(found.model, found.tokenizer, importing.run_name(source), **state)
+
+
+def _once() -> Callable[[str], None]:
+    """``console.say`` for lines that were not said before: several targets may say the same."""
+    said: set[str] = set()
+
+    def say(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            console.say(line)
+
+    return say
 
 
 def _again(context: typer.Context, found: Exportable, targets: list[str]) -> str:
@@ -181,7 +195,7 @@ def _report(
     refused: dict[str, UserError],
     as_json: bool,
 ) -> None:
-    """Print the artefacts on stdout, and on stderr what was not verified and the next command."""
+    """Print the artefacts on stdout, and on stderr what was not verified."""
     if as_json:
         from nanogpt_cli.interop import verify
 
@@ -197,8 +211,6 @@ def _report(
         runtimes = ", ".join(dict.fromkeys(check.runtime for check in unknown))
         warning = f"NOT VERIFIED: {names}: never run in {runtimes}, so nobody knows if it is right"
         console.write(sys.stderr, console.painted(warning, "yellow", sys.stderr) + "\n")
-    if not any(check.passed is False for check in checks):
-        _next(artefacts[0])
 
 
 def _line(check: Check) -> str:
@@ -235,11 +247,11 @@ def _text_line(facts: dict[str, Any]) -> str:
     return ""
 
 
-def _next(artefact: Artefact) -> None:
+def _next(artefact: Artefact, *, text: bool) -> None:
     path = shell.quoted(str(artefact.path))
     loading = f"import torch; torch.export.load({str(artefact.path)!r})"
     commands = {
-        "hf": shell.command("sample", artefact.path),
+        "hf": shell.command(*(["sample"] if text else ["init-inspect", "--from"]), artefact.path),
         "gguf": f"llama-completion -m {path} -p 'text'",
         "onnx": shell.command("sample", artefact.path.parent),
         "nanogpt": f"python sample.py --out_dir={path}   (in nanoGPT's folder)",

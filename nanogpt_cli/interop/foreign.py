@@ -220,11 +220,12 @@ def _check_names(wanted: Mapping[str, object], there: set[str], source: str, rem
         raise UserError(f"{source} lacks {missing[0]}" + _more(missing))
     if unknown:
         more = _more(unknown)
-        raise UserError(f"{source} holds {unknown[0]!r:.100}, which no GPT-2 has{more}", remedy)
+        raise UserError(f"{source} holds {unknown[0]!r:.100}{more}, which no GPT-2 has", remedy)
 
 
 def _more(names: list[str]) -> str:
-    return f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+    more = len(names) - 1
+    return f" and {more} more tensor{'s' * (more > 1)}" if more else ""
 
 
 def not_finite(model: GPT) -> str:

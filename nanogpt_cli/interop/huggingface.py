@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import torch
 
-from nanogpt_cli import files, foreign_files
+from nanogpt_cli import files, foreign_files, shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import LoadedModel, hf_config, safe_torch
 from nanogpt_cli.interop.foreign import (
@@ -168,8 +168,7 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
         _check_head(path, config, named)
         model = build(
             config, tensors, named, left_out, transposed=_TRANSPOSED,
-            remedy="if it has another head or adapters, save the language model alone: in "
-            f"transformers, GPT2LMHeadModel.from_pretrained({str(folder)!r}).save_pretrained(...)",
+            remedy=_without_other_heads(folder),
         )  # fmt: skip
     hf_config.fold_attention_scale(model, values, notes)
     tokenizer = tokenizer or huggingface_files.read(folder)
@@ -189,6 +188,16 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
     step = marker.get("step", 0) if isinstance(marker, dict) else 0
     step = step if isinstance(step, int) else 0
     return LoadedModel(model, tokenizer, str(folder), step, notes=tuple(notes))
+
+
+def _without_other_heads(folder: Path) -> str:
+    """What to do about a model with another head or adapters."""
+    alone = f"{folder}-lm"
+    return (
+        "save the language model alone, in transformers: "
+        f"GPT2LMHeadModel.from_pretrained({str(folder)!r}).save_pretrained({alone!r}), then "
+        + shell.hint("import", alone, "--tokenizer", folder)
+    )
 
 
 def _check_head(path: Path, config: GPTConfig, named: Mapping[str, str]) -> None:

@@ -81,10 +81,11 @@ def reference(source: Exportable) -> Reference:
         tokens = np.resize(tokens, count * (T + 1))
     rows = tokens[: count * (T + 1)].reshape(count, T + 1).astype(np.int64)
     new = min(_NEW_TOKENS, T // 2)
-    prompts = [row[: max(1, min(T // 2, 32))].tolist() for row in rows[:_PROMPTS]]
+    # A context of one token leaves no room for new text.
+    prompts = [row[: min(T // 2, 32)].tolist() for row in rows[: _PROMPTS if new else 0]]
     with torch.inference_mode():
         logits = torch.stack([model(torch.from_numpy(row[None, :-1]))[0][0] for row in rows])
-        written = [_greedy(model, prompt, new) for prompt in prompts] if new else []
+        written = [_greedy(model, prompt, new) for prompt in prompts]
     return Reference(
         windows=rows[:, :-1], targets=rows[:, 1:], logits=logits.numpy(), prompts=prompts,
         greedy=written, eot=source.tokenizer.eot if source.tokenizer else None,

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tiny import make_run
+from tiny import make_model, make_run
 from typer.testing import CliRunner
 
 from nanogpt_cli import cli
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import exporting, verify
+from nanogpt_cli.interop.source import from_model
 
 
 @pytest.fixture
@@ -173,6 +174,21 @@ def test_failed_proof_is_exit_code_one_beside_an_impossible_target(
     done = invoke("--to", "nanogpt,gguf")
     assert done.exit_code == 1
     assert "gguf is not exported: --to gguf needs the package no_such_lib" in done.stderr
+
+
+def test_imported_model_without_tokenizer_is_told_how_to_get_one(here: Path) -> None:
+    source = from_model(make_model(n_layer=1), None, "plain")
+    exporting.export(source, "hf", here / "made", lambda line: None)
+    assert CliRunner().invoke(app, ["import", "made/hf", "--name", "bare"]).exit_code == 0
+    done = invoke("bare", "--to", "hf,gguf", "--no-verify")
+    assert "next: nanogpt init-inspect --from runs/bare/exports/hf" in done.stderr
+    sampled = CliRunner().invoke(app, ["sample", "bare"])
+    for result in (done, sampled):
+        assert isinstance(result.exception, UserError)
+        assert "`nanogpt import made/hf --tokenizer FILE`" in result.exception.hint
+    again = ["import", "made/hf", "--tokenizer", "runs/tiny", "--name", "whole"]
+    assert CliRunner().invoke(app, again).exit_code == 0
+    assert CliRunner().invoke(app, ["sample", "whole", "-n", "2"]).exit_code == 0
 
 
 def test_damaged_foreign_model_is_refused(here: Path) -> None:

@@ -7,6 +7,8 @@ model of the run is compared with the one that transformers loads; or it is refu
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +25,7 @@ from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import exporting, importing, opening
+from nanogpt_cli.interop import exporting, huggingface, importing, opening
 from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
 
 transformers = pytest.importorskip("transformers")
@@ -499,6 +501,24 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], Any]]] = {
     "values repeated": ("claim", broken(repeated, **PICKLED)),
     "a changed nanoGPT": ("n_kv_head", checkpoint(arguments={"n_kv_head": 1})),
 }  # fmt: skip
+
+
+def test_model_with_another_head_is_imported_as_the_hint_says(folder: Folder) -> None:
+    ours = exportable(n_embd=16, block_size=12, bias=True, vocab_size=65, activation="gelu_tanh")
+    huggingface.write_json_files(ours, folder)
+    theirs = their_model("GPT2ForSequenceClassification", vocab_size=65)
+    theirs.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"score\.weight', which no GPT-2 has") as refused:
+        imported(folder)
+    hint = re.fullmatch(r".*transformers: (GPT2.*), then `nanogpt ([^`]*)`", refused.value.hint)
+    assert hint
+    eval(hint[1], {"GPT2LMHeadModel": transformers.GPT2LMHeadModel})
+    done = CliRunner().invoke(app, [*shlex.split(hint[2]), "--json"])
+    assert done.exit_code == 0, done.exception
+    found = opening.resolve(json.loads(done.stdout)["run"])
+    assert found.tokenizer is not None
+    body = theirs.transformer.wte.weight
+    assert torch.equal(found.model.get_parameter("transformer.wte.weight"), body)
 
 
 # Refusals of a key of config.json; the others have a remedy only where there is one.

@@ -137,6 +137,15 @@ def test_added_token_that_llama_cpp_would_match_otherwise_is_refused(
         exporting.export(exportable(HuggingFaceTokenizer(value)), "gguf", tmp_path, quiet)
 
 
+def test_context_of_one_token_is_proved_without_greedy_texts(tmp_path: Path) -> None:
+    source = exportable(bias=False, block_size=1, n_layer=1)
+    (check,) = proved(source, "hf", tmp_path)
+    assert check.problems == []
+    assert check.facts["greedy_texts"] == 0
+    with pytest.raises(UserError, match="context is 1 token"):
+        exporting.export(source, "gguf", tmp_path, quiet)
+
+
 def test_changed_weight_and_dropped_spaces_are_caught(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     source = exportable()
