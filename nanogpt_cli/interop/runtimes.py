@@ -64,8 +64,8 @@ def run_transformers(artefact: Path, request: Request) -> None:
     transformers.logging.set_verbosity_error()
     model = transformers.AutoModelForCausalLM.from_pretrained(artefact).eval()
     greedy = transformers.GenerationConfig(
-        do_sample=False, max_new_tokens=max(1, request.new_tokens), pad_token_id=0, eos_token_id=None,
-        bos_token_id=None,
+        do_sample=False, max_new_tokens=max(1, request.new_tokens), pad_token_id=0,
+        eos_token_id=None, bos_token_id=None,
     )  # fmt: skip
     with torch.no_grad():
         logits = [model(torch.from_numpy(w[None])).logits[0].numpy() for w in request.windows]
