@@ -110,6 +110,7 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
     },
     "export": {
         "artefacts": "paths that were written",
+        "not_exported": "targets that are impossible, each with its reason",
         "passed": "whether every file was run and is right; null if one was not run",
         "checks": "the check of each format",
     },

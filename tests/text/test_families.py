@@ -98,6 +98,18 @@ def test_any_ids_are_streamed_as_they_are_decoded(family: str, data: st.DataObje
     ).replace("\ufffd", "?")
 
 
+@pytest.mark.parametrize("family", ["unigram, byte fallback", "sentencepiece, byte fallback"])
+def test_whole_characters_of_a_broken_run_are_kept_here_and_lost_in_the_library(
+    family: str,
+) -> None:
+    made = ours(family)
+    id_of = {byte: id for id, byte in made.byte_ids.items()}
+    ids = [*made.encode("a"), *(id_of[byte] for byte in "é".encode() + b"\xff" + "日".encode())]
+    start = made.decode(ids[:-6])
+    assert text_of(made, ids) == start + "é\ufffd日"
+    assert library(family).decode(ids, skip_special_tokens=False) == start + "\ufffd" * 6
+
+
 def mistakes(made: Tokenizer, ids: list[int]) -> list[bool]:
     """Whether each id is a byte that belongs to no whole character."""
     broken = [id in made.byte_ids for id in ids]
