@@ -99,7 +99,7 @@ def test_a_text_cut_in_two_in_small_blocks(
     path.write_bytes(gzip.compress(text.encode()))
     data = made_from(path, tmp_path / "set", tokenizer=vocabularies[name],
                      val_fraction=val_fraction)  # fmt: skip
-    cut = int(len(text) * (1 - val_fraction))
+    cut = data.manifest.train.characters
     for part, made in zip((text[:cut], text[cut:]), both(data), strict=True):
         assert made.bytes == len(part.encode())
         assert made.sha256 == hashlib.sha256(part.encode()).hexdigest()
