@@ -67,6 +67,8 @@ class Tally:
     """What reading skipped or had to cut, and what the user should know about the files.
 
     Attributes:
+        empty_records: records without any text, which were left out.
+        chats: records whose text was made from a list of messages.
         broken_bytes: bytes that were invalid in their encoding and were replaced or left out.
         first_skip: what was wrong with the first skipped record.
         remarks: sentence -> the files that it is true of.
@@ -75,6 +77,8 @@ class Tally:
     forced_cuts: int = 0
     skipped_records: int = 0
     skipped_files: int = 0
+    empty_records: int = 0
+    chats: int = 0
     broken_bytes: int = 0
     first_skip: UserError | None = None
     remarks: dict[str, list[str]] = field(default_factory=dict)
@@ -122,9 +126,10 @@ def check_zeros(data: bytes, name: str, encoding: str, zeros: float | None = Non
 
 
 def document(data: bytes, name: str, place: int, reader: Reader, tally: Tally) -> Iterator[Chunk]:
-    """One document that is already in memory, as chunks."""
+    """A record's text as chunks; one without any text is left out and counted."""
     if not data:
-        tally.remark("records without any text are left out", name)
+        tally.empty_records += 1
+        return
     if reader.newlines == "lf":
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if len(data) <= cuts.LIMIT:

@@ -83,6 +83,8 @@ class _Receipt(Table):
     broken_bytes: Count = 0
     forced_cuts: Count = 0
     skipped_records: Count = 0
+    empty_records: Count = 0
+    chats: Count = 0
     skipped_files: Count = 0
     carriage_returns: Count = 0
     first_skip: str | None = None

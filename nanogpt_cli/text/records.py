@@ -1,4 +1,4 @@
-"""Files of records, one document each: JSON lines, JSON arrays, Parquet."""
+"""Files of records in JSON, one document each: lines and arrays."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.foreign_files import parse_first, parse_json
+from nanogpt_cli.text import fields
 from nanogpt_cli.text.decoding import Peekable, decode
 from nanogpt_cli.text.documents import Chunk, Readable, Reader, Tally, document, option
 
 LONGEST_RECORD: Final = 1 << 26  # bytes; several copies of it are in memory
 BLOCK: Final = 1 << 18
-_PARQUET_ROWS: Final = 256  # at a time: with long documents these take hundreds of kilobytes
 _SKIP: Final = f"skip such records with {option('errors', 'skip')}"
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
@@ -106,7 +105,7 @@ def json_layout(stream: Peekable, field: str) -> str:
         value = parse_json(first, lenient=True)
     except ValueError:
         return "text"
-    one_record = isinstance(value, dict) and (others.strip() or field in value)
+    one_record = isinstance(value, dict) and (others.strip() or fields.has(value, field))
     return "lines" if one_record or (isinstance(value, str) and others.strip()) else "text"
 
 
@@ -170,7 +169,7 @@ def _after_space(text: str, start: int) -> int:
 
 
 def text_of(record: Any, place: str, reader: Reader, tally: Tally) -> bytes:
-    """The text of a record in UTF-8: a string, or the wanted field of an object.
+    """The text of a record in UTF-8: a string, or the wanted field of an object; none for a null.
 
     Args:
         record: a JSON value.
@@ -181,26 +180,36 @@ def text_of(record: Any, place: str, reader: Reader, tally: Tally) -> bytes:
     """
     field, text = reader.text_field, record
     if isinstance(record, dict):
-        if field not in record:
-            texts = {key: value for key, value in record.items() if isinstance(value, str)}
-            raise UserError(f"{place}: no field {field!r}", field_hint(field, texts))
-        text = record[field]
-        if not isinstance(text, str):
-            raise UserError(f"{place}: field {field!r} is {_kind(text)}, not text", _SKIP)
-    elif not isinstance(record, str):
+        try:
+            text = fields.look_up(record, field)
+        except KeyError:
+            hint = field_hint(field, fields.texts(record))
+            raise UserError(f"{place}: no field {field!r}", hint) from None
+        if fields.is_chat(text):
+            text = _chat(text, place, field, tally)
+    elif not isinstance(record, str | None):
         raise UserError(
-            f"{place}: {_kind(record)} where an object is needed",
+            f"{place}: {fields.kind(record)} where an object is needed",
             f'each record must look like {{"{field}": "..."}}',
+        )
+    if text is None:
+        return b""
+    if not isinstance(text, str):
+        inside = fields.texts({field: text})
+        raise UserError(
+            f"{place}: field {field!r} is {fields.kind(text)}, not text",
+            field_hint(field, inside) if inside else _SKIP,
         )
     return utf8(text, place, reader, tally)
 
 
-def _kind(value: Any) -> str:
-    """JSON's word for what a value is; Python's own words mean nothing to who wrote the file."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    kinds: dict[type, str] = {dict: "an object", list: "an array", str: "a string"}
-    return kinds.get(type(value), "a number")
+def _chat(messages: list[Any], place: str, field: str, tally: Tally) -> str:
+    try:
+        text = fields.chat(messages)
+    except ValueError as error:
+        raise UserError(f"{place}: field {field!r}: {error}", f"repair it, or {_SKIP}") from error
+    tally.chats += 1
+    return text
 
 
 def utf8(text: str, place: str, reader: Reader, tally: Tally) -> bytes:
@@ -242,48 +251,3 @@ def field_hint(field: str, known: Mapping[str, str]) -> str:
     likely = nearest(field, known) or max(known, key=lambda name: len(known[name]))
     there = ", ".join(map(repr, list(known)[:8]))
     return f"fields with text here: {there}; name one with {option('text_field', likely)}"
-
-
-def parquet(path: Path, name: str, reader: Reader, tally: Tally) -> Iterator[Chunk]:
-    """Rows of a Parquet file; needs pyarrow (the extra ``formats``).
-
-    Raises:
-        UserError: pyarrow is missing, the file is damaged, lacks the column, or has no text in it.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(
-            f"{name}: reading .parquet needs the package pyarrow",
-            "pip install 'nanogpt-cli[formats]'",
-        ) from error
-    field = reader.text_field
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _check_column(file.schema_arrow, name, field)
-            number = 0
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=[field], use_threads=False):
-                for text in batch.column(0).to_pylist():
-                    number += 1
-                    try:
-                        data = text_of({field: text}, f"{name}, row {number:,}", reader, tally)
-                    except UserError as error:
-                        tally.skip(error, reader)
-                        continue
-                    yield from document(data, name, number, reader, tally)
-    except (pyarrow.ArrowException, ValueError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name} is a damaged Parquet file: {reason}", "fetch it again") from error
-
-
-def _check_column(schema: Any, name: str, field: str) -> None:
-    """Refuse a column that is missing or cannot hold text, whatever the policy for records."""
-    types = {column.name: str(column.type) for column in schema}
-    texts = {key: "" for key, kind in types.items() if "string" in kind}
-    if field not in types:
-        raise UserError(f"{name}: no column {field!r}", field_hint(field, texts))
-    if field not in texts and types[field] != "null":
-        raise UserError(
-            f"{name}: column {field!r} holds {types[field]}, not text", field_hint(field, texts)
-        )

@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol
 from nanogpt_cli import foreign_files, text_encoding
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
-from nanogpt_cli.text import csv_records, cuts, records
+from nanogpt_cli.text import csv_records, cuts, parquet_records, records
 from nanogpt_cli.text.decoding import as_utf8
 from nanogpt_cli.text.documents import Chunk, Readable, Reader, Tally, text_chunks
 from nanogpt_cli.text.reading import (
@@ -108,7 +108,7 @@ class FileSource:
     def _chunks(self, reading: Reading, reader: Reader, tally: Tally) -> Iterator[Chunk]:
         kind = _kind(self.path)
         if kind == "parquet":
-            yield from records.parquet(self.path, self.name, reader, tally)
+            yield from parquet_records.parquet(self.path, self.name, reader, tally)
             return
         stream = unpacked(reading, self.path.suffix.lower())
         if kind == "text":
