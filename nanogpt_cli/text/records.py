@@ -246,6 +246,7 @@ def field_hint(field: str, known: Mapping[str, str]) -> str:
     Args:
         known: the fields there, each with its text in some record; the longest is the likeliest.
     """
+    known = {name: text for name, text in known.items() if name}
     if not known:
         return "there is no field with text"
     likely = nearest(field, known) or max(known, key=lambda name: len(known[name]))
