@@ -16,6 +16,7 @@ from typing import Final
 
 from nanogpt_cli import text_encoding
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import binary
 from nanogpt_cli.text.documents import Readable, Reader, Tally, check_zeros, option
 
 _HEAD: Final = 1 << 16  # bytes by which a file is judged
@@ -110,10 +111,13 @@ def as_utf8(
         newlines: ``lf`` also turns CRLF and CR into LF.
 
     Raises:
-        UserError: the file is in another encoding; the hint names it if it can be told.
+        UserError: the file is in another encoding, or is no text; the hint says what to do if the
+            encoding or the kind of file can be told.
     """
     source = Peekable(stream)
     head = source.peek(_HEAD)
+    if wrong := binary.refusal(head, name):
+        raise wrong
     encoding, skipped = _encoding(head, name, reader, tally)
     _check(head[skipped:], name, encoding)
     source.read(skipped)

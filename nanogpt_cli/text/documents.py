@@ -71,6 +71,7 @@ class Tally:
         chats: records whose text was made from a list of messages.
         broken_bytes: bytes that were invalid in their encoding and were replaced or left out.
         first_skip: what was wrong with the first skipped record.
+        first_binary: what the first binary file is that was skipped in a folder.
         remarks: sentence -> the files that it is true of.
     """
 
@@ -81,6 +82,7 @@ class Tally:
     chats: int = 0
     broken_bytes: int = 0
     first_skip: UserError | None = None
+    first_binary: UserError | None = None
     remarks: dict[str, list[str]] = field(default_factory=dict)
 
     def skip(self, error: UserError, reader: Reader) -> None:

@@ -87,6 +87,7 @@ class _Receipt(Table):
     chats: Count = 0
     skipped_files: Count = 0
     carriage_returns: Count = 0
+    first_binary: str | None = None
     first_skip: str | None = None
     remarks: list[_Remark] = Field(default_factory=list)
 

@@ -97,6 +97,7 @@ class Facts:
             "empty_records": tally.empty_records,
             "chats": tally.chats,
             "skipped_files": tally.skipped_files,
+            "first_binary": storable(tally.first_binary.message) if tally.first_binary else None,
             "first_skip": storable(tally.first_skip.message) if tally.first_skip else None,
             "remarks": [
                 {"remark": sentence, "files": len(names), "first": names[0]}
@@ -140,7 +141,8 @@ def notes(manifest: dict[str, Any]) -> Iterator[str]:
             "each message"
         )
     if receipt.get("skipped_files"):
-        yield f"{receipt['skipped_files']:,} binary file(s) were left out"
+        first = f"; the first: {receipt['first_binary']}" if receipt.get("first_binary") else ""
+        yield f"{receipt['skipped_files']:,} binary file(s) were left out{first}"
     if receipt["documents"] > 1 and tokenizer["eot"] is None:
         offer = f"; {option('eot')} adds one" if tokenizer["kind"] in ("char", "byte") else ""
         yield (

@@ -18,7 +18,7 @@ from typing import BinaryIO, Protocol
 from nanogpt_cli import foreign_files, text_encoding
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
-from nanogpt_cli.text import csv_records, cuts, parquet_records, records
+from nanogpt_cli.text import binary, csv_records, cuts, parquet_records, records
 from nanogpt_cli.text.decoding import as_utf8
 from nanogpt_cli.text.documents import Chunk, Readable, Reader, Tally, text_chunks
 from nanogpt_cli.text.reading import (
@@ -184,15 +184,20 @@ def expand(
             paths = (p for p in walk(path, glob) if _is_text(p, encoding, tally))
             found = [FileSource(p, encoding) for p in paths]
             if not found:
-                raise UserError(
-                    f"no text files in {path}" + (f" match {glob!r}" if glob else ""),
-                    "hidden and binary files are skipped",
-                )
+                raise _no_text(path, glob, tally)
             sources += found
         else:
             _check_there(path)
             sources.append(FileSource(path, encoding))
     return sources
+
+
+def _no_text(folder: Path, glob: str | None, tally: Tally) -> UserError:
+    """The error about a folder without anything to read."""
+    hint = "hidden and binary files are skipped"
+    if found := tally.first_binary:
+        hint += f"; {found.message}" + (f": {found.hint}" if found.hint else "")
+    return UserError(f"no text files in {folder}" + (f" match {glob!r}" if glob else ""), hint)
 
 
 def _check_there(path: Path) -> None:
@@ -254,11 +259,18 @@ def _is_text(path: Path, encoding: str, tally: Tally) -> bool:
     One that holds zero bytes is binary, unless these are due to UTF-16 or UTF-32: leaving such a
     text out without a word would be wrong, and reading it fails with a hint.
     """
-    suffix = path.suffix.lower()
-    if suffix in PACKED or suffix in _RECORD_KINDS or text_encoding.is_wide(encoding):
+    suffix, name = path.suffix.lower(), storable(str(path))
+    archive = ".tar" in path.suffixes and suffix in PACKED
+    if (suffix in PACKED or suffix in _RECORD_KINDS) and not archive:
         return True
     with foreign_files.opened(path) as file:
         head = file.read(_SNIFFED_BYTES)
-    binary = b"\0" in head and not text_encoding.guess(head)
-    tally.skipped_files += binary
-    return not binary
+    wrong = binary.refusal(head, name)
+    wide = text_encoding.is_wide(encoding) or text_encoding.guess(head)
+    if wrong is None and b"\0" in head and not wide:
+        wrong = UserError(f"{name} is binary")
+    if wrong is None:
+        return True
+    tally.skipped_files += 1
+    tally.first_binary = tally.first_binary or wrong
+    return False
