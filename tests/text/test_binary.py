@@ -1,4 +1,4 @@
-"""Files that are no text are named, alone and in folders, with a command that turns them into it."""
+"""Files that are no text are named, alone and in folders, with a command that gives their text."""
 
 from __future__ import annotations
 
