@@ -253,7 +253,8 @@ def csv(stream: Peekable, name: str, tabs: bool, reader: Reader, tally: Tally) -
         if reader.text_field not in header:
             cells = dict(itertools.zip_longest(header, next(rows, [])[: len(header)], fillvalue=""))
             raise UserError(
-                f"{name}: no column {reader.text_field!r}", field_hint(reader.text_field, cells)
+                f"{name}: the first line names no column {reader.text_field!r}",
+                field_hint(reader.text_field, cells),
             )
     except csv_module.Error as error:
         place = lines.place(name)[1]

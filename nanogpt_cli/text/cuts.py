@@ -83,7 +83,9 @@ def _last_unicode(buffer: bytearray, start: int) -> int:
 def _checked_cut(buffer: bytearray, tokenizer: Tokenizer) -> int:
     """A cut verified by encoding its surroundings, for vocabularies with an unknown pattern."""
     tail = max(HEAD, len(buffer) - (1 << 15))
-    cuts = [match.end() for match in _ASCII.finditer(buffer, tail)]
+    # A token that the text spells out may go on behind the cut: enough of it must be there.
+    known = max(0, len(buffer) - _CHECKED_CONTEXT)
+    cuts = [match.end() for match in _ASCII.finditer(buffer, tail, known)]
     for cut in reversed(cuts[-_CHECKED_TRIES:]):
         left = buffer[max(0, cut - _CHECKED_CONTEXT) : cut].decode("utf-8", "ignore")
         right = buffer[cut : cut + _CHECKED_CONTEXT].decode("utf-8", "ignore")

@@ -67,19 +67,24 @@ class Peekable:
     def __init__(self, inner: Readable) -> None:
         self._inner = inner
         self._held = b""
+        self._at = 0  # what is held before has been read
 
     def peek(self, size: int) -> bytes:
         """The next ``size`` bytes, fewer at the end; they will be read again."""
-        if len(self._held) < size:
-            self._held += self._inner.read(size - len(self._held))
-        return self._held[:size]
+        held = len(self._held) - self._at
+        if held < size:
+            self._held = self._held[self._at :] + self._inner.read(size - held)
+            self._at = 0
+        return self._held[self._at : self._at + size]
 
     def read(self, size: int = -1, /) -> bytes:
         """See ``Readable``."""
         if not self._held:
             return self._inner.read(size)
-        cut = len(self._held) if size < 0 else size
-        data, self._held = self._held[:cut], self._held[cut:]
+        data = self._held[self._at :] if size < 0 else self._held[self._at : self._at + size]
+        self._at += len(data)
+        if self._at == len(self._held):
+            self._held, self._at = b"", 0
         rest = -1 if size < 0 else size - len(data)
         return data + self._inner.read(rest) if rest else data
 

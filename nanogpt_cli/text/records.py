@@ -88,7 +88,9 @@ def _parsed(line: bytes, place: str, reader: Reader, tally: Tally) -> Any:
 
 
 def json_layout(stream: Peekable, field: str) -> str:
-    """How a ``.json`` file holds records: ``array``, ``lines``, or ``text`` if it holds none.
+    """How a ``.json`` file holds records: ``array``, ``lines``, ``object`` for a single record.
+
+    ``text`` if it holds none.
 
     Args:
         stream: the file; it can still be read from its beginning.
@@ -104,9 +106,46 @@ def json_layout(stream: Peekable, field: str) -> str:
     try:
         value = parse_json(first, lenient=True)
     except ValueError:
-        return "text"
+        return "object" if text.startswith("{") and _is_record(stream, field) else "text"
     one_record = isinstance(value, dict) and (others.strip() or fields.has(value, field))
     return "lines" if one_record or (isinstance(value, str) and others.strip()) else "text"
+
+
+def looks_like_lines(stream: Peekable) -> bool:
+    """Whether the first two lines of a text are JSON objects; it can be read from its beginning."""
+    lines = stream.peek(BLOCK).split(b"\n")[:2]
+    try:
+        values = [parse_json(line.decode(), lenient=True) for line in lines]
+    except ValueError:
+        return False
+    return len(lines) == 2 and all(isinstance(value, dict) for value in values)
+
+
+def _is_record(stream: Peekable, field: str) -> bool:
+    """Whether a file is one object, spread over lines, that has the field."""
+    data = stream.peek(LONGEST_RECORD)
+    if len(data) == LONGEST_RECORD:
+        return False
+    try:
+        value = parse_json(data.decode("utf-8", "replace"), lenient=True)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and fields.has(value, field)
+
+
+def json_object(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator[Chunk]:
+    """A file that is one object; see ``json_layout``.
+
+    Raises:
+        UserError: the field holds no text.
+    """
+    data = stream.read(LONGEST_RECORD)
+    try:
+        text = text_of(_parsed(data, name, reader, tally), name, reader, tally)
+    except UserError as error:
+        tally.skip(error, reader)
+        return
+    yield from document(text, name, 1, reader, tally)
 
 
 def json_array(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator[Chunk]:

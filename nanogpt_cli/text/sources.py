@@ -60,6 +60,8 @@ def text_document(
 ) -> Iterator[Chunk]:
     """The chunks of a stream that is one document in the reader's encoding."""
     text = as_utf8(stream, name, reader, tally, newlines=reader.newlines)
+    if records.looks_like_lines(text):
+        tally.remark("read as plain text, but its lines are records: call it .jsonl", name)
     own_bytes = text.unchanged and not text.skipped
     digest = reading.digest_of(stream) if own_bytes else None
     yield from text_chunks(text, name, reader, tally, digest=digest, offset=text.skipped)
@@ -123,6 +125,8 @@ class FileSource:
             yield from records.jsonl(text, self.name, reader, tally)
         elif layout == "array":
             yield from records.json_array(text, self.name, reader, tally)
+        elif layout == "object":
+            yield from records.json_object(text, self.name, reader, tally)
         else:
             tally.remark("read as plain text: it holds no array and no lines of records", self.name)
             plain = replace(reader, encoding="utf-8")

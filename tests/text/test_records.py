@@ -81,7 +81,9 @@ def test_bad_records_of_an_array_are_skipped_when_asked() -> None:
         ('{"text": "one"}\n{"text": "two"}\n', ["one", "two"], 0),
         ('\ufeff{"text": "one"}', ["one"], 0),
         ('{"name": "a package"}', ['{"name": "a package"}'], 1),
-        ('{\n "text": "spread"\n}\n', ['{\n "text": "spread"\n}\n'], 1),
+        ('{\n "text": "spread"\n}\n', ["spread"], 0),
+        ('{\n "body": "spread"\n}\n', ['{\n "body": "spread"\n}\n'], 1),
+        ('{\n "text": "open"\n', ['{\n "text": "open"\n'], 1),
         ("[1, 2, 3]", ["[1, 2, 3]"], 1),
         ("[]", ["[]"], 1),
         ("no JSON at all", ["no JSON at all"], 1),
@@ -304,6 +306,24 @@ def test_records_without_text_are_left_out_and_counted_in_every_format(tmp_path:
             assert (receipt["documents"], receipt["skipped_records"]) == (25, 0), path.name
             assert receipt["empty_records"] == 13
             assert "13 record(s) without any text were left out" in notes(made)
+
+
+def test_a_single_chat_is_read_however_it_is_indented(tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    for indent in (None, 2):
+        path.write_text(json.dumps({"title": "one", "talk": CHAT}, indent=indent))
+        assert text_of(path, text_field="talk") == WRITTEN
+    path.write_text(json.dumps({"talk": [3]}, indent=2))
+    with pytest.raises(UserError, match=r"chat\.json: field 'talk' is an array, not text"):
+        of(path, text_field="talk")
+
+
+def test_lines_of_records_under_another_name_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text('{"text": "one"}\n' * 30)
+    assert any("its lines are records: call it .jsonl" in note for note in notes(of(path)))
+    path.write_text('{"text": "one"}\nno record\n' * 30)
+    assert not list(notes(of(path)))
 
 
 CHAT = [
