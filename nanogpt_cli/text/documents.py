@@ -103,6 +103,13 @@ def option(name: str, value: str = "") -> str:
     return f"{' '.join(words)} (in a recipe: data.{name})"
 
 
+# cp1252, Windows' Western European encoding, has letters where Latin-1 has control characters.
+OTHER_ENCODING: Final = (
+    "if all of it is in another encoding, name that one, for example "
+    f"{option('encoding', 'cp1252')}; if only some bytes are wrong, use --errors replace or skip"
+)
+
+
 def check_zeros(data: bytes, name: str, encoding: str, zeros: float | None = None) -> None:
     """Refuse what has zeros where text has none.
 

@@ -12,7 +12,15 @@ from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.foreign_files import parse_first, parse_json
 from nanogpt_cli.text import fields
 from nanogpt_cli.text.decoding import Peekable, decode
-from nanogpt_cli.text.documents import Chunk, Readable, Reader, Tally, document, option
+from nanogpt_cli.text.documents import (
+    OTHER_ENCODING,
+    Chunk,
+    Readable,
+    Reader,
+    Tally,
+    document,
+    option,
+)
 
 LONGEST_RECORD: Final = 1 << 26  # bytes; several copies of it are in memory
 BLOCK: Final = 1 << 18
@@ -77,7 +85,7 @@ def _parsed(line: bytes, place: str, reader: Reader, tally: Tally) -> Any:
         raise UserError(
             f"{place}: invalid UTF-8 at byte {error.start + 1:,} of the line "
             f"(0x{line[error.start]:02x})",
-            f"use --errors replace or skip, or name the encoding with {option('encoding')}",
+            OTHER_ENCODING,
         ) from error
     except json.JSONDecodeError as error:
         raise UserError(
@@ -265,16 +273,12 @@ def utf8(text: str, place: str, reader: Reader, tally: Tally) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         half = ord(text[error.start])
+        if reader.errors == "strict" and 0xDC80 <= half < 0xDD00:
+            what = f"invalid UTF-8 (0x{half - 0xDC00:02x})"
+            raise UserError(f"{place}: {what}", OTHER_ENCODING) from error
         if reader.errors == "strict":
-            what = (
-                f"invalid UTF-8 (0x{half - 0xDC00:02x})"
-                if 0xDC80 <= half < 0xDD00
-                else f"half a surrogate pair (\\u{half:04x}) at character {error.start + 1:,}"
-            )
-            raise UserError(
-                f"{place}: {what}",
-                f"use --errors replace or skip, or name the encoding with {option('encoding')}",
-            ) from error
+            what = f"half a surrogate pair (\\u{half:04x}) at character {error.start + 1:,}"
+            raise UserError(f"{place}: {what}", "use --errors replace or skip") from error
     tally.broken_bytes += sum("\ud800" <= c <= "\udfff" for c in text)
     return text.encode("utf-8", "replace" if reader.errors == "replace" else "ignore")
 

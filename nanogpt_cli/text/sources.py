@@ -61,7 +61,10 @@ def text_document(
     """The chunks of a stream that is one document in the reader's encoding."""
     text = as_utf8(stream, name, reader, tally, newlines=reader.newlines)
     if records.looks_like_lines(text):
-        tally.remark("read as plain text, but its lines are records: call it .jsonl", name)
+        tally.remark(
+            "read as plain text, but its lines are records: give it a name that ends in .jsonl",
+            name,
+        )
     own_bytes = text.unchanged and not text.skipped
     digest = reading.digest_of(stream) if own_bytes else None
     yield from text_chunks(text, name, reader, tally, digest=digest, offset=text.skipped)

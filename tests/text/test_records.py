@@ -321,7 +321,7 @@ def test_a_single_chat_is_read_however_it_is_indented(tmp_path: Path) -> None:
 def test_lines_of_records_under_another_name_are_noticed(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text('{"text": "one"}\n' * 30)
-    assert any("its lines are records: call it .jsonl" in note for note in notes(of(path)))
+    assert any("its lines are records: give it a name" in note for note in notes(of(path)))
     path.write_text('{"text": "one"}\nno record\n' * 30)
     assert not list(notes(of(path)))
 
@@ -349,6 +349,8 @@ def test_chats_are_written_out_in_every_format(tmp_path: Path) -> None:
         receipt = made["receipt"]
         assert (receipt["documents"], receipt["chats"], receipt["empty_records"]) == (20, 20, 1)
         assert any("20 record(s) are chats" in note for note in notes(made))
+        data = tokens.open_data(tmp_path / f"{path.name}.set")
+        assert all(certify.certify(data, split).passed for split in tokens.SPLITS)
 
 
 @pytest.mark.parametrize(
