@@ -26,7 +26,7 @@ _UNICODE = re.compile(
 _DIGIT = re.compile(rb"[a-z](?=[0-9])")
 _CHECKED_CONTEXT: Final = 256  # bytes on either side of a cut that is checked by encoding
 _CHECKED_TRIES: Final = 16
-REACH: Final = 500  # characters
+REACH: Final = 500  # characters by which the cut between train and validation may be moved
 
 Cutter = Callable[[bytearray], int]
 
@@ -112,9 +112,8 @@ def near(text: str, at: int, places: range, tokenizer: Tokenizer) -> Iterator[in
     """
 
     def worse(place: int) -> tuple[bool, int]:
-        return text[place - 1 : place].isspace() == text[place : place + 1].isspace(), abs(
-            place - at
-        )
+        within = text[place - 1 : place].isspace() == text[place : place + 1].isspace()
+        return within, abs(place - at)
 
     yield at
     for place in sorted(places, key=worse):

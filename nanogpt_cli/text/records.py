@@ -1,4 +1,4 @@
-"""Files of records in JSON, one document each: lines and arrays."""
+"""Files of records in JSON, one document each: lines, arrays, and files that are one record."""
 
 from __future__ import annotations
 
@@ -96,9 +96,7 @@ def _parsed(line: bytes, place: str, reader: Reader, tally: Tally) -> Any:
 
 
 def json_layout(stream: Peekable, field: str) -> str:
-    """How a ``.json`` file holds records: ``array``, ``lines``, ``object`` for a single record.
-
-    ``text`` if it holds none.
+    """How a ``.json`` file holds records: ``array``, ``lines``, ``object`` (one), ``text`` (none).
 
     Args:
         stream: the file; it can still be read from its beginning.
@@ -121,7 +119,9 @@ def json_layout(stream: Peekable, field: str) -> str:
 
 def looks_like_lines(stream: Peekable) -> bool:
     """Whether the first two lines of a text are JSON objects; it can be read from its beginning."""
-    lines = stream.peek(BLOCK).split(b"\n")[:2]
+    lines = stream.peek(BLOCK).split(b"\n", 2)[:2]
+    if not lines[0].startswith(b"{"):
+        return False
     try:
         values = [parse_json(line.decode(), lenient=True) for line in lines]
     except ValueError:
