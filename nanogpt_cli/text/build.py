@@ -193,6 +193,12 @@ class Build:
                     f"skipped; the first: {first.message}",
                     first.hint,
                 )
+            if empty := self.tally.empty_records:
+                raise UserError(
+                    f"there is no text in {names}: the field {self.request.text_field!r} of all "
+                    f"{empty:,} records is empty",
+                    f"name another field with {option('text_field')}",
+                )
             raise UserError(f"there is no text in {names}", "the input is empty")
         if split := self._short_split(writer):
             hint = (

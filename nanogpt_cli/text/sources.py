@@ -6,6 +6,7 @@ size does not matter; each chunk ends where a cut does not change the tokens.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, cast
 
 from nanogpt_cli import foreign_files, text_encoding
 from nanogpt_cli.errors import UserError
@@ -38,6 +39,7 @@ _RECORD_KINDS = {
     ".parquet": "parquet",
 }  # fmt: skip
 _SNIFFED_BYTES = 8192
+_PARQUET = b"PAR1"
 
 
 class TextSource(Protocol):
@@ -113,6 +115,12 @@ class FileSource:
     def _chunks(self, reading: Reading, reader: Reader, tally: Tally) -> Iterator[Chunk]:
         kind = _kind(self.path)
         if kind == "parquet":
+            head = cast(io.BufferedReader, reading.buffered).peek()
+            if not head.startswith(_PARQUET):
+                raise binary.refusal(head, self.name) or UserError(
+                    f"{self.name} is no Parquet file",
+                    "give it the name of what it is, such as .csv",
+                )
             yield from parquet_records.parquet(self.path, self.name, reader, tally)
             return
         stream = unpacked(reading, self.path.suffix.lower())

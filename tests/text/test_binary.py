@@ -116,6 +116,16 @@ def test_binary_files_of_a_folder_are_left_out_and_the_first_is_named(tmp_path: 
     assert any(note.startswith(told) for note in notes(made))
 
 
+def test_what_is_called_parquet_is_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    for data, what in (
+        (PDF, "is a PDF document, not text"), (b"hello\n" * 9, "is no"), (b"", "is no"),
+    ):  # fmt: skip
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=what):
+            prepare.prepare(prepare.Request((str(path),), tokenizer="byte"), out=tmp_path / "set")
+
+
 WORDS = ["GIF89a", "PAR1", "RIFF", "OggS", "ID3", "8BPS", "GGUF", "MZ", "PK", "BM", "Rar!", "BZh9"]
 
 

@@ -326,6 +326,17 @@ def test_lines_of_records_under_another_name_are_noticed(tmp_path: Path) -> None
     assert not list(notes(of(path)))
 
 
+def test_records_that_all_lack_text_are_not_called_an_empty_input(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"body": null, "text": ""}\n' * 7)
+    for field in ("text", "body"):
+        with pytest.raises(
+            UserError, match=f"the field '{field}' of all 7 records is em"
+        ) as caught:
+            of(path, text_field=field)
+        assert "--text-field (in a recipe" in caught.value.hint
+
+
 CHAT = [
     {"role": "system", "content": "Be kind."},
     {"role": "user", "content": "Two\nlines: one"},
