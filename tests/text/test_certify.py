@@ -124,6 +124,21 @@ def test_any_text_is_proved(texts: list[str], kind: str, eot: bool, rule: str) -
         assert sum(made.bytes for made in both(data)) == len("".join(texts).encode())
 
 
+@pytest.mark.parametrize(("val_fraction", "kept"), [(0.09, 36), (0.08, 37), (0.5, 20)])
+def test_a_cut_within_a_short_document_is_moved_between_documents(
+    val_fraction: float, kept: int, tmp_path: Path
+) -> None:
+    path = records(tmp_path / "r.jsonl", ["abcdefgh"] * 40)
+    asked = {"tokenizer": "bpe:300", "split": "tail"}
+    whole = made_from(path, tmp_path / "whole", **asked, val_fraction=0.0)
+    data = made_from(path, tmp_path / "set", **asked, val_fraction=val_fraction)
+    assert [*data.train, *data.val] == whole.train.tolist()
+    assert data.manifest.train.characters == 8 * kept
+    assert data.train[-1] == data.tokenizer.eot
+    assert data.manifest.val.documents == 40 - kept
+    assert sum(made.end_of_text for made in both(data)) == 39
+
+
 def test_losses_are_counted_by_cause(vocabularies: dict[str, str], tmp_path: Path) -> None:
     texts = [f"{i} The  QUICK wörld Ωmega, words!" for i in range(60)]
     path = records(tmp_path / "r.jsonl", texts)
