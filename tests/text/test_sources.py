@@ -248,7 +248,7 @@ def test_absent_inputs_and_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for module, suffix in (("zstandard", "zst"), ("pyarrow", "parquet")):
         monkeypatch.setitem(sys.modules, module, None)
         path = tmp_path / f"a.{suffix}"
-        path.write_bytes(b"x")
+        path.write_bytes(b"PAR1")
         with pytest.raises(UserError, match=f"needs the package {module}"):
             read(path)
     monkeypatch.setitem(sys.modules, "datasets", None)
