@@ -129,6 +129,8 @@ def test_what_is_called_parquet_is_looked_at(tmp_path: Path) -> None:
 WORDS = ["GIF89a", "PAR1", "RIFF", "OggS", "ID3", "8BPS", "GGUF", "MZ", "PK", "BM", "Rar!", "BZh9"]
 
 
-@given(st.sampled_from(WORDS), st.text(st.characters(min_codepoint=32), max_size=300))
+@given(
+    st.sampled_from(WORDS), st.text(st.characters(codec="utf-8", min_codepoint=32), max_size=300)
+)
 def test_a_text_may_begin_with_the_letters_of_a_format(word: str, rest: str) -> None:
     assert binary.refusal(f"{word} {rest}".encode(), "a.txt") is None
