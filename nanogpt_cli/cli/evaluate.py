@@ -83,7 +83,9 @@ def evaluate(
         "split": split,
         "step": source.step,
     }
-    proof = certificate.prove(found, split) if certify else None
+    plain = _words(model_name, checkpoint, out, raw, data=data, split=split, device=device,
+                   precision=precision, batch=batch)  # fmt: skip
+    proof = certificate.prove(found, split, plain) if certify else None
     if proof and not proof.passed:
         _refuse(facts, proof, as_json=as_json)
     console.say(f"{source.label} on the {split} split of {found.folder}")
@@ -122,7 +124,7 @@ def certified(run: Path, data: Path, device: str, proof: Certificate | None) -> 
     from nanogpt_cli.training import evaluate as core
 
     found = open_data(data)
-    proof = proof or certificate.demand(found)
+    proof = proof or certificate.demand(found, ["eval", run])
     source = sources.resolve(str(run))
     where = devices.choose(recipes.Train(device=device, precision="fp32", compile=False))
     result = core.evaluate(source.model.to(where.device), found.val, where)
@@ -131,6 +133,17 @@ def certified(run: Path, data: Path, device: str, proof: Certificate | None) -> 
     for line in certificate.lines(proof):
         console.say(line)
     return {"bits_per_byte": bits, "certificate": certificate.facts(proof)}
+
+
+def _words(
+    source: str, checkpoint: str, out: Path, raw: bool, *, split: str, precision: str, **given: Any
+) -> list[object]:
+    """The words of the same evaluation without ``--certify``."""
+    usual = {"split": "val", "precision": "fp32", "device": "auto", "data": "", "batch": 0}
+    asked = {"split": split, "precision": precision, **given}
+    options_given = [(f"--{k}", value) for k, value in asked.items() if value != usual[k]]
+    model = options.sample_words(source, checkpoint, out, raw)[1:]
+    return ["eval", *model, *itertools.chain.from_iterable(options_given)]
 
 
 def _refuse(facts: dict[str, Any], proof: Certificate, *, as_json: bool) -> None:

@@ -83,8 +83,11 @@ class _Receipt(Table):
     broken_bytes: Count = 0
     forced_cuts: Count = 0
     skipped_records: Count = 0
+    empty_records: Count = 0
+    chats: Count = 0
     skipped_files: Count = 0
     carriage_returns: Count = 0
+    first_binary: str | None = None
     first_skip: str | None = None
     remarks: list[_Remark] = Field(default_factory=list)
 

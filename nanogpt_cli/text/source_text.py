@@ -247,10 +247,10 @@ def _request(data: TokenData) -> Request:
 def _gone(data: TokenData, what: str, hint: str = "") -> UserError:
     kind = str(data.manifest.raw["request"].get("tokenizer") or data.manifest.kind)
     words = again.prepare_words(data.manifest, kind)
-    now = f"prepare the text as it is now, {shell.hint(*words)}," if words else "prepare it again"
+    now = f", or prepare the text as it is now, {shell.hint(*words)}, and train on that"
     return UserError(
         f"the text of {data.folder} cannot be read as it was, so nothing can be proved: {what}",
         hint
-        or f"put the files listed in {data.folder / build.SOURCES} back as they were, or {now} "
-        "and train on that",
+        or f"put the files listed in {data.folder / build.SOURCES} back as they were"
+        + (now if words else ""),
     )

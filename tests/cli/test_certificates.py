@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,35 @@ def test_without_the_source_the_exit_code_is_2(nanogpt: Program) -> None:
         assert (code, out) == (2, "")
         assert "nothing can be proved" in error
         assert "hint: put the files listed in set/sources.jsonl back" in error
+        [without] = proposed(error)
+        assert without == ["nanogpt", *command]
+    options = ("--split", "train", "--batch", "2", "--data", "set")
+    _, _, error = nanogpt("eval", "toy", "--certify", *options)
+    [without] = proposed(error)
+    assert set(without) == {"nanogpt", "eval", "toy", *options}
+    assert nanogpt(*without[1:])[0] == 0
     Path("away.txt").rename("toy.txt")
     assert nanogpt("eval", "toy", "--certify")[0] == 0
+
+
+def test_a_changed_source_is_prepared_again_as_the_hint_says(nanogpt: Program) -> None:
+    assert nanogpt("train", "toy.toml")[0] == 0
+    Path("toy.txt").write_text(TEXT + "and more\n")
+    code, _, error = nanogpt("eval", "toy", "--certify")
+    assert (code, "toy.txt was changed since" in error) == (2, True)
+    prepare, without = proposed(error)
+    assert nanogpt(*without[1:])[0] == 0
+    code, _, error = nanogpt(*prepare[1:])
+    assert code == 0
+    made = shlex.split(error.splitlines()[-1])
+    data = next(word for word in made if word.startswith("data.name="))
+    assert nanogpt("train", "toy.toml", "--certify", "--set", data)[0] == 0
+
+
+def proposed(error: str) -> list[list[str]]:
+    """The commands between backticks of a message, in words."""
+    return [shlex.split(words) for words in error.split("`")[1::2]]
+
+
+def test_a_proof_goes_with_no_dashboard(nanogpt: Program) -> None:
     assert nanogpt("train", "toy.toml", "--certify", "--tui")[0] == 2
