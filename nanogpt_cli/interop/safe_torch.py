@@ -11,12 +11,12 @@ facts about the machine, the value, the keys of its storages) and the storages a
 
 from __future__ import annotations
 
-import os
+import io
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def load(path: Path) -> Any:
 
 def _check_old(path: Path) -> None:
     with foreign_files.opened(path) as file:
-        head = os.fdopen(file.fileno(), "rb", closefd=False).read(safe_pickle.LARGEST)
+        head = io.BufferedReader(cast(io.RawIOBase, file)).read(safe_pickle.LARGEST)
     at = len(_OLD)
     for _ in range(_PICKLES_AFTER_MAGIC):
         at += safe_pickle.scan(head[at:], str(path), ALLOWED)
