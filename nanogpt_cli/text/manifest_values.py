@@ -89,6 +89,22 @@ class _Receipt(Table):
     remarks: list[_Remark] = Field(default_factory=list)
 
 
+class _Request(Table):
+    """The types of a ``request.Request``, where its defaults stand: those here are read by nobody."""
+
+    inputs: list[str] = Field(default_factory=list)
+    tokenizer: str = ""
+    split: str = ""
+    val_fraction: Share = 0
+    glob: str | None = None
+    text_field: str = ""
+    errors: str = ""
+    encoding: str = ""
+    newlines: str = ""
+    eot: bool = False
+    limit: Count | None = None
+
+
 class _Manifest(Table):
     tool: str
     name: str
@@ -98,7 +114,7 @@ class _Manifest(Table):
     train: _Split
     val: _Split
     sources: _Sources
-    request: dict[str, Any]
+    request: _Request
     receipt: _Receipt
 
 
