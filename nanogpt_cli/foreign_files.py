@@ -87,6 +87,20 @@ def present(path: Path) -> bool:
     return True
 
 
+def entries(folder: Path) -> list[Path]:
+    """What a folder holds, sorted by name; nothing where there is no folder.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError) as error:
+        _refuse(folder, error)
+
+
 class _File(io.FileIO):
     """A file whose errors of reading are a ``UserError`` with its name, which Python leaves out."""
 

@@ -75,8 +75,8 @@ def entropy_bits(counts: Tokens) -> float:
 def prepared_folders() -> list[Path]:
     """Every prepared set in ``./data`` and in the cache."""
     folders = [places.DATA, places.cache_home() / "data"]
-    found = [sorted(folder.iterdir()) for folder in folders if foreign_files.present(folder)]
-    return [path for paths in found for path in paths if path.is_dir() and tokens.is_prepared(path)]
+    found = [path for folder in folders for path in foreign_files.entries(folder)]
+    return [path for path in found if path.is_dir() and tokens.is_prepared(path)]
 
 
 def newest_of(path: Path) -> Path | None:

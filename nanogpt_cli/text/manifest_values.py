@@ -90,7 +90,7 @@ class _Receipt(Table):
 
 
 class _Request(Table):
-    """The types of a ``request.Request``, where its defaults stand: those here are read by nobody."""
+    """The types of a ``request.Request``, whose defaults count: those here are never read."""
 
     inputs: list[str] = Field(default_factory=list)
     tokenizer: str = ""

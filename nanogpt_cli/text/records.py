@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.errors import UserError, in_words, nearest
 from nanogpt_cli.foreign_files import parse_first, parse_json
 from nanogpt_cli.text.decoding import Peekable, decode
 from nanogpt_cli.text.documents import Chunk, Readable, Reader, Tally, document, option
@@ -240,7 +240,7 @@ def field_hint(field: str, known: Mapping[str, str]) -> str:
     if not known:
         return "there is no field with text"
     likely = nearest(field, known) or max(known, key=lambda name: len(known[name]))
-    there = ", ".join(map(repr, list(known)[:8]))
+    there = ", ".join(f"{key!r:.80}" for key in list(known)[:8])
     return f"fields with text here: {there}; name one with {option('text_field', likely)}"
 
 
@@ -273,8 +273,9 @@ def parquet(path: Path, name: str, reader: Reader, tally: Tally) -> Iterator[Chu
                         continue
                     yield from document(data, name, number, reader, tally)
     except (pyarrow.ArrowException, ValueError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name} is a damaged Parquet file: {reason}", "fetch it again") from error
+        raise UserError(
+            f"{name} is a damaged Parquet file: {in_words(error)}", "fetch it again"
+        ) from error
 
 
 def _check_column(schema: Any, name: str, field: str) -> None:

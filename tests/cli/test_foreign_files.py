@@ -446,15 +446,56 @@ def test_column_of_text_that_is_none_is_damage(
     path = root / "rec.parquet"
     path.write_bytes(path.read_bytes().replace(b"or not", b"or \xff\xff\xff"))
     assert run(monkeypatch, *READERS["rec.parquet"][0]) == 2
-    assert "damaged Parquet file" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "damaged Parquet file" in said
+    assert "codec" not in said
 
 
 def test_key_of_any_length_makes_no_message_of_any_length(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (root / "r.toml").write_text(f"[train]\n{'x' * 50_000} = 1\n")
-    assert run(monkeypatch, "recipe", "check", "r.toml") == 2
-    assert len(capsys.readouterr().err) < 9000
+    long = "x" * 50_000
+    (root / "r.toml").write_text(f"[train]\n{long} = 1\n")
+    (root / "rec.csv").write_text(f"id,{long}\n1,a\n2,b\n")
+    for command in (("recipe", "check", "r.toml"), *READERS["rec.csv"]):
+        assert run(monkeypatch, *command) == 2
+        assert len(capsys.readouterr().err) < 500
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("init-inspect", "r.toml", "--theory", "--csv", "o.x"), ("watch", "tiny", "--svg", "o.x"),
+     ("bench", "startup", "--out", "o.x"), ("recipe", "from-nanogpt", "config.py", "--out", "o.x")],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["pipe", "device", "stream"])
+def test_result_never_takes_the_place_of_a_device_or_a_pipe(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str,
+    command: tuple[str, ...],
+) -> None:  # fmt: skip
+    path = root / "o.x"
+    if kind == "stream":  # what /dev/stdout is
+        if "bench" in command:
+            pytest.skip("its result is appended, which a stream can take")
+        path.symlink_to("/proc/self/fd/1")
+    else:
+        SPECIAL[kind](path)
+    before = path.lstat()
+    assert run(monkeypatch, *command) == 2
+    assert "o.x" in capsys.readouterr().err
+    assert path.lstat().st_ino == before.st_ino
+
+
+def test_folder_of_ours_that_is_a_file_holds_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    nanogpt_home: Path,
+) -> None:  # fmt: skip
+    (root / "data").write_text("")
+    (nanogpt_home / "data").write_text("")
+    (nanogpt_home / "assets").mkdir()
+    (nanogpt_home / "assets" / "x").write_text("")
+    for command in (("data",), ("cache", "list"), ("runs", "--out", "toy.txt"),
+                    ("recipe", "new", "mine", "--data", "toy.txt", "--yes")):  # fmt: skip
+        assert run(monkeypatch, *command) == 0, capsys.readouterr().err
 
 
 def test_records_of_hostile_values_are_passed_over_when_asked(
