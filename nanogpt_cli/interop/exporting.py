@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.extras import install_command
 from nanogpt_cli.interop import card, verify
@@ -90,7 +90,7 @@ def check_ready(
             )
         for quantization in quantizations if name == "gguf" else ():
             gguf.check_type(quantization)
-        if (out / name).exists() and not overwrite:
+        if foreign_files.present(out / name) and not overwrite:
             raise UserError(f"{out / name} exists", "--overwrite replaces it; --out goes elsewhere")
         if name in checks:
             checks[name](source)
