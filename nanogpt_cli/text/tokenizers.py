@@ -123,7 +123,8 @@ def from_json(value: dict[str, Any], source: str = "the tokenizer") -> Tokenizer
     except ValueError as error:
         raise UserError(f"this tokenizer is damaged: {error}") from None
     for key in ("vocab_size", "eot"):
-        if key in value and value[key] != getattr(made, key):
+        # An earlier version may have found no end of text where this one does.
+        if value.get(key) is not None and value[key] != getattr(made, key):
             raise UserError(
                 f"this tokenizer is damaged: {key} is {value[key]}, that of its tokens "
                 f"{getattr(made, key)}"
