@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import TEXT, exportable, make_model, make_run, quiet, write_llmc
 
 from nanogpt_cli import cli, files
@@ -483,6 +483,21 @@ def test_result_never_takes_the_place_of_a_device_or_a_pipe(
     assert run(monkeypatch, *command) == 2
     assert "o.x" in capsys.readouterr().err
     assert path.lstat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("output", [(), ("--logprobs",), ("--json",)], ids=str)
+def test_weights_that_overflowed_end_the_text_in_words(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    output: tuple[str, ...],
+) -> None:  # fmt: skip
+    path = root / "hf" / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    # Tied to the head: one of these two ids of no prompt gets an infinite logit.
+    name = next(name for name in tensors if name.endswith("wte.weight"))
+    tensors[name][-2:, 0] = torch.tensor([torch.inf, -torch.inf])
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert run(monkeypatch, "sample", "hf", "-n", "2", "--prompt", "be", *output) == 2
+    assert "logits are not finite" in capsys.readouterr().err
 
 
 def test_folder_of_ours_that_is_a_file_holds_nothing(
