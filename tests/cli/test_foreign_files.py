@@ -456,7 +456,7 @@ def test_key_of_any_length_makes_no_message_of_any_length(
 ) -> None:
     long = "x" * 50_000
     (root / "r.toml").write_text(f"[train]\n{long} = 1\n")
-    (root / "rec.csv").write_text(f"id,{long}\n1,a\n2,b\n")
+    (root / "rec.csv").write_text(f"id,{long}\n1,a rose\n2,is a rose\n")
     for command in (("recipe", "check", "r.toml"), *READERS["rec.csv"]):
         assert run(monkeypatch, *command) == 2
         assert len(capsys.readouterr().err) < 500
