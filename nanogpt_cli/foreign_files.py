@@ -9,16 +9,20 @@ and their strings can be encoded as UTF-8.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import re
 import stat
 import tomllib
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NoReturn, cast
 
 from nanogpt_cli import text_encoding
 from nanogpt_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 # Size limits in bytes: recipes, other small files, vocabularies (a million merges take 85 MB).
 LARGEST_RECIPE: Final = 1 << 16
@@ -83,11 +87,46 @@ def present(path: Path) -> bool:
     return True
 
 
+def entries(folder: Path) -> list[Path]:
+    """What a folder holds, sorted by name; nothing where there is no folder.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError) as error:
+        _refuse(folder, error)
+
+
+class _File(io.FileIO):
+    """A file whose errors of reading are a ``UserError`` with its name, which Python leaves out."""
+
+    def __init__(self, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "rb")
+        self._path = path
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        try:
+            return super().read(-1 if size is None else size)
+        except OSError as error:
+            _refuse(self._path, error)
+
+    def readinto(self, buffer: Buffer, /) -> int:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            _refuse(self._path, error)
+
+
 def opened(path: Path, pipe_hint: str = "") -> BinaryIO:
     """A regular file opened for reading bytes, unbuffered; opening never blocks.
 
     Raises:
-        UserError: as ``check``, or permission to read is denied.
+        UserError: as ``check``, or permission to read is denied. Reading raises it as well, when
+            the disk fails.
     """
     check(path, pipe_hint)  # first, because merely opening a device can have effects
     flags = os.O_RDONLY
@@ -99,7 +138,7 @@ def opened(path: Path, pipe_hint: str = "") -> BinaryIO:
         _refuse(path, error)
     try:
         _check_kind(path, os.fstat(descriptor).st_mode, pipe_hint)
-        return cast(BinaryIO, os.fdopen(descriptor, "rb", buffering=0))
+        return cast(BinaryIO, _File(descriptor, path))
     except BaseException:
         os.close(descriptor)
         raise
@@ -114,10 +153,7 @@ def read_bytes(path: Path, limit: int = LARGEST_CONFIG, pipe_hint: str = "") -> 
     with opened(path, pipe_hint) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= limit:
-            try:
-                data = os.fdopen(file.fileno(), "rb", closefd=False).read(limit + 1)
-            except OSError as error:
-                _refuse(path, error)
+            data = io.BufferedReader(cast(io.RawIOBase, file)).read(limit + 1)
             size = len(data)
         if size > limit:
             raise UserError(
@@ -287,6 +323,7 @@ def _refuse(path: Path, error: OSError | ValueError) -> NoReturn:
 
 _ADVICE: Final = {
     errno.EACCES: "ask its owner, or change its permissions",
+    errno.EIO: "the disk may be failing; take a copy of the file if there is one",
     errno.ELOOP: "this symbolic link leads back to itself",
 }
 

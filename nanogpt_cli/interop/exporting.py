@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.extras import install_command
 from nanogpt_cli.interop import card, verify
@@ -103,7 +103,7 @@ def check_ready(
         except UserError as error:
             refused[name] = error
     for name in targets:
-        if name not in refused and (out / name).exists() and not overwrite:
+        if name not in refused and foreign_files.present(out / name) and not overwrite:
             raise UserError(f"{out / name} exists", "--overwrite replaces it; --out goes elsewhere")
     return refused
 

@@ -75,7 +75,7 @@ def entropy_bits(counts: Tokens) -> float:
 def prepared_folders() -> list[Path]:
     """Every prepared set in ``./data`` and in the cache; those that are being written are none."""
     folders = [places.DATA, places.cache_home() / "data"]
-    found = [sorted(folder.iterdir()) for folder in folders if foreign_files.present(folder)]
+    found = [foreign_files.entries(folder) for folder in folders]
     named = [p for paths in found for p in paths if not p.name.startswith(files.TEMPORARY_PREFIX)]
     return [path for path in named if path.is_dir() and tokens.is_prepared(path)]
 

@@ -92,6 +92,22 @@ class _Receipt(Table):
     remarks: list[_Remark] = Field(default_factory=list)
 
 
+class _Request(Table):
+    """The types of a ``request.Request``, whose defaults count: those here are never read."""
+
+    inputs: list[str] = Field(default_factory=list)
+    tokenizer: str = ""
+    split: str = ""
+    val_fraction: Share = 0
+    glob: str | None = None
+    text_field: str = ""
+    errors: str = ""
+    encoding: str = ""
+    newlines: str = ""
+    eot: bool = False
+    limit: Count | None = None
+
+
 class _Manifest(Table):
     tool: str
     name: str
@@ -101,7 +117,7 @@ class _Manifest(Table):
     train: _Split
     val: _Split
     sources: _Sources
-    request: dict[str, Any]
+    request: _Request
     receipt: _Receipt
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nanogpt_cli.errors import UserError
+from nanogpt_cli.errors import UserError, in_words
 from nanogpt_cli.text import fields
 from nanogpt_cli.text.documents import Chunk, Reader, Tally, document
 from nanogpt_cli.text.records import field_hint, text_of
@@ -49,8 +49,9 @@ def parquet(path: Path, name: str, reader: Reader, tally: Tally) -> Iterator[Chu
                         continue
                     yield from document(data, name, number, reader, tally)
     except (pyarrow.ArrowException, ValueError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name} is a damaged Parquet file: {reason}", "fetch it again") from error
+        raise UserError(
+            f"{name} is a damaged Parquet file: {in_words(error)}", "fetch it again"
+        ) from error
 
 
 def _check_column(file: pyarrow.parquet.ParquetFile, name: str, field: str) -> None:

@@ -26,6 +26,7 @@ LONGEST_RECORD: Final = 1 << 26  # bytes; several copies of it are in memory
 BLOCK: Final = 1 << 18
 _SKIP: Final = f"skip such records with {option('errors', 'skip')}"
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
+_LONGEST_FIELD: Final = 80  # characters of a name that a hint repeats
 
 
 def too_long(name: str, number: int) -> UserError:
@@ -292,6 +293,8 @@ def field_hint(field: str, known: Mapping[str, str]) -> str:
     known = {name: text for name, text in known.items() if name}
     if not known:
         return "there is no field with text"
-    likely = nearest(field, known) or max(known, key=lambda name: len(known[name]))
-    there = ", ".join(map(repr, list(known)[:8]))
-    return f"fields with text here: {there}; name one with {option('text_field', likely)}"
+    there = ", ".join(f"{key!r:.{_LONGEST_FIELD}}" for key in list(known)[:8])
+    usual = [name for name in known if len(name) <= _LONGEST_FIELD]
+    likely = nearest(field, usual) or max(usual, key=lambda name: len(known[name]), default="")
+    how = f"; name one with {option('text_field', likely)}" if likely else ""
+    return f"fields with text here: {there}{how}"

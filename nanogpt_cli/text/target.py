@@ -34,7 +34,7 @@ def remove_leftovers(target: Path) -> list[Path]:
     """Remove temporary folders that killed runs left; call it with the lock held."""
     name = re.escape(target.name)
     made = re.compile(rf"{re.escape(files.TEMPORARY_PREFIX)}{name}-[a-z0-9_]{{8}}")
-    found = [p for p in target.parent.iterdir() if made.fullmatch(p.name)]
+    found = [p for p in foreign_files.entries(target.parent) if made.fullmatch(p.name)]
     for path in found:
         shutil.rmtree(path, ignore_errors=True)
     return found
@@ -46,7 +46,7 @@ def check_replaceable(target: Path) -> None:
         return
     if not target.is_dir():
         raise UserError(f"{target} is a file", "choose another folder with --out")
-    held = sorted(p.name for p in target.iterdir())
+    held = [path.name for path in foreign_files.entries(target)]
     foreign = [name for name in held if name not in _OURS]
     if foreign or (held and not tokens.is_prepared(target)):
         what = f"holds {foreign[0]!r}" if foreign else "is not a prepared data set"

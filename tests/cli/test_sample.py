@@ -432,6 +432,11 @@ def test_the_first_token_does_not_wait_for_the_thread_probe(
         torch.set_num_threads(before)
 
 
+def test_an_endless_line_ends_the_loop(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_interactive, "LARGEST", 100)
+    assert "over 100 characters" in refusal("--interactive", input="x" * 1000).message
+
+
 def test_interactive_settings_last_and_mistakes_do_not_end_the_loop(here: Path) -> None:
     script = "\n".join([
         "/temp 0", "/tokens 6", "ABC", "/foo", "/tokens x", "/topp 7", "é", "ABC", "/more",
