@@ -10,30 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
+import smallest
 
-from nanogpt_cli import cli
 from nanogpt_cli.text import tokens
 
-RECIPE = """
-[data]
-name = "set"
-[model]
-n_layer = 1
-n_head = 2
-n_embd = 8
-block_size = 8
-[train]
-max_steps = 2
-batch_size = 4
-eval_every = 0
-precision = "fp32"
-device = "cpu"
-[optim]
-warmup_steps = 1
-[sample]
-max_new_tokens = 0
-"""
+RECIPE = smallest.recipe(data={"name": "set"}, model={"n_head": 2})
 TEXT = "the Queen slept; naïve trees — 日本 — stood tall\n" * 60
 
 Program = Callable[..., tuple[int, str, str]]
@@ -49,12 +32,8 @@ def nanogpt(
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["nanogpt", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, error = capfd.readouterr()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, out, error
+        code = programs.nanogpt(*arguments)
+        return code, *capfd.readouterr()
 
     assert call("prepare", "toy.txt", "--tokenizer", "byte", "--out", "set")[0] == 0
     return call

@@ -8,46 +8,25 @@ import shlex
 import shutil
 from pathlib import Path
 
+import programs
 import pytest
+import smallest
 
-from nanogpt_cli import cli
 from nanogpt_cli.text import look, tokens
 
 TEXT = "the king walked under the trees while rain fell on the stone and the queen slept\n" * 60
-RECIPE = """
-[data]
-name = "toy.txt"
-tokenizer = "byte"
-[model]
-n_layer = 1
-n_head = 1
-n_embd = 8
-block_size = 8
-[train]
-max_steps = 2
-batch_size = 4
-precision = "fp32"
-device = "cpu"
-[optim]
-warmup_steps = 1
-[sample]
-prompt = "the "
-max_new_tokens = 0
-"""
+RECIPE = smallest.recipe(data={"tokenizer": "byte"}, sample={"prompt": "the "})
 
 
 class Program:
     """The program in this process, in a folder with a text, a recipe and a run of it."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
-        self._capsys, self._patch = capsys, patch
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
 
     def __call__(self, *words: str) -> tuple[int, str, str]:
-        self._patch.setattr("sys.argv", ["nanogpt", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out = self._capsys.readouterr()
-        return int(ended.value.code or 0), out.out, out.err
+        code = programs.nanogpt(*words)
+        return code, *self._capsys.readouterr()
 
     def eval(self, *words: str) -> dict[str, object]:
         code, out, error = self("eval", "toy", "--json", *words)
@@ -62,7 +41,7 @@ def nanogpt(
     monkeypatch.chdir(tmp_path)
     Path("toy.txt").write_text(TEXT)
     Path("toy.toml").write_text(RECIPE)
-    program = Program(capsys, monkeypatch)
+    program = Program(capsys)
     assert program("train", "toy.toml")[0] == 0
     return program
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import programs
 import pytest
+import smallest
 from programs import LIMIT, finish
 from typer.testing import CliRunner
 
@@ -20,27 +21,10 @@ from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.training import progress
 
 TEXT = "the king walked under the trees while rain fell on the stone and the queen slept\n" * 120
-RECIPE = """
-[data]
-name = "toy.txt"
-[model]
-n_layer = 1
-n_head = 1
-n_embd = 8
-block_size = 8
-[train]
-max_steps = 6
-batch_size = 4
-eval_every = 3
-checkpoint_every = 3
-precision = "fp32"
-device = "cpu"
-[optim]
-warmup_steps = 1
-[sample]
-prompt = "the "
-max_new_tokens = 4
-"""
+RECIPE = smallest.recipe(
+    train={"max_steps": 6, "eval_every": 3, "checkpoint_every": 3},
+    sample={"prompt": "the ", "max_new_tokens": 4},
+)
 
 
 @pytest.fixture
