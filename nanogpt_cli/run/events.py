@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from nanogpt_cli.foreign_files import parse_json
+from nanogpt_cli.parsing import parse_json
 from nanogpt_cli.printable import json_escaped
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
