@@ -432,6 +432,21 @@ def test_the_first_token_does_not_wait_for_the_thread_probe(
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize(("capability", "native"), [((9, 0), True), ((7, 5), False)])
+def test_a_gpu_without_bf16_samples_in_float32(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], native: bool
+) -> None:
+    """PyTorch would emulate bf16 there; the model itself stays on the CPU."""
+    monkeypatch.setattr(sample_session, "_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda model, _: model)
+    session = sample_session.open_session(
+        "small", "last", Path("runs"), device="cuda:1", precision="auto", threads=0
+    )
+    assert session.weights.wte.dtype == (torch.bfloat16 if native else torch.float32)
+    assert session.generation.exact is not native
+
+
 def test_interactive_settings_last_and_mistakes_do_not_end_the_loop(here: Path) -> None:
     script = "\n".join([
         "/temp 0", "/tokens 6", "ABC", "/foo", "/tokens x", "/topp 7", "é", "ABC", "/more",

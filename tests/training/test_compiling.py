@@ -24,6 +24,7 @@ from nanogpt_cli.model import loss
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.training.setup import assemble
 from nanogpt_cli.training.spec import resolve
+from nanogpt_cli.training.stats import Collector
 from nanogpt_cli.training.stepper import Stepper
 
 _STEPS = 3
@@ -161,6 +162,11 @@ def test_fsdp_compiles_each_block_and_the_head_with_the_loss(
     assert graphs.counts == (2, 2)  # the blocks are alike
     targets = {str(node.target) for node in graphs.forward[-1].graph.nodes}
     assert any("nll_loss" in name or "log_softmax" in name for name in targets)
+    ids = torch.zeros(2, stepper.model.config.block_size, dtype=torch.int64)
+    before = len(graphs.inference)
+    Collector(stepper.model, ids, stepper.device, every=1, budget=1.0, group=group).rehearse()
+    assert graphs.counts == (2, 2)
+    assert len(graphs.inference) == before  # statistics look into blocks that are not compiled
 
 
 def test_too_little_memory_in_the_trial_is_no_failure_of_the_compiler(
