@@ -26,6 +26,7 @@ from nanogpt_cli.training.setup import assemble
 from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.stats import Collector
 from nanogpt_cli.training.stepper import Stepper
+from nanogpt_cli.training.trainer import Trainer
 
 _STEPS = 3
 
@@ -107,6 +108,20 @@ def test_trial_and_steps_share_one_graph_of_fixed_shapes(
     assert not [value for value in values if isinstance(value, torch.SymInt)]
     shapes = [value.shape for value in values if isinstance(value, torch.Tensor)]
     assert all(isinstance(size, int) for shape in shapes for size in shape)
+
+
+def test_what_a_run_does_around_its_steps_compiles_nothing(tmp_path: Path, graphs: Graphs) -> None:
+    trainer = Trainer(
+        toy_run.recipe(
+            train={"compile": True, "max_steps": 4, "eval_every": 2},
+            stats={"every": 1, "budget": 1.0},
+            sample={"max_new_tokens": 2},
+        ),
+        toy_run.data(tmp_path),
+    )
+    assert toy_run.run(trainer)
+    assert graphs.counts == (1, 1)
+    assert len(graphs.inference) == 1
 
 
 def test_nothing_of_the_logits_size_waits_for_the_backward_pass(

@@ -84,17 +84,19 @@ def nothing_is_copied(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch, "as_tensor", copied)
 
 
-def test_optimizers_averages_and_clipping_wait_for_nothing(
+def test_a_step_moves_its_loss_and_norm_and_waits_for_nothing_else(
     stepper: Stepper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kinds = {type(member) for member in stepper.optimizers.members}
     assert kinds == {adamw.AdamW, muon.Muon}
     assert stepper.average.values
-    loss = stepper._accumulate(1)
-    nothing_is_copied(monkeypatch)
-    stepper.apply(Measured(1, 0.1, 1.0, 2.0, clipped=True))
     with pytest.raises(RuntimeError, match="meta"):
-        loss.item()  # what the fixture's device is for
+        stepper.measure(1)  # the transfer of loss and norm, which comes last
+    moved: list[tuple[int, ...]] = []
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: moved.append(x.shape) or [1.0, 2.0])
+    nothing_is_copied(monkeypatch)
+    stepper.apply(stepper.measure(1))
+    assert moved == [(2,)]
 
 
 def test_statistics_of_a_step_are_moved_once(
