@@ -136,14 +136,15 @@ def _device(wanted: str) -> torch.device:
 
 
 def _precision(train: recipe.Train, device: torch.device, notes: list[str]) -> str:
-    if train.precision != "auto":
-        return train.precision
-    if multiplies_bf16(device):
-        return "bf16"
-    if device.type != "cuda":
-        return "fp32"
+    chosen, native = train.precision, multiplies_bf16(device)
+    if chosen not in ("auto", "bf16"):
+        return chosen
+    if native or device.type != "cuda":
+        return "bf16" if native or chosen == "bf16" else "fp32"
     why = "this GPU has no bf16 arithmetic"
-    if torch.cuda.get_device_capability(device) < _TENSOR_CORES:
+    if chosen == "bf16":
+        why += ", so it is emulated, which is slow"
+    elif torch.cuda.get_device_capability(device) < _TENSOR_CORES:
         chosen = "fp32"
     elif train.parallel == "fsdp":
         chosen, why = "fp32", f'{why}, and fp16 does not work with train.parallel = "fsdp"'
