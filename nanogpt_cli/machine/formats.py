@@ -15,15 +15,24 @@ _BF16 = (8, 0)
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
     """Inside, products of float32 have all its digits, also where the run allows TF32."""
-    before = torch.get_float32_matmul_precision()
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set for each backend, of which this one setting cannot speak
+        before = ""
     if before == "highest":
         yield
         return
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    each = [backend.fp32_precision for backend in backends]
     torch.set_float32_matmul_precision("highest")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        if before:
+            torch.set_float32_matmul_precision(before)
+        else:
+            for backend, value in zip(backends, each, strict=True):
+                backend.fp32_precision = value
 
 
 def multiplies_bf16(device: torch.device) -> bool:
