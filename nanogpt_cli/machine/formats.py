@@ -22,7 +22,7 @@ def full_float32() -> Iterator[None]:
     if before == "highest":
         yield
         return
-    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     each = [backend.fp32_precision for backend in backends]
     torch.set_float32_matmul_precision("highest")
     try:
