@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from nanogpt_cli import schemes
+from nanogpt_cli import recipe, schemes
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init.attention_theory import group_sizes
 from nanogpt_cli.init.drawing import build, configure
@@ -15,6 +15,7 @@ from nanogpt_cli.init.inspect import measure
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.sources import Drawn
 from nanogpt_cli.init.theory import expect, initial_loss, random_tokens
+from nanogpt_cli.machine import device
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.training.stats import Collector
 
@@ -210,7 +211,9 @@ def test_a_run_measures_what_its_expectation_says(name: str) -> None:
     config = configure(GPTConfig(3, 4, 256, 512, 65, 0.0, False, "gelu"), scheme)
     ids = torch.randint(8, (2, 512), generator=torch.Generator().manual_seed(0)) ** 2
     expected = expected_stats(config, scheme, ids)
-    seen = Collector(build(config, scheme, 0), ids, every=1, budget=1.0).activations().complete()
+    plain = device.choose(recipe.Train(device="cpu", precision="fp32"))
+    collector = Collector(build(config, scheme, 0), ids, plain, every=1, budget=1.0)
+    seen = collector.activations().complete()
     room = {"attn_rms": 0.1, "attn_score_std": 0.25, "attn_entropy": 0.01}
     for field in ("resid_rms", "mlp_rms", "preact_std", "dead", *room):
         measured = [float(value) for value in seen[field]]
