@@ -184,6 +184,11 @@ def test_fsdp_compiles_each_block_and_the_head_with_the_loss(
     assert len(graphs.inference) == before  # statistics look into blocks that are not compiled
 
 
+def test_fsdp_in_bfloat16_steps_on_a_cpu_too(tmp_path: Path, group: distributed.Group) -> None:
+    recipe = toy_run.recipe(train={"parallel": "fsdp", "precision": "bf16"})
+    stepped(recipe, tmp_path, group)
+
+
 def test_too_little_memory_in_the_trial_is_no_failure_of_the_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
