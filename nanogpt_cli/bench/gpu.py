@@ -165,15 +165,16 @@ def _short(error: str) -> str:
 
 def _show(values: dict[str, Any], out: Path) -> None:
     sizes = ", smallest sizes: no figure means anything" if values["tiny"] else ""
-    table = console.simple_table(f"on {values['device']}{sizes}", ("", "", "seconds", "part", ""))
-    table.columns[1].justify = table.columns[3].justify = table.columns[4].justify = "left"
+    table = console.simple_table(f"on {values['device']}{sizes}", ("", "", "seconds"))
+    said = []
     for item in values["items"]:
-        table.add_row(item["name"], item["status"], f"{item.get('seconds', 0):.0f}", "", "")
+        table.add_row(item["name"], item["status"], f"{item.get('seconds', 0):.0f}")
         for part in item["parts"]:
-            table.add_row(
-                "", part["status"], f"{part['seconds']:.1f}", part["name"], _short(part["error"])
-            )
-        if not item["parts"]:
-            table.add_row("", "", "", "", _short(item["error"]))
-    console.stdout().print(table)
+            table.add_row(f"  {part['name']}", part["status"], f"{part['seconds']:.1f}")
+        if item["error"]:
+            said.append(f"{item['name']}: {item['error']}")
+    show = console.stdout()
+    show.print(table)
+    for line in said:
+        show.print(line)
     console.say(f"the figures are in {out}")

@@ -25,7 +25,7 @@ def graphs(report: Report, setting: Setting) -> None:
     """The trial before a run compiles one graph, and the steps after it compile nothing."""
     batch = setting.size(12, 2)
     sets = setup.gpt2(
-        setting, f"model.n_layer={setting.size(4, 2)}", f"train.batch_size={batch}",
+        setting, "model.n_layer=2", f"train.batch_size={batch}",
         f"train.tokens_per_step={batch * setting.size(1024, 32)}", "optim.warmup_steps=0",
     )  # fmt: skip
     for precision in ("fp32", "bf16"):
@@ -75,7 +75,7 @@ def syncs(report: Report, setting: Setting) -> None:
     """A step waits for the GPU once, to read its loss and gradient norm."""
     batch, T = setting.size(4, 2), setting.size(1024, 32)
     plain = setup.gpt2(
-        setting, f"model.n_layer={setting.size(4, 2)}", f"train.batch_size={batch}",
+        setting, "model.n_layer=2", f"train.batch_size={batch}",
         f"train.tokens_per_step={2 * batch * T}", "optim.grad_clip=0.001",
     )  # fmt: skip
     ways = {

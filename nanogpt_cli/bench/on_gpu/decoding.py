@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -49,15 +50,15 @@ def _same_text(part: Part, model: GPT, dtype: torch.dtype, texts: int, setting: 
     import torch
 
     new = setting.size(200, 20)
-    given = {"dtype": dtype, "texts": texts, "new": new}
+    draw = partial(_draw, model, dtype=dtype, texts=texts)
     with _watched(capture=True) as replays:
-        replayed = _draw(model, **given)
+        replayed = draw(new=new)
         started = time.perf_counter()
-        again = _draw(model, **given)
+        again = draw(new=new)
         took = time.perf_counter() - started
     with _watched(capture=False):
         started = time.perf_counter()
-        eager = _draw(model, **given)
+        eager = draw(new=new)
         eagerly = time.perf_counter() - started
     part.facts |= {
         "captured": [replay._graph is not None for replay in replays],
@@ -70,7 +71,7 @@ def _same_text(part: Part, model: GPT, dtype: torch.dtype, texts: int, setting: 
     part.check(replayed == again, "two texts with one seed differ")
     part.check(replayed == eager, "replayed and eager steps give different tokens")
     if dtype == torch.float32:
-        naive = _draw(model, **given | {"new": min(new, 40)}, cached=False)
+        naive = draw(new=min(new, 40), cached=False)
         same = {key: tokens[: len(naive[key])] for key, tokens in replayed.items()}
         part.check(same == naive, "the cache gives other tokens than the module itself")
 
@@ -106,10 +107,11 @@ def _watched(*, capture: bool) -> Iterator[list[Any]]:
     made: list[Any] = []
 
     def make(*arguments: Any) -> decode_graph.Replay:
-        made.append(decode_graph.Replay(*arguments))
+        replay = decode_graph.Replay(*arguments)
         if not capture:
-            made[-1]._eager_left = math.inf
-        return made[-1]
+            replay._eager_left = math.inf
+        made.append(replay)
+        return replay
 
     with (
         mock.patch.object(decode, "Replay", make),

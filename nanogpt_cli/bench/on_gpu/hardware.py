@@ -7,6 +7,8 @@ import platform
 import shutil
 import subprocess
 import warnings
+from contextlib import suppress
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli.bench.on_gpu import setup
@@ -47,20 +49,18 @@ def _versions(device: torch.device) -> dict[str, Any]:
     found: dict[str, Any] = {
         "python": platform.python_version(), "platform": platform.platform(),
         "torch": torch.__version__, "numpy": np.__version__, "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(), "compiler": shutil.which("cc") or "",
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "compiler": shutil.which("cc") or "", "triton": "",
     }  # fmt: skip
-    try:
-        import triton
-
-        found["triton"] = triton.__version__
-    except ImportError:
-        found["triton"] = ""
+    with suppress(metadata.PackageNotFoundError):
+        found["triton"] = metadata.version("triton")
     if device.type == "cuda":
         about = torch.cuda.get_device_properties(device)
         found |= {
             "name": about.name, "capability": f"{about.major}.{about.minor}",
             "multiprocessors": about.multi_processor_count, "memory_bytes": about.total_memory,
-            "nccl": ".".join(map(str, torch.cuda.nccl.version())), "nvidia_smi": _smi(),
+            "nccl": torch.cuda.nccl.version(),  # type: ignore[no-untyped-call]
+            "nvidia_smi": _smi(),
         }  # fmt: skip
     return found
 

@@ -23,7 +23,9 @@ GROUPS = {
     "attention": re.compile(r"flash|fmha|sdpa|attention", re.I),
     "loss": re.compile(r"log_?softmax|logsumexp|nll|cross_entropy|softmax|gather", re.I),
     "norm": re.compile(r"layer_?norm", re.I),
-    "matmul": re.compile(r"gemm|nvjet|cutlass|xmma|cublas|splitk|\bb?a?d?d?b?mm\b|linear", re.I),
+    "matmul": re.compile(
+        r"^(?!triton_(poi|red|per)_).*(gemm|nvjet|cutlass|xmma|cublas|splitk|mm\b|matmul)", re.I
+    ),
 }
 
 
