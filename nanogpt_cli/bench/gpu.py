@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -115,6 +116,7 @@ class Results:
         def begun(parts: process.Parts) -> None:
             self._keep({**about, "status": "running", "error": "", "parts": parts})
 
+        begun([])
         found = process.run(name, setting, limit_s, home, begun)
         for part in found["parts"]:
             console.say(f"  {part['name']}: {part['status']} {_short(part['error'])}".rstrip())
@@ -143,6 +145,8 @@ def _chosen(only: list[str] | None) -> list[str]:
 
 
 def _check(out: Path, against: Path | None, device: str) -> None:
+    if not hasattr(os, "killpg"):
+        raise UserError("bench gpu ends groups of processes, which this system cannot do")
     if out.exists():
         raise UserError(f"{out} exists", "name another file with --out")
     if against is not None:

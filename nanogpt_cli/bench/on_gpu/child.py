@@ -11,10 +11,8 @@ import time
 from pathlib import Path
 
 from nanogpt_cli.bench.on_gpu.items import ITEMS
-from nanogpt_cli.bench.on_gpu.process import end_group
+from nanogpt_cli.bench.on_gpu.process import GRACE_S, end_group
 from nanogpt_cli.bench.on_gpu.report import Report, Setting
-
-_GRACE_S = 5.0
 
 
 def main(name: str, setting: str) -> None:
@@ -24,22 +22,30 @@ def main(name: str, setting: str) -> None:
         name: a key of ``ITEMS``.
         setting: JSON of ``Setting``'s attributes, and ``parts``: the file to write parts to.
     """
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    orphaned = threading.Event()
+    threading.Thread(target=_end_with_parent, args=(orphaned,), daemon=True).start()
     given = json.loads(setting)
     against = Path(given["against"]) if given["against"] else None
     where = Setting(given["device"], given["tiny"], Path(given["folder"]), against)
-    ITEMS[name].work(Report(Path(given["parts"])), where)
+    try:
+        ITEMS[name].work(Report(Path(given["parts"])), where)
+    finally:
+        if orphaned.is_set():
+            time.sleep(
+                2 * GRACE_S
+            )  # the other thread ends this process, and what is left beside it
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(orphaned: threading.Event) -> None:
     """End this process and what it has started when the other end of stdin is gone.
 
     Whoever is killed cannot end its children, and one that goes on keeps the GPU busy.
     """
     while os.read(0, 1024):
         pass
+    orphaned.set()
     end_group(os.getpid(), signal.SIGINT)  # programs that started others end them
-    time.sleep(_GRACE_S)
+    time.sleep(GRACE_S)
     end_group(os.getpid(), signal.SIGKILL)
 
 

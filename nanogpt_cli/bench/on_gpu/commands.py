@@ -26,19 +26,23 @@ def command(
     Raises:
         RuntimeError: its exit code is not among ``codes``.
     """
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, "-m", "nanogpt_cli", *words],
-        env=os.environ | (environment or {}), stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, errors="replace", check=False,
+        env=os.environ | (environment or {}), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, errors="replace",
     )  # fmt: skip
-    sys.stderr.write(done.stderr)
-    if done.returncode not in codes:
-        said = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-        last = (said or done.stderr.strip().splitlines() or ["it wrote nothing"])[-1]
+    # Unlike ``run`` this does not kill the command at Ctrl-C, which reaches it as well: it may
+    # have started programs that it has to end.
+    with process:
+        out, said = process.communicate()
+    sys.stderr.write(said)
+    if process.returncode not in codes:
+        errors = [line for line in said.splitlines() if line.startswith("error:")]
+        last = (errors or said.strip().splitlines() or ["it wrote nothing"])[-1]
         raise RuntimeError(
-            f"nanogpt {words[0]} ended with exit code {done.returncode}: {last[:_SHOWN]}"
+            f"nanogpt {words[0]} ended with exit code {process.returncode}: {last[:_SHOWN]}"
         )
-    return done.stdout
+    return out
 
 
 def settings(sets: Collection[str]) -> list[str]:

@@ -19,7 +19,8 @@ from nanogpt_cli.bench.on_gpu.report import Setting
 
 _CHILD = (sys.executable, "-m", "nanogpt_cli.bench.on_gpu.child")
 _LOOK_S = 0.2
-_GRACE_S = 5.0
+# What a process that is asked to end may take.
+GRACE_S = 5.0
 _LOG_BYTES = 1 << 16
 # Parts of an item, each with name, status, seconds, facts, error and trace.
 Parts = list[dict[str, Any]]
@@ -83,22 +84,31 @@ def end(process: subprocess.Popen[bytes]) -> None:
     """End a process and what it has started: ask first, then kill."""
     if process.poll() is None:
         end_group(process.pid, signal.SIGINT)
-        try:
-            process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            end_group(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + GRACE_S
+    while _lives(process) and time.monotonic() < deadline:
+        time.sleep(_LOOK_S / 10)
+    if _lives(process):
+        end_group(process.pid, signal.SIGKILL)
     if process.stdin is not None:
         process.stdin.close()
     process.wait()
 
 
+def _lives(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process or one that it has started is still there."""
+    if process.poll() is None:
+        return True
+    try:
+        os.killpg(process.pid, 0)
+    except OSError:
+        return False
+    return True
+
+
 def end_group(leader: int, number: signal.Signals) -> None:
-    """Send a signal to a process and to those it has started; to it alone where none are joined."""
-    with contextlib.suppress(ProcessLookupError):
-        if hasattr(os, "killpg"):
-            os.killpg(leader, number)
-        else:
-            os.kill(leader, number)
+    """Send a signal to a process that leads a session, and to those it has started."""
+    with contextlib.suppress(OSError):  # they are gone
+        os.killpg(leader, number)
 
 
 def outcome(parts: Parts, code: int, late_s: float, log: Path) -> dict[str, Any]:

@@ -24,7 +24,8 @@ GROUPS = {
     "loss": re.compile(r"log_?softmax|logsumexp|nll|cross_entropy|softmax|gather", re.I),
     "norm": re.compile(r"layer_?norm", re.I),
     "matmul": re.compile(
-        r"^(?!triton_(poi|red|per)_).*(gemm|nvjet|cutlass|xmma|cublas|splitk|mm\b|matmul)", re.I
+        r"^(?!triton_(poi|red|per)_).*(gemm|nvjet|cutlass|xmma|cublas|splitk|mm(?![a-z])|matmul)",
+        re.I,
     ),
 }
 
@@ -55,8 +56,9 @@ def work(report: Report, setting: Setting) -> None:
                 f"train.tokens_per_step={batch * setting.size(1024, 32)}",
             )  # fmt: skip
             _profile(part, setup.stepper("gpt2-124m", sets), setting)
-        gc.collect()  # a model is part of circles
         if setting.device == "cuda":
+            torch.compiler.reset()  # what is compiled for a model holds it
+            gc.collect()  # a model is part of circles
             torch.cuda.empty_cache()
 
 
@@ -67,9 +69,9 @@ def _profile(part: Part, stepper: Stepper, setting: Setting) -> None:
     from nanogpt_cli.model.accounting import training_flops
 
     device = stepper.device
-    on_gpu = device.device.type == "cuda"
+    cuda = device.device.type == "cuda"
     numbers = iter(range(1 << 30))
-    if on_gpu:
+    if cuda:
         torch.cuda.reset_peak_memory_stats(device.device)
     took = setup.seconds(
         lambda: stepper.step(next(numbers)), device.device, repeats=setting.size(20, 3)
@@ -81,7 +83,7 @@ def _profile(part: Part, stepper: Stepper, setting: Setting) -> None:
         "precision": device.precision, "compiled": device.compile, "notes": device.notes,
         "step_ms": 1e3 * took, "tokens_per_s": tokens / took, "flops_per_s": flops,
         "mfu": flops / device.peak_flops if device.peak_flops else None,
-        "peak_bytes": torch.cuda.max_memory_allocated(device.device) if on_gpu
+        "peak_bytes": torch.cuda.max_memory_allocated(device.device) if cuda
         else host.peak_bytes(),
     }  # fmt: skip
     kernels = _kernels(stepper, numbers, setting)
@@ -93,13 +95,13 @@ def _kernels(stepper: Stepper, numbers: Any, setting: Setting) -> list[Kernel]:
     """What ran in some steps: kernels and copies on a GPU, operators on a CPU."""
     from torch.profiler import ProfilerActivity, profile
 
-    on_gpu = stepper.device.device.type == "cuda"
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if on_gpu else [])
+    cuda = stepper.device.device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if cuda else [])
     with profile(activities=activities) as profiler:
         for _ in range(_STEPS):
             stepper.step(next(numbers))
         setup.synchronize(stepper.device.device)
-    if not on_gpu:
+    if not cuda:
         return [
             Kernel(event.key, event.self_cpu_time_total / 1e3 / _STEPS, event.count / _STEPS)
             for event in profiler.key_averages()
@@ -108,12 +110,17 @@ def _kernels(stepper: Stepper, numbers: Any, setting: Setting) -> list[Kernel]:
     profiler.export_chrome_trace(str(trace))
     found = json.loads(trace.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
     trace.unlink()
+    return on_gpu(found, _STEPS)
+
+
+def on_gpu(events: list[dict[str, Any]], steps: int) -> list[Kernel]:
+    """The kernels and copies among a trace's events, of ``steps`` steps."""
     totals: dict[str, tuple[float, int]] = {}
-    for event in found:
+    for event in events:
         if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset"):
             ms, calls = totals.get(event["name"], (0.0, 0))
             totals[event["name"]] = ms + event["dur"] / 1e3, calls + 1
-    return [Kernel(name, ms / _STEPS, calls / _STEPS) for name, (ms, calls) in totals.items()]
+    return [Kernel(name, ms / steps, calls / steps) for name, (ms, calls) in totals.items()]
 
 
 def grouped(kernels: list[Kernel], step_ms: float) -> dict[str, Any]:
