@@ -56,10 +56,8 @@ def bench_gpu(
     chosen = _chosen(only)
     _check(out, against, device)
     tiny = tiny or device == "cpu"
-    if tiny:
-        console.say("the smallest sizes: no figure means anything")
     results = Results(out, {"device": device, "tiny": tiny, "minutes": minutes})
-    with tempfile.TemporaryDirectory(prefix="nanogpt-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="nanogpt-bench-", ignore_cleanup_errors=True) as name:
         for item in chosen:
             folder = Path(name) / item
             folder.mkdir()
@@ -168,8 +166,7 @@ def _short(error: str) -> str:
 
 
 def _show(values: dict[str, Any], out: Path) -> None:
-    sizes = ", smallest sizes: no figure means anything" if values["tiny"] else ""
-    table = console.simple_table(f"on {values['device']}{sizes}", ("", "", "seconds"))
+    table = console.simple_table(f"on {values['device']}", ("", "", "seconds"))
     said = []
     for item in values["items"]:
         table.add_row(item["name"], item["status"], f"{item.get('seconds', 0):.0f}")
@@ -179,6 +176,8 @@ def _show(values: dict[str, Any], out: Path) -> None:
             said.append(f"{item['name']}: {item['error']}")
     show = console.stdout()
     show.print(table)
+    if values["tiny"]:
+        show.print("the sizes were the smallest: no figure means anything")
     for line in said:
         show.print(line)
     console.say(f"the figures are in {out}")

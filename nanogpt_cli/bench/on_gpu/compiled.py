@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -39,14 +39,10 @@ def graphs(report: Report, setting: Setting) -> None:
             _one_graph(part, [*sets, f"train.precision={precision}"], precision)
 
 
-@contextmanager
-def _empty_cache(setting: Setting) -> Iterator[None]:
+def _empty_cache(setting: Setting) -> AbstractContextManager[object]:
     """A compiler cache of its own, so that the seconds are those of the first time."""
-    with (
-        tempfile.TemporaryDirectory(dir=setting.folder) as folder,
-        mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder),
-    ):
-        yield
+    folder = tempfile.mkdtemp(dir=setting.folder)
+    return mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder)
 
 
 def _one_graph(part: Part, sets: list[str], precision: str) -> None:

@@ -27,7 +27,7 @@ def work(report: Report, setting: Setting) -> None:
 
     device = torch.device(setting.device)
     with report.part("versions") as part:
-        part.facts |= _versions(device)
+        _versions(part, device)
     with report.part("matmul") as part:
         _matmul(part, device)
     with report.part("memory") as part:
@@ -42,27 +42,27 @@ def work(report: Report, setting: Setting) -> None:
             part.check(not unit["wrong"], f"{unit['device']}: {unit['wrong']}")
 
 
-def _versions(device: torch.device) -> dict[str, Any]:
+def _versions(part: Part, device: torch.device) -> None:
     import numpy as np
     import torch
 
-    found: dict[str, Any] = {
+    part.facts |= {
         "python": platform.python_version(), "platform": platform.platform(),
-        "torch": torch.__version__, "numpy": np.__version__, "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-        "compiler": shutil.which("cc") or "", "triton": "",
+        "torch": torch.__version__, "numpy": np.__version__, "triton": "",
+        "cuda": torch.version.cuda, "compiler": shutil.which("cc") or "",
     }  # fmt: skip
     with suppress(metadata.PackageNotFoundError):
-        found["triton"] = metadata.version("triton")
-    if device.type == "cuda":
-        about = torch.cuda.get_device_properties(device)
-        found |= {
-            "name": about.name, "capability": f"{about.major}.{about.minor}",
-            "multiprocessors": about.multi_processor_count, "memory_bytes": about.total_memory,
-            "nccl": torch.cuda.nccl.version(),  # type: ignore[no-untyped-call]
-            "nvidia_smi": _smi(),
-        }  # fmt: skip
-    return found
+        part.facts["triton"] = metadata.version("triton")
+    if device.type != "cuda":
+        return
+    about = torch.cuda.get_device_properties(device)
+    part.facts |= {
+        "name": about.name, "capability": f"{about.major}.{about.minor}",
+        "multiprocessors": about.multi_processor_count, "memory_bytes": about.total_memory,
+        "nvidia_smi": _smi(),
+    }  # fmt: skip
+    part.facts["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    part.facts["nccl"] = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
 
 
 def _smi() -> dict[str, str]:
