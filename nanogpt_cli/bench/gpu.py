@@ -41,8 +41,11 @@ def bench_gpu(
         float, typer.Option("--minutes", min=0.01, help="Time for all items together.")
     ] = 10.0,
     device: Annotated[
-        str, typer.Option("--device", help="cuda, or cpu to try the command itself.")
-    ] = "cuda",
+        str,
+        typer.Option(
+            "--device", help="auto, cpu, cuda, mps; cpu tries the command itself, mps is refused."
+        ),
+    ] = "auto",
     tiny: Annotated[
         bool, typer.Option("--tiny", help="Smallest sizes, as with cpu; figures mean nothing.")
     ] = False,
@@ -54,6 +57,7 @@ def bench_gpu(
     data are random tokens; nothing is downloaded. The exit code is 1 if an item failed.
     """
     chosen = _chosen(only)
+    device = "cuda" if device == "auto" else device
     _check(out, against, device)
     tiny = tiny or device == "cpu"
     results = Results(out, {"device": device, "tiny": tiny, "minutes": minutes})
@@ -150,7 +154,7 @@ def _check(out: Path, against: Path | None, device: str) -> None:
     if against is not None:
         turns.script_of(against)
     if device not in ("cuda", "cpu"):
-        raise UserError(f"--device {device} is neither cuda nor cpu")
+        raise UserError(f"--device {device}: there are items for cuda alone", "cpu tries them")
     if device == "cuda":
         import torch
 

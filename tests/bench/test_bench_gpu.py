@@ -253,7 +253,7 @@ def test_whoever_is_killed_leaves_what_is_finished_and_nothing_that_runs(tmp_pat
     ("arguments", "message"),
     [
         (["--only", "speed"], "--only speed is no item"),
-        (["--device", "tpu"], "--device tpu is neither cuda nor cpu"),
+        (["--device", "mps"], "--device mps: there are items for cuda alone"),
         (["--out", "here"], "here exists"),
         (["--device", "cpu", "--against", "nowhere"], r"nowhere/train\.py does not exist"),
     ],
