@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from nanogpt_cli.bench.on_gpu import profile, report, setup
 from nanogpt_cli.bench.on_gpu.items import ITEMS
-from nanogpt_cli.bench.on_gpu.report import Report, Setting
+from nanogpt_cli.bench.on_gpu.report import Part, Report, Setting
 from nanogpt_cli.cli import app, shapes
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.sampling import decode_graph
@@ -116,6 +116,16 @@ def test_other_tokens_of_replayed_steps_are_found(
     assert all("eager steps give different tokens" in part["error"] for part in parts)
 
 
+def test_losses_may_differ_by_rounding_first_and_by_more_later() -> None:
+    close, later, first = Part(), Part(), Part()
+    setup.compare(close, [4.0, 3.001], [4.0000001, 3.0], "fp32", 32)
+    setup.compare(later, [4.0, 3.1], [4.0, 3.0], "fp32", 32)
+    setup.compare(first, [4.001, 3.0], [4.0, 3.0], "fp32", 32)
+    assert close.failed == []
+    assert later.failed == ["losses differ by 0.033, above 0.0078"]
+    assert first.failed == ["the first losses differ by 0.00025, above 3.8e-06"]
+
+
 def test_an_error_in_a_part_is_one_line_and_a_traceback(tmp_path: Path) -> None:
     found = Report(tmp_path / "parts")
     with found.part("bad") as part:
@@ -145,6 +155,8 @@ def test_an_error_in_a_part_is_one_line_and_a_traceback(tmp_path: Path) -> None:
         ("fmha_cutlassF_bf16_aligned_64x64_rf_sm80", "attention"),
         ("triton_per_fused_add_native_layer_norm_2", "norm"),
         ("triton_red_fused__log_softmax__to_copy_nll_loss_forward_9", "loss"),
+        ("triton_poi_fused__to_copy_eq_exp_mul_sub_where_4", "loss"),
+        ("triton_poi_fused_expand_view_1", "other"),
         ("triton_poi_fused__to_copy_mm_t_12", "other"),
         ("triton_poi_fused_gelu_7", "other"),
         ("void at::native::multi_tensor_apply_kernel<FusedAdamMathFunctor<float, 4>>", "optimizer"),

@@ -28,7 +28,7 @@ ITEMS = {
     "machine": Item(hardware.work, 120, "versions, speed, attention kernels, doctor"),
     "reference": Item(numbers.reference, 90, "a step against the CPU and float64"),
     "optimizers": Item(numbers.optimizers, 60, "AdamW against PyTorch's, Muon's singular values"),
-    "compile": Item(compiled.graphs, 180, "one graph, the eager loss"),
+    "compile": Item(compiled.graphs, 240, "one graph, the eager loss"),
     "syncs": Item(compiled.syncs, 150, "one synchronisation a step"),
     "decoding": Item(decoding.work, 90, "CUDA graphs give the eager text"),
     "training": Item(runs.training, 150, "train, resume, sample and eval as commands"),

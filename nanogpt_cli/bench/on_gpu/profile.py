@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nanogpt_cli.bench.on_gpu import setup
@@ -21,7 +22,7 @@ _NAME = 120
 GROUPS = {
     "optimizer": re.compile(r"multi_tensor_apply|adam|foreach|lpnorm", re.I),
     "attention": re.compile(r"flash|fmha|sdpa|attention", re.I),
-    "loss": re.compile(r"log_?softmax|logsumexp|nll|cross_entropy|softmax|gather", re.I),
+    "loss": re.compile(r"softmax|logsumexp|nll|cross_entropy|gather|_exp_", re.I),
     "norm": re.compile(r"layer_?norm", re.I),
     "matmul": re.compile(
         r"^(?!triton_(poi|red|per)_).*(gemm|nvjet|cutlass|xmma|cublas|splitk|mm(?![a-z])|matmul)",
@@ -89,9 +90,10 @@ def _profile(part: Part, stepper: Stepper, setting: Setting) -> None:
     kernels = _kernels(stepper, numbers, setting)
     part.facts |= grouped(kernels, 1e3 * took)
     part.check(bool(kernels), "the profiler saw no kernel")
+    part.check(device.compile or not cuda, f"the step is not compiled: {device.notes}")
 
 
-def _kernels(stepper: Stepper, numbers: Any, setting: Setting) -> list[Kernel]:
+def _kernels(stepper: Stepper, numbers: Iterator[int], setting: Setting) -> list[Kernel]:
     """What ran in some steps: kernels and copies on a GPU, operators on a CPU."""
     from torch.profiler import ProfilerActivity, profile
 

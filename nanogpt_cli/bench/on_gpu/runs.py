@@ -123,17 +123,9 @@ def groups(report: Report, setting: Setting) -> None:
         for name, one in said.items():
             with report.part(name) as part:
                 run = Path(json.loads(one.result())["run"])
-                part.facts |= {"losses": losses(run), "notes": notes(run)}
-                _compare(part, json.loads(said["alone"].result())["run"])
-
-
-def _compare(part: Part, alone: str) -> None:
-    """Check the losses of a run with those of the run that joined no group."""
-    pairs = zip(part.facts["losses"], losses(Path(alone)), strict=True)
-    gap = max(abs(a - b) / b for a, b in pairs)
-    part.facts["largest_difference"] = gap
-    allowed = setup.rounding("fp32", _CHANNELS)
-    part.check(gap <= allowed, f"losses differ by {gap:.2g} from those of no group")
+                part.facts["notes"] = notes(run)
+                alone = Path(json.loads(said["alone"].result())["run"])
+                setup.compare(part, losses(run), losses(alone), "fp32", _CHANNELS)
 
 
 def against(report: Report, setting: Setting) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_cli.bench.on_gpu.report import Setting
+from nanogpt_cli.bench.on_gpu.report import Part, Setting
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +93,30 @@ def seconds(work: Callable[[], Any], device: torch.device, *, repeats: int, warm
         work()
     synchronize(device)
     return (time.perf_counter() - started) / repeats
+
+
+def compare(
+    part: Part, found: Sequence[float], expected: Sequence[float], precision: str, terms: int
+) -> None:
+    """Check the losses of some steps, computed in two ways.
+
+    Before the first update only rounding differs. Afterwards its differences have grown: AdamW
+    divides a gradient by its own size, so that where it is nearly zero its noise becomes a whole
+    update. Losses are then compared as bf16 ones.
+
+    Args:
+        part: where to note them.
+        found: of each step.
+        expected: the same computed in the other way.
+        precision: of the products.
+        terms: that the longest sums have which every loss goes through.
+    """
+    gaps = [abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True)]
+    first, later = rounding(precision, terms), rounding("bf16", terms)
+    part.facts |= {"losses": found, "expected_losses": expected, "differences": gaps}
+    part.check(gaps[0] <= first, f"the first losses differ by {gaps[0]:.2g}, above {first:.2g}")
+    worst = max(gaps)
+    part.check(worst <= later, f"losses differ by {worst:.2g}, above {later:.2g}")
 
 
 def rounding(precision: str, terms: int) -> float:
