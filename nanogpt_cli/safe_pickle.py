@@ -14,8 +14,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
-from nanogpt_cli import foreign_files
-from nanogpt_cli.errors import UserError
+from nanogpt_cli import foreign_files, parsing
+from nanogpt_cli.errors import UserError, in_words
 
 # The largest vocabulary of characters takes 2 MB and 330,000 instructions, the description of GPT-2
 # XL's weights and their optimizer 0.3 MB and 50,000.
@@ -71,7 +71,7 @@ def scan(data: bytes, source: str, allowed: Collection[str] = ()) -> int:
     except (LookupError, TypeError):
         raise UserError(f"{source} is not a readable pickle: {_LACKING}") from None
     except Exception as error:  # genops raises whatever decoding raises
-        raise UserError(f"{source} is not a readable pickle: {str(error)[:120]}") from None
+        raise UserError(f"{source} is not a readable pickle: {in_words(error)}") from None
     return stream.tell()
 
 
@@ -127,8 +127,8 @@ class _Simulation:
             self._stack.append(made)
         if made.size > _LARGEST_VALUE:
             return "builds far more than it holds, by using the same values again and again"
-        if made.depth > foreign_files.DEEPEST:
-            return f"builds something nested more than {foreign_files.DEEPEST} deep"
+        if made.depth > parsing.DEEPEST:
+            return f"builds something nested more than {parsing.DEEPEST} deep"
         return ""
 
     def _take(self, opcode: pickletools.OpcodeInfo) -> list[_Value]:
@@ -172,4 +172,4 @@ def load_plain(path: Path) -> Any:
     except (LookupError, TypeError, AttributeError):  # Python's own words, such as "list index"
         raise UserError(f"{path} is not a readable pickle: {_LACKING}") from None
     except Exception as error:  # a damaged pickle raises anything
-        raise UserError(f"{path} is not a readable pickle: {str(error)[:120]}") from None
+        raise UserError(f"{path} is not a readable pickle: {in_words(error)}") from None

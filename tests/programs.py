@@ -7,8 +7,22 @@ import time
 from collections.abc import Callable
 from typing import Any, AnyStr
 
+import pytest
+
+from nanogpt_cli import cli
+
 LIMIT = 120.0  # seconds; the slowest takes a quarter of it on two busy cores
 _started: list[subprocess.Popen[Any]] = []
+
+
+def nanogpt(*words: str) -> int:
+    """Run the program in this process, as ``nanogpt WORDS`` would; its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["nanogpt", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    assert ended.value.code is None or isinstance(ended.value.code, int)
+    return ended.value.code or 0
 
 
 def start(command: list[str], **settings: Any) -> subprocess.Popen[Any]:

@@ -157,7 +157,8 @@ def test_without_any_source_the_error_names_all_of_them(
     assert str(places.assets_folder() / "toy.txt") in message
     assert "nanogpt-toy==1.0 from the package index (No matching distribution" in message
     assert f"{CLOSED_PORT} (no connection" in message
-    assert "--source FILE" in hint
+    assert f"fetch {CLOSED_PORT} and save it as {places.assets_folder() / 'toy.txt'}" in hint
+    assert "PIP_FIND_LINKS" in hint  # the fixture ``index`` is such a folder
     assert hashlib.sha256(TEXT).hexdigest() in hint
     assert not places.assets_folder().exists()
 

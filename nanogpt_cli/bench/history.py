@@ -11,14 +11,27 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.cli import console
 from nanogpt_cli.run.events import plain
 from nanogpt_cli.version import __version__
 
+
+def _appendable(path: Path | None) -> Path | None:
+    """Refuse what is no regular file before measuring: whoever writes to a named pipe waits."""
+    if path is not None and foreign_files.present(path):
+        foreign_files.check(path)
+    return path
+
+
 History = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", help="Where to append the result as a line of JSON."),
+    typer.Option(
+        "--out",
+        metavar="FILE",
+        help="Where to append the result as a line of JSON.",
+        callback=_appendable,
+    ),
 ]
 
 

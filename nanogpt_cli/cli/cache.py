@@ -63,7 +63,8 @@ def clear(
 ) -> None:
     """Delete fetched files and prepared data; both are made again when a command needs them.
 
-    Runs and ./data are not in the cache and stay.
+    Runs and ./data are not in the cache and stay. A run whose text has changed since needs the set
+    that it was trained on.
     """
     doomed = caches.select(names or [])
     total = sum(entry.bytes for entry in doomed)

@@ -6,29 +6,49 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import console
+from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpt_cli.text.certificate import Certificate, Difference, Lost
     from nanogpt_cli.text.tokens import TokenData
 
 
-def prove(data: TokenData, split: str) -> Certificate:
-    """Compare a split with its source, with a progress bar; see ``text.certify``."""
+def prove(data: TokenData, split: str, without: list[object]) -> Certificate:
+    """Compare a split with its source, with a progress bar; see ``text.certify``.
+
+    Args:
+        data: the set.
+        split: ``train`` or ``val``.
+        without: the words of the same command without the proof, for the hint.
+
+    Raises:
+        UserError: the source is gone or was changed.
+    """
     from nanogpt_cli.text import certify
 
     console.say(f"comparing the {split} split of {data.folder} with its source")
-    with console.progress_bar("proving") as progress:
-        return certify.certify(
-            data, split, report=console.say, progress=progress or (lambda _done, _total: None)
-        )
+    try:
+        with console.progress_bar("proving") as progress:
+            return certify.certify(
+                data, split, report=console.say, progress=progress or (lambda _done, _total: None)
+            )
+    except UserError as error:
+        hint = f"{error.hint}; without the proof: {shell.hint(*without)}"
+        raise UserError(error.message, hint.removeprefix("; ")) from error
 
 
-def demand(data: TokenData) -> Certificate:
-    """The proof of the validation split; one that fails is shown and ends the command."""
+def demand(data: TokenData, without: list[object]) -> Certificate:
+    """The proof of the validation split; one that fails is shown and ends the command.
+
+    Args:
+        data: the set.
+        without: as of ``prove``.
+    """
     import typer
 
-    made = prove(data, "val")
+    made = prove(data, "val", without)
     if not made.passed:
         for line in lines(made):
             console.say(line)

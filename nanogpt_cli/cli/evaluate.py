@@ -52,7 +52,7 @@ def evaluate(
     device: options.Device = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "tf32", "bf16", "fp16"],
-        typer.Option("--precision", help="auto is bf16 where it is faster, else fp32."),
+        typer.Option("--precision", help="auto is bf16 where it is faster, else as in training."),
     ] = "fp32",
     certify: Annotated[
         bool,
@@ -74,7 +74,8 @@ def evaluate(
     source = sources.resolve(model_name, checkpoint=checkpoint, out=out, raw=raw)
     for note in source.notes:
         console.say(note)
-    found = _data(source, data, model_name, out)
+    words = options.sample_words(model_name, checkpoint, out, raw)
+    found = _data(source, data, model_name, out, ["eval", *words[1:]])
     where = devices.choose(recipes.Train(device=device, precision=precision, compile=False))
     facts: dict[str, Any] = {
         "model": source.label,
@@ -82,7 +83,9 @@ def evaluate(
         "split": split,
         "step": source.step,
     }
-    proof = certificate.prove(found, split) if certify else None
+    plain = _words(model_name, checkpoint, out, raw, data=data, split=split, device=device,
+                   precision=precision, batch=batch)  # fmt: skip
+    proof = certificate.prove(found, split, plain) if certify else None
     if proof and not proof.passed:
         _refuse(facts, proof, as_json=as_json)
     console.say(f"{source.label} on the {split} split of {found.folder}")
@@ -103,7 +106,7 @@ def evaluate(
         console.emit_json(facts | {"by_position": result.by_position.tolist()} | certified)
     else:
         _show(facts, result, proof)
-    console.next_command(shell.command(*options.sample_words(model_name, checkpoint, out, raw)))
+    console.next_command(shell.command(*words))
 
 
 def certified(run: Path, data: Path, device: str, proof: Certificate | None) -> dict[str, Any]:
@@ -121,7 +124,7 @@ def certified(run: Path, data: Path, device: str, proof: Certificate | None) -> 
     from nanogpt_cli.training import evaluate as core
 
     found = open_data(data)
-    proof = proof or certificate.demand(found)
+    proof = proof or certificate.demand(found, ["eval", run])
     source = sources.resolve(str(run))
     where = devices.choose(recipes.Train(device=device, precision="fp32", compile=False))
     result = core.evaluate(source.model.to(where.device), found.val, where)
@@ -130,6 +133,17 @@ def certified(run: Path, data: Path, device: str, proof: Certificate | None) -> 
     for line in certificate.lines(proof):
         console.say(line)
     return {"bits_per_byte": bits, "certificate": certificate.facts(proof)}
+
+
+def _words(
+    source: str, checkpoint: str, out: Path, raw: bool, *, split: str, precision: str, **given: Any
+) -> list[object]:
+    """The words of the same evaluation without ``--certify``."""
+    usual = {"split": "val", "precision": "fp32", "device": "auto", "data": "", "batch": 0}
+    asked = {"split": split, "precision": precision, **given}
+    options_given = [(f"--{k}", value) for k, value in asked.items() if value != usual[k]]
+    model = options.sample_words(source, checkpoint, out, raw)[1:]
+    return ["eval", *model, *itertools.chain.from_iterable(options_given)]
 
 
 def _refuse(facts: dict[str, Any], proof: Certificate, *, as_json: bool) -> None:
@@ -144,33 +158,49 @@ def _refuse(facts: dict[str, Any], proof: Certificate, *, as_json: bool) -> None
     raise typer.Exit(1)
 
 
-def _data(source: LoadedModel, name: str, model_name: str, out: Path) -> TokenData:
+def _data(
+    source: LoadedModel, name: str, model_name: str, out: Path, again: list[object]
+) -> TokenData:
     """The data to evaluate on; its tokenizer must be the model's.
 
+    Args:
+        source: the model.
+        name: of a data set; the run's own if empty.
+        model_name: as the user gave it.
+        out: the folder in which runs are looked up by name.
+        again: the words of the command without ``--data``.
+
     Raises:
-        UserError: there is no data, or it was made with another tokenizer.
+        UserError: there is no data, it was made with another tokenizer, or the run's own set is
+            gone and its text has changed.
     """
-    from nanogpt_cli.text import prepare, tokens
-    from nanogpt_cli.training import starting
+    from nanogpt_cli.text import tokens
+    from nanogpt_cli.training import progress, starting
 
     section = source.state.get("recipe", {}).get("data", {})
-    if not name:  # an imported run was not trained here, but its recipe names a data set
-        name = source.state.get("data", {}).get("folder", "") or section.get("name", "")
-    if not name:
+    # An imported run was not trained here, but its recipe names a data set.
+    wanted = name or section.get("name", "")
+    if not wanted:
         raise UserError(
             f"{source.label} does not record what it was trained on", "name a data set: --data DATA"
         )
-    folder = Path(name)
-    if not tokens.is_prepared(folder):
+    if name and tokens.is_prepared(Path(name)):
+        folder = Path(name)
+    else:
         kind = section.get("tokenizer") or source.require_tokenizer().kind
-        if name == source.state.get("data", {}).get("folder", ""):  # moved or never here
-            name = section.get("name", name)
-        asked = {**section, "name": name, "tokenizer": kind}
-        folder = prepare.ensure(asked, report=console.say)
+        asked = {**section, "name": wanted, "tokenizer": kind}
+        folder = progress.data_folder({} if name else source.state, asked, console.say)
     found = tokens.open_data(folder)
     if source.tokenizer:
         word = sources.tokenizer_word(model_name, out, source.tokenizer)
         starting.check_tokenizer(source.tokenizer, found, source.label, word)
+    difference = "" if name else progress.other_data(source.state.get("data", {}), found)
+    if difference:
+        words = [*again, "--data", shell.path_word(folder)]
+        raise UserError(
+            f"{source.label} was trained on other data: {difference}",
+            f"put the text back as it was then, or evaluate on this set: {shell.hint(*words)}",
+        )
     if found.vocab_size > source.model.config.vocab_size:
         raise UserError(
             f"{folder} has {found.vocab_size} token ids, but the model only "

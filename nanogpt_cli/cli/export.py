@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +30,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -79,7 +82,8 @@ def export(
     """Export a model and verify each artefact in its own runtime.
 
     Folders are written whole or not at all, with the measurements in verify.json.
-    Exit code 1 means that an artefact does not compute what the model computes.
+    Exit code 1 means that an artefact does not compute what the model computes, 2 that a target is
+    impossible; the possible ones are written nevertheless.
     """
     from nanogpt_cli.interop import exporting, hub
 
@@ -91,20 +95,31 @@ def export(
     found = _source(options.either(source, run, "SOURCE"), checkpoint, raw)
     folder = out or (found.run.exports if found.run else Path("exports") / found.name)
     quantizations = [name.strip() for name in quantize.split(",") if name.strip()]
-    exporting.check_ready(found, targets, folder, overwrite=overwrite, quantizations=quantizations)
+    refused = exporting.check_ready(
+        found, targets, folder, overwrite=overwrite, quantizations=quantizations,
+        runtimes=bool(verify) and not verify_with,
+    )  # fmt: skip
+    possible = [target for target in targets if target not in refused]
+    again = partial(_again, context, found)
+    if not possible:
+        raise _refusal(refused, possible, again)
     artefacts = []
-    for target in targets:
+    say = _once()
+    for target in possible:
         artefacts += exporting.export(
-            found, target, folder, console.say, quantizations=quantizations, overwrite=overwrite
+            found, target, folder, say, quantizations=quantizations, overwrite=overwrite
         )
     checks = exporting.verify_all(
         found, artefacts, console.say, python=verify_with or sys.executable, wanted=verify,
         on_check=lambda check: console.say(_line(check)),
     )  # fmt: skip
-    _report(artefacts, checks, as_json)
+    _report(artefacts, checks, refused, as_json)
     if any(check.passed is False for check in checks):
+        for target, error in refused.items():
+            console.say(f"{target} is not exported: {error}")
         raise typer.Exit(1)
-    if push:
+    _next(artefacts[0], text=found.tokenizer is not None)
+    if push and "hf" in possible:
         if verify is None and any(c.target == "hf" and c.passed is None for c in checks):
             raise UserError(
                 f"{folder / 'hf'} was not verified, so it is not uploaded",
@@ -112,6 +127,8 @@ def export(
             )
         console.say(f"uploading {folder / 'hf'} to {push}")
         console.say(f"uploaded: {hub.push(folder / 'hf', push)}")
+    if refused:
+        raise _refusal(refused, possible, again)
 
 
 def _source(source: str, checkpoint: str, raw: bool) -> Exportable:
@@ -130,12 +147,60 @@ def _source(source: str, checkpoint: str, raw: bool) -> Exportable:
     return sources.from_model(found.model, found.tokenizer, importing.run_name(source), **state)
 
 
-def _report(artefacts: list[Artefact], checks: list[Check], as_json: bool) -> None:
-    """Print the artefacts on stdout, and on stderr what was not verified and the next command."""
+def _once() -> Callable[[str], None]:
+    """``console.say`` for lines that were not said before: several targets may say the same."""
+    said: set[str] = set()
+
+    def say(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            console.say(line)
+
+    return say
+
+
+def _again(context: typer.Context, found: Exportable, targets: list[str]) -> str:
+    """The command that was typed, for some targets, as a hint."""
+    instead: dict[str, str | None] = {"to": ",".join(targets)}
+    if found.run and not context.params["source"] and not context.params["run"]:
+        instead["source"] = shell.path_word(found.run.path)  # by then another may be the newest
+    if "hf" not in targets:
+        instead["push"] = None
+    return options.given(context, **instead)
+
+
+def _refusal(
+    refused: dict[str, UserError], made: list[str], again: Callable[[list[str]], str]
+) -> UserError:
+    """What could not be exported and why, and what can be done about each."""
+    from nanogpt_cli.interop import exporting
+
+    lacking = [t for t, error in refused.items() if isinstance(error, exporting.Lacking)]
+    if len(refused) == 1:
+        [(target, error)] = refused.items()
+        message = f"{target} is not exported: {error.message}" if made else error.message
+        hints = [error.hint]
+    else:
+        reasons = "; ".join(f"{target}: {error.message}" for target, error in refused.items())
+        message = f"not exported: {reasons}"
+        hints = [f"{target}: {error.hint}" for target, error in refused.items()]
+    if lacking and (made or len(refused) > 1):
+        hints.append(f"then {again(lacking)}")
+    return UserError(message, "; ".join(dict.fromkeys(hint for hint in hints if hint)))
+
+
+def _report(
+    artefacts: list[Artefact],
+    checks: list[Check],
+    refused: dict[str, UserError],
+    as_json: bool,
+) -> None:
+    """Print the artefacts on stdout, and on stderr what was not verified."""
     if as_json:
         from nanogpt_cli.interop import verify
 
         value: dict[str, Any] = {"artefacts": [str(a.path) for a in artefacts]}
+        value["not_exported"] = {target: str(error) for target, error in refused.items()}
         console.emit_json({**value, **verify.to_json(checks)})
     else:
         for artefact in artefacts:
@@ -146,8 +211,6 @@ def _report(artefacts: list[Artefact], checks: list[Check], as_json: bool) -> No
         runtimes = ", ".join(dict.fromkeys(check.runtime for check in unknown))
         warning = f"NOT VERIFIED: {names}: never run in {runtimes}, so nobody knows if it is right"
         console.write(sys.stderr, console.painted(warning, "yellow", sys.stderr) + "\n")
-    if not any(check.passed is False for check in checks):
-        _next(artefacts[0])
 
 
 def _line(check: Check) -> str:
@@ -164,17 +227,31 @@ def _line(check: Check) -> str:
             f"{facts['argmax_agreement']:.2%} of {facts['positions']:,} positions, "
             f"{facts['greedy_equal']} of {facts['greedy_texts']} greedy texts equal"
         )
-        if "tokenizer_characters" in facts and facts["tokenizer_text_equal"]:
-            measured += f", {facts['tokenizer_characters']:,} characters round-trip"
+        measured += _text_line(facts)
     outcome = "passed" if check.passed else f"FAILED ({'; '.join(check.problems)})"
     return f"{name}: {outcome} in {check.runtime}" + (f": {measured}" if measured else "")
 
 
-def _next(artefact: Artefact) -> None:
+def _text_line(facts: dict[str, Any]) -> str:
+    """What is known of the tokenizer's text, after a comma."""
+    if not facts.get("tokenizer_same_ids"):
+        return ""
+    characters = f", {facts['tokenizer_characters']:,} characters"
+    if facts["tokenizer_round_trip"]:
+        return f"{characters} round-trip"
+    if facts["tokenizer_text_equal"]:
+        return f"{characters} decoded as the model's tokenizer does"
+    if only := facts.get("tokenizer_text_differs_only_in"):
+        tokens = "1 added token" if len(only) == 1 else f"{len(only)} added tokens"
+        return f"{characters} with equal ids, decoded alike but for {tokens}"
+    return ""
+
+
+def _next(artefact: Artefact, *, text: bool) -> None:
     path = shell.quoted(str(artefact.path))
     loading = f"import torch; torch.export.load({str(artefact.path)!r})"
     commands = {
-        "hf": shell.command("sample", artefact.path),
+        "hf": shell.command(*(["sample"] if text else ["init-inspect", "--from"]), artefact.path),
         "gguf": f"llama-completion -m {path} -p 'text'",
         "onnx": shell.command("sample", artefact.path.parent),
         "nanogpt": f"python sample.py --out_dir={path}   (in nanoGPT's folder)",

@@ -66,7 +66,8 @@ def import_(
     )  # fmt: skip
     config = found.model.config
     console.say(
-        f"{console.count(found.model.n_parameters())} parameters, {config.n_layer} layers, "
+        f"{console.count(found.model.n_parameters())} parameters, {config.n_layer} "
+        f"layer{'s' * (config.n_layer > 1)}, "
         f"activation {config.activation}, biases {'yes' if config.bias else 'no'}"
     )
     if as_json:

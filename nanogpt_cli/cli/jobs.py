@@ -157,7 +157,7 @@ def begun(asked: Request) -> Job:
     data = prepared(recipe)
     if start:
         _check_fit(start, data, recipe)
-    proof = _proved(data) if asked.certify else None
+    proof = _proved(data, asked)
     with files.readable_os_errors("make a run folder", asked.out):
         run = (
             RunFolder(Path(asked.folder)) if asked.folder else fresh_run(recipe.run.name, asked.out)
@@ -236,7 +236,7 @@ def resumed(asked: Request) -> Job:
     """
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.run.folder import find_run
-    from nanogpt_cli.training import retention
+    from nanogpt_cli.training import progress, retention
 
     run = find_run(asked.name or None, asked.out)
     loaded = recipe_files.load(run.recipe, asked.sets)
@@ -245,18 +245,19 @@ def resumed(asked: Request) -> Job:
     planned = loaded.recipe.train.max_steps
     if max(retention.list_steps(run), default=0) >= planned:
         console.say(f"all {planned} steps are made; --set train.max_steps=N makes the run longer")
-    data = prepared(loaded.recipe)
-    return Job(
-        loaded.recipe, data, run, resume=True, proof=_proved(data) if asked.certify else None
-    )
+    asked_data = loaded.recipe.data.model_dump(mode="json")
+    data = progress.data_folder(progress.newest_state(run), asked_data, console.say)
+    return Job(loaded.recipe, data, run, resume=True, proof=_proved(data, asked))
 
 
-def _proved(data: Path) -> Certificate:
-    """The proof of the validation split, before time is spent on training."""
+def _proved(data: Path, asked: Request) -> Certificate | None:
+    """The proof of the validation split if it was asked for, before time is spent on training."""
     from nanogpt_cli.cli import certificate
     from nanogpt_cli.text.tokens import open_data
 
-    return certificate.demand(open_data(data))
+    if not asked.certify:
+        return None
+    return certificate.demand(open_data(data), replace(asked, certify=False).words())
 
 
 def prepared(recipe: Recipe) -> Path:

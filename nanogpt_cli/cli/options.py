@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
+from nanogpt_cli import shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 
@@ -88,6 +89,37 @@ def either(argument: str, option: str, name: str) -> str:
     if argument and option:
         raise UserError(f"{name} and --run name the model twice", "give one of them")
     return argument or option
+
+
+def given(context: typer.Context, **instead: str | None) -> str:
+    """The command being run, with the options that were typed.
+
+    Args:
+        context: the command and its values.
+        instead: parameter -> the value to write in place of its own; None leaves it out.
+    """
+    values = {
+        p.name: instead.get(p.name, context.params[p.name])
+        for p in context.command.params
+        if p.name in instead or _typed(context, p.name)
+    }
+    words: list[object] = [context.command.name]
+    for p in context.command.params:
+        value = values.get(p.name)
+        if value is None:
+            continue
+        if p.param_type_name == "argument":
+            words.append(value)
+        elif isinstance(value, bool):
+            words.append((p.opts if value else p.secondary_opts)[0])
+        else:
+            words += [p.opts[0], value]
+    return shell.hint(*words)
+
+
+def _typed(context: typer.Context, name: str | None) -> bool:
+    origin = context.get_parameter_source(name) if name in context.params else None
+    return origin is not None and origin.name == "COMMANDLINE"
 
 
 def sample_words(source: str, checkpoint: str, out: Path, raw: bool) -> list[object]:

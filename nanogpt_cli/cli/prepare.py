@@ -32,7 +32,7 @@ Split = Annotated[
     str,
     typer.Option(
         help="tail (the end of the text, like nanoGPT), hash (each document by its hash), or "
-        "auto: hash for records and many files, else tail."
+        "auto: hash for records and many files, else and for a few records tail."
     ),
 ]
 ValFraction = Annotated[
@@ -42,7 +42,9 @@ ValFraction = Annotated[
 Errors = Annotated[
     str, typer.Option(help="For undecodable bytes: strict (stop), replace (by U+FFFD), or skip.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Prepare again even if it is up to date.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Prepare again, and replace what the folder holds.")
+]
 ListSets = Annotated[bool, typer.Option("--list", help="List the sets known by name.")]
 
 
@@ -63,7 +65,11 @@ def prepare(
     ] = None,
     glob: Annotated[str | None, typer.Option(help="Files to take from a folder: *.py.")] = None,
     text_field: Annotated[
-        str, typer.Option(help="Field of a record (JSON, CSV, Parquet) that holds the text.")
+        str,
+        typer.Option(
+            help="Field of a record (JSON, CSV, Parquet) that holds the text or a chat's messages; "
+            "also a path: text.body."
+        ),
     ] = "text",
     errors: Errors = "strict",
     encoding: Annotated[

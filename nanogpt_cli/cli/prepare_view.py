@@ -40,21 +40,25 @@ def progress_line() -> Iterator[Callable[[PrepareProgress], None]]:
     )
     # Refreshed by us, because Rich's refresh thread would compete with the tokenizing ones.
     with rich_progress.Progress(*columns, console=out, transient=True, auto_refresh=False) as bar:
-        task = bar.add_task("tokenizing", total=None, rate="")
+        task = bar.add_task("reading", total=None, rate="")
         yield _Line(bar, task)
 
 
 class _Line:
-    """Draws the counters at most ten times a second."""
+    """Draws the counters at most ten times a second, and each phase of the work from its start."""
 
     def __init__(self, bar: Any, task: Any) -> None:
         self._bar = bar
         self._task = task
-        self._start = time.monotonic()
-        self._drawn = 0.0
+        self._doing = ""
+        self._start = self._drawn = 0.0
 
     def __call__(self, progress: PrepareProgress) -> None:
         now = time.monotonic()
+        if progress.doing != self._doing:
+            self._doing, self._start, self._drawn = progress.doing, now, 0.0
+            self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(progress.doing, total=progress.total, rate="")
         if now - self._drawn < 0.1:
             return
         self._drawn = now
@@ -63,7 +67,9 @@ class _Line:
             self._task,
             completed=progress.bytes,
             total=progress.total,
-            rate=f"{console.count(progress.tokens)} tokens, {console.count(rate)}/s",
+            rate=f"{console.count(progress.tokens)} tokens, {console.count(rate)}/s"
+            if progress.tokens
+            else "",
             refresh=True,
         )
 

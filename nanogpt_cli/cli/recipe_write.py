@@ -95,7 +95,8 @@ def from_nanogpt(
         made = nanogpt_recipe.convert(nanogpt_config.read(config, flags or []))
         made.recipe()
     except UserError as error:
-        raise UserError(f"{config}: {error.message}", error.hint) from None
+        named = "" if str(config) in error.message else f"{config}: "
+        raise UserError(named + error.message, error.hint) from None
     text = made.to_toml(f"nanoGPT's {printable(config.name, keep='')}")
     for note in made.notes:
         console.say(f"note: {note}")

@@ -37,8 +37,8 @@ def replay(
     the step is not finite when computed as the run did.
     """
     from nanogpt_cli.recipe import files as recipe_files
-    from nanogpt_cli.text import prepare
     from nanogpt_cli.text.tokens import open_data
+    from nanogpt_cli.training import progress
     from nanogpt_cli.training import replay as core
 
     folder = find_run(run or None, out)
@@ -48,9 +48,10 @@ def replay(
             f"run {folder.name} has no incident",
             f"name a step after it, for example the first: {shell.hint('replay', folder.path, 1)}",
         )
-    wanted = recipe_files.load_resolved(folder.recipe).data
-    prepared = prepare.ensure(wanted.model_dump(), report=console.say)
-    found = core.replay(folder, open_data(prepared), step or known[-1], console.say)
+    step = step or known[-1]
+    wanted = recipe_files.load_resolved(folder.recipe).data.model_dump(mode="json")
+    data = progress.data_folder(core.saved(folder, step), wanted, console.say)
+    found = core.replay(folder, open_data(data), step, console.say)
     if as_json:
         console.emit_json(core.to_json(found))
     else:

@@ -48,9 +48,8 @@ def runs(
 def _show(rows: list[dict[str, Any]]) -> None:
     numbers = ("size", "step", "best val", "loss", "tokens")
     cells = [
-        (row["run"], row["state"], console.count(row["parameters"]),
-         f"{row['step']}/{row['max_steps']}", _loss(row["best_val_loss"]), _loss(row["loss"]),
-         console.count(row["tokens"]), _when(row))
+        (row["run"], row["state"], console.count(row["parameters"]), _steps(row),
+         _loss(row["best_val_loss"]), _loss(row["loss"]), console.count(row["tokens"]), _when(row))
         for row in rows
     ]  # fmt: skip
     table = console.fitting(
@@ -100,6 +99,10 @@ def csv_(
         raise UserError(reader.problem)
     sinks.write_csv(iter(events), sys.stdout)
     console.next_command(shell.command("watch", found.path))
+
+
+def _steps(row: dict[str, Any]) -> str:
+    return f"{row['step']}/{row['max_steps']}" if row["max_steps"] else "-"
 
 
 def _loss(value: float | str | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from nanogpt_cli.cli import sample_session
 from nanogpt_cli.cli.sample_output import Clock, InOrder
-from nanogpt_cli.cli.sample_prompts import Prompt
+from nanogpt_cli.cli.sample_prompts import LARGEST, Prompt
 from nanogpt_cli.cli.sample_session import Session, note
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import cache_home
@@ -43,7 +43,7 @@ def loop(session: Session, given: list[Prompt] | None) -> None:
             chat.answer(prompt.text)
         while True:
             try:
-                line = checked(input("> " if sys.stdin.isatty() else ""), "the line")
+                line = checked(_read_line(), "the line")
             except (UnicodeDecodeError, UserError) as error:
                 note(f"{error}" if isinstance(error, UserError) else "the line is not UTF-8 text")
                 continue
@@ -55,8 +55,20 @@ def loop(session: Session, given: list[Prompt] | None) -> None:
                 sys.stdout.write("\n")
                 note("/quit or Ctrl-D leaves")
                 continue
+            if len(line) > LARGEST:
+                raise UserError(f"a line has over {LARGEST:,} characters, too many for a prompt")
             if not chat.obey(line):
                 return
+
+
+def _read_line() -> str:
+    """The next line without its end; ``EOFError`` at the end of the input."""
+    if sys.stdin.isatty():
+        return input("> ")
+    line = sys.stdin.readline(LARGEST + 1)  # of an endless line, no more than tells that it is one
+    if not line:
+        raise EOFError
+    return line.removesuffix("\n")
 
 
 class _Loop:

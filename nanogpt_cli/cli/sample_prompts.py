@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import foreign_files, parsing
 from nanogpt_cli.cli import console
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import checked
 
-_LARGEST = 1 << 24  # bytes of prompts
+LARGEST = 1 << 24  # bytes of prompts
 
 
 class Prompt(NamedTuple):
@@ -67,7 +67,7 @@ def _not_empty(text: str, where: str) -> str:
 
 def _read(path: Path) -> str:
     hint = "to read a pipe, use - for standard input"
-    return foreign_files.decoded(foreign_files.read_bytes(path, _LARGEST, hint), str(path))
+    return foreign_files.decoded(foreign_files.read_bytes(path, LARGEST, hint), str(path))
 
 
 def _lines(path: Path) -> list[Prompt]:
@@ -86,7 +86,7 @@ def _lines(path: Path) -> list[Prompt]:
 
 def _json_string(line: str, where: str) -> str:
     try:
-        value = foreign_files.parse_json(line)
+        value = parsing.parse_json(line)
     except ValueError as error:
         raise UserError(f"{where} is not JSON: {error}") from None
     if isinstance(value, dict):
@@ -101,11 +101,11 @@ def _json_string(line: str, where: str) -> str:
 
 def _stdin() -> str:
     try:
-        data = sys.stdin.buffer.read(_LARGEST + 1)
+        data = sys.stdin.buffer.read(LARGEST + 1)
     except OSError as error:
         raise UserError(f"cannot read standard input: {error.strerror}") from None
-    if len(data) > _LARGEST:
-        raise UserError(f"standard input has more than {_LARGEST:,} bytes, too many for a prompt")
+    if len(data) > LARGEST:
+        raise UserError(f"standard input has more than {LARGEST:,} bytes, too many for a prompt")
     return foreign_files.decoded(data, "standard input")
 
 

@@ -7,14 +7,29 @@ and names and shapes are checked before memory is allocated.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli import shell
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpt_cli.model.gpt import GPT
     from nanogpt_cli.text.tokenizer import Tokenizer
+
+
+def import_again(state: Mapping[str, Any]) -> str:
+    """How to get an imported run with a tokenizer, as a hint; empty if no run was imported.
+
+    Args:
+        state: ``state.json`` of its checkpoint.
+    """
+    imported = state.get("imported")
+    if not isinstance(imported, dict):
+        return ""
+    command = shell.hint("import", imported.get("from", "SOURCE"), "--tokenizer", "FILE")
+    return f"import it again, with the tokenizer's file or kind: {command}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,7 @@ class LoadedModel:
         """
         if self.tokenizer is None:
             raise UserError(
-                f"{self.label} has no tokenizer", "put its tokenizer.json (or meta.pkl) beside it"
+                f"{self.label} has no tokenizer",
+                import_again(self.state) or "put its tokenizer.json (or meta.pkl) beside it",
             )
         return self.tokenizer

@@ -11,11 +11,13 @@ from nanogpt_cli.interop.compare import Check
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.run import events
 from nanogpt_cli.run.follow import EventReader
+from nanogpt_cli.text.tokenizer import Tokenizer
 from nanogpt_cli.version import __version__
 
 CURVES: Final = "curves.svg"
 _WIDTH, _HEIGHT, _MARGIN = 720, 320, 48
 _MOST_POINTS: Final = 600
+_MOST_TOKENS: Final = 8
 _COLOURS: Final = {"train": "#4c78a8", "validation": "#e45756"}
 
 Points = list[tuple[int, float]]
@@ -127,8 +129,11 @@ def _row(check: Check) -> str:
 def _tokenizer_cell(facts: dict[str, Any]) -> str:
     if "tokenizer_characters" not in facts:
         return ""
+    count = f"{facts['tokenizer_characters']:,} characters"
+    if facts["tokenizer_same_ids"] and facts.get("tokenizer_text_differs_only_in"):
+        return f"{count}: ids equal, text but for the tokens under Limits"
     same = facts["tokenizer_same_ids"] and facts["tokenizer_text_equal"]
-    return f"{facts['tokenizer_characters']:,} characters {'equal' if same else 'DIFFER'}"
+    return f"{count} {'equal' if same else 'DIFFER'}"
 
 
 def _limits(source: Exportable) -> str:
@@ -148,12 +153,39 @@ def _limits(source: Exportable) -> str:
             "text. The runtimes' tokenizers take it for the token itself; in transformers, "
             "`tokenizer(text, split_special_tokens=True)` gives the ids of training."
         )
+    if source.tokenizer is not None and (
+        otherwise := written_otherwise(source.tokenizer, quote="`")
+    ):
+        lines.append(
+            f"- transformers and the `tokenizers` library decode {otherwise}: they take letters of "
+            "these added tokens for bytes. Encoding gives the right ids."
+        )
     if source.config.activation == "gelu":
         lines.append(
             "- GELU is the exact (erf) form. The logits of runtimes that only have the tanh form "
             "(llama.cpp, MLX) differ by about 0.01."
         )
     return "\n".join(lines)
+
+
+def written_otherwise(tokenizer: Tokenizer, *, quote: str = "") -> str:
+    """The tokens that the ``tokenizers`` library decodes to another text, as a phrase, or ``""``.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        quote: stands before and after each text.
+    """
+    texts = [
+        (id, tokenizer.decode([id]), theirs.decode("utf-8", "replace"))
+        for id, theirs in tokenizer.taken_for_bytes().items()
+    ]
+    found = [
+        f"{quote}{ours!r:.60}{quote} (id {id}) as {quote}{theirs!r:.60}{quote}"
+        for id, ours, theirs in texts
+    ]
+    more = [f"{len(found) - _MOST_TOKENS} more"] if len(found) > _MOST_TOKENS else []
+    *first, last = [*found[:_MOST_TOKENS], *more] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _curves(source: Exportable) -> dict[str, Points]:

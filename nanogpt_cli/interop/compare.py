@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -64,6 +65,10 @@ class Reference:
         ids: the token ids of ``text``, None without a tokenizer.
         new_tokens: length of a greedy text.
         origin: a phrase that says where the tokens come from.
+        decoded: what the model's tokenizer decodes ``ids`` to; ``text`` unless it loses something.
+        decoded_otherwise: what the ``tokenizers`` library decodes them to where it takes added
+            tokens for bytes.
+        taken_for_bytes: the texts of those tokens.
     """
 
     windows: npt.NDArray[np.int64]
@@ -76,6 +81,9 @@ class Reference:
     ids: npt.NDArray[Any] | None
     new_tokens: int
     origin: str
+    decoded: str = ""
+    decoded_otherwise: str = ""
+    taken_for_bytes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -205,14 +213,20 @@ def _tokenizer(
     same = np.array_equal(np.load(folder / "ids.npy"), expected.ids)
     if not same:
         problems.append("the tokenizer encodes the text to different ids")
-    if not answer.get("decoded"):
+    decoded = (folder / "decoded.txt").read_bytes().decode("utf-8")
+    equal = decoded == expected.decoded
+    otherwise = bool(expected.taken_for_bytes) and decoded == expected.decoded_otherwise
+    if not equal and not otherwise:
         problems.append("the tokenizer does not decode its ids to the same text")
     if answer.get("token_type_ids"):
         problems.append("the tokenizer returns token_type_ids, which GPT-2 adds to its input")
-    return {
+    facts: dict[str, Any] = {
         "tokenizer_characters": len(expected.text), "tokenizer_same_ids": same,
-        "tokenizer_text_equal": bool(answer.get("decoded")),
+        "tokenizer_text_equal": equal, "tokenizer_round_trip": decoded == expected.text,
     }  # fmt: skip
+    if otherwise and not equal:
+        facts["tokenizer_text_differs_only_in"] = list(expected.taken_for_bytes)
+    return facts
 
 
 def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from nanogpt_cli import files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.extras import install_command
 from nanogpt_cli.interop import card, verify
@@ -62,6 +62,10 @@ def parse_targets(text: str) -> list[str]:
     return names
 
 
+class Lacking(UserError):  # noqa: N818 - the name says what is wrong
+    """A package is missing: after its installation the same export is possible."""
+
+
 def check_ready(
     source: Exportable,
     targets: Sequence[str],
@@ -69,31 +73,55 @@ def check_ready(
     *,
     overwrite: bool,
     quantizations: Sequence[str] = (),
-) -> None:
-    """Check before any work that the export is possible.
+    runtimes: bool = False,
+) -> dict[str, UserError]:
+    """Check before any work what can be exported.
+
+    Args:
+        source: the model.
+        targets: the formats asked for.
+        out: the folder that will hold one folder per target.
+        overwrite: whether existing folders may be replaced.
+        quantizations: GGUF types.
+        runtimes: whether the runtime of every target has to be installed.
+
+    Returns:
+        The targets that are impossible, each with its reason: it cannot represent the model, or a
+        package is missing (``Lacking``).
 
     Raises:
-        UserError: a package is missing, a quantisation unknown, a target folder exists, or a
-            target cannot represent the model.
+        UserError: a quantisation is unknown, or the folder of a possible target exists.
     """
+    from nanogpt_cli.interop import gguf
+
+    for quantization in quantizations if "gguf" in targets else ():
+        gguf.check_type(quantization)
+    refused = {}
+    for name in targets:
+        try:
+            _check_possible(source, name, runtimes)
+        except UserError as error:
+            refused[name] = error
+    for name in targets:
+        if name not in refused and foreign_files.present(out / name) and not overwrite:
+            raise UserError(f"{out / name} exists", "--overwrite replaces it; --out goes elsewhere")
+    return refused
+
+
+def _check_possible(source: Exportable, name: str, runtime: bool) -> None:
     from nanogpt_cli.interop import gguf, huggingface, nanogpt, onnx
 
     checks = {"hf": huggingface.check, "gguf": gguf.check, "onnx": onnx.check,
               "nanogpt": nanogpt.check}  # fmt: skip
-    for name in targets:
-        target = TARGETS[name]
-        absent = [p for p in target.packages if importlib.util.find_spec(p) is None]
-        if absent:
-            raise UserError(
-                f"--to {name} needs the package {absent[0]}",
-                install_command(target.extra),
-            )
-        for quantization in quantizations if name == "gguf" else ():
-            gguf.check_type(quantization)
-        if (out / name).exists() and not overwrite:
-            raise UserError(f"{out / name} exists", "--overwrite replaces it; --out goes elsewhere")
-        if name in checks:
-            checks[name](source)
+    # The model first: nobody should install a package for what remains impossible.
+    if name in checks:
+        checks[name](source)
+    target = TARGETS[name]
+    absent = [p for p in target.packages if importlib.util.find_spec(p) is None]
+    if absent:
+        raise Lacking(f"--to {name} needs the package {absent[0]}", install_command(target.extra))
+    if runtime and (package := verify.missing(verify.Artefact(name, Path()))):
+        raise Lacking(f"--verify needs the package {package}", install_command("verify"))
 
 
 def export(
@@ -111,7 +139,8 @@ def export(
         UserError: the target cannot represent the model, exists, or cannot be written.
     """
     folder = out / target
-    check_ready(source, [target], out, overwrite=overwrite)
+    for error in check_ready(source, [target], out, overwrite=overwrite).values():
+        raise error
     with (
         files.readable_os_errors(f"export to {target}", folder),
         files.new_folder(folder, replace=overwrite) as fresh,
@@ -126,6 +155,7 @@ Written = list[tuple[str, str]]
 def _hf(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:
     from nanogpt_cli.interop import huggingface
 
+    _say_what_is_decoded_otherwise(source, report)
     huggingface.write(source, folder, report)
     card.write(source, folder)
     return [("", "")]
@@ -150,8 +180,17 @@ def _gguf(
 def _onnx(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:
     from nanogpt_cli.interop import onnx
 
+    _say_what_is_decoded_otherwise(source, report)
     onnx.write(source, folder, report)
     return [("", "")]
+
+
+def _say_what_is_decoded_otherwise(source: Exportable, report: Reporter) -> None:
+    if source.tokenizer is not None and (tokens := card.written_otherwise(source.tokenizer)):
+        report(
+            f"warning: transformers decodes {tokens}; the ids are right, and nanogpt sample writes "
+            "the tokens as they are"
+        )
 
 
 def _pt2(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:

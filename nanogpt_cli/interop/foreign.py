@@ -117,10 +117,9 @@ def native_names(tensors: TensorSource, *, tied: bool) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in tensors.shapes:
-        bare = without_wrappers(name)
-        if _MASKS.search(bare):
+        native = native_name(name)
+        if _MASKS.search(native):
             continue
-        native = bare if bare.startswith(("transformer.", "lm_head.")) else f"transformer.{bare}"
         if native in found:
             raise UserError(f"{tensors.name} holds {native!r:.100} twice")
         found[native] = name
@@ -129,6 +128,12 @@ def native_names(tensors: TensorSource, *, tied: bool) -> dict[str, str]:
         if found.setdefault(_EMBEDDING, head) != head:
             _check_tied(tensors, head, found[_EMBEDDING])
     return found
+
+
+def native_name(name: str) -> str:
+    """The name of a tensor here: behind no wrapper, and in ``transformer.`` unless in the head."""
+    bare = without_wrappers(name)
+    return bare if bare.startswith(("transformer.", "lm_head.")) else f"transformer.{bare}"
 
 
 def without_wrappers(name: str) -> str:
@@ -159,6 +164,7 @@ def build(
     left_out: frozenset[str] = frozenset(),
     *,
     transposed: re.Pattern[str] | None = None,
+    remedy: str = "",
 ) -> GPT:
     """A GPT with the tensors of a source, in float32 and evaluation mode.
 
@@ -168,6 +174,7 @@ def build(
         named: native name -> name in the source.
         left_out: native names to ignore.
         transposed: matches the native names whose tensors the source stores transposed.
+        remedy: what to do about tensors that no GPT-2 has.
 
     Raises:
         UserError: a name or shape does not fit the configuration, or a tensor does not hold floats.
@@ -177,7 +184,7 @@ def build(
     wanted = shapes(config)
     # Ignored tensors must fit as well: a file with a wrong tensor is refused as a whole.
     everything = shapes(replace(config, bias=True)) if left_out else wanted
-    _check_names(everything, set(named), source)
+    _check_names(everything, set(named), source, remedy)
     flipped = {name for name in named if transposed is not None and transposed.search(name)}
     for name in named:
         expected, found_shape = everything[name], tensors.shapes[named[name]]
@@ -206,17 +213,19 @@ def _check_layers(config: GPTConfig, named: Mapping[str, str], source: str) -> N
         raise UserError(f"{source} holds {there} blocks, its configuration says {config.n_layer}")
 
 
-def _check_names(wanted: Mapping[str, object], there: set[str], source: str) -> None:
+def _check_names(wanted: Mapping[str, object], there: set[str], source: str, remedy: str) -> None:
     missing = [name for name in wanted if name not in there]
     unknown = sorted(name for name in there if name not in wanted)
     if missing:
         raise UserError(f"{source} lacks {missing[0]}" + _more(missing))
     if unknown:
-        raise UserError(f"{source} holds {unknown[0]!r:.100}, which no GPT-2 has" + _more(unknown))
+        more = _more(unknown)
+        raise UserError(f"{source} holds {unknown[0]!r:.100}{more}, which no GPT-2 has", remedy)
 
 
 def _more(names: list[str]) -> str:
-    return f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+    more = len(names) - 1
+    return f" and {more} more tensor{'s' * (more > 1)}" if more else ""
 
 
 def not_finite(model: GPT) -> str:

@@ -63,6 +63,11 @@ def check(source: Exportable) -> None:
             f"llama.cpp's GPT-2 has no activation {source.config.activation!r}",
             "only gelu and gelu_tanh can be exported to GGUF",
         )
+    if source.config.block_size < 2:
+        raise UserError(
+            "llama.cpp needs room for a token after the prompt; this model's context is 1 token",
+            "give it at least 2 with model.block_size, and train it again",
+        )
     _vocabulary(source)
 
 

@@ -110,23 +110,27 @@ def _byte_merges(piece: bytes) -> Iterator[str]:
 def _check_rules(tokenizer: Tokenizer, value: dict[str, Any]) -> None:
     """Refuse a tokenizer that does not split and merge as GPT-2 and llama.cpp's "gpt-2" do."""
     model = value["model"]
-    same = (
-        foreign_tokenizer.model_type(model) == "BPE"
-        and not any(model.get(key) for key in _OTHER_MERGING)
-        and foreign_tokenizer.splits_like_gpt2(value)
-    )
-    if not same:
+    kind = foreign_tokenizer.model_type(model)
+    other = next((key for key in _OTHER_MERGING if model.get(key)), "")
+    different = ""
+    if kind != "BPE":
+        different = f"is of the type {kind}, GPT-2's is a BPE"
+    elif other:
+        different = f"has {other}, which GPT-2's has not"
+    elif not foreign_tokenizer.splits_like_gpt2(value):
+        different = "splits text into words by other rules than GPT-2's"
+    if different:
         raise UserError(
-            f"tokenizer {tokenizer.kind!r} does not split words as GPT-2 does; llama.cpp would "
-            "give this model other ids than it was trained on",
+            f"{tokenizer.label} {different}; llama.cpp would give this model other ids than it was "
+            "trained on",
             _OTHER_CONVERTER,
         )
     for added in value.get("added_tokens") or []:
         flag = next((key for key in _MATCHING if added.get(key)), "")
         if flag and not added.get("special"):
             raise UserError(
-                f"the added token {added['content']!r:.60} has {flag}, which llama.cpp lacks: it "
-                "would give this model other ids than it was trained on",
+                f"{tokenizer.label}: the added token {added['content']!r:.60} has {flag}, "
+                "which llama.cpp lacks: it would give this model other ids than it was trained on",
                 _OTHER_CONVERTER,
             )
 

@@ -7,14 +7,17 @@ transformers does not know changes nothing there, and nothing here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop.foreign import config_of
 from nanogpt_cli.interop.source import Exportable
-from nanogpt_cli.model.gpt import LAYER_NORM_EPS, GPTConfig
+from nanogpt_cli.model.gpt import GPT, LAYER_NORM_EPS, GPTConfig
 from nanogpt_cli.version import __version__
 
 # Activations that transformers has -> their names there.
@@ -35,14 +38,18 @@ _OTHER_NAMES: Final = {
     "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
 }  # fmt: skip
-# Keys that change what transformers computes, with the one value that this package computes.
+# Keys that change what transformers computes, with the value that this package computes.
 _FIXED: Final = {
     "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
     "scale_attn_weights": True,
 }  # fmt: skip
+# Those that are folded into the weights when they are read.
+_FOLDED: Final = ("scale_attn_by_inverse_layer_idx", "scale_attn_weights")
+# Keys that must be empty, with what a person can do.
 _EMPTY: Final = {
-    "quantization_config": "its weights are quantised: save it again in float32 or bfloat16",
-    "pruned_heads": "heads were removed from it",
+    "quantization_config": "its weights are quantised; in transformers, dequantize() and "
+    "save_pretrained() write them as floats",
+    "pruned_heads": "heads were removed from it; import the model as it was before",
 }
 
 
@@ -101,11 +108,14 @@ def read(path: Path, values: Mapping[str, Any], notes: list[str]) -> GPTConfig:
     if not isinstance(activation, str) or activation not in _NATIVE:
         raise UserError(
             f"{path}: activation_function {activation!r:.60} is not computed here",
-            f"known: {', '.join(_NATIVE)}",
+            f"models with one of these can be imported: {', '.join(_NATIVE)}",
         )
     tied = values.get("tie_word_embeddings", True)
     if not isinstance(tied, bool):
-        raise UserError(f"{path}: tie_word_embeddings must be true or false")
+        raise UserError(
+            f"{path}: tie_word_embeddings is {tied!r:.40}, not true or false",
+            "true if the output uses the embedding's weights, as in GPT-2, else false",
+        )
     if "auto_map" in values:
         notes.append(f"{path.name} names code of its own (auto_map), which is not run")
     block_size = sizes.pop("n_positions")
@@ -119,7 +129,10 @@ def _sizes(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {key: values[key] for key in _SIZES if key in values}
     for other, key in _OTHER_NAMES.items():
         if other in values and found.setdefault(key, values[other]) != values[other]:
-            raise UserError(f"{path}: {other} = {values[other]!r:.40} contradicts {key}")
+            raise UserError(
+                f"{path}: {other} = {values[other]!r:.40} contradicts {key} = {found[key]!r:.40}",
+                "they mean the same: remove the wrong one from the file",
+            )
     if "n_ctx" in values:  # the oldest files have no n_positions
         found.setdefault("n_positions", values["n_ctx"])
     return {**_SIZES, **found}
@@ -129,16 +142,49 @@ def _refuse_variants(path: Path, values: Mapping[str, Any], sizes: Mapping[str, 
     """Refuse options of transformers' GPT-2 that change its output and are not computed here."""
     n_inner, n_embd = values.get("n_inner"), sizes["n_embd"]
     if n_inner is not None and (not isinstance(n_embd, int) or n_inner != 4 * n_embd):
-        raise UserError(f"{path}: n_inner {n_inner!r:.40} is not 4 * n_embd, which GPT-2 has")
+        raise UserError(
+            f"{path}: n_inner {n_inner!r:.40} is not 4 * n_embd, which GPT-2 has",
+            "hidden layers of another width are not computed here; transformers runs this model",
+        )
     if values.get("layer_norm_epsilon", LAYER_NORM_EPS) != LAYER_NORM_EPS:
         epsilon = values["layer_norm_epsilon"]
-        raise UserError(f"{path}: layer_norm_epsilon {epsilon!r:.40} is not {LAYER_NORM_EPS}")
-    for key, wanted in _FIXED.items():
-        if values.get(key, wanted) is not wanted:
-            raise UserError(f"{path}: {key} = {values[key]!r:.40} is not computed here")
-    for key, reason in _EMPTY.items():
+        raise UserError(
+            f"{path}: layer_norm_epsilon {epsilon!r:.40} is not {LAYER_NORM_EPS}",
+            f"if slightly other logits will do, write {LAYER_NORM_EPS} in a copy of the folder; "
+            "fine-tuning then adapts to it",
+        )
+    for key in _FOLDED:
+        if not isinstance(values.get(key, True), bool):
+            raise UserError(f"{path}: {key} = {values[key]!r:.40}", "write true or false")
+    if values.get("add_cross_attention", False) is not False:
+        raise UserError(
+            f"{path}: add_cross_attention = {values['add_cross_attention']!r:.40} is not computed "
+            "here",
+            "write false in a copy of the folder if the weights have no crossattention",
+        )
+    for key, remedy in _EMPTY.items():
         if values.get(key):
-            raise UserError(f"{path}: {key} is not supported: {reason}")
+            raise UserError(f"{path}: {key} is not supported", remedy)
+
+
+def fold_attention_scale(model: GPT, values: Mapping[str, Any], notes: list[str]) -> None:
+    """Put the configuration's scale of attention into the queries, which comes to the same.
+
+    Without ``scale_attn_weights`` transformers does not divide scores by the root of a head's size;
+    with ``scale_attn_by_inverse_layer_idx`` it divides them by the number of the layer as well.
+    """
+    keys = [key for key in _FOLDED if values.get(key, _FIXED[key]) is not _FIXED[key]]
+    if not keys:
+        return
+    unscaled = math.sqrt(model.config.head_size) if "scale_attn_weights" in keys else 1.0
+    by_layer = "scale_attn_by_inverse_layer_idx" in keys
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".attn.c_attn." in name:
+                layer = int(name.split(".")[2])
+                # Queries are the first rows.
+                parameter[: model.config.n_embd] *= unscaled / (layer + 1 if by_layer else 1)
+    notes.append(f"{' and '.join(keys)}: folded into the weights of the queries")
 
 
 def _dropout(values: Mapping[str, Any], notes: list[str]) -> Any:

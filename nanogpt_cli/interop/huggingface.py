@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import torch
 
-from nanogpt_cli import files, foreign_files
+from nanogpt_cli import files, foreign_files, shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import LoadedModel, hf_config, safe_torch
 from nanogpt_cli.interop.foreign import (
@@ -165,7 +165,12 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
     with _tensors(folder) as tensors:
         named = native_names(tensors, tied=config.tied)
         config, left_out = _without_zero_biases(config, values, tensors, named, notes)
-        model = build(config, tensors, named, left_out, transposed=_TRANSPOSED)
+        _check_head(path, config, named)
+        model = build(
+            config, tensors, named, left_out, transposed=_TRANSPOSED,
+            remedy=_without_other_heads(folder),
+        )  # fmt: skip
+    hf_config.fold_attention_scale(model, values, notes)
     tokenizer = tokenizer or huggingface_files.read(folder)
     if tokenizer is None and config.vocab_size in GPT2_ROWS:
         tokenizer = tokenizers.get("gpt2")
@@ -183,6 +188,24 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
     step = marker.get("step", 0) if isinstance(marker, dict) else 0
     step = step if isinstance(step, int) else 0
     return LoadedModel(model, tokenizer, str(folder), step, notes=tuple(notes))
+
+
+def _without_other_heads(folder: Path) -> str:
+    """What to do about a model with another head or adapters."""
+    alone = f"{folder}-lm"
+    return (
+        "save the language model alone, in transformers: "
+        f"GPT2LMHeadModel.from_pretrained({str(folder)!r}).save_pretrained({alone!r}), then "
+        + shell.hint("import", alone, "--tokenizer", folder)
+    )
+
+
+def _check_head(path: Path, config: GPTConfig, named: Mapping[str, str]) -> None:
+    if not config.tied and "lm_head.weight" not in named:
+        raise UserError(
+            f"{path}: tie_word_embeddings is false, but the weights lack lm_head.weight",
+            "write true if the output uses the embedding's weights, as in GPT-2",
+        )
 
 
 def _tensors(folder: Path) -> TensorSource:

@@ -136,7 +136,14 @@ def _fill(
     checkpoint.save(run, found.model, state, tokenizer=vocabulary)
     files.write_text(run.recipe, recipe_files.to_toml(resolved))
     with EventWriter(run.events) as write:
-        write(events.Note(time=time.time(), step=found.step, message=f"imported from {source}"))
+        write(
+            events.RunImported(
+                time=time.time(),
+                step=found.step,
+                source=source,
+                parameters=found.model.n_parameters(),
+            )
+        )
 
 
 def _recipe(

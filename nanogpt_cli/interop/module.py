@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop.foreign import without_wrappers
+from nanogpt_cli.interop.foreign import native_name
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.model.parameters import shapes
 
 _BLOCK = re.compile(r"^transformer\.h\.(\d+)\.")
+_HEAD: Final = "lm_head.weight"
 _POSITIONS: Final = 16
 # Of the largest logit. Two ways to compute a GPT-2 in float32 differ by 1e-6 of it; at GPT-2's own
 # initialisation, attention scaled by layer changes it by 6e-3, an epsilon of 1e-6 by 2e-3.
@@ -37,16 +38,19 @@ _ACTIVATIONS: Final = {
 def adopt(module: nn.Module, label: str) -> GPT:
     """A GPT with the values of ``module``'s parameters, recognised by GPT-2's names and shapes.
 
-    Matrices may be stored as (out, in) or, as in Hugging Face's models, as (in, out). The module's
-    forward takes token ids (B, T) and returns logits (B, T, V) or (B, 1, V), alone, first in a
-    tuple, or as ``logits`` of an object.
+    Names may lack ``transformer.`` and begin with the prefixes of wrappers, as in files. A module
+    without head, such as transformers' ``GPT2Model``, gets the embedding as its head. Matrices may
+    be stored as (out, in) or, as in Hugging Face's models, as (in, out). The module's forward takes
+    token ids (B, T) and returns logits (B, T, V) or (B, 1, V), alone, first in a tuple, or as
+    ``logits`` of an object; without head also the output of the last LayerNorm (B, T, C), alone,
+    first in a tuple, or as ``last_hidden_state``.
 
     Raises:
         UserError: a name or shape is not that of a GPT-2, the message gives the first one; or the
             module computes something else.
     """
     found = {
-        without_wrappers(name): parameter.detach()
+        native_name(name): parameter.detach()
         for name, parameter in module.named_parameters(remove_duplicate=False)
     }
     config = _own(module) or _config(module, found, label)
@@ -60,7 +64,7 @@ def adopt(module: nn.Module, label: str) -> GPT:
         model = GPT(config)
     model.to_empty(device="cpu")
     model.tie()
-    turned = {without_wrappers(name) for name in _transposed_squares(module)}
+    turned = {native_name(name) for name in _transposed_squares(module)}
     with torch.no_grad():
         for name, shape in shapes(config).items():
             value = found[name]
@@ -70,7 +74,7 @@ def adopt(module: nn.Module, label: str) -> GPT:
                 raise UserError(f"{label}: {name} is {tuple(value.shape)}, expected {shape}")
             model.get_parameter(name).copy_(value)
     model = model.eval().requires_grad_(False)
-    _compare(module, model, label)
+    _compare(module, model, label, headless=_HEAD not in found)
     return model
 
 
@@ -94,8 +98,13 @@ def _config(module: nn.Module, found: Mapping[str, Tensor], label: str) -> GPTCo
             f"{label} is not a GPT-2: no transformer.wte, transformer.wpe and transformer.h.N",
             f"its parameters begin with {names}",
         )
+    if _HEAD not in found and _says_untied(module):
+        raise UserError(
+            f"{label}: tie_word_embeddings is false in its configuration, but it has no {_HEAD}",
+            "pass the model with its head, such as GPT2LMHeadModel",
+        )
     d = wte.shape[1]
-    head = found.get("lm_head.weight", wte)
+    head = found.get(_HEAD, wte)
     return GPTConfig(
         n_layer=max(layers) + 1,
         n_head=_heads(module, d),
@@ -107,6 +116,11 @@ def _config(module: nn.Module, found: Mapping[str, Tensor], label: str) -> GPTCo
         activation=_activation(module),
         tied=head is wte or head.data_ptr() == wte.data_ptr(),
     )
+
+
+def _says_untied(module: nn.Module) -> bool:
+    configs = (getattr(part, "config", None) for part in module.modules())
+    return any(getattr(config, "tie_word_embeddings", True) is False for config in configs)
 
 
 def _heads(module: nn.Module, d: int) -> int:
@@ -129,13 +143,16 @@ def _activation(module: nn.Module) -> str:
     return "gelu"
 
 
-def _compare(module: nn.Module, model: GPT, label: str) -> None:
+def _compare(module: nn.Module, model: GPT, label: str, *, headless: bool) -> None:
     """Refuse a module whose logits are not those of ``model``, which has its weights."""
     config = model.config
     ids = torch.arange(min(_POSITIONS, config.block_size))[None] * 7919 % config.vocab_size
-    theirs = _their_logits(module, ids, label)
+    theirs, hidden = _their_output(module, ids, label)
     with torch.no_grad():
         ours = model(ids)[0]
+        normed = theirs.dim() == 3 and theirs.shape[2] == config.n_embd
+        if headless and normed and (hidden or config.n_embd != config.vocab_size):
+            theirs = model.lm_head(theirs)
     if theirs.dim() != 3 or theirs.shape[2] < config.vocab_size:
         raise UserError(f"{label}: its forward returns {tuple(theirs.shape)}, no logits (B, T, V)")
     ours = ours[:, -theirs.shape[1] :]
@@ -151,7 +168,8 @@ def _compare(module: nn.Module, model: GPT, label: str) -> None:
         )
 
 
-def _their_logits(module: nn.Module, ids: Tensor, label: str) -> Tensor:
+def _their_output(module: nn.Module, ids: Tensor, label: str) -> tuple[Tensor, bool]:
+    """What the forward returns, float32 on the CPU, and whether it is called a hidden state."""
     first = next(module.parameters())
     training = module.training
     try:
@@ -167,8 +185,9 @@ def _their_logits(module: nn.Module, ids: Tensor, label: str) -> Tensor:
         ) from error
     finally:
         module.train(training)
-    out = getattr(out, "logits", out)
+    hidden = not hasattr(out, "logits") and hasattr(out, "last_hidden_state")
+    out = out.last_hidden_state if hidden else getattr(out, "logits", out)
     out = out[0] if isinstance(out, tuple) else out
     if not isinstance(out, Tensor):
         raise UserError(f"{label}: its forward returns {type(out).__name__}, no logits (B, T, V)")
-    return out.detach().to("cpu", torch.float32)
+    return out.detach().to("cpu", torch.float32), hidden

@@ -85,9 +85,9 @@ def read(path: Path, flags: Iterable[str] = ()) -> Settings:
 
 
 def _parsed(path: Path) -> ast.Module:
-    data = foreign_files.read_bytes(path, _LARGEST_FILE)
+    text = foreign_files.read_text(path, _LARGEST_FILE)
     try:
-        tree = ast.parse(data)
+        tree = ast.parse(text)
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant):
                 _check_constant(node)

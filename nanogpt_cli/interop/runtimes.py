@@ -4,7 +4,7 @@
 native model and imports nothing from this package, so that any interpreter with the runtime can run
 it. FOLDER holds ``request.json``, ``windows.npy`` (N, T) and ``text.txt``; the results are
 ``logits.npy`` or ``logprobs.npy`` + ``positions.npy``, ``argmax.npy`` (N, T; -1 unknown),
-``ids.npy`` of the text, and ``answer.json``.
+``ids.npy`` of the text, ``decoded.txt`` of those ids, and ``answer.json``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 
-# Characters tokenised by one request to llama.cpp.
-_CHUNK = 1 << 20
 # Bytes of a GGUF file below which one thread is fastest.
 _SMALL_FILE = 1 << 26
 
@@ -37,13 +35,21 @@ class Request:
         self.vocab_size: int = asked["vocab_size"]
         self.full_vectors: int = asked["full_vectors"]
         self.block_size: int = asked["block_size"]
+        # Byte offsets where the text may be cut without changing its tokens.
+        self.cuts: list[int] = asked["cuts"]
         self.windows = np.load(folder / "windows.npy")
         # Read as bytes, because text mode would change line ends.
-        self.text = (folder / "text.txt").read_bytes().decode("utf-8")
+        self.text_bytes = (folder / "text.txt").read_bytes()
+        self.text = self.text_bytes.decode("utf-8")
 
     def save(self, name: str, value: Any) -> None:
         """Write an array."""
         np.save(self.folder / f"{name}.npy", value)
+
+    def save_text(self, ids: Any, decoded: str) -> None:
+        """Write the ids of the text, and what they are decoded to."""
+        self.save("ids", np.array(ids, dtype=np.int64))
+        (self.folder / "decoded.txt").write_bytes(decoded.encode("utf-8", "replace"))
 
     def answer(self, **values: Any) -> None:
         """Write ``answer.json``."""
@@ -58,8 +64,8 @@ def run_transformers(artefact: Path, request: Request) -> None:
     transformers.logging.set_verbosity_error()
     model = transformers.AutoModelForCausalLM.from_pretrained(artefact).eval()
     greedy = transformers.GenerationConfig(
-        do_sample=False, max_new_tokens=request.new_tokens, pad_token_id=0, eos_token_id=None,
-        bos_token_id=None,
+        do_sample=False, max_new_tokens=max(1, request.new_tokens), pad_token_id=0,
+        eos_token_id=None, bos_token_id=None,
     )  # fmt: skip
     with torch.no_grad():
         logits = [model(torch.from_numpy(w[None])).logits[0].numpy() for w in request.windows]
@@ -73,8 +79,7 @@ def run_transformers(artefact: Path, request: Request) -> None:
     if request.text:
         tokenizer = transformers.AutoTokenizer.from_pretrained(artefact)
         encoded = tokenizer(request.text, add_special_tokens=False)
-        request.save("ids", np.array(encoded["input_ids"], dtype=np.int64))
-        facts["decoded"] = tokenizer.decode(encoded["input_ids"]) == request.text
+        request.save_text(encoded["input_ids"], tokenizer.decode(encoded["input_ids"]))
         facts["token_type_ids"] = "token_type_ids" in encoded
     request.answer(runtime=_version("transformers"), greedy=written, **facts)
 
@@ -92,10 +97,9 @@ def run_onnxruntime(artefact: Path, request: Request) -> None:
     request.save("logits", np.stack([run(w[None])[0][0] for w in request.windows]))
     request.save("padded", _padded(run, request.windows[0]))
     written = [_greedy_onnx(run, prompt, request.new_tokens) for prompt in request.prompts]
-    facts: dict[str, Any] = {}
     if request.text and (artefact / "tokenizer.json").is_file():
-        facts["decoded"] = _library_round_trip(artefact / "tokenizer.json", request)
-    request.answer(runtime=_version("onnxruntime"), greedy=written, **facts)
+        _library_round_trip(artefact / "tokenizer.json", request)
+    request.answer(runtime=_version("onnxruntime"), greedy=written)
 
 
 class _Onnx:
@@ -146,14 +150,13 @@ def _greedy_onnx(run: _Onnx, prompt: list[int], count: int) -> list[int]:
     return written
 
 
-def _library_round_trip(path: Path, request: Request) -> bool:
+def _library_round_trip(path: Path, request: Request) -> None:
     import tokenizers
 
     tokenizer = tokenizers.Tokenizer.from_file(str(path))
     tokenizer.encode_special_tokens = True
     ids = tokenizer.encode(request.text, add_special_tokens=False).ids
-    request.save("ids", np.array(ids, dtype=np.int64))
-    return bool(tokenizer.decode(ids, skip_special_tokens=False) == request.text)
+    request.save_text(ids, tokenizer.decode(ids, skip_special_tokens=False))
 
 
 def run_torch_export(artefact: Path, request: Request) -> None:
@@ -188,8 +191,9 @@ def run_llama_cpp(artefact: Path, request: Request) -> None:
     _llama_positions(server, request)
     address = server.listening_address
     written = [_greedy_llama(address, prompt, request.new_tokens) for prompt in request.prompts]
-    facts = _llama_round_trip(address, request) if request.text else {}
-    request.answer(runtime=_version("xllamacpp"), greedy=written, **facts)
+    if request.text:
+        _llama_round_trip(address, request)
+    request.answer(runtime=_version("xllamacpp"), greedy=written)
 
 
 def _next_token(server: Any, prompt: list[int], n_probs: int) -> list[Any]:
@@ -253,17 +257,17 @@ def _llama_positions(server: Any, request: Request) -> None:
     request.save("argmax", argmax)
 
 
-def _llama_round_trip(address: str, request: Request) -> dict[str, Any]:
+def _llama_round_trip(address: str, request: Request) -> None:
     ids: list[int] = []
     decoded = []
-    for start in range(0, len(request.text), _CHUNK):
-        piece = request.text[start : start + _CHUNK]
+    ends = [*request.cuts, len(request.text_bytes)]
+    for start, end in zip([0, *request.cuts], ends, strict=True):
+        piece = request.text_bytes[start:end].decode("utf-8")
         plain = {"content": piece, "add_special": False, "parse_special": False}
         found = _post(address + "/tokenize", plain)["tokens"]
         decoded.append(_post(address + "/detokenize", {"tokens": found})["content"])
         ids += found
-    request.save("ids", np.array(ids, dtype=np.int64))
-    return {"decoded": "".join(decoded) == request.text}
+    request.save_text(ids, "".join(decoded))
 
 
 def _version(package: str) -> str:

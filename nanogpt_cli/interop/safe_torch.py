@@ -11,18 +11,18 @@ facts about the machine, the value, the keys of its storages) and the storages a
 
 from __future__ import annotations
 
-import os
+import io
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor
 
 from nanogpt_cli import foreign_files, safe_pickle
-from nanogpt_cli.errors import UserError
+from nanogpt_cli.errors import UserError, in_words
 from nanogpt_cli.interop.foreign import TensorSource, label
 
 _STORAGES: Final = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte",
@@ -66,12 +66,12 @@ def load(path: Path) -> Any:
         ):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=not old)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(f"{path} is not a readable PyTorch file: {_reason(error)}") from None
+        raise UserError(f"{path} is not a readable PyTorch file: {in_words(error)}") from None
 
 
 def _check_old(path: Path) -> None:
     with foreign_files.opened(path) as file:
-        head = os.fdopen(file.fileno(), "rb", closefd=False).read(safe_pickle.LARGEST)
+        head = io.BufferedReader(cast(io.RawIOBase, file)).read(safe_pickle.LARGEST)
     at = len(_OLD)
     for _ in range(_PICKLES_AFTER_MAGIC):
         at += safe_pickle.scan(head[at:], str(path), ALLOWED)
@@ -96,7 +96,7 @@ def _check_archive(path: Path) -> None:
         raise
     except Exception as error:  # zipfile, too, raises many kinds for a damaged file
         raise UserError(
-            f"{path} is not a readable PyTorch file: {_reason(error)}",
+            f"{path} is not a readable PyTorch file: {in_words(error)}",
             "load it with the PyTorch that wrote it and torch.save it again",
         ) from None
 
@@ -187,10 +187,3 @@ def _checked_size(path: Path, name: str, tensor: object) -> int:
             f"{path} is refused: {name!r:.80} of shape {list(tensor.shape)} exceeds its data"
         )
     return tensor.numel() * tensor.element_size()
-
-
-def _reason(error: Exception) -> str:
-    """What a library found wrong with a file, in one line."""
-    if isinstance(error, LookupError | TypeError | AttributeError):
-        return "its parts do not fit together"  # Python's own words ("list index") explain nothing
-    return " ".join(str(error).split())[:160]

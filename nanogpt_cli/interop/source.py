@@ -24,6 +24,7 @@ from torch import Tensor
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init.drawing import undrawn
+from nanogpt_cli.interop import import_again
 from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
 from nanogpt_cli.model.parameters import shapes
 from nanogpt_cli.run.folder import RunFolder
@@ -113,8 +114,8 @@ class Exportable:
         """The tokenizer; raises ``UserError``, naming ``target``, if there is none."""
         if self.tokenizer is None:
             raise UserError(
-                f"run {self.name} has no tokenizer, and {target} needs one",
-                "import it again with --tokenizer",
+                f"{self.name} has no tokenizer, and {target} needs one",
+                import_again(self.state) or "put its tokenizer.json (or meta.pkl) beside it",
             )
         return self.tokenizer
 

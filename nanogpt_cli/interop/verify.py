@@ -25,6 +25,7 @@ from nanogpt_cli.interop import LoadedModel, compare
 from nanogpt_cli.interop.compare import Check, Reference
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model.gpt import GPT
+from nanogpt_cli.text import cuts
 from nanogpt_cli.text.bpe import HuggingFaceTokenizer
 from nanogpt_cli.text.tokenizer import Tokenizer
 from nanogpt_cli.training import checkpoint
@@ -36,6 +37,8 @@ _NEW_TOKENS: Final = 40
 _SECONDS: Final = 1800
 # Tokens of text for the round trip through the tokenizer; smaller data sets are used whole.
 _TEXT_TOKENS: Final = 2_000_000
+# Bytes of text in one request to llama.cpp.
+_PIECE: Final = 1 << 20
 # Log-probabilities requested from llama.cpp in all, which sends them as text.
 _FULL_NUMBERS: Final = 1_500_000
 # Runtime -> the package that provides it.
@@ -78,16 +81,33 @@ def reference(source: Exportable) -> Reference:
         tokens = np.resize(tokens, count * (T + 1))
     rows = tokens[: count * (T + 1)].reshape(count, T + 1).astype(np.int64)
     new = min(_NEW_TOKENS, T // 2)
-    prompts = [row[: max(1, min(T // 2, 32))].tolist() for row in rows[:_PROMPTS]]
+    # A context of one token leaves no room for new text.
+    prompts = [row[: min(T // 2, 32)].tolist() for row in rows[: _PROMPTS if new else 0]]
     with torch.inference_mode():
         logits = torch.stack([model(torch.from_numpy(row[None, :-1]))[0][0] for row in rows])
-        written = [_greedy(model, prompt, new) for prompt in prompts] if new else []
-    ids = None if source.tokenizer is None else source.tokenizer.encode_array(text)
+        written = [_greedy(model, prompt, new) for prompt in prompts]
     return Reference(
         windows=rows[:, :-1], targets=rows[:, 1:], logits=logits.numpy(), prompts=prompts,
-        greedy=written, eot=source.tokenizer.eot if source.tokenizer else None, text=text,
-        ids=ids, new_tokens=new, origin=origin,
+        greedy=written, eot=source.tokenizer.eot if source.tokenizer else None,
+        new_tokens=new, origin=origin, **_expected_text(source.tokenizer, text),
     )  # fmt: skip
+
+
+def _expected_text(tokenizer: Tokenizer | None, text: str) -> dict[str, Any]:
+    """The fields of ``Reference`` about text, in which every added token occurs."""
+    if tokenizer is None:
+        return {"text": "", "ids": None}
+    text += "".join(f" {added}" for added in _added(tokenizer, special=False).values())
+    ids = tokenizer.encode_array(text)
+    plain = ids.tolist()
+    found: dict[str, Any] = {"text": text, "ids": ids, "decoded": tokenizer.decode(plain)}
+    taken = tokenizer.taken_for_bytes()
+    if taken and not taken.keys().isdisjoint(plain):
+        parts = (taken.get(id) or tokenizer.token_bytes(id) for id in plain)
+        found["decoded_otherwise"] = b"".join(parts).decode("utf-8", "replace")
+        there = sorted(taken.keys() & set(plain))
+        found["taken_for_bytes"] = [tokenizer.decode([id]) for id in there]
+    return found
 
 
 def _greedy(model: GPT, prompt: list[int], count: int) -> list[int]:
@@ -134,11 +154,16 @@ def _plain(tokenizer: Tokenizer, ids: np.ndarray[Any, Any]) -> list[int]:
 
     Spelled out in a text, a special token is text here and a special token in transformers.
     """
-    special = {tokenizer.eot}
-    if isinstance(tokenizer, HuggingFaceTokenizer):
-        added = tokenizer.backend.get_added_tokens_decoder()
-        special |= {id for id, token in added.items() if token.special}
+    special = {tokenizer.eot} | _added(tokenizer, special=True).keys()
     return [id for id in ids.tolist() if id not in special]
+
+
+def _added(tokenizer: Tokenizer, *, special: bool) -> dict[int, str]:
+    """The added tokens that are special, or those that are not: texts by id."""
+    if not isinstance(tokenizer, HuggingFaceTokenizer):
+        return {}
+    added = tokenizer.backend.get_added_tokens_decoder()
+    return {id: token.content for id, token in added.items() if token.special is special}
 
 
 def missing(artefact: Artefact) -> str:
@@ -204,10 +229,20 @@ def _write_request(folder: Path, source: Exportable, expected: Reference) -> Non
         "prompts": expected.prompts, "new_tokens": expected.new_tokens, "vocab_size": vocab_size,
         "full_vectors": max(16, min(_LEAST_POSITIONS, _FULL_NUMBERS // vocab_size)),
         "block_size": source.config.block_size,
+        "cuts": _cuts(source.tokenizer, expected.text.encode()) if source.tokenizer else [],
     }  # fmt: skip
     (folder / "request.json").write_text(json.dumps(asked))
     np.save(folder / "windows.npy", expected.windows)
     (folder / "text.txt").write_bytes(expected.text.encode("utf-8"))
+
+
+def _cuts(tokenizer: Tokenizer, text: bytes) -> list[int]:
+    """Byte offsets that cut ``text`` into pieces for one request each, with the same tokens."""
+    cut, found = cuts.cutter(tokenizer), [0]
+    while len(text) - found[-1] > _PIECE:
+        piece = bytearray(text[found[-1] : found[-1] + _PIECE])
+        found.append(found[-1] + (cut(piece) or cuts.character_cut(piece)))
+    return found[1:]
 
 
 def _read_back(source: Exportable, artefact: Artefact) -> Check:

@@ -62,12 +62,13 @@ def describe(item: Any, origins: Mapping[str, str], source: str) -> list[str]:
     if kind == "extra_forbidden":
         section, _, name = key.partition(".")
         if name in Recipe.model_fields and isinstance(value, dict) and value:
+            inner = f"{next(iter(value)):.80}"
             text = (
-                f"{name}.{next(iter(value))} stands in [{section}]; a dotted key belongs above the "
-                f"first table, or write {next(iter(value))} below [{name}]"
+                f"{name}.{inner} stands in [{section}]; a dotted key belongs above the "
+                f"first table, or write {inner} below [{name}]"
             )
         else:
-            text = f"unknown key {key}; {suggest(key)}" if name else _unknown_section(key)
+            text = f"unknown key {key:.80}; {suggest(key)}" if name else _unknown_section(key)
         return [_place(key, origins, source) + text.rstrip("; ")]
     if kind == "value_error":
         sentences = str(item["ctx"]["error"]).split("\n")
@@ -95,7 +96,7 @@ def _unknown_section(name: str) -> str:
     close = nearest(name, [*keys(), "init"])
     sections = ", ".join(f"[{section}]" for section in keys())
     hint = f"did you mean [{close}]?" if close else f"sections are {sections}"
-    return f"unknown section [{name}]; {hint}"
+    return f"unknown section [{name:.80}]; {hint}"
 
 
 def _place(key: str, origins: Mapping[str, str], source: str) -> str:

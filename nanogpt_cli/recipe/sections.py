@@ -53,14 +53,16 @@ class Data(Section):
     split: Literal["auto", "tail", "hash"] = Field(
         "auto",
         description="What is kept for validation: tail: the end; hash: documents drawn by their "
-        "hashes; auto: hash for records and many files.",
+        "hashes; auto: hash for records and many files, else and for a few records tail.",
     )
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.1, description="Share of the text kept for validation."
     )
     glob: str = Field("", description="Files to take from a folder, such as *.py; empty: all.")
     text_field: str = Field(
-        "text", description="Field of a record (JSON, CSV, Parquet) that holds the text."
+        "text",
+        description="Field of a record (JSON, CSV, Parquet) that holds the text or a chat's "
+        "messages; also a path: text.body.",
     )
     errors: Literal["strict", "replace", "skip"] = Field(
         "strict", description="What to do about text that cannot be read."
@@ -128,7 +130,9 @@ class Train(Section):
     keep: Positive = Field(2, description="Newest checkpoints kept (the best one stays too).")
     keep_every: Count = Field(0, description="Also keep multiples of this step; 0: none.")
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 where the device multiplies it natively, else fp32."
+        "auto",
+        description="auto: bf16 where the device multiplies it natively, fp16 on older GPUs with "
+        "tensor cores, else fp32.",
     )
     compile: bool | Literal["auto"] = Field(
         "auto", description="torch.compile; auto: on CUDA if it works; if not, the run says why."

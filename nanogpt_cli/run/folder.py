@@ -95,9 +95,7 @@ class RunFolder:
 
 def list_runs(root: Path = RUNS) -> list[RunFolder]:
     """All runs below ``root``, newest activity first; unreadable folders are skipped."""
-    if not root.is_dir():
-        return []
-    runs = [RunFolder(path) for path in root.iterdir() if path.is_dir()]
+    runs = [RunFolder(path) for path in foreign_files.entries(root) if path.is_dir()]
     return sorted(filter(_is_readable_run, runs), key=last_activity, reverse=True)
 
 

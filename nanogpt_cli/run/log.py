@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.follow import LONGEST_LINE
@@ -17,15 +17,16 @@ class EventWriter:
     A torn last line left by a killed writer is cut off before the first append.
 
     Raises:
-        UserError: what is there is not a regular file, or not a log.
+        UserError: what is there is not a regular file, not a log, or cannot be read and written.
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if foreign_files.present(path):
-            foreign_files.check(path)  # opening a named pipe would wait for a reader
-            _cut_torn_line(path)
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        with files.readable_os_errors("write the event log", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if foreign_files.present(path):
+                foreign_files.check(path)  # opening a named pipe would wait for a reader
+                _cut_torn_line(path)
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
 
     def __call__(self, event: events.Event) -> None:
         """Append one event."""

@@ -60,11 +60,11 @@ def adjusted(
     At temperature 0 they are not divided.
 
     Raises:
-        UserError: a logit is NaN.
+        UserError: a logit is NaN, or the largest one is infinite.
     """
     scores: Floats = np.array(logits, dtype=np.float64)[:vocab_size]
-    if np.isnan(scores.max()):
-        raise UserError("the model's logits are NaN", "did its training diverge?")
+    if not np.isfinite(scores.max()):
+        raise UserError("the model's logits are not finite", "did its training diverge?")
     if sampling.repetition_penalty != 1.0 and seen:
         ids = np.fromiter(set(seen), dtype=np.int64)
         old = scores[ids]

@@ -124,7 +124,7 @@ def _expand(table: Mapping[str, Any], where: str) -> dict[str, str]:
         if key not in known:
             hint = nearest(key, known)
             raise UserError(
-                f"{where}: unknown key {key!r}",
+                f"{where}: unknown key {key!r:.80}",
                 f"did you mean {hint!r}?" if hint else f"known: {', '.join(known)}",
             )
         if not isinstance(value, str | int | float) or isinstance(value, bool):
@@ -156,7 +156,7 @@ def _from_table(name: str, table: Mapping[str, Any], base: Scheme | None, where:
     for key in multipliers:
         if key not in MULTIPLIERS:
             raise UserError(
-                f"{where}.multipliers: unknown key {key!r}", f"known: {', '.join(MULTIPLIERS)}"
+                f"{where}.multipliers: unknown key {key!r:.80}", f"known: {', '.join(MULTIPLIERS)}"
             )
     lr = _expand(_subtable(table, "lr", where), f"{where}.lr")
     return Scheme(

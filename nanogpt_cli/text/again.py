@@ -6,13 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 
 from nanogpt_cli import shell
-from nanogpt_cli.text import catalogue
+from nanogpt_cli.text import catalogue, tokenizers
 from nanogpt_cli.text.request import Request
 from nanogpt_cli.text.tokens import Manifest
 
 
 def prepare_words(manifest: Manifest, tokenizer: str) -> list[str]:
-    """The words of ``nanogpt prepare`` for the same text; empty if its inputs are gone.
+    """The words of ``nanogpt prepare`` for the same text; empty if anything it needs is gone.
 
     Args:
         manifest: of the set.
@@ -21,6 +21,8 @@ def prepare_words(manifest: Manifest, tokenizer: str) -> list[str]:
     request = manifest.raw["request"]
     inputs = [str(text) for text in request.get("inputs", ())]
     there = [catalogue.find(text) is not None or Path(text).exists() for text in inputs]
+    if tokenizers.is_path(tokenizer):
+        there.append(Path(tokenizer).exists())
     if not inputs or not all(there):
         return []
     words = ["prepare", *(_as_typed(text) for text in inputs), "-t", tokenizer]

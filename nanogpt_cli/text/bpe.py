@@ -71,8 +71,13 @@ class HuggingFaceTokenizer(Tokenizer):
         decoders = foreign_tokenizer.decoder_types(value)
         self.joins_bytes = decoders == ["ByteLevel"]
         self.byte_ids = self._find_byte_ids() if "ByteFallback" in decoders else {}
-        self._added = {token["id"]: token["content"] for token in added}
+        self._added: dict[int, str] = {token["id"]: token["content"] for token in added}
         self._bytes: dict[int, bytes] = {}
+
+    @property
+    def label(self) -> str:
+        """See ``Tokenizer``."""
+        return self._source if self.kind == "hf" else super().label
 
     def _find_eot(self) -> int | None:
         ids = (self._tokenizer.token_to_id(name) for name in _END_OF_TEXT_NAMES)
@@ -116,12 +121,29 @@ class HuggingFaceTokenizer(Tokenizer):
             return bytes([self.byte_ids[id]])
         if self.joins_bytes:
             if id in self._added:
-                return str(self._added[id]).encode()
-            spelled = all(character in _STAND_INS for character in token)
-            return bytes(_STAND_INS[c] for c in token) if spelled else token.encode()
+                return self._added[id].encode()
+            return _spelled(token)
         # At the start of a text decoders leave out a space, so the token is decoded after itself.
         once, twice = self.decode([id]), self.decode([id, id])
         return (twice[len(once) :] if twice.startswith(once) else once).encode()
+
+    def taken_for_bytes(self) -> dict[int, bytes]:
+        """The added tokens of which the library writes another text, by id, and its bytes for each.
+
+        Its decoder takes an added token that consists of GPT-2's stand-ins alone for bytes: of
+        "Café" it makes ``b"Caf\\xe9"``, of which U+FFFD is left, and of "日本" what it should.
+        """
+        if not self.joins_bytes:
+            return {}
+        taken = {id: _spelled(content) for id, content in self._added.items()}
+        return {
+            id: theirs
+            for id, theirs in taken.items()
+            if theirs != self.token_bytes(id) and self._library_text(id) != self.decode([id])
+        }
+
+    def _library_text(self, id: int) -> str:
+        return self._tokenizer.decode([id], skip_special_tokens=False)
 
     def to_json(self) -> dict[str, Any]:
         """See ``Tokenizer``."""
@@ -131,6 +153,12 @@ class HuggingFaceTokenizer(Tokenizer):
     def backend(self) -> tokenizers.Tokenizer:
         """The library's own object, for export."""
         return self._tokenizer
+
+
+def _spelled(token: str) -> bytes:
+    """The bytes that a token spells with GPT-2's stand-ins; UTF-8 if it holds anything else."""
+    spelled = all(character in _STAND_INS for character in token)
+    return bytes(_STAND_INS[c] for c in token) if spelled else token.encode()
 
 
 def trained_size(kind: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import itertools
 import json
@@ -12,17 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import bpe, cuts, pipeline, receipt, tokenizers, tokens
-from nanogpt_cli.text.charset import CharsetCollector
-from nanogpt_cli.text.documents import Chunk, Reader, Tally
-from nanogpt_cli.text.parallel import ordered_map
+from nanogpt_cli.text.charset import CharsetCollector, renumber, renumbered
+from nanogpt_cli.text.documents import Chunk, Reader, Tally, option
 from nanogpt_cli.text.reading import Meter, SourceFile
 from nanogpt_cli.text.request import Request, split_rule
-from nanogpt_cli.text.sources import TextSource
+from nanogpt_cli.text.sources import StandardInput, TextSource
 from nanogpt_cli.text.splits import Counts, SplitWriter, TailWriter
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 from nanogpt_cli.version import __version__
@@ -30,7 +28,7 @@ from nanogpt_cli.version import __version__
 SOURCES: Final = "sources.jsonl"
 _TRAINING_BYTES: Final = 1 << 27  # more text than this hardly improves a vocabulary
 _SETTLING_BYTES: Final = 1 << 23  # the beginning of most texts contains all their characters
-_RENUMBER: Final = 1 << 20  # bytes at a time
+_FEWEST: Final = 2  # tokens of a split: one that is read and one that is predicted
 
 
 @dataclass(frozen=True)
@@ -38,16 +36,19 @@ class PrepareProgress:
     """How far a preparation has come.
 
     Attributes:
-        bytes: bytes read from the sources so far, before unpacking.
-        total: the size of all sources on disk; None when unknown.
+        bytes: bytes that this phase has read from the sources so far, before unpacking.
+        total: how many it will read; None when unknown.
         tokens: tokens written so far.
         documents: documents finished so far.
+        doing: the phase: "tokenizing", or with ``bpe:SIZE`` before it "reading for the BPE" and
+            "merging pairs", which the library does without a word.
     """
 
     bytes: int
     total: int | None
-    tokens: int
-    documents: int
+    tokens: int = 0
+    documents: int = 0
+    doing: str = "tokenizing"
 
 
 @dataclass
@@ -70,20 +71,23 @@ class Build:
             UserError: the sources hold no text, too little of it, or something unreadable.
         """
         rule = split_rule(self.request, self.sources)
+        unread = copy.deepcopy(self.tally)
         tokenizer = self._tokenizer()
-        writer = self._writer(rule, tokenizer)
-        try:
-            facts = self._encode(writer, tokenizer, hashed=rule == "hash")
-            writer.close()
-        except BaseException:
-            writer.abandon()
-            raise
+        writer, facts = self._written(rule, tokenizer)
+        open_rule = self.request.split == "auto" and not self._is_stream()
+        if rule == "hash" and open_rule and facts.tokens and self._short_split(writer):
+            self.report(
+                f"split by their hashes, the {facts.documents:,} document(s) leave one side empty: "
+                "the end of the text is kept for validation instead, as by --split tail"
+            )
+            rule, self.tally = "tail", unread
+            writer, facts = self._written(rule, tokenizer)
         self._check_splits(writer, rule)
         order = None
         if isinstance(tokenizer, CharsetCollector):
             tokenizer, order = tokenizer.finished(writer.counts)
             if order is not None:
-                writer.counts = _renumbered(writer.counts, order)
+                writer.counts = renumbered(writer.counts, order)
         facts.round_trip(tokenizer)
         tokenizers.save(tokenizer, self.folder / tokens.TOKENIZER)
         splits = self._seal(writer, order)
@@ -92,6 +96,27 @@ class Build:
         tokens.write_manifest(self.folder, manifest)
         return manifest
 
+    def _written(self, rule: str, tokenizer: Tokenizer) -> tuple[SplitWriter, receipt.Facts]:
+        """Both token files, split by the rule, with what was counted on the way."""
+        writer = self._writer(rule, tokenizer)
+        try:
+            facts = self._encode(writer, tokenizer, hashed=rule == "hash")
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+        return writer, facts
+
+    def _is_stream(self) -> bool:
+        """Whether a source can be read only once."""
+        return any(isinstance(source, StandardInput) for source in self.sources)
+
+    def _short_split(self, writer: SplitWriter) -> str:
+        """The name of a split that is too short to be used; empty if both are long enough."""
+        train, val = writer.sides
+        wanted = {"train": train, "val": val if self.request.val_fraction else train}
+        return next((name for name, counts in wanted.items() if counts.tokens < _FEWEST), "")
+
     def _tokenizer(self) -> Tokenizer:
         kind, eot = self.request.tokenizer, self.request.eot
         if kind == "char":
@@ -99,6 +124,11 @@ class Build:
         size = bpe.trained_size(kind)
         if size is None:
             return tokenizers.get(kind, eot=eot)
+        if self._is_stream():
+            raise UserError(
+                f"{kind} cannot be trained on standard input: the text is read twice",
+                "save it to a file, and prepare that",
+            )
         self.report(f"training a byte-level BPE of {size:,} tokens on this text")
         trained = bpe.train(size, self._training_texts())
         if trained.vocab_size < size:
@@ -114,21 +144,29 @@ class Build:
         return TailWriter(self.folder, tokenizer, request.val_fraction, request.errors)
 
     def _training_texts(self) -> Iterator[str]:
-        read = 0
-        for chunk in self._chunks(None, Meter(), Tally()):
+        """The beginning of the text, for the vocabulary; says how much of it has been read."""
+        meter, read = Meter(), 0
+        total = self._size()
+        total = None if total is None else min(total, _TRAINING_BYTES)
+        for chunk in self._chunks(None, meter, Tally()):
             if read >= _TRAINING_BYTES:
-                return
+                break
             read += len(chunk.data)
             yield pipeline.chunk_text(chunk, self.request.errors)
+            self.progress(PrepareProgress(meter.bytes, total, doing="reading for the BPE"))
+        self.progress(PrepareProgress(meter.bytes, None, doing="merging pairs"))
+
+    def _size(self) -> int | None:
+        """Bytes of all sources on the disk; None when unknown."""
+        sizes = [source.size for source in self.sources]
+        return None if None in sizes else sum(size or 0 for size in sizes)
 
     def _chunks(self, tokenizer: Tokenizer | None, meter: Meter, tally: Tally) -> Iterator[Chunk]:
         cut = cuts.word_cut if tokenizer is None else cuts.cutter(tokenizer)
         return read_chunks(self.request, self.sources, cut, meter, tally)
 
     def _encode(self, writer: SplitWriter, tokenizer: Tokenizer, *, hashed: bool) -> receipt.Facts:
-        sizes = [source.size for source in self.sources]
-        total = None if None in sizes else sum(size or 0 for size in sizes)
-        meter, facts = Meter(), receipt.Facts()
+        total, meter, facts = self._size(), Meter(), receipt.Facts()
         chunks = self._chunks(tokenizer, meter, self.tally)
         if isinstance(tokenizer, CharsetCollector):
             chunks = self._settled(tokenizer, chunks)
@@ -166,20 +204,25 @@ class Build:
                     f"skipped; the first: {first.message}",
                     first.hint,
                 )
+            if empty := self.tally.empty_records:
+                raise UserError(
+                    f"there is no text in {names}: the field {self.request.text_field!r} of all "
+                    f"{empty:,} records is empty",
+                    f"name another field with {option('text_field')}",
+                )
             raise UserError(f"there is no text in {names}", "the input is empty")
-        wanted = {"train": train, "val": val if self.request.val_fraction else train}
-        for split, counts in wanted.items():
-            if counts.tokens >= 2:
-                continue
+        if split := self._short_split(writer):
             hint = (
-                "give more text" if rule == "tail" else "use --split tail, or give more documents"
+                "give more text"
+                if rule == "tail"
+                else f"use {option('split', 'tail')}, or give more documents"
             )
             raise UserError(
-                f"the {split} split has {counts.tokens} token(s) of "
-                f"{train.tokens + val.tokens:,}; at least 2 are needed "
+                f"the {split} split has {(train if split == 'train' else val).tokens} token(s) of "
+                f"{train.tokens + val.tokens:,}; at least {_FEWEST} are needed "
                 f"(split {rule}, val_fraction {self.request.val_fraction:g}, "
                 f"{train.documents + val.documents} document(s))",
-                hint + ", or change --val-fraction",
+                f"{hint}, or change {option('val_fraction')}",
             )
 
     def _seal(self, writer: SplitWriter, order: Tokens | None) -> dict[str, dict[str, Any]]:
@@ -189,7 +232,7 @@ class Build:
             if order is None:
                 digest = writer.sha256(side)
             else:
-                digest = _renumber(path, order, self.workers)
+                digest = renumber(path, order, self.workers)
             splits[split] = _split_info(counts, digest, path)
         return splits
 
@@ -282,29 +325,3 @@ def _first(chunks: Iterator[Chunk], limit: int) -> Iterator[Chunk]:
         limit -= chunk.last
         if limit <= 0:
             return
-
-
-def _renumbered(counts: Tokens, order: Tokens) -> Tokens:
-    seen = np.flatnonzero(counts)
-    result = np.zeros(int(order.max(initial=0)) + 1, dtype=np.int64)
-    result[order[seen]] = counts[seen]
-    return result
-
-
-def _renumber(path: Path, order: Tokens, workers: int) -> str:
-    """Replace provisional ids by final ones, in place; returns the new file's sha256."""
-    digest = hashlib.sha256()
-
-    def blocks() -> Iterator[bytes]:
-        with path.open("rb") as file:
-            while block := file.read(_RENUMBER):
-                yield block
-
-    def renumbered(block: bytes) -> Tokens:
-        return order.take(np.frombuffer(block, dtype=order.dtype), mode="clip")
-
-    with path.open("rb+") as file:  # writing never overtakes reading: the sizes are the same
-        for new in ordered_map(renumbered, blocks(), workers):
-            digest.update(new.data)
-            file.write(new.data)
-    return digest.hexdigest()

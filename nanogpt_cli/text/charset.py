@@ -7,18 +7,22 @@ enough, standard input and hub streams need no copy on disk.
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.text.parallel import ordered_map
 from nanogpt_cli.text.tokenizer import CharTokenizer, Tokenizer, Tokens, code_points
 
 _ASCII: Final = 128
 _CODE_POINTS: Final = 0x110000
 _UNSEEN: Final = 0xFFFF
+_RENUMBER: Final = 1 << 20  # bytes at a time
 
 
 class CharsetCollector(Tokenizer):
@@ -107,6 +111,33 @@ class CharsetCollector(Tokenizer):
             order[self.eot] = tokenizer.eot
         used = np.flatnonzero(counts)
         return tokenizer, None if np.array_equal(order[used], used) else order
+
+
+def renumbered(counts: Tokens, order: Tokens) -> Tokens:
+    """A histogram of provisional ids as one of final ids; ``order`` as of ``finished``."""
+    seen = np.flatnonzero(counts)
+    result = np.zeros(int(order.max(initial=0)) + 1, dtype=np.int64)
+    result[order[seen]] = counts[seen]
+    return result
+
+
+def renumber(path: Path, order: Tokens, workers: int) -> str:
+    """Replace provisional ids by final ones, in place; returns the new file's sha256."""
+    digest = hashlib.sha256()
+
+    def blocks() -> Iterator[bytes]:
+        with path.open("rb") as file:
+            while block := file.read(_RENUMBER):
+                yield block
+
+    def final(block: bytes) -> Tokens:
+        return order.take(np.frombuffer(block, dtype=order.dtype), mode="clip")
+
+    with path.open("rb+") as file:  # writing never overtakes reading: the sizes are the same
+        for new in ordered_map(final, blocks(), workers):
+            digest.update(new.data)
+            file.write(new.data)
+    return digest.hexdigest()
 
 
 def _check_room(size: int) -> None:

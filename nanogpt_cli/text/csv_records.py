@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as csv_module
 import io
 import itertools
+import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ _QUOTING: Final = (
 )
 _ENDS: Final = ("\r\n", "\n", "\r")
 _NAMES: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+_EXCEL: Final = re.compile(rb"sep=.\r?\n")  # Excel's line about the separator is no row
 _REPAIR: Final = f"repair the row, or skip such rows with {option('errors', 'skip')}"
 
 
@@ -54,6 +56,7 @@ class _Trial:
         fits: share of the rows that are valid and as wide as the first.
         exact: writing the rows in this dialect gives the sample again.
         marked: and this takes quotes or escapes.
+        quoted: all rows are valid and equally wide, and cells stand in this dialect's quotes.
         length: characters of the cells: the fewer, the more of the sample is marks of the dialect.
     """
 
@@ -61,6 +64,7 @@ class _Trial:
     fits: float
     exact: bool
     marked: bool
+    quoted: bool
     length: int
 
 
@@ -83,10 +87,13 @@ def recognise(sample: str, field: str, *, tabs: bool, whole: bool) -> Dialect:
     others = [_try(sample, dialect, whole) for dialect in usable if dialect.quotechar == "'"]
     if "\\" in sample and not any(trial.exact and trial.fits == 1 for trial in common):
         others += [_try(sample, replace(d, escapechar="\\"), whole) for d in usable]
+    escaped = '\\"' in sample  # without escapes hardly anyone writes this
     # In another dialect an invalid row may look valid: it must explain the whole sample.
-    trials = common + [trial for trial in others if trial.marked or not common]
+    valid = any(trial.fits == 1 for trial in common)
+    trials = common + [t for t in others if t.marked or (t.quoted and not valid) or not common]
     return max(
-        trials, key=lambda t: (t.fits, t.exact, t.dialect.escapechar is None, -t.length)
+        trials,
+        key=lambda t: (t.fits, t.exact, (t.dialect.escapechar is None) != escaped, -t.length),
     ).dialect
 
 
@@ -116,13 +123,28 @@ def _try(sample: str, dialect: Dialect, whole: bool) -> _Trial:
     written = "" if wrong else _written(dialect, rows, sample)
     # Cells, and a delimiter or an end after each.
     bare = length + sum(map(len, rows))
+    fits = good / max(1, len(rows) + wrong)
+    marked = len(written.replace("\r\n", "\n")) > bare
     return _Trial(
         dialect,
-        good / max(1, len(rows) + wrong),
+        fits,
         bool(written),
-        len(written.replace("\r\n", "\n")) > bare,
+        marked,
+        fits == 1 and _quotes(sample, dialect, rows),
         length,
     )
+
+
+def _quotes(sample: str, dialect: Dialect, rows: list[list[str]]) -> bool:
+    """Whether a sample has cells in the dialect's quotes, and none in the other ones.
+
+    A person may quote as no program does: here a cell, and there none like it.
+    """
+    quote, other = dialect.quotechar, "\"'".replace(dialect.quotechar, "")
+    mark = re.escape(dialect.delimiter)
+    cell = rf"(?:^|{mark}){quote}(?:[^{quote}]|{quote}{quote})*{quote}(?:{mark}|\r?$)"
+    wrapped = any(len(c) > 1 and c[0] == c[-1] == other for row in rows for c in row)
+    return not wrapped and re.search(cell, sample, re.MULTILINE) is not None
 
 
 def _written(dialect: Dialect, rows: list[list[str]], sample: str) -> str:
@@ -217,17 +239,22 @@ def csv(stream: Peekable, name: str, tabs: bool, reader: Reader, tally: Tally) -
     """
     csv_module.field_size_limit(min(sys.maxsize, 2**31 - 1))
     head = stream.peek(_SAMPLE)
-    sample, whole = head.decode("utf-8", "surrogateescape"), len(head) < _SAMPLE
+    whole = len(head) < _SAMPLE
+    found = _EXCEL.match(head)
+    skipped = stream.read(found.end() if found else 0)
+    sample = head[len(skipped) :].decode("utf-8", "surrogateescape")
     dialect = recognise(sample, reader.text_field, tabs=tabs, whole=whole)
     _remark(dialect, Dialect("\t" if tabs else ","), name, tally)
     lines = _Lines(stream, name)
+    lines.number = skipped.count(b"\n")
     rows = dialect.rows(lines)
     try:
         header = next(rows, [])
         if reader.text_field not in header:
             cells = dict(itertools.zip_longest(header, next(rows, [])[: len(header)], fillvalue=""))
             raise UserError(
-                f"{name}: no column {reader.text_field!r}", field_hint(reader.text_field, cells)
+                f"{name}: the first line names no column {reader.text_field!r}",
+                field_hint(reader.text_field, cells),
             )
     except csv_module.Error as error:
         place = lines.place(name)[1]

@@ -10,7 +10,7 @@ each of these patterns.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from nanogpt_cli.text.tokenizer import Tokenizer
@@ -26,6 +26,7 @@ _UNICODE = re.compile(
 _DIGIT = re.compile(rb"[a-z](?=[0-9])")
 _CHECKED_CONTEXT: Final = 256  # bytes on either side of a cut that is checked by encoding
 _CHECKED_TRIES: Final = 16
+REACH: Final = 500  # characters by which the cut between train and validation may be moved
 
 Cutter = Callable[[bytearray], int]
 
@@ -82,10 +83,40 @@ def _last_unicode(buffer: bytearray, start: int) -> int:
 def _checked_cut(buffer: bytearray, tokenizer: Tokenizer) -> int:
     """A cut verified by encoding its surroundings, for vocabularies with an unknown pattern."""
     tail = max(HEAD, len(buffer) - (1 << 15))
-    cuts = [match.end() for match in _ASCII.finditer(buffer, tail)]
+    # A token that the text spells out may go on behind the cut: enough of it must be there.
+    known = max(0, len(buffer) - _CHECKED_CONTEXT)
+    cuts = [match.end() for match in _ASCII.finditer(buffer, tail, known)]
     for cut in reversed(cuts[-_CHECKED_TRIES:]):
         left = buffer[max(0, cut - _CHECKED_CONTEXT) : cut].decode("utf-8", "ignore")
         right = buffer[cut : cut + _CHECKED_CONTEXT].decode("utf-8", "ignore")
-        if tokenizer.encode(left + right) == tokenizer.encode(left) + tokenizer.encode(right):
+        if _stays(left, right, tokenizer):
             return cut
     return 0
+
+
+def _stays(left: str, right: str, tokenizer: Tokenizer) -> bool:
+    """Whether a cut between these changes no token."""
+    encode = tokenizer.encode
+    return encode(left + right) == encode(left) + encode(right)
+
+
+def near(text: str, at: int, places: range, tokenizer: Tokenizer) -> Iterator[int]:
+    """Where a text may be cut near a character, the best place first.
+
+    Args:
+        text: of which the surroundings of a place are encoded to judge it.
+        at: the first place, judged by nobody.
+        places: the others: those at white space come before those within words, and each in the
+            order of their distance.
+        tokenizer: of the text.
+    """
+
+    def worse(place: int) -> tuple[bool, int]:
+        within = text[place - 1 : place].isspace() == text[place : place + 1].isspace()
+        return within, abs(place - at)
+
+    yield at
+    for place in sorted(places, key=worse):
+        left = text[max(0, place - _CHECKED_CONTEXT) : place]
+        if place != at and _stays(left, text[place : place + _CHECKED_CONTEXT], tokenizer):
+            yield place

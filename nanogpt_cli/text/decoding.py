@@ -16,6 +16,7 @@ from typing import Final
 
 from nanogpt_cli import text_encoding
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import binary
 from nanogpt_cli.text.documents import Readable, Reader, Tally, check_zeros, option
 
 _HEAD: Final = 1 << 16  # bytes by which a file is judged
@@ -66,19 +67,24 @@ class Peekable:
     def __init__(self, inner: Readable) -> None:
         self._inner = inner
         self._held = b""
+        self._at = 0  # what is held before has been read
 
     def peek(self, size: int) -> bytes:
         """The next ``size`` bytes, fewer at the end; they will be read again."""
-        if len(self._held) < size:
-            self._held += self._inner.read(size - len(self._held))
-        return self._held[:size]
+        held = len(self._held) - self._at
+        if held < size:
+            self._held = self._held[self._at :] + self._inner.read(size - held)
+            self._at = 0
+        return self._held[self._at : self._at + size]
 
     def read(self, size: int = -1, /) -> bytes:
         """See ``Readable``."""
         if not self._held:
             return self._inner.read(size)
-        cut = len(self._held) if size < 0 else size
-        data, self._held = self._held[:cut], self._held[cut:]
+        data = self._held[self._at :] if size < 0 else self._held[self._at : self._at + size]
+        self._at += len(data)
+        if self._at == len(self._held):
+            self._held, self._at = b"", 0
         rest = -1 if size < 0 else size - len(data)
         return data + self._inner.read(rest) if rest else data
 
@@ -110,10 +116,13 @@ def as_utf8(
         newlines: ``lf`` also turns CRLF and CR into LF.
 
     Raises:
-        UserError: the file is in another encoding; the hint names it if it can be told.
+        UserError: the file is in another encoding, or is no text; the hint says what to do if the
+            encoding or the kind of file can be told.
     """
     source = Peekable(stream)
     head = source.peek(_HEAD)
+    if wrong := binary.refusal(head, name):
+        raise wrong
     encoding, skipped = _encoding(head, name, reader, tally)
     _check(head[skipped:], name, encoding)
     source.read(skipped)

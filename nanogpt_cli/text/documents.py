@@ -67,16 +67,22 @@ class Tally:
     """What reading skipped or had to cut, and what the user should know about the files.
 
     Attributes:
+        empty_records: records without any text, which were left out.
+        chats: records whose text was made from a list of messages.
         broken_bytes: bytes that were invalid in their encoding and were replaced or left out.
         first_skip: what was wrong with the first skipped record.
+        first_binary: what the first binary file is that was skipped in a folder.
         remarks: sentence -> the files that it is true of.
     """
 
     forced_cuts: int = 0
     skipped_records: int = 0
     skipped_files: int = 0
+    empty_records: int = 0
+    chats: int = 0
     broken_bytes: int = 0
     first_skip: UserError | None = None
+    first_binary: UserError | None = None
     remarks: dict[str, list[str]] = field(default_factory=dict)
 
     def skip(self, error: UserError, reader: Reader) -> None:
@@ -95,6 +101,13 @@ def option(name: str, value: str = "") -> str:
     """How to say an option of ``prepare`` in a hint: on a command line, and in a recipe."""
     words = [f"--{name.replace('_', '-')}", *([shlex.quote(value)] if value else [])]
     return f"{' '.join(words)} (in a recipe: data.{name})"
+
+
+# cp1252, Windows' Western European encoding, has letters where Latin-1 has control characters.
+OTHER_ENCODING: Final = (
+    "if all of it is in another encoding, name that one, for example "
+    f"{option('encoding', 'cp1252')}; if only some bytes are wrong, use --errors replace or skip"
+)
 
 
 def check_zeros(data: bytes, name: str, encoding: str, zeros: float | None = None) -> None:
@@ -122,9 +135,10 @@ def check_zeros(data: bytes, name: str, encoding: str, zeros: float | None = Non
 
 
 def document(data: bytes, name: str, place: int, reader: Reader, tally: Tally) -> Iterator[Chunk]:
-    """One document that is already in memory, as chunks."""
+    """A record's text as chunks; one without any text is left out and counted."""
     if not data:
-        tally.remark("records without any text are left out", name)
+        tally.empty_records += 1
+        return
     if reader.newlines == "lf":
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if len(data) <= cuts.LIMIT:

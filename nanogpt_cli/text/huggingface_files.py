@@ -49,8 +49,8 @@ def to_json(tokenizer: Tokenizer) -> dict[str, Any]:
         vocab, merges = _gpt2_vocabulary()
         return _with_gpt2_words(vocab, merges, tokenizer.eot)
     raise UserError(
-        f"tokenizer {tokenizer.kind!r} cannot be written as a tokenizer.json yet",
-        "char, byte, gpt2, bpe:SIZE and Hugging Face tokenizers can",
+        f"{tokenizer.label} cannot be written as a tokenizer.json yet",
+        "char, byte, gpt2, bpe:SIZE and Hugging Face tokenizers can; --to pt2 needs no tokenizer",
     )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from nanogpt_cli import foreign_files, places
+from nanogpt_cli import files, foreign_files, places
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import tokens
@@ -73,10 +73,11 @@ def entropy_bits(counts: Tokens) -> float:
 
 
 def prepared_folders() -> list[Path]:
-    """Every prepared set in ``./data`` and in the cache."""
+    """Every prepared set in ``./data`` and in the cache; those that are being written are none."""
     folders = [places.DATA, places.cache_home() / "data"]
-    found = [sorted(folder.iterdir()) for folder in folders if foreign_files.present(folder)]
-    return [path for paths in found for path in paths if path.is_dir() and tokens.is_prepared(path)]
+    found = [foreign_files.entries(folder) for folder in folders]
+    named = [p for paths in found for p in paths if not p.name.startswith(files.TEMPORARY_PREFIX)]
+    return [path for path in named if path.is_dir() and tokens.is_prepared(path)]
 
 
 def newest_of(path: Path) -> Path | None:
@@ -87,4 +88,9 @@ def newest_of(path: Path) -> Path | None:
         with contextlib.suppress(UserError):  # a damaged set says nothing about this text
             if tokens.read_manifest(folder).raw["request"].get("inputs") == wanted:
                 found.append(folder)
-    return max(found, key=lambda f: (f / tokens.MANIFEST).stat().st_mtime_ns, default=None)
+    return max(found, key=written, default=None)
+
+
+def written(folder: Path) -> int:
+    """When a prepared set was written, in nanoseconds since the epoch."""
+    return (folder / tokens.MANIFEST).stat().st_mtime_ns

@@ -83,10 +83,29 @@ class _Receipt(Table):
     broken_bytes: Count = 0
     forced_cuts: Count = 0
     skipped_records: Count = 0
+    empty_records: Count = 0
+    chats: Count = 0
     skipped_files: Count = 0
     carriage_returns: Count = 0
+    first_binary: str | None = None
     first_skip: str | None = None
     remarks: list[_Remark] = Field(default_factory=list)
+
+
+class _Request(Table):
+    """The types of a ``request.Request``, whose defaults count: those here are never read."""
+
+    inputs: list[str] = Field(default_factory=list)
+    tokenizer: str = ""
+    split: str = ""
+    val_fraction: Share = 0
+    glob: str | None = None
+    text_field: str = ""
+    errors: str = ""
+    encoding: str = ""
+    newlines: str = ""
+    eot: bool = False
+    limit: Count | None = None
 
 
 class _Manifest(Table):
@@ -98,7 +117,7 @@ class _Manifest(Table):
     train: _Split
     val: _Split
     sources: _Sources
-    request: dict[str, Any]
+    request: _Request
     receipt: _Receipt
 
 

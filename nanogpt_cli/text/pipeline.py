@@ -12,7 +12,7 @@ import numpy as np
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import cuts
 from nanogpt_cli.text.decoding import CODEC_POLICY
-from nanogpt_cli.text.documents import Chunk, option
+from nanogpt_cli.text.documents import OTHER_ENCODING, Chunk
 from nanogpt_cli.text.parallel import ordered_map
 from nanogpt_cli.text.tokenizer import SAME_BYTES, Tokenizer, Tokens, UnknownCharacters
 
@@ -122,14 +122,10 @@ def chunk_text(chunk: Chunk, errors: str) -> str:
         return chunk.data.decode("utf-8", CODEC_POLICY[errors])
     except UnicodeDecodeError as error:
         wrong = chunk.data[error.start]
-        # Windows' Western European encoding has letters where Latin-1 has control characters.
-        windows = any(0x80 <= byte < 0xA0 for byte in chunk.data)
-        likely = option("encoding", "cp1252" if windows else "latin-1")
         raise UserError(
             f"{chunk.name}: invalid UTF-8 at byte {chunk.place + error.start:,} "
             f"(0x{wrong:02x}: {error.reason})",
-            f"if all of it is in another encoding, name that one, for example {likely}; if only "
-            "some bytes are wrong, use --errors replace or skip",
+            OTHER_ENCODING,
         ) from error
 
 

@@ -10,7 +10,17 @@ from typing import Any
 
 from nanogpt_cli import files, host, places
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import bpe, catalogue, look, nanogpt_data, receipt, target, tokenizers, tokens
+from nanogpt_cli.text import (
+    bpe,
+    catalogue,
+    look,
+    nanogpt_data,
+    receipt,
+    shelf,
+    target,
+    tokenizers,
+    tokens,
+)
 from nanogpt_cli.text.build import Build, PrepareProgress
 from nanogpt_cli.text.documents import Tally
 from nanogpt_cli.text.request import (
@@ -21,7 +31,6 @@ from nanogpt_cli.text.request import (
     checked,
     default_name,
     of_recipe,
-    tokenizer_label,
 )
 from nanogpt_cli.text.sources import StandardInput, TextSource, expand
 from nanogpt_cli.user_input import expanded
@@ -60,45 +69,65 @@ def prepare(
 ) -> Prepared:
     """Make the data set that ``request`` asks for, unless it exists and is up to date.
 
-    The set appears under its name in one step; an interrupted run leaves no partial set.
+    The set appears under its name in one step; an interrupted run leaves no partial set. A set
+    that was prepared otherwise stays as it is, also if the text has changed since (``shelf``).
 
     Args:
         name: the set's name; by default the first input's.
-        out: its folder; by default ``places.data_folder(name, tokenizer)``.
-        force: make it again even when it is up to date.
+        out: its folder; by default ``places.data_folder(name, tokenizer)``, or that of NAME-2, …
+            where other sets are.
+        force: make it again even when it is up to date, and replace what its folder holds.
         workers: threads that tokenize; by default one per core.
         report: receives a short line for each step.
         progress: receives the counters, several times a second.
 
     Raises:
-        UserError: an input is missing, unreadable or empty, or the data cannot be written.
+        UserError: an input is missing, unreadable or empty, ``out`` holds another set, or the data
+            cannot be written.
     """
     request = checked(request)
     tally = Tally()
     name = name or default_name(request)
     sources = open_sources(request, tally, report)
-    folder = (out or _default_folder(name, request)).absolute()
-    if not force and not target.what_changed(folder, request, sources):
-        return Prepared(folder, tokens.read_manifest(folder).raw, fresh=False)
-    with target.locked(folder, report):
-        changed = target.what_changed(folder, request, sources)
-        if not force and not changed:  # another run made it while this one waited
-            return Prepared(folder, tokens.read_manifest(folder).raw, fresh=False)
-        target.remove_leftovers(folder)
-        target.check_replaceable(folder)
-        if folder.exists():
-            report(f"preparing {folder} again: {changed or '--force was given'}")
-        with (
-            files.readable_os_errors("write the data set", folder),
-            files.new_folder(folder, replace=True) as fresh,
-        ):
-            if old := _nanogpt_folder(request):
-                manifest = nanogpt_data.import_folder(old, fresh, name, request)
-            else:
-                threads = workers or host.usable_cores()
-                build = Build(request, name, sources, fresh, threads, report, progress, tally)
-                manifest = build.run()
-    return Prepared(folder, manifest, fresh=True)
+    while True:
+        place = shelf.place(request, sources, name, out, force=force)
+        if place.current and not force:
+            return Prepared(place.folder, tokens.read_manifest(place.folder).raw, fresh=False)
+        with target.locked(place.folder, report):
+            if shelf.place(request, sources, name, out, force=force) != place:
+                continue  # another run has made a set while this one waited
+            target.remove_leftovers(place.folder)
+            target.check_replaceable(place.folder)
+            _say_what_becomes(place, report)
+            with (
+                files.readable_os_errors("write the data set", place.folder),
+                contextlib.suppress(_AlreadyThere),
+                files.new_folder(place.folder, replace=True) as fresh,
+            ):
+                if old := _nanogpt_folder(request):
+                    manifest = nanogpt_data.import_folder(old, fresh, name, request)
+                else:
+                    threads = workers or host.usable_cores()
+                    build = Build(request, name, sources, fresh, threads, report, progress, tally)
+                    manifest = build.run()
+                twin = shelf.twin(manifest, request, name) if place.kept else None
+                if twin:
+                    raise _AlreadyThere
+                return Prepared(place.folder, manifest, fresh=True)
+        assert twin is not None
+        return Prepared(twin, tokens.read_manifest(twin).raw, fresh=False)
+
+
+class _AlreadyThere(Exception):  # noqa: N818 - no error
+    """What was made equals a set that could not be compared before: see ``shelf.twin``."""
+
+
+def _say_what_becomes(place: shelf.Place, report: Reporter) -> None:
+    """What happens to the set that was prepared before, if there is one."""
+    if place.folder.exists():
+        report(f"preparing {place.folder} again: {place.reason or '--force was given'}")
+    elif place.kept:
+        report(f"{place.kept} stays as it is: {place.reason}")
 
 
 def open_sources(request: Request, tally: Tally, report: Reporter) -> list[TextSource]:
@@ -127,15 +156,6 @@ def _nanogpt_folder(request: Request) -> Path | None:
     return folder if nanogpt_data.looks_like(folder) else None
 
 
-def _default_folder(name: str, request: Request) -> Path:
-    """The set's folder; a set of the same name made from other inputs is never replaced."""
-    folder = places.data_folder(name, tokenizer_label(request))
-    if not tokens.is_prepared(folder) or target.same_inputs(folder, request):
-        return folder
-    mark = files.sha256_bytes("\n".join(request.to_json()["inputs"]).encode())[:6]
-    return places.data_folder(f"{name}-{mark}", tokenizer_label(request))
-
-
 def ensure(data: Mapping[str, Any], *, report: Reporter) -> Path:
     """The folder of a recipe's data set, prepared now if it is missing.
 
@@ -155,17 +175,10 @@ def ensure(data: Mapping[str, Any], *, report: Reporter) -> Path:
             report(f"{folder} is used as it was prepared: {difference}")
         return folder
     request = checked(request)
-    folder = _satisfying(request)
-    if folder and all(map(catalogue.find, request.inputs)):
-        return folder  # these texts never change, and may be gone
-    if folder is None:
-        folder, own = _folders(request)
-        if tokens.is_prepared(folder):  # made otherwise, by a person or for another recipe
-            report(f"{folder} was prepared otherwise: {target.difference(folder, request)}")
-            folder = own
-        inputs = ", ".join(request.inputs)
-        report(f"preparing {inputs} with the tokenizer {request.tokenizer}")
-    made = prepare(request, out=folder, report=report)
+    if folder := _up_to_date(request, report):
+        return folder
+    report(f"preparing {', '.join(request.inputs)} with the tokenizer {request.tokenizer}")
+    made = prepare(request, report=report)
     if made.fresh:
         report(f"prepared {made.folder}")
         for note in receipt.notes(made.manifest):
@@ -183,23 +196,15 @@ def ready(data: Mapping[str, Any]) -> Path | None:
         UserError: as ``ensure``, as far as that can be told without reading a text.
     """
     request = of_recipe(data)
-    return _as_it_is(request) or _satisfying(checked(request))
+    return _as_it_is(request) or _up_to_date(checked(request), _silent)
 
 
-def _satisfying(request: Request) -> Path | None:
-    """A set that was prepared as a checked request asks, whatever its name."""
-    for folder in dict.fromkeys((*_folders(request), *look.prepared_folders())):
-        with contextlib.suppress(UserError):  # a damaged set satisfies nothing
-            if tokens.is_prepared(folder) and not target.difference(folder, request):
-                return folder
-    return None
-
-
-def _folders(request: Request) -> tuple[Path, Path]:
-    """Where a checked request's set lies; the second if the first is taken by another request."""
-    name, label = default_name(request), tokenizer_label(request)
-    mark = files.checksum(request.to_json())[:6]
-    return _default_folder(name, request), places.data_folder(f"{name}-{mark}", label)
+def _up_to_date(request: Request, report: Reporter) -> Path | None:
+    """A set that is what a checked request asks for, whatever its name."""
+    found = shelf.any_of(request)
+    if found is None or all(map(catalogue.find, request.inputs)):
+        return found  # named texts never change, and may be gone
+    return shelf.current(request, open_sources(request, Tally(), report))
 
 
 def _as_it_is(request: Request) -> Path | None:
@@ -215,7 +220,7 @@ def _as_it_is(request: Request) -> Path | None:
     if path.name == name:  # a set whose text had another name, or is gone
         folder = places.data_folder(name, request.tokenizer)
         if tokens.is_prepared(folder):
-            return folder
+            return shelf.newest(folder)
     raise catalogue.unknown(name)
 
 
@@ -253,9 +258,9 @@ def find(name: str, tokenizer: str | None = None) -> Path:
         return path
     found = look.prepared_folders()
     wanted = f"{name}-{tokenizer}".replace(":", "-") if tokenizer else name
-    for path in found:
-        if path.name == wanted or (not tokenizer and tokens.read_manifest(path).name == name):
-            return path
+    of_name = [p for p in found if not tokenizer and tokens.read_manifest(p).name == name]
+    for path in (*(p for p in found if p.name == wanted), *of_name[:1]):
+        return shelf.newest(path) if path in of_name else path
     there = ", ".join(dict.fromkeys(p.name for p in found)) or "none yet"
     raise UserError(
         f"no prepared data set is called {wanted!r}",

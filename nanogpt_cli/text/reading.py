@@ -25,12 +25,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 PACKED = (".gz", ".zst")
-# First bytes of packed files that are not read, or not under this name.
-_FOREIGN: Final = {
-    b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"\xfd7zXZ\x00": "xz",
-    b"PK\x03\x04": "zip", b"7z\xbc\xaf\x27\x1c": "7-Zip",
-    **{f"BZh{level}1AY&SY".encode(): "bzip2" for level in range(1, 10)},
-}  # fmt: skip
 PIPE_HINT: Final = "redirect it to the standard input of `nanogpt prepare -`"
 _ZSTD_BYTES = 1 << 14  # read at a time: repetitive data may grow a thousandfold when unpacked
 
@@ -129,21 +123,11 @@ def open_file(path: Path, meter: Meter) -> Iterator[Reading]:
 
 
 def unpacked(reading: Reading, suffix: str) -> Readable:
-    """The bytes inside a ``.gz`` or ``.zst`` file; any other suffix reads the file as it is.
-
-    Raises:
-        UserError: a file of another suffix is packed, too.
-    """
+    """The bytes inside a ``.gz`` or ``.zst`` file; any other suffix reads the file as it is."""
     if suffix == ".gz":
         return cast(Readable, gzip.GzipFile(fileobj=reading.buffered, mode="rb"))
     if suffix == ".zst":
         return cast(Readable, io.BufferedReader(_zstd(reading), 1 << 18))
-    head = cast(io.BufferedReader, reading.buffered).peek(16)
-    if found := next((way for mark, way in _FOREIGN.items() if head.startswith(mark)), ""):
-        raise UserError(
-            f"{reading.name} is packed ({found}), not text",
-            "unpack it first; files named .gz (gzip) and .zst (zstd) are unpacked while reading",
-        )
     return cast(Readable, reading.buffered)
 
 

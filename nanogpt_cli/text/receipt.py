@@ -94,7 +94,10 @@ class Facts:
             "carriage_returns": self.returns,
             "forced_cuts": tally.forced_cuts,
             "skipped_records": tally.skipped_records,
+            "empty_records": tally.empty_records,
+            "chats": tally.chats,
             "skipped_files": tally.skipped_files,
+            "first_binary": storable(tally.first_binary.message) if tally.first_binary else None,
             "first_skip": storable(tally.first_skip.message) if tally.first_skip else None,
             "remarks": [
                 {"remark": sentence, "files": len(names), "first": names[0]}
@@ -130,8 +133,16 @@ def notes(manifest: dict[str, Any]) -> Iterator[str]:
     if receipt.get("skipped_records"):
         first = f"; the first: {receipt['first_skip']}" if receipt.get("first_skip") else ""
         yield f"{receipt['skipped_records']:,} unreadable record(s) were left out{first}"
+    if receipt.get("empty_records"):
+        yield f"{receipt['empty_records']:,} record(s) without any text were left out"
+    if receipt.get("chats"):
+        yield (
+            f"{receipt['chats']:,} record(s) are chats: their text is a line `role: content` for "
+            "each message"
+        )
     if receipt.get("skipped_files"):
-        yield f"{receipt['skipped_files']:,} binary file(s) were left out"
+        first = f"; the first: {receipt['first_binary']}" if receipt.get("first_binary") else ""
+        yield f"{receipt['skipped_files']:,} binary file(s) were left out{first}"
     if receipt["documents"] > 1 and tokenizer["eot"] is None:
         offer = f"; {option('eot')} adds one" if tokenizer["kind"] in ("char", "byte") else ""
         yield (

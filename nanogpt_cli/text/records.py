@@ -1,4 +1,4 @@
-"""Files of records, one document each: JSON lines, JSON arrays, Parquet."""
+"""Files of records in JSON, one document each: lines, arrays, and files that are one record."""
 
 from __future__ import annotations
 
@@ -6,19 +6,27 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from nanogpt_cli.errors import UserError, nearest
-from nanogpt_cli.foreign_files import parse_first, parse_json
+from nanogpt_cli.parsing import parse_first, parse_json
+from nanogpt_cli.text import fields
 from nanogpt_cli.text.decoding import Peekable, decode
-from nanogpt_cli.text.documents import Chunk, Readable, Reader, Tally, document, option
+from nanogpt_cli.text.documents import (
+    OTHER_ENCODING,
+    Chunk,
+    Readable,
+    Reader,
+    Tally,
+    document,
+    option,
+)
 
 LONGEST_RECORD: Final = 1 << 26  # bytes; several copies of it are in memory
 BLOCK: Final = 1 << 18
-_PARQUET_ROWS: Final = 256  # at a time: with long documents these take hundreds of kilobytes
 _SKIP: Final = f"skip such records with {option('errors', 'skip')}"
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
+_LONGEST_FIELD: Final = 80  # characters of a name that a hint repeats
 
 
 def too_long(name: str, number: int) -> UserError:
@@ -78,7 +86,7 @@ def _parsed(line: bytes, place: str, reader: Reader, tally: Tally) -> Any:
         raise UserError(
             f"{place}: invalid UTF-8 at byte {error.start + 1:,} of the line "
             f"(0x{line[error.start]:02x})",
-            f"use --errors replace or skip, or name the encoding with {option('encoding')}",
+            OTHER_ENCODING,
         ) from error
     except json.JSONDecodeError as error:
         raise UserError(
@@ -89,7 +97,7 @@ def _parsed(line: bytes, place: str, reader: Reader, tally: Tally) -> Any:
 
 
 def json_layout(stream: Peekable, field: str) -> str:
-    """How a ``.json`` file holds records: ``array``, ``lines``, or ``text`` if it holds none.
+    """How a ``.json`` file holds records: ``array``, ``lines``, ``object`` (one), ``text`` (none).
 
     Args:
         stream: the file; it can still be read from its beginning.
@@ -105,9 +113,48 @@ def json_layout(stream: Peekable, field: str) -> str:
     try:
         value = parse_json(first, lenient=True)
     except ValueError:
-        return "text"
-    one_record = isinstance(value, dict) and (others.strip() or field in value)
+        return "object" if text.startswith("{") and _is_record(stream, field) else "text"
+    one_record = isinstance(value, dict) and (others.strip() or fields.has(value, field))
     return "lines" if one_record or (isinstance(value, str) and others.strip()) else "text"
+
+
+def looks_like_lines(stream: Peekable) -> bool:
+    """Whether the first two lines of a text are JSON objects; it can be read from its beginning."""
+    lines = stream.peek(BLOCK).split(b"\n", 2)[:2]
+    if not lines[0].startswith(b"{"):
+        return False
+    try:
+        values = [parse_json(line.decode(), lenient=True) for line in lines]
+    except ValueError:
+        return False
+    return len(lines) == 2 and all(isinstance(value, dict) for value in values)
+
+
+def _is_record(stream: Peekable, field: str) -> bool:
+    """Whether a file is one object, spread over lines, that has the field."""
+    data = stream.peek(LONGEST_RECORD)
+    if len(data) == LONGEST_RECORD:
+        return False
+    try:
+        value = parse_json(data.decode("utf-8", "replace"), lenient=True)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and fields.has(value, field)
+
+
+def json_object(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator[Chunk]:
+    """A file that is one object; see ``json_layout``.
+
+    Raises:
+        UserError: the field holds no text.
+    """
+    data = stream.read(LONGEST_RECORD)
+    try:
+        text = text_of(_parsed(data, name, reader, tally), name, reader, tally)
+    except UserError as error:
+        tally.skip(error, reader)
+        return
+    yield from document(text, name, 1, reader, tally)
 
 
 def json_array(stream: Readable, name: str, reader: Reader, tally: Tally) -> Iterator[Chunk]:
@@ -170,7 +217,7 @@ def _after_space(text: str, start: int) -> int:
 
 
 def text_of(record: Any, place: str, reader: Reader, tally: Tally) -> bytes:
-    """The text of a record in UTF-8: a string, or the wanted field of an object.
+    """The text of a record in UTF-8: a string, or the wanted field of an object; none for a null.
 
     Args:
         record: a JSON value.
@@ -181,26 +228,36 @@ def text_of(record: Any, place: str, reader: Reader, tally: Tally) -> bytes:
     """
     field, text = reader.text_field, record
     if isinstance(record, dict):
-        if field not in record:
-            texts = {key: value for key, value in record.items() if isinstance(value, str)}
-            raise UserError(f"{place}: no field {field!r}", field_hint(field, texts))
-        text = record[field]
-        if not isinstance(text, str):
-            raise UserError(f"{place}: field {field!r} is {_kind(text)}, not text", _SKIP)
-    elif not isinstance(record, str):
+        try:
+            text = fields.look_up(record, field)
+        except KeyError:
+            hint = field_hint(field, fields.texts(record))
+            raise UserError(f"{place}: no field {field!r}", hint) from None
+        if fields.is_chat(text):
+            text = _chat(text, place, field, tally)
+    elif not isinstance(record, str | None):
         raise UserError(
-            f"{place}: {_kind(record)} where an object is needed",
+            f"{place}: {fields.kind(record)} where an object is needed",
             f'each record must look like {{"{field}": "..."}}',
+        )
+    if text is None:
+        return b""
+    if not isinstance(text, str):
+        inside = fields.texts({field: text})
+        raise UserError(
+            f"{place}: field {field!r} is {fields.kind(text)}, not text",
+            field_hint(field, inside) if inside else _SKIP,
         )
     return utf8(text, place, reader, tally)
 
 
-def _kind(value: Any) -> str:
-    """JSON's word for what a value is; Python's own words mean nothing to who wrote the file."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    kinds: dict[type, str] = {dict: "an object", list: "an array", str: "a string"}
-    return kinds.get(type(value), "a number")
+def _chat(messages: list[Any], place: str, field: str, tally: Tally) -> str:
+    try:
+        text = fields.chat(messages)
+    except ValueError as error:
+        raise UserError(f"{place}: field {field!r}: {error}", f"repair it, or {_SKIP}") from error
+    tally.chats += 1
+    return text
 
 
 def utf8(text: str, place: str, reader: Reader, tally: Tally) -> bytes:
@@ -217,16 +274,12 @@ def utf8(text: str, place: str, reader: Reader, tally: Tally) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         half = ord(text[error.start])
+        if reader.errors == "strict" and 0xDC80 <= half < 0xDD00:
+            what = f"invalid UTF-8 (0x{half - 0xDC00:02x})"
+            raise UserError(f"{place}: {what}", OTHER_ENCODING) from error
         if reader.errors == "strict":
-            what = (
-                f"invalid UTF-8 (0x{half - 0xDC00:02x})"
-                if 0xDC80 <= half < 0xDD00
-                else f"half a surrogate pair (\\u{half:04x}) at character {error.start + 1:,}"
-            )
-            raise UserError(
-                f"{place}: {what}",
-                f"use --errors replace or skip, or name the encoding with {option('encoding')}",
-            ) from error
+            what = f"half a surrogate pair (\\u{half:04x}) at character {error.start + 1:,}"
+            raise UserError(f"{place}: {what}", "use --errors replace or skip") from error
     tally.broken_bytes += sum("\ud800" <= c <= "\udfff" for c in text)
     return text.encode("utf-8", "replace" if reader.errors == "replace" else "ignore")
 
@@ -237,53 +290,11 @@ def field_hint(field: str, known: Mapping[str, str]) -> str:
     Args:
         known: the fields there, each with its text in some record; the longest is the likeliest.
     """
+    known = {name: text for name, text in known.items() if name}
     if not known:
         return "there is no field with text"
-    likely = nearest(field, known) or max(known, key=lambda name: len(known[name]))
-    there = ", ".join(map(repr, list(known)[:8]))
-    return f"fields with text here: {there}; name one with {option('text_field', likely)}"
-
-
-def parquet(path: Path, name: str, reader: Reader, tally: Tally) -> Iterator[Chunk]:
-    """Rows of a Parquet file; needs pyarrow (the extra ``formats``).
-
-    Raises:
-        UserError: pyarrow is missing, the file is damaged, lacks the column, or has no text in it.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(
-            f"{name}: reading .parquet needs the package pyarrow",
-            "pip install 'nanogpt-cli[formats]'",
-        ) from error
-    field = reader.text_field
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _check_column(file.schema_arrow, name, field)
-            number = 0
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=[field], use_threads=False):
-                for text in batch.column(0).to_pylist():
-                    number += 1
-                    try:
-                        data = text_of({field: text}, f"{name}, row {number:,}", reader, tally)
-                    except UserError as error:
-                        tally.skip(error, reader)
-                        continue
-                    yield from document(data, name, number, reader, tally)
-    except (pyarrow.ArrowException, ValueError, ArithmeticError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name} is a damaged Parquet file: {reason}", "fetch it again") from error
-
-
-def _check_column(schema: Any, name: str, field: str) -> None:
-    """Refuse a column that is missing or cannot hold text, whatever the policy for records."""
-    types = {column.name: str(column.type) for column in schema}
-    texts = {key: "" for key, kind in types.items() if "string" in kind}
-    if field not in types:
-        raise UserError(f"{name}: no column {field!r}", field_hint(field, texts))
-    if field not in texts and types[field] != "null":
-        raise UserError(
-            f"{name}: column {field!r} holds {types[field]}, not text", field_hint(field, texts)
-        )
+    there = ", ".join(f"{key!r:.{_LONGEST_FIELD}}" for key in list(known)[:8])
+    usual = [name for name in known if len(name) <= _LONGEST_FIELD]
+    likely = nearest(field, usual) or max(usual, key=lambda name: len(known[name]), default="")
+    how = f"; name one with {option('text_field', likely)}" if likely else ""
+    return f"fields with text here: {there}{how}"

@@ -35,10 +35,12 @@ class Request:
         tokenizer: a kind as in ``text.tokenizer``, or where a tokenizer lies (see
             ``tokenizers.file_of``); if empty, the named set's own, else ``gpt2``.
         split: ``tail`` (the last part of the text, as in nanoGPT), ``hash`` (each document by its
-            hash) or ``auto``: hash for records and for 100 files or more, else tail.
+            hash) or ``auto``: hash for records and for 100 files or more, else tail; tail also
+            where the hashes of a few documents leave one side empty.
         val_fraction: share of the characters (tail) or of the documents (hash) for validation.
         glob: take only the files of a folder that match.
-        text_field: the field of a record (JSONL, CSV, Parquet) that holds the text.
+        text_field: the field of a record (JSONL, CSV, Parquet) that holds the text or the messages
+            of a chat, or the path to it; see ``text.fields``.
         errors: how to treat what cannot be read: ``strict``, ``replace`` or ``skip``.
         encoding: encoding of text files; a byte-order mark in a file takes precedence.
         newlines: ``keep``, or ``lf`` to turn CRLF and CR into LF.

@@ -215,8 +215,6 @@ def _request(data: TokenData) -> Request:
     Raises:
         UserError: the set was not made from a text that can be read again.
     """
-    from pydantic import TypeAdapter, ValidationError
-
     manifest, raw = data.manifest, data.manifest.raw["request"]
     if manifest.split not in ("tail", "hash"):
         raise UserError(
@@ -225,14 +223,13 @@ def _request(data: TokenData) -> Request:
             f"prepare the text itself with --tokenizer {manifest.kind}, and name that set with "
             "--data",
         )
-    try:
-        known = {key: raw[key] for key in raw if key in Request.__dataclass_fields__}
-        request = TypeAdapter(Request).validate_python(known)
-    except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"]))
+    if not raw.get("inputs"):
         raise UserError(
-            f"{data.folder / tokens.MANIFEST} is damaged: request.{key}", "prepare it again"
-        ) from error
+            f"{data.folder / tokens.MANIFEST} is damaged: request.inputs names no text",
+            "prepare it again",
+        )
+    known = {key: raw[key] for key in raw if key in Request.__dataclass_fields__}
+    request = Request(**known | {"inputs": tuple(raw["inputs"])})
     if STDIN in request.inputs:
         raise UserError(
             f"{data.folder} was made from standard input, so nothing can be proved: its text "
@@ -247,10 +244,10 @@ def _request(data: TokenData) -> Request:
 def _gone(data: TokenData, what: str, hint: str = "") -> UserError:
     kind = str(data.manifest.raw["request"].get("tokenizer") or data.manifest.kind)
     words = again.prepare_words(data.manifest, kind)
-    now = f"prepare the text as it is now, {shell.hint(*words)}," if words else "prepare it again"
+    now = f", or prepare the text as it is now, {shell.hint(*words)}, and train on that"
     return UserError(
         f"the text of {data.folder} cannot be read as it was, so nothing can be proved: {what}",
         hint
-        or f"put the files listed in {data.folder / build.SOURCES} back as they were, or {now} "
-        "and train on that",
+        or f"put the files listed in {data.folder / build.SOURCES} back as they were"
+        + (now if words else ""),
     )

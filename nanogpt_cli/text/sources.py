@@ -6,6 +6,7 @@ size does not matter; each chunk ends where a cut does not change the tokens.
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import sys
@@ -13,12 +14,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, cast
 
 from nanogpt_cli import foreign_files, text_encoding
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
-from nanogpt_cli.text import csv_records, cuts, records
+from nanogpt_cli.text import binary, csv_records, cuts, parquet_records, records
 from nanogpt_cli.text.decoding import as_utf8
 from nanogpt_cli.text.documents import Chunk, Readable, Reader, Tally, text_chunks
 from nanogpt_cli.text.reading import (
@@ -38,6 +39,7 @@ _RECORD_KINDS = {
     ".parquet": "parquet",
 }  # fmt: skip
 _SNIFFED_BYTES = 8192
+_PARQUET = b"PAR1"
 
 
 class TextSource(Protocol):
@@ -60,6 +62,11 @@ def text_document(
 ) -> Iterator[Chunk]:
     """The chunks of a stream that is one document in the reader's encoding."""
     text = as_utf8(stream, name, reader, tally, newlines=reader.newlines)
+    if records.looks_like_lines(text):
+        tally.remark(
+            "read as plain text, but its lines are records: give it a name that ends in .jsonl",
+            name,
+        )
     own_bytes = text.unchanged and not text.skipped
     digest = reading.digest_of(stream) if own_bytes else None
     yield from text_chunks(text, name, reader, tally, digest=digest, offset=text.skipped)
@@ -108,7 +115,13 @@ class FileSource:
     def _chunks(self, reading: Reading, reader: Reader, tally: Tally) -> Iterator[Chunk]:
         kind = _kind(self.path)
         if kind == "parquet":
-            yield from records.parquet(self.path, self.name, reader, tally)
+            head = cast(io.BufferedReader, reading.buffered).peek()
+            if not head.startswith(_PARQUET):
+                raise binary.refusal(head, self.name) or UserError(
+                    f"{self.name} is no Parquet file",
+                    "give it the name of what it is, such as .csv",
+                )
+            yield from parquet_records.parquet(self.path, self.name, reader, tally)
             return
         stream = unpacked(reading, self.path.suffix.lower())
         if kind == "text":
@@ -123,6 +136,8 @@ class FileSource:
             yield from records.jsonl(text, self.name, reader, tally)
         elif layout == "array":
             yield from records.json_array(text, self.name, reader, tally)
+        elif layout == "object":
+            yield from records.json_object(text, self.name, reader, tally)
         else:
             tally.remark("read as plain text: it holds no array and no lines of records", self.name)
             plain = replace(reader, encoding="utf-8")
@@ -184,15 +199,20 @@ def expand(
             paths = (p for p in walk(path, glob) if _is_text(p, encoding, tally))
             found = [FileSource(p, encoding) for p in paths]
             if not found:
-                raise UserError(
-                    f"no text files in {path}" + (f" match {glob!r}" if glob else ""),
-                    "hidden and binary files are skipped",
-                )
+                raise _no_text(path, glob, tally)
             sources += found
         else:
             _check_there(path)
             sources.append(FileSource(path, encoding))
     return sources
+
+
+def _no_text(folder: Path, glob: str | None, tally: Tally) -> UserError:
+    """The error about a folder without anything to read."""
+    hint = "hidden and binary files are skipped"
+    if found := tally.first_binary:
+        hint += f"; {found.message}" + (f": {found.hint}" if found.hint else "")
+    return UserError(f"no text files in {folder}" + (f" match {glob!r}" if glob else ""), hint)
 
 
 def _check_there(path: Path) -> None:
@@ -254,11 +274,18 @@ def _is_text(path: Path, encoding: str, tally: Tally) -> bool:
     One that holds zero bytes is binary, unless these are due to UTF-16 or UTF-32: leaving such a
     text out without a word would be wrong, and reading it fails with a hint.
     """
-    suffix = path.suffix.lower()
-    if suffix in PACKED or suffix in _RECORD_KINDS or text_encoding.is_wide(encoding):
+    suffix, name = path.suffix.lower(), storable(str(path))
+    archive = ".tar" in path.suffixes and suffix in PACKED
+    if (suffix in PACKED or suffix in _RECORD_KINDS) and not archive:
         return True
     with foreign_files.opened(path) as file:
         head = file.read(_SNIFFED_BYTES)
-    binary = b"\0" in head and not text_encoding.guess(head)
-    tally.skipped_files += binary
-    return not binary
+    wrong = binary.refusal(head, name)
+    wide = text_encoding.is_wide(encoding) or text_encoding.guess(head)
+    if wrong is None and b"\0" in head and not wide:
+        wrong = UserError(f"{name} is binary")
+    if wrong is None:
+        return True
+    tally.skipped_files += 1
+    tally.first_binary = tally.first_binary or wrong
+    return False

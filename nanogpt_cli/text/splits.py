@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from array import array
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
+from nanogpt_cli.text import cuts
 from nanogpt_cli.text.decoding import CODEC_POLICY
 from nanogpt_cli.text.pipeline import TRAIN, VAL, Encoded
 from nanogpt_cli.text.token_file import TokenFile
 from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
 
 _COPY: Final = 1 << 22
+_TRIES: Final = 8  # places of a cut at which the whole chunk is encoded
 DOCUMENT = np.dtype([("digest", "<u8"), ("place", "<u8")])
 
 
@@ -86,8 +89,9 @@ class SplitWriter:
 class TailWriter(SplitWriter):
     """Writes everything to ``train.bin`` and at the end moves the last part to ``val.bin``.
 
-    The cut is before character ``int(n * (1 - val_fraction))`` of the whole text, and both parts
-    are as if they had been encoded alone. This is nanoGPT's split, without knowing n in advance.
+    The cut is before character ``int(n * (1 - val_fraction))`` of the whole text, as nanoGPT's is,
+    without knowing n in advance. If that would cut a token in two, it is moved to the nearest place
+    where the two parts, each encoded alone, have the tokens of the whole; see ``_shift``.
     The text where the cut may still fall is kept in files, because many tokenizers do not give back
     the text that they encoded.
 
@@ -159,7 +163,7 @@ class TailWriter(SplitWriter):
         cut = int(characters * self._share)
         if cut < characters:
             self._forget(cut)
-            self._cut(self._first_kept, cut)
+            cut = self._cut(self._first_kept, cut)
         self._forget(characters)
         self._settle_documents(cut)
 
@@ -178,8 +182,12 @@ class TailWriter(SplitWriter):
         self.sides[TRAIN].tokens -= 1
         self.counts[eot] -= 1
 
-    def _cut(self, task: int, cut: int) -> None:
-        """Move everything from character ``cut``, which lies in ``task``, to ``val.bin``."""
+    def _cut(self, task: int, cut: int) -> int:
+        """Move everything from character ``cut``, which lies in ``task``, to ``val.bin``.
+
+        Returns:
+            the character before which the text was cut in the end.
+        """
         characters, tokens, sizes = (ends[task : task + 2] for ends in self._ends)
         itemsize = self.tokenizer.dtype.itemsize
         self._unchanged = tokens[0] * itemsize
@@ -190,7 +198,8 @@ class TailWriter(SplitWriter):
             train.seek(self._unchanged)
             held = train.read((tokens[1] - tokens[0]) * itemsize)
             old = np.frombuffer(held, dtype=self.tokenizer.dtype)
-            left, right, size = self._divide(task, old, cut - characters[0])
+            left, right, size, shift = self._divide(task, old, cut - characters[0])
+            cut += shift
             val.write(right.data)
             while block := train.read(_COPY):
                 val.write(block)
@@ -204,9 +213,15 @@ class TailWriter(SplitWriter):
         self.sides = (here, rest)
         self.counts = _sum(self.counts, -np.bincount(old))
         self.counts = _sum(self.counts, np.bincount(np.concatenate([left, right])))
+        return cut
 
-    def _divide(self, task: int, ids: Tokens, at: int) -> tuple[Tokens, Tokens, int]:
-        """A task's tokens in two parts, cut before character ``at``, and the left part's bytes."""
+    def _divide(self, task: int, ids: Tokens, at: int) -> tuple[Tokens, Tokens, int, int]:
+        """A task's tokens in two parts, cut near character ``at``.
+
+        Returns:
+            both parts, the left part's bytes, and by how many characters the cut was moved.
+        """
+        before = self._ends[0][task] + at
         with self._kept(task).open("rb") as file:
             count = int(np.frombuffer(file.read(8), dtype=np.int64)[0])
             rows = np.frombuffer(file.read(5 * 8 * count), dtype=np.int64).reshape(5, count)
@@ -219,10 +234,39 @@ class TailWriter(SplitWriter):
                 # A document that ends here keeps its end-of-text token.
                 done += length + (last and self.tokenizer.eot is not None)
             text = file.read(held).decode("utf-8", CODEC_POLICY[self._errors])
-        encode, rest = self.tokenizer.encode_array, done + length
-        left = np.concatenate([ids[:done], encode(text[:at])])
+        rest = done + length
+        shift = self._shift(text, at, before, ids[done:rest], bool(last))
+        at += shift
+        if last and at == len(text):
+            rest += self.tokenizer.eot is not None
+        encode = self.tokenizer.encode_array
+        left = np.concatenate([ids[:done], encode(text[:at]), ids[done + length : rest]])
         right = np.concatenate([encode(text[at:]), ids[rest:]])
-        return left, right, size + len(text[:at].encode())
+        return left, right, size + len(text[:at].encode()), shift
+
+    def _shift(self, text: str, at: int, before: int, ids: Tokens, last: bool) -> int:
+        """By how many characters to move the cut so that both parts have the tokens of the whole.
+
+        Zero if the tokenizer allows it nowhere within 500 characters, or half of the smaller part.
+
+        Args:
+            text: the chunk that is cut.
+            at: before which of its characters.
+            before: characters of the whole text before the cut.
+            ids: the chunk's tokens.
+            last: a document ends with the chunk, so that the text can be cut behind it.
+        """
+        after = self._ends[0][-1] - before
+        reach = min(cuts.REACH, min(before, after) // 2)
+        places = range(max(0, at - reach), min(len(text) - (not last), at + reach) + 1)
+        encode = self.tokenizer.encode_array
+        for place in itertools.islice(cuts.near(text, at, places, self.tokenizer), _TRIES):
+            parts = encode(text[:place]), encode(text[place:])
+            alone = at == before, len(text) - at == after  # nothing else is on this side
+            empty = any(a and len(part) < 2 for a, part in zip(alone, parts, strict=True))
+            if not empty and np.array_equal(np.concatenate(parts), ids):
+                return place - at
+        return 0
 
     def _settle_documents(self, cut: int) -> None:
         path = self.folder / "documents.tmp"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import files, foreign_files
+from nanogpt_cli import files, foreign_files, parsing
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import build, tokens
@@ -34,7 +34,7 @@ def remove_leftovers(target: Path) -> list[Path]:
     """Remove temporary folders that killed runs left; call it with the lock held."""
     name = re.escape(target.name)
     made = re.compile(rf"{re.escape(files.TEMPORARY_PREFIX)}{name}-[a-z0-9_]{{8}}")
-    found = [p for p in target.parent.iterdir() if made.fullmatch(p.name)]
+    found = [p for p in foreign_files.entries(target.parent) if made.fullmatch(p.name)]
     for path in found:
         shutil.rmtree(path, ignore_errors=True)
     return found
@@ -46,7 +46,7 @@ def check_replaceable(target: Path) -> None:
         return
     if not target.is_dir():
         raise UserError(f"{target} is a file", "choose another folder with --out")
-    held = sorted(p.name for p in target.iterdir())
+    held = [path.name for path in foreign_files.entries(target)]
     foreign = [name for name in held if name not in _OURS]
     if foreign or (held and not tokens.is_prepared(target)):
         what = f"holds {foreign[0]!r}" if foreign else "is not a prepared data set"
@@ -56,25 +56,34 @@ def check_replaceable(target: Path) -> None:
 
 
 def what_changed(target: Path, request: Request, sources: list[TextSource]) -> str:
+    """Why the set in ``target`` is not, or not whole, what is asked for; empty if it is."""
+    if not tokens.is_prepared(target):
+        return "not prepared yet"
+    return outdated(target, request, sources) or damage(target)
+
+
+def outdated(target: Path, request: Request, sources: list[TextSource]) -> str:
     """Why the set in ``target`` does not match the request; empty if it does.
 
     A file of the same size and modification time counts as unchanged; otherwise its hash decides.
     """
-    if not tokens.is_prepared(target):
-        return "not prepared yet"
     try:
-        tokens.open_data(target)
+        return difference(target, request) or _sources_changed(
+            target, sources, partly=request.limit is not None
+        )
     except UserError as error:
         return error.message
-    if changed := difference(target, request):
-        return changed
-    return _sources_changed(target, sources, partly=request.limit is not None)
 
 
-def same_inputs(target: Path, request: Request) -> bool:
-    """Whether ``target`` was prepared from the request's inputs, whatever the options."""
-    raw = tokens.read_manifest(target).raw
-    return bool(raw["request"].get("inputs") == request.to_json()["inputs"])
+def damage(folder: Path) -> str:
+    """Why a set cannot be opened; empty for a whole one, and for one that a newer version can."""
+    try:
+        tokens.open_data(folder)
+    except tokens.NewerVersionError:
+        return ""
+    except UserError as error:
+        return error.message
+    return ""
 
 
 def difference(folder: Path, request: Request, *, named: bool = False) -> str:
@@ -131,7 +140,7 @@ def recorded_sources(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _source_row(line: str) -> dict[str, Any]:
     """A line of ``sources.jsonl``; raises ``ValueError`` for any other."""
-    row = foreign_files.parse_json(line)
+    row = parsing.parse_json(line)
     kinds = {"path": str, "size": int, "mtime_ns": int | None, "sha256": str}
     if not isinstance(row, dict) or not all(
         key in row and isinstance(row[key], kind) for key, kind in kinds.items()

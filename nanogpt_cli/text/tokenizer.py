@@ -72,6 +72,11 @@ class Tokenizer(ABC):
     byte_ids: Mapping[int, int] = MappingProxyType({})
     ascii_ids: bytes | None = None
 
+    @property
+    def label(self) -> str:
+        """Which tokenizer it is, for messages: its kind, or the file it comes from."""
+        return f"the tokenizer {self.kind}"
+
     @abstractmethod
     def encode_array(self, text: str) -> Tokens:
         """Ids of ``text`` as a 1-D array of ``dtype``; the fast way for large texts."""
@@ -97,6 +102,10 @@ class Tokenizer(ABC):
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ``ids``; broken UTF-8 (a character cut in two) becomes U+FFFD."""
         return b"".join(self.token_bytes(int(i)) for i in ids).decode("utf-8", errors="replace")
+
+    def taken_for_bytes(self) -> dict[int, bytes]:
+        """Ids whose bytes are others to the ``tokenizers`` library, and so to transformers."""
+        return {}
 
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON: equal for equal tokenizers."""

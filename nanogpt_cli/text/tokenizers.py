@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from nanogpt_cli import files, foreign_files
+from pydantic import Field
+
+from nanogpt_cli import files, foreign_files, typed_tables
 from nanogpt_cli.errors import UserError, naming, nearest
 from nanogpt_cli.text import huggingface_files
 from nanogpt_cli.text.bpe import HuggingFaceTokenizer, trained_size
 from nanogpt_cli.text.huggingface_files import TOKENIZER, VOCABULARY
 from nanogpt_cli.text.tiktoken_bpe import KINDS, TiktokenTokenizer
 from nanogpt_cli.text.tokenizer import FORMAT, ByteTokenizer, CharTokenizer, Tokenizer
+from nanogpt_cli.typed_tables import Count, Table
 from nanogpt_cli.user_input import expanded
 
 NAMED: Final = ("char", "byte", *KINDS)
@@ -112,20 +115,52 @@ def from_json(value: dict[str, Any], source: str = "the tokenizer") -> Tokenizer
     Raises:
         UserError: the value is of another kind or incomplete.
     """
-    kind = value.get("kind")
-    if value.get("format") != FORMAT or not isinstance(kind, str):
+    if value.get("format") != FORMAT:
         raise UserError("this JSON is not a tokenizer", f'"format" must be "{FORMAT}"')
     try:
-        if kind == "char":
-            return CharTokenizer(value["characters"], eot=value.get("eot") is not None)
-        if "huggingface" in value:
-            return HuggingFaceTokenizer(
-                value["huggingface"], kind=kind, eot=value["eot"], source=source
+        typed_tables.check(_Head, value)
+        made = _made(value, source)
+    except ValueError as error:
+        raise UserError(f"this tokenizer is damaged: {error}") from None
+    for key in ("vocab_size", "eot"):
+        # An earlier version may have found no end of text where this one does.
+        if value.get(key) is not None and value[key] != getattr(made, key):
+            raise UserError(
+                f"this tokenizer is damaged: {key} is {value[key]}, that of its tokens "
+                f"{getattr(made, key)}"
             )
-        check_kind(kind)
-        return _named(kind, value.get("eot") is not None)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"tokenizer of kind {kind!r} is incomplete: {error}") from error
+    return made
+
+
+class _Head(Table):
+    kind: str
+    vocab_size: Count = 0
+    eot: Count | None = None
+
+
+class _Characters(Table):
+    characters: list[Annotated[str, Field(min_length=1, max_length=1)]]
+
+
+class _Library(Table):
+    huggingface: dict[str, Any]
+    eot: Count | None
+
+
+def _made(value: dict[str, Any], source: str) -> Tokenizer:
+    """The tokenizer of ``from_json``, whose head is checked; ``ValueError`` for other values."""
+    kind = value["kind"]
+    if kind == "char":
+        typed_tables.check(_Characters, value)
+        return CharTokenizer(value["characters"], eot=value.get("eot") is not None)
+    if "huggingface" in value:
+        typed_tables.check(_Library, value)
+        return HuggingFaceTokenizer(
+            value["huggingface"], kind=kind, eot=value["eot"], source=source
+        )
+    if kind not in ("byte", *KINDS):
+        raise ValueError(f"kind: {kind!r:.80} is unknown, or its vocabulary is missing")
+    return _named(kind, value.get("eot") is not None)
 
 
 def load(path: Path) -> Tokenizer:

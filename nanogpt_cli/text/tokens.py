@@ -24,6 +24,10 @@ _CHECKSUM: Final = "checksum"
 ALWAYS_HASHED_BYTES: Final = 1 << 28
 
 
+class NewerVersionError(UserError):
+    """A set was written by a newer version: it may be whole, but cannot be read here."""
+
+
 @dataclass(frozen=True)
 class SplitInfo:
     """One split as the manifest describes it.
@@ -136,7 +140,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}", _again(folder)) from error
     except UserError as error:
-        raise UserError(f"{path}: {error.message}", error.hint) from error
+        raise type(error)(f"{path}: {error.message}", error.hint) from error
     if sealed and expected != files.checksum(raw):
         raise UserError(f"{path} was changed after it was written", _again(folder))
     return manifest
@@ -155,7 +159,7 @@ def parse_manifest(raw: dict[str, Any]) -> Manifest:
         raise ValueError("version: a whole number is needed")
     if version > VERSION:
         tool = str(raw.get("tool"))
-        raise UserError(f"written by a newer version ({tool:.80})", "upgrade nanogpt-cli")
+        raise NewerVersionError(f"written by a newer version ({tool:.80})", "upgrade nanogpt-cli")
     manifest_values.check(raw)
     about = raw["tokenizer"]
     return Manifest(

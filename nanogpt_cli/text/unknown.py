@@ -10,6 +10,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.text.tokenizer import CharTokenizer, Tokenizer
 
 Policy = Literal["error", "skip", "replace"]
+_MOST_NAMED = 10  # characters of which a sentence is said; a text in another script has thousands
 
 # Typographic marks that Unicode does not decompose, and their plain equivalents.
 _PLAIN = {
@@ -36,7 +37,7 @@ def nearest(character: str, known: Collection[str]) -> str:
 
 
 def encode(tokenizer: Tokenizer, text: str, policy: Policy) -> tuple[list[int], list[str]]:
-    """Ids of ``text``, and a sentence for each unknown character that was skipped or replaced.
+    """Ids of ``text``, and sentences about the unknown characters that were skipped or replaced.
 
     Args:
         tokenizer: any tokenizer; only those of characters can lack one.
@@ -60,10 +61,13 @@ def encode(tokenizer: Tokenizer, text: str, policy: Policy) -> tuple[list[int], 
         raise _refusal(places, known)
     substitutes = {c: nearest(c, known) if policy == "replace" else "" for c in places}
     repaired = "".join(substitutes.get(character, character) for character in text)
-    return tokenizer.encode(repaired), [
+    said = [
         f"{_named(c)} at {_positions(places[c])}: " + (f"read as {s!r}" if s else "left out")
-        for c, s in substitutes.items()
+        for c, s in list(substitutes.items())[:_MOST_NAMED]
     ]
+    if (more := len(substitutes) - _MOST_NAMED) > 0:
+        said.append(f"and {more:,} more that the vocabulary lacks, treated alike")
+    return tokenizer.encode(repaired), said
 
 
 def _refusal(places: dict[str, list[int]], known: Collection[str]) -> UserError:

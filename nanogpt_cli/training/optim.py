@@ -153,7 +153,8 @@ class Optimizers:
         """The inverse of ``tensors``.
 
         Raises:
-            ValueError: a tensor belongs to no parameter or has the wrong shape.
+            ValueError: a tensor belongs to no parameter, has the wrong shape, or is missing where
+                other parameters of the same optimizer have it.
         """
         owners = {
             name: (member, parameter)
@@ -172,3 +173,10 @@ class Optimizers:
             # Fused AdamW counts its steps on the parameter's device.
             placed = like(value, parameter) if value.dim() else value.to(parameter.device)
             member.state[parameter][item] = placed.clone()
+        for member in self.members:
+            items = {item for state in member.state.values() for item in state}
+            for parameter, state in member.state.items():
+                if lacking := sorted(items - state.keys()):
+                    raise ValueError(
+                        f"optimizer state {self.names[parameter]}.{lacking[0]} is missing"
+                    )

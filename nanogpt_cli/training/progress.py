@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,10 @@ from nanogpt_cli.machine import distributed
 from nanogpt_cli.machine.environment import versions
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.text import look, prepare, shelf
 from nanogpt_cli.text import tokens as prepared
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import checkpoint
+from nanogpt_cli.training import checkpoint, retention
 from nanogpt_cli.training.spec import RunSpec
 from nanogpt_cli.training.stepper import Stepper
 
@@ -88,7 +91,7 @@ def data_identity(data: TokenData) -> dict[str, Any]:
     """What makes a prepared data set the same one: its tokenizer and its token files."""
     manifest = data.manifest
     return {
-        "folder": str(data.folder),
+        "folder": str(data.folder.absolute()),
         "manifest_sha256": files.sha256_file(data.folder / prepared.MANIFEST),
         "tokenizer": manifest.fingerprint,
         "train_sha256": manifest.train.sha256,
@@ -103,7 +106,7 @@ def restore(folder: Path, stepper: Stepper, data: TokenData) -> Progress:
         UserError: the checkpoint belongs to other data or another model, or is not resumable.
     """
     state = checkpoint.read_state(folder)
-    check_data(folder, state.get("data", {}), data)
+    check_data(folder.parents[1], state.get("data", {}), data)
     optimizer = folder / checkpoint.OPTIMIZER
     if "progress" not in state or (state["step"] and not foreign_files.present(optimizer)):
         raise UserError(
@@ -131,34 +134,94 @@ def _restore_average(path: Path, stepper: Stepper) -> None:
         stepper.average.restart()
 
 
-def check_data(folder: Path, saved: Mapping[str, Any], data: TokenData) -> None:
-    """Refuse data that is not what a checkpoint or an incident was made with.
+def data_folder(
+    saved: Mapping[str, Any], data: Mapping[str, Any], report: Callable[[str], None]
+) -> Path:
+    """The folder of the set that a run was trained on, wherever it lies now.
+
+    The text may have changed since: what the recipe asks for today is another set. It is taken only
+    if the recipe's ``[data]`` was changed, or if no set has the run's tokens any more.
 
     Args:
-        folder: of the checkpoint or incident, inside a run folder.
-        saved: its ``data_identity``; keys that an earlier version did not write are not compared.
+        saved: of a checkpoint or an incident; empty if there is none.
+        data: the recipe's table ``[data]`` now.
+        report: as of ``text.prepare.ensure``.
+
+    Raises:
+        UserError: as ``text.prepare.ensure``.
+    """
+    then, made = saved.get("recipe", {}).get("data", {}), saved.get("data", {})
+    changed = {key for key, value in data.items() if then.get(key, value) != value}
+    if changed <= {"order"} and (found := shelf.same_tokens(made)):
+        return Path(shell.path_word(found))  # for messages: relative below the current folder
+    try:
+        return prepare.ensure(data, report=report)
+    except UserError as error:
+        if changed or not made.get("folder"):
+            raise
+        raise UserError(
+            f"the set that this was trained on, {made['folder']}, is gone or was replaced, and "
+            f"cannot be prepared again: {error.message}",
+            error.hint,
+        ) from error
+
+
+def newest_state(run: RunFolder) -> dict[str, Any]:
+    """What the newest readable checkpoint of a run says; empty without any."""
+    for step in reversed(retention.list_steps(run)):
+        with contextlib.suppress(UserError):
+            return checkpoint.read_state(checkpoint.folder_of(run, step))
+    return {}
+
+
+def other_data(saved: Mapping[str, Any], data: TokenData) -> str:
+    """How a set differs from the one that a run was trained on, a sentence; "" if it does not.
+
+    Args:
+        saved: the run's ``data_identity``; keys that an earlier version did not write are not
+            compared.
+        data: the set.
+    """
+    now = data_identity(data)
+    for key, word in (
+        ("tokenizer", "another tokenizer"),
+        ("train_sha256", "other training tokens"),
+        ("val_sha256", "other validation tokens"),
+    ):
+        if key in saved and saved[key] != now[key]:
+            before, after = str(saved[key])[:8], now[key][:8]
+            if Path(str(saved.get("folder", ""))).absolute() != Path(now["folder"]):
+                return (
+                    f"{now['folder']} has {word} ({after}) than {saved.get('folder')} had "
+                    f"({before})"
+                )
+            seconds = look.written(data.folder) / 1e9
+            when = datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+            return (
+                f"{now['folder']} was prepared again, on {when}, and has {word} ({after}) than "
+                f"before ({before})"
+            )
+    return ""
+
+
+def check_data(run: Path, saved: Mapping[str, Any], data: TokenData) -> None:
+    """Refuse data that is not what a run was trained on.
+
+    Args:
+        run: the run's folder.
+        saved: the ``data_identity`` in a checkpoint or an incident of it.
         data: what would be trained on now.
 
     Raises:
         UserError: the tokenizer or the tokens differ.
     """
-    now = data_identity(data)
-    differing = [
-        word
-        for key, word in (
-            ("tokenizer", "another tokenizer"),
-            ("train_sha256", "other training tokens"),
-            ("val_sha256", "other validation tokens"),
-        )
-        if key in saved and saved[key] != now[key]
-    ]
-    if differing:
+    if difference := other_data(saved, data):
         words = shell.setting("data.name", shell.path_word(data.folder))
-        words += ["--new-tokens"] if differing[0] == "another tokenizer" else []
+        words += ["--new-tokens"] if "another tokenizer" in difference else []
         raise UserError(
-            f"{folder} was trained on other data: {now['folder']} has {differing[0]} than "
-            f"{saved.get('folder')} had",
-            f"train on the same data, or begin a new run: {_begin_from(folder.parents[1], words)}",
+            f"{run} was trained on other data: {difference}",
+            "put the text back as it was then, or begin a new run with its weights: "
+            f"{_begin_from(run, words)}",
         )
 
 

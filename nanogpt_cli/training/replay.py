@@ -130,27 +130,31 @@ def _before(
     """A stepper with the weights that ``step`` began with, and where they came from."""
     plain = recipe.train.model_copy(update={"compile": False})
     recipe = recipe.model_copy(update={"train": plain})
-    incident = run.incidents / f"step-{step:06d}"
-    saved = _saved(run, incident)
-    if saved:  # a recipe changed by hand describes another step
-        resuming.changes(saved, recipe, Group(), source=run.path)
-    spec = resolve(recipe, data, state=saved)
+    incident = _incident(run, step)
+    before = saved(run, step)
+    if before:  # a recipe changed by hand describes another step
+        resuming.changes(before, recipe, Group(), source=run.path)
+        progress.check_data(run.path, before.get("data", {}), data)
+    spec = resolve(recipe, data, state=before)
     check_memory(spec)
     stepper = assemble(spec)
     if foreign_files.present(incident / checkpoint.MODEL):
-        progress.check_data(incident, saved.get("data", {}), data)
         progress.copy_weights(stepper.model, incident / checkpoint.MODEL)
         return stepper, f"incidents/{incident.name}"
     return stepper, _catch_up(run, stepper, data, step, report)
 
 
-def _saved(run: RunFolder, incident: Path) -> dict[str, Any]:
+def saved(run: RunFolder, step: int) -> dict[str, Any]:
     """What the flight recorder or the newest checkpoint says of the run; empty without either.
 
     Args:
         run: the run.
-        incident: where the flight recorder would have left the step.
+        step: the step that the flight recorder may have recorded.
+
+    Raises:
+        UserError: what it recorded is damaged.
     """
+    incident = _incident(run, step)
     about = incident / "incident.json"
     if foreign_files.present(about):
         facts = foreign_files.read_object(about)
@@ -159,8 +163,11 @@ def _saved(run: RunFolder, incident: Path) -> dict[str, Any]:
         except ValueError as error:
             raise UserError(f"{about}: {error}", f"move {incident} away") from None
         return facts
-    steps = retention.list_steps(run)
-    return checkpoint.read_state(checkpoint.folder_of(run, steps[-1])) if steps else {}
+    return progress.newest_state(run)
+
+
+def _incident(run: RunFolder, step: int) -> Path:
+    return run.incidents / f"step-{step:06d}"
 
 
 def _catch_up(

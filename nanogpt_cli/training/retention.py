@@ -20,9 +20,7 @@ BEST = "best.json"
 
 def list_steps(run: RunFolder) -> list[int]:
     """Steps that have a checkpoint folder, ascending."""
-    if not run.checkpoints.is_dir():
-        return []
-    folders = (path for path in run.checkpoints.iterdir() if path.is_dir())
+    folders = (path for path in foreign_files.entries(run.checkpoints) if path.is_dir())
     found = {path.name: whole(path.name.removeprefix("step-")) for path in folders}
     return sorted(
         step for name, step in found.items()

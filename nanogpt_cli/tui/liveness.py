@@ -66,7 +66,10 @@ def judge(
     if alive is False:
         return State("crashed", "error", "the trainer's process ended without a final event")
     if view.started is None and not len(view.steps):
-        if alive is None and now - written > QUIET:  # an imported model, or a start that failed
+        if alive is None and view.imported is not None:
+            detail = f"from {view.imported.source}; nothing was trained here"
+            return State("imported", "dim", detail)
+        if alive is None and now - written > QUIET:  # a start that failed
             return State("idle", "dim", "no trainer is at work on it")
         return State("waiting", "dim", "no event yet", live=True)
     quiet = now - view.last_time

@@ -178,6 +178,8 @@ def story(event: events.Event) -> tuple[str, str]:
         return "command", printable(f"{event.name} {event.argument}".strip() + f": {event.result}")
     if isinstance(event, events.Incident):
         return "incident", printable(f"{event.message} {event.action}".strip())
+    if isinstance(event, events.RunImported):
+        return "imported", printable(f"from {event.source}")
     if isinstance(event, events.RunStarted):
         return "resumed", f"after step {event.step:,}"
     if isinstance(event, events.RunEnded):

@@ -65,8 +65,8 @@ class OverviewPage(Page):
             return f"{state.word}: {last[0].strip() if last else state.detail} (5 shows more)"
         if session.loading:
             return "reading the log …"
-        if state.word == "idle":
-            return f"idle: {state.detail}"
+        if state.word in ("idle", "imported"):
+            return f"{state.word}: {state.detail}"
         if view.started is None:
             return "waiting for the trainer: it loads, builds and compiles the model first"
         parameters = f"{units.si(view.started.parameters)} parameters on {view.started.device}"

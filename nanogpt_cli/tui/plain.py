@@ -26,7 +26,7 @@ def summary(session: RunSession) -> dict[str, Any]:
         "state": state.word,
         "detail": state.detail,
         "time": view.last_time,
-        "parameters": view.started.parameters if view.started else 0,
+        "parameters": view.parameters,
         "step": view.step,
         "max_steps": view.max_steps,
         "tokens": step.tokens if step else 0,

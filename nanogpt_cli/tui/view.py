@@ -36,6 +36,7 @@ class RunView:
         self.exact = exact
         self.name = self._shown(name)
         self.started: events.RunStarted | None = None
+        self.imported: events.RunImported | None = None
         self.ended: events.RunEnded | None = None
         self.steps = Steps()
         self.evals = Columns(step="f8", tokens="f8", time="f8", val_loss="f8", bits_per_byte="f8")
@@ -141,6 +142,10 @@ class RunView:
             self.resumes += 1
             self.happenings.append(event)
 
+    def _on_run_imported(self, event: events.RunImported) -> None:
+        self.imported = event
+        self.happenings.append(event)
+
     def _on_eval(self, event: events.Eval) -> None:
         last = self.evals["step"][-1] if len(self.evals) else -1
         if event.step > last:
@@ -215,6 +220,12 @@ class RunView:
         return self.last_step.step if self.last_step else self.started.step if self.started else 0
 
     @property
+    def parameters(self) -> int:
+        """Parameters of the model; 0 if unknown."""
+        known = self.started or self.imported
+        return known.parameters if known else 0
+
+    @property
     def max_steps(self) -> int:
         """The planned number of steps; 0 if unknown."""
         return self.started.max_steps if self.started else 0
@@ -240,8 +251,9 @@ class RunView:
         """Model FLOPs utilisation (PaLM, arXiv 2204.02311, appendix B); ``None`` without a peak."""
         if not self.started or not self.started.peak_flops or not len(self.steps):
             return None
+        peak = self.started.peak_flops * max(1, self.started.processes)
         per_s = self.steps.recent("tokens_per_s") * self.started.flops_per_token
-        return per_s / self.started.peak_flops if per_s > 0 else None
+        return per_s / peak if per_s > 0 else None
 
     @property
     def best_val_loss(self) -> float | None:

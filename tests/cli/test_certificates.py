@@ -5,34 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
+import smallest
 
-from nanogpt_cli import cli
 from nanogpt_cli.text import tokens
 
-RECIPE = """
-[data]
-name = "set"
-[model]
-n_layer = 1
-n_head = 2
-n_embd = 8
-block_size = 8
-[train]
-max_steps = 2
-batch_size = 4
-eval_every = 0
-precision = "fp32"
-device = "cpu"
-[optim]
-warmup_steps = 1
-[sample]
-max_new_tokens = 0
-"""
+RECIPE = smallest.recipe(data={"name": "set"}, model={"n_head": 2})
 TEXT = "the Queen slept; naïve trees — 日本 — stood tall\n" * 60
 
 Program = Callable[..., tuple[int, str, str]]
@@ -48,12 +32,8 @@ def nanogpt(
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["nanogpt", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, error = capfd.readouterr()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, out, error
+        code = programs.nanogpt(*arguments)
+        return code, *capfd.readouterr()
 
     assert call("prepare", "toy.txt", "--tokenizer", "byte", "--out", "set")[0] == 0
     return call
@@ -114,6 +94,35 @@ def test_without_the_source_the_exit_code_is_2(nanogpt: Program) -> None:
         assert (code, out) == (2, "")
         assert "nothing can be proved" in error
         assert "hint: put the files listed in set/sources.jsonl back" in error
+        [without] = proposed(error)
+        assert without == ["nanogpt", *command]
+    options = ("--split", "train", "--batch", "2", "--data", "set")
+    _, _, error = nanogpt("eval", "toy", "--certify", *options)
+    [without] = proposed(error)
+    assert set(without) == {"nanogpt", "eval", "toy", *options}
+    assert nanogpt(*without[1:])[0] == 0
     Path("away.txt").rename("toy.txt")
     assert nanogpt("eval", "toy", "--certify")[0] == 0
+
+
+def test_a_changed_source_is_prepared_again_as_the_hint_says(nanogpt: Program) -> None:
+    assert nanogpt("train", "toy.toml")[0] == 0
+    Path("toy.txt").write_text(TEXT + "and more\n")
+    code, _, error = nanogpt("eval", "toy", "--certify")
+    assert (code, "toy.txt was changed since" in error) == (2, True)
+    prepare, without = proposed(error)
+    assert nanogpt(*without[1:])[0] == 0
+    code, _, error = nanogpt(*prepare[1:])
+    assert code == 0
+    made = shlex.split(error.splitlines()[-1])
+    data = next(word for word in made if word.startswith("data.name="))
+    assert nanogpt("train", "toy.toml", "--certify", "--set", data)[0] == 0
+
+
+def proposed(error: str) -> list[list[str]]:
+    """The commands between backticks of a message, in words."""
+    return [shlex.split(words) for words in error.split("`")[1::2]]
+
+
+def test_a_proof_goes_with_no_dashboard(nanogpt: Program) -> None:
     assert nanogpt("train", "toy.toml", "--certify", "--tui")[0] == 2

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import nanogpt
 from safetensors.torch import load_file, save_file
-from tiny import make_run
+from tiny import make_model, make_run
 from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import exporting, verify
+from nanogpt_cli.interop.source import from_model
 
 
 @pytest.fixture
@@ -118,16 +122,70 @@ def test_mistakes_are_answered(here: Path, arguments: tuple[str, ...], said: str
     ],
     ids=str,
 )  # fmt: skip
-def test_a_format_that_lacks_something_is_refused_before_others_are_written(
+def test_a_format_that_lacks_something_is_refused_and_the_others_are_written(
     here: Path, changes: dict[str, Any], target: str, said: str
 ) -> None:
     for package in exporting.TARGETS[target].packages:
         pytest.importorskip(package)
     make_run(here / "runs" / "special", **changes)
-    done = invoke("special", "--to", f"pt2,{target}", "--no-verify")
+    exports = here / "runs" / "special" / "exports"
+    alone = invoke("special", "--to", target, "--no-verify")
+    assert isinstance(alone.exception, UserError)
+    assert said in alone.exception.message
+    assert not exports.exists()
+    done = invoke("special", "--to", f"{target},pt2", "--no-verify", "--json")
     assert isinstance(done.exception, UserError)
-    assert said in str(done.exception)
-    assert not (here / "runs" / "special" / "exports").exists()
+    assert done.exception.message == f"{target} is not exported: {alone.exception.message}"
+    assert done.exception.hint == alone.exception.hint
+    assert [path.name for path in exports.iterdir()] == ["pt2"]
+    answer = json.loads(done.stdout)
+    assert len(answer["artefacts"]) == 1
+    assert answer["not_exported"] == {target: str(alone.exception)}
+
+
+def test_the_rest_is_one_command_after_the_installation(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ready = exporting.TARGETS["gguf"]
+    monkeypatch.setitem(exporting.TARGETS, "gguf", exporting.Target("", ("no_such_lib",), "gguf"))
+    words = ["--to", "gguf,nanogpt", "--out", "my exports", "--no-verify", "--raw"]
+    assert nanogpt("export", *words) == 2
+    said = capsys.readouterr().err
+    assert "gguf is not exported: --to gguf needs the package no_such_lib" in said
+    assert [path.name for path in (here / "my exports").iterdir()] == ["nanogpt"]
+    monkeypatch.setitem(exporting.TARGETS, "gguf", ready)
+    again = re.search("then `nanogpt ([^`]*)`", said)
+    assert again
+    expected = ["export", "runs/tiny", "--to", "gguf", "--out", "my exports", "--raw"]
+    assert shlex.split(again[1]) == [*expected, "--no-verify"]
+    pytest.importorskip("gguf")
+    assert CliRunner().invoke(app, shlex.split(again[1])).exit_code == 0
+    assert (here / "my exports" / "gguf" / "tiny-f16.gguf").is_file()
+
+
+def test_failed_proof_is_exit_code_one_beside_an_impossible_target(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(exporting.TARGETS, "gguf", exporting.Target("", ("no_such_lib",), "gguf"))
+    monkeypatch.setattr(verify, "_same_tensors", lambda *_: False)
+    done = invoke("--to", "nanogpt,gguf")
+    assert done.exit_code == 1
+    assert "gguf is not exported: --to gguf needs the package no_such_lib" in done.stderr
+
+
+def test_imported_model_without_tokenizer_is_told_how_to_get_one(here: Path) -> None:
+    source = from_model(make_model(n_layer=1), None, "plain")
+    exporting.export(source, "hf", here / "made", lambda line: None)
+    assert CliRunner().invoke(app, ["import", "made/hf", "--name", "bare"]).exit_code == 0
+    done = invoke("bare", "--to", "hf,gguf", "--no-verify")
+    assert "next: nanogpt init-inspect --from runs/bare/exports/hf" in done.stderr
+    sampled = CliRunner().invoke(app, ["sample", "bare"])
+    for result in (done, sampled):
+        assert isinstance(result.exception, UserError)
+        assert "`nanogpt import made/hf --tokenizer FILE`" in result.exception.hint
+    again = ["import", "made/hf", "--tokenizer", "runs/tiny", "--name", "whole"]
+    assert CliRunner().invoke(app, again).exit_code == 0
+    assert CliRunner().invoke(app, ["sample", "whole", "-n", "2"]).exit_code == 0
 
 
 def test_damaged_foreign_model_is_refused(here: Path) -> None:

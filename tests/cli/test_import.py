@@ -33,8 +33,12 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def call(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments))
+
+
 def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["import", *arguments])
+    return call("import", *arguments)
 
 
 def test_huggingface_folder_becomes_a_run() -> None:
@@ -45,6 +49,9 @@ def test_huggingface_folder_becomes_a_run() -> None:
     assert done.exit_code == 0
     assert done.stdout.splitlines()[-1] == "runs/my-model"
     run = find_run("my-model")
+    (row,) = json.loads(call("runs", "--json").stdout)["runs"]
+    assert (row["state"], row["parameters"]) == ("imported", found.model().n_parameters())
+    assert "imported: from my-model" in call("watch", "my-model", "--once").stdout
     loaded = checkpoint.load(retention.find(run))
     assert same_tensors(loaded.model, found.model())
     assert loaded.model.config.activation == "gelu_tanh"

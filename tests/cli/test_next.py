@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import smallest
+from programs import nanogpt
 
 import nanogpt_cli
-from nanogpt_cli import cli
 from nanogpt_cli.cli import lazy, prepare_view
 from nanogpt_cli.recipe import files as recipe_files
 
@@ -19,26 +20,7 @@ pytestmark = pytest.mark.timeout(300)
 
 PACKAGE = Path(nanogpt_cli.__file__).parent
 TEXT = "".join(f"Zeile {i} meiner Notizen: {i * 7 % 13} Äpfel und Birnen.\n" for i in range(120))
-RECIPE = """
-[data]
-name = "meine Notizen.txt"
-[model]
-n_layer = 1
-n_head = 1
-n_embd = 8
-block_size = 8
-[train]
-max_steps = 2
-batch_size = 4
-eval_every = 0
-checkpoint_every = 0
-precision = "fp32"
-device = "cpu"
-[optim]
-warmup_steps = 1
-[sample]
-max_new_tokens = 4
-"""
+RECIPE = smallest.recipe(data={"name": "meine Notizen.txt"}, sample={"max_new_tokens": 4})
 # Training for real, in as few steps as show that it begins.
 SHORT = ("--set", "train.max_steps=1", "--set", "optim.warmup_steps=0", "--set", "stats.budget=0")
 NARROW = ("--set", "model.n_layer=1", "--set", "model.n_head=1", "--set", "model.n_embd=8")
@@ -109,14 +91,9 @@ def place(
     return home
 
 
-def answer(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
-) -> tuple[int, str]:
+def answer(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> tuple[int, str]:
     """The exit code of the program and what it wrote to stderr."""
-    monkeypatch.setattr("sys.argv", ["nanogpt", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0), capsys.readouterr().err
+    return nanogpt(*words), capsys.readouterr().err
 
 
 def proposed(said: str) -> Iterator[str]:
@@ -131,12 +108,12 @@ def proposed(said: str) -> Iterator[str]:
 
 
 def test_every_proposed_command_works_as_printed(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     origins: dict[str, tuple[str, ...]] = {}
     wrong = []
     for code, words in WALK:
-        found, said = answer(monkeypatch, capsys, words)
+        found, said = answer(capsys, words)
         if found != code or not said.splitlines()[-1].startswith(("next: ", "hint: ")):
             wrong.append(f"{words}: exit code {found}: {said}")
         for command in proposed(said):
@@ -147,7 +124,7 @@ def test_every_proposed_command_works_as_printed(
             typed += SHORT + (NARROW if typed[1] in ("small", "debug") else ())
         if "--interactive" in typed or typed[:2] in (("recipe", "new"), ("cache", "clear")):
             continue  # they ask a question
-        found, said = answer(monkeypatch, capsys, typed)
+        found, said = answer(capsys, typed)
         if found != 0:
             wrong.append(f"{command} (after {words}): exit code {found}: {said}")
     assert not wrong, "\n".join(wrong)

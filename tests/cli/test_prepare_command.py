@@ -1,5 +1,6 @@
 """``nanogpt prepare``, ``data`` and ``bench prepare`` as people run them."""
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,10 @@ from pathlib import Path
 import programs
 import pytest
 from programs import LIMIT
+from rich.console import Console
+
+from nanogpt_cli.cli import console, prepare_view
+from nanogpt_cli.text import prepare
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 TEXT = "To be, or not to be: that is the question.\n" * 30
@@ -135,12 +140,12 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
 def test_bench_measures_beside_the_document_loop(
     tmp_path: Path, asset_cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from nanogpt_cli.bench import prepare
+    from nanogpt_cli.bench import prepare as bench
 
     asset_cache("gpt2-vocab.bpe")
     path = tmp_path / "a.txt"
     path.write_text(TEXT)
-    prepare.prepare(megabytes=1, source=path, workers=2, scratch=tmp_path, as_json=True)
+    bench.prepare(megabytes=1, source=path, workers=2, scratch=tmp_path, as_json=True)
     told = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in told["prepare"]] == [
         "encode_ordinary loop", "prepare gpt2", "prepare char", "prepare byte",
@@ -164,3 +169,22 @@ def test_a_device_without_end_on_standard_input_is_refused(tmp_path: Path) -> No
         assert done.returncode == 2
         assert said in done.stderr
         assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_each_phase_of_a_bpe_is_shown_on_a_terminal_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("she sells sea shells by the sea shore. " * 90)
+    written = io.StringIO()
+    drawn = Console(file=written, force_terminal=terminal, width=100)
+    monkeypatch.setattr(console, "stderr", lambda: drawn)
+    with prepare_view.progress_line() as progress:
+        prepare.prepare(prepare.Request((str(path),), tokenizer="bpe:270"), progress=progress)
+    shown = written.getvalue()
+    phases = [shown.find(phase) for phase in ("reading for the BPE", "merging pairs", "tokenizing")]
+    if terminal:
+        assert -1 < phases[0] < phases[1] < phases[2]
+    else:
+        assert shown == ""

@@ -11,35 +11,20 @@ from pathlib import Path
 
 import programs
 import pytest
+import smallest
 from programs import LIMIT, finish
 from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app, jobs
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.training import progress
 
 TEXT = "the king walked under the trees while rain fell on the stone and the queen slept\n" * 120
-RECIPE = """
-[data]
-name = "toy.txt"
-[model]
-n_layer = 1
-n_head = 1
-n_embd = 8
-block_size = 8
-[train]
-max_steps = 6
-batch_size = 4
-eval_every = 3
-checkpoint_every = 3
-precision = "fp32"
-device = "cpu"
-[optim]
-warmup_steps = 1
-[sample]
-prompt = "the "
-max_new_tokens = 4
-"""
+RECIPE = smallest.recipe(
+    train={"max_steps": 6, "eval_every": 3, "checkpoint_every": 3},
+    sample={"prompt": "the ", "max_new_tokens": 4},
+)
 
 
 @pytest.fixture
@@ -222,7 +207,7 @@ def test_a_restarted_job_goes_on_with_the_newest_run_or_none(tmp_path: Path) -> 
     assert jobs.restarted(asked) is None
     (out / "toy-2" / "checkpoints" / "step-000003").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "prepared", lambda recipe: tmp_path)
+        patch.setattr(progress, "data_folder", lambda *_: tmp_path)
         job = jobs.restarted(asked)
     assert job is not None
     assert (job.run.name, job.resume) == ("toy-2", True)

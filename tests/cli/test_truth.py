@@ -7,33 +7,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import programs
 import pytest
+import smallest
 
-from nanogpt_cli import cli
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
 
-RECIPE = """
-[data]
-name = "toy.txt"
-[model]
-n_layer = 1
-n_head = 2
-n_embd = 8
-block_size = 8
-[train]
-max_steps = 6
-batch_size = 4
-eval_every = 3
-checkpoint_every = 3
-precision = "fp32"
-device = "cpu"
-[optim]
-warmup_steps = 1
-[sample]
-max_new_tokens = 0
-"""
+RECIPE = smallest.recipe(
+    model={"n_head": 2}, train={"max_steps": 6, "eval_every": 3, "checkpoint_every": 3}
+)
 
 Program = Callable[..., tuple[int, str, str]]
 
@@ -48,12 +32,8 @@ def nanogpt(
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["nanogpt", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, error = capfd.readouterr()
-        assert isinstance(stop.value.code, int)
-        return stop.value.code, out, error
+        code = programs.nanogpt(*arguments)
+        return code, *capfd.readouterr()
 
     return call
 

@@ -47,8 +47,11 @@ def test_missing_package_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(exporting.TARGETS, "gguf", exporting.Target("", ("no_such_lib",), "gguf"))
     with pytest.raises(UserError, match="no_such_lib") as refused:
-        exporting.check_ready(exportable(), ["gguf"], tmp_path, overwrite=False)
+        exporting.export(exportable(), "gguf", tmp_path, quiet)
     assert "nanogpt-cli[gguf]" in refused.value.hint
+    with pytest.raises(UserError, match="'relu2'"):  # which no package would change
+        exporting.export(exportable(activation="relu2"), "gguf", tmp_path, quiet)
+    assert list(tmp_path.iterdir()) == []
 
 
 def logged_run(path: Path) -> RunFolder:

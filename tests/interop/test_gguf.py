@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tiny import TEXT, char_tokenizer, exportable, quiet
+from tiny import TEXT, char_tokenizer, exportable, make_model, quiet
 from torch.nn import functional as F
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import gguf, gguf_vocab
+from nanogpt_cli.interop import gguf, gguf_vocab, source
+from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text import bpe
+from nanogpt_cli.text.bpe import HuggingFaceTokenizer
 from nanogpt_cli.text.tokenizer import ByteTokenizer
+from nanogpt_cli.training import checkpoint
 
 library = pytest.importorskip("gguf")
 
@@ -143,3 +147,39 @@ def test_what_llama_cpp_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="llama-quantize") as refused:
         gguf.write(exportable(), tmp_path, quiet, "Q4_K_M")
     assert "Q4_K_M" in refused.value.message
+
+
+def words(kind: str) -> dict[str, Any]:
+    """A small tokenizer.json that splits otherwise than GPT-2's."""
+    import tokenizers
+    from tokenizers import models, pre_tokenizers
+
+    vocab = {"[UNK]": 0, "to": 1, "be": 2}
+    made = {
+        "WordLevel": lambda: models.WordLevel(vocab, unk_token="[UNK]"),
+        "WordPiece": lambda: models.WordPiece(vocab, unk_token="[UNK]"),
+        "ignore_merges": lambda: models.BPE(vocab, [], unk_token="[UNK]", ignore_merges=True),
+        "words by other rules": lambda: models.BPE(vocab, [], unk_token="[UNK]"),
+    }
+    library = tokenizers.Tokenizer(made[kind]())
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    value: dict[str, Any] = json.loads(library.to_str())
+    return value
+
+
+@pytest.mark.parametrize(
+    "kind", ["WordLevel", "WordPiece", "ignore_merges", "words by other rules"]
+)
+def test_refused_tokenizer_is_named_with_its_file_and_what_differs(
+    tmp_path: Path, kind: str
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    tokenizer = HuggingFaceTokenizer(words(kind))
+    model = make_model(vocab_size=3, n_layer=1)
+    checkpoint.save(run, model, {"step": 7}, tokenizer=tokenizer.to_json())
+    with pytest.raises(UserError) as refused:
+        gguf.check(source.from_run(run))
+    assert "tokenizer.json" in refused.value.message
+    assert kind in refused.value.message
+    assert "'hf'" not in refused.value.message

@@ -188,7 +188,7 @@ def test_activation_gpt2_lacks_is_refused(tmp_path: Path, activation: str) -> No
         ({"n_head": "2"}, "n_head"), ({"n_layer": True}, "n_layer"), ({"n_layer": None}, "n_layer"),
         ({"model_type": "llama"}, "llama"), ({"n_inner": 100}, "n_inner"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "inverse"),
+        ({"scale_attn_by_inverse_layer_idx": 1}, "inverse"),
         ({"add_cross_attention": True}, "cross"), ({"activation_function": "mish"}, "mish"),
         ({"activation_function": ["gelu"]}, "activation"), ({"tie_word_embeddings": 1}, "tie"),
         ({"tie_word_embeddings": False}, "lm_head"), ({"resid_pdrop": "x"}, "resid_pdrop"),

@@ -7,6 +7,8 @@ model of the run is compared with the one that transformers loads; or it is refu
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +25,7 @@ from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import exporting, importing, opening
+from nanogpt_cli.interop import exporting, huggingface, importing, opening
 from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
 
 transformers = pytest.importorskip("transformers")
@@ -212,6 +214,10 @@ FOLDERS: dict[str, Callable[[Folder], None]] = {
     "bin from before archives, float16": stored(Tensor.half, **OLD),
     "no width of the MLP": by_transformers(n_inner=64),
     "attention in float32": by_transformers(reorder_and_upcast_attn=True),
+    "attention scaled by layer": by_transformers(scale_attn_by_inverse_layer_idx=True),
+    "attention not scaled": by_transformers(scale_attn_weights=False),
+    "attention scaled by layer alone": by_transformers(
+        scale_attn_weights=False, scale_attn_by_inverse_layer_idx=True),
     "padded vocabulary": by_transformers(vocab_size=64),
     "sizes under other names": configured(("n_layer", "n_head", "n_embd"), OTHER_NAMES),
     "no model_type": configured(("model_type",)),
@@ -470,9 +476,7 @@ NAMED = "transformer.h.0.ln_1.weight"
 REFUSED: dict[str, tuple[str, Callable[[Folder], Any]]] = {
     **{f"activation {name}": (f"activation_function '{name}'", changed(activation_function=name))
        for name in ("quick_gelu", "gelu_10", "mish", "tanh", "relu6", "sigmoid", "linear")},
-    "attention scaled by layer": ("scale_attn_by_inverse_layer_idx",
-                                  changed(scale_attn_by_inverse_layer_idx=True)),
-    "attention not scaled": ("scale_attn_weights", changed(scale_attn_weights=False)),
+    "no word on the scale": ("scale_attn_weights = None", changed(scale_attn_weights=None)),
     "cross-attention": ("add_cross_attention", changed(add_cross_attention=True)),
     "epsilon": ("layer_norm_epsilon 0.01", changed(layer_norm_epsilon=1e-2)),
     "a narrow MLP": ("n_inner 32", by_transformers(n_inner=32)),
@@ -489,13 +493,39 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], Any]]] = {
         broken(overflowed, **PICKLED),
     ),
     "another head": ("differs from", broken(lambda t: t.update({HEAD: t[EMBEDDING] + 1}))),
-    "no head": ("lacks lm_head", changed(tie_word_embeddings=False)),
+    "no head": ("lack lm_head", changed(tie_word_embeddings=False)),
     "a tensor missing": (f"lacks {NAMED}", broken(lambda t: t.pop(NAMED))),
     "a tensor too many": ("score", broken(lambda t: t.update(score=torch.ones(1)))),
     "the same name twice": ("twice", broken(lambda t: t.update({f"module.{NAMED}": t[NAMED] + 1}))),
     "integers": ("int8", broken(lambda t: t.update({NAMED: t[NAMED].to(torch.int8)}))),
     "values repeated": ("claim", broken(repeated, **PICKLED)),
     "a changed nanoGPT": ("n_kv_head", checkpoint(arguments={"n_kv_head": 1})),
+}  # fmt: skip
+
+
+def test_model_with_another_head_is_imported_as_the_hint_says(folder: Folder) -> None:
+    ours = exportable(n_embd=16, block_size=12, bias=True, vocab_size=65, activation="gelu_tanh")
+    huggingface.write_json_files(ours, folder)
+    theirs = their_model("GPT2ForSequenceClassification", vocab_size=65)
+    theirs.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"score\.weight', which no GPT-2 has") as refused:
+        imported(folder)
+    hint = re.fullmatch(r".*transformers: (GPT2.*), then `nanogpt ([^`]*)`", refused.value.hint)
+    assert hint
+    eval(hint[1], {"GPT2LMHeadModel": transformers.GPT2LMHeadModel})
+    done = CliRunner().invoke(app, [*shlex.split(hint[2]), "--json"])
+    assert done.exit_code == 0, done.exception
+    found = opening.resolve(json.loads(done.stdout)["run"])
+    assert found.tokenizer is not None
+    body = theirs.transformer.wte.weight
+    assert torch.equal(found.model.get_parameter("transformer.wte.weight"), body)
+
+
+# Refusals of a key of config.json; the others have a remedy only where there is one.
+WITH_A_REMEDY = {
+    "no word on the scale", "cross-attention", "epsilon", "a narrow MLP", "quantised", "pruned",
+    "two names for two sizes", "another architecture", "another head", "no head",
+    "a tensor too many", "an adapter", "no weights",
 }  # fmt: skip
 
 
@@ -507,3 +537,5 @@ def test_another_model_is_refused_by_name(folder: Path, name: str) -> None:
         imported(folder)
     assert "\n" not in refused.value.message
     assert not Path("runs").exists()
+    if name.startswith("activation") or name in WITH_A_REMEDY:
+        assert refused.value.hint

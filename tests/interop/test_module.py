@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from tiny import logits, make_model, same_tensors
 from torch import Tensor, nn
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.interop import huggingface
 from nanogpt_cli.interop.module import adopt
 from nanogpt_cli.model.gpt import GPT, Block, Multipliers
 
@@ -114,6 +116,47 @@ def test_another_function_of_transformers_is_refused(config: dict[str, Any]) -> 
         adopt(hf(**config), "theirs")  # even at its small initial weights
 
 
+@pytest.mark.parametrize("n_embd", [32, 40])  # 40 is the size of the vocabulary as well
+def test_model_without_head_is_read_as_in_files(n_embd: int, tmp_path: Path) -> None:
+    whole = hf(n_embd=n_embd)
+    whole.transformer.save_pretrained(tmp_path)
+    ours = adopt(whole.transformer, "theirs")
+    assert same_tensors(ours, huggingface.read(tmp_path).model)
+    ids = torch.randint(0, 40, (2, 24))
+    with torch.no_grad():
+        assert (whole.eval()(ids).logits - logits(ours, ids)).abs().max() < 1e-5
+
+
+class Bare(nn.Module):
+    """A GPT under the bare names of its parts, whose forward returns what ``shape`` makes of it."""
+
+    def __init__(self, base: GPT, shape: Any) -> None:
+        super().__init__()
+        self.wte, self.wpe = base.transformer.wte, base.transformer.wpe
+        self.h, self.ln_f, self.shape = base.transformer.h, base.transformer.ln_f, shape
+
+    def forward(self, ids: Tensor) -> Any:
+        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
+        for block in self.h:
+            x = block(x)
+        return self.shape(self, self.ln_f(x))
+
+
+def test_own_module_may_return_hidden_states_or_logits() -> None:
+    for shape in (lambda _, x: (x, None), lambda module, x: x @ module.wte.weight.T):
+        assert same_tensors(adopt(Bare(make_model(n_head=4), shape), "own"), make_model(n_head=4))
+    with pytest.raises(UserError, match="other logits"):
+        adopt(Bare(make_model(n_head=4), lambda _, x: 2 * x), "own")
+
+
+def test_untied_model_without_head_is_refused_as_in_files(tmp_path: Path) -> None:
+    body = hf(tie_word_embeddings=False).transformer
+    body.save_pretrained(tmp_path)
+    for read in (lambda: adopt(body, "theirs"), lambda: huggingface.read(tmp_path)):
+        with pytest.raises(UserError, match="tie_word_embeddings is false"):
+            read()
+
+
 @pytest.mark.parametrize("forward", [no_residual, post_norm, doubled])
 def test_another_block_is_refused(forward: Any) -> None:
     with pytest.raises(UserError, match="other logits"):
@@ -135,6 +178,7 @@ def test_heads_and_gelu_of_min_gpt_are_found(shape: Any) -> None:
         (lambda x: None, "NoneType"),
         (lambda x: x[0], "no logits"),
         (lambda x: 1 / 0, "ZeroDivision"),
+        (lambda x: x.sum(), "no logits"),
     ],
 )
 def test_what_returns_no_logits_is_refused(shape: Any, said: str) -> None:

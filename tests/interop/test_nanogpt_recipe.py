@@ -39,7 +39,7 @@ warmup_iters = 100
 
 def config(folder: Path, text: str) -> Path:
     path = folder / "config.py"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
     return path
 
 
@@ -147,6 +147,7 @@ def test_machine_settings(tmp_path: Path) -> None:
         ("bias = 1", "bias = 1 should be of type bool"),
         ("x = " + "(" * 5000 + ")" * 5000, "not Python source"),
         ("n_head = 5", "does not divide"),
+        ("n_head = 6 # caf\udce9", "is not UTF-8 text (byte 16)"),
     ],
 )
 def test_what_cannot_be_converted_is_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -83,6 +83,50 @@ def test_added_tokens_keep_their_ids_and_their_rows(tmp_path: Path, target: str)
     assert check.facts["tokenizer_text_equal"]
 
 
+@pytest.mark.parametrize(("target", "reads_bytes"), [("hf", True), ("onnx", True), ("gguf", False)])
+def test_added_tokens_that_a_library_decodes_otherwise_are_named(
+    tmp_path: Path, target: str, reads_bytes: bool
+) -> None:
+    library = bpe.train(290, [TEXT]).backend
+    library.add_tokens(["Café", "日本", "naĂ"])
+    tokenizer = HuggingFaceTokenizer(json.loads(library.to_str()))
+    cafe, naa = (tokenizer.encode(text)[0] for text in ("Café", "naĂ"))
+    assert tokenizer.taken_for_bytes() == {cafe: b"Caf\xe9", naa: b"na\x02"}
+    source, said = exportable(tokenizer, activation="gelu_tanh"), []
+    for package in (NEEDS[target], *exporting.TARGETS[target].packages):
+        pytest.importorskip(package)
+    artefacts = exporting.export(source, target, tmp_path, said.append, quantizations=["f32"])
+    (check,) = exporting.verify_all(source, artefacts, quiet)
+    assert check.problems == []
+    assert check.facts["tokenizer_same_ids"]
+    named = check.facts.get("tokenizer_text_differs_only_in")
+    assert named == (["Café", "naĂ"] if reads_bytes else None)
+    assert check.facts["tokenizer_round_trip"] is not reads_bytes
+    phrase = f"'Café' (id {cafe}) as 'Caf\ufffd' and 'naĂ' (id {naa}) as 'na\\x02'"
+    assert any(phrase in line for line in said) is reads_bytes
+    if target == "hf":
+        card = (tmp_path / "hf" / "README.md").read_text()
+        assert phrase in card.replace("`", "")
+        assert "DIFFER" not in card
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_another_text_is_a_failure_though_a_token_is_decoded_otherwise(
+    tmp_path: Path, wrong: bool
+) -> None:
+    library = bpe.train(290, [TEXT]).backend
+    library.add_tokens(["Café"])
+    source = exportable(HuggingFaceTokenizer(json.loads(library.to_str())))
+    expected = verify.reference(source)
+    assert expected.decoded_otherwise.endswith("Caf\ufffd")
+    (tmp_path / "answer.json").write_text(json.dumps({"runtime": "x", "greedy": expected.greedy}))
+    np.save(tmp_path / "logits.npy", expected.logits)
+    np.save(tmp_path / "ids.npy", expected.ids)
+    decoded = expected.decoded_otherwise + "?" * wrong
+    (tmp_path / "decoded.txt").write_bytes(decoded.encode())
+    assert len(compare.compare(expected, tmp_path, "hf", "").problems) == wrong
+
+
 @pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
 def test_added_token_that_llama_cpp_would_match_otherwise_is_refused(
     tmp_path: Path, flag: str
@@ -91,6 +135,15 @@ def test_added_token_that_llama_cpp_would_match_otherwise_is_refused(
     value["added_tokens"][-1][flag] = True
     with pytest.raises(UserError, match=rf"'question;' has {flag}"):
         exporting.export(exportable(HuggingFaceTokenizer(value)), "gguf", tmp_path, quiet)
+
+
+def test_context_of_one_token_is_proved_without_greedy_texts(tmp_path: Path) -> None:
+    source = exportable(bias=False, block_size=1, n_layer=1)
+    (check,) = proved(source, "hf", tmp_path)
+    assert check.problems == []
+    assert check.facts["greedy_texts"] == 0
+    with pytest.raises(UserError, match="context is 1 token"):
+        exporting.export(source, "gguf", tmp_path, quiet)
 
 
 def test_changed_weight_and_dropped_spaces_are_caught(tmp_path: Path) -> None:
@@ -111,6 +164,18 @@ def test_changed_weight_and_dropped_spaces_are_caught(tmp_path: Path) -> None:
     assert "the tokenizer does not decode its ids to the same text" in check.problems
     assert "**failed**" in (artefact.path / "README.md").read_text()
     assert json.loads((artefact.path / "verify.json").read_text())["passed"] is False
+
+
+def test_long_texts_reach_llama_cpp_in_pieces_with_the_same_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = exportable(bpe.train(290, [TEXT]), activation="gelu_tanh", n_layer=1)
+    monkeypatch.setattr(verify, "_PIECE", (1 << 16) + 9)
+    words = "To be, or not to be: that is the question; " * 4000
+    monkeypatch.setattr(verify, "_random_text", lambda *_: words)
+    (check,) = proved(source, "gguf", tmp_path, quantizations=("f32",))
+    assert check.problems == []
+    assert check.facts["tokenizer_characters"] == len(words)
 
 
 def test_runtime_that_fails_is_a_failure(tmp_path: Path) -> None:

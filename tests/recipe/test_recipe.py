@@ -75,6 +75,11 @@ def test_each_kind_of_mistake(tmp_path: Path, text: str, expected: str) -> None:
     assert expected in problems(write(tmp_path, text))
 
 
+@pytest.mark.parametrize("text", ["[{}]\na = 1\n", "[model]\n{} = 1\n", "[run]\nmodel.{} = 1\n"])
+def test_endless_names_are_shortened(tmp_path: Path, text: str) -> None:
+    assert len(problems(write(tmp_path, text.format("x" * 5000)))) < 400
+
+
 def test_a_run_of_another_version_is_recognised(tmp_path: Path) -> None:
     path = write(tmp_path, "[log]\ncolour = 3\n", "recipe.toml")
     assert "another version" not in problems(path)

@@ -146,12 +146,13 @@ def test_draws_are_settled_but_for_ties_of_the_best_two(sampling: Sampling) -> N
     assert np.mean(settled) > 0.99
 
 
-def test_a_logit_that_is_nan_is_refused() -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_logit_that_is_not_finite_is_refused(value: float) -> None:
     """A checkpoint can hold weights that diverged."""
     spoilt = logits(1)
-    spoilt[3] = np.nan
+    spoilt[3] = value
     for temperature in (0.0, 1.0):
-        with pytest.raises(UserError, match="logits are NaN"):
+        with pytest.raises(UserError, match="logits are not finite"):
             next_token(spoilt, 1, Sampling(temperature=temperature))
 
 

@@ -99,7 +99,7 @@ def test_a_text_cut_in_two_in_small_blocks(
     path.write_bytes(gzip.compress(text.encode()))
     data = made_from(path, tmp_path / "set", tokenizer=vocabularies[name],
                      val_fraction=val_fraction)  # fmt: skip
-    cut = int(len(text) * (1 - val_fraction))
+    cut = data.manifest.train.characters
     for part, made in zip((text[:cut], text[cut:]), both(data), strict=True):
         assert made.bytes == len(part.encode())
         assert made.sha256 == hashlib.sha256(part.encode()).hexdigest()
@@ -122,6 +122,21 @@ def test_any_text_is_proved(texts: list[str], kind: str, eot: bool, rule: str) -
         except UserError:  # one side is empty
             return
         assert sum(made.bytes for made in both(data)) == len("".join(texts).encode())
+
+
+@pytest.mark.parametrize(("val_fraction", "kept"), [(0.09, 36), (0.08, 37), (0.5, 20)])
+def test_a_cut_within_a_short_document_is_moved_between_documents(
+    val_fraction: float, kept: int, tmp_path: Path
+) -> None:
+    path = records(tmp_path / "r.jsonl", ["abcdefgh"] * 40)
+    asked = {"tokenizer": "bpe:300", "split": "tail"}
+    whole = made_from(path, tmp_path / "whole", **asked, val_fraction=0.0)
+    data = made_from(path, tmp_path / "set", **asked, val_fraction=val_fraction)
+    assert [*data.train, *data.val] == whole.train.tolist()
+    assert data.manifest.train.characters == 8 * kept
+    assert data.train[-1] == data.tokenizer.eot
+    assert data.manifest.val.documents == 40 - kept
+    assert sum(made.end_of_text for made in both(data)) == 39
 
 
 def test_losses_are_counted_by_cause(vocabularies: dict[str, str], tmp_path: Path) -> None:

@@ -56,11 +56,39 @@ def test_every_dialect_is_read_back(
     rows = [["text", "id"], *([cell, str(i)] for i, cell in enumerate(cells))]
     rows = [row[::-1] for row in rows] if last else rows
     text = written(rows, delimiter=delimiter, quotechar=quote, quoting=quoting, lineterminator=end)
+    assume(quote in text or '"' not in text)  # nothing shows that this one is no quote
     assert read(text, tabs=last) == cells
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_quotes_here_and_there(quote: str) -> None:
+    rows = ["1,'hello, ''world'''", "2,'foo'", "3,it is late", "4,don_t", "5,", "6,'a\nb'"]
+    cells = ["hello, 'world'", "foo", "it is late", "don_t", "a\nb"]
+    text = "\n".join(["id,text", *rows, ""]).replace("'", quote)
+    # A mark within a cell that has none around it is text.
+    assert read(text.replace("_", "'")) == [
+        cell.replace("'", quote).replace("_", "'") for cell in cells
+    ]
+
+
+def test_single_quotes_are_not_seen_where_double_ones_are_broken() -> None:
+    rows = ["id,text", '1,"said, ""so"""', "2,'tis", '3,"open" end', "4,'all'", ""]
+    assert read("\n".join(rows), "skip") == ['said, "so"', "'tis", "'all'"]
+    # Nor where they are part of every text.
+    assert read("id,text\n1,'Yes'\n2,'No'\n\n") == ["'Yes'", "'No'"]
+
+
+def test_excels_line_about_the_separator_is_no_row() -> None:
+    for end in ("\n", "\r\n"):
+        text = end.join(["sep=;", "id;text", "1;one, two", "2;three", "3;a;b", ""])
+        assert read(text, "skip") == ["one, two", "three"]
+        with pytest.raises(UserError, match="line 5: 3 columns"):
+            read(text)
 
 
 @settings(max_examples=40)
 @given(st.lists(CELLS, min_size=1, max_size=9), st.sampled_from(",;\t|"), st.booleans())
+@example(["'", "'"], ",", False)
 def test_escaped_quotes_are_read_back(cells: list[str], delimiter: str, all_quoted: bool) -> None:
     # Without an escaped quote nothing tells this dialect from the usual one.
     cells = [*cells, 'said "so"']

@@ -3,6 +3,7 @@
 import functools
 import io
 
+import families
 import numpy as np
 import pytest
 import regex
@@ -128,6 +129,15 @@ def kinds() -> list[Tokenizer]:
     checked = bpe.HuggingFaceTokenizer(value)
     assert checked.cut_rule == "checked"
     return [CharTokenizer.of_text("".join(ATOMS)), ByteTokenizer(), trained, checked]
+
+
+def test_a_token_that_begins_at_the_end_of_a_block_is_not_cut() -> None:
+    made = families.ours("byte-level, added tokens")
+    for size in range(1, 60):
+        text = "x" * size + " naïve café and more. " * 30
+        ids = [made.encode(chunk) for chunk in chunks(text, cuts.cutter(made))[0]]
+        assert len(ids) > 1
+        assert [id for chunk in ids for id in chunk] == made.encode(text)
 
 
 def test_gpt2_chunks_encode_to_the_whole(asset_cache) -> None:

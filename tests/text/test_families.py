@@ -98,6 +98,18 @@ def test_any_ids_are_streamed_as_they_are_decoded(family: str, data: st.DataObje
     ).replace("\ufffd", "?")
 
 
+@pytest.mark.parametrize("family", ["unigram, byte fallback", "sentencepiece, byte fallback"])
+def test_whole_characters_of_a_broken_run_are_kept_here_and_lost_in_the_library(
+    family: str,
+) -> None:
+    made = ours(family)
+    id_of = {byte: id for id, byte in made.byte_ids.items()}
+    ids = [*made.encode("a"), *(id_of[byte] for byte in "é".encode() + b"\xff" + "日".encode())]
+    start = made.decode(ids[:-6])
+    assert text_of(made, ids) == start + "é\ufffd日"
+    assert library(family).decode(ids, skip_special_tokens=False) == start + "\ufffd" * 6
+
+
 def mistakes(made: Tokenizer, ids: list[int]) -> list[bool]:
     """Whether each id is a byte that belongs to no whole character."""
     broken = [id in made.byte_ids for id in ids]
@@ -131,7 +143,7 @@ def test_the_bytes_of_tokens_add_up_to_the_text(family: str, text: str) -> None:
     val_fraction=st.sampled_from([0.1, 0.5, 0.77]),
     block=st.sampled_from([64, 1 << 19]),
 )
-def test_both_parts_of_a_split_are_encoded_from_their_own_bytes(
+def test_both_parts_of_a_split_are_encoded_from_their_own_bytes_and_are_the_whole(
     family: str, middle: str, val_fraction: float, block: int, tmp_path: Path
 ) -> None:
     text = "The quick fox. " * 3 + middle + " Hello, don't stop here. " * 4
@@ -145,11 +157,23 @@ def test_both_parts_of_a_split_are_encoded_from_their_own_bytes(
         patch.setattr(cuts, "HEAD", 16)
         request = Request((str(source),), tokenizer=kind, val_fraction=val_fraction)
         made = prepare.prepare(request, out=tmp_path / "set", force=True)
+        request = Request((str(source),), tokenizer=kind, val_fraction=0)
+        whole = prepare.prepare(request, out=tmp_path / "whole", force=True)
     data = tokens.open_data(made.folder, verify=True)
-    cut = int(len(text) * (1 - val_fraction))
+    wanted, cut = int(len(text) * (1 - val_fraction)), data.manifest.train.characters
+    encode = data.tokenizer.encode
+    reach = min(wanted, len(text) - wanted) // 2
+    assert abs(cut - wanted) <= reach
+    if [*data.train, *data.val] != tokens.open_data(whole.folder).train.tolist():
+        assert cut == wanted
+        parts = ((text[:at], text[at:]) for at in range(wanted - reach, wanted + reach + 1))
+        # In small blocks only the one that is cut is looked at.
+        assert block == 64 or not any(encode(a) + encode(b) == encode(text) for a, b in parts)
+    elif cut != wanted:  # nanoGPT's own cut would have changed the tokens
+        assert encode(text[:wanted]) + encode(text[wanted:]) != encode(text)
     for split, part in (("train", text[:cut]), ("val", text[cut:])):
         info = getattr(data.manifest, split)
-        assert getattr(data, split).tolist() == data.tokenizer.encode(part)
+        assert getattr(data, split).tolist() == encode(part)
         assert (info.bytes, info.characters) == (len(part.encode()), len(part))
         if family in LOSSLESS:
             assert text_of(data.tokenizer, getattr(data, split).tolist()) == part

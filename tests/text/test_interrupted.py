@@ -14,7 +14,7 @@ import pytest
 from programs import LIMIT
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import prepare, splits, tokens
+from nanogpt_cli.text import look, prepare, splits, tokens
 from nanogpt_cli.text.prepare import Request
 
 OLD, NEW = "the old text, many times. " * 40, "a new text, written over it. " * 50
@@ -57,20 +57,20 @@ KILLED_AT_EVERY_STEP = """
         step += 1
         if REPLACE:
             Path(source).write_text(OLD)
-            prepare.prepare(request, out=Path(out))
+            prepare.prepare(request, out=Path(out), force=True)
         else:
             shutil.rmtree(out, ignore_errors=True)
         Path(source).write_text(NEW)
         child = os.fork()
         if child == 0:
             left = step
-            prepare.prepare(request, out=Path(out), workers=1)
+            prepare.prepare(request, out=Path(out), workers=1, force=True)
             os._exit(0)
         died = os.waitpid(child, 0)[1] != 0
         states.append(check(step))
         if not died:
             break
-    prepare.prepare(request, out=Path(out))
+    prepare.prepare(request, out=Path(out), force=True)
     states.append(check(0))
     left_over = [p.name for p in Path(out).parent.iterdir() if p.name.startswith(".tmp-")]
     print(states, left_over, sep="|")
@@ -104,7 +104,7 @@ def test_a_failed_run_leaves_the_old_set(tmp_path: Path) -> None:
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     path.write_bytes(b"new, but broken \xff text")
     with pytest.raises(UserError, match="invalid UTF-8"):
-        prepare.prepare(request, out=out)
+        prepare.prepare(request, out=out, force=True)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == [".o.lock", "a.txt", "o"]
 
@@ -177,19 +177,29 @@ def test_a_second_run_waits_and_finds_the_work_done(tmp_path: Path) -> None:
     assert results == [True]
 
 
-def test_many_runs_at_once_make_one_set(tmp_path: Path) -> None:
-    path, out = tmp_path / "a.txt", tmp_path / "o"
+@pytest.mark.parametrize("chosen", [True, False])
+def test_many_runs_at_once_make_one_set(tmp_path: Path, nanogpt_home: Path, chosen: bool) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(OLD)
+    out = tmp_path / "o" if chosen else None
+    if not chosen:  # beside the set that this one was before its text changed
+        prepare.prepare(Request((str(path),), tokenizer="char"))
     path.write_text(OLD * 200)
     code = (
         "import sys, json; from pathlib import Path; from nanogpt_cli.text.prepare import *;"
-        "made = prepare(Request((sys.argv[1],), tokenizer='char'), out=Path(sys.argv[2]));"
+        "out = Path(sys.argv[2]) if sys.argv[2:] else None;"
+        "made = prepare(Request((sys.argv[1],), tokenizer='char'), out=out);"
         "print(json.dumps(made.fresh))"
     )
-    command = [sys.executable, "-c", code, str(path), str(out)]
+    command = [sys.executable, "-c", code, str(path), *([str(out)] if out else [])]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     fresh = [json.loads(run.communicate(timeout=60)[0]) for run in runs]
     assert sorted(fresh) == [False, False, True]
-    assert tokens.open_data(out, verify=True).manifest.train.tokens == int(len(OLD) * 200 * 0.9)
+    made = out or nanogpt_home / "data" / "a-2-char"
+    assert tokens.open_data(made, verify=True).manifest.train.tokens == int(len(OLD) * 200 * 0.9)
+    if not chosen:
+        found = sorted(path.name for path in look.prepared_folders())
+        assert found == ["a-2-char", "a-char"]
 
 
 @pytest.mark.parametrize("content", ["foreign", "partly", "file"])

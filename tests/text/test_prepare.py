@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import build, cuts, pipeline, prepare, tokenizers, tokens
+from nanogpt_cli.text import build, cuts, pipeline, prepare, sources, tokenizers, tokens
 from nanogpt_cli.text.prepare import Request
 
 TEXT = "It was a dark night; naïve Zoë wrote 12 lines.\n“Really?” 日本語。\n" * 40
@@ -17,6 +18,10 @@ TEXT = "It was a dark night; naïve Zoë wrote 12 lines.\n“Really?” 日本�
 def write(path: Path, text: str = TEXT) -> Path:
     path.write_bytes(text.encode())
     return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def made_from(*inputs: object, out: Path, **options: object) -> tokens.TokenData:
@@ -193,26 +198,87 @@ def test_documents_are_compared_in_bounded_memory(monkeypatch: pytest.MonkeyPatc
     assert whole["duplicates"] == 5000 - len(set(spool["digest"].tolist()))
 
 
-def test_nothing_is_done_twice_and_changes_are_noticed(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.txt")
+def test_nothing_is_done_twice_and_nothing_whole_is_replaced(tmp_path: Path) -> None:
+    path, changed = write(tmp_path / "a.txt"), TEXT + "more"
     said: list[str] = []
 
-    def run(**options: object) -> bool:
+    def run(**options: object) -> tuple[str, bool]:
         request = Request((str(path),), tokenizer="byte", **options)  # type: ignore[arg-type]
-        return prepare.prepare(request, out=tmp_path / "o", report=said.append).fresh
+        made = prepare.prepare(request, report=said.append)
+        return made.folder.name, made.fresh
 
-    assert run()
-    assert not run()
+    assert run() == ("a-byte", True)
     path.touch()  # another time, the same bytes
-    assert not run()
-    write(path, TEXT + "more")
-    assert run()
-    assert "a.txt changed" in said[-1]
-    assert run(val_fraction=0.2)
+    assert run() == ("a-byte", False)
+    first = contents(prepare.find("a-byte"))
+    write(path, changed)
+    assert run() == ("a-2-byte", True)
+    assert said[-1].endswith(f"a-byte stays as it is: {path} changed")
+    assert run() == ("a-2-byte", False)
+    assert run(val_fraction=0.2) == ("a-3-byte", True)
     assert "val_fraction was 0.1, now 0.2" in said[-1]
-    (tmp_path / "o" / "val.bin").write_bytes(b"\0\0")
-    assert run(val_fraction=0.2)
-    assert not run(val_fraction=0.2)
+    assert contents(prepare.find("a-byte")) == first
+    assert prepare.find("a").name == "a-2-byte"  # by its name alone: what was prepared last
+    write(path)  # the text as it was has its set already
+    assert run() == ("a-byte", False)
+
+
+def test_a_damaged_set_is_made_again_in_its_place(tmp_path: Path) -> None:
+    said: list[str] = []
+    request = Request((str(write(tmp_path / "a.txt")),), tokenizer="byte")
+    for out in (None, tmp_path / "o"):
+        made = prepare.prepare(request, out=out).folder
+        (made / "val.bin").write_bytes(b"\0\0")
+        again = prepare.prepare(request, out=out, report=said.append)
+        assert (again.folder, again.fresh) == (made, True)
+        assert "val.bin has 2 bytes" in said[-1]
+        assert not prepare.prepare(request, out=out).fresh
+
+
+def test_only_force_replaces_a_set(tmp_path: Path) -> None:
+    path, out = write(tmp_path / "a.txt"), tmp_path / "o"
+    request = Request((str(path),), tokenizer="byte")
+    for place in (None, out):
+        made = prepare.prepare(request, out=place).folder
+        before = contents(made)
+        write(path, TEXT + str(place))
+        if place:
+            with pytest.raises(UserError, match=r"/o holds another set: .*a\.txt changed"):
+                prepare.prepare(request, out=place)
+        assert contents(made) == before
+        forced = prepare.prepare(request, out=place, force=True)
+        assert forced.folder == made
+        assert contents(made) != before
+        assert forced.manifest == tokens.read_manifest(made).raw
+
+
+def test_a_set_of_a_newer_version_is_never_replaced(tmp_path: Path) -> None:
+    path, out = write(tmp_path / "a.txt"), tmp_path / "o"
+    request = Request((str(path),), tokenizer="byte")
+    for place in (None, out):
+        made = prepare.prepare(request, out=place).folder
+        manifest = json.loads((made / "manifest.json").read_text()) | {"version": 99}
+        (made / "manifest.json").write_text(json.dumps(manifest))
+        if place is None:
+            assert prepare.prepare(request).folder.name == "a-2-byte"
+        else:
+            with pytest.raises(UserError, match="written by a newer version"):
+                prepare.prepare(request, out=place)
+        assert json.loads((made / "manifest.json").read_text()) == manifest
+
+
+def test_the_same_standard_input_makes_one_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = []
+    for text in (TEXT, TEXT, TEXT + "more", TEXT):
+        with write(tmp_path / "piped", text).open("rb") as pipe:
+            monkeypatch.setattr(sources, "sys", types.SimpleNamespace(stdin=pipe))
+            made = prepare.prepare(Request(("-",), tokenizer="byte"))
+        assert made.manifest == tokens.read_manifest(made.folder).raw
+        folders.append((made.folder.name, made.fresh))
+    names = ["stdin-byte", "stdin-byte", "stdin-2-byte", "stdin-byte"]
+    assert folders == list(zip(names, [True, False, True, False], strict=True))
 
 
 def test_a_new_file_in_a_folder_is_noticed(tmp_path: Path) -> None:
@@ -295,3 +361,17 @@ def test_progress_ends_at_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert seen[-1].bytes == seen[-1].total == seen[-1].tokens == path.stat().st_size
     assert [p.tokens for p in seen] == sorted(p.tokens for p in seen)
     assert len(seen) > 5
+
+
+def test_training_a_bpe_says_how_far_it_is(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{i}.txt") for i in range(8)]
+    seen: list[build.PrepareProgress] = []
+    prepare.prepare(Request((str(tmp_path),), tokenizer="bpe:270"), progress=seen.append)
+    assert list(dict.fromkeys(p.doing for p in seen)) == [
+        "reading for the BPE", "merging pairs", "tokenizing",
+    ]  # fmt: skip
+    reading = [p for p in seen if p.doing == "reading for the BPE"]
+    assert [p.bytes for p in reading] == sorted({p.bytes for p in reading})
+    assert len(reading) == len(paths)
+    size = sum(path.stat().st_size for path in paths)
+    assert reading[-1].bytes == reading[-1].total == seen[-1].bytes == seen[-1].total == size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 
 from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import cuts, documents, prepare, records, target, tokens
+from nanogpt_cli.text import certify, cuts, documents, fields, prepare, records, target, tokens
 from nanogpt_cli.text.decoding import Peekable
 from nanogpt_cli.text.documents import Reader, Tally
 from nanogpt_cli.text.prepare import Request
+from nanogpt_cli.text.receipt import notes
 from nanogpt_cli.text.sources import FileSource
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=9)
@@ -37,7 +39,8 @@ def test_arrays_are_read_record_by_record(
     rows = texts if plain else [{"id": i, "text": text} for i, text in enumerate(texts)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "BLOCK", block)
-        assert array(json.dumps(rows, indent=indent, ensure_ascii=len(texts) % 2 == 0)) == texts
+        content = json.dumps(rows, indent=indent, ensure_ascii=len(texts) % 2 == 0)
+        assert array(content) == [text for text in texts if text]
 
 
 @pytest.mark.parametrize(
@@ -63,8 +66,10 @@ def test_a_broken_array_names_the_line(text: str | bytes, reason: str) -> None:
 
 def test_bad_records_of_an_array_are_skipped_when_asked() -> None:
     tally = Tally()
-    assert array('[{"text": "a"}, 3, {"text": null}, {"text": "b"}]', "skip", tally) == ["a", "b"]
-    assert tally.skipped_records == 2
+    assert array('[{"text": "a"}, 3, {"text": []}, {"text": 4}, {"text": "b"}]', "skip", tally) == [
+        "a", "b",
+    ]  # fmt: skip
+    assert (tally.skipped_records, tally.empty_records) == (2, 1)
     assert array('["a\\ud800"]', "replace") == ["a?"]
 
 
@@ -76,7 +81,9 @@ def test_bad_records_of_an_array_are_skipped_when_asked() -> None:
         ('{"text": "one"}\n{"text": "two"}\n', ["one", "two"], 0),
         ('\ufeff{"text": "one"}', ["one"], 0),
         ('{"name": "a package"}', ['{"name": "a package"}'], 1),
-        ('{\n "text": "spread"\n}\n', ['{\n "text": "spread"\n}\n'], 1),
+        ('{\n "text": "spread"\n}\n', ["spread"], 0),
+        ('{\n "body": "spread"\n}\n', ['{\n "body": "spread"\n}\n'], 1),
+        ('{\n "text": "open"\n', ['{\n "text": "open"\n'], 1),
         ("[1, 2, 3]", ["[1, 2, 3]"], 1),
         ("[]", ["[]"], 1),
         ("no JSON at all", ["no JSON at all"], 1),
@@ -175,7 +182,7 @@ def test_a_recipe_prepares_exactly_what_it_asks_for(tmp_path: Path) -> None:
     assert said == []
     ended = prepare.ensure(asked | {"eot": True}, report=said.append)
     assert ended != by_hand
-    assert said[0] == f"{by_hand} was prepared otherwise: eot was False, now True"
+    assert said[1] == f"{by_hand} stays as it is: eot was False, now True"
     assert tokens.read_manifest(ended).eot == 256
     assert tokens.read_manifest(by_hand).eot is None  # what a person prepared stays
     del said[:]
@@ -195,8 +202,10 @@ def test_a_set_of_any_name_satisfies_a_recipe(tmp_path: Path) -> None:
     assert prepare.ready(asked) == prepare.ensure(asked, report=said.append) == made
     assert said == []
     path.write_text(path.read_text() + '99,"one more"\n')  # a changed text is noticed
-    assert prepare.ensure(asked, report=said.append) == made
-    assert "chat log.csv changed" in said[0]
+    assert prepare.ready(asked) is None
+    assert (other := prepare.ensure(asked, report=said.append)) != made
+    assert prepare.ready(asked) == other
+    assert tokens.read_manifest(made).raw["receipt"]["documents"] == 60
 
 
 def test_a_set_that_a_recipe_names_is_used_and_the_difference_said(tmp_path: Path) -> None:
@@ -259,17 +268,165 @@ def test_an_option_in_a_hint_is_quoted_as_a_shell_needs_it() -> None:
     assert documents.option("eot").startswith("--eot (")
 
 
-def test_empty_records_are_left_out_with_a_note(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text(
-        "id,text\n" + "".join(f"{i},{f'words {i}' if i % 3 else ''}\n" for i in range(60))
-    )
-    made = prepare.prepare(
-        Request((str(path),), tokenizer="byte", split="tail"),
-        out=tmp_path / "set", report=lambda _: None,
-    )  # fmt: skip
-    receipt = made.manifest["receipt"]
-    assert receipt["documents"] == 40
-    assert [found["remark"] for found in receipt["remarks"]] == [
-        "records without any text are left out"
-    ]
+def of(path: Path, **options: object) -> dict[str, Any]:
+    """The manifest of a set of bytes made from a file."""
+    request = Request((str(path),), tokenizer="byte", **options)  # type: ignore[arg-type]
+    return prepare.prepare(request, out=path.parent / f"{path.name}.set", force=True).manifest
+
+
+def text_of(path: Path, **options: object) -> str:
+    """All text of a set of bytes made from a file, split at its end."""
+    of(path, split="tail", **options)
+    data = tokens.open_data(path.parent / f"{path.name}.set")
+    return bytes([*data.train, *data.val]).decode()
+
+
+def rows_as_parquet(path: Path, rows: list[Any]) -> Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+def in_every_format(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
+    """The same records as lines, as an array and as Parquet."""
+    lines, array = folder / "a.jsonl", folder / "b.json"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    array.write_text(json.dumps(rows))
+    return [lines, array, rows_as_parquet(folder / "c.parquet", rows)]
+
+
+def test_records_without_text_are_left_out_and_counted_in_every_format(tmp_path: Path) -> None:
+    cells = [f"words {i}" if i % 3 else (None, "")[i % 2] for i in range(60)]
+    table = tmp_path / "a.csv"
+    table.write_text("id,text\n" + "".join(f"{i},{cell or ''}\n" for i, cell in enumerate(cells)))
+    for path in [table, *in_every_format(tmp_path, [{"id": 7, "text": cell} for cell in cells])]:
+        for errors in ("strict", "skip"):
+            made = of(path, errors=errors, limit=25)  # a record without text is no document
+            receipt = made["receipt"]
+            assert (receipt["documents"], receipt["skipped_records"]) == (25, 0), path.name
+            assert receipt["empty_records"] == 13
+            assert "13 record(s) without any text were left out" in notes(made)
+
+
+def test_a_single_chat_is_read_however_it_is_indented(tmp_path: Path) -> None:
+    path = tmp_path / "chat.json"
+    for indent in (None, 2):
+        path.write_text(json.dumps({"title": "one", "talk": CHAT}, indent=indent))
+        assert text_of(path, text_field="talk") == WRITTEN
+    path.write_text(json.dumps({"talk": [3]}, indent=2))
+    with pytest.raises(UserError, match=r"chat\.json: field 'talk' is an array, not text"):
+        of(path, text_field="talk")
+
+
+def test_lines_of_records_under_another_name_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text('{"text": "one"}\n' * 30)
+    assert any("its lines are records: give it a name" in note for note in notes(of(path)))
+    path.write_text('{"text": "one"}\nno record\n' * 30)
+    assert not list(notes(of(path)))
+
+
+def test_records_that_all_lack_text_are_not_called_an_empty_input(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"body": null, "text": ""}\n' * 7)
+    for field in ("text", "body"):
+        with pytest.raises(
+            UserError, match=f"the field '{field}' of all 7 records is em"
+        ) as caught:
+            of(path, text_field=field)
+        assert "--text-field (in a recipe" in caught.value.hint
+
+
+CHAT = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Two\nlines: one"},
+    {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+    {"role": "assistant", "content": "Füße"},
+]
+WRITTEN = "system: Be kind.\nuser: Two\nlines: one\nassistant: Füße\n"
+
+
+def test_chats_are_written_out_in_every_format(tmp_path: Path) -> None:
+    shared = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
+    rows = [{"id": f"number {i}", "messages": CHAT, "talk": shared} for i in range(20)]
+    rows.append({"id": "none", "messages": [], "talk": None})
+    for path in in_every_format(tmp_path, rows):
+        with pytest.raises(UserError, match=f"{path.name}.*: no (field|column) 'text'") as caught:
+            of(path)
+        assert "'id', 'messages', 'talk'; name one with --text-field messages" in caught.value.hint
+        assert text_of(path, text_field="messages") == WRITTEN * 20
+        assert text_of(path, text_field="talk") == "human: Hi\ngpt: Hello\n" * 20
+        made = of(path, text_field="talk", split="tail")
+        receipt = made["receipt"]
+        assert (receipt["documents"], receipt["chats"], receipt["empty_records"]) == (20, 20, 1)
+        assert any("20 record(s) are chats" in note for note in notes(made))
+        data = tokens.open_data(tmp_path / f"{path.name}.set")
+        assert all(certify.certify(data, split).passed for split in tokens.SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ({"role": "user"}, "message 2 has neither role and content nor from and value"),
+        ({"role": "user", "content": 3}, "'content' of message 2 is a number, not text"),
+        ({"role": None, "content": "x"}, "'role' of message 2 is null, not text"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, "a part of message 2 is no text"),
+        ("hello", "message 2 has neither"),
+    ],
+)
+def test_a_broken_message_is_named_and_costs_its_record(
+    tmp_path: Path, message: Any, reason: str
+) -> None:
+    good = [{"role": "user", "content": [{"type": "text", "text": t} for t in ("a", "b")]}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"m": m}) + "\n" for m in (good, [*good, message]) * 9))
+    with pytest.raises(UserError, match=f"line 2: field 'm': {reason}") as caught:
+        of(path, text_field="m")
+    assert "--errors skip" in caught.value.hint
+    made = of(path, text_field="m", errors="skip", split="tail")
+    assert (made["receipt"]["documents"], made["receipt"]["skipped_records"]) == (9, 9)
+    assert made["receipt"]["bytes"] == 9 * len("user: a\nb\n")
+
+
+def test_a_path_leads_into_a_record(tmp_path: Path) -> None:
+    row = {"id": 1, "a": {"b": {"c": "deep"}, "n": 3}, "a.b": "own name"}
+    for path in in_every_format(tmp_path, [*[row] * 9, row | {"a": None}]):
+        assert text_of(path, text_field="a.b.c") == "deep" * 9
+        assert text_of(path, text_field="a.b") == "own name" * 10
+        for wrong, said in (("a.b.x", "no (field|column) 'a.b.x'"), ("a", "'a' (is|holds) ")):
+            with pytest.raises(UserError, match=said) as caught:
+                of(path, text_field=wrong)
+            assert "'a.b.c'" in caught.value.hint
+        assert "--text-field a.b" in caught.value.hint
+        with pytest.raises(UserError, match=r"'a\.n' (is a number|holds int64), not text"):
+            of(path, text_field="a.n")
+
+
+@given(
+    st.recursive(
+        st.just("text"), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, min_size=1)
+    ).filter(lambda value: isinstance(value, dict))
+)
+def test_every_path_that_is_listed_leads_to_its_text(record: dict[str, Any]) -> None:
+    found = fields.texts(record)
+    assert all(fields.look_up(record, path) == text for path, text in found.items())
+    assert not fields.has(record, "".join(found) + ".x")
+
+
+def test_few_records_are_split_by_their_text(tmp_path: Path) -> None:
+    path, said = tmp_path / "a.jsonl", list[str]()
+    path.write_text("".join(json.dumps({"text": f"text number {i}. "}) + "\n" for i in range(3)))
+    for kind in ("byte", "char", "bpe:260"):
+        request = Request((str(path),), tokenizer=kind)
+        folder = prepare.prepare(request, out=tmp_path / kind, report=said.append).folder
+        data = tokens.open_data(folder)
+        assert (data.manifest.split, data.manifest.raw["receipt"]["documents"]) == ("tail", 3)
+        assert len(data.val) >= 2
+        assert "--split tail" in said[-1] or "--split tail" in said[-2]
+        assert certify.certify(data, "val").passed
+        assert not prepare.prepare(request, out=folder).fresh
+    with pytest.raises(UserError, match="the val split has 0 token") as caught:
+        of(path, split="hash")
+    assert "--split tail (in a recipe: data.split)" in caught.value.hint

@@ -141,13 +141,25 @@ def test_json_round_trip(tmp_path: Path, trained: bpe.HuggingFaceTokenizer, asse
         assert again.encode("ab") == made.encode("ab")
 
 
+def damaged(**values: object) -> str:
+    return json.dumps({"format": "nanogpt-cli tokenizer", **values})
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ("{", "not readable JSON"),
         ("[1]", "not a JSON object"),
         ('{"kind": "char"}', "not a tokenizer"),
-        ('{"format": "nanogpt-cli tokenizer", "kind": "char"}', "incomplete"),
+        (damaged(kind="char"), "characters: this key is missing"),
+        (damaged(kind="char", characters=["a", {}]), r"characters\.1: .* string"),
+        (damaged(kind="char", characters=["a", "bc"]), r"characters\.1: .* 1 character"),
+        (damaged(kind="char", characters=["a"], vocab_size=2), "vocab_size is 2, .* tokens 1"),
+        (damaged(kind="char", characters=["a"], eot=0), "eot is 0, .* tokens 1"),
+        (damaged(kind="byte", eot="end"), "eot: .* integer"),
+        (damaged(kind=["char"]), "kind: .* string"),
+        (damaged(kind="bpe:300"), "vocabulary is missing"),
+        (damaged(kind="hf", huggingface=[], eot=None), "huggingface: a table"),
         ('{"model": {"type": "no such model"}}', "model.type"),
     ],
 )

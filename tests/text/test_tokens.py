@@ -99,6 +99,18 @@ def test_a_manifest_that_was_changed_is_refused(folder: Path, change: dict[str, 
     tokens.open_data(folder)
 
 
+@pytest.mark.parametrize(
+    "change", [{"inputs": 5}, {"inputs": [None]}, {"limit": "all"}, {"val_fraction": 2}], ids=str
+)
+def test_a_request_of_other_types_is_refused(folder: Path, change: dict[str, object]) -> None:
+    path = folder / "manifest.json"
+    values = json.loads(path.read_text())
+    del values["checksum"]  # as earlier versions wrote it
+    path.write_text(json.dumps(values | {"request": values["request"] | change}))
+    with pytest.raises(UserError, match=rf"damaged: request\.{next(iter(change))}"):
+        tokens.open_data(folder)
+
+
 def test_a_set_that_lost_its_manifest_is_no_text(folder: Path) -> None:
     (folder / "manifest.json").unlink()
     for make in (
@@ -223,5 +235,6 @@ def test_no_damage_of_a_pickle_is_told_in_pythons_words(tmp_path: Path) -> None:
         except UserError as error:
             messages.append(error.message)
     assert messages
-    for words in ("index out of range", "object is not", "unhashable", "has no attribute"):
+    for words in ("index out of range", "object is not", "unhashable", "has no attribute",
+                  "codec", "invalid literal"):  # fmt: skip
         assert not any(words in message for message in messages), words

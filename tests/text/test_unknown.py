@@ -36,6 +36,13 @@ def test_policies() -> None:
     ]  # fmt: skip
 
 
+def test_a_text_in_another_script_makes_few_notes() -> None:
+    ids, notes = unknown.encode(KNOWN, "".join(map(chr, range(0x4E00, 0x5200))) + "a", "skip")
+    assert ids == KNOWN.encode("a")
+    assert len(notes) == 11
+    assert notes[-1].startswith("and 1,014 more")
+
+
 def test_a_refusal_names_few_and_counts_the_rest() -> None:
     with pytest.raises(UserError) as caught:
         unknown.encode(KNOWN, "qrsuvwxyz" + "é" * 9, "error")

@@ -190,3 +190,15 @@ def test_adamw_shared_out_to_threads_has_the_same_bits() -> None:
         second.step(n_parts=3)
     for p, q in zip(one, three, strict=True):
         assert torch.equal(p, q)
+
+
+def test_state_that_lacks_a_part_is_refused() -> None:
+    optimizers = Optimizers(model(), section(), schemes.get("gpt2"), max_steps=10)
+    name = next(iter(optimizers.names.values()))
+    other = next(n for n in optimizers.names.values() if n != name)
+    shapes = {optimizers.names[p]: p for p in optimizers.names}
+    tensors = {f"{n}.{part}": torch.zeros_like(shapes[n]) for n in (name, other)
+               for part in ("exp_avg", "exp_avg_sq")}  # fmt: skip
+    del tensors[f"{name}.exp_avg_sq"]
+    with pytest.raises(ValueError, match=r"exp_avg_sq is missing"):
+        optimizers.load_tensors(tensors)

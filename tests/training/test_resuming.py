@@ -6,34 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+import smallest
+from programs import nanogpt
 
-from nanogpt_cli import cli
 from nanogpt_cli.run import events
 from nanogpt_cli.run.follow import EventReader
 
-RECIPE = """
-[data]
-name = "toy.txt"
-tokenizer = "char"
-[model]
-n_layer = 1
-n_head = 1
-n_embd = 8
-block_size = 8
-[train]
-max_steps = 4
-batch_size = 4
-eval_every = 0
-checkpoint_every = 2
-precision = "fp32"
-device = "cpu"
-[optim]
-warmup_steps = 1
-[stats]
-budget = 0
-[sample]
-max_new_tokens = 3
-"""
+RECIPE = smallest.recipe(
+    data={"tokenizer": "char"},
+    train={"max_steps": 4, "checkpoint_every": 2},
+    stats={"budget": 0},
+    sample={"max_new_tokens": 3},
+)
 
 
 @pytest.fixture
@@ -41,19 +25,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.txt").write_text("The king slept under the trees.\n" * 60)
     (tmp_path / "toy.toml").write_text(RECIPE)
-    assert nanogpt(monkeypatch, "train", "toy.toml") == 0
+    assert nanogpt("train", "toy.toml") == 0
     return tmp_path
 
 
-def nanogpt(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr("sys.argv", ["nanogpt", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
-
-
 def test_every_change_and_the_jump_of_the_rate_are_said_before_the_first_step(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed = {
         "train.max_steps": "8", "optim.lr": "0.002", "model.dropout": "0.1",
@@ -61,7 +38,7 @@ def test_every_change_and_the_jump_of_the_rate_are_said_before_the_first_step(
     }  # fmt: skip
     sets = [word for key, value in changed.items() for word in ("--set", f"{key}={value}")]
     capsys.readouterr()
-    assert nanogpt(monkeypatch, "train", "toy", "--resume", *sets) == 0
+    assert nanogpt("train", "toy", "--resume", *sets) == 0
     said = capsys.readouterr().err
     assert "train.patience = 3 has no effect: train.eval_every = 0" in said
     log = EventReader(place / "runs" / "toy" / "events.jsonl").read_all()
@@ -84,14 +61,14 @@ def test_every_change_and_the_jump_of_the_rate_are_said_before_the_first_step(
     ],
 )
 def test_what_a_run_cannot_become_is_refused_and_nothing_is_changed(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    place: Path, capsys: pytest.CaptureFixture[str],
     sets: list[str], message: str,
 ) -> None:  # fmt: skip
     run = place / "runs" / "toy"
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     words = [word for text in ["train.max_steps=8", *sets] for word in ("--set", text)]
     capsys.readouterr()
-    assert nanogpt(monkeypatch, "train", "toy", "--resume", *words) == 2
+    assert nanogpt("train", "toy", "--resume", *words) == 2
     said = capsys.readouterr().err
     assert message in said
     assert "another version" not in said
@@ -99,21 +76,19 @@ def test_what_a_run_cannot_become_is_refused_and_nothing_is_changed(
 
 
 def test_smaller_micro_batches_of_the_same_step_are_taken(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path,
 ) -> None:
     words = ("--set", "train.max_steps=6", "--set", "train.batch_size=2")
-    assert nanogpt(monkeypatch, "train", "toy", "--resume", *words) == 0
+    assert nanogpt("train", "toy", "--resume", *words) == 0
     state = json.loads((place / "runs/toy/checkpoints/step-000006/state.json").read_text())
     assert state["recipe"]["train"]["batch_size"] == 2
     assert state["recipe"]["train"]["tokens_per_step"] == 32
 
 
-def test_samples_begin_as_the_text_does(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_samples_begin_as_the_text_does(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = EventReader(place / "runs" / "toy" / "events.jsonl").read_all()
     prompts = {event.prompt for event in log if isinstance(event, events.Sample)}
     assert prompts == {"The"}  # four tokens, half the context, in whole words
     capsys.readouterr()
-    assert nanogpt(monkeypatch, "sample", "toy", "-n", "3", "--seed", "1") == 0
+    assert nanogpt("sample", "toy", "-n", "3", "--seed", "1") == 0
     assert capsys.readouterr().out.startswith("The")

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import smallest
 import torch
 import toy_run
+from programs import nanogpt
 from toy_run import recipe
 
-from nanogpt_cli import cli, files
+from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import drawing
 from nanogpt_cli.recipe import files as recipe_files
@@ -24,24 +26,7 @@ from nanogpt_cli.training.starting import TOKEN_TABLES, Start
 from nanogpt_cli.training.trainer import Trainer
 
 ALPHABETS = {"a": "abcdefgh \n", "b": "stuvwxyz \n", "c": "stuvwxyz! \n", "d": "abcdef \n"}
-RECIPE = """
-[data]
-name = "a.txt"
-[model]
-n_layer = 1
-n_head = 1
-n_embd = 8
-block_size = 8
-[train]
-max_steps = 2
-batch_size = 4
-eval_every = 0
-checkpoint_every = 0
-precision = "fp32"
-device = "cpu"
-[optim]
-warmup_steps = 1
-"""
+RECIPE = smallest.recipe(data={"name": "a.txt"})
 
 
 def write_text(folder: Path, name: str) -> Path:
@@ -120,13 +105,6 @@ def test_unknown_tokenizers_are_said_and_shapes_named_as_settings(tmp_path: Path
     assert refused.value.hint.endswith("--set model.n_embd=16")
 
 
-def run_program(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr("sys.argv", ["nanogpt", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
-
-
 def test_every_command_that_joins_weights_and_tokens_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +112,7 @@ def test_every_command_that_joins_weights_and_tokens_refuses(
     for name in ALPHABETS:
         set_of(tmp_path, name)
     (tmp_path / "r.toml").write_text(RECIPE)
-    assert run_program(monkeypatch, "train", "r.toml", "--set", "data.name=a-char") == 0
+    assert nanogpt("train", "r.toml", "--set", "data.name=a-char") == 0
     capsys.readouterr()
     others = ("--set", "data.name=b-char")
     for words in (
@@ -145,16 +123,16 @@ def test_every_command_that_joins_weights_and_tokens_refuses(
         ("import", "hf", "--data", "b-char", "--name", "other"),
     ):
         if words[0] == "import":
-            assert run_program(monkeypatch, "export", "r", "--to", "hf", "--no-verify",
+            assert nanogpt("export", "r", "--to", "hf", "--no-verify",
                                "--out", ".") == 0  # fmt: skip
             capsys.readouterr()
         before = sorted(path.name for path in (tmp_path / "runs").iterdir())
-        assert run_program(monkeypatch, *words) == 2, words
+        assert nanogpt(*words) == 2, words
         said = capsys.readouterr().err
         assert "another tokenizer" in said, words
         assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == before
     words = ("train", "r.toml", "--from", "r", *others, "--new-tokens", "--json")
-    assert run_program(monkeypatch, *words) == 0
+    assert nanogpt(*words) == 0
     out = capsys.readouterr()
     assert json.loads(out.out)["reason"] == "finished"
     assert "begin anew" in out.err
@@ -179,14 +157,14 @@ def test_an_incident_is_replayed_with_its_own_data_only(tmp_path: Path) -> None:
 def test_the_hint_of_a_resume_with_other_data_names_them(tmp_path: Path) -> None:
     first, second = set_of(tmp_path, "a"), set_of(tmp_path, "b")
     saved = progress.data_identity(first)
-    folder = tmp_path / "runs" / "x y" / "checkpoints" / "step-000001"
-    progress.check_data(folder, saved, first)
+    run = tmp_path / "runs" / "x y"
+    progress.check_data(run, saved, first)
     with pytest.raises(UserError) as refused:
-        progress.check_data(folder, saved, second)
+        progress.check_data(run, saved, second)
     assert "--new-tokens" in refused.value.hint
     assert f"--set data.name={second.folder}" in refused.value.hint
     shutil.rmtree(tmp_path / "b-char")
     same = set_of(tmp_path, "b", "byte")
     with pytest.raises(UserError, match="other training tokens") as refused:
-        progress.check_data(folder, progress.data_identity(set_of(tmp_path, "a", "byte")), same)
+        progress.check_data(run, progress.data_identity(set_of(tmp_path, "a", "byte")), same)
     assert "--new-tokens" not in refused.value.hint
