@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli import files, shell
+from nanogpt_cli import files, foreign_files, shell
 from nanogpt_cli.bench import history, turns
 from nanogpt_cli.bench.on_gpu import process
 from nanogpt_cli.bench.on_gpu.items import ITEMS
@@ -151,7 +151,7 @@ def _chosen(only: list[str] | None) -> list[str]:
 def _check(out: Path, against: Path | None, device: str) -> None:
     if not hasattr(os, "killpg"):
         raise UserError("bench gpu ends groups of processes, which this system cannot do")
-    if out.exists():
+    if foreign_files.present(out):
         raise UserError(f"{out} exists", "name another file with --out")
     if against is not None:
         turns.script_of(against)
