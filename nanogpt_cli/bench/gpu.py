@@ -116,14 +116,20 @@ class Results:
             self._keep()
             return
         console.say(f"{name}: {ITEMS[name].about}")
+        told: process.Parts = []
+
+        def tell(parts: process.Parts) -> None:
+            for part in parts[len(told) :]:
+                console.say(f"  {part['name']}: {part['status']} {_short(part['error'])}".rstrip())
+                told.append(part)
 
         def begun(parts: process.Parts) -> None:
             self._keep({**about, "status": "running", "error": "", "parts": parts})
+            tell(parts)
 
         begun([])
         found = process.run(name, setting, limit_s, home, begun)
-        for part in found["parts"]:
-            console.say(f"  {part['name']}: {part['status']} {_short(part['error'])}".rstrip())
+        tell(found["parts"])
         self._done.append(about | found)
         self._keep()
         console.say(f"{name}: {found['status']} after {found['seconds']:.0f} s")
