@@ -184,12 +184,15 @@ def test_bad_calls_are_one_line(place: Path) -> None:
         (["train", "toy.toml", "--resume", "--from", "x"], "exclude each other"),
         (["train", "toy.toml", "--set", "model.vocab_size=3"], "smaller than the tokenizer's"),
         (["train", "toy.toml", "--set", 'log.sinks=["wandb"]'], "nanogpt-cli[wandb]"),
+        (["train", "toy.toml", "--device", "meta"], "not a device to train on"),
         (["replay", "nothing"], "no run 'nothing'"),
     ]:
         code, out, commentary = nanogpt(place, *arguments)
         assert (code, out) == (2, ""), commentary
         assert words in commentary
         assert "Traceback" not in commentary
+        # The data may take hours: what is known without it comes first.
+        assert ("preparing" in commentary) == ("vocab_size" in str(arguments))
 
 
 def test_a_restarted_job_goes_on_with_the_newest_run_or_none(tmp_path: Path) -> None:
