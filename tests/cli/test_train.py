@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import programs
@@ -17,8 +18,10 @@ from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app, jobs
 from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.training import progress
+from nanogpt_cli.training.trainer import Trainer
 
 TEXT = "the king walked under the trees while rain fell on the stone and the queen slept\n" * 120
 RECIPE = smallest.recipe(
@@ -96,6 +99,20 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     code, out, commentary = nanogpt(place, "train", "toy", "--resume", "--json", "--set", limit)
     assert code == 0, commentary
     assert json.loads(out)["step"] == last["step"] + 2
+
+
+def test_a_run_stopped_before_its_first_step_leaves_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> Iterator[events.Event]:
+        signal.raise_signal(signal.SIGINT)
+        yield from ()
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(Trainer, "_prepare", interrupted)
+    assert programs.nanogpt("train", "toy.toml") == 130
+    assert "stopped before the first step" in capsys.readouterr().err
+    assert not [*(place / "runs").iterdir()]
 
 
 def test_a_reader_that_leaves_does_not_end_the_run(place: Path) -> None:
