@@ -14,7 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import foreign_files, parsing
 from nanogpt_cli.errors import UserError, in_words
 
 # The largest vocabulary of characters takes 2 MB and 330,000 instructions, the description of GPT-2
@@ -127,8 +127,8 @@ class _Simulation:
             self._stack.append(made)
         if made.size > _LARGEST_VALUE:
             return "builds far more than it holds, by using the same values again and again"
-        if made.depth > foreign_files.DEEPEST:
-            return f"builds something nested more than {foreign_files.DEEPEST} deep"
+        if made.depth > parsing.DEEPEST:
+            return f"builds something nested more than {parsing.DEEPEST} deep"
         return ""
 
     def _take(self, opcode: pickletools.OpcodeInfo) -> list[_Value]:

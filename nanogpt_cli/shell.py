@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import parsing
 
 # What $'…' writes shorter than as a number.
 _ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\x1b": "\\e", "'": "\\'", "\\": "\\\\"}
@@ -76,7 +76,7 @@ def _is_bare(text: str) -> bool:
     if text != text.strip() or not text:
         return False
     try:
-        foreign_files.parse_toml(f"value = {text}")
+        parsing.parse_toml(f"value = {text}")
     except ValueError:
         return True
     return False

@@ -52,7 +52,7 @@ def evaluate(
     device: options.Device = "auto",
     precision: Annotated[
         Literal["auto", "fp32", "tf32", "bf16", "fp16"],
-        typer.Option("--precision", help="auto is bf16 where it is faster, else fp32."),
+        typer.Option("--precision", help="auto is bf16 where it is faster, else as in training."),
     ] = "fp32",
     certify: Annotated[
         bool,

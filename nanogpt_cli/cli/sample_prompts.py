@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import foreign_files, parsing
 from nanogpt_cli.cli import console
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import checked
@@ -86,7 +86,7 @@ def _lines(path: Path) -> list[Prompt]:
 
 def _json_string(line: str, where: str) -> str:
     try:
-        value = foreign_files.parse_json(line)
+        value = parsing.parse_json(line)
     except ValueError as error:
         raise UserError(f"{where} is not JSON: {error}") from None
     if isinstance(value, dict):

@@ -181,11 +181,13 @@ def open_session(
     tokenizer = found.require_tokenizer()
     import torch
 
+    from nanogpt_cli.machine.formats import multiplies_bf16
     from nanogpt_cli.sampling.sampler import GenerationConfig
     from nanogpt_cli.sampling.weights import Weights
 
     place = _device(device)
-    bf16 = precision == "bf16" or (precision == "auto" and place.type == "cuda")
+    native = place.type == "cuda" and multiplies_bf16(place)
+    bf16 = precision == "bf16" or (precision == "auto" and native)
     model = found.model.to(place)
     threads_open = place.type == "cpu" and not (threads or _threads_are_set())
     if threads or threads_open:

@@ -19,7 +19,7 @@ _SUMMARY: Final = {
     "grad_norm": "gradient norm of the last step, before clipping",
     "clip_share": "share of steps whose gradient was clipped",
     "tokens_per_s": "tokens per second, last measured",
-    "mfu": "share of the device's peak FLOP/s that is used", "eta_s": "seconds left",
+    "mfu": "share of the devices' peak FLOP/s that is used", "eta_s": "seconds left",
     "val_loss": "validation loss of the last evaluation",
     "best_val_loss": "lowest validation loss so far",
     "bits_per_byte": "bits per byte of text, of the last evaluation",

@@ -135,6 +135,21 @@ class Causal:
         total = sum(float(self.size @ part @ self.size) for part in self.diagonal_blocks(cosines))
         return (total / self.B - length) / (length * (length - 1))
 
+    def past(self, X: Tensor) -> Tensor:
+        """Mean variance (N,) over each query's past, for keys of covariance X (N, N)."""
+        return self.rows(X.diagonal()[None]).squeeze(0)
+
+    def score_std(self, u: Tensor, gain: float, bias: float, X: Tensor) -> float:
+        """Standard deviation of the scores of the asked queries; exact, however large it is.
+
+        Args:
+            u: (N,) variance of each query's score with a key of variance 1.
+            gain, bias: keys have covariance gain·X + bias.
+            X: (N, N).
+        """
+        weight = self.count.repeat(self.B) * self.asked
+        return math.sqrt(float((u * (gain * self.past(X) + bias) * weight).sum() / weight.sum()))
+
     def mean_entropy(self, entropy: Tensor) -> float:
         """Mean of (N,) entropies over ln t, over the asked positions t ≥ 2; 1 if there is none."""
         weight = self.asked * (self.log_count > 0)
@@ -186,11 +201,8 @@ class Expanded:
         self, causal: Causal, X: Tensor, u: Tensor, key: float, unit: float, bias: float
     ) -> None:
         self.causal, self.X, self.u, self.key, self.unit = causal, X, u, key, unit
-        past = causal.rows(X.diagonal()[None]).squeeze(0)  # mean variance over a query's past
-        weight = causal.count.repeat(causal.B) * causal.asked
-        variance = float((u.diagonal() * (key * past + bias) * weight).sum() / weight.sum())
-        self.score_std = math.sqrt(variance)
-        within = u.diagonal() * key * (past - self.mean.diagonal())
+        self.score_std = causal.score_std(u.diagonal(), key, bias, X)
+        within = u.diagonal() * key * (causal.past(X) - self.mean.diagonal())
         self.entropy = causal.mean_entropy(causal.log_count - within / 2)
 
     @cached_property
@@ -267,9 +279,8 @@ class Sampled:
         self.weights, entropy = causal_softmax(scores + (inside / 2 + log_seen).tril_())
         entropy += (self.weights * (log_seen - inside / 2)).sum(-1)
         self.entropy = causal.mean_entropy(entropy.mean(0).double().view(-1))
-        asked = (seen * causal.asked.float().view(causal.B, causal.T, 1)).double()
-        square = (scores.square() + inside).mean(0).double()
-        self.score_std = math.sqrt(float((square * asked).sum() / asked.sum()))
+        u = scale**2 * head_size * (q[0] * X.diagonal() + q[1])
+        self.score_std = causal.score_std(u, *k, X)
 
     def _draw(self, root: Tensor, gain: float, bias: float) -> Tensor:
         """(heads, B, T, head_size) channels of covariance gain·rootᵀroot + bias."""

@@ -233,7 +233,7 @@ class Recursion:
         """Propagate Γ from the loss to the embedding, recording RMS and weight gradients."""
         config, out = self.config, self.out
         out.weight_grad = {name: [] for name in ("c_attn", "attn_proj", "fc", "mlp_proj")}
-        G = self._loss_gradient() * (self.head * config.multipliers.output**2)
+        G = self._loss_gradient(C) * (self.head * config.multipliers.output**2)
         G = G / self._scale(C.diagonal())
         out.grad_rms.append(self._rms(G))
         for layer in reversed(range(config.n_layer)):
@@ -243,17 +243,27 @@ class Recursion:
         for values in (out.grad_rms, *out.weight_grad.values()):
             values.reverse()
 
-    def _loss_gradient(self) -> Tensor:
-        """Inner products of p - onehot(target) between tokens, over N².
+    def _loss_gradient(self, C: Tensor) -> Tensor:
+        """Inner products of (p - onehot(target))·W between tokens, over N² and E[W_v·W_v].
 
-        p is uniform except for the token just read.
+        All p but that of the token just read are those of Gaussian logits, as correlated between
+        two positions as their streams: Σ p_v p'_v is then exp(σ²ρ)/V, and because p prefers the
+        rows of W that point along its stream, Σ p_v p'_w W_v·W_w over different rows is not 0.
+        Against measurements at a vocabulary of 65, weight gradients are within 5 %; of 10, within
+        15 %; of 2 and 1 they are wrong.
+
+        Args:
+            C: (N, N) covariance of the last residual stream.
         """
         V, N = self.config.vocab_size, len(self.idx)
         own = self.out.own_logit
         share = 1 / (1 + (V - 1) * math.exp(-own))  # p of the token just read
         cross = (self.idx[:, None] == self.targets).double()
+        along = self.head * self.config.multipliers.output**2 * self._normalise(C, 1.0)
+        # At most 1: two hot distributions agree on one word at the most.
+        others = ((self.config.n_embd * along).clamp(max=math.log(V)).exp() - 2) / V + along
         G = _equal(self.targets) + share**2 * _equal(self.idx)
-        return (G - share * (cross + cross.T) - (1 - share) ** 2 / V) / N**2
+        return (G - share * (cross + cross.T) + (1 - share) ** 2 * others) / N**2
 
     def _back_mlp(self, G: Tensor, layer: int) -> Tensor:
         w, config = self.blocks[layer], self.config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from nanogpt_cli import recipe
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.machine.formats import multiplies_bf16
 
 # Dense bf16 matmul peaks in FLOP/s from the vendors' data sheets, by a part of the device's name.
 PEAK_FLOPS = {
@@ -24,6 +24,9 @@ PEAK_FLOPS = {
     "RTX 4090": 165e12,
     "RTX 3090": 71e12,
 }
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+# The first compute capability with tensor cores (Volta).
+_TENSOR_CORES = (7, 0)
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,15 @@ class Device:
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context for forward passes."""
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        if dtype is None:
+        if self.precision not in _HALF:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=dtype)
+        return torch.autocast(self.device.type, dtype=_HALF[self.precision])
+
+    def no_autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The context for products within ``autocast`` that keep the format of their operands."""
+        if self.precision not in _HALF:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, enabled=False)
 
     @property
     def eager_cpu(self) -> bool:
@@ -64,10 +72,8 @@ class Device:
     @property
     def muon_dtype(self) -> torch.dtype:
         """Dtype of Muon's Newton-Schulz iteration: bf16 where the hardware has it, else fp32."""
-        if self.device.type == "cpu":
-            native = self.precision == "bf16" and cpu_multiplies_bf16()
-            return torch.bfloat16 if native else torch.float32
-        return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        wanted = self.device.type == "cuda" or self.precision == "bf16"
+        return torch.bfloat16 if wanted and multiplies_bf16(self.device) else torch.float32
 
     def place(self, ids: Tensor) -> Tensor:
         """Copy a tensor of the host to the device; on CUDA without waiting for earlier work."""
@@ -90,13 +96,13 @@ def choose(train: recipe.Train) -> Device:
         UserError: the recipe asks for a device or format this machine lacks.
     """
     device = named(train.device)
-    precision = _precision(train.precision, device)
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     notes: list[str] = []
+    precision = _precision(train, device, notes)
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     compiled = _compile(train.compile, device, notes)
     if train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(True)  # Inductor follows it
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     peak = None
     if precision in ("bf16", "fp16"):
@@ -134,21 +140,23 @@ def named(wanted: str) -> torch.device:
     return device
 
 
-def _precision(wanted: str, device: torch.device) -> str:
-    if wanted != "auto":
-        return wanted
-    if device.type == "cpu":
-        return "bf16" if cpu_multiplies_bf16() else "fp32"
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-
-
-@functools.cache
-def cpu_multiplies_bf16() -> bool:
-    """Whether this processor has bfloat16 instructions (AVX512-BF16 or AMX).
-
-    Without them bfloat16 products are emulated, many times slower than float32.
-    """
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+def _precision(train: recipe.Train, device: torch.device, notes: list[str]) -> str:
+    chosen, native = train.precision, multiplies_bf16(device)
+    if chosen not in ("auto", "bf16"):
+        return chosen
+    if native or device.type != "cuda":
+        return "bf16" if native or chosen == "bf16" else "fp32"
+    why = "this GPU has no bf16 arithmetic"
+    if chosen == "bf16":
+        why += ", so it is emulated, which is slow"
+    elif torch.cuda.get_device_capability(device) < _TENSOR_CORES:
+        chosen = "fp32"
+    elif train.parallel == "fsdp":
+        chosen, why = "fp32", f'{why}, and fp16 does not work with train.parallel = "fsdp"'
+    else:
+        chosen = "fp16"
+    notes.append(f"{chosen}: {why}")
+    return chosen
 
 
 def _compile(wanted: bool | str, device: torch.device, notes: list[str]) -> bool:

@@ -196,9 +196,9 @@ def shard(
 ) -> None:
     """Split every parameter of ``model`` over all ranks (FSDP2), in place.
 
-    In bf16 the blocks' weights are gathered in bf16, as which their products take them anyway;
-    gradients are summed in float32. Embeddings, the last LayerNorm and the head stay in float32,
-    so that nothing is rounded that a single process does not round.
+    On GPUs in bf16 the blocks' weights are gathered in bf16, as which their products take them
+    anyway (and the gains of LayerNorm, which a single process does not round); gradients are summed
+    in float32. Embeddings, the last LayerNorm and the head stay in float32.
 
     Args:
         model: the model to split.
@@ -223,7 +223,8 @@ def shard(
         )
     mesh = init_device_mesh(device.device.type, (dist.get_world_size(),))
     policy = MixedPrecisionPolicy()
-    if device.precision == "bf16":
+    # A CPU's layer_norm takes no gains of another format than its input.
+    if device.precision == "bf16" and device.device.type == "cuda":
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )

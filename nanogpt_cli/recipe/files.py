@@ -13,7 +13,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from nanogpt_cli import foreign_files, places, shell
+from nanogpt_cli import foreign_files, parsing, places, shell
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.printable import checked
 from nanogpt_cli.recipe import problems
@@ -227,8 +227,8 @@ def _settle_init(draft: _Draft, scheme: bool, choice: bool) -> None:
 def _parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The values of a TOML file and the line of each key."""
     try:
-        text = foreign_files.read_text(path, foreign_files.LARGEST_RECIPE)
-        return foreign_files.parse_toml(text), _line_numbers(text)
+        text = foreign_files.read_text(path, parsing.LARGEST_RECIPE)
+        return parsing.parse_toml(text), _line_numbers(text)
     except ValueError as error:
         raise UserError(f"{path} is not valid TOML: {error}", _own_text(path)) from None
     except UserError as error:
@@ -299,7 +299,7 @@ def _home_of(key: str, given: str, draft: _Draft) -> str:
 
 def _toml_value(key: str, literal: str) -> Any:
     try:
-        return foreign_files.parse_toml(f"value = {literal}")["value"]
+        return parsing.parse_toml(f"value = {literal}")["value"]
     except tomllib.TOMLDecodeError:
         return literal
     except ValueError as error:

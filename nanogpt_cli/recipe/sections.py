@@ -130,7 +130,9 @@ class Train(Section):
     keep: Positive = Field(2, description="Newest checkpoints kept (the best one stays too).")
     keep_every: Count = Field(0, description="Also keep multiples of this step; 0: none.")
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = Field(
-        "auto", description="auto: bf16 where the device multiplies it natively, else fp32."
+        "auto",
+        description="auto: bf16 where the device multiplies it natively, fp16 on older GPUs with "
+        "tensor cores, else fp32.",
     )
     compile: bool | Literal["auto"] = Field(
         "auto", description="torch.compile; auto: on CUDA if it works; if not, the run says why."

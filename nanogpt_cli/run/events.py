@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from nanogpt_cli.foreign_files import parse_json
+from nanogpt_cli.parsing import parse_json
 from nanogpt_cli.printable import json_escaped
 
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -33,6 +33,7 @@ class RunStarted(Event):
     """The trainer is ready for its first step. ``step`` > 0 means resumed after that step.
 
     On resume every earlier event with a step greater than ``step`` is void: it will be repeated.
+    ``peak_flops`` is that of one device, of which each of the ``processes`` has one.
     """
 
     type: ClassVar[str] = "run_started"
@@ -50,6 +51,7 @@ class RunStarted(Event):
     n_layer: int = 0
     flops_per_token: float = 0.0
     peak_flops: float | None = None
+    processes: int = 1
     recipe: Mapping[str, Any] = field(default_factory=dict)
     # Statistic name -> expected value per layer at initialisation (see ``init/theory.py``).
     expected: Mapping[str, Any] = field(default_factory=dict)

@@ -60,18 +60,22 @@ class Replay:
         return self._logits.clone()
 
     def _captured(self) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        current = torch.cuda.current_stream()
-        try:
-            # Libraries initialise themselves in their first calls, which a capture forbids.
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                for _ in range(2):
-                    self.step(self.tokens, self.positions)
-            current.wait_stream(side)
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._logits = self.step(self.tokens, self.positions)
-        finally:
-            torch.cuda.set_stream(current)  # an aborted capture leaves its own stream current
+        """The step as a graph on the buffers' device, which need not be the current one."""
+        device = self.tokens.device
+        with torch.cuda.device(device):
+            graph = torch.cuda.CUDAGraph()
+            # The capture's own default stream belongs to the device of the process's first capture.
+            side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            current = torch.cuda.current_stream(device)
+            try:
+                # Libraries initialise themselves in their first calls, which a capture forbids.
+                side.wait_stream(current)
+                with torch.cuda.stream(side):
+                    for _ in range(2):
+                        self.step(self.tokens, self.positions)
+                current.wait_stream(side)
+                with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                    self._logits = self.step(self.tokens, self.positions)
+            finally:
+                torch.cuda.set_stream(current)  # an aborted capture leaves its own stream current
         return graph

@@ -4,7 +4,8 @@ Two paths give the same tokens. The naive one runs the module on the whole conte
 and sequence, as nanoGPT's ``generate`` does. The cached one (``sampling.decode``) differs from it
 by rounding only; where rounding could change a draw (``filters.settled_token``), it takes that
 position's logits from the naive path. The tokens are therefore identical as long as the float32
-logits of the two paths differ by less than ``RELATIVE_TOLERANCE`` allows.
+logits of the two paths differ by less than ``RELATIVE_TOLERANCE`` allows. Both paths multiply in
+full float32, also within a run that allows TF32, whose 10 bits would make nearly every draw a tie.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from nanogpt_cli.machine.formats import full_float32
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.sampling import filters
 from nanogpt_cli.sampling.decode import Decoder, window_start
@@ -101,6 +103,7 @@ class GenerationConfig:
     weights: Weights | None = None
 
 
+@full_float32()
 @torch.inference_mode()
 def reference_logits(model: GPT, window: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Logits (V,) float32 after ``window`` from the module itself: the slow reference.
@@ -217,6 +220,7 @@ class _Cached:
         self.block_size, self.stride = model.config.block_size, _stride(model, generation)
         self.slots: list[_Sequence] = []
 
+    @full_float32()
     def logits(self, active: Sequence[_Sequence]) -> list[Any]:
         self._assign(active)
         fresh: dict[int, list[int]] = {}  # slots to fill anew, by window length

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from nanogpt_cli.errors import UserError, nearest
-from nanogpt_cli.foreign_files import parse_first, parse_json
+from nanogpt_cli.parsing import parse_first, parse_json
 from nanogpt_cli.text import fields
 from nanogpt_cli.text.decoding import Peekable, decode
 from nanogpt_cli.text.documents import (

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import files, foreign_files
+from nanogpt_cli import files, foreign_files, parsing
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import build, tokens
@@ -140,7 +140,7 @@ def recorded_sources(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _source_row(line: str) -> dict[str, Any]:
     """A line of ``sources.jsonl``; raises ``ValueError`` for any other."""
-    row = foreign_files.parse_json(line)
+    row = parsing.parse_json(line)
     kinds = {"path": str, "size": int, "mtime_ns": int | None, "sha256": str}
     if not isinstance(row, dict) or not all(
         key in row and isinstance(row[key], kind) for key, kind in kinds.items()

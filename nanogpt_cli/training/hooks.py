@@ -286,7 +286,7 @@ def rehearse(
             losses=stepper.token_losses,
         )  # fmt: skip
     if spec.recipe.stats.budget or spec.recipe.stats.every:
-        collector.activations()
+        collector.rehearse()
     yield from samples.rehearse()
     if spec.folder and state.saved_step < 0:
         trial = RunFolder(spec.folder.path / ".tmp-rehearsal")

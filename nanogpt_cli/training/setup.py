@@ -129,6 +129,7 @@ def describe(spec: RunSpec, stepper: Stepper, *, step: int, scratch: bool) -> ev
         n_layer=model.config.n_layer,
         flops_per_token=training_flops(model.config),
         peak_flops=device.peak_flops,
+        processes=spec.group.world,
         recipe=recipe.model_dump(mode="json"),
         expected=expected,
         notes=device.notes,

@@ -1,13 +1,14 @@
 """Per-layer statistics of a step: weights, gradients, true updates and activations.
 
 Activations come from a probe: a few fixed sequences of the training split through the raw module
-without gradients or dropout, so values are comparable over time, between runs, and with or without
-compilation. Everything is reduced on the device and moved to the host once. A sampler keeps the
-cost below a share of the step time.
+in the run's number format, without gradients or dropout, so values are comparable over time,
+between runs, and with or without compilation. Everything is reduced on the device and moved to the
+host once. A sampler keeps the cost below a share of the step time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -16,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_cli.init.expected import QUERIES
+from nanogpt_cli.machine.device import Device
 from nanogpt_cli.machine.distributed import Group, is_split, local, norms, whole
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.model.parameters import is_block_matrix, layer_of
+from nanogpt_cli.training.activations import Activations
+from nanogpt_cli.training.histograms import histograms
 
 # What each statistic is, for help texts and axis labels. All are lists over layers.
 NAMES = {
@@ -35,79 +38,6 @@ NAMES = {
     "grad_norm": "gradient norm of the layer",
     "update_ratio": "log10 of update norm over weight norm of the matrices",
 }
-_ACTIVATION_NAMES = (
-    *("resid_rms", "attn_rms", "mlp_rms", "preact_std", "dead"),
-    *("attn_entropy", "attn_logit_max", "attn_score_std"),
-)
-# A unit counts as silent when its output stays below this share of the layer's RMS.
-_SILENT = 1e-2
-_BINS = 32
-
-
-class Activations:
-    """A ``Probe`` that reduces what it is shown to one number per layer."""
-
-    def __init__(self, model: GPT, *, histograms: bool = False) -> None:
-        n_layer = model.config.n_layer
-        self.scale = model.config.attention_scale
-        self.values: dict[str, list[Tensor | None]] = {
-            name: [None] * n_layer for name in _ACTIVATION_NAMES
-        }
-        self.histograms = histograms
-        self.samples: dict[str, list[Tensor | None]] = {
-            name: [None] * n_layer for name in ("resid", "preact")
-        }
-        self._q: Tensor | None = None
-
-    def __call__(self, what: str, layer: int, x: Tensor) -> None:
-        """Take one intermediate tensor."""
-        if what in ("resid", "attn", "mlp"):
-            self._put(f"{what}_rms", layer, _rms(x))
-        if what == "preact":
-            self._put("preact_std", layer, x.float().std())
-        elif what == "hidden":
-            self._put("dead", layer, _silent_share(x))
-        elif what == "q":
-            self._q = x
-        elif what == "k" and self._q is not None:
-            self._attention(layer, self._q, x)
-        if self.histograms and what in self.samples:
-            self.samples[what][layer] = x.detach().float().flatten()
-
-    def complete(self) -> dict[str, list[Tensor]]:
-        """The statistics every layer has reported."""
-        rows = {name: [v for v in row if v is not None] for name, row in self.values.items()}
-        return {
-            name: row for name, row in rows.items() if row and len(row) == len(self.values[name])
-        }
-
-    def _put(self, name: str, layer: int, value: Tensor) -> None:
-        self.values[name][layer] = value.detach().float()
-
-    def _attention(self, layer: int, q: Tensor, k: Tensor) -> None:
-        """Entropy and logits of the last queries; q, k are (B, H, T, D)."""
-        T = k.shape[2]
-        rows = min(QUERIES, T)
-        scores = (q[:, :, T - rows :].float() @ k.float().mT) * self.scale  # (B, H, rows, T)
-        seen = torch.ones(rows, T, dtype=torch.bool, device=q.device).tril(T - rows)
-        logits = scores.masked_select(seen)
-        p = scores.masked_fill(~seen, -math.inf).softmax(-1)
-        entropy = -torch.special.xlogy(p, p).sum(-1)  # (B, H, rows)
-        limit = torch.arange(T - rows + 1, T + 1, device=q.device).float().log().clamp(min=1e-9)
-        many = slice(1, None) if rows == T else slice(None)  # position 0 has nothing to choose
-        self._put("attn_entropy", layer, (entropy / limit)[..., many].mean())
-        self._put("attn_logit_max", layer, logits.max())
-        self._put("attn_score_std", layer, logits.std())
-
-
-def _rms(x: Tensor) -> Tensor:
-    return x.float().square().mean().sqrt()
-
-
-def _silent_share(hidden: Tensor) -> Tensor:
-    """Share of the units of (B, T, 4C) that are (nearly) zero on every token."""
-    largest = hidden.float().abs().amax(dim=(0, 1))
-    return (largest < _SILENT * _rms(hidden)).float().mean()
 
 
 class Collector:
@@ -116,6 +46,7 @@ class Collector:
     Args:
         model: the raw module.
         probe_ids: (B, T) ids for the activation probe.
+        device: where and how the model computes.
         every: fixed interval in steps; 0 adapts it to ``budget``.
         budget: largest share of step time.
         group: the processes of the run; all of them measure, at the same steps.
@@ -126,6 +57,7 @@ class Collector:
         self,
         model: GPT,
         probe_ids: Tensor,
+        device: Device,
         *,
         every: int,
         budget: float,
@@ -134,6 +66,7 @@ class Collector:
     ) -> None:
         self.model = model
         self.probe_ids = probe_ids
+        self.device = device
         self.fixed = every
         self.budget = budget
         self.group = group
@@ -150,6 +83,10 @@ class Collector:
         ]
         self._layers = [layer for layer, _ in matrices]
         self._matrices: list[Tensor] = [p for _, p in matrices]
+        # Copied to the device here, because a copy waits for what the device has to do.
+        self._index = torch.tensor(self._layers, device=probe_ids.device)
+        sizes = torch.tensor([float(p.numel()) for p in self._matrices], device=probe_ids.device)
+        self._sizes = self._by_layer(sizes)
 
     @property
     def cost(self) -> float:
@@ -166,9 +103,14 @@ class Collector:
 
     def before_update(self) -> None:
         """Remember the matrices, to measure the update itself."""
-        started = self.clock()
+        started = self._now()
         self._before = [local(p.detach()).clone() for p in self._matrices]
-        self.seconds = self.clock() - started
+        self.seconds = self._now() - started
+
+    def _now(self) -> float:
+        """The clock after all that the device was given to do: what came before is not our cost."""
+        self.device.synchronize()
+        return self.clock()
 
     @torch.no_grad()
     def after_update(
@@ -181,25 +123,41 @@ class Collector:
             grad_norms: gradient norm of each parameter, before clipping.
             step_seconds: what a step without statistics takes.
         """
-        started = self.clock()
-        activations = self.activations()
-        columns: dict[str, Any] = {**activations.complete(), **self._weights_and_updates()}
-        columns |= self._gradients(grad_norms)
-        found = _to_host(columns)
-        self._before = []
-        self.seconds += self.clock() - started
+        started = self._now()
+        found = _to_host(self._columns(grad_norms))
+        self.seconds += self._now() - started
         self._plan(step, step_seconds)
         return found
 
+    def rehearse(self) -> None:
+        """Measure everything once for nothing; every rank must call it."""
+        self.before_update()
+        with torch.no_grad():
+            _to_host(self._columns({}))
+        self.histograms()
+
+    def _columns(self, grad_norms: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Each statistic over the layers, on the device, after ``before_update`` and an update."""
+        columns: dict[str, Any] = {**self.activations().complete(), **self._weights_and_updates()}
+        self._before = []
+        return columns | self._gradients(grad_norms)
+
     def activations(self, *, histograms: bool = False) -> Activations:
         """Run the probe through the raw module."""
-        seen = Activations(self.model, histograms=histograms)
+        seen = Activations(self.model, self.device, histograms=histograms)
         training = self.model.training
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.device.autocast(), self._eager():
             self.model(self.probe_ids, probe=seen)
         self.model.train(training)
         return seen
+
+    def _eager(self) -> contextlib.AbstractContextManager[object]:
+        """The context in which blocks that were compiled one by one run as they are written."""
+        if not self.device.compile:  # the compiler takes seconds to import
+            return contextlib.nullcontext()
+        stance: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+        return stance
 
     @torch.no_grad()
     def histograms(self) -> dict[str, Any]:
@@ -208,17 +166,18 @@ class Collector:
         With several processes on the first rank only; every rank must call it.
         """
         seen = self.activations(histograms=True)
-        weights: list[list[Tensor]] = [[] for _ in range(self.model.config.n_layer)]
-        matrices = whole({str(i): p.detach() for i, p in enumerate(self._matrices)}, self.group)
-        if not matrices:
+        matrices = {str(number): p.detach() for number, p in enumerate(self._matrices)}
+        if is_split(self._matrices[0]):
+            matrices = whole(matrices, self.group)
+        if not self.group.leads:
             return {}
+        weights: list[list[Tensor]] = [[] for _ in range(self.model.config.n_layer)]
         for layer, p in zip(self._layers, matrices.values(), strict=True):
-            weights[layer].append(p.float().flatten())
-        groups = {"weights": [torch.cat(matrices) for matrices in weights]}
-        for name, rows in seen.samples.items():
-            groups[name] = [row for row in rows if row is not None]
-        found = {name: _histogram(rows) for name, rows in groups.items() if rows}
-        return {name: histogram for name, histogram in found.items() if histogram}
+            weights[layer].append(p)
+        groups: dict[str, list[list[Tensor]]] = {"weights": weights}
+        for name, samples in seen.samples.items():
+            groups[name] = [[x] for x in samples if x is not None]
+        return histograms({name: rows for name, rows in groups.items() if rows})
 
     def _plan(self, step: int, step_seconds: float) -> None:
         self.step_seconds = step_seconds
@@ -232,20 +191,19 @@ class Collector:
         split = is_split(self._matrices[0])
         after = [local(p) for p in self._matrices]
         torch._foreach_sub_(self._before, after)
-        index = torch.tensor(self._layers, device=after[0].device)
         weight, change = (
-            torch.zeros(self.model.config.n_layer, device=index.device).index_add_(
-                0, index, norms(tensors, self.group if split else Group()).square()
-            )
+            self._by_layer(norms(tensors, self.group if split else Group()).square())
             for tensors in (after, self._before)
         )
-        sizes = torch.zeros_like(weight).index_add_(
-            0, index, torch.tensor([float(p.numel()) for p in self._matrices], device=index.device)
-        )
         return {
-            "weight_rms": (weight / sizes).sqrt(),
+            "weight_rms": (weight / self._sizes).sqrt(),
             "update_ratio": 0.5 * (change / weight.clamp(min=1e-30)).log10(),
         }
+
+    def _by_layer(self, values: Tensor) -> Tensor:
+        """Sums of one value a matrix over the matrices of each layer."""
+        total = torch.zeros(self.model.config.n_layer, device=values.device)
+        return total.index_add_(0, self._index, values)
 
     def _gradients(self, grad_norms: Mapping[str, Tensor]) -> dict[str, list[Tensor]]:
         total: list[Tensor | None] = [None] * self.model.config.n_layer
@@ -267,19 +225,3 @@ def _to_host(columns: Mapping[str, Any]) -> dict[str, list[float]]:
         name: [float(f"{value:.6g}") for value in row]
         for name, row in zip(names, table, strict=True)
     }
-
-
-def _histogram(rows: list[Tensor]) -> dict[str, Any]:
-    """Counts per row over common edges from the smallest to the largest finite value.
-
-    Empty where nothing is finite.
-    """
-    finite = [row[torch.isfinite(row)] for row in rows]
-    if not any(row.numel() for row in finite):
-        return {}
-    ends = torch.stack([torch.stack(list(torch.aminmax(row))) for row in finite if row.numel()])
-    low, high = float(ends[:, 0].min()), float(ends[:, 1].max())
-    high = high if high > low else low + 1e-6
-    counts = [torch.histc(row, _BINS, low, high).int().tolist() for row in finite]
-    edges = torch.linspace(low, high, _BINS + 1).tolist()
-    return {"edges": [float(f"{edge:.6g}") for edge in edges], "counts": counts}

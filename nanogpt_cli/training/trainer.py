@@ -103,6 +103,7 @@ class Trainer:
         self.collector = Collector(
             self.model,
             probe_ids(spec).to(stepper.device.device),
+            stepper.device,
             every=spec.recipe.stats.every,
             budget=spec.recipe.stats.budget,
             group=group,

@@ -251,8 +251,9 @@ class RunView:
         """Model FLOPs utilisation (PaLM, arXiv 2204.02311, appendix B); ``None`` without a peak."""
         if not self.started or not self.started.peak_flops or not len(self.steps):
             return None
+        peak = self.started.peak_flops * max(1, self.started.processes)
         per_s = self.steps.recent("tokens_per_s") * self.started.flops_per_token
-        return per_s / self.started.peak_flops if per_s > 0 else None
+        return per_s / peak if per_s > 0 else None
 
     @property
     def best_val_loss(self) -> float | None:

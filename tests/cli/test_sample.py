@@ -392,6 +392,21 @@ def test_the_program_reads_a_pipe_and_a_closed_one_ends_it_quietly(here: Path) -
     assert "rror" not in comments
 
 
+@pytest.mark.parametrize(("capability", "native"), [((9, 0), True), ((7, 5), False)])
+def test_a_gpu_without_bf16_samples_in_float32(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], native: bool
+) -> None:
+    """PyTorch would emulate bf16 there; the model itself stays on the CPU."""
+    monkeypatch.setattr(sample_session, "_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda model, _: model)
+    session = sample_session.open_session(
+        "small", "last", Path("runs"), device="cuda:1", precision="auto", threads=0
+    )
+    assert session.weights.wte.dtype == (torch.bfloat16 if native else torch.float32)
+    assert session.generation.exact is not native
+
+
 def test_the_program_exits_with_two_on_bad_input(here: Path) -> None:
     process = start("--run", "nosuch", "--prompt", "A")
     out, err = (stream.decode() for stream in process.communicate(timeout=60))

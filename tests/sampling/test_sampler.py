@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -254,6 +257,86 @@ def test_a_step_that_cannot_be_captured_goes_on_as_it_is(
     replay._eager_left = 2
     assert [int(replay([n], [1])) for n in range(5)] == [1, 2, 3, 4, 5]
     assert replay.failure == "operation not permitted"
+
+
+def test_a_step_is_captured_on_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams and the graph are those of cuda:1 while cuda:0 is the current device."""
+    entered: list[tuple[str, object]] = [("device", torch.device("cuda:0"))]
+    told: list[tuple[str, object, object]] = []
+
+    def current(kind: str) -> object:
+        return next((what for name, what in reversed(entered) if name == kind), None)
+
+    @contextlib.contextmanager
+    def inside(kind: str, what: object) -> Iterator[None]:
+        entered.append((kind, what))
+        yield
+        entered.pop()
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def wait_stream(self, other: Stream) -> None:
+            assert self.device == other.device == current("device")
+
+    def capture(graph: object, stream: Stream, **_: object) -> object:
+        assert graph == ("graph", torch.device("cuda:1"))
+        return inside("stream", stream)
+
+    default = Stream(torch.device("cuda:1"))
+    cuda = torch.cuda
+    monkeypatch.setattr(cuda, "device", lambda device: inside("device", device))
+    monkeypatch.setattr(cuda, "Stream", Stream)
+    monkeypatch.setattr(cuda, "stream", lambda stream: inside("stream", stream))
+    monkeypatch.setattr(cuda, "current_stream", lambda device: default)
+    monkeypatch.setattr(cuda, "set_stream", lambda stream: told.append(("set", stream, None)))
+    monkeypatch.setattr(cuda, "CUDAGraph", lambda: ("graph", current("device")))
+    monkeypatch.setattr(cuda, "graph", capture)
+
+    def step(tokens: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        told.append(("step", current("device"), current("stream")))
+        return tokens
+
+    replay = decode_graph.Replay(step, 1, torch.device("cpu"))
+    replay.tokens = SimpleNamespace(device=torch.device("cuda:1"))  # type: ignore[assignment]
+    replay._captured()
+    *steps, last = told
+    assert [what for what, *_ in steps] == ["step"] * 3
+    for _, device, stream in steps:
+        assert device == torch.device("cuda:1")
+        assert isinstance(stream, Stream)
+        assert stream is not default
+        assert stream.device == device
+    assert len({stream for *_, stream in steps}) == 1
+    assert last == ("set", default, None)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_sampling_multiplies_in_full_float32_within_a_run_of_tf32(
+    model: GPT, monkeypatch: pytest.MonkeyPatch, cached: bool
+) -> None:
+    used: list[str] = []
+
+    def watched(target: type, name: str) -> None:
+        plain = getattr(target, name)
+
+        def call(*args: object, **kwargs: object) -> object:
+            used.append(torch.get_float32_matmul_precision())
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(target, name, call)
+
+    for target, name in ((Decoder, "prefill"), (Decoder, "step"), (GPT, "head")):
+        watched(target, name)
+    monkeypatch.setattr(sampler, "RELATIVE_TOLERANCE", 1.0)  # every draw asks the naive path
+    torch.set_float32_matmul_precision("high")
+    try:
+        for _ in generate(model, [[1, 2]], GenerationConfig(4, cached=cached)):
+            assert torch.get_float32_matmul_precision() == "high"  # between tokens the run's own
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert used == ["highest"] * (8 if cached else 4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

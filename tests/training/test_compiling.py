@@ -24,7 +24,9 @@ from nanogpt_cli.model import loss
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.training.setup import assemble
 from nanogpt_cli.training.spec import resolve
+from nanogpt_cli.training.stats import Collector
 from nanogpt_cli.training.stepper import Stepper
+from nanogpt_cli.training.trainer import Trainer
 
 _STEPS = 3
 
@@ -108,6 +110,20 @@ def test_trial_and_steps_share_one_graph_of_fixed_shapes(
     assert all(isinstance(size, int) for shape in shapes for size in shape)
 
 
+def test_what_a_run_does_around_its_steps_compiles_nothing(tmp_path: Path, graphs: Graphs) -> None:
+    trainer = Trainer(
+        toy_run.recipe(
+            train={"compile": True, "max_steps": 4, "eval_every": 2},
+            stats={"every": 1, "budget": 1.0},
+            sample={"max_new_tokens": 2},
+        ),
+        toy_run.data(tmp_path),
+    )
+    assert toy_run.run(trainer)
+    assert graphs.counts == (1, 1)
+    assert len(graphs.inference) == 1
+
+
 def test_nothing_of_the_logits_size_waits_for_the_backward_pass(
     tmp_path: Path, graphs: Graphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +177,16 @@ def test_fsdp_compiles_each_block_and_the_head_with_the_loss(
     assert graphs.counts == (2, 2)  # the blocks are alike
     targets = {str(node.target) for node in graphs.forward[-1].graph.nodes}
     assert any("nll_loss" in name or "log_softmax" in name for name in targets)
+    ids = torch.zeros(2, stepper.model.config.block_size, dtype=torch.int64)
+    before = len(graphs.inference)
+    Collector(stepper.model, ids, stepper.device, every=1, budget=1.0, group=group).rehearse()
+    assert graphs.counts == (2, 2)
+    assert len(graphs.inference) == before  # statistics look into blocks that are not compiled
+
+
+def test_fsdp_in_bfloat16_steps_on_a_cpu_too(tmp_path: Path, group: distributed.Group) -> None:
+    recipe = toy_run.recipe(train={"parallel": "fsdp", "precision": "bf16"})
+    stepped(recipe, tmp_path, group)
 
 
 def test_too_little_memory_in_the_trial_is_no_failure_of_the_compiler(

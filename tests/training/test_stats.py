@@ -89,7 +89,12 @@ def test_the_interval_grows_until_the_budget_is_kept(tmp_path: Path) -> None:
     trainer = Trainer(recipe(), toy_run.data(tmp_path))
     now = iter(x * 0.5 for x in range(10_000))  # each measured span lasts half a second
     collector = Collector(
-        trainer.model, trainer.collector.probe_ids, every=0, budget=0.01, clock=lambda: next(now)
+        trainer.model,
+        trainer.collector.probe_ids,
+        trainer.stepper.device,
+        every=0,
+        budget=0.01,
+        clock=lambda: next(now),
     )
     trainer.stepper.measure(0)
     assert collector.due(0)

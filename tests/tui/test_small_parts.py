@@ -121,3 +121,16 @@ def test_the_help_dialog_has_a_row_for_every_key() -> None:
     assert dialogs.HelpScreen("overview", readonly=True).text().row_count == (
         len(keys.KEYS) + len(groups)
     )
+
+
+@pytest.mark.parametrize(("line", "share"), [("", 0.5), (',"processes":4', 0.125)])
+def test_mfu_is_a_share_of_the_peak_of_all_devices(line: str, share: float) -> None:
+    """A log of before says nothing of processes and had one."""
+    started = '{"type":"run_started","name":"x","flops_per_token":6.0,"peak_flops":1200.0'
+    step = events.Step(step=1, loss=1.0, lr=0.1, grad_norm=1.0, tokens=1, tokens_per_s=100.0)
+    view = RunView()
+    for text in (f"{started}{line}}}", events.encode(step)):
+        event = events.decode(text)
+        assert event is not None
+        view.fold(event)
+    assert view.mfu == share
