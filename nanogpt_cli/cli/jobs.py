@@ -261,9 +261,18 @@ def _proved(data: Path, asked: Request) -> Certificate | None:
 
 
 def prepared(recipe: Recipe) -> Path:
-    """The folder of a recipe's data, which is prepared now if it is missing."""
+    """The folder of a recipe's data, which is prepared now if it is missing.
+
+    Raises:
+        UserError: the recipe's device is missing, which is said before hours of preparation; or the
+            data cannot be prepared.
+    """
     from nanogpt_cli.text import prepare
 
+    if recipe.train.device not in ("auto", "cpu"):  # these are never missing, and torch is slow
+        from nanogpt_cli.machine import device
+
+        device.named(recipe.train.device)
     return prepare.ensure(recipe.data.model_dump(), report=console.say)
 
 
