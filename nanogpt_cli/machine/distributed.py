@@ -289,10 +289,19 @@ def rows(tensor: Tensor) -> tuple[int, Tensor]:
     mine = local(tensor)
     if not is_split(tensor) or not tensor.placements[0].is_shard():
         return 0, mine
-    each = -(-len(tensor) // tensor.device_mesh.size())
-    first = min(tensor.device_mesh.get_local_rank() * each, len(tensor))
-    assert len(mine) == min(each, len(tensor) - first), "the tensor is not split into equal rows"
-    return first, mine
+    here = all_rows(tensor)[tensor.device_mesh.get_local_rank()]
+    assert len(mine) == len(here), "the tensor is not split into equal rows"
+    return here.start, mine
+
+
+def all_rows(tensor: Tensor) -> list[range]:
+    """The rows that each rank holds; of a tensor that is not split, one range with all of them."""
+    n = len(tensor)
+    if not is_split(tensor) or not tensor.placements[0].is_shard():
+        return [range(n)]
+    world = tensor.device_mesh.size()
+    each = -(-n // world)
+    return [range(min(r * each, n), min((r + 1) * each, n)) for r in range(world)]
 
 
 def whole(tensors: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
@@ -322,13 +331,6 @@ def new_folder(target: Path, group: Group, *, replace: bool = False) -> Iterator
 def _joined(tensor: DTensor) -> Tensor:
     full: Tensor = tensor.full_tensor()
     return full
-
-
-def gathered(mine: Tensor, reference: Tensor) -> Tensor:
-    """Gather a tensor of which each rank holds the slice ``mine``, split like ``reference``."""
-    if not is_split(reference):
-        return mine
-    return _joined(_split(mine, reference))
 
 
 def _split(mine: Tensor, reference: DTensor) -> DTensor:

@@ -63,6 +63,7 @@ def assemble(spec: RunSpec, start: Start | None = None) -> Stepper:
         spec.scheme,
         max_steps=recipe.train.max_steps,
         muon_dtype=spec.device.muon_dtype,
+        group=group,
     )
     stepper = Stepper(
         model,
