@@ -144,11 +144,9 @@ def _refused_by_system(error: OSError) -> int:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Whether Python or PyTorch ran out of memory; torch has an error class for devices only."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in str(error) or "can't allocate memory" in str(error))
-    )
+    from nanogpt_cli.machine import memory  # without torch
+
+    return memory.ran_out(error)
 
 
 def _out_of_memory() -> int:

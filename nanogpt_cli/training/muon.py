@@ -168,7 +168,7 @@ class Muon(Optimizer):
             torch.cat(arrived[i :: len(mine)]).view(turn.shape) for i, turn in enumerate(mine)
         ]
         made = [
-            torch.split(m, t.held)
+            torch.split(m, list(t.held))
             for m, t in zip(self._orthogonal(mine, updates), mine, strict=True)
         ]
         back = swap(

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import toy_run
 from torch import Tensor
 
-from nanogpt_cli.machine import distributed, exchange
+from nanogpt_cli.machine import distributed, exchange, joining
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.text.tokens import TokenData
@@ -40,7 +40,7 @@ def recipe(parallel: str) -> Recipe:
 def main(data: Path, out: Path) -> None:
     """Take a few steps in both ways to share the work."""
     count()
-    with distributed.joined() as group:
+    with joining.joined() as group:
         for parallel in ("ddp", "fsdp"):
             seen.clear()
             found = trained(recipe(parallel), toy_run.data(data), group) | seen
