@@ -43,10 +43,12 @@ def plan(
 
     from nanogpt_cli.machine import device as devices
     from nanogpt_cli.recipe import files as recipe_files
+    from nanogpt_cli.recipe import shares
     from nanogpt_cli.training import plan as core
     from nanogpt_cli.training import spec
 
     loaded = recipe_files.load(recipe, list(sets or [])).recipe
+    shares.check(loaded, processes)
     vocab_size, tokens = _sizes(loaded)
     device = devices.choose(loaded.train)
     found = core.forecast(loaded, vocab_size, tokens, device, processes=processes, folder=out)
@@ -68,6 +70,9 @@ def plan(
         console.emit_json({"recipe": recipe, **found.to_json()})
     else:
         _show(found, device.name, device.precision)
+    cuda = device.device.type == "cuda"
+    for note in shares.notes(loaded, processes, vocab_size=config.vocab_size, cuda=cuda):
+        console.say(note)
     if not found.fits:
         console.say(_refusal(found))
         console.next_command("nanogpt recipes")

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import typer
+
 from nanogpt_cli import shell
 from nanogpt_cli.cli import console
 from nanogpt_cli.cli.jobs import Job
@@ -34,9 +36,9 @@ def run_alone(job: Job) -> events.RunEnded:
     """
     stop = _StopSignal()
     with _removed_unless_begun(job, stop):
-        from nanogpt_cli.machine import distributed  # torch: seconds in which Ctrl-C may come
+        from nanogpt_cli.machine import joining  # torch: seconds in which Ctrl-C may come
 
-        with distributed.alone() as group:
+        with joining.alone() as group:
             return _run(job, group, stop)
 
 
@@ -47,12 +49,18 @@ def run_as_rank(make_job: Callable[[bool], Job]) -> tuple[Job, events.RunEnded] 
         make_job: called on the first rank, which tells the others; its argument says whether the
             launcher has started the job again.
     """
-    from nanogpt_cli.machine import distributed
+    from nanogpt_cli.machine import joining, ranks
+    from nanogpt_cli.training import resuming
 
-    with distributed.joined() as group:
-        again = distributed.restarted(group)
-        job = Job.from_json(group.share(make_job(again).to_json() if group.leads else None))
-        with distributed.readable_losses(group, _how_to_go_on(job.run)):
+    with joining.joined() as group:
+        with ranks.readable_losses(group, lambda: resuming.how_to_go_on(None, group)):
+            again = joining.restarted(group)
+            try:
+                values = joining.from_first(group, lambda: make_job(again).to_json())
+            except joining.AbsentError:
+                raise typer.Exit(2) from None
+        job = Job.from_json(values)
+        with ranks.readable_losses(group, lambda: resuming.how_to_go_on(job.run, group)):
             if group.leads:
                 return job, _run(job, group, _StopSignal())
             stop = _StopSignal(quiet=True)
@@ -60,10 +68,6 @@ def run_as_rank(make_job: Callable[[bool], Job]) -> tuple[Job, events.RunEnded] 
                 for event in _trainer(job, group, stop).run():
                     stop.begin(event)
     return None
-
-
-def _how_to_go_on(folder: RunFolder) -> str:
-    return f"go on from the last checkpoint: {shell.hint('train', folder.path, '--resume')}"
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from nanogpt_cli import schemes, shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import drawing
 from nanogpt_cli.machine import device as devices
-from nanogpt_cli.machine import parts
+from nanogpt_cli.machine import parts, ranks
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.model.gpt import GPTConfig
@@ -69,6 +69,8 @@ def resolve(
     """
     check_data(recipe, data)
     recipe = _with_prompt(recipe.for_processes(group.world), data)
+    if group.joined:
+        ranks.check_devices(recipe.train.device, ranks.on_this_machine(group.world))
     device = devices.choose(recipe.train)
     saved = parts.saved(state or {})
     recipe = parts.with_parts(recipe, saved) if saved else recipe
