@@ -84,7 +84,9 @@ def run_processes(number: int, restarts: int, arguments: list[str], run: RunFold
     try:
         launcher.main([*options, "-m", "nanogpt_cli", "train", *arguments])
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        # Ranks that have lost another end by themselves, perhaps before the launcher looks.
+        killed = [(r, f) for r, f in error.failures.items() if f.exitcode < 0]
+        rank, failure = killed[0] if killed else error.get_first_failure()
         again = shell.hint("train", run.path, "--resume", "--procs", number)
         saved = any(run.checkpoints.glob("step-*"))
         raise UserError(
