@@ -196,7 +196,8 @@ def _complain_of_usage(error: TyperException) -> None:
             hint = f"keys of a recipe are set with --set {key}=VALUE"
             _complain(f"No such option: {unknown}", hint)
         else:
-            _complain(error.format_message(), f"{command} --help")
+            # Checks of our own reach Typer through pydantic, which puts its own words before them.
+            _complain(error.format_message().replace("Value error, ", ""), f"{command} --help")
 
 
 def _recipe_key(option: str, near: Sequence[str] | None, context: Any) -> str:

@@ -104,7 +104,7 @@ def diff(
 
 @group.command()
 def schema() -> None:
-    """Print the JSON schema of recipes, which editors find by ``#:schema FILE`` in a first line."""
+    """Print the JSON schema of recipes, which editors find by "#:schema FILE" in a first line."""
 
     from nanogpt_cli.recipe import writing
 

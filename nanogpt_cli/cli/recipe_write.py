@@ -68,6 +68,8 @@ def new(
     path = out or Path(f"{_named_well(name)}.toml")
     _refuse_to_overwrite(path)
     wanted |= {"data.tokenizer": tokenizer, "train.max_steps": steps}
+    if given.optim.warmup_steps > steps:
+        wanted["optim.warmup_steps"] = steps // 10
     wanted |= _prompt(writing.merged(base, wanted, sets or []))
     text = writing.derived(base, wanted, sets or [], folder=path.parent)
     _write(path, text, [], shell.command("train", path), as_json)

@@ -271,7 +271,8 @@ def _contradictions(recipe: Recipe) -> Iterator[str]:
     if recipe.optim.warmup_steps > recipe.train.max_steps:
         yield (
             f"optim.warmup_steps = {recipe.optim.warmup_steps} is longer than "
-            f"train.max_steps = {recipe.train.max_steps}"
+            f"train.max_steps = {recipe.train.max_steps}; "
+            f"set optim.warmup_steps = {recipe.train.max_steps // 10}"
         )
     try:
         if recipe.model.init == "custom":

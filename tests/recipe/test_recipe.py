@@ -268,9 +268,18 @@ def test_new_asks_on_a_terminal_until_the_answer_will_do(
     assert found.recipe.train.max_steps == recipe_files.load("debug").recipe.train.max_steps
 
 
+def test_new_shortens_the_warmup_of_a_short_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    new("mine", "--steps", "5")
+    assert recipe_files.load("mine.toml").recipe.optim.warmup_steps == 0
+
+
 def test_new_refuses_what_would_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "warmup_steps = 10 is longer" in new("mine", "--steps", "5")
+    said = new("mine", "--steps", "5", "--set", "optim.warmup_steps=10")
+    assert "longer than train.max_steps = 5; set optim.warmup_steps = 0" in said
     assert "tokenizer" in new("mine", "--tokenizer", "chars")
     assert list(tmp_path.iterdir()) == []
 
