@@ -239,13 +239,16 @@ def trace(
             torch.autograd.backward(found, towards)
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         passes.keep(*found, *grads)
-        return passes, _update(model, optim, device, grads)
+        return passes, _update(model, optim, grads)
 
 
-def _update(model: GPT, optim: Optim, device: Device, grads: Sequence[Tensor]) -> traffic.Recorder:
-    """Gradient norm, optimizers and average of the weights, after their first step."""
+def _update(model: GPT, optim: Optim, grads: Sequence[Tensor]) -> traffic.Recorder:
+    """Gradient norm, optimizers and average of the weights, after their first step.
+
+    Muon iterates in bf16, which every GPU that is known by name multiplies.
+    """
     scheme = schemes.get("gpt2")  # changes rates alone
-    optimizers = Optimizers(model, optim, scheme, max_steps=1, muon_dtype=device.muon_dtype)
+    optimizers = Optimizers(model, optim, scheme, max_steps=1, muon_dtype=torch.bfloat16)
     average = Average(model, optim.ema)
     optimizers.step()
     found = traffic.Recorder(model)
