@@ -216,12 +216,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             reads[id(value), int(tensor.storage_offset()), count] = value, size
         index = len(self._nodes)
         level = max((value.level for value, _ in reads.values()), default=0)
-        ends = not fused or any(
-            t.numel() >= _LONG * max(1, new.numel()) for t in given for new in made
-        )
         writes = []
         for tensor in _written(func, args, kwargs) or made:
             new = _Value(tuple(tensor.shape), tensor.dtype, tensor.numel() * tensor.itemsize)
+            ends = not fused or any(t.numel() >= _LONG * tensor.numel() for t in given)
             new.level, new.maker, new.backward = level + ends, index, self.backward
             if name is _aten._to_copy and tensor.itemsize > given[0].itemsize:
                 new.wider_than = self._value(given[0])
