@@ -1,6 +1,6 @@
 """How long a step takes on a GPU that is not there: an estimate by the roofline model.
 
-Each kernel (``traffic.py``) takes as long as its arithmetic or its memory traffic, whichever is
+Each kernel (``kernels.py``) takes as long as its arithmetic or its memory traffic, whichever is
 longer (Williams, Waterman and Patterson 2009), at a share of what the data sheet promises. Not
 counted: launching kernels, waiting for the host, evaluations, statistics, samples and checkpoints.
 """
@@ -24,6 +24,7 @@ from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.recipe import Optim, Recipe
 from nanogpt_cli.training import traffic
 from nanogpt_cli.training.ema import Average
+from nanogpt_cli.training.kernels import Kernel
 from nanogpt_cli.training.optim import Optimizers
 
 
@@ -205,7 +206,7 @@ def _extended(*depths: Parts, more: int) -> Parts:
     }
 
 
-def _timed(kernels: list[traffic.Kernel], gpu: GPU) -> Parts:
+def _timed(kernels: list[Kernel], gpu: GPU) -> Parts:
     reached = HOPPER if gpu.hopper else OLDER
     shares = {"product": reached.product, "attention": reached.attention, "memory": 1.0}
     found: Parts = {}

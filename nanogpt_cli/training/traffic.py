@@ -1,25 +1,14 @@
 """What one micro-batch and one update compute and move, counted without computing it.
 
 The run's own code is executed on tensors without memory (``machine/shapes.py``), and every
-operation is noted with its FLOPs and with the tensors it reads and writes. What a compiler makes
-one kernel of is then counted as one:
-
-- A product of matrices or an attention is a kernel of its own. It reads its operands and writes its
-  results once.
-- All other operations that follow from each other without a product between them are one kernel. It
-  reads once what comes from outside and writes once what is needed outside.
-- A sum over more than ``_LONG`` values ends a kernel, since it must be complete before what is made
-  of it begins; that reads again.
-- Views cost nothing; a number made wider is read as the narrow one it was.
-- Optimizers are not compiled, so there each operation is a kernel.
+operation is noted with its FLOPs and with the tensors it reads and writes; ``kernels.py`` says
+which of them are one kernel.
 """
 
 from __future__ import annotations
 
 import bisect
-from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -28,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from nanogpt_cli.model.gpt import GPT, MLP, Block, CausalSelfAttention
+from nanogpt_cli.training.kernels import LONG, Kernel, Node, Value, fuse
 
 EMBEDDINGS: Final = "embeddings"
 NORMS: Final = "norms and residuals"
@@ -40,8 +30,6 @@ GRADIENT_SUM: Final = "gradient sum"
 GRADIENT_NORM: Final = "gradient norm"
 OPTIMIZER: Final = "optimizer"
 
-# Values of a row that a kernel can keep; Inductor's limit for rows.
-_LONG = 1024
 # What autograd numbers the nodes that add to a gradient.
 _ACCUMULATES = 2**64 - 1
 _aten = torch.ops.aten
@@ -55,51 +43,6 @@ _PICKING = {_aten.embedding, _aten.gather, _aten.index, _aten.index_select}
 _ALIASES = {_aten._unsafe_view, _aten.lift_fresh}
 
 
-@dataclass(frozen=True)
-class Kernel:
-    """One kernel.
-
-    Attributes:
-        part: of the step, one of the names above.
-        kind: "product", "attention" or "memory".
-        flops: of products; those of other operations never count.
-        bytes: read and written.
-    """
-
-    part: str
-    kind: str
-    flops: float
-    bytes: int
-
-
-@dataclass
-class _Value:
-    """A tensor's content between two writes to it."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    bytes: int
-    level: int = 0
-    maker: int = -1
-    backward: bool = False
-    wider_than: _Value | None = None
-    readers: set[int] = field(default_factory=set)
-
-
-@dataclass
-class _Node:
-    """One operation; ``reads`` has each distinct view with its bytes."""
-
-    part: str
-    kind: str
-    fused: bool
-    backward: bool
-    level: int
-    flops: float
-    reads: dict[tuple[int, int, int], tuple[_Value, int]]
-    writes: list[_Value]
-
-
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes what is computed while it is entered; ``kernels`` afterwards.
 
@@ -110,13 +53,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, model: GPT) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._nodes: list[_Node] = []
-        self._values: dict[int, _Value] = {}  # by storage
+        self._nodes: list[Node] = []
+        self._values: dict[int, Value] = {}  # by storage
         self._alive: list[Tensor] = []  # so that no storage gets the place of another
         self._outer = EMBEDDINGS  # the part of what is in no module
         self._inside: list[str] = []
         self._starts: list[tuple[int, str]] = []
-        self._results: list[_Value] = []
+        self._results: list[Value] = []
         self.backward = False
         self.fusing = True
         for name, module in model.named_modules():
@@ -180,13 +123,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note(func, name, given, made, args, kwargs, out)
         return out
 
-    def _value(self, tensor: Tensor) -> _Value:
+    def _value(self, tensor: Tensor) -> Value:
         """The present content of a tensor's storage."""
         found = self._values.get(_storage(tensor))
         if found is None:
             self._alive.append(tensor)
             size = tensor.untyped_storage().nbytes()
-            found = _Value(tuple(tensor.shape), tensor.dtype, size)
+            found = Value(tuple(tensor.shape), tensor.dtype, size)
             self._values[_storage(tensor)] = found
         return found
 
@@ -218,8 +161,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         level = max((value.level for value, _ in reads.values()), default=0)
         writes = []
         for tensor in _written(func, args, kwargs) or made:
-            new = _Value(tuple(tensor.shape), tensor.dtype, tensor.numel() * tensor.itemsize)
-            ends = not fused or any(t.numel() >= _LONG * tensor.numel() for t in given)
+            new = Value(tuple(tensor.shape), tensor.dtype, tensor.numel() * tensor.itemsize)
+            ends = not fused or any(t.numel() >= LONG * tensor.numel() for t in given)
             new.level, new.maker, new.backward = level + ends, index, self.backward
             if name is _aten._to_copy and tensor.itemsize > given[0].itemsize:
                 new.wider_than = self._value(given[0])
@@ -231,7 +174,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name is _aten._to_copy and fused:  # autocast's, of what another part has made
             maker = self._value(given[0]).maker
             part = self._nodes[maker].part if maker >= 0 and self._nodes[maker].fused else part
-        self._nodes.append(_Node(part, kind, fused, self.backward, level, flops, reads, writes))
+        self._nodes.append(Node(part, kind, fused, self.backward, level, flops, reads, writes))
 
     def _part_of(self, number: int | None) -> str:
         """The part now, or that of an autograd node."""
@@ -240,57 +183,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         place = bisect.bisect_right(self._starts, number, key=lambda start: start[0])
         return self._starts[max(0, place - 1)][1]
 
-    def _made(self) -> Iterator[_Value]:
+    def _made(self) -> Iterator[Value]:
         return (value for node in self._nodes for value in node.writes)
 
     def kernels(self) -> list[Kernel]:
-        """Everything noted, fused; what leaves no result is left out.
-
-        Where operations of several parts are one kernel, each part has a kernel of its own traffic.
-        """
-        group = self._groups()
-        members: dict[int, list[_Node]] = defaultdict(list)
-        for index, node in enumerate(self._nodes):
-            members[group[index]].append(node)
-        kept = {id(value) for value in self._results}
-        found = []
-        for number, nodes in members.items():
-            read: dict[tuple[int, int, int], tuple[str, int]] = {}
-            written: list[tuple[str, int]] = []
-            own = {id(value) for node in nodes for value in node.writes}
-            for node in nodes:
-                for key, (value, size) in node.reads.items():
-                    if id(value) not in own or not node.fused:
-                        read.setdefault(key, (node.part, size))
-                for value in node.writes:
-                    needed = any(group[reader] != number for reader in value.readers)
-                    if not node.fused or id(value) in kept or needed:
-                        written.append((node.part, value.bytes))
-            moved: dict[str, int] = defaultdict(int)
-            for part, size in [*read.values(), *written] if written else ():
-                moved[part] += size
-            flops = sum(node.flops for node in nodes)  # of one node, if any
-            found += [Kernel(part, nodes[0].kind, flops, size) for part, size in moved.items()]
-        return found
-
-    def _groups(self) -> list[int]:
-        """The group of each node, named by one of its nodes."""
-        group = list(range(len(self._nodes)))
-
-        def root(index: int) -> int:
-            while group[index] != index:
-                group[index] = group[group[index]]
-                index = group[index]
-            return index
-
-        for index, node in enumerate(self._nodes):
-            for value, _ in node.reads.values():
-                if value.maker < 0 or not node.fused:
-                    continue
-                maker = self._nodes[value.maker]
-                if (maker.fused, maker.backward, maker.level) == (True, node.backward, node.level):
-                    group[root(index)] = root(value.maker)
-        return [root(index) for index in range(len(self._nodes))]
+        """Everything noted, fused; what leaves no result is left out."""
+        return fuse(self._nodes, {id(value) for value in self._results})
 
 
 def _part(name: str, module: nn.Module) -> str:
