@@ -63,13 +63,11 @@ def find(name: str) -> GPU:
     Raises:
         UserError: it is not known.
     """
-    known = {_plain(gpu): gpu for gpu in GPUS}
+    known = {_plain(gpu.name): gpu for gpu in GPUS.values()}
     wanted = _plain(name)
-    match = known.get(wanted) or next(
-        (known[k] for k in known if k.endswith(wanted) and wanted), ""
-    )
-    if match:
-        return GPUS[match]
+    found = known.get(wanted) or known.get(f"rtx{wanted}")
+    if found:
+        return found
     near = nearest(name, GPUS)
     raise UserError(
         f"no data of a GPU called {name!r}" + (f"; did you mean {near!r}?" if near else ""),
@@ -78,4 +76,5 @@ def find(name: str) -> GPU:
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace(" ", "").replace("-", "").removeprefix("nvidia")
+    plain = name.lower().replace(" ", "").replace("-", "")
+    return plain.removeprefix("nvidia").removeprefix("geforce")

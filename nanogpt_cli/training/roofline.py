@@ -116,6 +116,8 @@ class Estimate:
 def estimate(recipe: Recipe, config: GPTConfig, gpu: GPU, *, processes: int = 1) -> Estimate:
     """How long a recipe takes.
 
+    The update counts as that of the whole model, also where FSDP has split it over ranks.
+
     Args:
         recipe: with ``tokens_per_step`` written out.
         config: of its model.

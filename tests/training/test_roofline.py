@@ -153,7 +153,10 @@ def test_what_there_are_no_figures_for_is_refused() -> None:
     with pytest.raises(UserError, match="did you mean 'H100'") as caught:
         gpus.find("H110")
     assert "--gpus" in str(caught.value.hint)
-    assert gpus.find("nvidia rtx-4090") is gpus.find("4090") is gpus.GPUS["RTX 4090"]
+    for part_of_a_name in ("0", "00", ""):
+        with pytest.raises(UserError):
+            gpus.find(part_of_a_name)
+    assert gpus.find("NVIDIA GeForce RTX-4090") is gpus.find("4090") is gpus.GPUS["RTX 4090"]
 
 
 def test_memory_of_a_gpu_is_counted_without_one() -> None:
