@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import foreign_files, places
 from nanogpt_cli.errors import UserError
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -59,12 +59,20 @@ def readable_os_errors(what: str, path: Path) -> Iterator[None]:
         reasons = {
             errno.ENOSPC: ("the disk is full", "free some space and run the command again"),
             errno.EDQUOT: ("the disk quota is used up", "free some space and run it again"),
-            errno.EROFS: ("the disk is read-only", "choose another folder with --out"),
-            errno.EACCES: ("permission denied", "choose another folder with --out"),
-            errno.EPERM: ("permission denied", "choose another folder with --out"),
+            errno.EROFS: ("the disk is read-only", _elsewhere(path)),
+            errno.EACCES: ("permission denied", _elsewhere(path)),
+            errno.EPERM: ("permission denied", _elsewhere(path)),
         }
         reason, hint = reasons.get(error.errno or 0, (error.strerror or str(error), ""))
         raise UserError(f"cannot {what} at {path}: {reason}", hint) from error
+
+
+def _elsewhere(path: Path) -> str:
+    """How to have written elsewhere what cannot be written at ``path``."""
+    home = places.cache_home()
+    if path.absolute().is_relative_to(home.absolute()):
+        return f"set NANOGPT_HOME to a folder that can be written; it is {home} now"
+    return "choose another folder with --out"
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -30,7 +30,9 @@ def whole_from_environment(name: str, default: int) -> int:
     if value is None:
         raise UserError(
             f"{name}={text:.80} in the environment is not a whole number",
-            f"torchrun sets it; without torchrun, type: unset {name}",
+            f"type: unset {name}"
+            if name.startswith("NANOGPT_")
+            else f"torchrun sets it; without torchrun, type: unset {name}",
         )
     return value
 

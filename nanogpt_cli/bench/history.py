@@ -35,11 +35,11 @@ History = Annotated[
 ]
 
 
-def finish(name: str, result: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
-    """Append a result, with versions and machine, to ``out`` as JSON, and print it if asked."""
+def line(name: str, result: dict[str, Any]) -> dict[str, Any]:
+    """A result with versions and machine."""
     from nanogpt_cli.machine import capabilities
 
-    line = {
+    return {
         "bench": name,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "version": __version__,
@@ -48,8 +48,13 @@ def finish(name: str, result: dict[str, Any], out: Path | None, *, as_json: bool
         "cpus": os.cpu_count(),
         **result,
     }
+
+
+def finish(name: str, result: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
+    """Append a result, with versions and machine, to ``out`` as JSON, and print it if asked."""
+    found = line(name, result)
     if out is not None:
         with files.readable_os_errors("keep the result", out), out.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(plain(line), ensure_ascii=False, allow_nan=False) + "\n")
+            f.write(json.dumps(plain(found), ensure_ascii=False, allow_nan=False) + "\n")
     if as_json:
-        console.emit_json(line)
+        console.emit_json(found)

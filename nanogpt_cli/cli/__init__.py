@@ -7,6 +7,7 @@ need them, so that help pages and shell completion answer at once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -67,7 +68,21 @@ def main() -> NoReturn:
     _forget_unusable_sizes()
     with guard.guarded() as out:
         code = _outcome(out)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        _leave_at_once(code)
     sys.exit(code)
+
+
+def _leave_at_once(code: int) -> NoReturn:
+    """End one of a launcher's processes without the interpreter's own ending.
+
+    A thread of gloo that frees a tensor meanwhile is killed for it, and the whole process with it:
+    the launcher then takes a finished run for a failed one (pytorch/pytorch#179291).
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or never open
+            stream.flush()
+    os._exit(code)
 
 
 def _forget_unusable_sizes() -> None:
@@ -144,11 +159,9 @@ def _refused_by_system(error: OSError) -> int:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Whether Python or PyTorch ran out of memory; torch has an error class for devices only."""
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError)
-        and ("out of memory" in str(error) or "can't allocate memory" in str(error))
-    )
+    from nanogpt_cli.machine import memory  # without torch
+
+    return memory.ran_out(error)
 
 
 def _out_of_memory() -> int:

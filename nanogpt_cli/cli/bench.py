@@ -10,7 +10,7 @@ group = typer.Typer(help="Measure speed against peers and slow twins.", no_args_
 
 # Each is a module ``bench/NAME.py`` with ``register(group)``. They are imported by name, because
 # ``bench`` is a room above this one.
-PARTS = ("train", "race", "startup", "prepare", "inspect", "sample", "tui")
+PARTS = ("train", "race", "startup", "prepare", "inspect", "sample", "tui", "gpu")
 
 
 def register(app: typer.Typer) -> None:

@@ -205,7 +205,10 @@ def room_for_tables() -> int:
 
 def print_table(table: Table) -> None:
     """Print a table, whole where there is no terminal."""
-    stdout().print(table, width=room_for_tables(), crop=False)
+    out, room = stdout(), room_for_tables()
+    if room > out.width:  # without a terminal Rich assumes 80 columns, and prints nothing wider
+        out = _kind()(file=out.file, width=room, highlight=False, markup=False, emoji=False)
+    out.print(table, crop=False)
 
 
 def progress_bar(what: str) -> AbstractContextManager[Callable[[int, int], None] | None]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nanogpt_cli import foreign_files, shell
-from nanogpt_cli.cli import console, options
+from nanogpt_cli.cli import chosen_data, console, options
 from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
@@ -55,14 +55,18 @@ def import_(
     Nothing in the file is executed.
     """
     from nanogpt_cli.interop import importing
+    from nanogpt_cli.run.folder import check_name
 
+    if name:  # before a model is fetched
+        check_name(name, how=": --name NAME")
+    chosen_data.checked(data)
     chosen = _tokenizer(tokenizer)
     found = _read(source, meta, chosen)
     for note in found.notes:
         console.say(note)
     run = importing.make_run(
-        found, name=name or importing.run_name(source), out=out, source=source, data=data,
-        tokenizer=chosen,
+        found, name=name or importing.run_name(source), out=out, source=source,
+        data={"name": data} | chosen_data.as_prepared(data), tokenizer=chosen,
     )  # fmt: skip
     config = found.model.config
     console.say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -152,6 +153,7 @@ def begun(asked: Request) -> Job:
     for note in loaded.notes:
         console.say(note)
     check(loaded)
+    check_processes(loaded.recipe, asked)
     recipe = loaded.recipe.for_processes(asked.processes)
     start = load_start(asked.source, asked.out, asked.new_tokens) if asked.source else None
     data = prepared(recipe)
@@ -184,23 +186,53 @@ def check(loaded: Loaded) -> None:
     sinks.check(loaded.recipe.log.sinks)
 
 
-def check_data(recipe: Recipe) -> None:
+def check_processes(recipe: Recipe, asked: Request) -> None:
+    """Refuse more processes than can share a step and have a device each; nothing is started.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if asked.processes == 1:
+        return
+    from nanogpt_cli.machine import ranks
+    from nanogpt_cli.recipe import shares
+
+    shares.check(recipe, asked.processes)
+    launched = "LOCAL_WORLD_SIZE" in os.environ  # by torchrun, whose command is not known
+    ranks.check_devices(
+        recipe.train.device,
+        ranks.on_this_machine(asked.processes),
+        None if launched else lambda gpus: shell.hint(*replace(asked, processes=gpus).words()),
+    )
+
+
+def check_data(recipe: Recipe, processes: int = 1) -> list[str]:
     """Refuse a device, data or a tokenizer that training would refuse; nothing is prepared.
+
+    Args:
+        recipe: to be carried out.
+        processes: that would share each step.
+
+    Returns:
+        What of the recipe would waste time, as sentences.
 
     Raises:
         UserError: there is no such thing, or a prepared set does not fit the recipe.
     """
     from nanogpt_cli.machine import device
+    from nanogpt_cli.recipe import shares
     from nanogpt_cli.text import prepare, tokens
     from nanogpt_cli.training import spec
 
-    device.choose(recipe.train)
+    chosen = device.choose(recipe.train)
+    vocab_size = recipe.model.vocab_size
     folder = prepare.ready(recipe.data.model_dump())
-    if folder is None:
-        return
-    data = tokens.open_data(folder)
-    spec.check_data(recipe, data)
-    spec.model_config(recipe, data.vocab_size)
+    if folder is not None:
+        data = tokens.open_data(folder)
+        spec.check_data(recipe, data)
+        vocab_size = spec.model_config(recipe, data.vocab_size).vocab_size
+    cuda = chosen.device.type == "cuda"
+    return shares.notes(recipe, processes, vocab_size=vocab_size, cuda=cuda)
 
 
 def _check_fit(start: Start, data: Path, recipe: Recipe) -> None:
@@ -242,6 +274,7 @@ def resumed(asked: Request) -> Job:
     loaded = recipe_files.load(run.recipe, asked.sets)
     for note in loaded.notes:
         console.say(note)
+    check_processes(loaded.recipe, replace(asked, name=str(run.path)))
     planned = loaded.recipe.train.max_steps
     if max(retention.list_steps(run), default=0) >= planned:
         console.say(f"all {planned} steps are made; --set train.max_steps=N makes the run longer")
@@ -261,9 +294,18 @@ def _proved(data: Path, asked: Request) -> Certificate | None:
 
 
 def prepared(recipe: Recipe) -> Path:
-    """The folder of a recipe's data, which is prepared now if it is missing."""
+    """The folder of a recipe's data, which is prepared now if it is missing.
+
+    Raises:
+        UserError: the recipe's device is missing, which is said before hours of preparation; or the
+            data cannot be prepared.
+    """
     from nanogpt_cli.text import prepare
 
+    if recipe.train.device not in ("auto", "cpu"):  # these are never missing, and torch is slow
+        from nanogpt_cli.machine import device
+
+        device.named(recipe.train.device)
     return prepare.ensure(recipe.data.model_dump(), report=console.say)
 
 

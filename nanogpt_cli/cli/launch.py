@@ -95,10 +95,23 @@ def run_processes(number: int, restarts: int, arguments: list[str], run: RunFold
         return  # the ranks were told, and saved before they ended
 
 
+# What usually sends these signals to a trainer.
+_SENDERS = {
+    "SIGABRT": "PyTorch gave up, as it does when another process has not answered for minutes; "
+    "what it said is above",
+    "SIGBUS": "often too little shared memory, /dev/shm",
+    "SIGKILL": "often the system's, for lack of memory",
+}
+
+
 def _cause(code: int) -> str:
     """An exit code in words."""
     import signal
 
-    if code < 0:
-        return f"signal {signal.Signals(-code).name}"
-    return f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # real-time signals have no names
+        return f"signal {-code}"
+    return f"signal {name} ({_SENDERS[name]})" if name in _SENDERS else f"signal {name}"

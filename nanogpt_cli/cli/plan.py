@@ -53,6 +53,7 @@ def plan(
     from nanogpt_cli.machine import device as devices
     from nanogpt_cli.machine import gpus
     from nanogpt_cli.recipe import files as recipe_files
+    from nanogpt_cli.recipe import shares
     from nanogpt_cli.training import plan as core
     from nanogpt_cli.training import roofline, spec
 
@@ -62,6 +63,7 @@ def plan(
             "--gpu estimates the speed that --flops would give", "leave one of them out"
         )
     card = gpus.find(gpu) if gpu else None
+    shares.check(loaded, processes)
     vocab_size, tokens = _sizes(loaded)
     device = card.device() if card else devices.choose(loaded.train)
     room = int(available * 1e9) or (int(card.memory) if card else 0)
@@ -88,6 +90,9 @@ def plan(
         _show(found, device.name, device.precision, free, ", estimated" if guess else "")
         if guess:
             _show_estimate(guess)
+    cuda = device.device.type == "cuda"
+    for note in shares.notes(loaded, processes, vocab_size=config.vocab_size, cuda=cuda):
+        console.say(note)
     if not found.fits:
         console.say(_refusal(found))
         console.next_command("nanogpt recipes")

@@ -84,7 +84,19 @@ def short_path(path: Path) -> str:
 
 
 def train_command(manifest: dict[str, Any], folder: Path) -> str:
-    """The command that trains on this set: the recipe ``small``, with a context the text fills."""
+    """The command that trains on this set: the recipe ``small``, with a context the text fills.
+
+    For a set without a validation split, on which ``train`` cannot evaluate, the command that
+    prepares one with it.
+    """
+    from nanogpt_cli.text import again, tokens
+    from nanogpt_cli.text.request import VAL_FRACTION
+
+    if not manifest["request"].get("val_fraction", VAL_FRACTION):
+        words = again.prepare_words(
+            tokens.read_manifest(folder), manifest["tokenizer"]["kind"], val_fraction=VAL_FRACTION
+        )
+        return shell.command(*words or ("prepare", "--help"))
     name, kind = manifest["name"], manifest["tokenizer"]["kind"]
     if name == "shakespeare" and kind == "char" and folder == places.data_folder(name, kind):
         return shell.command("train", "small")
@@ -93,8 +105,8 @@ def train_command(manifest: dict[str, Any], folder: Path) -> str:
     words += shell.setting(
         "data.tokenizer", shell.path_word(asked) if asked.is_absolute() else kind
     )
-    if (tokens := manifest["train"]["tokens"]) <= _CONTEXT:
-        words += shell.setting("model.block_size", max(1, tokens - 1))
+    if (length := manifest["train"]["tokens"]) <= _CONTEXT:
+        words += shell.setting("model.block_size", max(1, length - 1))
     return shell.command(*words)
 
 

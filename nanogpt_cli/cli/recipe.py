@@ -58,21 +58,28 @@ def _show(rows: list[tuple[str, str, Any, str]]) -> None:
 
 
 @group.command()
-def check(recipe: Name, sets: options.Sets = None, as_json: options.AsJson = False) -> None:
+def check(
+    recipe: Name,
+    sets: options.Sets = None,
+    processes: options.Processes = 1,
+    as_json: options.AsJson = False,
+) -> None:
     """Check whether train would accept a recipe; if not, list every reason (exit code 2)."""
     from nanogpt_cli.recipe import files as recipe_files
 
     loaded = recipe_files.load(recipe, sets or [])
     jobs.check(loaded)
-    jobs.check_data(loaded.recipe)
+    asked = jobs.Request(recipe, tuple(sets or ()), processes=processes)
+    jobs.check_processes(loaded.recipe, asked)
+    notes = [*loaded.notes, *jobs.check_data(loaded.recipe, processes)]
     if as_json:
-        facts = {"keys_set": sorted(loaded.origins), "notes": list(loaded.notes)}
+        facts = {"keys_set": sorted(loaded.origins), "notes": notes}
         console.emit_json({"recipe": recipe, "valid": True, **facts})
     else:
         typer.echo(f"{recipe} is valid: {len(loaded.origins)} keys set, the rest are defaults")
-        for note in loaded.notes:
+        for note in notes:
             console.say(note)
-    console.next_command(shell.command("train", recipe, *shell.settings(sets)))
+    console.next_command(shell.command(*asked.words()))
 
 
 @group.command()

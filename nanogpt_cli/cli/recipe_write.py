@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_cli import files, shell
-from nanogpt_cli.cli import console, options
+from nanogpt_cli.cli import chosen_data, console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable, toml_escaped
 from nanogpt_cli.run.folder import check_name
@@ -53,18 +53,19 @@ def new(
     given = recipe_files.load(base).recipe
     wanted: dict[str, Any] = {}
     if isinstance(given.data.name, str):  # a recipe that names several texts keeps them
-        data = _data(data or ask("data (a named set, a file or a folder)", given.data.name, _data))
-        wanted = {"data.name": data, **_as_prepared(data)}
+        check = chosen_data.checked
+        data = check(data or ask("data (a named set, a file or a folder)", given.data.name, check))
+        wanted = _named(data)
     elif data:
-        wanted = {"data.name": _data(data), **_as_prepared(data)}
+        wanted = _named(chosen_data.checked(data))
     kind = wanted.pop("data.tokenizer", given.data.tokenizer)
-    check = _tokenizer(data)
-    tokenizer = tokenizer or ask("tokenizer (char, byte, gpt2, bpe:SIZE)", kind, check)
-    check(tokenizer)
+    usable = _tokenizer(data)
+    tokenizer = tokenizer or ask("tokenizer (char, byte, gpt2, bpe:SIZE)", kind, usable)
+    usable(tokenizer)
     steps = steps or int(ask("steps", str(given.train.max_steps), _positive))
     stem = Path(data or base).stem
-    name = name or (out.stem if out else "") or ask("name", _free_name(stem, base), check_name)
-    path = out or Path(f"{check_name(name)}.toml")
+    name = name or (out.stem if out else "") or ask("name", _free_name(stem, base), _named_well)
+    path = out or Path(f"{_named_well(name)}.toml")
     _refuse_to_overwrite(path)
     wanted |= {"data.tokenizer": tokenizer, "train.max_steps": steps}
     wanted |= _prompt(writing.merged(base, wanted, sets or []))
@@ -102,7 +103,7 @@ def from_nanogpt(
         console.say(f"note: {note}")
     if out:
         _refuse_to_overwrite(out)
-    file = out or Path(f"{config.stem}.toml")
+    file = out or Path(f"{_unused(config.stem)}.toml")
     start = ["--from", made.source] if made.source else []
     command = shell.command("train", file, *start)
     if not (out or as_json):
@@ -148,33 +149,9 @@ def _keep(_: str, default: str, __: Callable[[str], object]) -> str:
     return default
 
 
-def _data(text: str) -> str:
-    """Check that ``text`` is a set that ``prepare`` can make, or a prepared one."""
-    from nanogpt_cli.text import catalogue, tokens
-
-    path = expanded(text)
-    if catalogue.find(text) or tokens.is_prepared(path) or (text != "-" and path.exists()):
-        return text
-    raise catalogue.unknown(text)
-
-
-def _as_prepared(data: str) -> dict[str, Any]:
-    """The options with which this text was prepared last, as keys of a recipe."""
-    from nanogpt_cli.text import catalogue, look, tokens
-
-    if catalogue.find(data):
-        return {}
-    path = expanded(data)
-    folder = path if tokens.is_prepared(path) else look.newest_of(path)
-    if folder is None:
-        return {}
-    about = tokens.read_manifest(folder)
-    if folder == path:  # the set itself; its options are those of its text
-        return {"data.tokenizer": about.kind}
-    asked = {k: v for k, v in about.raw["request"].items() if k != "inputs" and v is not None}
-    found = {f"data.{key}": value for key, value in asked.items() if key in _data_keys()}
-    console.say(f"options of [data] as in {folder}, which was prepared from {data}")
-    return found
+def _named(data: str) -> dict[str, Any]:
+    """The keys of a recipe for this text, with the options with which it was prepared last."""
+    return {"data.name": data} | {f"data.{k}": v for k, v in chosen_data.as_prepared(data).items()}
 
 
 def _prompt(recipe: Recipe) -> dict[str, str]:
@@ -191,18 +168,16 @@ def _prompt(recipe: Recipe) -> dict[str, str]:
     return {"sample.prompt": found} if found else {}
 
 
-def _data_keys() -> list[str]:
-    from nanogpt_cli.recipe import problems
-
-    return problems.keys()["data"]
-
-
 def _tokenizer(data: str) -> Callable[[str], object]:
     from nanogpt_cli.text import request, tokens
 
     if not data or tokens.is_prepared(expanded(data)):
         return lambda _: None  # a prepared set has its tokenizer
     return lambda kind: request.checked(request.Request((data,), tokenizer=kind))
+
+
+def _named_well(name: str) -> str:
+    return check_name(name, how="")
 
 
 def _positive(text: str) -> int:
@@ -216,6 +191,11 @@ def _free_name(stem: str, base: str) -> str:
     """A name such as ``notes-small`` for notes.txt, with a number if that file exists already."""
     stem = f"{stem}-{Path(base).stem}"
     stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem).lstrip("._-") or "mine"
+    return _unused(stem)
+
+
+def _unused(stem: str) -> str:
+    """``stem``, with a number if there is such a recipe here already."""
     number, name = 1, stem
     while Path(f"{name}.toml").exists():
         number += 1

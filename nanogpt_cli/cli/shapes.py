@@ -223,6 +223,13 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "chart_update_ms": "CPU milliseconds of drawing a chart",
         "open": "opening a long run: first frame, whole run, memory",
     },
+    "bench gpu": {
+        **_BENCH, "device": "cuda or cpu", "tiny": "whether the sizes say nothing about speed",
+        "minutes": "time allowed for all items", "seconds": "time taken",
+        "passed": "whether no item failed; null while they run",
+        "items": "name, about, status (passed, failed, skipped, running), seconds, error, trace, "
+        "and parts: name, status, seconds, facts, error, trace",
+    },
     "doctor": {
         "ok": "whether nothing essential is broken", "problems": "what is wrong, as sentences",
         "versions": "version of each library, empty if missing",

@@ -84,7 +84,7 @@ class TrainConsole:
             self._line(note, dim=True)
         self._line(
             f"{event.name}: {console.count(event.parameters)} parameters on {event.device} "
-            f"({event.precision}), {event.max_steps} steps of "
+            f"({event.precision}), {event.max_steps} step{'s' * (event.max_steps != 1)} of "
             f"{console.count(event.tokens_per_step)} tokens"
             + (f", from step {event.step}" if event.step else "")
         )

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import typer
+
 from nanogpt_cli import shell
 from nanogpt_cli.cli import console
 from nanogpt_cli.cli.jobs import Job
@@ -32,10 +34,12 @@ def run_alone(job: Job) -> events.RunEnded:
     Raises:
         UserError: another trainer holds the run, or something the user can fix went wrong.
     """
-    from nanogpt_cli.machine import distributed
+    stop = _StopSignal()
+    with _removed_unless_begun(job, stop):
+        from nanogpt_cli.machine import joining  # torch: seconds in which Ctrl-C may come
 
-    with distributed.alone() as group:
-        return _run(job, group)
+        with joining.alone() as group:
+            return _run(job, group, stop)
 
 
 def run_as_rank(make_job: Callable[[bool], Job]) -> tuple[Job, events.RunEnded] | None:
@@ -45,14 +49,20 @@ def run_as_rank(make_job: Callable[[bool], Job]) -> tuple[Job, events.RunEnded] 
         make_job: called on the first rank, which tells the others; its argument says whether the
             launcher has started the job again.
     """
-    from nanogpt_cli.machine import distributed
+    from nanogpt_cli.machine import joining, ranks
+    from nanogpt_cli.training import resuming
 
-    with distributed.joined() as group:
-        again = distributed.restarted(group)
-        job = Job.from_json(group.share(make_job(again).to_json() if group.leads else None))
-        with distributed.readable_losses(group, _how_to_go_on(job.run)):
+    with joining.joined() as group:
+        with ranks.readable_losses(group, lambda: resuming.how_to_go_on(None, group)):
+            again = joining.restarted(group)
+            try:
+                values = joining.from_first(group, lambda: make_job(again).to_json())
+            except joining.AbsentError:
+                raise typer.Exit(2) from None
+        job = Job.from_json(values)
+        with ranks.readable_losses(group, lambda: resuming.how_to_go_on(job.run, group)):
             if group.leads:
-                return job, _run(job, group)
+                return job, _run(job, group, _StopSignal())
             stop = _StopSignal(quiet=True)
             with stop.installed():
                 for event in _trainer(job, group, stop).run():
@@ -60,16 +70,22 @@ def run_as_rank(make_job: Callable[[bool], Job]) -> tuple[Job, events.RunEnded] 
     return None
 
 
-def _how_to_go_on(folder: RunFolder) -> str:
-    return f"go on from the last checkpoint: {shell.hint('train', folder.path, '--resume')}"
+@contextlib.contextmanager
+def _removed_unless_begun(job: Job, stop: _StopSignal) -> Iterator[None]:
+    """Leave nothing of a run that was made here and failed or was stopped before its first step."""
+    try:
+        yield
+    except (KeyboardInterrupt, UserError):
+        if job.made_here and not stop.begun:
+            shutil.rmtree(job.run.path, ignore_errors=True)
+        raise
 
 
-def _run(job: Job, group: Group) -> events.RunEnded:
+def _run(job: Job, group: Group, stop: _StopSignal) -> events.RunEnded:
     """The first or only process of a run: it holds the lock and writes."""
     from nanogpt_cli.cli.train_console import TrainConsole
     from nanogpt_cli.training.drive import drive
 
-    stop = _StopSignal()
     told = drive(
         job.run, job.recipe, lambda: _trainer(job, group, stop), resume=job.resume,
         report=console.say,
@@ -82,17 +98,13 @@ def _run(job: Job, group: Group) -> events.RunEnded:
                 with contextlib.suppress(OSError):
                     show(event)
     except KeyboardInterrupt:
-        _say_what_is_kept(job.run)
-        raise
-    except UserError:
-        if job.made_here and not stop.begun:  # a run that could not begin leaves nothing
-            shutil.rmtree(job.run.path, ignore_errors=True)
+        _say_what_is_kept(job.run, stop)
         raise
     assert isinstance(event, events.RunEnded)
     return event
 
 
-def _say_what_is_kept(folder: RunFolder) -> None:
+def _say_what_is_kept(folder: RunFolder, stop: _StopSignal) -> None:
     """After a run was stopped at once."""
     from nanogpt_cli.training import retention
 
@@ -101,7 +113,8 @@ def _say_what_is_kept(folder: RunFolder) -> None:
         console.say(f"stopped at once; what came after step {steps[-1]} is not saved")
         console.next_command(shell.command("train", folder.path, "--resume"))
     else:
-        console.say("stopped at once; nothing is saved yet")
+        when = "at once" if stop.begun else "before the first step"
+        console.say(f"stopped {when}; nothing is saved yet")
 
 
 def _trainer(job: Job, group: Group, stop: _StopSignal) -> Trainer:

@@ -12,6 +12,7 @@ from nanogpt_cli.model.gpt import GPTConfig
 
 MAX_GROWTH = 30.0
 MAX_FIRST_STEP = 5.0
+MIN_BRANCH = 0.07  # RMS of a typical branch, as a share of the embedding's
 MAX_GRADIENT_RATIO = 30.0
 # A head of std 1/√d gives logits of variance 1 and thus an excess of 0.5, where a limit would be
 # exceeded by every other draw.
@@ -47,6 +48,7 @@ def on_signals(
     checks = (
         _growth(found, expected, config, shallow),
         _deviation(found, expected, config),
+        _branches(found),
         _first_block(found, expected, config),
         _gradients(found, expected, config),
         _loss(found, expected, config),
@@ -136,6 +138,16 @@ def _growth(
         scatter=_factor(theory, _STREAM_SCATTER, config.n_embd),
     )
     yield past or Verdict(OK, "growth", text + calm, growth)
+
+
+def _branches(found: Signals) -> Iterator[Verdict]:
+    """Branches that are small by accident; at 0 they are so by intention."""
+    branches = (*found.attn_rms, *found.mlp_rms)
+    typical = math.sqrt(sum(x * x for x in branches) / len(branches))
+    if 0 < typical < MIN_BRANCH * found.stream_rms[0]:
+        share = typical / found.stream_rms[0]
+        text = f"a branch adds {share:.1%} of the embedding's RMS: the blocks hardly take part"
+        yield Verdict(WARN, "branches", text, share)
 
 
 def _deviation(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:

@@ -56,8 +56,14 @@ class Variant:
 
 
 def schemes_of(config: GPTConfig, schemes: Sequence[Scheme]) -> list[Variant]:
-    """One variant per scheme, all of the same shape."""
-    return [Variant(s.name, configure(config, s), s) for s in schemes]
+    """One variant per scheme, all of the same shape; the head is untied where a scheme asks."""
+    found = []
+    for scheme in schemes:
+        untie = scheme.untied and config.tied
+        shape = replace(config, tied=False) if untie else config
+        label = f"{scheme.name} untied" if untie else scheme.name
+        found.append(Variant(label, configure(shape, scheme), scheme))
+    return found
 
 
 def ablate(config: GPTConfig, scheme: Scheme, names: Sequence[str]) -> list[Variant]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,13 @@ def run_name(source: str) -> str:
 
 
 def make_run(
-    found: LoadedModel, *, name: str, out: Path, source: str, data: str, tokenizer: Tokenizer | None
+    found: LoadedModel,
+    *,
+    name: str,
+    out: Path,
+    source: str,
+    data: Mapping[str, Any],
+    tokenizer: Tokenizer | None,
 ) -> RunFolder:
     """Create a run folder with one checkpoint.
 
@@ -100,7 +107,8 @@ def make_run(
         name: name of the run; a number is appended if it exists.
         out: the folder of runs.
         source: where the model came from, for the record.
-        data: name of the data set for ``eval`` and further training.
+        data: the data for ``eval`` and further training: ``name`` and other keys of ``[data]``,
+            of which ``tokenizer`` gives way to that of the model.
         tokenizer: replaces the one found.
 
     Raises:
@@ -111,8 +119,8 @@ def make_run(
     if bad := not_finite(found.model):
         raise UserError(f"{source}: {bad}", f"{_USELESS}; import an earlier checkpoint of it")
     check_vocabulary(source, tokenizer, found.model.config)
-    if tokenizer is not None and tokens.is_prepared(Path(data)):
-        starting.check_tokenizer(tokenizer, tokens.open_data(Path(data)), source, "")
+    if tokenizer is not None and tokens.is_prepared(Path(data["name"])):
+        starting.check_tokenizer(tokenizer, tokens.open_data(Path(data["name"])), source, "")
     with files.readable_os_errors("create a run folder", out):
         run = fresh_run(name, out)
     try:
@@ -125,7 +133,11 @@ def make_run(
 
 
 def _fill(
-    run: RunFolder, found: LoadedModel, source: str, data: str, tokenizer: Tokenizer | None
+    run: RunFolder,
+    found: LoadedModel,
+    source: str,
+    data: Mapping[str, Any],
+    tokenizer: Tokenizer | None,
 ) -> None:
     resolved = _recipe(run, found.model.config, data, tokenizer)
     state: dict[str, Any] = {
@@ -147,7 +159,7 @@ def _fill(
 
 
 def _recipe(
-    run: RunFolder, config: GPTConfig, data: str, tokenizer: Tokenizer | None
+    run: RunFolder, config: GPTConfig, data: Mapping[str, Any], tokenizer: Tokenizer | None
 ) -> recipe.Recipe:
     kind = "gpt2" if tokenizer is None else tokenizer.kind
     if tokenizer is not None and kind not in tokenizers.NAMED:
@@ -159,7 +171,7 @@ def _recipe(
     values = {name: getattr(config, name) for name in names}
     return recipe.Recipe(
         run=recipe.Run(name=run.name),
-        data=recipe.Data(name=data, tokenizer=kind),
+        data=recipe.Data.model_validate({**data, "tokenizer": kind}),
         model=recipe.Model.model_validate({**values, "init": "gpt2"}),
         optim=_FINE_TUNING,
     )

@@ -95,7 +95,7 @@ def choose(train: recipe.Train) -> Device:
     Raises:
         UserError: the recipe asks for a device or format this machine lacks.
     """
-    device = _device(train.device)
+    device = named(train.device)
     notes: list[str] = []
     precision = _precision(train, device, notes)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
@@ -110,7 +110,12 @@ def choose(train: recipe.Train) -> Device:
     return Device(device, precision, compiled, name, peak, tuple(notes))
 
 
-def _device(wanted: str) -> torch.device:
+def named(wanted: str) -> torch.device:
+    """The device that a recipe's ``train.device`` names; nothing is set up on it.
+
+    Raises:
+        UserError: it is none to train on, or this machine lacks it.
+    """
     if wanted == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

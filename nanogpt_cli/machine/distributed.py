@@ -1,8 +1,7 @@
 """One run on several processes: ranks, the messages between them, and how the model is split.
 
-Processes are started by ``torch.distributed.run`` (``nanogpt train --procs N``, or ``torchrun``
-directly) and find each other through the environment variables it sets. Every rank runs the same
-trainer in lockstep; only rank 0 writes. There are two ways to share the work:
+Every rank runs the same trainer in lockstep; only rank 0 writes. There are two ways to share the
+work:
 
 * DDP: each rank holds the whole model; gradients are averaged after the last micro-batch.
 * FSDP2 (``fully_shard``): each rank holds a slice of every parameter, gradient and moment; a
@@ -15,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +26,6 @@ from torch import Tensor, nn
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine.device import Device
-from nanogpt_cli.user_input import whole_from_environment
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -46,7 +43,7 @@ class Group:
         world: number of processes.
         local_rank: rank of this process among those on its machine.
         joined: whether collective operations connect the processes. A single one joins itself only
-            on request, see ``alone``.
+            on request, see ``joining.alone``.
     """
 
     rank: int = 0
@@ -98,97 +95,6 @@ class Group:
             )
         each = slots // self.world
         return range(self.rank * each, (self.rank + 1) * each)
-
-
-def wanted() -> int:
-    """How many processes the launcher started; 1 without a launcher."""
-    return whole_from_environment("WORLD_SIZE", 1)
-
-
-def restarted(group: Group) -> bool:
-    """Whether the launcher has started these processes again. Every rank must call it.
-
-    The launcher counts a restart only on the machine where a process failed, so the ranks compare.
-    """
-    return group.any(whole_from_environment("TORCHELASTIC_RESTART_COUNT", 0) > 0)
-
-
-@contextlib.contextmanager
-def joined() -> Iterator[Group]:
-    """Join the process group of the launcher's processes, if there are several.
-
-    CPU tensors are sent over gloo, GPU tensors over NCCL.
-
-    Raises:
-        UserError: the other processes cannot be reached.
-    """
-    if wanted() == 1:
-        with alone() as group:
-            yield group
-        return
-    local_rank = whole_from_environment("LOCAL_RANK", 0)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank)
-    try:
-        dist.init_process_group(_backend())
-    except (dist.DistError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0][:160]
-        raise UserError(
-            f"rank {os.environ.get('RANK')}: the other processes cannot be reached ({reason})",
-            "after a restart, processes may wait for ones that have ended: set "
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on every machine",
-        ) from error
-    try:
-        yield Group(dist.get_rank(), dist.get_world_size(), local_rank, joined=True)
-    finally:
-        dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[Group]:
-    """The group of a single process.
-
-    With ``NANOGPT_JOIN_ALONE=1`` it is a process group all the same, so that a machine with one GPU
-    runs NCCL, DDP and FSDP2.
-    """
-    if os.environ.get("NANOGPT_JOIN_ALONE", "0") in ("", "0"):
-        yield Group()
-        return
-    store = torch._C._distributed_c10d.HashStore()
-    dist.init_process_group(_backend(), store=store, rank=0, world_size=1)
-    try:
-        yield Group(joined=True)
-    finally:
-        dist.destroy_process_group()
-
-
-def _backend() -> str:
-    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-
-
-@contextlib.contextmanager
-def readable_losses(group: Group, hint: str) -> Iterator[None]:
-    """Turn an error of a collective operation into one line that says another process is gone.
-
-    Args:
-        group: the processes.
-        hint: what to do then.
-
-    Raises:
-        UserError: another process is gone.
-    """
-    try:
-        yield
-    except (dist.DistBackendError, dist.DistNetworkError, RuntimeError) as error:
-        text = str(error)
-        lost = ("onnection", "peer", "imed out", "gloo", "NCCL", "ncclRemoteError")
-        if not group.joined or not any(word in text for word in lost):
-            raise
-        raise UserError(
-            f"rank {group.rank}: another process of this job is gone "
-            f"({text.strip().splitlines()[0][:160]})",
-            hint,
-        ) from error
 
 
 def shard(
@@ -290,10 +196,19 @@ def rows(tensor: Tensor) -> tuple[int, Tensor]:
     mine = local(tensor)
     if not is_split(tensor) or not tensor.placements[0].is_shard():
         return 0, mine
-    each = -(-len(tensor) // tensor.device_mesh.size())
-    first = min(tensor.device_mesh.get_local_rank() * each, len(tensor))
-    assert len(mine) == min(each, len(tensor) - first), "the tensor is not split into equal rows"
-    return first, mine
+    here = all_rows(tensor)[tensor.device_mesh.get_local_rank()]
+    assert len(mine) == len(here), "the tensor is not split into equal rows"
+    return here.start, mine
+
+
+def all_rows(tensor: Tensor) -> list[range]:
+    """The rows that each rank holds; of a tensor that is not split, one range with all of them."""
+    n = len(tensor)
+    if not is_split(tensor) or not tensor.placements[0].is_shard():
+        return [range(n)]
+    world = tensor.device_mesh.size()
+    each = -(-n // world)
+    return [range(min(r * each, n), min((r + 1) * each, n)) for r in range(world)]
 
 
 def whole(tensors: Mapping[str, Tensor], group: Group) -> dict[str, Tensor]:
@@ -323,13 +238,6 @@ def new_folder(target: Path, group: Group, *, replace: bool = False) -> Iterator
 def _joined(tensor: DTensor) -> Tensor:
     full: Tensor = tensor.full_tensor()
     return full
-
-
-def gathered(mine: Tensor, reference: Tensor) -> Tensor:
-    """Gather a tensor of which each rank holds the slice ``mine``, split like ``reference``."""
-    if not is_split(reference):
-        return mine
-    return _joined(_split(mine, reference))
 
 
 def _split(mine: Tensor, reference: DTensor) -> DTensor:

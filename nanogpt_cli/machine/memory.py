@@ -48,3 +48,23 @@ def available_bytes(device: Device, *, with_swap: bool = False) -> int:
 
         return int(torch.cuda.mem_get_info(device.device)[0])
     return host.available_bytes(with_swap=with_swap)
+
+
+def reachable_bytes(device: Device) -> int:
+    """Bytes that this process has of a device's memory, and those that are free."""
+    if device.device.type == "cuda":
+        import torch
+
+        return available_bytes(device) + int(torch.cuda.memory_reserved(device.device))
+    return available_bytes(device, with_swap=True) + host.peak_bytes()
+
+
+# PyTorch has an error class for devices, but none for CPUs, MPS and libraries such as cuBLAS.
+_WORDS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether Python, PyTorch or a library it calls found too little memory."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from nanogpt_cli import foreign_files, parsing, places
+from nanogpt_cli import foreign_files, parsing, places, shell
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.printable import checked
 from nanogpt_cli.recipe import problems
@@ -98,7 +98,9 @@ def locate(name: str | Path) -> Path:
     if str(name) in names:
         return places.shipped_recipes() / f"{name}.toml"
     if path.is_dir():
-        raise UserError(f"{path} is a folder, not a recipe", "name a .toml file in it")
+        inside = path / "recipe.toml"  # that of a run
+        example = f", such as {inside}" if inside.is_file() else ""
+        raise UserError(f"{path} is a folder, not a recipe", f"name a .toml file in it{example}")
     if foreign_files.present(path):
         return path  # reading it says what it is
     close = path.stem if path.stem in names else nearest(path.stem, names)
@@ -224,11 +226,23 @@ def _settle_init(draft: _Draft, scheme: bool, choice: bool) -> None:
 
 def _parse(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """The values of a TOML file and the line of each key."""
-    text = foreign_files.read_text(path, parsing.LARGEST_RECIPE)
     try:
+        text = foreign_files.read_text(path, parsing.LARGEST_RECIPE)
         return parsing.parse_toml(text), _line_numbers(text)
     except ValueError as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+        raise UserError(f"{path} is not valid TOML: {error}", _own_text(path)) from None
+    except UserError as error:
+        if hint := _own_text(path):
+            raise UserError(error.message, hint) from None
+        raise
+
+
+def _own_text(path: Path) -> str:
+    """What to type who named a text where a recipe belongs; "" for a recipe, damaged or not."""
+    if path.suffix.lower() in ("", ".toml") or not path.is_file():
+        return ""
+    recipe = shell.hint("recipe", "new", "--data", path)
+    return f"a recipe is a .toml file; to train on the text of {path}, write one: {recipe}"
 
 
 def _line_numbers(text: str) -> dict[str, int]:

@@ -141,8 +141,12 @@ def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
     raise UserError(f"no run {str(name)!r}", f"did you mean {close!r}? {there}" if close else there)
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, how: str = ": --set run.name=NAME") -> str:
     """Return ``name`` if it can be the name of a run: letters of any script, digits, spaces, ….
+
+    Args:
+        name: what was asked for.
+        how: the end of the hint: how this command is given another name.
 
     Raises:
         UserError: it is not usable as a folder name; the message says why.
@@ -150,7 +154,7 @@ def check_name(name: str) -> str:
     if problem := _unusable(name):
         raise UserError(
             f"run name {name!r:.80} is not usable as a folder name: {problem}",
-            "set another one: --set run.name=NAME",
+            f"choose another name{how}",
         )
     return name
 

@@ -77,6 +77,7 @@ class Scheme:
         lr: formulas for the factor on the learning rate, by class; absent means 1.
         base_width, base_depth: the width and depth at which ``m`` and ``r`` are 1.
         mismatch: what it assumes and a pre-LN GPT-2 with tied head lacks; empty if nothing.
+        untied: it has a law of its own for the head, so comparisons untie it.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Scheme:
     base_width: int
     base_depth: int
     mismatch: str
+    untied: bool
 
     def law(self, tensor_class: str, values: Mapping[str, float]) -> Law:
         """The law of a class of tensor; ``values`` gives d, L, l, D, V, T, fan_in, fan_out."""
@@ -149,7 +151,11 @@ def _positive(table: Mapping[str, Any], key: str, default: int, where: str) -> i
 
 def _from_table(name: str, table: Mapping[str, Any], base: Scheme | None, where: str) -> Scheme:
     """Read one scheme; what the table leaves out is taken from ``base``."""
-    special = {*_TEXT_KEYS, "aliases", "base", "multipliers", "lr", "base_width", "base_depth"}
+    special = {*_TEXT_KEYS, "aliases", "base", "multipliers", "lr", "base_width", "base_depth",
+               "untied"}  # fmt: skip
+    untied = table.get("untied", base.untied if base else False)
+    if not isinstance(untied, bool):
+        raise UserError(f"{where}.untied must be true or false, got {untied!r:.80}")
     laws = _expand({k: v for k, v in table.items() if k not in special}, where)
     rules = {c: Rule.parse(text) for c, text in laws.items()}
     multipliers = {k: str(v) for k, v in _subtable(table, "multipliers", where).items()}
@@ -170,6 +176,7 @@ def _from_table(name: str, table: Mapping[str, Any], base: Scheme | None, where:
         base_width=_positive(table, "base_width", base.base_width if base else 256, where),
         base_depth=_positive(table, "base_depth", base.base_depth if base else 2, where),
         mismatch=str(table.get("mismatch", base.mismatch if base else "")),
+        untied=untied,
     )
 
 

@@ -11,14 +11,15 @@ from nanogpt_cli.text.request import Request
 from nanogpt_cli.text.tokens import Manifest
 
 
-def prepare_words(manifest: Manifest, tokenizer: str) -> list[str]:
+def prepare_words(manifest: Manifest, tokenizer: str, **changes: object) -> list[str]:
     """The words of ``nanogpt prepare`` for the same text; empty if anything it needs is gone.
 
     Args:
         manifest: of the set.
         tokenizer: what to prepare it with: a kind, a file or a run folder.
+        changes: other options than those of the set.
     """
-    request = manifest.raw["request"]
+    request = manifest.raw["request"] | changes
     inputs = [str(text) for text in request.get("inputs", ())]
     there = [catalogue.find(text) is not None or Path(text).exists() for text in inputs]
     if tokenizers.is_path(tokenizer):

@@ -143,6 +143,11 @@ def notes(manifest: dict[str, Any]) -> Iterator[str]:
     if receipt.get("skipped_files"):
         first = f"; the first: {receipt['first_binary']}" if receipt.get("first_binary") else ""
         yield f"{receipt['skipped_files']:,} binary file(s) were left out{first}"
+    if manifest["val"]["tokens"] < 2:
+        yield (
+            f"the val split has {manifest['val']['tokens']} tokens, and train needs at least 2 to "
+            "evaluate on"
+        )
     if receipt["documents"] > 1 and tokenizer["eot"] is None:
         offer = f"; {option('eot')} adds one" if tokenizer["kind"] in ("char", "byte") else ""
         yield (

@@ -275,6 +275,11 @@ class Alarms:
         )  # fmt: skip
 
     def _on_eval(self, event: Eval) -> Iterator[_Finding]:
+        # A resumed run repeats the evaluation that its checkpoint came before, and one that went
+        # back makes later ones anew.
+        while self._evals and self._evals[-1].step >= event.step:
+            self._evals.pop()
+            self._train_at_eval.pop()
         self._evals.append(event)
         self._train_at_eval.append(median(self._losses) if self._losses else math.nan)
         if len(self._evals) < 4:

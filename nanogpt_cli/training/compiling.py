@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
 from nanogpt_cli import places
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.machine import distributed
+from nanogpt_cli.machine import distributed, memory
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.training import evaluate
 from nanogpt_cli.training.stepper import Stepper
@@ -32,7 +31,8 @@ def compile_loss(stepper: Stepper, *, n_val: int, required: bool) -> None:
         required: whether a failure is an error.
 
     Raises:
-        UserError: it is required and fails, or there is too little memory for a micro-batch.
+        UserError: it is required and fails.
+        RuntimeError: there is too little memory for a micro-batch.
     """
     if not stepper.device.compile:
         return
@@ -46,13 +46,12 @@ def compile_loss(stepper: Stepper, *, n_val: int, required: bool) -> None:
         undo = _whole(stepper, evaluations=evaluations)
     reason = ""
     try:
-        with _readable_memory(stepper):
-            stepper.try_micro_batch()
-            if evaluations:
-                evaluate.rehearse(model, stepper.device, stepper.token_losses)
-    except UserError:
-        raise
+        stepper.try_micro_batch()
+        if evaluations:
+            evaluate.rehearse(model, stepper.device, stepper.token_losses)
     except Exception as error:  # whatever the compiler stack throws
+        if memory.ran_out(error):
+            raise
         reason = _reason(error)
     if not stepper.group.any(bool(reason)):  # the ranks must compute alike
         return
@@ -96,26 +95,6 @@ def _by_block(model: GPT) -> Callable[[], None]:
         del model.head_loss
 
     return undo
-
-
-@contextmanager
-def _readable_memory(stepper: Stepper) -> Iterator[None]:
-    """Turn too little memory on the device into advice.
-
-    Raises:
-        UserError: there was too little.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        size = stepper.micro_batch
-        raise UserError(
-            f"a micro-batch of {size} sequences does not fit into the memory of "
-            f"{stepper.device.name}",
-            f"set train.batch_size = {size // 2}; nanogpt plan says what fits"
-            if size > 1
-            else "use a smaller model or block_size; nanogpt plan says what fits",
-        ) from error
 
 
 def _reason(error: Exception) -> str:

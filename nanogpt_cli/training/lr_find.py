@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.text.tokens import TokenData
+from nanogpt_cli.training.room import readable_memory
 from nanogpt_cli.training.setup import assemble
 from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.starting import Start
+from nanogpt_cli.training.stepper import Stepper
 
 _STEPS = 100
 _LOWEST, _HIGHEST = 1e-6, 10.0
@@ -52,12 +54,19 @@ def sweep(
     """
     constant = {"schedule": "constant", "warmup_steps": 0}
     recipe = recipe.model_copy(update={"optim": recipe.optim.model_copy(update=constant)})
-    stepper = assemble(resolve(recipe, data), start)
+    spec = resolve(recipe, data)
+    stepper = assemble(spec, start)
+    with readable_memory(spec):
+        yield from _rise(stepper, recipe.optim.lr, steps)
+
+
+def _rise(stepper: Stepper, peak: float, steps: int) -> Iterator[Point]:
+    """Steps at rising rates; ``peak`` is the one that the stepper's optimizers are made for."""
     average = 0.0
     lowest = math.inf
     for step in range(steps):
         lr = _LOWEST * (_HIGHEST / _LOWEST) ** (step / max(1, steps - 1))
-        measured = stepper.step(step, lr / recipe.optim.lr)
+        measured = stepper.step(step, lr / peak)
         if not measured.finite:
             yield Point(lr, measured.loss, math.inf)
             return

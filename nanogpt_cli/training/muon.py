@@ -5,129 +5,68 @@ polynomial that is best for what the last one left (Polar Express, Amsel et al. 
 for all; matrices of one shape are orthogonalised together in one batched chain, the
 query/key/value projection is treated as three matrices, and the iteration runs in float32 where
 bfloat16 has no hardware (on CPUs without it bfloat16 was about 20 times slower).
+
+Several processes share the matrices out: each makes some of them orthogonal. Whole weights (DDP)
+need one message a step, which brings all results to all ranks; weights split by rows (FSDP2) need
+two, which bring the rows of a matrix to the rank that works on it and the results back.
 """
 
 from __future__ import annotations
 
-import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nanogpt_cli.machine import parts
-from nanogpt_cli.machine.distributed import gathered, is_split, like, local
+from nanogpt_cli.machine import distributed, parts
+from nanogpt_cli.machine.distributed import Group, is_split, local
+from nanogpt_cli.machine.exchange import collect, deal, swap
 from nanogpt_cli.training.adamw import Optimizer
-
-# a, b, c of a·x + b·x³ + c·x⁵ for one iteration.
-Polynomial = tuple[float, float, float]
-
-# The smallest singular value, as a share of the matrix's norm, that the iterations are made for.
-_SMALLEST = 1e-3
-# A little more than the norm: rounded to bfloat16, a singular value may exceed it.
-_ROOM = 1.02
-_EPS = 1e-7
-_EXCHANGES = 20
-_NARROW = 1e-3
-
-
-@functools.cache
-def polynomials(steps: int, smallest: float = _SMALLEST) -> tuple[Polynomial, ...]:
-    """The polynomials that bring singular values from [smallest, 1] nearest to 1 in so many steps.
-
-    Step by step the odd quintic with the least largest error on the interval that is left (Amsel
-    et al. 2025, arXiv:2505.16932), found by Remez's exchange.
-    """
-    low, high = smallest, 1.0
-    found = []
-    for _ in range(steps):
-        polynomial, error = _best_quintic(low, high)
-        found.append(polynomial)
-        low, high = 1 - error, 1 + error
-    return tuple(found)
-
-
-def _best_quintic(low: float, high: float) -> tuple[Polynomial, float]:
-    """The odd quintic nearest to 1 on [low, high], and its largest error.
-
-    It equals 1 ∓ error by turns at low, at its two extremes between, and at high.
-    """
-    if high - low < _NARROW:  # a point, where only rounding would tell the four apart
-        return (15 / 8, -10 / 8, 3 / 8), high - 1
-    inner = np.array([(3 * low + high) / 4, (low + 3 * high) / 4])
-    for _ in range(_EXCHANGES):
-        x = np.array([low, *inner, high])
-        system = np.stack([x, x**3, x**5, [1, -1, 1, -1]], axis=1)
-        a, b, c, error = np.linalg.solve(system, np.ones(4)).tolist()
-        inner = np.sqrt(np.sort(np.roots([5 * c, 3 * b, a]).real))
-    return (a, b, c), error
-
-
-def orthogonalize(
-    x: Tensor, steps: int, dtype: torch.dtype, schedule: Sequence[Polynomial] = ()
-) -> Tensor:
-    """Approximately the nearest semi-orthogonal matrices, by Newton-Schulz iteration.
-
-    Args:
-        x: (N, rows, columns), rows ≤ columns for speed.
-        steps: iterations.
-        dtype: of the iteration.
-        schedule: their polynomials; ``polynomials(steps)`` without.
-
-    Returns:
-        Tensor of the shape and dtype of ``x`` with singular values near 1: for those above a
-        thousandth of the norm, within 0.12 after 5 steps, 0.001 after 6.
-    """
-    y = x.to(dtype)
-    y = y / (y.norm(dim=(-2, -1), keepdim=True) * _ROOM + _EPS)
-    schedule = schedule or polynomials(steps)
-    # Squares of singular values need float32's digits, so bfloat16 goes the plain way.
-    small = dtype != torch.bfloat16 and y.shape[-1] >= 2 * y.shape[-2]
-    return (_by_gram(y, schedule) if small else _plainly(y, schedule)).to(x.dtype)
-
-
-def _plainly(y: Tensor, schedule: Sequence[Polynomial]) -> Tensor:
-    """Newton-Schulz on the matrices themselves, (N, rows, columns) of norm at most 1."""
-    for a, b, c in schedule:
-        gram = y @ y.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        y = torch.baddbmm(y, polynomial, y, beta=a)
-    return y
-
-
-def _by_gram(y: Tensor, schedule: Sequence[Polynomial]) -> Tensor:
-    """The same through the (rows, rows) matrices G = YYᵀ, which commute with their polynomials.
-
-    Y ← PY with P = a + bG + cG² makes G ← PGP, so the factors can be collected in Q and the wide
-    matrix is touched twice instead of twice a step: 0.6 of the time for 4 columns a row.
-    """
-    gram = y @ y.mT
-    product: Tensor | None = None
-    for step, (a, b, c) in enumerate(schedule):
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        polynomial.diagonal(dim1=-2, dim2=-1).add_(a)
-        product = polynomial if product is None else polynomial @ product
-        if step < len(schedule) - 1:
-            gram = polynomial @ (gram @ polynomial)
-    return y if product is None else product @ y
+from nanogpt_cli.training.newton_schulz import Polynomial, orthogonalize
 
 
 class _Turn(NamedTuple):
     """One matrix to change.
 
     Attributes:
-        target: the matrix, or the rows of a parameter that are one.
-        update: its Nesterov momentum, before it is made orthogonal.
+        target: the matrix, or the rows of a parameter that are one; of a parameter that is split
+            over ranks, what this rank holds of them.
+        update: its Nesterov momentum, before it is made orthogonal, in the shape of ``target``.
+        shape: of the whole matrix.
+        held: rows of it on each rank.
         lr: step size.
+        steps: iterations.
     """
 
     target: Tensor
     update: Tensor
+    shape: tuple[int, int]
+    held: tuple[int, ...]
     lr: float
+    steps: int
+
+    @property
+    def kind(self) -> tuple[int, int, int]:
+        """What the turns of one batched chain have in common."""
+        return min(self.shape), max(self.shape), self.steps
+
+    @property
+    def cost(self) -> int:
+        """Multiplications of the plain way, but for a factor that is the same for all."""
+        small, large, steps = self.kind
+        return small * small * (2 * large + small) * steps
+
+    def held_values(self, rank: int) -> int:
+        """Values of the matrix on a rank."""
+        return self.held[rank] * self.shape[1]
+
+    def change(self, orthogonal: Tensor) -> None:
+        """Make the change, given the rows of the orthogonal matrix that belong to ``target``."""
+        scale = max(1.0, self.shape[0] / self.shape[1]) ** 0.5
+        self.target.add_(orthogonal, alpha=-self.lr * scale)
 
 
 class Muon(Optimizer):
@@ -142,6 +81,7 @@ class Muon(Optimizer):
         ns_steps: Newton-Schulz iterations.
         dtype: of the iteration.
         schedule: their polynomials, for comparisons; the best ones without.
+        group: the processes that share the matrices out.
     """
 
     def __init__(
@@ -154,6 +94,7 @@ class Muon(Optimizer):
         ns_steps: int,
         dtype: torch.dtype = torch.float32,
         schedule: Sequence[Polynomial] = (),
+        group: Group = Group(),  # noqa: B008 - frozen
     ) -> None:
         defaults = {
             "lr": lr,
@@ -165,30 +106,95 @@ class Muon(Optimizer):
         super().__init__(params, defaults)
         self.dtype = dtype
         self.schedule = schedule
+        self.group = group
 
     @torch.no_grad()
     def step(self, n_parts: int = 1) -> None:
-        """Update every parameter that has a gradient."""
-        stacks: dict[tuple[int, int, int], list[_Turn]] = defaultdict(list)
-        changes: list[tuple[Tensor, Tensor]] = []
+        """Update every parameter that has a gradient; with several processes, all call it."""
+        turns: list[_Turn] = []
         for group in self.param_groups:
             for p, update in self._momentum(group, n_parts):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                target: Tensor = p
-                if is_split(p):  # split over ranks: each makes all of the change
-                    target = torch.zeros_like(update)
-                    changes.append((p, target))
-                rows = p.shape[0] // group["split"]
-                for matrix, piece in zip(
-                    torch.split(target, rows), torch.split(update, rows), strict=True
-                ):
-                    key = (*_wide(piece).shape, group["ns_steps"])
-                    stacks[key].append(_Turn(matrix, piece, group["lr"]))
-        for (_, _, steps), turns in stacks.items():
-            made = partial(orthogonalize, steps=steps, dtype=self.dtype, schedule=self.schedule)
-            parts.run(partial(_turn, turns, made), range(len(turns)), n_parts)
-        for p, change in changes:
-            p.add_(like(change, p))
+                local(p).mul_(1 - group["lr"] * group["weight_decay"])
+                turns += _turns(p, update, group)
+        if not turns:
+            return
+        owners = deal([turn.cost for turn in turns], self.group.world)
+        mine = [turn for turn, owner in zip(turns, owners, strict=True) if owner == self.group.rank]
+        if any(is_split(p) for group in self.param_groups for p in group["params"]):
+            self._change_slices(turns, owners, mine)
+        elif self.group.world > 1:
+            self._change_shared(turns, owners, mine)
+        else:
+            self._change(turns, n_parts)
+
+    def _change(self, turns: list[_Turn], n_parts: int) -> None:
+        """Change whole matrices on this process alone."""
+        for stack in _stacks(turns):
+            chosen = [turns[i] for i in stack]
+            parts.run(partial(self._turn, chosen), range(len(chosen)), n_parts)
+
+    @torch.no_grad()  # of the thread that calls it
+    def _turn(self, turns: Sequence[_Turn], mine: range) -> None:
+        chosen = turns[mine.start : mine.stop]
+        for turn, result in zip(
+            chosen, self._chain(chosen, [t.update for t in chosen]), strict=True
+        ):
+            turn.change(result)
+
+    def _change_shared(self, turns: list[_Turn], owners: list[int], mine: list[_Turn]) -> None:
+        """Change matrices that every rank holds whole, each by what its owner makes of it.
+
+        Ranks that computed the same themselves might round it differently, and drift apart.
+        """
+        made = self._orthogonal(mine, [turn.update for turn in mine])
+        like = turns[0].update.new_empty(0, dtype=self.dtype)
+        found = collect(made, owners, [turn.shape for turn in turns], like)
+        for turn, result in zip(turns, found, strict=True):
+            turn.change(result)
+
+    def _change_slices(self, turns: list[_Turn], owners: list[int], mine: list[_Turn]) -> None:
+        """Change matrices of which each rank holds some rows.
+
+        The rows of each matrix are sent to its owner, which sends back what becomes of them.
+        """
+        world = self.group.world
+        theirs = [
+            [turn for turn, owner in zip(turns, owners, strict=True) if owner == rank]
+            for rank in range(world)
+        ]
+        held = [[turn.held_values(rank) for turn in mine] for rank in range(world)]
+        arrived = swap([[turn.update for turn in some] for some in theirs], held, turns[0].update)
+        updates = [
+            torch.cat(arrived[i :: len(mine)]).view(turn.shape) for i, turn in enumerate(mine)
+        ]
+        made = [
+            torch.split(m, list(t.held))
+            for m, t in zip(self._orthogonal(mine, updates), mine, strict=True)
+        ]
+        back = swap(
+            [[rows[rank] for rows in made] for rank in range(world)],
+            [[turn.update.numel() for turn in some] for some in theirs],
+            turns[0].update.new_empty(0, dtype=self.dtype),
+        )
+        for turn, rows in zip((turn for some in theirs for turn in some), back, strict=True):
+            turn.change(rows.view(turn.update.shape))
+
+    def _orthogonal(self, turns: Sequence[_Turn], updates: Sequence[Tensor]) -> list[Tensor]:
+        """The orthogonal matrices of some turns, whose whole updates these are, in ``dtype``."""
+        found: dict[int, Tensor] = {}
+        for stack in _stacks(turns):
+            made = self._chain([turns[i] for i in stack], [updates[i] for i in stack])
+            found |= {i: result.to(self.dtype) for i, result in zip(stack, made, strict=True)}
+        return [found[i] for i in range(len(turns))]
+
+    def _chain(self, turns: Sequence[_Turn], updates: Sequence[Tensor]) -> list[Tensor]:
+        """The orthogonal matrices of turns of one kind, all in one batched chain."""
+        batch = torch.stack([_wide(update) for update in updates])
+        made = orthogonalize(batch, turns[0].steps, self.dtype, self.schedule)
+        return [
+            result.mT if turn.shape[0] > turn.shape[1] else result
+            for turn, result in zip(turns, made, strict=True)
+        ]
 
     def _momentum(self, group: dict[str, Any], n_parts: int) -> list[tuple[Tensor, Tensor]]:
         """Advance the buffers of a group; (parameter, Nesterov update) pairs."""
@@ -200,7 +206,7 @@ class Muon(Optimizer):
         buffers = [local(self.state[p]["momentum_buffer"]) for p in params]
         advance = partial(_advance, grads, buffers, group["momentum"])
         updates = [u for some in parts.run(advance, range(len(params)), n_parts) for u in some]
-        return [(p, gathered(update, p)) for p, update in zip(params, updates, strict=True)]
+        return list(zip(params, updates, strict=True))
 
 
 @torch.no_grad()  # of the thread that calls it
@@ -215,15 +221,33 @@ def _advance(
     return list(torch._foreach_lerp(grads[chosen], buffers[chosen], momentum))
 
 
-@torch.no_grad()
-def _turn(turns: Sequence[_Turn], orthogonal: Callable[[Tensor], Tensor], mine: range) -> None:
-    """Change some matrices of one shape, all in one batched chain."""
-    chosen = turns[mine.start : mine.stop]
-    batch = torch.stack([_wide(turn.update) for turn in chosen])
-    for turn, result in zip(chosen, orthogonal(batch), strict=True):
-        rows, columns = turn.update.shape
-        scale = max(1.0, rows / columns) ** 0.5
-        turn.target.add_(result.mT if rows > columns else result, alpha=-turn.lr * scale)
+def _turns(p: Tensor, update: Tensor, group: dict[str, Any]) -> list[_Turn]:
+    """The matrices of a parameter and of its Nesterov momentum, which may be this rank's slice."""
+    rows, columns = p.shape[0] // group["split"], p.shape[1]
+    first, values = distributed.rows(p)
+    found = []
+    for start in range(0, p.shape[0], rows):
+        matrix = range(start, start + rows)
+        held = tuple(len(_common(matrix, some)) for some in distributed.all_rows(p))
+        here = _common(matrix, range(first, first + len(values)))
+        own = slice(here.start - first, here.stop - first)
+        found.append(
+            _Turn(values[own], update[own], (rows, columns), held, group["lr"], group["ns_steps"])
+        )
+    return found
+
+
+def _common(first: range, second: range) -> range:
+    start = max(first.start, second.start)
+    return range(start, max(start, min(first.stop, second.stop)))
+
+
+def _stacks(turns: Sequence[_Turn]) -> list[list[int]]:
+    """Indices of the turns of each kind."""
+    found: dict[tuple[int, int, int], list[int]] = defaultdict(list)
+    for index, turn in enumerate(turns):
+        found[turn.kind].append(index)
+    return list(found.values())
 
 
 def _wide(matrix: Tensor) -> Tensor:

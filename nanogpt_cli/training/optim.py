@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_cli import recipe, schemes
-from nanogpt_cli.machine.distributed import like
+from nanogpt_cli.machine.distributed import Group, like
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.model.parameters import is_block_matrix
 from nanogpt_cli.training.adamw import AdamW, Optimizer
@@ -89,6 +89,7 @@ class Optimizers:
         *,
         max_steps: int,
         muon_dtype: torch.dtype = torch.float32,
+        group: Group = Group(),  # noqa: B008 - frozen
     ) -> None:
         self.optim = optim
         self.max_steps = max_steps
@@ -113,6 +114,7 @@ class Optimizers:
                     weight_decay=optim.weight_decay,
                     ns_steps=optim.ns_steps,
                     dtype=muon_dtype,
+                    group=group,
                 )
             )
 

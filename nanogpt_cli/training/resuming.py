@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nanogpt_cli import shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.recipe import Recipe
+from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.training.optim import lr_factor
 
 # Without these the run would be another one. Of [model], dropout may change.
@@ -98,3 +100,12 @@ def _jump(saved: Mapping[str, Any], recipe: Recipe, step: int) -> str:
             f"at {rates[1]:.2e}"
         )
     return f"the learning rate of step {step + 1} would have been {rates[0]:.2e}, is {rates[1]:.2e}"
+
+
+def how_to_go_on(folder: RunFolder | None, group: Group) -> str:
+    """What to do after another process of a run was lost."""
+    if folder is None or not any(folder.checkpoints.glob("step-*")):
+        return "see what the other processes have said, and start the run again"
+    more = ["--procs", group.world] if group.world > 1 else []
+    go_on = shell.hint("train", folder.path, "--resume", *more)
+    return f"go on from the last checkpoint: {go_on}"

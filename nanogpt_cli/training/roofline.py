@@ -116,7 +116,8 @@ class Estimate:
 def estimate(recipe: Recipe, config: GPTConfig, gpu: GPU, *, processes: int = 1) -> Estimate:
     """How long a recipe takes.
 
-    The update counts as that of the whole model, also where FSDP has split it over ranks.
+    The update counts as one process makes it alone, although ranks share Muon's matrices and FSDP
+    splits the rest.
 
     Args:
         recipe: with ``tokens_per_step`` written out.

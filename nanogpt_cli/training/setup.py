@@ -20,6 +20,7 @@ from nanogpt_cli.training import batches
 from nanogpt_cli.training.batches import Windows
 from nanogpt_cli.training.compiling import compile_loss
 from nanogpt_cli.training.optim import Optimizers
+from nanogpt_cli.training.room import readable_memory
 from nanogpt_cli.training.spec import RunSpec
 from nanogpt_cli.training.starting import Start, copied
 from nanogpt_cli.training.stepper import Stepper
@@ -36,8 +37,14 @@ def assemble(spec: RunSpec, start: Start | None = None) -> Stepper:
         start: weights to begin with instead of the scheme's initial values.
 
     Raises:
-        UserError: they do not fit the data's tokenizer or the recipe's model.
+        UserError: they do not fit the data's tokenizer or the recipe's model, or there is too
+            little memory.
     """
+    with readable_memory(spec):
+        return _assemble(spec, start)
+
+
+def _assemble(spec: RunSpec, start: Start | None) -> Stepper:
     recipe, config, group = spec.recipe, spec.config, spec.group
     if spec.device.device.type == "cpu":
         memory.keep_freed()
@@ -63,6 +70,7 @@ def assemble(spec: RunSpec, start: Start | None = None) -> Stepper:
         spec.scheme,
         max_steps=recipe.train.max_steps,
         muon_dtype=spec.device.muon_dtype,
+        group=group,
     )
     stepper = Stepper(
         model,

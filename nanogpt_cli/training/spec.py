@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanogpt_cli import schemes
+from nanogpt_cli import schemes, shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import drawing
 from nanogpt_cli.machine import device as devices
-from nanogpt_cli.machine import parts
+from nanogpt_cli.machine import parts, ranks
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.text import beginning
-from nanogpt_cli.text.tokens import TokenData
+from nanogpt_cli.text import again, beginning
+from nanogpt_cli.text.request import VAL_FRACTION
+from nanogpt_cli.text.tokens import Manifest, TokenData
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def resolve(
     """
     check_data(recipe, data)
     recipe = _with_prompt(recipe.for_processes(group.world), data)
+    if group.joined:
+        ranks.check_devices(recipe.train.device, ranks.on_this_machine(group.world))
     device = devices.choose(recipe.train)
     saved = parts.saved(state or {})
     recipe = parts.with_parts(recipe, saved) if saved else recipe
@@ -120,6 +123,15 @@ def model_config(recipe: Recipe, vocab_size: int) -> GPTConfig:
     return drawing.configure(plain, scheme_of(recipe))
 
 
+def _more_tokens(manifest: Manifest, split: str) -> str:
+    """What to do about a split that is too short."""
+    if split == "train" or manifest.val_fraction:
+        return "give it more text, or a smaller model.block_size"
+    words = again.prepare_words(manifest, manifest.kind, val_fraction=VAL_FRACTION)
+    command = f": {shell.hint(*words)}" if words else ""
+    return f"prepare the text with a share for validation, and train on that{command}"
+
+
 def check_data(recipe: Recipe, data: TokenData) -> None:
     """Refuse data that is too short for the recipe.
 
@@ -132,5 +144,5 @@ def check_data(recipe: Recipe, data: TokenData) -> None:
             raise UserError(
                 f"{data.folder}: the {name} split has {len(tokens)} tokens, "
                 f"model.block_size = {T} needs at least {needed}",
-                "give it more text, or a smaller model.block_size",
+                _more_tokens(data.manifest, name),
             )

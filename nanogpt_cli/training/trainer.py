@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nanogpt_cli.machine.distributed import Group
+from nanogpt_cli.machine.ranks import readable_losses
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run import events, history
 from nanogpt_cli.run.folder import RunFolder
@@ -37,7 +38,7 @@ from nanogpt_cli.training.hooks import (
 )
 from nanogpt_cli.training.progress import Progress
 from nanogpt_cli.training.recorder import Recorder
-from nanogpt_cli.training.room import check_memory
+from nanogpt_cli.training.room import check_memory, readable_memory
 from nanogpt_cli.training.setup import assemble, describe, probe_ids
 from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.starting import Start
@@ -147,7 +148,19 @@ class Trainer:
                 self.alarms.update(event)
 
     def run(self) -> Iterator[events.Event]:
-        """Train to the end, or until asked to stop; the last event is ``RunEnded``."""
+        """Train to the end, or until asked to stop; the last event is ``RunEnded``.
+
+        Raises:
+            UserError: there is too little memory, or another process of the run is gone.
+        """
+
+        def hint() -> str:
+            return resuming.how_to_go_on(self.spec.folder, self.group)
+
+        with readable_memory(self.spec), readable_losses(self.group, hint):
+            yield from self._run()
+
+    def _run(self) -> Iterator[events.Event]:
         started = time.monotonic()
         yield from self._emit([self._run_started()])
         yield from self._emit(events.Note(message=note) for note in self.notes)

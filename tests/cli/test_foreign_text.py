@@ -210,6 +210,7 @@ CASES: dict[str, list[list[str]]] = {
     "bench prepare": [[TEXT]],
     "bench inspect": [[TEXT]],
     "bench tui": [[TEXT]],
+    "bench gpu": [["--only", TEXT], ["--device", TEXT], ["--against", TEXT]],
     "doctor": [["--no-compile"], [TEXT]],
     "cache list": [[]],
     "docs": [[], [TEXT]],

@@ -144,6 +144,33 @@ def test_eval_uses_the_data_the_import_names() -> None:
     assert json.loads(done.stdout.splitlines()[-1])["tokens"] > 0
 
 
+def test_the_options_with_which_the_data_was_prepared_are_taken_over() -> None:
+    Path("chats.jsonl").write_text((json.dumps({"talk": TEXT}) + "\n") * 9)
+    Path("hf").mkdir()
+    huggingface.write(exportable(), Path("hf"), quiet)
+    assert call("prepare", "chats.jsonl", "-t", "byte", "--text-field", "talk").exit_code == 0
+    assert invoke("hf", "--name", "a", "--data", "chats.jsonl").exit_code == 0
+    found = recipe_files.load("runs/a/recipe.toml").recipe.data
+    assert (found.name, found.text_field, found.tokenizer) == ("chats.jsonl", "talk", "char")
+    assert call("eval", "a").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--data", "nowhere.txt", "no data set or file is called 'nowhere.txt'"),
+        ("--name", "a/b", "choose another name: --name NAME"),
+    ],
+)
+def test_data_and_name_are_checked_before_a_model_is_read(
+    option: str, value: str, said: str
+) -> None:
+    done = invoke("nowhere/model", option, value)
+    assert isinstance(done.exception, UserError)
+    assert said in str(done.exception)
+    assert not Path("runs").exists()
+
+
 def test_a_run_is_no_foreign_checkpoint() -> None:
     Path("hf").mkdir()
     huggingface.write(exportable(), Path("hf"), quiet)

@@ -390,3 +390,11 @@ def test_the_layers_view_reads_what_it_is_opened_on(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Dashboard, "run", look)
     run(*SMALL, "--theory", "--tui")
     assert opened == [(True, "layers", True)]
+
+
+def test_a_comparison_is_whole_in_a_pipe() -> None:
+    asked = ["init-inspect", *SMALL, "--compare", "normal,nanochat", "--measure"]
+    page = CliRunner().invoke(app, asked, env={"COLUMNS": None}).stdout
+    heads = next(line for line in page.splitlines() if "xL/x0" in line).split()
+    assert {"x0", "xL", "exp.", "own", "token", "cos", "verdicts"} <= {*heads}
+    assert "…" not in page

@@ -55,6 +55,7 @@ SLOW = {
     "bench prepare",
     "bench inspect",
     "bench tui",
+    "bench gpu",
 }
 
 

@@ -37,6 +37,10 @@ WALK: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0, ("recipe", "new", "Größe 2", "--extends", "mein Rezept.toml", "--set", "optim.lr=0.02")),
     (0, ("recipe", "diff", "mein Rezept.toml", "debug")),
     (0, ("recipe", "from-nanogpt", "von nanoGPT.py", "--learning_rate=0.1")),
+    (0, ("recipe", "from-nanogpt", "mein Rezept.py")),
+    (2, ("recipe", "new", "a/b", "--yes")),
+    (2, ("train", "meine Notizen.txt")),
+    (0, ("prepare", "ohne Prüfung.txt", "-t", "byte", "--val-fraction", "0")),
     (0, ("plan", "mein Rezept.toml", "--flops", "1e9", "--out", "andere Läufe")),
     (0, ("verify-resume", "mein Rezept.toml", "--steps", "2", "--set", "optim.lr=0.01")),
     (0, ("train", "mein Rezept.toml", "--set", "run.name=Lauf 1 größer")),
@@ -82,11 +86,14 @@ def place(
     asset_cache("tinyshakespeare")
     (home / "meine Notizen.txt").write_text(TEXT, encoding="utf-8")
     (home / "kurz & bündig.txt").write_text("Äpfel. " * 9, encoding="utf-8")
+    (home / "ohne Prüfung.txt").write_text(TEXT, encoding="utf-8")
     (home / "2024").write_text(TEXT, encoding="utf-8")
     (home / "andere.txt").write_text(TEXT.replace("Äpfel", "Birnen"), encoding="utf-8")
     (home / "fremde.txt").write_text(TEXT.replace("Z", "S"), encoding="utf-8")
     (home / "mein Rezept.toml").write_text(RECIPE, encoding="utf-8")
-    (home / "von nanoGPT.py").write_text("n_layer = 1\nn_head = 1\nn_embd = 8\nblock_size = 8\n")
+    config = "n_layer = 1\nn_head = 1\nn_embd = 8\nblock_size = 8\n"
+    for name in ("von nanoGPT.py", "mein Rezept.py"):
+        (home / name).write_text(config)
     monkeypatch.chdir(home)
     return home
 

@@ -1,11 +1,13 @@
 """``nanogpt prepare``, ``data`` and ``bench prepare`` as people run them."""
 
+import errno
 import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,3 +190,25 @@ def test_each_phase_of_a_bpe_is_shown_on_a_terminal_alone(
         assert -1 < phases[0] < phases[1] < phases[2]
     else:
         assert shown == ""
+
+
+@pytest.mark.parametrize(("out", "how"), [((), "set NANOGPT_HOME"), (("--out", "set"), "--out")])
+def test_a_read_only_disk_is_told_how_to_write_elsewhere(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    out: tuple[str, ...],
+    how: str,
+) -> None:
+    """Root may write anywhere, so the refusal of the system is imitated."""
+
+    def refuse(*arguments: object, **keys: object) -> str:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("to be or not to be\n" * 20)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    assert programs.nanogpt("prepare", "notes.txt", "-t", "byte", *out) == 2
+    said = capsys.readouterr().err
+    assert "the disk is read-only" in said
+    assert how in said

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import programs
@@ -18,8 +19,10 @@ from typer.testing import CliRunner
 from nanogpt_cli.cli import app, jobs
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.training import progress
+from nanogpt_cli.training.trainer import Trainer
 
 TEXT = "the king walked under the trees while rain fell on the stone and the queen slept\n" * 120
 RECIPE = smallest.recipe(
@@ -97,6 +100,20 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     code, out, commentary = nanogpt(place, "train", "toy", "--resume", "--json", "--set", limit)
     assert code == 0, commentary
     assert json.loads(out)["step"] == last["step"] + 2
+
+
+def test_a_run_stopped_before_its_first_step_leaves_nothing(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> Iterator[events.Event]:
+        signal.raise_signal(signal.SIGINT)
+        yield from ()
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(Trainer, "_prepare", interrupted)
+    assert programs.nanogpt("train", "toy.toml") == 130
+    assert "stopped before the first step" in capsys.readouterr().err
+    assert not [*(place / "runs").iterdir()]
 
 
 def test_a_reader_that_leaves_does_not_end_the_run(place: Path) -> None:
@@ -214,12 +231,15 @@ def test_bad_calls_are_one_line(place: Path) -> None:
         (["train", "toy.toml", "--resume", "--from", "x"], "exclude each other"),
         (["train", "toy.toml", "--set", "model.vocab_size=3"], "smaller than the tokenizer's"),
         (["train", "toy.toml", "--set", 'log.sinks=["wandb"]'], "nanogpt-cli[wandb]"),
+        (["train", "toy.toml", "--device", "meta"], "not a device to train on"),
         (["replay", "nothing"], "no run 'nothing'"),
     ]:
         code, out, commentary = nanogpt(place, *arguments)
         assert (code, out) == (2, ""), commentary
         assert words in commentary
         assert "Traceback" not in commentary
+        # The data may take hours: what is known without it comes first.
+        assert ("preparing" in commentary) == ("vocab_size" in str(arguments))
 
 
 def test_a_restarted_job_goes_on_with_the_newest_run_or_none(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from nanogpt_cli import schemes
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.init import study
+from nanogpt_cli.init import lint_signals, study
 from nanogpt_cli.init.drawing import build, configure
 from nanogpt_cli.model.accounting import account
 from nanogpt_cli.model.gpt import GPTConfig
@@ -86,3 +88,25 @@ def test_mup_keeps_activations_level_over_width_with_muon_too() -> None:
 def test_a_coordinate_check_needs_two_fitting_widths(widths: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="width"):
         coord_check(configure(CONFIG, schemes.get("gpt2")), schemes.get("gpt2"), widths)
+
+
+def test_a_scheme_with_a_head_of_its_own_is_compared_untied() -> None:
+    own, nanochat = study.schemes_of(CONFIG, [schemes.get("gpt2"), schemes.get("nanochat")])
+    assert (own.name, own.config.tied) == ("gpt2", True)
+    assert (nanochat.name, nanochat.config.tied) == ("nanochat untied", False)
+    idx, targets = study.scan_tokens(CONFIG)
+    assert nanochat.expected(idx, targets).loss_any == pytest.approx(
+        math.log(CONFIG.vocab_size), abs=0.01
+    )
+
+
+def test_branches_without_layer_norm_are_said_to_vanish() -> None:
+    """They are at zero in some schemes, by intention; that is no finding."""
+    idx, targets = study.scan_tokens(CONFIG)
+    whole, without = study.ablate(CONFIG, schemes.get("gpt2"), ["ln"])
+    zero = study.Variant("zero-proj", CONFIG, schemes.get("zero-proj"))
+    topics = [
+        [v.topic for v in lint_signals.on_signals(x.expected(idx, targets), x.config)]
+        for x in (whole, without, zero)
+    ]
+    assert ["branches" in row for row in topics] == [False, True, False]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from nanogpt_cli import shell
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe, writing
@@ -112,6 +113,27 @@ def test_files_that_are_not_text(tmp_path: Path) -> None:
     path.write_bytes(b"[model]\n\xff\xfe")
     assert "not UTF-8" in problems(path)
     assert "is a folder" in problems(tmp_path)
+    (tmp_path / "recipe.toml").write_text("")
+    assert str(tmp_path / "recipe.toml") in problems(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.txt", b"to be or not to be\n"),
+        ("chats.csv", "Frage;Antwort\r\n".encode("utf-16")),
+        ("chats.jsonl", b'{"text": "to be"}\n'),
+        ("latin.md", b"\xc4pfel\n"),
+        ("long.txt", b"to be or not to be\n" * 5000),
+    ],
+)
+def test_a_text_in_place_of_a_recipe_is_told_how_to_train_on_it(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    path = tmp_path / "my texts" / name
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert f"`{shell.command('recipe', 'new', '--data', path)}`" in problems(path)
 
 
 def test_unknown_recipe_names_the_nearest_shipped_one() -> None:

@@ -19,7 +19,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.fx import GraphModule
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.machine import distributed
+from nanogpt_cli.machine import distributed, joining
 from nanogpt_cli.model import loss
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.training.setup import assemble
@@ -154,7 +154,7 @@ def test_a_compiled_ragged_step_equals_the_plain_one(tmp_path: Path, graphs: Gra
 def group(monkeypatch: pytest.MonkeyPatch) -> Iterator[distributed.Group]:
     """A process group of this process alone."""
     monkeypatch.setenv("NANOGPT_JOIN_ALONE", "1")
-    with distributed.alone() as found:
+    with joining.alone() as found:
         yield found
 
 

@@ -10,8 +10,9 @@ import torch
 from numerics import tolerance
 from torch import Tensor
 
-from nanogpt_cli.training import muon
-from nanogpt_cli.training.muon import Muon, orthogonalize, polynomials
+from nanogpt_cli.training import newton_schulz
+from nanogpt_cli.training.muon import Muon
+from nanogpt_cli.training.newton_schulz import orthogonalize, polynomials
 
 pytestmark = pytest.mark.numeric
 
@@ -20,7 +21,7 @@ JORDAN = ((3.4445, -4.7750, 2.0315),) * 5
 
 
 def reference(
-    w: Tensor, grads: list[Tensor], schedule: Sequence[muon.Polynomial] = polynomials(5)
+    w: Tensor, grads: list[Tensor], schedule: Sequence[newton_schulz.Polynomial] = polynomials(5)
 ) -> Tensor:
     """Jordan et al. 2024 with some polynomials, one matrix, in float64."""
     w = w.double().clone()
@@ -39,7 +40,9 @@ def reference(
     return w
 
 
-def rounding(schedule: Sequence[muon.Polynomial], terms: int, magnitude: float = 1.0) -> float:
+def rounding(
+    schedule: Sequence[newton_schulz.Polynomial], terms: int, magnitude: float = 1.0
+) -> float:
     """What products over ``terms`` leave where a matrix is nearly singular, which each of the
     polynomials raises by its slope at zero."""
     return tolerance(terms, magnitude * math.prod(slope for slope, _, _ in schedule))
@@ -111,13 +114,13 @@ def test_a_parameter_without_gradient_stays() -> None:
 @pytest.mark.parametrize("schedule", [JORDAN, polynomials(3), polynomials(6)])
 @pytest.mark.parametrize("rank", [8, 32])
 def test_the_way_through_gram_matrices_agrees_with_the_plain_one(
-    rank: int, schedule: Sequence[muon.Polynomial]
+    rank: int, schedule: Sequence[newton_schulz.Polynomial]
 ) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 32, rank) @ torch.randn(3, rank, 128) + 1e-3 * torch.randn(3, 32, 128)
     y = x / x.norm(dim=(-2, -1), keepdim=True)
-    exact = muon._plainly(y.double(), schedule)
-    for way in (muon._plainly, muon._by_gram):
+    exact = newton_schulz._plainly(y.double(), schedule)
+    for way in (newton_schulz._plainly, newton_schulz._by_gram):
         error = (way(y, schedule) - exact).norm() / exact.norm()
         assert error < rounding(schedule, 32)
 

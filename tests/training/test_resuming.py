@@ -9,6 +9,7 @@ import pytest
 import smallest
 from programs import nanogpt
 
+from nanogpt_cli import shell
 from nanogpt_cli.run import events
 from nanogpt_cli.run.follow import EventReader
 
@@ -92,3 +93,29 @@ def test_samples_begin_as_the_text_does(place: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert nanogpt("sample", "toy", "-n", "3", "--seed", "1") == 0
     assert capsys.readouterr().out.startswith("The")
+
+
+def test_an_evaluation_made_again_on_resuming_is_no_second_one_for_the_alarms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint comes before the evaluation of its step, which a resumed run repeats."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.txt").write_text("The king slept under the trees.\n" * 60)
+    (tmp_path / "toy.toml").write_text(RECIPE)
+    sets = ("train.eval_every=1", "train.checkpoint_every=1", "train.max_steps=3")
+    assert nanogpt("train", "toy.toml", *shell.settings(sets)) == 0
+    log = tmp_path / "runs" / "toy" / "events.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    for row in rows:  # two steps of a run that learns by heart, and the last one's evaluation
+        if row["type"] == "eval":
+            row["val_loss"] = 0.1 * row["step"]
+        elif row["type"] == "step":
+            row["loss"] = 9.0 - row["step"]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert nanogpt("train", "toy", "--resume", "--set", "train.max_steps=4") == 0
+    found = EventReader(log).read_all()
+    begun = max(i for i, event in enumerate(found) if isinstance(event, events.RunStarted))
+    added = found[begun:]
+    assert [event.step for event in added if isinstance(event, events.Eval)] == [3, 4]
+    # Steps 1, 2 and 3 rose twice; with step 3 counted twice it would have been three times.
+    assert not [event for event in added if isinstance(event, events.Alarm) and event.step == 3]

@@ -73,7 +73,7 @@ import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dc
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 from nanogpt_cli.training import checkpoint, tensor_files
-from nanogpt_cli.machine import distributed
+from nanogpt_cli.machine import distributed, joining
 from pathlib import Path
 
 full = {
@@ -82,7 +82,7 @@ full = {
     "step": torch.tensor(4.0),
 }
 folder = Path(sys.argv[1])
-with distributed.joined() as group:
+with joining.joined() as group:
     mesh = init_device_mesh("cpu", (group.world,))
     split = {k: distribute_tensor(t, mesh, [Shard(0)]) if t.dim() else t for k, t in full.items()}
     with distributed.new_folder(folder / "made", group) as made:
