@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +15,7 @@ from nanogpt_cli.places import RUNS
 if TYPE_CHECKING:
     from nanogpt_cli.recipe import Recipe
     from nanogpt_cli.training.plan import Forecast
+    from nanogpt_cli.training.roofline import Estimate
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +33,14 @@ def plan(
             "--flops", min=0, help="FLOP/s of one process; 0: measure for 3 s on this machine."
         ),
     ] = 0.0,
+    gpu: Annotated[
+        str,
+        typer.Option(
+            "--gpu",
+            metavar="NAME",
+            help="Estimate for this GPU instead, such as H200; --gpus says how many.",
+        ),
+    ] = "",
     available: Annotated[
         float,
         typer.Option("--memory", min=0, help="Memory in GB to plan for; 0: what is free now."),
@@ -42,34 +51,45 @@ def plan(
     """Forecast memory by component, work, time and disk; exit code 1 if it cannot fit."""
 
     from nanogpt_cli.machine import device as devices
+    from nanogpt_cli.machine import gpus
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.recipe import shares
     from nanogpt_cli.training import plan as core
-    from nanogpt_cli.training import spec
+    from nanogpt_cli.training import roofline, spec
 
     loaded = recipe_files.load(recipe, list(sets or [])).recipe
+    if gpu and flops:
+        raise UserError(
+            "--gpu estimates the speed that --flops would give", "leave one of them out"
+        )
+    card = gpus.find(gpu) if gpu else None
     shares.check(loaded, processes)
     vocab_size, tokens = _sizes(loaded)
-    device = devices.choose(loaded.train)
-    found = core.forecast(loaded, vocab_size, tokens, device, processes=processes, folder=out)
+    device = card.device() if card else devices.choose(loaded.train)
+    room = int(available * 1e9) or (int(card.memory) if card else 0)
+    found = core.forecast(
+        loaded, vocab_size, tokens, device, processes=processes, folder=out, available=room
+    )
     config = spec.model_config(loaded, vocab_size)
-    if available:
-        room = int(available * 1e9)
-        largest = core.largest_micro_batch(
-            loaded.for_processes(processes), config, device, room, processes
-        )
-        found = replace(found, available=room, largest_micro_batch=largest)
+    guess = None
     if found.fits:
-        rate = flops or core.speed(loaded, config, device)
-        found = replace(
-            found,
-            flops_per_second=rate * processes,
-            seconds=found.flops / rate / processes,
-        )
+        if card:
+            shared = loaded.for_processes(processes)
+            guess = roofline.estimate(shared, config, card, processes=processes)
+            seconds = guess.step_seconds * loaded.train.max_steps
+            rate = found.flops / seconds
+        else:
+            rate = (flops or core.speed(loaded, config, device)) * processes
+            seconds = found.flops / rate
+        found = replace(found, flops_per_second=rate, seconds=seconds)
     if as_json:
-        console.emit_json({"recipe": recipe, **found.to_json()})
+        estimate = asdict(guess) if guess else None
+        console.emit_json({"recipe": recipe, **found.to_json(), "estimate": estimate})
     else:
-        _show(found, device.name, device.precision)
+        free = "" if room else " free"
+        _show(found, device.name, device.precision, free, ", estimated" if guess else "")
+        if guess:
+            _show_estimate(guess)
     cuda = device.device.type == "cuda"
     for note in shares.notes(loaded, processes, vocab_size=config.vocab_size, cuda=cuda):
         console.say(note)
@@ -105,7 +125,7 @@ def _sizes(recipe: Recipe) -> tuple[int, int]:
     return data.vocab_size, len(data.train)
 
 
-def _show(found: Forecast, device: str, precision: str) -> None:
+def _show(found: Forecast, device: str, precision: str, free: str, how: str) -> None:
     memory = found.memory
     count = console.count
     rows = [
@@ -121,16 +141,36 @@ def _show(found: Forecast, device: str, precision: str) -> None:
         ("  update", _bytes(memory.update)),
         ("  evaluation", _bytes(memory.evaluation)),
         ("  program", _bytes(memory.program)),
-        ("  peak", f"{_bytes(memory.peak)} of {_bytes(found.available)} free"),
+        ("  peak", f"{_bytes(memory.peak)} of {_bytes(found.available)}{free}"),
         ("largest micro-batch", str(found.largest_micro_batch)),
         ("disk", f"{_bytes(found.disk_bytes)} of {_bytes(found.disk_free)} free"),
     ]
     if found.seconds is not None and found.flops_per_second is not None:
         rows.append(
-            ("time", f"{console.duration(found.seconds)} at {count(found.flops_per_second)} FLOP/s")
+            (
+                "time",
+                f"{console.duration(found.seconds)} at {count(found.flops_per_second)} FLOP/s{how}",
+            )
         )
     for name, value in rows:
         typer.echo(f"{name:24}{value}".rstrip())
+
+
+def _show_estimate(guess: Estimate) -> None:
+    """Where the time of a step goes; nothing of it was measured."""
+    print_row = "{:24}{}".format
+    each = f"{guess.gpus} × {guess.gpu}" if guess.gpus > 1 else guess.gpu
+    typer.echo(f"a step on {each}, estimated")
+    for name, part in guess.parts.items():
+        share = part.seconds / guess.step_seconds
+        typer.echo(print_row(f"  {name}", f"{1000 * part.seconds:9.3f} ms {share:5.1%}"))
+    typer.echo(print_row("  step", f"{1000 * guess.step_seconds:9.3f} ms"))
+    cost = f"{guess.gpu_hours:.3g} GPU-hours"
+    if guess.gpu_hours >= 24:
+        cost += f", {guess.gpu_hours / 24:.3g} GPU-days"
+    typer.echo(print_row("estimated speed", f"{console.count(guess.tokens_per_s)} tokens/s"))
+    typer.echo(print_row("estimated MFU", f"{guess.mfu:.0%}"))
+    typer.echo(print_row("estimated cost", cost))
 
 
 def _bytes(number: float) -> str:

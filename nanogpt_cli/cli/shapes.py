@@ -150,6 +150,8 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "checkpoint_bytes": "bytes of one checkpoint", "disk_bytes": "bytes of the run on disk",
         "disk_free": "bytes free on disk", "flops_per_second": "FLOP/s of all processes",
         "seconds": "seconds of the whole run", "fits": "whether memory and disk suffice",
+        "estimate": "with --gpu: gpu, gpus, parts of a step (flops, bytes and seconds of each), "
+        "step_seconds, tokens_per_s, mfu and gpu_hours, all estimated; else null",
     },
     "data": {"sets": "each folder with its manifest, as prepare prints it"},
     "data inspect": {

@@ -95,6 +95,16 @@ SETS: Final = {
             gpt2_tokens=9_000_000_000,
         ),
         NamedSet(
+            "fineweb",
+            "web pages, the 10-billion-token sample",
+            "about 45 GB",
+            "about 10 G gpt2",
+            "ODC-By 1.0",
+            "hub: HuggingFaceFW/fineweb",
+            hub=("HuggingFaceFW/fineweb", "sample-10BT"),
+            gpt2_tokens=10_000_000_000,
+        ),
+        NamedSet(
             "fineweb-edu",
             "educational web pages, the 10-billion-token sample",
             "about 45 GB",

@@ -1,8 +1,8 @@
 """What a recipe will need, without running it: memory by component, work, time and disk.
 
 Weights, gradients and moments are counted to the byte. Activations are counted by tracing what
-autograd really keeps for the backward pass of one micro-batch (``saved_tensors_hooks`` on fake
-tensors, which have shapes and devices but no memory), so the count follows the model's code.
+autograd really keeps for the backward pass of one micro-batch (``saved_tensors_hooks`` on
+tensors without memory, ``machine/shapes.py``), so the count follows the model's code.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nanogpt_cli import places
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.machine import parts
+from nanogpt_cli.machine import parts, shapes
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.machine.memory import available_bytes
 from nanogpt_cli.model import loss
@@ -105,6 +104,7 @@ def forecast(
     processes: int = 1,
     flops_per_second: float | None = None,
     folder: Path = Path(),
+    available: int = 0,
 ) -> Forecast:
     """What a recipe will need on this machine.
 
@@ -116,11 +116,12 @@ def forecast(
         processes: that share each step.
         flops_per_second: of one process, see ``speed``.
         folder: where the run will be written.
+        available: bytes of the device's memory to plan for; 0: what is free now.
     """
     recipe = recipe.for_processes(processes)
     model = _shape(spec.model_config(recipe, vocab_size))
     needed = memory(recipe, model.config, device, processes=processes)
-    free = available_bytes(device)
+    free = available or available_bytes(device)
     tokens = recipe.tokens_per_step * recipe.train.max_steps
     flops = training_flops(model.config) * tokens
     weights, _, moments = _state_bytes(recipe, model)
@@ -235,17 +236,8 @@ def _update_bytes(recipe: Recipe, model: GPT) -> int:
 def activation_bytes(config: GPTConfig, micro_batch: int, device: Device) -> int:
     """Bytes autograd keeps for the backward pass of one micro-batch, weights not counted.
 
-    They grow linearly from a micro-batch of two on (with one, some copies are views), and with
-    each block as much as with the second.
+    They grow with each block as much as with the second.
     """
-    if micro_batch < 2:
-        return _of_depth(config, 1, device)
-    two, three = (_of_depth(config, size, device) for size in (2, 3))
-    return two + (micro_batch - 2) * (three - two)
-
-
-def _of_depth(config: GPTConfig, micro_batch: int, device: Device) -> int:
-    """``_traced`` for any number of blocks, of which two are traced."""
     if config.n_layer < 3:
         return _traced(config, micro_batch, device)
     one, two = (_traced(replace(config, n_layer=n), micro_batch, device) for n in (1, 2))
@@ -297,13 +289,13 @@ def _traced(config: GPTConfig, micro_batch: int, device: Device) -> int:
         kept.setdefault(tensor.untyped_storage()._cdata, tensor)
         return tensor
 
-    with FakeTensorMode(), torch.device(device.device):
+    with shapes.alone(device):
         model = GPT(config).train()
         own = {p.untyped_storage()._cdata for p in model.parameters()}
         ids = torch.zeros(micro_batch, config.block_size, dtype=torch.int64)
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         noise = _Counted(range(micro_batch)) if device.eager_cpu else None
-        with hooks, device.autocast():
+        with hooks, shapes.autocast(device):
             model.loss(ids, ids, noise)
         return sum(
             tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own

@@ -99,7 +99,7 @@ def test_without_a_checkout_it_is_refused(tmp_path: Path) -> None:
 
 
 def test_accumulation_is_translated() -> None:
-    recipe = recipe_files.load("gpt2-124m").recipe
+    recipe = recipe_files.load("gpt2-124m-nanogpt").recipe
     assert "--gradient_accumulation_steps=40" in turns.nanogpt_arguments(recipe)
 
 

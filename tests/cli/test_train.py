@@ -17,6 +17,7 @@ from programs import LIMIT, finish
 from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app, jobs
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
@@ -183,16 +184,45 @@ def test_plan_and_lr_find(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "plan", "gpt2-124m", "--flops", "4e14", "--memory", "80", "--json"
     )
     assert code == 0, commentary
-    assert "openwebtext is not prepared yet" in commentary
+    assert "fineweb is not prepared yet" in commentary
+    assert json.loads(out)["estimate"] is None
     assert json.loads(out)["epochs"] == pytest.approx(
         json.loads(out)["tokens"]
-        / (9e9 * (1 - recipe_files.load("gpt2-124m").recipe.data.val_fraction))
+        / (10e9 * (1 - recipe_files.load("gpt2-124m").recipe.data.val_fraction))
     )
     code, out, commentary = nanogpt("train", "toy.toml", "--lr-find", "--json")
     assert code == 0, commentary
     found = json.loads(out)
     assert 1e-5 < found["suggested"] < 10
     assert not (place / "runs").exists()
+
+
+def test_plan_estimates_gpus_that_are_not_there(place: Path) -> None:
+    del place
+
+    def nanogpt(*arguments: str) -> tuple[int, str, str]:
+        done = CliRunner().invoke(app, ("plan", "gpt2-124m", *arguments))
+        return done.exit_code, done.stdout, done.stderr
+
+    code, out, commentary = nanogpt("--gpu", "h200", "--gpus", "8", "--json")
+    assert code == 0, commentary
+    found = json.loads(out)
+    guess = found["estimate"]
+    assert (guess["gpu"], guess["gpus"], found["available"]) == ("H200", 8, 141e9)
+    assert sum(part["seconds"] for part in guess["parts"].values()) == pytest.approx(
+        guess["step_seconds"]
+    )
+    assert guess["gpu_hours"] == pytest.approx(8 * found["seconds"] / 3600)
+    code, out, commentary = nanogpt("--gpu", "H200")
+    assert code == 0, commentary
+    assert out.count("estimated") == 5  # the time, the table, and what follows from it
+    assert "MLP products" in out
+    code, _, commentary = nanogpt("--gpu", "RTX 3090")
+    assert code == 1
+    assert "does not fit: set train.batch_size = 32" in commentary
+    refused = CliRunner().invoke(app, ("plan", "gpt2-124m", "--gpu", "H200", "--flops", "1e9"))
+    assert isinstance(refused.exception, UserError)
+    assert refused.exception.hint == "leave one of them out"
 
 
 def test_bad_calls_are_one_line(place: Path) -> None:

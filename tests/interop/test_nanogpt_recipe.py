@@ -68,7 +68,7 @@ def test_the_character_example_has_our_recipes_shape_and_its_own_settings(tmp_pa
 
 def test_an_empty_file_is_gpt2_on_web_text(tmp_path: Path) -> None:
     found = convert(read(config(tmp_path, ""))).recipe()
-    ours = recipe_files.load("gpt2-124m").recipe
+    ours = recipe_files.load("gpt2-124m-nanogpt").recipe
     for section in ("data", "model", "optim"):
         assert getattr(found, section) == getattr(ours, section)
     assert found.train.tokens_per_step == ours.train.tokens_per_step

@@ -37,6 +37,19 @@ def test_every_shipped_recipe_loads_and_says_what_to_expect(header: recipe_files
         assert getattr(header, field), f"{header.path.name} does not say its {field}"
 
 
+@pytest.mark.parametrize("header", recipe_files.shipped(), ids=lambda header: header.name)
+def test_every_shipped_recipe_fills_its_steps_and_tiles_on_any_number_of_gpus(
+    header: recipe_files.Header,
+) -> None:
+    """Ragged micro-batches and rows that are no multiple of 64 waste a GPU's time."""
+    recipe = recipe_files.load(header.name).recipe
+    for gpus in (1, 2, 4, 8):
+        sequences = recipe.for_processes(gpus).tokens_per_step // recipe.model.block_size
+        assert sequences % (gpus * recipe.train.batch_size) == 0, f"{gpus} GPUs"
+    begins_with_gpt2s_weights = header.name == "shakespeare-bpe-finetune"
+    assert begins_with_gpt2s_weights or recipe.model.vocab_size % 64 == 0
+
+
 def test_resolved_recipe_reads_back_equal(tmp_path: Path) -> None:
     recipe = recipe_files.load("small", ["optim.lr=3e-4"]).recipe
     again = recipe_files.load_resolved(write(tmp_path, recipe_files.to_toml(recipe)))

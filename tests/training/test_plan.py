@@ -115,4 +115,4 @@ def test_an_untied_model_looks_its_embedding_up_for_nothing(tied: bool) -> None:
 def test_blocks_beyond_the_second_are_counted_without_tracing_them() -> None:
     config = replace(spec.model_config(recipe(), 50), n_layer=5, dropout=0.1)
     for size in (1, 3):
-        assert plan._of_depth(config, size, CPU) == plan._traced(config, size, CPU)
+        assert plan.activation_bytes(config, size, CPU) == plan._traced(config, size, CPU)

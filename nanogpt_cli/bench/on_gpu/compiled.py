@@ -49,11 +49,11 @@ def _one_graph(part: Part, sets: list[str], precision: str) -> None:
     import torch
     from torch._dynamo.utils import counters
 
-    eager = _losses(setup.stepper("gpt2-124m", [*sets, "train.compile=false"]))
+    eager = _losses(setup.stepper("gpt2-124m-nanogpt", [*sets, "train.compile=false"]))
     torch._dynamo.reset()
     counters.clear()
     started = time.perf_counter()
-    stepper = setup.stepper("gpt2-124m", [*sets, "train.compile=true"])
+    stepper = setup.stepper("gpt2-124m-nanogpt", [*sets, "train.compile=true"])
     part.facts["seconds_to_compile"] = time.perf_counter() - started
     part.facts["graphs"] = counters["stats"]["unique_graphs"]
     part.facts["breaks"] = dict(counters["graph_break"])
@@ -80,7 +80,7 @@ def syncs(report: Report, setting: Setting) -> None:
     ways = _WAYS if setting.tiny else _WAYS | {"compiled": ["train.compile=true"]}
     for name, more in ways.items():
         with report.part(name) as part:
-            _one_sync(part, setup.stepper("gpt2-124m", [*plain, *more]))
+            _one_sync(part, setup.stepper("gpt2-124m-nanogpt", [*plain, *more]))
 
 
 def _one_sync(part: Part, stepper: Stepper) -> None:

@@ -39,7 +39,7 @@ def _model(setting: Setting) -> GPT:
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.training import spec
 
-    recipe = recipe_files.load("gpt2-124m", list(setup.TINY) if setting.tiny else []).recipe
+    recipe = recipe_files.load("gpt2-124m-nanogpt", list(setup.TINY) if setting.tiny else []).recipe
     config = spec.model_config(recipe, recipe.model.vocab_size)
     model = drawing.build(config, schemes.get("gpt2"), seed=0)
     return model.to(setting.device).eval()

@@ -35,8 +35,8 @@ def reference(report: Report, setting: Setting) -> None:
     for precision in ("fp32", "bf16"):
         with report.part(precision) as part:
             chosen = [*sets, f"train.precision={precision}"]
-            there = setup.stepper("gpt2-124m", chosen)
-            here = setup.stepper("gpt2-124m", [*chosen, 'train.device="cpu"'])
+            there = setup.stepper("gpt2-124m-nanogpt", chosen)
+            here = setup.stepper("gpt2-124m-nanogpt", [*chosen, 'train.device="cpu"'])
             _compare(part, there, here, precision)
 
 
@@ -96,7 +96,7 @@ def _shapes(setting: Setting) -> list[torch.Size]:
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.training import spec
 
-    recipe = recipe_files.load("gpt2-124m", list(setup.TINY) if setting.tiny else []).recipe
+    recipe = recipe_files.load("gpt2-124m-nanogpt", list(setup.TINY) if setting.tiny else []).recipe
     with torch.device("meta"):
         model = GPT(spec.model_config(recipe, recipe.model.vocab_size))
     return [p.shape for p in model.parameters()]

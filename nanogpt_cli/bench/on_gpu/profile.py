@@ -56,7 +56,7 @@ def work(report: Report, setting: Setting) -> None:
                 setting, f"train.batch_size={batch}", f'optim.name="{optimizer}"',
                 f"train.tokens_per_step={batch * setting.size(1024, 32)}",
             )  # fmt: skip
-            _profile(part, setup.stepper("gpt2-124m", sets), setting)
+            _profile(part, setup.stepper("gpt2-124m-nanogpt", sets), setting)
         if setting.device == "cuda":
             torch.compiler.reset()  # what is compiled for a model holds it
             gc.collect()  # a model is part of circles

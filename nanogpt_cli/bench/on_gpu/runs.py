@@ -139,7 +139,7 @@ def against(report: Report, setting: Setting) -> None:
             f"train.tokens_per_step={batch * setting.size(1024, 32)}",
             *(["train.compile=false"] if setting.tiny else []),
         )  # fmt: skip
-        words = ["bench", "train", "--recipe", "gpt2-124m", *settings(sets)]
+        words = ["bench", "train", "--recipe", "gpt2-124m-nanogpt", *settings(sets)]
         words += ["--against", str(setting.against), "--json"]
         words += ["--turns", "2", "--seconds", "0.2"] if setting.tiny else ["--turns", "4"]
         part.facts |= json.loads(command(*words))

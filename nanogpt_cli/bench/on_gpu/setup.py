@@ -47,7 +47,7 @@ def letters(setting: Setting) -> list[str]:
 
 
 def gpt2(setting: Setting, *more: str) -> list[str]:
-    """Settings of the recipe gpt2-124m for random tokens of GPT-2's vocabulary.
+    """Settings of the recipe gpt2-124m-nanogpt for random tokens of GPT-2's vocabulary.
 
     The validation split is too short for a full batch, so evaluations are not compiled.
     """
