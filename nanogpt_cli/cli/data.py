@@ -140,7 +140,7 @@ def _print(opened: TokenData, shown: list[Any], top: int) -> None:
     where = ", ".join(Path(p).name for p in sources["first"])
     more = ", …" if sources["files"] > len(sources["first"]) else ""
     out.print(
-        f"  sources: {sources['files']:,} file(s), {sources['bytes']:,} bytes: {where}{more}",
+        f"  sources ({sources['files']:,}): {sources['bytes']:,} bytes: {where}{more}",
         soft_wrap=True,
     )
     for window in shown:

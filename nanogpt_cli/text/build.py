@@ -77,7 +77,7 @@ class Build:
         open_rule = self.request.split == "auto" and not self._is_stream()
         if rule == "hash" and open_rule and facts.tokens and self._short_split(writer):
             self.report(
-                f"split by their hashes, the {facts.documents:,} document(s) leave one side empty: "
+                f"split by their hashes, so few documents ({facts.documents:,}) leave one side empty: "
                 "the end of the text is kept for validation instead, as by --split tail"
             )
             rule, self.tally = "tail", unread
@@ -218,10 +218,10 @@ class Build:
                 else f"use {option('split', 'tail')}, or give more documents"
             )
             raise UserError(
-                f"the {split} split has {(train if split == 'train' else val).tokens} token(s) of "
-                f"{train.tokens + val.tokens:,}; at least {_FEWEST} are needed "
+                f"the {split} split has {(train if split == 'train' else val).tokens} of "
+                f"{train.tokens + val.tokens:,} tokens; at least {_FEWEST} are needed "
                 f"(split {rule}, val_fraction {self.request.val_fraction:g}, "
-                f"{train.documents + val.documents} document(s))",
+                f"documents: {train.documents + val.documents})",
                 f"{hint}, or change {option('val_fraction')}",
             )
 

@@ -117,8 +117,8 @@ def notes(manifest: dict[str, Any]) -> Iterator[str]:
         yield "this tokenizer does not reproduce the text exactly; samples will look different"
     if receipt.get("broken_bytes"):
         yield (
-            f"{receipt['broken_bytes']:,} byte(s) were invalid in the text's encoding and were "
-            "replaced or left out"
+            "bytes that are invalid in the text's encoding, replaced or left out: "
+            f"{receipt['broken_bytes']:,}"
         )
     if receipt.get("carriage_returns"):
         yield (
@@ -127,22 +127,22 @@ def notes(manifest: dict[str, Any]) -> Iterator[str]:
         )
     if receipt.get("forced_cuts"):
         yield (
-            f"{receipt['forced_cuts']:,} stretch(es) of megabytes without a word boundary were "
-            "cut; the tokens at each cut may differ"
+            f"megabytes without a word boundary were cut, {receipt['forced_cuts']:,} in all; the "
+            "tokens at each cut may differ"
         )
     if receipt.get("skipped_records"):
         first = f"; the first: {receipt['first_skip']}" if receipt.get("first_skip") else ""
-        yield f"{receipt['skipped_records']:,} unreadable record(s) were left out{first}"
+        yield f"unreadable records left out: {receipt['skipped_records']:,}{first}"
     if receipt.get("empty_records"):
-        yield f"{receipt['empty_records']:,} record(s) without any text were left out"
+        yield f"records without any text left out: {receipt['empty_records']:,}"
     if receipt.get("chats"):
         yield (
-            f"{receipt['chats']:,} record(s) are chats: their text is a line `role: content` for "
-            "each message"
+            f"records that are chats: {receipt['chats']:,}; their text is a line `role: content` "
+            "for each message"
         )
     if receipt.get("skipped_files"):
         first = f"; the first: {receipt['first_binary']}" if receipt.get("first_binary") else ""
-        yield f"{receipt['skipped_files']:,} binary file(s) were left out{first}"
+        yield f"binary files left out: {receipt['skipped_files']:,}{first}"
     if manifest["val"]["tokens"] < 2:
         yield (
             f"the val split has {manifest['val']['tokens']} tokens, and train needs at least 2 to "

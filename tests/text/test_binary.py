@@ -112,7 +112,7 @@ def test_binary_files_of_a_folder_are_left_out_and_the_first_is_named(tmp_path: 
     (folder / "d.txt").write_text("some text\n" * 9)
     made = prepare.prepare(request, out=tmp_path / "set").manifest
     assert made["sources"]["files"] == 1
-    told = f"3 binary file(s) were left out; the first: {folder / 'a.pdf'} is a PDF document, not"
+    told = f"binary files left out: 3; the first: {folder / 'a.pdf'} is a PDF document, not"
     assert any(note.startswith(told) for note in notes(made))
 
 

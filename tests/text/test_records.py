@@ -307,7 +307,7 @@ def test_records_without_text_are_left_out_and_counted_in_every_format(tmp_path:
             receipt = made["receipt"]
             assert (receipt["documents"], receipt["skipped_records"]) == (25, 0), path.name
             assert receipt["empty_records"] == 13
-            assert "13 record(s) without any text were left out" in notes(made)
+            assert "records without any text left out: 13" in notes(made)
 
 
 def test_a_single_chat_is_read_however_it_is_indented(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_chats_are_written_out_in_every_format(tmp_path: Path) -> None:
         made = of(path, text_field="talk", split="tail")
         receipt = made["receipt"]
         assert (receipt["documents"], receipt["chats"], receipt["empty_records"]) == (20, 20, 1)
-        assert any("20 record(s) are chats" in note for note in notes(made))
+        assert any("records that are chats: 20" in note for note in notes(made))
         data = tokens.open_data(tmp_path / f"{path.name}.set")
         assert all(certify.certify(data, split).passed for split in tokens.SPLITS)
 
@@ -427,6 +427,6 @@ def test_few_records_are_split_by_their_text(tmp_path: Path) -> None:
         assert "--split tail" in said[-1] or "--split tail" in said[-2]
         assert certify.certify(data, "val").passed
         assert not prepare.prepare(request, out=folder).fresh
-    with pytest.raises(UserError, match="the val split has 0 token") as caught:
+    with pytest.raises(UserError, match="the val split has 0 of") as caught:
         of(path, split="hash")
     assert "--split tail (in a recipe: data.split)" in caught.value.hint

@@ -220,8 +220,8 @@ def test_invalid_utf8_is_found_to_the_byte(
     ("content", "options", "reason"),
     [
         ("", {}, "there is no text in"),
-        ("ab", {}, "the train split has 1 token"),
-        ("only one document", {"split": "hash"}, "split has 0 token"),
+        ("ab", {}, "the train split has 1 of"),
+        ("only one document", {"split": "hash"}, "split has 0 of"),
         ("text", {"val_fraction": 1.0}, "val_fraction is 1.0"),
         ("text", {"split": "head"}, "split is 'head'"),
         ("text", {"errors": "ignore"}, "errors is 'ignore'"),
