@@ -77,8 +77,8 @@ class Build:
         open_rule = self.request.split == "auto" and not self._is_stream()
         if rule == "hash" and open_rule and facts.tokens and self._short_split(writer):
             self.report(
-                f"split by their hashes, so few documents ({facts.documents:,}) leave one side empty: "
-                "the end of the text is kept for validation instead, as by --split tail"
+                f"split by their hashes, so few documents ({facts.documents:,}) leave one side "
+                "empty: the end of the text is kept for validation instead, as by --split tail"
             )
             rule, self.tally = "tail", unread
             writer, facts = self._written(rule, tokenizer)
