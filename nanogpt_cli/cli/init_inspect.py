@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,8 +90,13 @@ def init_inspect(
     ] = "",
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of weights and tokens.")] = 0,
     data: Annotated[
-        str, typer.Option("--input", help="random, a prepared folder or a data set's name.")
-    ] = "random",
+        str,
+        typer.Option(
+            "--input",
+            help="random, a prepared folder or a data set's name; by default a recipe's own data "
+            "if they are prepared, else random.",
+        ),
+    ] = "",
     batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
     length: Annotated[int, typer.Option("--tokens", min=2, help="Tokens per sequence.")] = 256,
     gradients: Annotated[
@@ -157,6 +162,7 @@ def init_inspect(
     }
     ask = InspectOptions(seed, data, batch, length, gradients, theory_only, full, hist, as_json)
     subject, tokenizer = inputs.subject(recipe, preset, sets or [], options, origin, seed, data)
+    ask = replace(ask, data=data or subject.data)
     if compare or ablate:
         studies.side_by_side(subject, ask, tokenizer, compare, ablate, measure)
     elif scan:

@@ -57,6 +57,7 @@ class Subject:
         label: its name in the output.
         notes: remarks for the user.
         trained: whether the weights are known to be trained, and not to be judged as a start.
+        data: folder of the prepared set of its recipe; empty if there is none.
     """
 
     config: GPTConfig
@@ -65,6 +66,7 @@ class Subject:
     label: str
     notes: tuple[str, ...] = field(default=())
     trained: bool = False
+    data: str = ""
 
 
 def recipe_of(
@@ -143,14 +145,31 @@ def subject(
     found, label = recipe_of(name, preset, sets, options)
     found = found.model_copy(update={"run": found.run.model_copy(update={"seed": seed})})
     tokenizer = found.data.tokenizer if name else "gpt2"
-    return drawn(found, label, _vocabulary(found, data, tokenizer if name else "")), tokenizer
+    made = drawn(found, label, _vocabulary(found, data, tokenizer if name else ""))
+    own = _prepared(found) if name and not data else ""
+    return replace(made, data=own), tokenizer
+
+
+def _prepared(recipe: Recipe) -> str:
+    """Folder of a recipe's data; empty where they are not prepared, or hold too few tokens.
+
+    Random tokens are a poor guide to gradients: those of text agree more from position to position.
+    """
+    from nanogpt_cli.text import prepare, tokens
+
+    try:
+        folder = prepare.ready(recipe.data.model_dump())
+        found = tokens.open_data(folder) if folder else None
+    except UserError:
+        return ""  # whoever trains on them hears of it
+    return str(folder) if found and len(found.val) > recipe.model.block_size else ""
 
 
 def _vocabulary(recipe: Recipe, data: str, tokenizer: str) -> int:
     """Rows of the embedding if the recipe does not set them: those of the data or the tokenizer."""
     from nanogpt_cli.text import prepare
 
-    if data != "random":
+    if data not in ("", "random"):
         return int(open_data(data, tokenizer or "gpt2").vocab_size)
     if not tokenizer or recipe.model.vocab_size:
         return DEFAULT_VOCABULARY
@@ -227,7 +246,7 @@ def tokens(
             f"{config.vocab_size} rows for them",
             f"use --vocab-size {data.vocab_size}",
         )
-    label = f"{batch}×{length} tokens of {where}"
+    label = f"{batch}×{length} tokens of {data.folder.name}"
     ids, targets = _windows(data.val, batch, length, seed, str(data.folder))
     if int(max(ids.max(), targets.max())) >= data.vocab_size:
         raise UserError(f"{data.folder} contains ids beyond its vocabulary: it is damaged")

@@ -150,7 +150,8 @@ def _marks(variant: Variant, shown: Signals, most: int) -> Text:
     """Topics of the warnings and failures, the gravest first."""
     from nanogpt_cli.init import lint, lint_signals
 
-    verdicts = lint_signals.on_signals(shown, variant.config) + lint.on_scheme(variant.scheme)
+    verdicts = lint_signals.on_signals(shown, variant.config, layer_norm=variant.layer_norm)
+    verdicts += lint.on_scheme(variant.scheme)
     bad = [v for v in verdicts if v.severity in ("warn", "fail")]
     bad.sort(key=lambda v: -lint.SEVERITIES.index(v.severity))
     if not bad:

@@ -12,7 +12,8 @@ from nanogpt_cli.model.gpt import GPTConfig
 
 MAX_GROWTH = 30.0
 MAX_FIRST_STEP = 5.0
-MIN_BRANCH = 0.07  # RMS of a typical branch, as a share of the embedding's
+# RMS of a typical branch as a share of the embedding's; LayerNorm keeps it larger at any width.
+MIN_BRANCH, MIN_BRANCH_WITHOUT_NORM = 0.03, 0.1
 MAX_GRADIENT_RATIO = 30.0
 # A head of std 1/√d gives logits of variance 1 and thus an excess of 0.5, where a limit would be
 # exceeded by every other draw.
@@ -32,7 +33,12 @@ _SCORE_SCATTER = 1.5
 
 
 def on_signals(
-    found: Signals, config: GPTConfig, expected: Signals | None = None, shallow: float = math.nan
+    found: Signals,
+    config: GPTConfig,
+    expected: Signals | None = None,
+    shallow: float = math.nan,
+    *,
+    layer_norm: bool = True,
 ) -> list[Verdict]:
     """Judge a forward and backward pass.
 
@@ -42,13 +48,14 @@ def on_signals(
         expected: signals expected by theory, for comparison with measured ones. If the expectation
             is within a limit and chance explains the excess, the verdict is a note, not a warning.
         shallow: expected growth of the same scheme with 4 layers, to detect depth-independence.
+        layer_norm: False where every LayerNorm was left out.
     """
     if broken := _not_finite(found):
         return [broken]
     checks = (
         _growth(found, expected, config, shallow),
         _deviation(found, expected, config),
-        _branches(found),
+        _branches(found, MIN_BRANCH if layer_norm else MIN_BRANCH_WITHOUT_NORM),
         _first_block(found, expected, config),
         _gradients(found, expected, config),
         _loss(found, expected, config),
@@ -140,11 +147,11 @@ def _growth(
     yield past or Verdict(OK, "growth", text + calm, growth)
 
 
-def _branches(found: Signals) -> Iterator[Verdict]:
+def _branches(found: Signals, least: float) -> Iterator[Verdict]:
     """Branches that are small by accident; at 0 they are so by intention."""
     branches = (*found.attn_rms, *found.mlp_rms)
     typical = math.sqrt(sum(x * x for x in branches) / len(branches))
-    if 0 < typical < MIN_BRANCH * found.stream_rms[0]:
+    if 0 < typical < least * found.stream_rms[0]:
         share = typical / found.stream_rms[0]
         text = f"a branch adds {share:.1%} of the embedding's RMS: the blocks hardly take part"
         yield Verdict(WARN, "branches", text, share)

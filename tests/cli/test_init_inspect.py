@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import smallest
 import torch
 from typer.testing import CliRunner
 
 from nanogpt_cli import schemes
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.text import prepare
 
 SMALL = ["--n-layer", "3", "--n-embd", "64", "--n-head", "2", "--vocab-size", "300",
          "--block-size", "32"]  # fmt: skip
@@ -398,3 +400,16 @@ def test_a_comparison_is_whole_in_a_pipe() -> None:
     heads = next(line for line in page.splitlines() if "xL/x0" in line).split()
     assert {"x0", "xL", "exp.", "own", "token", "cos", "verdicts"} <= {*heads}
     assert "…" not in page
+
+
+def test_a_recipe_is_inspected_on_its_own_data_once_they_are_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("toy.txt").write_text("the king slept under the trees\n" * 100)
+    Path("toy.toml").write_text(smallest.recipe(data={"tokenizer": "byte"}))
+    before = run("toy.toml", "--theory")
+    assert "8 random tokens" in before
+    prepare.ensure({"name": "toy.txt", "tokenizer": "byte"}, report=lambda _: None)
+    assert "8 tokens of toy-byte" in run("toy.toml", "--theory")
+    assert "8 random tokens" in run("toy.toml", "--theory", "--input", "random")

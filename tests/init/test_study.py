@@ -106,7 +106,12 @@ def test_branches_without_layer_norm_are_said_to_vanish() -> None:
     whole, without = study.ablate(CONFIG, schemes.get("gpt2"), ["ln"])
     zero = study.Variant("zero-proj", CONFIG, schemes.get("zero-proj"))
     topics = [
-        [v.topic for v in lint_signals.on_signals(x.expected(idx, targets), x.config)]
+        [
+            v.topic
+            for v in lint_signals.on_signals(
+                x.expected(idx, targets), x.config, layer_norm=x.layer_norm
+            )
+        ]
         for x in (whole, without, zero)
     ]
     assert ["branches" in row for row in topics] == [False, True, False]
