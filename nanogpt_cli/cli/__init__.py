@@ -68,13 +68,14 @@ def main() -> NoReturn:
     _forget_unusable_sizes()
     with guard.guarded() as out:
         code = _outcome(out)
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    joining = sys.modules.get("nanogpt_cli.machine.joining")
+    if joining is not None and joining.past_ranks:
         _leave_at_once(code)
     sys.exit(code)
 
 
 def _leave_at_once(code: int) -> NoReturn:
-    """End one of a launcher's processes without the interpreter's own ending.
+    """End a process that was one of several without the interpreter's own ending.
 
     A thread of gloo that frees a tensor meanwhile is killed for it, and the whole process with it:
     the launcher then takes a finished run for a failed one (pytorch/pytorch#179291).

@@ -24,6 +24,8 @@ from nanogpt_cli.user_input import whole_from_environment
 PATIENCE = "NANOGPT_PATIENCE_S"
 _PATIENCE_S = 600
 _WHILE_PREPARING = timedelta(days=7)
+# The ranks that this process has been: threads of theirs may outlive the group.
+past_ranks: list[int] = []
 
 
 class AbsentError(Exception):
@@ -68,6 +70,7 @@ def joined() -> Iterator[Group]:
             "after a restart, processes may wait for ones that have ended: set "
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun on every machine",
         ) from error
+    past_ranks.append(dist.get_rank())
     try:
         yield Group(dist.get_rank(), dist.get_world_size(), local_rank, joined=True)
     finally:
