@@ -227,16 +227,16 @@ def test_what_the_first_rank_refuses_is_said_once(place: Path) -> None:
 @pytest.mark.parametrize(("word", "code"), [("--version", 0), ("--nonsense", 2)])
 def test_a_rank_does_not_wait_for_the_interpreter_to_end(word: str, code: int) -> None:
     """There a thread of gloo may abort it after all is done, which the launcher calls a failure."""
-    for ranks in ([], [0]):
+    for been in ([], [0]):
         script = (
             "import atexit, sys; atexit.register(print, 'late')\n"
             "from nanogpt_cli.cli import main; from nanogpt_cli.machine import joining\n"
-            f"joining.past_ranks += {ranks}; sys.argv = ['nanogpt', {word!r}]; main()"
+            f"joining.past_ranks += {been}; sys.argv = ['nanogpt', {word!r}]; main()"
         )
         done = subprocess.run(
             [sys.executable, "-c", script],
             capture_output=True, text=True, check=False, timeout=LIMIT,
         )  # fmt: skip
         assert done.returncode == code
-        assert ("late" in done.stdout) == (not ranks)
+        assert ("late" in done.stdout) == (not been)
         assert ("nanogpt-cli" in done.stdout) if not code else ("nonsense" in done.stderr)
