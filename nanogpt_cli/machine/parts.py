@@ -43,8 +43,11 @@ def choose(recipe: Recipe, device: Device, *, alone: bool) -> int:
 
 
 def side_by_side(device: Device) -> int:
-    """How many parts a device computes in parallel: one per usable core of a CPU, else one."""
-    if device.device.type != "cpu":
+    """How many parts a device computes in parallel: one per usable core of a CPU, else one.
+
+    Compiled code uses the cores itself, and has one shape.
+    """
+    if not device.eager_cpu:
         return 1
     count = min(torch.get_num_threads(), host.usable_cores())
     return count if count <= _MOST else 1
