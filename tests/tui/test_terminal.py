@@ -211,8 +211,8 @@ def test_a_killed_trainer_is_said_to_be_dead(data: Path, terminal: Terminal) -> 
 
 def test_a_trainer_that_fails_at_once_shows_why(data: Path, terminal: Terminal) -> None:
     nanogpt = f"{sys.executable} -m nanogpt_cli"
-    terminal.type(f"{nanogpt} train debug --tui --out runs --set data.name=tobe "
-                  "--set train.device=cuda:7")  # fmt: skip
+    vast = "--set model.n_layer=400 --set model.n_embd=16384"  # which only the trainer refuses
+    terminal.type(f"{nanogpt} train debug --tui --out runs --set data.name=tobe {vast}")
     terminal.wait("✖")
     terminal.keys("5")
     terminal.wait("output ─ the run")
