@@ -93,7 +93,9 @@ class _InPieces(torch.autograd.Function):
         table = weight.detach().to(dtype)
         ids = torch.arange(weight.shape[0], device=x.device)
         positions, wanted = x.detach().flatten(0, 1), targets.flatten()
-        share = (wanted != IGNORED).sum().reciprocal()  # of one target in the mean
+        # The share of one target in the mean is left for the end: float16 cannot hold its product
+        # with a probability, and a scaled loss scales what comes later.
+        share = (wanted != IGNORED).sum().reciprocal()
         total = torch.zeros((), device=x.device)
         towards_x = []
         towards_weight = torch.zeros_like(weight, dtype=torch.float32)
@@ -102,22 +104,23 @@ class _InPieces(torch.autograd.Function):
             logits = (some @ table.mT).float()  # (rows, V)
             if scale != 1.0:
                 logits = logits * scale
-            counted = (goal != IGNORED) * share
+            counted = goal != IGNORED
             everything = logits.logsumexp(-1)
             chosen = logits.gather(-1, goal.clamp(min=0)[:, None])[:, 0]
             total = total + ((everything - chosen) * counted).sum()
             p = (logits - everything[:, None]).exp()
             p = torch.where(ids == goal[:, None], p - 1, p)
-            towards_logits = (p * (counted * scale)[:, None]).to(dtype)
+            towards_logits = (p * counted[:, None]).to(dtype)
             towards_x.append(towards_logits @ table)
             towards_weight += towards_logits.mT @ some
-        ctx.save_for_backward(torch.cat(towards_x).view(x.shape), towards_weight)
+        ctx.save_for_backward(torch.cat(towards_x).view(x.shape), towards_weight, share * scale)
         ctx.dtypes = x.dtype, weight.dtype
-        return total
+        return total * share
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        towards_x, towards_weight = ctx.saved_tensors
+        towards_x, towards_weight, share = ctx.saved_tensors
         of_x, of_weight = ctx.dtypes
-        return (towards_x * grad).to(of_x), (towards_weight * grad).to(of_weight), None, None, None
+        grad = grad * share
+        return towards_x.to(of_x) * grad, (towards_weight * grad).to(of_weight), None, None, None

@@ -93,3 +93,22 @@ def test_the_forecast_knows_how_many_logits_exist_at_once(monkeypatch: pytest.Mo
     assert loss.logits_at_once(cpu, 10, _V) == 4 * _V
     monkeypatch.setitem(loss._AT_ONCE, "cpu", 1)
     assert loss.logits_at_once(cpu, 10, _V) == _V
+
+
+def test_small_probabilities_survive_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2,048 positions and 20,000 words, their share in a mean is less than float16 can hold.
+
+    The loss is scaled, as in training, but only after the pieces have their gradients. Over all
+    words a position's gradient adds up to nothing; without its probabilities the target is left.
+    """
+    random = torch.Generator().manual_seed(0)
+    x = 1 + torch.randn(1, 2048, _C, generator=random)
+    table = (0.01 * torch.randn(20_000, _C, generator=random)).requires_grad_()
+    targets = torch.randint(20_000, (1, 2048), generator=random)
+    monkeypatch.setitem(loss._AT_ONCE, "cpu", 1 << 22)
+    with torch.autocast("cpu", dtype=torch.float16):
+        scaled = 65536.0 * loss.mean(x, table, targets)
+    scaled.backward()
+    assert table.grad is not None
+    target_alone = 65536.0 * x.mean((0, 1))
+    assert (table.grad.sum(0).abs() < 0.02 * target_alone).all()
