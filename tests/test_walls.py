@@ -22,7 +22,7 @@ MODULES = sorted(
 )
 TERMINAL = ("typer", "rich", "textual")
 # Rooms of torch.
-COMPUTING = ("training", "sampling", "init", "model", "machine")
+COMPUTING = ("modules", "training", "sampling", "init", "model", "machine")
 # Modules of such rooms that commands import to show their help.
 LIGHT = ("nanogpt_cli.sampling.settings",)
 # Heavy or optional libraries that no module may import at its top level.
@@ -56,6 +56,7 @@ FORBIDDEN = {
     "sampling": (*TERMINAL, *HEAVY),
     "training": (*TERMINAL, *HEAVY),
     "interop": (*TERMINAL, *HEAVY),
+    "modules": (*TERMINAL, *HEAVY),
     "view": ("torch", "typer", "textual", *HEAVY),
     "tui": ("torch", "typer", *HEAVY, *(f"nanogpt_cli.{room}" for room in (*COMPUTING, "text"))),
     # Their help must come at once: what they need is imported when they run. (Of ``sampling``
