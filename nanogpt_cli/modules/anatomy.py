@@ -98,4 +98,3 @@ class Anatomy:
     def of_role(self, *roles: str) -> list[Part]:
         """The parts of these roles."""
         return [part for part in self.parts if part.role in roles]
-
