@@ -1,0 +1,273 @@
+"""Any module from its origin: a configuration, a Hugging Face folder, or the user's own factory.
+
+A model of ``transformers`` stays on meta, and its parts get their values only while they are
+looked at (``streaming.py``). What somebody's factory returns is taken as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from nanogpt_cli import foreign_files, host
+from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.modules import user_code
+from nanogpt_cli.modules.fresh import FreshStart, NotLeanError
+from nanogpt_cli.modules.stored import StoredWeights, files_of, quiet_library
+
+CONFIG = "config.json"
+_MOST_LAYERS = 100_000  # a configuration with more would keep Python busy for hours
+
+
+@dataclass
+class Built:
+    """A module, with or without values.
+
+    Attributes:
+        module: on the device meta if ``fill`` is set (its buffers have values), else with values;
+            in evaluation mode.
+        label: its name in messages.
+        fill: ``fill(path, submodule)`` gives values to all parameters below a submodule that have
+            none; ``path`` as in ``named_modules``.
+        redraw: another draw of the same start, by its seed; ``None`` for stored weights.
+        trained: whether these are stored weights and no fresh start.
+        notes: remarks for the user.
+    """
+
+    module: nn.Module
+    label: str
+    fill: Callable[[str, nn.Module], None] | None = None
+    redraw: Callable[[int], Built] | None = None
+    trained: bool = False
+    notes: tuple[str, ...] = ()
+
+    def whole(self) -> nn.Module:
+        """The module with all its values, for models that fit in memory."""
+        if self.fill is not None:
+            self.fill("", self.module)
+        return self.module
+
+
+def accepts(origin: str) -> bool:
+    """Whether ``origin`` is of a kind that ``build`` makes a module of."""
+    if user_code.is_reference(origin):
+        return True
+    path = Path(origin)
+    return path.name == CONFIG or foreign_files.present(path / CONFIG)
+
+
+def build(origin: str, seed: int = 0) -> Built:
+    """Make the module that ``origin`` describes.
+
+    Args:
+        origin: a ``config.json``, a folder with one and perhaps safetensors, ``path.py:factory``,
+            ``module:factory`` or ``module:factory(literal arguments)``.
+        seed: of a fresh start.
+
+    Raises:
+        UserError: nothing can be made of it, or the user's code raised something.
+    """
+    if user_code.is_reference(origin):
+        return _of_factory(origin, seed)
+    path = Path(origin)
+    folder = path.parent if path.name == CONFIG else path
+    config = _read_config(folder / CONFIG)
+    files = [] if path.name == CONFIG else files_of(folder)
+    if not files:
+        return _fresh(config, str(path), seed)
+    return _stored(config, files, str(path))
+
+
+def _of_factory(reference: str, seed: int) -> Built:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made, by_factory = user_code.load(reference)
+        module = unwrapped(made)
+        _leave_meta(module, reference)
+    redraw = (lambda other: _of_factory(reference, other)) if by_factory else None
+    return Built(module.eval(), reference, redraw=redraw)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside the wrappers of ``torch.compile`` and data parallelism."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while True:
+        inner = module.__dict__.get("_modules", {}).get("_orig_mod")
+        if isinstance(inner, nn.Module):
+            module = inner
+        elif isinstance(module, wrappers):
+            module = cast(nn.Module, module.module)
+        else:
+            return module
+
+
+def _leave_meta(module: nn.Module, reference: str) -> None:
+    """Give a module that a factory left on meta its values, by its own functions."""
+    lost = [name for name, p in module.named_parameters() if p.is_meta]
+    if not lost:
+        return
+    kept = [name for name, t in _tensors(module) if not t.is_meta]
+    able = [m for m in module.modules() if callable(getattr(m, "reset_parameters", None))]
+    initialise: Any = getattr(module, "_init_weights", None)
+    whole: Any = getattr(module, "init_weights", None)
+    if kept or not (able or callable(initialise) or callable(whole)):
+        raise UserError(
+            f"{reference} leaves {lost[0]} on the device meta, without values",
+            "return it with values, or give the module init_weights, _init_weights or "
+            "reset_parameters",
+        )
+    for _, tensor in _tensors(module):
+        if tensor.is_floating_point():
+            tensor.data = torch.full_like(tensor, torch.nan, device="cpu")
+    module.to_empty(device="cpu")
+    try:
+        for tensor in (t for _, t in _tensors(module) if t.is_floating_point()):
+            tensor.data.fill_(torch.nan)
+        for submodule in able:
+            cast(Any, submodule).reset_parameters()
+        if callable(whole):
+            whole()
+        elif callable(initialise):
+            module.apply(initialise)
+    except Exception as error:
+        raise UserError(f"{reference}: giving it values raised {_words(error)}") from error
+    if empty := [n for n, t in _tensors(module) if t.is_floating_point() and bool(t.isnan().any())]:
+        raise UserError(
+            f"{reference} leaves {empty[0]} on the device meta, and none of its functions fills it",
+            "return it with values",
+        )
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*module.named_parameters(), *module.named_buffers()]
+
+
+def _read_config(path: Path) -> Any:
+    """The library's configuration in a file; code that a repository brings along is never run."""
+    values = foreign_files.read_object(path)
+    with quiet_library():
+        from transformers import CONFIG_MAPPING
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+        kind = values.get("model_type")
+        if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+            hint = nearest(kind, CONFIG_MAPPING.keys()) if isinstance(kind, str) else ""
+            raise UserError(
+                f"{path}: transformers {_version()} knows no model_type {kind!r:.60}",
+                (f"nearest: {hint!r}; " if hint else "")
+                + "for a model with code of its own use --from path.py:factory",
+            )
+        if values.get("quantization_config"):
+            raise UserError(
+                f"{path}: quantised weights are not read", "use the weights before quantisation"
+            )
+        for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
+            if isinstance(values.get(name), int) and values[name] > _MOST_LAYERS:
+                raise UserError(f"{path}: {name} is {values[name]:,}, more than {_MOST_LAYERS:,}")
+        try:
+            config = CONFIG_MAPPING[kind].from_dict(values)
+        except Exception as error:  # each class checks its values in its own way
+            raise UserError(f"{path}: transformers refuses it: {_words(error)}") from error
+        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+            raise UserError(
+                f"{path}: transformers {_version()} has no causal language model of the "
+                f"model_type {kind!r:.60}",
+                "only decoders are inspected",
+            )
+    return config
+
+
+def _version() -> str:
+    import transformers
+
+    return str(transformers.__version__)
+
+
+def _made(config: Any, where: str) -> Any:
+    """The library's model, in float32, on the device that is current."""
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(config)  # building writes into it
+    for part in (config, config.get_text_config()):
+        part.use_cache = False  # one pass needs no cache, and a cache would tie blocks together
+    # Eager attention forms scores and softmax as tensors, and eager experts are plain products: an
+    # observer can see them. Fused kernels give the same output. A few classes have nothing eager.
+    chosen = [{"attn_implementation": "eager", "experts_implementation": "eager"}, {}]
+    with quiet_library():
+        for options in chosen:
+            try:
+                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+            except Exception as error:
+                if options is chosen[-1] or not isinstance(error, ValueError):
+                    raise UserError(
+                        f"{where}: transformers cannot build it: {_words(error)}"
+                    ) from error
+            else:
+                return model.eval()
+    raise AssertionError
+
+
+def _fresh(config: Any, label: str, seed: int) -> Built:
+    def redraw(other: int) -> Built:
+        return _fresh(config, label, other)
+
+    note = ""
+    try:
+        with torch.device("meta"):
+            model = _made(config, label)
+        with quiet_library():
+            start = FreshStart(model, seed)
+        return Built(model, label, start.fill, redraw)
+    except NotLeanError as error:
+        note = f"{label}: built whole, because {error}"
+    except (UserError, NotImplementedError, RuntimeError):
+        pass  # a class that computes with values while it is built; if it is faulty, this says so
+    with torch.random.fork_rng(devices=[]):
+        _check_memory(config, label)
+        torch.manual_seed(seed)
+        return Built(_made(config, label), label, None, redraw, notes=(note,) if note else ())
+
+
+def _check_memory(config: Any, label: str) -> None:
+    """Refuse a model that has to be built whole, but is larger than the memory that is left."""
+    try:
+        with torch.device("meta"):
+            size = sum(4 * p.numel() for p in _made(config, label).parameters())
+    except Exception:
+        return  # its size is unknown, or building it reports what is wrong
+    if size > host.available_bytes():
+        raise UserError(
+            f"{label} has to be built whole and takes {size / 2**30:.1f} GiB, but "
+            f"{host.available_bytes() / 2**30:.1f} are free",
+            "use a smaller configuration of the same class",
+        )
+
+
+def _stored(config: Any, files: list[Path], label: str) -> Built:
+    with torch.device("meta"):
+        model = _made(config, label)
+    with quiet_library():
+        try:
+            FreshStart(model, 0)  # gives the buffers their values
+        except NotLeanError as error:
+            # Parameters are read below. A stored buffer is one of those that the class leaves out.
+            if "buffer" in str(error):
+                raise UserError(f"{label} cannot be read part by part: {error}") from error
+        weights = StoredWeights(model, files)
+    notes = []
+    if weights.unused:
+        notes.append(
+            f"{label}: {len(weights.unused)} stored tensors are not used, such as "
+            f"{weights.unused[0]!r:.80}"
+        )
+    return Built(model, label, weights.fill, None, True, tuple(notes))
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
