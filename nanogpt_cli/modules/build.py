@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -25,6 +25,19 @@ CONFIG = "config.json"
 _MOST_LAYERS = 100_000  # a configuration with more would keep Python busy for hours
 
 
+class Fill(Protocol):
+    """Gives values to the parameters of a submodule that have none."""
+
+    def __call__(self, path: str, submodule: nn.Module, *, recurse: bool = True) -> None:
+        """Give them values.
+
+        Args:
+            path: of the submodule, as in ``named_modules``.
+            submodule: part of the module on meta.
+            recurse: whether parameters of the modules inside it get values too.
+        """
+
+
 @dataclass
 class Built:
     """A module, with or without values.
@@ -33,8 +46,7 @@ class Built:
         module: on the device meta if ``fill`` is set (its buffers have values), else with values;
             in evaluation mode.
         label: its name in messages.
-        fill: ``fill(path, submodule)`` gives values to all parameters below a submodule that have
-            none; ``path`` as in ``named_modules``.
+        fill: gives values to everything below a submodule.
         redraw: another draw of the same start, by its seed; ``None`` for stored weights.
         trained: whether these are stored weights and no fresh start.
         notes: remarks for the user.
@@ -42,7 +54,7 @@ class Built:
 
     module: nn.Module
     label: str
-    fill: Callable[[str, nn.Module], None] | None = None
+    fill: Fill | None = None
     redraw: Callable[[int], Built] | None = None
     trained: bool = False
     notes: tuple[str, ...] = ()

@@ -53,9 +53,9 @@ class FreshStart:
         if left := [slot for slot, writer in self._drawer.items() if writer is None]:
             raise NotLeanError(f"its _init_weights leaves out {left[0].places[0][2]}")
 
-    def fill(self, path: str, submodule: nn.Module) -> None:
+    def fill(self, path: str, submodule: nn.Module, *, recurse: bool = True) -> None:
         """Give values to every parameter below ``submodule``; those that have values keep them."""
-        new = {slot for slot in self.slots.below(submodule) if not slot.filled}
+        new = {slot for slot in self.slots.below(submodule, recurse=recurse) if not slot.filled}
         for slot in new:
             slot.allocate()
         with _library_guards(), _own_random_numbers():

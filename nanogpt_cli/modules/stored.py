@@ -85,13 +85,13 @@ class StoredWeights:
         self._untie_where_stored_apart()
         self._check_complete()
 
-    def fill(self, path: str, submodule: nn.Module) -> None:
+    def fill(self, path: str, submodule: nn.Module, *, recurse: bool = True) -> None:
         """Give stored values to every parameter below ``submodule`` that has none.
 
         Raises:
             UserError: a stored tensor does not fit.
         """
-        new = [slot for slot in self.slots.below(submodule) if not slot.filled]
+        new = [slot for slot in self.slots.below(submodule, recurse=recurse) if not slot.filled]
         self._load([name for slot in new for _, _, name in slot.places])
         for slot in new:
             loaded = [m._parameters[a] for m, a, _ in slot.places]
