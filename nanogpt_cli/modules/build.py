@@ -28,7 +28,7 @@ _MOST_LAYERS = 100_000  # a configuration with more would keep Python busy for h
 class Fill(Protocol):
     """Gives values to the parameters of a submodule that have none."""
 
-    def __call__(self, path: str, submodule: nn.Module, *, recurse: bool = True) -> None:
+    def __call__(self, path: str, submodule: nn.Module, /, *, recurse: bool = True) -> None:
         """Give them values.
 
         Args:
@@ -203,7 +203,9 @@ def _version() -> str:
 
 def _made(config: Any, where: str) -> Any:
     """The library's model, in float32, on the device that is current."""
-    from transformers import AutoModelForCausalLM
+    import transformers
+
+    library: Any = transformers.AutoModelForCausalLM
 
     config = copy.deepcopy(config)  # building writes into it
     for part in (config, config.get_text_config()):
@@ -214,7 +216,7 @@ def _made(config: Any, where: str) -> Any:
     with quiet_library():
         for options in chosen:
             try:
-                model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
+                model = library.from_config(config, dtype=torch.float32, **options)
             except Exception as error:
                 if options is chosen[-1] or not isinstance(error, ValueError):
                     raise UserError(

@@ -53,7 +53,7 @@ class FreshStart:
         if left := [slot for slot, writer in self._drawer.items() if writer is None]:
             raise NotLeanError(f"its _init_weights leaves out {left[0].places[0][2]}")
 
-    def fill(self, path: str, submodule: nn.Module, *, recurse: bool = True) -> None:
+    def fill(self, _path: str, submodule: nn.Module, /, *, recurse: bool = True) -> None:
         """Give values to every parameter below ``submodule``; those that have values keep them."""
         new = {slot for slot in self.slots.below(submodule, recurse=recurse) if not slot.filled}
         for slot in new:
@@ -77,7 +77,8 @@ class FreshStart:
         contents: those that then differ were not written.
         """
         buffers = _Buffers(self.model)
-        results, found = [], []
+        results: list[list[bytes]] = []
+        found: list[_Writer] = []
         for content in (0, 255):
             buffers.overwrite(content)
             found = []
@@ -156,14 +157,14 @@ class _Buffers:
             for name, old in list(module._buffers.items()):
                 if old is not None and old.is_meta:
                     if old not in moved:
-                        moved[old] = torch.empty_like(old, device="cpu")
+                        moved[old] = torch.empty(old.shape, dtype=old.dtype, device="cpu")
                         self.names.append(f"{path}.{name}")
                         self._tensors.append(moved[old])
                     module._buffers[name] = moved[old]
 
     def overwrite(self, byte: int) -> None:
         for tensor in self._tensors:
-            tensor.untyped_storage().fill_(byte)
+            tensor.view(-1).view(torch.uint8).fill_(byte)
 
     def contents(self) -> list[bytes]:
         return [bytes(t.contiguous().view(-1).view(torch.uint8).numpy()) for t in self._tensors]

@@ -127,7 +127,7 @@ def _forward(
     kept = _kept_tensors(blocks)
     handles: list[Any] = []
 
-    def enter(block: nn.Module, args: Any, kwargs: Any) -> None:
+    def enter(_block: nn.Module, args: Any, kwargs: Any) -> None:
         entered.append([id(value) for value in pytree.tree_leaves((args, kwargs))])
 
     for path, block in blocks.items():
@@ -187,7 +187,8 @@ def _around(
     def returned(path: str, args: Any, kwargs: Any) -> Any:
         call = next(pending, None)
         given = _tensors((args, kwargs))
-        if call is None or call.path != path or not _same(given, _tensors((call.args, call.kwargs))):
+        known = _tensors((call.args, call.kwargs)) if call and call.path == path else []
+        if call is None or not given or not _same(given, known):
             raise _InexactError(f"{path} receives other values when the pass is repeated")
         call.inputs = given
         for tensor in given:

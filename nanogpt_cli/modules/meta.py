@@ -1,4 +1,4 @@
-"""Parameters of a module on the device ``meta``: where each is registered, and its values for a while."""
+"""Parameters of a module on the device ``meta``, and the places that hold each of them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError, in_words
-from nanogpt_cli.modules.meta import Slot, Slots
+from nanogpt_cli.modules.meta import Slots
 from nanogpt_cli.printable import printable
 
 INDEX = "model.safetensors.index.json"
@@ -75,7 +75,7 @@ class StoredWeights:
         from transformers.conversion_mapping import get_model_conversion_mapping
 
         self.model, self.files = model, files
-        self.mapping = get_model_conversion_mapping(model)
+        self.mapping: Any = get_model_conversion_mapping(model)
         self.unused: list[str] = []  # stored names that the model has no place for
         # Full name of a parameter -> the stored tensors it is made of, as (file, name).
         self._sources: dict[str, list[tuple[Path, str]]] = defaultdict(list)
@@ -85,7 +85,7 @@ class StoredWeights:
         self._untie_where_stored_apart()
         self._check_complete()
 
-    def fill(self, path: str, submodule: nn.Module, *, recurse: bool = True) -> None:
+    def fill(self, _path: str, submodule: nn.Module, /, *, recurse: bool = True) -> None:
         """Give stored values to every parameter below ``submodule`` that has none.
 
         Raises:
@@ -115,11 +115,11 @@ class StoredWeights:
             dtype=torch.float32, weight_mapping=self.mapping, ignore_mismatched_sizes=True
         )
         with quiet_library(), ExitStack() as opened:
-            state = {}
+            state: dict[str, Any] = {}
             for file, stored_names in wanted.items():
                 archive = opened.enter_context(_archive(file))
                 state |= {bare(s): archive.get_slice(s) for s in stored_names}
-            # The files are closed afterwards: pages of a mapped file count as this process's memory.
+            # Files are closed at once: pages of a mapped file count as this process's memory.
             try:
                 convert_and_load_state_dict_in_model(self.model, state, settings)
             except Exception as error:
@@ -210,8 +210,9 @@ def _archive(file: Path) -> Iterator[Any]:
 @contextmanager
 def quiet_library() -> Iterator[None]:
     """Keep ``transformers`` from logging and from drawing progress bars."""
-    from transformers.utils import logging
+    import transformers
 
+    logging: Any = transformers.utils.logging
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity(logging.CRITICAL)
@@ -221,5 +222,3 @@ def quiet_library() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-

@@ -37,7 +37,7 @@ def streamed(built: Built, blocks: Sequence[str], observe: Observe | None = None
     Raises:
         UserError: a path in ``blocks`` does not exist.
     """
-    watch = observe or (lambda path, submodule: None)
+    watch = observe or _nothing
     found = places(built.module, blocks)
     if built.fill is None:
         for path, submodule in found:
@@ -51,6 +51,10 @@ def streamed(built: Built, blocks: Sequence[str], observe: Observe | None = None
         yield
     finally:
         stream.close()
+
+
+def _nothing(_path: str, _submodule: nn.Module) -> None:
+    pass
 
 
 def places(module: nn.Module, blocks: Sequence[str]) -> list[tuple[str, nn.Module]]:
@@ -79,10 +83,10 @@ class _Stream:
     def hook(self, path: str, submodule: nn.Module, *, block: bool) -> None:
         """Let a submodule have values while it runs; small ones outside the blocks keep theirs."""
 
-        def before(module: nn.Module, args: Any) -> None:
+        def before(module: nn.Module, _args: Any) -> None:
             self._give(path, module, block)
 
-        def after(module: nn.Module, args: Any, output: Any) -> None:
+        def after(module: nn.Module, _args: Any, _output: Any) -> None:
             self._take(module, block)
 
         if block or isinstance(submodule, nn.Embedding | nn.Linear):
