@@ -1,0 +1,119 @@
+"""A log of everything that is written into tensors while a module is built."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_EMPTY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+_DRAW = {"normal_": "normal", "uniform_": "uniform", "bernoulli_": "bernoulli",
+         "random_": "integers", "exponential_": "exponential", "cauchy_": "cauchy",
+         "log_normal_": "log-normal", "geometric_": "geometric"}  # fmt: skip
+# These return a new random tensor. Their own inner draws are below the level that is watched.
+_NEW = {"randn": "normal", "randn_like": "normal", "normal": "normal",
+        "rand": "uniform", "rand_like": "uniform"}  # fmt: skip
+_SET = {"fill_": "constant", "zero_": "constant", "copy_": "copy"}
+_COMPOSED = {"trunc_normal_": "truncated", "orthogonal_": "orthogonal"}
+
+
+@dataclass(frozen=True)
+class Write:
+    """One writing of initial values into a tensor.
+
+    Attributes:
+        kind: ``normal``, ``uniform``, ``truncated``, ``constant``, ``copy`` or another distribution.
+        arguments: of the drawing function, such as mean and std, or the bounds.
+        where: file and function that asked for it, the first outside of the libraries of
+            initialisation.
+        default: whether the constructor of a ``torch.nn`` layer did it.
+        whole: whether it wrote the whole tensor.
+    """
+
+    kind: str
+    arguments: tuple[float, ...]
+    where: str
+    default: bool
+    whole: bool
+
+    @property
+    def random(self) -> bool:
+        """Whether values were drawn, rather than set."""
+        return self.kind not in ("constant", "copy")
+
+    def __str__(self) -> str:
+        return f"{self.kind}({', '.join(f'{x:.4g}' for x in self.arguments)})"
+
+
+class WriteLog(TorchDispatchMode):
+    """Watches a module being built; memory without values becomes NaN, so that it can be told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._found: dict[int, list[Write]] = defaultdict(list)
+        self._alive: list[Tensor] = []  # an address must not be used twice
+
+    def of(self, tensor: Tensor) -> tuple[Write, ...]:
+        """What was written into the memory of a tensor, in order."""
+        return tuple(self._found.get(_memory(tensor), ()))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in _EMPTY:
+            if isinstance(result, Tensor) and result.is_floating_point() and not result.is_meta:
+                result.fill_(math.nan)
+        elif name in _DRAW or name in _SET:
+            self._note(args[0], _DRAW.get(name) or _SET[name], _numbers(args[1:], kwargs))
+        elif name in _NEW:
+            self._note(result, _NEW[name], _numbers(args, kwargs) if name == "normal" else ())
+        return result
+
+    def _note(self, tensor: Tensor, kind: str, arguments: tuple[float, ...]) -> None:
+        if not tensor.is_floating_point() or tensor.is_meta:
+            return
+        self._alive.append(tensor)
+        where, initialiser, default = _caller()
+        if initialiser in _COMPOSED:  # some draws and a copy of what is kept of them
+            kind, arguments = _COMPOSED[initialiser], ()
+        whole = tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+        self._found[_memory(tensor)].append(Write(kind, arguments, where, default, whole))
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _numbers(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> tuple[float, ...]:
+    values = (*args, *(kwargs or {}).values())
+    return tuple(float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool))
+
+
+def _caller() -> tuple[str, str, bool]:
+    """Who writes: a place in the module's code, the initialiser, whether a layer's constructor."""
+    frame: FrameType | None = sys._getframe(3)
+    initialiser, constructor = "", False
+    while frame is not None:
+        path, name = Path(frame.f_code.co_filename), frame.f_code.co_name
+        if not _of_a_library(path):
+            return f"{path.name}:{name}", initialiser, constructor
+        if path.name == "init.py":
+            initialiser = name
+        constructor |= name == "__init__" and "modules" in path.parts
+        frame = frame.f_back
+    return "", initialiser, constructor
+
+
+def _of_a_library(path: Path) -> bool:
+    """PyTorch, or the wrappers of its initialisers in ``transformers``."""
+    return "torch" in path.parts or path.name == "initialization.py"

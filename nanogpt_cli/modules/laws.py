@@ -1,0 +1,187 @@
+"""The laws by which somebody's code gives a module its initial values, read off by drawing twice."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from nanogpt_cli.init.detect import guess_law
+from nanogpt_cli.init.tensor_stats import measure_tensor
+from nanogpt_cli.modules.draws import Write, WriteLog
+
+# A start at one seed; the functions below call it with several.
+BuildAt = Callable[[int], nn.Module]
+# Entries that agree in two draws by chance: float32 normals have about 2^24 different values.
+_CHANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class ParameterLaw:
+    """How one parameter starts.
+
+    Attributes:
+        name: its name; the first one if it is tied.
+        tied: its other names.
+        shape: of the parameter.
+        kind: ``untouched`` (memory without values), ``constant``, ``computed`` (the same in both
+            draws but no constant), or ``random``.
+        law: in words, such as ``normal(0.02)``.
+        std: standard deviation of the entries that vary; 0 for others.
+        error: standard error of ``std``, relative.
+        writes: what the building code wrote into it, in order.
+        declared: whether the module has a function ``_init_weights`` of its own.
+        ratio: std with ``initializer_range`` doubled over ``std``; NaN if that was not tried.
+    """
+
+    name: str
+    tied: tuple[str, ...]
+    shape: tuple[int, ...]
+    kind: str
+    law: str
+    std: float
+    error: float
+    writes: tuple[Write, ...]
+    declared: bool
+    ratio: float = math.nan
+
+    @property
+    def pattern(self) -> str:
+        """The name with ``*`` for the index of the block, which is the first number in it."""
+        return re.sub(r"(?<=\.)\d+(?=\.)", "*", self.name, count=1)
+
+    @property
+    def layer(self) -> int:
+        """The index of the block; -1 outside the blocks."""
+        found = re.search(r"\.(\d+)\.", self.name)
+        return int(found[1]) if found else -1
+
+    @property
+    def draws(self) -> tuple[Write, ...]:
+        """The draws of the whole parameter by the module's own code."""
+        return tuple(w for w in self.writes if w.random and w.whole and not w.default)
+
+    @property
+    def left_to_constructor(self) -> bool:
+        """Whether ``_init_weights`` leaves it as the constructor of a ``torch.nn`` layer drew it."""
+        return (
+            self.declared
+            and self.kind == "random"
+            and bool(self.writes)
+            and (self.writes[-1].default)
+        )
+
+
+def read_laws(build_at: BuildAt, doubled: BuildAt | None = None) -> list[ParameterLaw]:
+    """Build a module at two seeds, watch what is written, and compare.
+
+    Args:
+        build_at: makes the module with values, at a seed.
+        doubled: the same with its configuration's ``initializer_range`` doubled.
+    """
+    log = WriteLog()
+    with log:
+        first = build_at(0)
+    second = dict(build_at(1).named_parameters())
+    wider = dict(doubled(0).named_parameters()) if doubled else {}
+    declared = any(callable(getattr(m, "_init_weights", None)) for m in first.modules())
+    names: dict[int, list[str]] = {}
+    for name, parameter in first.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    found = []
+    for name, parameter in first.named_parameters():
+        if not parameter.is_floating_point():
+            continue
+        kind, law, std, error = _compared(parameter.detach(), second[name].detach())
+        ratio = math.nan
+        if name in wider and kind == "random":
+            ratio = float(wider[name].detach().float().std()) / float(
+                parameter.detach().float().std()
+            )
+        tied = tuple(other for other in names[id(parameter)] if other != name)
+        about = (name, tied, tuple(parameter.shape), kind, law, std, error)
+        found.append(ParameterLaw(*about, log.of(parameter), declared, ratio))
+    return found
+
+
+def _compared(first: Tensor, second: Tensor) -> tuple[str, str, float, float]:
+    """Kind, law in words, std and its relative error, from two draws of one parameter."""
+    a, b = first.float().flatten(), second.float().flatten()
+    if bool(a.isnan().any()):
+        return "untouched", "memory without values", 0.0, 0.0
+    same = a == b
+    if bool(same.all()):
+        if len(a) and float(a.min()) == float(a.max()):
+            return "constant", f"{float(a[0]):g}", 0.0, 0.0
+        return "computed", "computed, the same in every draw", 0.0, 0.0
+    partly = float(same.float().mean()) > _CHANCE
+    if partly:  # such as the zero row of a padding token
+        stats = measure_tensor(a[~same][None, :], "", "", -1)
+    else:
+        stats = measure_tensor(a.view(-1, first.shape[-1]), "", "", -1)
+    error = math.sqrt(max(stats.kurtosis - 1, 0.1) / (4 * max(stats.size, 1)))
+    return "random", guess_law(stats, 1), stats.std, error
+
+
+def by_pattern(laws: list[ParameterLaw]) -> dict[str, list[ParameterLaw]]:
+    """Parameters that differ only in the index of their block, together and in its order."""
+    groups: dict[str, list[ParameterLaw]] = {}
+    for law in laws:
+        groups.setdefault(law.pattern, []).append(law)
+    return {pattern: sorted(found, key=lambda p: p.layer) for pattern, found in groups.items()}
+
+
+def depth_factors(laws: list[ParameterLaw]) -> dict[str, str]:
+    """Which matrices are smaller in deeper models: their factor, by pattern.
+
+    The base is the commonest std among the matrices of the blocks. With L blocks a factor is told
+    from others only if they differ by more than five standard errors and 1 %.
+    """
+    matrices = {
+        pattern: found
+        for pattern, found in by_pattern(laws).items()
+        if found[0].layer >= 0 and all(p.kind == "random" and len(p.shape) > 1 for p in found)
+    }
+    stds = [p.std for found in matrices.values() for p in found]
+    if not stds:
+        return {}
+    base = max(stds, key=lambda s: sum(math.isclose(s, other, rel_tol=0.03) for other in stds))
+    count = max(len(found) for found in matrices.values())
+    factors = {}
+    for pattern, found in matrices.items():
+        if len(found) == count > 1 and (name := _factor(found, base, count)):
+            factors[pattern] = name
+    return factors
+
+
+def _factor(found: list[ParameterLaw], base: float, count: int) -> str:
+    known: Mapping[str, Callable[[int], float]] = {
+        "": lambda layer: 1.0,
+        "1/√(2L)": lambda layer: 1 / math.sqrt(2 * count),
+        "1/√L": lambda layer: 1 / math.sqrt(count),
+        "1/(2L)": lambda layer: 1 / (2 * count),
+        "1/√(2(l+1))": lambda layer: 1 / math.sqrt(2 * (layer + 1)),
+        "1/√(l+1)": lambda layer: 1 / math.sqrt(layer + 1),
+    }
+    for name, factor in known.items():
+        apart = [abs(p.std / (base * factor(p.layer)) - 1) - 5 * p.error for p in found]
+        if max(apart) < 0.01:
+            return name
+    return ""
+
+
+def config_doubled(config: Any) -> bool:
+    """Double ``initializer_range`` in a configuration of ``transformers``, parts included.
+
+    Returns:
+        Whether it has one.
+    """
+    parts = {id(p): p for p in (config, config.get_text_config())}
+    found = [p for p in parts.values() if isinstance(getattr(p, "initializer_range", None), float)]
+    for part in found:
+        part.initializer_range *= 2
+    return bool(found)
