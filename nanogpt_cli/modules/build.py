@@ -98,8 +98,7 @@ def build(origin: str, seed: int = 0) -> Built:
 
 def _of_factory(reference: str, seed: int) -> Built:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made, by_factory = user_code.load(reference)
+        made, by_factory = user_code.load(reference, seed)
         module = unwrapped(made)
         _leave_meta(module, reference)
     redraw = (lambda other: _of_factory(reference, other)) if by_factory else None
@@ -134,9 +133,6 @@ def _leave_meta(module: nn.Module, reference: str) -> None:
             "return it with values, or give the module init_weights, _init_weights or "
             "reset_parameters",
         )
-    for _, tensor in _tensors(module):
-        if tensor.is_floating_point():
-            tensor.data = torch.full_like(tensor, torch.nan, device="cpu")
     module.to_empty(device="cpu")
     try:
         for tensor in (t for _, t in _tensors(module) if t.is_floating_point()):
@@ -270,8 +266,7 @@ def _stored(config: Any, files: list[Path], label: str) -> Built:
         try:
             FreshStart(model, 0)  # gives the buffers their values
         except NotLeanError as error:
-            # Parameters are read below. A stored buffer is one of those that the class leaves out.
-            if "buffer" in str(error):
+            if not set(error.left_out) <= dict(model.named_parameters()).keys():
                 raise UserError(f"{label} cannot be read part by part: {error}") from error
         weights = StoredWeights(model, files)
     notes = []

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -30,7 +29,7 @@ class Write:
     """One writing of initial values into a tensor.
 
     Attributes:
-        kind: ``normal``, ``uniform``, ``truncated``, ``constant``, ``copy`` or another distribution.
+        kind: ``normal``, ``uniform``, ``truncated``, another distribution, ``constant``, ``copy``.
         arguments: of the drawing function, such as mean and std, or the bounds.
         where: file and function that asked for it, the first outside of the libraries of
             initialisation.
@@ -53,11 +52,11 @@ class Write:
         return f"{self.kind}({', '.join(f'{x:.4g}' for x in self.arguments)})"
 
 
-class WriteLog(TorchDispatchMode):
+class WriteLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches a module being built; memory without values becomes NaN, so that it can be told."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._found: dict[int, list[Write]] = defaultdict(list)
         self._alive: list[Tensor] = []  # an address must not be used twice
 

@@ -21,7 +21,16 @@ from nanogpt_cli.modules.meta import Slot, Slots
 
 
 class NotLeanError(Exception):
-    """This class cannot be started part by part: it must be built whole."""
+    """This class cannot be started part by part: it must be built whole.
+
+    Attributes:
+        left_out: names of the tensors to which ``_init_weights`` gives no values.
+    """
+
+    def __init__(self, kind: str, left_out: list[str]) -> None:
+        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        super().__init__(f"its _init_weights gives no values to the {kind} {left_out[0]}{more}")
+        self.left_out = left_out
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,9 @@ class FreshStart:
         _check_attributes(model)
         self._writers = self._observed_writers()
         self._drawer = {slot: self._last_word(slot) for slot in self.slots.all}
-        if left := [slot for slot, writer in self._drawer.items() if writer is None]:
-            raise NotLeanError(f"its _init_weights leaves out {left[0].places[0][2]}")
+        left = [slot.places[0][2] for slot, writer in self._drawer.items() if writer is None]
+        if left:
+            raise NotLeanError("parameter", left)
 
     def fill(self, _path: str, submodule: nn.Module, /, *, recurse: bool = True) -> None:
         """Give values to every parameter below ``submodule``; those that have values keep them."""
@@ -92,9 +102,9 @@ class FreshStart:
                     if written:
                         found.append(_Writer(path, _draw(owner, module), written))
             results.append(buffers.contents())
-        for name, first, second in zip(buffers.names, *results, strict=True):
-            if first != second:
-                raise NotLeanError(f"its _init_weights leaves out the buffer {name}")
+        pairs = zip(buffers.names, *results, strict=True)
+        if left := [name for name, first, second in pairs if first != second]:
+            raise NotLeanError("buffer", left)
         return found
 
     def _last_word(self, slot: Slot) -> _Writer | None:
@@ -140,10 +150,14 @@ def _in_library_order(model: Any) -> Iterator[tuple[str, nn.Module, Any]]:
 
 def _check_attributes(model: nn.Module) -> None:
     """Refuse tensors that are neither parameters nor buffers: nothing would give them values."""
-    for path, module in model.named_modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) and value.is_meta:
-                raise NotLeanError(f"{path}.{name} is a tensor that is not registered")
+    found = [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and value.is_meta
+    ]
+    if found:
+        raise NotLeanError("attribute", found)
 
 
 class _Buffers:

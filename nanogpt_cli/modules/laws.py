@@ -1,4 +1,4 @@
-"""The laws by which somebody's code gives a module its initial values, read off by drawing twice."""
+"""The laws by which a module gets its initial values, read off by drawing twice."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ParameterLaw:
 
     @property
     def left_to_constructor(self) -> bool:
-        """Whether ``_init_weights`` leaves it as the constructor of a ``torch.nn`` layer drew it."""
+        """Whether ``_init_weights`` leaves it as a ``torch.nn`` layer's constructor drew it."""
         return (
             self.declared
             and self.kind == "random"
@@ -159,16 +159,18 @@ def depth_factors(laws: list[ParameterLaw]) -> dict[str, str]:
 
 
 def _factor(found: list[ParameterLaw], base: float, count: int) -> str:
-    known: Mapping[str, Callable[[int], float]] = {
-        "": lambda layer: 1.0,
-        "1/√(2L)": lambda layer: 1 / math.sqrt(2 * count),
-        "1/√L": lambda layer: 1 / math.sqrt(count),
-        "1/(2L)": lambda layer: 1 / (2 * count),
-        "1/√(2(l+1))": lambda layer: 1 / math.sqrt(2 * (layer + 1)),
-        "1/√(l+1)": lambda layer: 1 / math.sqrt(layer + 1),
+    blocks = range(count)
+    known: Mapping[str, list[float]] = {
+        "": [1.0] * count,
+        "1/√(2L)": [1 / math.sqrt(2 * count)] * count,
+        "1/√L": [1 / math.sqrt(count)] * count,
+        "1/(2L)": [1 / (2 * count)] * count,
+        "1/√(2(l+1))": [1 / math.sqrt(2 * (block + 1)) for block in blocks],
+        "1/√(l+1)": [1 / math.sqrt(block + 1) for block in blocks],
     }
-    for name, factor in known.items():
-        apart = [abs(p.std / (base * factor(p.layer)) - 1) - 5 * p.error for p in found]
+    for name, factors in known.items():
+        pairs = zip(found, factors, strict=True)
+        apart = [abs(p.std / (base * factor) - 1) - 5 * p.error for p, factor in pairs]
         if max(apart) < 0.01:
             return name
     return ""

@@ -22,8 +22,8 @@ def findings(laws: list[ParameterLaw], roles: Mapping[str, str] | None = None) -
     for pattern, group in by_pattern(laws).items():
         for judge in (_untouched, _left_to_constructor, _drawn_twice, _hard_coded):
             chosen = [law for law in group if judge(law)]
-            if chosen:
-                severity, topic, text = judge(chosen[0])
+            if chosen and (words := judge(chosen[0])):
+                severity, topic, text = words
                 found.append(Verdict(severity, topic, f"{_named(pattern, chosen)}: {text}"))
                 break
     return found + list(_depth(laws, roles or {}))
@@ -36,23 +36,23 @@ def _named(pattern: str, group: list[ParameterLaw]) -> str:
 Finding = tuple[str, str, str]
 
 
-def _untouched(law: ParameterLaw) -> Finding | tuple[()]:
+def _untouched(law: ParameterLaw) -> Finding | None:
     if law.kind != "untouched":
-        return ()
+        return None
     return (FAIL, "never-initialised", "nothing writes initial values into its memory")
 
 
-def _left_to_constructor(law: ParameterLaw) -> Finding | tuple[()]:
+def _left_to_constructor(law: ParameterLaw) -> Finding | None:
     if not law.left_to_constructor:
-        return ()
+        return None
     text = f"_init_weights leaves it out: it keeps the default of its torch.nn layer, {law.law}"
     return (WARN, "constructor-default", text)
 
 
-def _drawn_twice(law: ParameterLaw) -> Finding | tuple[()]:
+def _drawn_twice(law: ParameterLaw) -> Finding | None:
     draws = law.draws
     if len(draws) < 2:
-        return ()
+        return None
     different = [d for d in draws if (d.kind, d.arguments) != (draws[-1].kind, draws[-1].arguments)]
     if law.tied and different:
         text = (
@@ -71,9 +71,9 @@ def _drawn_twice(law: ParameterLaw) -> Finding | tuple[()]:
     return (NOTE, "doubly-initialised", text)
 
 
-def _hard_coded(law: ParameterLaw) -> Finding | tuple[()]:
+def _hard_coded(law: ParameterLaw) -> Finding | None:
     if math.isnan(law.ratio) or abs(law.ratio - 1) > 8 * law.error or law.error > 0.05:
-        return ()
+        return None
     where = f" in {law.draws[-1].where}" if law.draws else ""
     return (NOTE, "hard-coded-std", f"{law.law}{where}, whatever initializer_range is")
 

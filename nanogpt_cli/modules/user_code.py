@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from nanogpt_cli.errors import UserError
@@ -27,11 +28,13 @@ def is_reference(text: str) -> bool:
     return bool(_REFERENCE.fullmatch(text)) and not Path(text.partition("(")[0]).exists()
 
 
-def load(reference: str) -> tuple[nn.Module, bool]:
+def load(reference: str, seed: int) -> tuple[nn.Module, bool]:
     """Import the user's code and call the factory; this executes their code.
 
     Args:
         reference: ``place:name`` or ``place:name(arguments)``, where the arguments are literals.
+        seed: of PyTorch's random numbers, for the import and again for the call: what a file
+            draws when it is imported for the first time must not change what its factory draws.
 
     Returns:
         The module, and whether a factory made it: a module that is a variable of the file is
@@ -46,6 +49,7 @@ def load(reference: str) -> tuple[nn.Module, bool]:
         raise UserError(f"{reference!r} does not read as module:factory or path.py:factory")
     place, name, call = match["place"], match["name"], match["call"]
     positional, keywords = _arguments(call, reference)
+    torch.manual_seed(seed)
     with _users_code(f"cannot import {place}: "):
         found: Any = _imported(place)
     with _users_code(f"{reference} raised "):
@@ -57,6 +61,7 @@ def load(reference: str) -> tuple[nn.Module, bool]:
             return found, False
         if not call:
             _check_needs_nothing(found, place, name)
+        torch.manual_seed(seed)
         found = found(*positional, **keywords)
     if not isinstance(found, nn.Module):
         raise UserError(
