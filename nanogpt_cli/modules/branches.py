@@ -9,7 +9,7 @@ from nanogpt_cli.modules.trace import Node, Trace
 from nanogpt_cli.modules.trunk import Addition, Trunk
 
 # Operators that mix positions without an attention.
-_MIXERS = ("convolution", "conv1d", "cumsum", "cumprod", "fft_fft", "fft_rfft", "_fft_r2c")
+_MIXERS = ("convolution", "_convolution", "conv1d", "_fft_r2c", "_fft_c2c")
 
 
 @dataclass(frozen=True)

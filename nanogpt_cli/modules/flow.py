@@ -20,7 +20,7 @@ CHOOSING = frozenset({"topk", "sort", "argmax", "max"})
 _REARRANGE = frozenset({
     "view", "_unsafe_view", "reshape", "transpose", "permute", "t", "slice", "select", "split",
     "split_with_sizes", "unbind", "unsqueeze", "squeeze", "expand", "cat", "stack", "narrow",
-    "index_select", "flip", "roll",
+    "index_select", "flip", "roll", "index",
 })  # fmt: skip
 
 
@@ -125,6 +125,8 @@ def _rearranged(
         return (found[first].reshape(trace.values[node.outputs[0]].shape),)
 
     def label(value: int) -> Tensor:
+        if value in trace.constants:
+            return trace.constants[value]
         missing = torch.tensor(-1, dtype=torch.int32)
         return found.get(value, missing.expand(trace.values[value].shape))
 

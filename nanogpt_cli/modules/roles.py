@@ -220,24 +220,38 @@ class _Finder:
         self, p: Projection, way: Reach, roles: list[str]
     ) -> list[tuple[str, Tensor | None]]:
         found = labels(self.trace, p.y, way)
-        pieces: list[tuple[str, Tensor | None]] = []
+        own: dict[str, Tensor] = {}
         for role in roles:
             values = [v for _, v in way.linear if self.slots.get(v) == role and v in found]
-            chosen = [channels(found[v]) for v in values]
-            own = torch.unique(torch.cat(chosen)) if chosen else torch.zeros(0).long()
-            pieces.append((role, None if len(own) == p.features else own))
-        return pieces
+            if any(len(channels(found[v])) for v in values):
+                own[role] = torch.unique(torch.cat([channels(found[v]) for v in values]))
+        lost = [role for role in roles if role not in own]
+        if lost:  # an index whose values are unknown on the device meta: the usual order q, k, v
+            free = torch.ones(p.features, dtype=torch.bool)
+            for taken in own.values():
+                free[taken] = False
+            own |= zip(lost, free.nonzero().squeeze(1).chunk(len(lost)), strict=False)
+        return [(r, None if len(own[r]) == p.features else own[r]) for r in roles if r in own]
 
     def _watch_mlp(self, p: Projection, role: str) -> None:
         """Note where the activation of an MLP is, for measuring."""
         if role == "mlp_proj":
             self.found.hidden.append((p.layer, p.x))
-        elif role in ("gate", "fc"):
-            first = next(iter(self.reach[p.node.index].through(NONLINEAR)), None)
-            if first is not None:
-                entry = (p.layer, self._unscaled(self.trace.active(first)[0], p.y))
-                if entry not in self.found.preact and (role == "gate" or not self._gated(p)):
+        elif role == "gate" or (role == "fc" and not self._gated(p)):
+            way = self.reach[p.node.index]
+            bends = (node for node in way.nodes if self._bends(node, way))
+            for node in bends:
+                taken = [self._unscaled(v, p.y) for v in self.trace.active(node)]
+                entry = p.layer, min(taken)  # of x·(1 + …x²) the x
+                if entry not in self.found.preact:
                     self.found.preact.append(entry)
+                break
+
+    def _bends(self, node: Node, way: Reach) -> bool:
+        """Whether an operator is not linear in a projection's result."""
+        square = node.name == "mul" and all(v in way.values for v in self.trace.active(node))
+        return node.name in NONLINEAR or (square and len(node.inputs) == 2 and
+                                          len(self.trace.active(node)) == 2)  # fmt: skip
 
     def _gated(self, p: Projection) -> bool:
         return any(use.role == "gate" for use in self.uses.get(p.source.parameter, ()))

@@ -29,6 +29,10 @@ PRODUCTS = frozenset({
 })  # fmt: skip
 
 
+# Index tensors of at most this many entries are kept.
+_SMALL = 64
+
+
 @dataclass(frozen=True)
 class Ref:
     """Stands for a tensor among the recorded arguments of an operator."""
@@ -120,11 +124,18 @@ class Call:
 
 @dataclass
 class Trace:
-    """The graph of one pass."""
+    """The graph of one pass.
+
+    Attributes:
+        nodes, values, calls: operators, what they take and make, and calls of modules, in order.
+        constants: small tensors of whole numbers that do not depend on the ids, such as indices.
+        ids, output: the token ids, and the module's logits or last state.
+    """
 
     nodes: list[Node] = field(default_factory=list)
     values: list[Value] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
+    constants: dict[int, Tensor] = field(default_factory=dict)
     ids: int = -1
     output: int = -1
 
@@ -234,8 +245,12 @@ class Recorder(TorchDispatchMode):
 
     def _new(self, tensor: Tensor, node: int, *, active: bool, source: Source | None = None) -> int:
         self.trace.values.append(Value(tuple(tensor.shape), node, active, source))
-        self._known[tensor] = len(self.trace.values) - 1
-        return len(self.trace.values) - 1
+        value = self._known[tensor] = len(self.trace.values) - 1
+        whole = tensor.dtype in (torch.int64, torch.int32)
+        if whole and not active and not tensor.is_meta and tensor.numel() <= _SMALL:
+            with torch.utils._python_dispatch._disable_current_modes():
+                self.trace.constants[value] = tensor.detach().cpu().clone()
+        return int(value)
 
     def _name(self, tensor: Tensor) -> str:
         """The parameter whose memory a tensor shares; empty if there is none."""

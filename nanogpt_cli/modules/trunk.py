@@ -159,8 +159,16 @@ class _Light:
         found.after = after - {last}
         kept = found.values | found.after
         found.additions = [a for v, a in self.additions.items() if v in found.values]
-        found.norms = [(node, value) for node, value in self.norms if value in kept]
+        read = [(node, self._origin(value, kept)) for node, value in self.norms]
+        found.norms = [(node, value) for node, value in read if value in kept]
         return found
+
+    def _origin(self, value: int, kept: set[int]) -> int:
+        """The value of the stream from which casts and the like made a norm's argument."""
+        normalised = {node.outputs[0] for node, _ in self.norms}
+        while value not in kept and value not in normalised and self.full[value]:
+            value = self.full[value][0]
+        return value
 
     def _of_branch(self, addition: Addition) -> bool:
         """Whether what is added comes from a product of matrices."""

@@ -54,22 +54,24 @@ def _tables(trace: Trace, trunk: Trunk) -> set[int]:
 
 
 def _of_table(trace: Trace, node: Node, trunk: Trunk, tables: set[int]) -> str:
+    """The role of a table in which something is looked up."""
     made = node.outputs[0]
-    if node.key is not None and (made == trunk.seed or made in trunk.values):
+    if made == trunk.seed or _factorised(trace, node, trunk):
         return "wte"
-    values, todo = {made}, [made]
+    values, todo = {made}, [made]  # up to the first sum with something else
     while todo:
         for user in trace.users.get(todo.pop(), ()):
             if user.product or not user.outputs or user.outputs[0] in values:
                 continue
-            if user.key is not None and node.key is None and user.name in ("add", "sub"):
+            if user.name in ("add", "sub") and len(user.inputs) > 1:
+                if node.key is not None and not values & tables:
+                    return "bias"  # one of several, chosen by what is computed
                 continue
             values.add(user.outputs[0])
             todo.append(user.outputs[0])
-    if node.key is None:
-        return "wpe" if values & tables else "other"
-    reaches = values & trunk.values or _factorised(trace, node, trunk)
-    return "wte" if reaches else "other"
+    if not values & tables:
+        return "other"
+    return "wpe" if node.key is None else "wte"
 
 
 def _factorised(trace: Trace, node: Node, trunk: Trunk) -> bool:
