@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nanogpt_cli.modules.trace import Node, Ref, Trace
+from nanogpt_cli.modules.trace import Node, Ref, Trace, replay
 
 NONLINEAR = frozenset({
     "silu", "gelu", "relu", "sigmoid", "tanh", "erf", "pow", "square", "exp", "softplus", "mish",
@@ -125,14 +125,14 @@ def _rearranged(
         return (found[first].reshape(trace.values[node.outputs[0]].shape),)
 
     def label(value: int) -> Tensor:
-        if value in trace.constants:
-            return trace.constants[value]
+        if node.name.startswith("index") and value != node.inputs[0]:
+            return replay(trace, value)
         missing = torch.tensor(-1, dtype=torch.int32)
         return found.get(value, missing.expand(trace.values[value].shape))
 
     try:
         result = node.op(*_filled(node.args, label), **_filled(node.kwargs, label))
-    except (RuntimeError, TypeError, IndexError):  # it needs a tensor's values, such as an index
+    except (RuntimeError, TypeError, IndexError, ValueError):  # indices that are not known
         return ()
     return (result,) if isinstance(result, Tensor) else tuple(result)
 

@@ -65,7 +65,7 @@ def _floating(result: Any) -> Iterator[Tensor]:
 def run(
     module: nn.Module, ids: Tensor, forward: Forward = call, on_node: OnNode | None = None
 ) -> tuple[Trace, Tensor]:
-    """Run one pass without gradients; its graph, and the logits or last state (…, V or C).
+    """Run one pass without gradients, on the device of the module; its graph, and the logits or last state (…, V or C).
 
     Raises:
         UserError: the module fails, or gives no vector per token.
@@ -73,7 +73,8 @@ def run(
     recorder = Recorder(module, ids, on_node)
     try:
         with evaluation(module), plain_operators(), recorder:
-            output = find_output(forward(module, ids), ids)
+            own = next((p.device for p in module.parameters()), ids.device)
+            output = find_output(forward(module, recorder.ids_on(own)), ids)
             if output is not None:
                 recorder.trace.output = recorder.value(output)
     except UserError:

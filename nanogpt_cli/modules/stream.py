@@ -66,8 +66,8 @@ def watch(module: nn.Module, ids: Tensor, forward: Forward = call) -> Watched:
     """Find the stream, blocks and roles of a module.
 
     Args:
-        module: with values, or on the device ``meta`` (then ``ids`` too).
-        ids: (B, T) int64 token ids, T ≥ 2; few are enough.
+        module: with values, or on the device ``meta``.
+        ids: (B, T) int64 token ids with values, T ≥ 2; few are enough.
         forward: calls the module on ids; needed where ``module(ids)`` does not do.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.weak import WeakTensorKeyDictionary
 
 # (path of the running module, which call of it, which operator of that call on activations).
@@ -185,7 +185,8 @@ class Recorder(TorchDispatchMode):
 
     Args:
         module: the module that will run; its submodules get hooks until ``remove``.
-        ids: token ids (B, T), whose dependents are the activations.
+        ids: token ids (B, T) with values; ``ids_on`` gives those for the module, whose dependents
+            are the activations.
         on_node: see ``OnNode``.
     """
 
@@ -197,6 +198,7 @@ class Recorder(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self.trace = Trace()
+        self._ids = ids
         self._module, self._on_node = module, on_node
         self._known: Any = WeakTensorKeyDictionary()  # tensor -> value
         self._written: dict[int, int] = {}  # memory -> the value last written into it in place
@@ -209,7 +211,12 @@ class Recorder(TorchDispatchMode):
             enter, leave = functools.partial(self._enter, path), self._leave
             self._handles.append(child.register_forward_pre_hook(enter, with_kwargs=True))
             self._handles.append(child.register_forward_hook(leave, with_kwargs=True))
-        self.trace.ids = self._new(ids, -1, active=True)
+
+    def ids_on(self, device: torch.device) -> Tensor:
+        """The token ids on a device, known to the graph."""
+        moved = self._ids.to(device)
+        self.trace.ids = self._new(moved, -1, active=True)
+        return moved
 
     def remove(self) -> None:
         """Take the hooks off the module."""
@@ -248,7 +255,7 @@ class Recorder(TorchDispatchMode):
         value = self._known[tensor] = len(self.trace.values) - 1
         whole = tensor.dtype in (torch.int64, torch.int32)
         if whole and not active and not tensor.is_meta and tensor.numel() <= _SMALL:
-            with torch.utils._python_dispatch._disable_current_modes():
+            with _disable_current_modes():
                 self.trace.constants[value] = tensor.detach().cpu().clone()
         return int(value)
 
@@ -287,7 +294,9 @@ class Recorder(TorchDispatchMode):
         name, mutable = _operator(func)
         inputs = tuple(self.value(t) for t in tensors((args, kwargs)))
         recorded = _with_refs(args, self.value), _with_refs(kwargs, self.value)
-        result = func(*args, **kwargs)
+        if name == "_local_scalar_dense" and args[0].is_meta:
+            return replay(self.trace, inputs[0], self._ids).item()
+        result = _grouped(func, args, kwargs) if name == "_grouped_mm" else func(*args, **kwargs)
         active = any(self.trace.values[v].active for v in inputs)
         index = len(self.trace.nodes)
         memories = {_memory(t) for t in tensors((args, kwargs))}
@@ -335,6 +344,52 @@ def _reshaped(source: Source, before: tuple[int, ...], after: tuple[int, ...]) -
     if len(before) == 2 and after == before[::-1]:
         return Source(source.parameter, source.offset, source.stride[::-1])
     return Source(source.parameter, source.offset, ())
+
+
+def replay(trace: Trace, value: int, ids: Tensor | None = None) -> Tensor:
+    """Compute a value on the CPU that was made on the device ``meta``.
+
+    Libraries ask for single numbers, such as whether positions follow each other. They depend on no
+    weight.
+
+    Args:
+        trace: the graph so far.
+        value: what to compute.
+        ids: the token ids; without them nothing that depends on them can be computed.
+
+    Raises:
+        ValueError: it depends on more than the token ids.
+    """
+    if value == trace.ids and ids is not None:
+        return ids.cpu()
+    if value in trace.constants:
+        return trace.constants[value]
+    node = trace.maker(value)
+    if node is None or node.op is None:
+        raise ValueError("its course depends on values of weights, which are not there")
+
+    def filled(items: Any) -> Any:
+        if isinstance(items, Ref):
+            return replay(trace, items.value, ids)
+        if isinstance(items, tuple):
+            return [filled(item) for item in items]
+        if isinstance(items, dict):
+            return {name: filled(item) for name, item in items.items()}
+        return torch.device("cpu") if isinstance(items, torch.device) else items
+
+    with _disable_current_modes():
+        result = node.op(*filled(node.args), **filled(node.kwargs))
+    results = list(tensors(result))
+    return results[node.outputs.index(value)]
+
+
+def _grouped(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A product with a matrix for each group of rows; on ``meta`` PyTorch has it for bfloat16."""
+    if not args[0].is_meta:
+        return func(*args, **kwargs)
+    half = [item.bfloat16() if isinstance(item, Tensor) and item.is_floating_point() else item
+            for item in args]  # fmt: skip
+    return func(*half, **kwargs).to(args[0].dtype)
 
 
 def _memory(tensor: Tensor) -> int:
