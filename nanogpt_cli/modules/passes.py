@@ -1,0 +1,118 @@
+"""Running somebody else's module on token ids, so that its operators can be seen."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from nanogpt_cli.errors import UserError, in_words
+from nanogpt_cli.modules.trace import OnNode, Recorder, Trace
+
+HINT: Final = "give a module that maps token ids (B, T) to logits (B, T, V)"
+Forward = Callable[[nn.Module, Tensor], Any]
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside wrappers of compilation and data parallelism."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if not isinstance(inner, nn.Module) and len(list(module.children())) == 1:
+            inner = getattr(module, "module", None)
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def call(module: nn.Module, ids: Tensor) -> Any:
+    """What a language model makes of token ids (B, T), at all positions and without a cache.
+
+    nanoGPT computes only the last position's logits unless it is given targets.
+    """
+    accepted = inspect.signature(module.forward).parameters
+    options = {"use_cache": False} if "use_cache" in accepted else {}
+    result = module(ids, **options)
+    if "targets" in accepted and find_output(result, ids) is None:
+        result = module(ids, targets=ids, **options)
+    return result
+
+
+def find_output(result: Any, ids: Tensor) -> Tensor | None:
+    """The logits or last state in a module's result: one vector for each of the (B, T) ids."""
+    for name in ("logits", "last_hidden_state"):
+        if isinstance(found := getattr(result, name, None), Tensor):
+            return found
+    return next((t for t in _floating(result) if t.numel() // t.shape[-1] == ids.numel()), None)
+
+
+def _floating(result: Any) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        if result.is_floating_point() and result.dim() >= 2:
+            yield result
+    elif isinstance(result, list | tuple):
+        for item in result:
+            yield from _floating(item)
+    elif isinstance(result, dict):
+        for item in result.values():
+            yield from _floating(item)
+
+
+def run(
+    module: nn.Module, ids: Tensor, forward: Forward = call, on_node: OnNode | None = None
+) -> tuple[Trace, Tensor]:
+    """Run one pass without gradients, on the device of the module; its graph, and the logits or last state (…, V or C).
+
+    Raises:
+        UserError: the module fails, or gives no vector per token.
+    """
+    recorder = Recorder(module, ids, on_node)
+    try:
+        with evaluation(module), plain_operators(), recorder:
+            own = next((p.device for p in module.parameters()), ids.device)
+            output = find_output(forward(module, recorder.ids_on(own)), ids)
+            if output is not None:
+                recorder.trace.output = recorder.value(output)
+    except UserError:
+        raise
+    except Exception as error:  # code of others may raise anything
+        raise UserError(f"the module's forward pass failed: {in_words(error)}", HINT) from error
+    finally:
+        recorder.remove()
+    if output is None:
+        raise UserError("the module's result holds no vector for each token id", HINT)
+    return recorder.trace, output
+
+
+@contextlib.contextmanager
+def plain_operators() -> Iterator[None]:
+    """Without gradients, compiled graphs and fused attention, which hide operators and scores."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), as_written():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def as_written() -> contextlib.AbstractContextManager[Any]:
+    """Run compiled functions as they were written."""
+    stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+@contextlib.contextmanager
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """Run a module in evaluation mode, and restore the mode of each submodule."""
+    training = [child for child in module.modules() if child.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True
