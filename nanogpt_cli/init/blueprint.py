@@ -1,0 +1,200 @@
+"""What the mean-field theory knows of a decoder: which parts it is made of, and their moments.
+
+GPT-2 is one case (``Blueprint.of``); ``modules.blueprint`` reads those of other architectures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nanogpt_cli.init.drawing import matrices_of
+from nanogpt_cli.model.gpt import LAYER_NORM_EPS, GPTConfig
+from nanogpt_cli.schemes import Scheme
+
+# Where normalisation stands: before each branch; after each branch, before the addition; both; or
+# after the addition, as in the first transformers.
+Placement = Literal["pre", "branch", "peri", "post"]
+
+
+@dataclass(frozen=True)
+class Variances:
+    """Second moments of one block's weights: E[w²] of each matrix, bias and norm gain.
+
+    A gain includes constant factors on the normalised stream, such as LayerNorm Scaling's 1/√l (Sun
+    et al. 2502.05795). ``gain_1`` and ``gain_2`` belong to the norms before attention and MLP,
+    ``after_1`` and ``after_2`` to those behind them. ``gate`` is the matrix of a gated MLP whose
+    output goes through the activation. Of experts, it is the mean over all.
+    """
+
+    q: float
+    k: float
+    v: float
+    attn_proj: float
+    fc: float
+    mlp_proj: float
+    gain_1: float = 1.0
+    gain_2: float = 1.0
+    bias_q: float = 0.0
+    bias_k: float = 0.0
+    bias_v: float = 0.0
+    bias_attn: float = 0.0
+    bias_fc: float = 0.0
+    bias_mlp: float = 0.0
+    gate: float = 0.0
+    bias_gate: float = 0.0
+    router: float = 0.0
+    gain_q: float = 1.0
+    gain_k: float = 1.0
+    after_1: float = 1.0
+    after_2: float = 1.0
+
+    @classmethod
+    def of(cls, config: GPTConfig, scheme: Scheme, layer: int) -> Variances:
+        """Compute them from the laws of block ``layer``."""
+
+        def second(name: str) -> list[float]:
+            full = f"transformer.h.{layer}.{name}"
+            return [p.std**2 + p.law.mean**2 for p in matrices_of(full, config, scheme)]
+
+        def bias(name: str) -> float:
+            return second(f"{name}.bias")[0] if config.bias else 0.0
+
+        q, k, v = second("attn.c_attn.weight")
+        fc, qkv, hidden = (
+            second("mlp.c_fc.weight")[0],
+            bias("attn.c_attn"),
+            bias("mlp.c_fc"),
+        )
+        return cls(
+            *(q, k, v, *second("attn.c_proj.weight"), fc, *second("mlp.c_proj.weight")),
+            *(*second("ln_1.weight"), *second("ln_2.weight")),
+            *(qkv, qkv, qkv, bias("attn.c_proj"), hidden, bias("mlp.c_proj")),
+            gate=fc,
+            bias_gate=hidden,
+        )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block.
+
+    Attributes:
+        moments: second moments of its weights.
+        attention_scale: factor on query·key.
+        rope: angles in radians by which a step of one position rotates pairs of a head's channels
+            (Su et al. 2104.09864), at most half as many as the head has channels; the other
+            channels stay as they are. Empty for a block without rotations.
+        window: positions that a query sees, itself included; 0 for all of the past.
+        carry, first: before the block the stream x becomes carry·x + first·x₀, with x₀ the
+            embedding.
+    """
+
+    moments: Variances
+    attention_scale: float
+    rope: tuple[float, ...] = ()
+    window: int = 0
+    carry: float = 1.0
+    first: float = 0.0
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A decoder as the recursion sees it.
+
+    Attributes:
+        width: channels of the residual stream.
+        n_head, n_kv_head, head_size: query heads, key and value heads, channels of each.
+        hidden: channels of the MLP's hidden layer.
+        vocab: rows of the head.
+        layers: the blocks.
+        wte, wpe: E[w²] of token and position table; 0 for a model without position table.
+        head: E[w²] of the head, the table's if tied.
+        final_gain: E[g²] of the final norm.
+        activation: a key of ``kernels.KERNELS`` other than ``swiglu``.
+        gated: whether the activation's output is multiplied by a second projection.
+        norm: ``layer`` or ``rms`` (Zhang & Sennrich 1910.07467), or ``none`` (an ablation). The
+            recursion treats the first two alike: random weights leave the mean over channels at
+            1/√width of the size.
+        eps: what the norms add to the variance.
+        placement: where they stand.
+        embedding_norm, final_norm: whether embedding and last stream are normalised.
+        qk_norm: whether queries and keys are.
+        parallel: whether attention and MLP read the same stream, and are added together.
+        tied: whether the head is the token embedding.
+        embedding, residual, output: multipliers of embedding, branches and logits.
+        skip: factor on the stream at each addition (DeepNorm's α, Wang et al. 2203.00555).
+        experts, active: experts of an MLP and how many of them compute a token; 0 without experts.
+        shares_sum: whether the weights of a token's experts sum to 1 (a softmax over the active
+            ones) or are those of a softmax over all.
+        score_cap, logit_cap: c in c·tanh(x/c) on scores and logits; 0 for none. The recursion
+            leaves both out: the caller checks that they do not matter.
+    """
+
+    width: int
+    n_head: int
+    n_kv_head: int
+    head_size: int
+    hidden: int
+    vocab: int
+    layers: tuple[Layer, ...] = field(repr=False)
+    wte: float
+    head: float
+    activation: str
+    wpe: float = 0.0
+    final_gain: float = 1.0
+    gated: bool = False
+    norm: Literal["layer", "rms", "none"] = "rms"
+    eps: float = 1e-6
+    placement: Placement = "pre"
+    embedding_norm: bool = False
+    final_norm: bool = True
+    qk_norm: bool = False
+    parallel: bool = False
+    tied: bool = False
+    embedding: float = 1.0
+    residual: float = 1.0
+    output: float = 1.0
+    skip: float = 1.0
+    experts: int = 0
+    active: int = 0
+    shares_sum: bool = True
+    score_cap: float = 0.0
+    logit_cap: float = 0.0
+
+    @classmethod
+    def of(cls, config: GPTConfig, scheme: Scheme, *, layer_norm: bool = True) -> Blueprint:
+        """That of our GPT; ``layer_norm=False`` leaves every LayerNorm out (an ablation)."""
+        factors = config.multipliers
+        gated = config.activation == "swiglu"
+        wte = moment("transformer.wte.weight", config, scheme)
+        return cls(
+            width=config.n_embd,
+            n_head=config.n_head,
+            n_kv_head=config.n_head,
+            head_size=config.head_size,
+            hidden=config.hidden_size,
+            vocab=config.vocab_size,
+            layers=tuple(
+                Layer(Variances.of(config, scheme, layer), config.attention_scale)
+                for layer in range(config.n_layer)
+            ),
+            wte=wte,
+            head=wte if config.tied else moment("lm_head.weight", config, scheme),
+            wpe=moment("transformer.wpe.weight", config, scheme),
+            final_gain=moment("transformer.ln_f.weight", config, scheme),
+            activation="silu" if gated else config.activation,
+            gated=gated,
+            norm="layer" if layer_norm else "none",
+            eps=LAYER_NORM_EPS,
+            tied=config.tied,
+            embedding=factors.embedding,
+            residual=factors.residual,
+            output=factors.output,
+        )
+
+
+def moment(name: str, config: GPTConfig, scheme: Scheme) -> float:
+    """E[w²] of a parameter outside the blocks."""
+    (spec,) = matrices_of(name, config, scheme)
+    return spec.std**2 + spec.law.mean**2
