@@ -107,7 +107,8 @@ def _child(model_type: str, sender: Any) -> None:
 
 def main(chosen: list[str]) -> None:
     """Survey the model types given, or one of every class."""
-    transformers.logging.set_verbosity_error()
+    library: Any = transformers.logging
+    library.set_verbosity_error()
     by_class: dict[str, str] = {}
     for model_type, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
         by_class.setdefault(name, model_type)
@@ -124,9 +125,9 @@ def main(chosen: list[str]) -> None:
         process.kill()
         process.join()
         name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
-        print(
-            json.dumps({"type": model_type, "class": name} | found, ensure_ascii=False), flush=True
-        )
+        line = {"type": model_type, "class": name} | found
+        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
