@@ -25,7 +25,7 @@ from nanogpt_cli.modules.laws import config_doubled, read_laws
 from nanogpt_cli.modules.laws_lint import findings
 
 LAYERS = 3
-SECONDS = 120
+SECONDS = 40
 # Sizes under the names that configurations give them.
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 SIZES: dict[str, Any] = {
@@ -96,7 +96,7 @@ def look(model_type: str) -> dict[str, Any]:
 
 
 def _child(model_type: str, sender: Any) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from survey import LAYERS, look, small_config
+from survey import LAYERS, small_config
 from torch import nn
 
 from nanogpt_cli.modules.laws import ParameterLaw, config_doubled, depth_factors, read_laws
@@ -94,8 +94,12 @@ def test_laws_are_told_apart() -> None:
     class Laws(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            for name in ("normal", "uniform", "truncated", "orthogonal", "constant", "computed"):
-                self.register_parameter(name, nn.Parameter(torch.empty(96, 96)))
+
+            def new() -> nn.Parameter:
+                return nn.Parameter(torch.empty(96, 96))
+
+            self.normal, self.uniform, self.truncated = new(), new(), new()
+            self.orthogonal, self.constant, self.computed = new(), new(), new()
             nn.init.normal_(self.normal, std=0.5)
             nn.init.uniform_(self.uniform, -1, 1)
             nn.init.trunc_normal_(self.truncated, std=0.1, a=-0.2, b=0.2)
