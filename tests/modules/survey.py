@@ -61,6 +61,8 @@ def small_config(model_type: str, **more: Any) -> Any:
     usual = kind()
     sizes = {name: size for name, size in SIZES.items() if vars(usual).get(name) is not None}
     own = vars(usual)  # properties cannot be set
+    if "qk_rope_head_dim" in sizes:
+        sizes.pop("head_dim", None)  # it follows from the parts of a head
     if isinstance(types := own.get("layer_types"), list):
         kinds = list(dict.fromkeys(types))
         sizes["layer_types"] = [kinds[i % len(kinds)] for i in range(LAYERS)]
