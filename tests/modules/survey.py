@@ -63,6 +63,7 @@ def small_config(model_type: str, **more: Any) -> Any:
     own = vars(usual)  # properties cannot be set
     if "qk_rope_head_dim" in sizes:
         sizes.pop("head_dim", None)  # it follows from the parts of a head
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
     if isinstance(types := own.get("layer_types"), list):
         kinds = list(dict.fromkeys(types))
         sizes["layer_types"] = [kinds[i % len(kinds)] for i in range(LAYERS)]

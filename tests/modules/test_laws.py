@@ -171,8 +171,7 @@ def test_a_tied_table_that_is_drawn_by_two_laws_is_found() -> None:
     text = topics(Tied)["overwritten-after-tying"]
     assert "tied to head.weight before it is drawn, as normal(0, 1)" in text
     assert "then as normal(0, 0.02)" in text
-    assert "overwritten-after-tying" not in topics(Same)
-    assert [v.severity for v in findings(read_laws(at(Same)))] == ["note"]
+    assert not topics(Same)  # a second draw by the same law does no harm
 
 
 @pytest.mark.numeric
