@@ -262,13 +262,15 @@ def _check_memory(config: Any, label: str) -> None:
 def _stored(config: Any, files: list[Path], label: str) -> Built:
     with torch.device("meta"):
         model = _made(config, label)
+    left_out: set[str] = set()
     with quiet_library():
         try:
             FreshStart(model, 0)  # gives the buffers their values
         except NotLeanError as error:
-            if not set(error.left_out) <= dict(model.named_parameters()).keys():
-                raise UserError(f"{label} cannot be read part by part: {error}") from error
+            left_out = set(error.left_out)
         weights = StoredWeights(model, files)
+    if lost := left_out - dict(model.named_parameters()).keys() - weights.loaded:
+        return _stored_whole(config, files, label, min(lost))
     notes = []
     if weights.unused:
         notes.append(
@@ -276,6 +278,24 @@ def _stored(config: Any, files: list[Path], label: str) -> Built:
             f"{weights.unused[0]!r:.80}"
         )
     return Built(model, label, weights.fill, None, True, tuple(notes))
+
+
+def _stored_whole(config: Any, files: list[Path], label: str, lost: str) -> Built:
+    """Stored weights read by the library itself, for classes that cannot be made on meta."""
+    import transformers
+
+    _check_memory(config, label)
+    library: Any = transformers.AutoModelForCausalLM
+    with quiet_library():
+        try:
+            model = library.from_pretrained(
+                files[0].parent, config=config, dtype=torch.float32, local_files_only=True,
+                trust_remote_code=False, use_safetensors=True, attn_implementation="eager",
+            )  # fmt: skip
+        except Exception as error:
+            raise UserError(f"{label}: transformers cannot read it: {_words(error)}") from error
+    note = f"{label}: read whole, because its class makes {lost} only with values"
+    return Built(model.eval(), label, None, None, True, (note,))
 
 
 def _words(error: Exception) -> str:

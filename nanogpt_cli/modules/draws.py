@@ -21,6 +21,13 @@ _DRAW = {"normal_": "normal", "uniform_": "uniform", "bernoulli_": "bernoulli",
 _NEW = {"randn": "normal", "randn_like": "normal", "normal": "normal",
         "rand": "uniform", "rand_like": "uniform"}  # fmt: skip
 _SET = {"fill_": "constant", "zero_": "constant", "copy_": "copy"}
+# Their numbers, with the values that PyTorch takes where none is given.
+_DEFAULTS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
+    "normal": (("mean", "std"), (0.0, 1.0)),
+    "uniform": (("from", "to"), (0.0, 1.0)),
+    "constant": (("value",), (0.0,)),
+}
+# Initialisers that draw several times, or elsewhere, and copy what they keep.
 _COMPOSED = {"trunc_normal_": "truncated", "orthogonal_": "orthogonal"}
 
 
@@ -73,9 +80,11 @@ class WriteLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if isinstance(result, Tensor) and result.is_floating_point() and not result.is_meta:
                 result.fill_(math.nan)
         elif name in _DRAW or name in _SET:
-            self._note(args[0], _DRAW.get(name) or _SET[name], _numbers(args[1:], kwargs))
+            kind = _DRAW.get(name) or _SET[name]
+            self._note(args[0], kind, _arguments(kind, args[1:], kwargs or {}))
         elif name in _NEW:
-            self._note(result, _NEW[name], _numbers(args, kwargs) if name == "normal" else ())
+            given = args if name == "normal" else ()  # the others are given a shape
+            self._note(result, _NEW[name], _arguments(_NEW[name], given, kwargs or {}))
         return result
 
     def _note(self, tensor: Tensor, kind: str, arguments: tuple[float, ...]) -> None:
@@ -83,7 +92,9 @@ class WriteLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         self._alive.append(tensor)
         where, initialiser, default = _caller()
-        if initialiser in _COMPOSED:  # some draws and a copy of what is kept of them
+        if initialiser in _COMPOSED:
+            if initialiser == "trunc_normal_" and kind == "copy":
+                return  # the second half of it: the draw was noted
             kind, arguments = _COMPOSED[initialiser], ()
         whole = tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
         self._found[_memory(tensor)].append(Write(kind, arguments, where, default, whole))
@@ -93,9 +104,13 @@ def _memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def _numbers(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> tuple[float, ...]:
-    values = (*args, *(kwargs or {}).values())
-    return tuple(float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool))
+def _arguments(kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, ...]:
+    """Numbers given to a function that writes; PyTorch leaves out those that are the defaults."""
+    names, defaults = _DEFAULTS.get(kind, ((), ()))
+    found = dict(zip(names, defaults, strict=True))
+    found |= dict(zip(names, args, strict=False))
+    found |= {name: value for name, value in kwargs.items() if name in names}
+    return tuple(float(value) for value in found.values() if isinstance(value, int | float))
 
 
 def _caller() -> tuple[str, str, bool]:

@@ -27,9 +27,9 @@ class NotLeanError(Exception):
         left_out: names of the tensors to which ``_init_weights`` gives no values.
     """
 
-    def __init__(self, kind: str, left_out: list[str]) -> None:
+    def __init__(self, left_out: list[str]) -> None:
         more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
-        super().__init__(f"its _init_weights gives no values to the {kind} {left_out[0]}{more}")
+        super().__init__(f"its _init_weights gives no values to {left_out[0]}{more}")
         self.left_out = left_out
 
 
@@ -56,12 +56,12 @@ class FreshStart:
     def __init__(self, model: Any, seed: int) -> None:
         self.model, self.seed = model, seed
         self.slots = Slots(model)
-        _check_attributes(model)
-        self._writers = self._observed_writers()
+        left = _unregistered(model)
+        self._writers, buffers = self._observed_writers()
         self._drawer = {slot: self._last_word(slot) for slot in self.slots.all}
-        left = [slot.places[0][2] for slot, writer in self._drawer.items() if writer is None]
-        if left:
-            raise NotLeanError("parameter", left)
+        left += [slot.places[0][2] for slot, writer in self._drawer.items() if writer is None]
+        if left := left + buffers:
+            raise NotLeanError(left)
 
     def fill(self, _path: str, submodule: nn.Module, /, *, recurse: bool = True) -> None:
         """Give values to every parameter below ``submodule``; those that have values keep them."""
@@ -80,11 +80,14 @@ class FreshStart:
     def _may_write(self, writer: _Writer, slot: Slot) -> bool:
         return len(slot.places) == 1 or writer is self._drawer[slot]
 
-    def _observed_writers(self) -> list[_Writer]:
+    def _observed_writers(self) -> tuple[list[_Writer], list[str]]:
         """Run ``_init_weights`` of every module on meta, where it costs nothing, and watch.
 
         Buffers are small and have values from here on. They are initialised twice over different
         contents: those that then differ were not written.
+
+        Returns:
+            The writers, and the names of the buffers that none of them writes.
         """
         buffers = _Buffers(self.model)
         results: list[list[bytes]] = []
@@ -103,9 +106,7 @@ class FreshStart:
                         found.append(_Writer(path, _draw(owner, module), written))
             results.append(buffers.contents())
         pairs = zip(buffers.names, *results, strict=True)
-        if left := [name for name, first, second in pairs if first != second]:
-            raise NotLeanError("buffer", left)
-        return found
+        return found, [name for name, first, second in pairs if first != second]
 
     def _last_word(self, slot: Slot) -> _Writer | None:
         """The module whose values a parameter ends up with.
@@ -148,16 +149,14 @@ def _in_library_order(model: Any) -> Iterator[tuple[str, nn.Module, Any]]:
     return walk(model, "", model)
 
 
-def _check_attributes(model: nn.Module) -> None:
-    """Refuse tensors that are neither parameters nor buffers: nothing would give them values."""
-    found = [
+def _unregistered(model: nn.Module) -> list[str]:
+    """Tensors on meta that are neither parameters nor buffers: nothing gives them values."""
+    return [
         f"{path}.{name}"
         for path, module in model.named_modules()
         for name, value in vars(module).items()
         if isinstance(value, Tensor) and value.is_meta
     ]
-    if found:
-        raise NotLeanError("attribute", found)
 
 
 class _Buffers:

@@ -25,6 +25,7 @@ from torch.utils import _pytree as pytree
 from nanogpt_cli.init.probes import rms
 from nanogpt_cli.modules.build import Built
 from nanogpt_cli.modules.meta import Slot, Slots
+from nanogpt_cli.modules.outer import OuterMaps, is_plain
 from nanogpt_cli.modules.streaming import logits_of, places, streamed
 
 # What a block may receive besides tensors: values that carry nothing from block to block.
@@ -91,27 +92,31 @@ def stream_gradients(
     found = dict(places(module, blocks))
     chosen = {path: found[path] for path in blocks}
     slots = Slots(module)
+    maps = [
+        (slot.places[0][2], submodule)
+        for path, submodule in found.items()
+        if path not in chosen and is_plain(submodule)
+        for slot in slots.below(submodule)
+        if slot.places[0][1] == "weight" and slot.empty.requires_grad and len(slot.places) == 1
+    ]
+    outer = OuterMaps(maps)
     loss = math.nan
     try:
         with streamed(built, blocks):
             calls, loss = _forward(module, chosen, ids, targets)
-        if built.fill is not None:
-            for path, submodule in found.items():
-                if path not in chosen:
-                    built.fill(path, submodule, recurse=False)
-        total = _around(module, chosen, calls, ids, targets)
-        torch.autograd.backward(total, retain_graph=True)
-        del total  # and with it the graph of the head
-        reverse = _Reverse(built, slots, calls)
-        reverse.run()
-        return StreamedGradients(reverse.stream, reverse.parameters, loss)
+            with outer.watching():
+                total = _around(module, chosen, calls, ids, targets)
+            torch.autograd.backward(total, retain_graph=True)
+            del total  # and with it the graph of the head
+            reverse = _Reverse(built, slots, calls)
+            reverse.run()
+        return StreamedGradients(reverse.stream, reverse.parameters | outer.norms(), loss)
     except _InexactError as error:
         return StreamedGradients([], {}, loss, str(error))
     finally:
         module.zero_grad(set_to_none=True)
-        if built.fill is not None:
-            for slot in slots.all:
-                slot.free()
+        for _, submodule in maps:
+            submodule.weight.requires_grad_()
 
 
 def _forward(

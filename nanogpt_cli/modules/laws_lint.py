@@ -50,25 +50,18 @@ def _left_to_constructor(law: ParameterLaw) -> Finding | None:
 
 
 def _drawn_twice(law: ParameterLaw) -> Finding | None:
-    draws = law.draws
-    if len(draws) < 2:
+    """A parameter drawn by one law and then by another; twice by the same does no harm."""
+    if not (draws := law.draws):
         return None
-    different = [d for d in draws if (d.kind, d.arguments) != (draws[-1].kind, draws[-1].arguments)]
-    if law.tied and different:
-        text = (
-            f"tied to {law.tied[0]} before it is drawn, as {different[-1]} in "
-            f"{different[-1].where} and then as {draws[-1]} in {draws[-1].where}, which stays"
-        )
-        return (WARN, "overwritten-after-tying", text)
+    last = draws[-1]
+    others = [d for d in draws if (d.kind, d.arguments) != (last.kind, last.arguments)]
+    if not others:
+        return None
+    text = f"{others[-1]} in {others[-1].where} and then as {last} in {last.where}, which stays"
     if law.tied:
-        return (NOTE, "doubly-initialised", f"drawn once for each of its names, as {draws[-1]}")
-    last = f"{draws[-1]} in {draws[-1].where}"
-    text = (
-        f"drawn as {different[-1]} in {different[-1].where} and then as {last}, which stays"
-        if different
-        else f"drawn {len(draws)} times by the same law, {last}"
-    )
-    return (NOTE, "doubly-initialised", text)
+        topic = "overwritten-after-tying"
+        return (WARN, topic, f"tied to {law.tied[0]} before it is drawn, as {text}")
+    return (NOTE, "doubly-initialised", f"drawn as {text}")
 
 
 def _hard_coded(law: ParameterLaw) -> Finding | None:

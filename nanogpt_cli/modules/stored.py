@@ -76,7 +76,8 @@ class StoredWeights:
 
         self.model, self.files = model, files
         self.mapping: Any = get_model_conversion_mapping(model)
-        self.unused: list[str] = []  # stored names that the model has no place for
+        # Stored names that the model has no place for, and names of buffers that were loaded.
+        self.unused: list[str] = []
         # Full name of a parameter -> the stored tensors it is made of, as (file, name).
         self._sources: dict[str, list[tuple[Path, str]]] = defaultdict(list)
         self._targets: dict[str, tuple[str, ...]] = {}
@@ -84,6 +85,10 @@ class StoredWeights:
         self.slots = Slots(model)
         self._untie_where_stored_apart()
         self._check_complete()
+        # Buffers that are stored, such as the balance of experts, are small and loaded at once.
+        buffers = [name for name, _ in model.named_buffers() if name in self._sources]
+        self._load(buffers)
+        self.loaded = frozenset(buffers)
 
     def fill(self, _path: str, submodule: nn.Module, /, *, recurse: bool = True) -> None:
         """Give stored values to every parameter below ``submodule`` that has none.

@@ -25,7 +25,7 @@ from nanogpt_cli.modules.laws import config_doubled, read_laws
 from nanogpt_cli.modules.laws_lint import findings
 
 LAYERS = 3
-SECONDS = 120
+SECONDS = 40
 # Sizes under the names that configurations give them.
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 SIZES: dict[str, Any] = {
@@ -61,6 +61,9 @@ def small_config(model_type: str, **more: Any) -> Any:
     usual = kind()
     sizes = {name: size for name, size in SIZES.items() if vars(usual).get(name) is not None}
     own = vars(usual)  # properties cannot be set
+    if "qk_rope_head_dim" in sizes:
+        sizes.pop("head_dim", None)  # it follows from the parts of a head
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
     if isinstance(types := own.get("layer_types"), list):
         kinds = list(dict.fromkeys(types))
         sizes["layer_types"] = [kinds[i % len(kinds)] for i in range(LAYERS)]
@@ -96,7 +99,7 @@ def look(model_type: str) -> dict[str, Any]:
 
 
 def _child(model_type: str, sender: Any) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     try:
@@ -107,7 +110,8 @@ def _child(model_type: str, sender: Any) -> None:
 
 def main(chosen: list[str]) -> None:
     """Survey the model types given, or one of every class."""
-    transformers.logging.set_verbosity_error()
+    library: Any = transformers.logging
+    library.set_verbosity_error()
     by_class: dict[str, str] = {}
     for model_type, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items():
         by_class.setdefault(name, model_type)
@@ -124,9 +128,9 @@ def main(chosen: list[str]) -> None:
         process.kill()
         process.join()
         name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
-        print(
-            json.dumps({"type": model_type, "class": name} | found, ensure_ascii=False), flush=True
-        )
+        line = {"type": model_type, "class": name} | found
+        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

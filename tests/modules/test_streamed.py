@@ -183,7 +183,8 @@ def test_connections_around_the_blocks_are_followed() -> None:
     module = Woven()
     blocks = [f"blocks.{i}" for i in range(3)]
     found = stream_gradients(Built(module, ""), blocks, INPUT, TARGETS)
-    F.cross_entropy(module(INPUT).flatten(0, 1), TARGETS.flatten()).backward()
+    loss: Any = F.cross_entropy(module(INPUT).flatten(0, 1), TARGETS.flatten())
+    loss.backward()
     norms = {n: float(p.grad.norm()) for n, p in module.named_parameters() if p.grad is not None}
     assert found.reason == ""
     assert len(found.stream) == 5
