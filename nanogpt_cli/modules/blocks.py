@@ -58,18 +58,27 @@ def layer_at(blocks: list[Block], index: int) -> int:
 
 
 def _members(trace: Trace, branches: list[Addition], attends: Sequence[bool]) -> list[int]:
-    """For each addition, the outermost call of a list's member; deeper if that holds several."""
-    chains = [
-        [c for c in a.node.calls if trace.calls[c].path.rpartition(".")[2].isdigit()]
-        for a in branches
-    ]
-    if not chains or not all(chains):
+    """The outermost call of a list's member for each addition in one; deeper if it holds several.
+
+    There are none if some attention is in no list.
+    """
+    chains = []
+    heads = []
+    for addition, attention in zip(branches, attends, strict=True):
+        calls = addition.node.calls
+        chain = [c for c in calls if trace.calls[c].path.rpartition(".")[2].isdigit()]
+        if attention and not chain:
+            return []
+        if chain:
+            chains.append(chain)
+            heads.append(attention)
+    if not chains:
         return []
     depth = 0
     while True:
         calls = [chain[depth] for chain in chains]
         crowded = any(
-            sum(t for c, t in zip(calls, attends, strict=True) if c == one) > 1 for one in calls
+            sum(t for c, t in zip(calls, heads, strict=True) if c == one) > 1 for one in calls
         )
         if not crowded or any(len(chain) <= depth + 1 for chain in chains):
             return calls

@@ -32,14 +32,16 @@ class Branches:
 
     def computed(self, addition: Addition) -> bool:
         """Whether what is added was computed from the stream by products of matrices."""
-        if addition.light or not self.trace.values[addition.added].active:
+        active = self.trace.values[addition.added].active
+        if addition.light or not active or not addition.whole:
             return False
         return any(node.product for node in self._cone(addition.added))
 
     def kind(self, addition: Addition) -> str:
         """The kind of an addition, as in ``Write.kind``."""
         if not self.computed(addition):
-            early = self.trace.values[addition.added].node < self.start
+            made = self.trace.values[addition.added].node
+            early = (addition.age if addition.light else made) < self.start
             return "embed" if early else "other"
         kinds = {term.kind for term in self.terms(addition)}
         return kinds.pop() if len(kinds) == 1 else "both" if "attn" in kinds else "mlp"

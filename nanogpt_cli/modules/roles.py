@@ -100,7 +100,7 @@ class _Finder:
     def matrices(self) -> None:
         """Give every projection its role."""
         for p in self.all:
-            template = re.sub(r"\d+", "#", p.source.parameter), p.features
+            template = _template(p.source.parameter), p.features
             pieces = self.solved.get(template) if p.source.parameter not in self.banks else None
             if pieces is None:
                 pieces = self.solved[template] = list(self._pieces(p))
@@ -266,6 +266,11 @@ class _Finder:
         return value
 
 
+def _template(name: str) -> str:
+    """A parameter's name without the indices of lists."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "#", name)
+
+
 def _same(one: _Use, other: _Use) -> bool:
     if one.role != other.role:
         return False
@@ -276,11 +281,11 @@ def _same(one: _Use, other: _Use) -> bool:
 
 def _parts(module: nn.Module, uses: dict[str, list[_Use]]) -> Iterable[Part]:
     """A part for each use; what the pass did not use takes the role of its like in other blocks."""
-    templates = {re.sub(r"\d+", "#", name): found for name, found in uses.items()}
+    templates = {_template(name): found for name, found in uses.items()}
     for name, _ in module.named_parameters():
         found = uses.get(name)
         if not found:
-            like = templates.get(re.sub(r"\d+", "#", name), [_Use("other", -1, None)])
+            like = templates.get(_template(name), [_Use("other", -1, None)])
             layer = _layer_like(name, uses)
             found = [_Use(u.role, layer, u.rows, u.transposed) for u in like]
         several = len(found) > 1

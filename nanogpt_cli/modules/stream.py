@@ -18,7 +18,7 @@ from nanogpt_cli.modules.anatomy import Anatomy, Write
 from nanogpt_cli.modules.attention_ops import Attention, attentions
 from nanogpt_cli.modules.blocks import Block, find_blocks, layer_at
 from nanogpt_cli.modules.branches import Branches
-from nanogpt_cli.modules.passes import HINT, Forward, call, run, unwrapped
+from nanogpt_cli.modules.passes import HINT, Forward, call, first_run, unwrapped
 from nanogpt_cli.modules.roles import Found, find_roles
 from nanogpt_cli.modules.trace import Key, Node, Trace
 from nanogpt_cli.modules.trunk import Trunk, find_trunk
@@ -62,7 +62,7 @@ class Watched(Anatomy):
     head: bool = True
 
 
-def watch(module: nn.Module, ids: Tensor, forward: Forward = call) -> Watched:
+def watch(module: nn.Module, ids: Tensor, forward: Forward | None = None) -> Watched:
     """Find the stream, blocks and roles of a module.
 
     Args:
@@ -74,7 +74,7 @@ def watch(module: nn.Module, ids: Tensor, forward: Forward = call) -> Watched:
         UserError: the pass fails, or nothing in it adds to a stream.
     """
     module = unwrapped(module)
-    trace, _ = run(module, ids, forward)
+    trace, called = first_run(module, ids, forward)
     trunk = find_trunk(trace, list(lookups(trace)))
     if trunk is None:
         raise UserError("no residual stream: nothing is added to the token embedding", HINT)
@@ -88,15 +88,20 @@ def watch(module: nn.Module, ids: Tensor, forward: Forward = call) -> Watched:
         width=trace.values[trunk.seed].shape[-1],
         blocks=tuple(block.path for block in blocks),
         writes=tuple(_writes(trace, trunk, branches, blocks)),
-        norms=tuple(dict.fromkeys(node.frame for node, _ in trunk.norms)),
+        norms=tuple(_norm_path(module, node) for node, _ in trunk.norms),
         parts=roles.parts,
         tied=roles.tied,
         spots=_spots(trace, trunk, branches, blocks, heads, roles),
-        forward=forward,
+        forward=called,
         entries=tuple(_place(trace, b, b.enters, "inputs") for b in blocks),
         exit=_place(trace, blocks[-1], blocks[-1].leaves, "outputs"),
         head=roles.tied or any(part.role == "lm_head" for part in roles.parts),
     )
+
+
+def _norm_path(module: nn.Module, node: Node) -> str:
+    """Path of the module that normalises; empty for a function in a larger module."""
+    return "" if any(True for _ in module.get_submodule(node.frame).children()) else node.frame
 
 
 def _place(trace: Trace, block: Block, value: int, side: str) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from nanogpt_cli.modules.attention_ops import Attention
+from nanogpt_cli.modules.attention_ops import Attention, back
 from nanogpt_cli.modules.blocks import Block, layer_at
 from nanogpt_cli.modules.flow import reach
 from nanogpt_cli.modules.trace import Node, Ref, Trace
@@ -64,7 +64,7 @@ def _of_table(trace: Trace, node: Node, trunk: Trunk, tables: set[int]) -> str:
             if user.product or not user.outputs or user.outputs[0] in values:
                 continue
             if user.name in ("add", "sub") and len(user.inputs) > 1:
-                if node.key is not None and not values & tables:
+                if not values & tables and _computed(trace, node):
                     return "bias"  # one of several, chosen by what is computed
                 continue
             values.add(user.outputs[0])
@@ -72,6 +72,11 @@ def _of_table(trace: Trace, node: Node, trunk: Trunk, tables: set[int]) -> str:
     if not values & tables:
         return "other"
     return "wpe" if node.key is None else "wte"
+
+
+def _computed(trace: Trace, node: Node) -> bool:
+    """Whether what is looked up was chosen by products of matrices, as experts are."""
+    return any(True for index in trace.active(node) for _ in back(trace, index))
 
 
 def _factorised(trace: Trace, node: Node, trunk: Trunk) -> bool:
