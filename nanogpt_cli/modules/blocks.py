@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.modules.trace import Call, Trace
 from nanogpt_cli.modules.trunk import Addition, Trunk
 
@@ -29,7 +30,11 @@ class Block:
 
 
 def find_blocks(
-    trace: Trace, trunk: Trunk, branches: list[Addition], attends: Sequence[bool]
+    trace: Trace,
+    trunk: Trunk,
+    branches: list[Addition],
+    attends: Sequence[bool],
+    given: Sequence[str] = (),
 ) -> list[Block]:
     """The blocks in the order in which they run.
 
@@ -41,7 +46,18 @@ def find_blocks(
         trunk: its stream.
         branches: those of its additions that were computed from it.
         attends: whether each of them is attention.
+        given: paths of the blocks, if they are known.
+
+    Raises:
+        UserError: the stream passes none of the given blocks, or not all that ran.
     """
+    if given:
+        calls = [i for i, one in enumerate(trace.calls) if one.path in given]
+        known = [_of_call(trace, trunk, i, branches) for i in calls]
+        found = [block for block in known if block is not None]
+        if not found or len(found) < len(known):
+            raise UserError("blocks: the residual stream does not pass all of them")
+        return found
     for calls in (_members(trace, branches, attends), _siblings(trace, branches)):
         if calls:
             blocks = [_of_call(trace, trunk, index, branches) for index in dict.fromkeys(calls)]
@@ -106,7 +122,7 @@ def _of_call(trace: Trace, trunk: Trunk, call: int, branches: list[Addition]) ->
     inside = [node.index for node in trace.nodes if call in node.calls]
     enters = max(made, key=lambda v: trace.values[v].node)
     leaves = max(left, key=lambda v: trace.values[v].node)
-    if trace.values[leaves].node < own[0].node.index:
+    if own and trace.values[leaves].node < own[0].node.index:
         return None
     return Block(about.path, call, inside[0], inside[-1], enters, leaves)
 

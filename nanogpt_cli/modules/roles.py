@@ -13,6 +13,7 @@ from nanogpt_cli.modules.anatomy import MATRICES, Part
 from nanogpt_cli.modules.attention_ops import Attention, back
 from nanogpt_cli.modules.blocks import Block, layer_at
 from nanogpt_cli.modules.flow import CHOOSING, NONLINEAR, Reach, channels, labels, reach
+from nanogpt_cli.modules.override import Override
 from nanogpt_cli.modules.products import Projection, projections
 from nanogpt_cli.modules.trace import Node, Trace
 from nanogpt_cli.modules.trunk import Trunk
@@ -47,14 +48,20 @@ class _Use:
 
 
 def find_roles(
-    module: nn.Module, trace: Trace, trunk: Trunk, heads: list[Attention], blocks: list[Block]
+    module: nn.Module,
+    trace: Trace,
+    trunk: Trunk,
+    heads: list[Attention],
+    blocks: list[Block],
+    given: Override,
 ) -> Found:
     """The parts of a module, and where its MLPs' activations are."""
-    finder = _Finder(module, trace, trunk, heads, blocks)
+    finder = _Finder(module, trace, trunk, heads, blocks, given)
     finder.matrices()
     uses = finder.uses
     for name, role, layer in vector_roles(module, trace, trunk, heads, blocks):
         known = uses.setdefault(name, [])
+        role = given.role(name) or role
         matrix = role != "wte" and any(use.role in (*MATRICES, "lm_head") for use in known)
         if not matrix and not any(use.role == role for use in known):
             known.append(_Use(role, layer, None))
@@ -74,7 +81,9 @@ class _Finder:
         trunk: Trunk,
         heads: list[Attention],
         blocks: list[Block],
+        given: Override,
     ) -> None:
+        self.given = given
         self.trace, self.trunk, self.blocks = trace, trunk, blocks
         self.shapes = {name: p.shape for name, p in module.named_parameters()}
         self.stream = trunk.values
@@ -126,6 +135,8 @@ class _Finder:
 
     def _pieces(self, p: Projection) -> Iterable[tuple[str, Tensor | None]]:
         """Roles of a projection, each with its output features (``None`` for all)."""
+        if role := self.given.role(p.source.parameter):
+            return [(role, None)]
         way = self.reach[p.node.index]
         roles = sorted({self.slots[v] for _, v in way.linear if v in self.slots}, key="qkv".index)
         if len(roles) == 1:

@@ -92,7 +92,9 @@ def _of_vector(trace: Trace, node: Node, value: int, trunk: Trunk, meets: dict[i
     if node.name in _BIAS and place == _BIAS[node.name]:
         return "bias"
     others = [v for v in node.inputs if v != value and trace.values[v].active]
-    if node.name in _GAIN or (node.name == "mul" and others and normalised(trace, others[0])):
+    single = trace.values[value].numel == 1
+    multiplied = node.name == "mul" and others and not single
+    if node.name in _GAIN or (multiplied and normalised(trace, others[0])):
         way = reach(trace, node.outputs[0], trunk.values)
         return "qk_norm" if any(v in meets for _, v in way.linear) else "norm"
     if node.name in ("add", "sub"):
@@ -102,8 +104,14 @@ def _of_vector(trace: Trace, node: Node, value: int, trunk: Trunk, meets: dict[i
     return "scale" if node.name in ("mul", "div", "addcmul", "lerp") else "other"
 
 
-def normalised(trace: Trace, value: int) -> bool:
-    """Whether a value was divided by a statistic of its own channels, or is a norm's result."""
+def normalised(trace: Trace, value: int, *, with_gain: bool = False) -> bool:
+    """Whether a value was divided by a statistic of its own channels, or is a norm's result.
+
+    Args:
+        trace: the graph.
+        value: the value.
+        with_gain: whether it may have been multiplied with constants since.
+    """
     for _ in range(6):
         node = trace.maker(value)
         if node is None:
@@ -113,7 +121,8 @@ def normalised(trace: Trace, value: int) -> bool:
             return True
         if node.name in ("mul", "div") and len(active) == 2:
             return any(trace.values[v].shape[-1:] in ((1,), ()) for v in active)
-        if node.name not in _CARRY or len(active) != 1:
+        carries = node.name in _CARRY or (with_gain and node.name == "mul")
+        if not carries or len(active) != 1:
             return False
         value = active[0]
     return False
