@@ -58,7 +58,7 @@ def find_blocks(
         if not found or len(found) < len(known):
             raise UserError("blocks: the residual stream does not pass all of them")
         return found
-    for calls in (_members(trace, branches, attends), _siblings(trace, branches)):
+    for calls in (_members(trace, branches, attends), _siblings(branches)):
         if calls:
             blocks = [_of_call(trace, trunk, index, branches) for index in dict.fromkeys(calls)]
             if all(block is not None for block in blocks):
@@ -81,8 +81,7 @@ def _members(trace: Trace, branches: list[Addition], attends: Sequence[bool]) ->
     chains = []
     heads = []
     for addition, attention in zip(branches, attends, strict=True):
-        calls = addition.node.calls
-        chain = [c for c in calls if trace.calls[c].path.rpartition(".")[2].isdigit()]
+        chain = [c for c in addition.node.calls if trace.calls[c].path.rpartition(".")[2].isdigit()]
         if attention and not chain:
             return []
         if chain:
@@ -101,7 +100,7 @@ def _members(trace: Trace, branches: list[Addition], attends: Sequence[bool]) ->
         depth += 1
 
 
-def _siblings(trace: Trace, branches: list[Addition]) -> list[int]:
+def _siblings(branches: list[Addition]) -> list[int]:
     """For each addition, the outermost call that does not hold them all."""
     depth = 0
     while all(len(a.node.calls) > depth for a in branches):
@@ -133,7 +132,7 @@ def _without_modules(
     """A block begins with each attention; each addition is one if there is none."""
     starts = [i for i, attention in enumerate(attends) if attention] or list(range(len(branches)))
     starts[0] = 0
-    found = []
+    found: list[Block] = []
     for n, start in enumerate(starts):
         end = starts[n + 1] if n + 1 < len(starts) else len(branches)
         first, last = branches[start], branches[end - 1]

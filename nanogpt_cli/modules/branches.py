@@ -25,9 +25,7 @@ class Term:
 class Branches:
     """Kinds of additions to one stream."""
 
-    def __init__(
-        self, trace: Trace, trunk: Trunk, heads: list[Attention], given: Override
-    ) -> None:
+    def __init__(self, trace: Trace, trunk: Trunk, heads: list[Attention], given: Override) -> None:
         self.trace, self.trunk, self.given = trace, trunk, given
         self.softmaxes = {one.softmax.index for one in heads}
         first = next((a for a in trunk.additions if self.computed(a)), None)

@@ -79,7 +79,7 @@ def _branch(kind: str, parts: list[Part]) -> str:
 
 def _end(anatomy: Watched) -> str:
     """What follows the last block."""
-    words = []
+    words: list[str] = []
     for layer, word in reversed(anatomy.steps):
         if layer >= 0:
             break

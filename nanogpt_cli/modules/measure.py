@@ -106,7 +106,9 @@ class _Taken:
         square = scores.double().square().masked_fill(~seen, 0).sum()
         visible = seen.sum(-1)
         count = int(visible.sum())
-        self.squares.setdefault(("scores", layer), []).append((float(square) / max(count, 1), count))
+        self.squares.setdefault(("scores", layer), []).append(
+            (float(square) / max(count, 1), count)
+        )
         entropy = torch.special.entr(weights.double()).sum(-1)
         several = visible > 1
         share = entropy[several] / visible[several].double().log()

@@ -72,7 +72,9 @@ class Override:
         for path, child in modules.items():
             if self.is_block(path):
                 members = isinstance(child, nn.ModuleList | nn.Sequential | nn.ModuleDict)
-                blocks += [f"{path}.{name}" for name, _ in child.named_children()] if members else [path]
+                blocks += (
+                    [f"{path}.{name}" for name, _ in child.named_children()] if members else [path]
+                )
         return Override(tuple(blocks), self.roles, self.writes)
 
 

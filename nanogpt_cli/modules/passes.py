@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nanogpt_cli.errors import UserError, in_words
-from nanogpt_cli.modules.trace import OnNode, Recorder, Trace
+from nanogpt_cli.modules.recorder import OnNode, Recorder
+from nanogpt_cli.modules.trace import Trace
 
 HINT: Final = "give a module that maps token ids (B, T) to logits (B, T, V)"
 Forward = Callable[[nn.Module, Tensor], Any]
@@ -82,7 +83,10 @@ class _NoVectorsError(UserError):
 def run(
     module: nn.Module, ids: Tensor, forward: Forward, on_node: OnNode | None = None
 ) -> tuple[Trace, Tensor]:
-    """Run one pass without gradients, on the device of the module; its graph, and the logits or last state (…, V or C).
+    """Run one pass without gradients on the module's device.
+
+    Returns:
+        its graph, and logits (…, V) or the last state (…, C).
 
     Raises:
         UserError: the module fails, or gives no vector per token.

@@ -25,6 +25,7 @@ from nanogpt_cli.modules.trace import Key, Node, Trace
 from nanogpt_cli.modules.trunk import Addition, Trunk, find_trunk
 from nanogpt_cli.modules.vectors import normalised
 
+
 @dataclass(frozen=True)
 class Spot:
     """One number to take while another pass runs.
@@ -125,8 +126,10 @@ def _steps(
             continue
         if normalised(trace, addition.added, with_gain=True):
             found.append((index, f"normed {word}"))
-        elif before and layer_at(blocks, before.node.index) == layer_at(blocks, index) and (
-            branches.parallel(addition, before)
+        elif (
+            before
+            and layer_at(blocks, before.node.index) == layer_at(blocks, index)
+            and (branches.parallel(addition, before))
         ):
             found.append((index, f"parallel {word}"))
         else:
@@ -145,9 +148,7 @@ def _place(trace: Trace, block: Block, value: int, side: str) -> int:
     return list(getattr(trace.calls[block.call], side)).index(value) if block.path else -1
 
 
-def _writes(
-    trace: Trace, trunk: Trunk, branches: Branches, blocks: list[Block]
-) -> Iterator[Write]:
+def _writes(trace: Trace, trunk: Trunk, branches: Branches, blocks: list[Block]) -> Iterator[Write]:
     yield Write(-1, "embed", trace.nodes[trace.values[trunk.seed].node].frame)
     for addition in trunk.additions:
         layer = layer_at(blocks, addition.node.index)

@@ -1,9 +1,9 @@
 """The residual stream in the graph of a pass, by data flow alone.
 
-A value is *light* if it comes from the embedding without passing a product of matrices other than
-as something added on the way: through views, casts, factors, norms and additions. The stream is what
-of it is on the way to the last addition: the input of a pre-norm branch is light, but nothing is
-added to it, whereas a post-norm's result is carried on.
+A value is *light* if it comes from the embedding without passing a product of matrices: through
+views, casts, factors, norms, and sums with anything. The stream consists of the light values on the
+way to the last addition. What a pre-norm gives to its branch is light too, but nothing is added to
+it; the result of a post-norm is carried on.
 """
 
 from __future__ import annotations

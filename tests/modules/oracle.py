@@ -55,9 +55,7 @@ class Hooked:
                 block.get_submodule(names.down).register_forward_pre_hook(
                     lambda _, args: self.down.append(args[0].detach())
                 )
-        self.blocks[-1].register_forward_hook(
-            lambda _, args, out: self.stream.append(_first(out))
-        )
+        self.blocks[-1].register_forward_hook(lambda _, args, out: self.stream.append(_first(out)))
 
     def _enter(self, _: nn.Module, args: Any, kwargs: Any) -> None:
         self.stream.append(args[0] if args else kwargs["hidden_states"])

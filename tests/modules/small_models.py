@@ -27,7 +27,8 @@ class Mixer(nn.Module):
         y = F.scaled_dot_product_attention(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True
         )
-        return self.b(y.transpose(1, 2).flatten(-2))
+        out: Tensor = self.b(y.transpose(1, 2).flatten(-2))
+        return out
 
 
 class Expand(nn.Module):
@@ -40,7 +41,8 @@ class Expand(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.a(x).chunk(2, -1)
-        return self.b(F.silu(gate) * value)
+        out: Tensor = self.b(F.silu(gate) * value)
+        return out
 
 
 class Layer(nn.Module):
@@ -54,7 +56,8 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.s * self.m(norm(x))
-        return x + self.t * self.e(norm(x))
+        out: Tensor = x + self.t * self.e(norm(x))
+        return out
 
 
 class Base(nn.Module):
@@ -70,7 +73,8 @@ class Base(nn.Module):
         raise NotImplementedError
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.h(norm(self.body(self.w(ids))))
+        logits: Tensor = self.h(norm(self.body(self.w(ids))))
+        return logits
 
 
 class Looped(Base):
