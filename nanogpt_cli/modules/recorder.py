@@ -136,7 +136,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         recorded = _with_refs(args, self.value), _with_refs(kwargs, self.value)
         if name == "_local_scalar_dense" and args[0].is_meta:
             return replay(self.trace, inputs[0], self._ids).item()
-        result = _grouped(func, args, kwargs) if name == "_grouped_mm" else func(*args, **kwargs)
+        result = _called(func, name, args, kwargs)
         active = any(self.trace.values[v].active for v in inputs)
         index = len(self.trace.nodes)
         memories = {_memory(t) for t in tensors((args, kwargs))}
@@ -190,15 +190,31 @@ def _reshaped(source: Source, before: tuple[int, ...], after: tuple[int, ...]) -
     return Source(source.parameter, source.offset, ())
 
 
-def _grouped(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A product with a matrix for each group of rows; on ``meta`` PyTorch has it for bfloat16."""
-    if not args[0].is_meta:
+def _called(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of an operator; on ``meta`` also where PyTorch refuses.
+
+    A module may have parameters there and buffers with values. A product with a matrix for each
+    group of rows is known there for bfloat16 alone.
+    """
+    found = list(tensors((args, kwargs)))
+    if not any(t.is_meta for t in found):
         return func(*args, **kwargs)
-    half = [
-        item.bfloat16() if isinstance(item, Tensor) and item.is_floating_point() else item
-        for item in args
-    ]
-    return func(*half, **kwargs).to(args[0].dtype)
+    grouped = name == "_grouped_mm"
+
+    def moved(item: Any) -> Any:
+        if isinstance(item, list | tuple):
+            return type(item)(moved(one) for one in item)
+        if not isinstance(item, Tensor):
+            return item
+        if not item.is_meta and item.dim():
+            item = item.to("meta")
+        return item.bfloat16() if grouped and item.is_floating_point() else item
+
+    if not grouped and all(t.is_meta for t in found):
+        return func(*args, **kwargs)
+    with disabled_modes():
+        result = func(*moved(args), **{key: moved(item) for key, item in kwargs.items()})
+        return result.to(args[0].dtype) if grouped else result
 
 
 def _memory(tensor: Tensor) -> int:
