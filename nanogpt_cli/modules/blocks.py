@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.modules.trace import Call, Trace
 from nanogpt_cli.modules.trunk import Addition, Trunk
 
@@ -29,7 +30,11 @@ class Block:
 
 
 def find_blocks(
-    trace: Trace, trunk: Trunk, branches: list[Addition], attends: Sequence[bool]
+    trace: Trace,
+    trunk: Trunk,
+    branches: list[Addition],
+    attends: Sequence[bool],
+    given: Sequence[str] = (),
 ) -> list[Block]:
     """The blocks in the order in which they run.
 
@@ -41,8 +46,19 @@ def find_blocks(
         trunk: its stream.
         branches: those of its additions that were computed from it.
         attends: whether each of them is attention.
+        given: paths of the blocks, if they are known.
+
+    Raises:
+        UserError: the stream passes none of the given blocks, or not all that ran.
     """
-    for calls in (_members(trace, branches, attends), _siblings(trace, branches)):
+    if given:
+        calls = [i for i, one in enumerate(trace.calls) if one.path in given]
+        known = [_of_call(trace, trunk, i, branches) for i in calls]
+        found = [block for block in known if block is not None]
+        if not found or len(found) < len(known):
+            raise UserError("blocks: the residual stream does not pass all of them")
+        return found
+    for calls in (_members(trace, branches, attends), _siblings(branches)):
         if calls:
             blocks = [_of_call(trace, trunk, index, branches) for index in dict.fromkeys(calls)]
             if all(block is not None for block in blocks):
@@ -58,25 +74,33 @@ def layer_at(blocks: list[Block], index: int) -> int:
 
 
 def _members(trace: Trace, branches: list[Addition], attends: Sequence[bool]) -> list[int]:
-    """For each addition, the outermost call of a list's member; deeper if that holds several."""
-    chains = [
-        [c for c in a.node.calls if trace.calls[c].path.rpartition(".")[2].isdigit()]
-        for a in branches
-    ]
-    if not chains or not all(chains):
+    """The outermost call of a list's member for each addition in one; deeper if it holds several.
+
+    There are none if some attention is in no list.
+    """
+    chains = []
+    heads = []
+    for addition, attention in zip(branches, attends, strict=True):
+        chain = [c for c in addition.node.calls if trace.calls[c].path.rpartition(".")[2].isdigit()]
+        if attention and not chain:
+            return []
+        if chain:
+            chains.append(chain)
+            heads.append(attention)
+    if not chains:
         return []
     depth = 0
     while True:
         calls = [chain[depth] for chain in chains]
         crowded = any(
-            sum(t for c, t in zip(calls, attends, strict=True) if c == one) > 1 for one in calls
+            sum(t for c, t in zip(calls, heads, strict=True) if c == one) > 1 for one in calls
         )
         if not crowded or any(len(chain) <= depth + 1 for chain in chains):
             return calls
         depth += 1
 
 
-def _siblings(trace: Trace, branches: list[Addition]) -> list[int]:
+def _siblings(branches: list[Addition]) -> list[int]:
     """For each addition, the outermost call that does not hold them all."""
     depth = 0
     while all(len(a.node.calls) > depth for a in branches):
@@ -97,7 +121,7 @@ def _of_call(trace: Trace, trunk: Trunk, call: int, branches: list[Addition]) ->
     inside = [node.index for node in trace.nodes if call in node.calls]
     enters = max(made, key=lambda v: trace.values[v].node)
     leaves = max(left, key=lambda v: trace.values[v].node)
-    if trace.values[leaves].node < own[0].node.index:
+    if own and trace.values[leaves].node < own[0].node.index:
         return None
     return Block(about.path, call, inside[0], inside[-1], enters, leaves)
 
@@ -108,7 +132,7 @@ def _without_modules(
     """A block begins with each attention; each addition is one if there is none."""
     starts = [i for i, attention in enumerate(attends) if attention] or list(range(len(branches)))
     starts[0] = 0
-    found = []
+    found: list[Block] = []
     for n, start in enumerate(starts):
         end = starts[n + 1] if n + 1 < len(starts) else len(branches)
         first, last = branches[start], branches[end - 1]

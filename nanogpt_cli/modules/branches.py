@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nanogpt_cli.modules.attention_ops import Attention
+from nanogpt_cli.modules.override import Override
 from nanogpt_cli.modules.trace import Node, Trace
 from nanogpt_cli.modules.trunk import Addition, Trunk
 
@@ -24,22 +25,26 @@ class Term:
 class Branches:
     """Kinds of additions to one stream."""
 
-    def __init__(self, trace: Trace, trunk: Trunk, heads: list[Attention]) -> None:
-        self.trace, self.trunk = trace, trunk
+    def __init__(self, trace: Trace, trunk: Trunk, heads: list[Attention], given: Override) -> None:
+        self.trace, self.trunk, self.given = trace, trunk, given
         self.softmaxes = {one.softmax.index for one in heads}
         first = next((a for a in trunk.additions if self.computed(a)), None)
         self.start = first.node.index if first else len(trace.nodes)
 
     def computed(self, addition: Addition) -> bool:
         """Whether what is added was computed from the stream by products of matrices."""
-        if addition.light or not self.trace.values[addition.added].active:
+        active = self.trace.values[addition.added].active
+        if addition.light or not active or not addition.whole:
             return False
         return any(node.product for node in self._cone(addition.added))
 
     def kind(self, addition: Addition) -> str:
         """The kind of an addition, as in ``Write.kind``."""
+        if kind := self.given.kind(self.origin(addition)):
+            return kind
         if not self.computed(addition):
-            early = self.trace.values[addition.added].node < self.start
+            made = self.trace.values[addition.added].node
+            early = (addition.age if addition.light else made) < self.start
             return "embed" if early else "other"
         kinds = {term.kind for term in self.terms(addition)}
         return kinds.pop() if len(kinds) == 1 else "both" if "attn" in kinds else "mlp"
@@ -48,6 +53,8 @@ class Branches:
         """The summands of an addition: several where attention and MLP are added to each other."""
         whole = addition.added
         factor = _factor(addition.node, whole)
+        if kind := self.given.kind(self.origin(addition)):
+            return [Term(whole, kind, factor)]
         found = self._summands(whole, factor)
         if {term.kind for term in found} == {"attn", "mlp"}:
             return found
@@ -73,6 +80,12 @@ class Branches:
         if any(node.index in self.softmaxes for node in cone):
             return "attn"
         return "other" if any(node.name in _MIXERS for node in cone) else "mlp"
+
+    def parallel(self, addition: Addition, before: Addition) -> bool:
+        """Whether an addition was computed from the stream as it was before another addition."""
+        read = [v for node in self._cone(addition.added) for v in self.trace.active(node)
+                if v in self.trunk.values]  # fmt: skip
+        return all(self.trace.values[v].node < before.node.index for v in read)
 
     def _cone(self, value: int) -> list[Node]:
         """The operators between the stream and a value."""

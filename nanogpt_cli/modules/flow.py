@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -137,7 +138,7 @@ def _rearranged(
     return (result,) if isinstance(result, Tensor) else tuple(result)
 
 
-def _filled(items: object, label: Callable[[int], Tensor]) -> object:
+def _filled(items: Any, label: Callable[[int], Tensor]) -> Any:
     if isinstance(items, Ref):
         return label(items.value)
     if isinstance(items, tuple):
@@ -150,4 +151,5 @@ def _filled(items: object, label: Callable[[int], Tensor]) -> object:
 
 def channels(label: Tensor) -> Tensor:
     """The channels that occur in labels, ascending."""
-    return torch.unique(label[label >= 0]).long()
+    found: Tensor = torch.unique(label[label >= 0])
+    return found.long()

@@ -7,7 +7,7 @@ kept: a module whose blocks have values only while they run can be measured too.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def measure(
         _measure_logits(signals, output.detach(), ids, targets)
     if backward:
         _measure_gradients(signals, module, anatomy, ids, targets)
-    return Inspection(signals, list(statistics(anatomy, module)))
+    return Inspection(signals, statistics(anatomy, module))
 
 
 class _Taken:
@@ -106,7 +106,9 @@ class _Taken:
         square = scores.double().square().masked_fill(~seen, 0).sum()
         visible = seen.sum(-1)
         count = int(visible.sum())
-        self.squares.setdefault(("scores", layer), []).append((float(square) / max(count, 1), count))
+        self.squares.setdefault(("scores", layer), []).append(
+            (float(square) / max(count, 1), count)
+        )
         entropy = torch.special.entr(weights.double()).sum(-1)
         several = visible > 1
         share = entropy[several] / visible[several].double().log()
@@ -247,20 +249,30 @@ class _StreamTensors:
             self.tensors.append(list(tensors(output))[self.anatomy.exit])
 
 
-def statistics(anatomy: Anatomy, module: nn.Module, path: str = "") -> Iterator[TensorStats]:
-    """Statistics of each matrix that has values.
+def statistics(anatomy: Anatomy, module: nn.Module) -> list[TensorStats]:
+    """Statistics of each matrix of a module that has values."""
+    found: list[TensorStats] = []
+    observer(anatomy, found)("", module)
+    return found
 
-    Args:
-        anatomy: which part of which parameter is a matrix of which role.
-        module: the whole module, or the submodule at ``path``.
-        path: as in ``named_modules`` of the whole.
+
+def observer(anatomy: Anatomy, into: list[TensorStats]) -> Callable[[str, nn.Module], None]:
+    """A function that appends the statistics of a submodule's matrices while they have values.
+
+    It takes a path and the submodule there: the whole module, or a block, with all they hold; of
+    another submodule its own parameters.
     """
-    prefix = f"{path}." if path else ""
-    parameters = dict(module.named_parameters())
-    for part in anatomy.of_role(*_TABLES):
-        values = parameters.get(part.parameter.removeprefix(prefix))
-        if values is None or not part.parameter.startswith(prefix) or values.is_meta:
-            continue
-        own = part.of(values).float()
-        if own.dim() == 2:
-            yield measure_tensor(own, part.key, part.role, part.layer)
+    tables = anatomy.of_role(*_TABLES)
+
+    def observe(path: str, submodule: nn.Module) -> None:
+        prefix = f"{path}." if path else ""
+        whole = not path or path in anatomy.blocks
+        own = {prefix + n: p for n, p in submodule.named_parameters(recurse=whole)}
+        for part in tables:
+            values = own.get(part.parameter)
+            if values is not None and not values.is_meta:
+                matrix = part.of(values).float()
+                if matrix.dim() == 2 and matrix.numel():
+                    into.append(measure_tensor(matrix, part.key, part.role, part.layer))
+
+    return observe

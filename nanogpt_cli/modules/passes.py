@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nanogpt_cli.errors import UserError, in_words
-from nanogpt_cli.modules.trace import OnNode, Recorder, Trace
+from nanogpt_cli.modules.recorder import OnNode, Recorder
+from nanogpt_cli.modules.trace import Trace
 
 HINT: Final = "give a module that maps token ids (B, T) to logits (B, T, V)"
 Forward = Callable[[nn.Module, Tensor], Any]
@@ -30,16 +31,15 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 
 def call(module: nn.Module, ids: Tensor) -> Any:
-    """What a language model makes of token ids (B, T), at all positions and without a cache.
+    """What a language model makes of token ids (B, T), without a cache of keys and values."""
+    if "use_cache" in inspect.signature(module.forward).parameters:
+        return module(ids, use_cache=False)
+    return module(ids)
 
-    nanoGPT computes only the last position's logits unless it is given targets.
-    """
-    accepted = inspect.signature(module.forward).parameters
-    options = {"use_cache": False} if "use_cache" in accepted else {}
-    result = module(ids, **options)
-    if "targets" in accepted and find_output(result, ids) is None:
-        result = module(ids, targets=ids, **options)
-    return result
+
+def call_with_targets(module: nn.Module, ids: Tensor) -> Any:
+    """The same for modules such as nanoGPT's, which otherwise give the last position's logits."""
+    return module(ids, targets=ids)
 
 
 def find_output(result: Any, ids: Tensor) -> Tensor | None:
@@ -62,10 +62,31 @@ def _floating(result: Any) -> Iterator[Tensor]:
             yield from _floating(item)
 
 
+def first_run(module: nn.Module, ids: Tensor, forward: Forward | None) -> tuple[Trace, Forward]:
+    """The graph of one pass, and how the module was called: as given, or as it accepts.
+
+    Raises:
+        UserError: as ``run``.
+    """
+    if forward is None and "targets" in inspect.signature(module.forward).parameters:
+        with contextlib.suppress(_NoVectorsError):
+            return run(module, ids, call)[0], call
+        forward = call_with_targets
+    forward = forward or call
+    return run(module, ids, forward)[0], forward
+
+
+class _NoVectorsError(UserError):
+    """The result holds no vector for each token."""
+
+
 def run(
-    module: nn.Module, ids: Tensor, forward: Forward = call, on_node: OnNode | None = None
+    module: nn.Module, ids: Tensor, forward: Forward, on_node: OnNode | None = None
 ) -> tuple[Trace, Tensor]:
-    """Run one pass without gradients, on the device of the module; its graph, and the logits or last state (…, V or C).
+    """Run one pass without gradients on the module's device.
+
+    Returns:
+        its graph, and logits (…, V) or the last state (…, C).
 
     Raises:
         UserError: the module fails, or gives no vector per token.
@@ -84,7 +105,7 @@ def run(
     finally:
         recorder.remove()
     if output is None:
-        raise UserError("the module's result holds no vector for each token id", HINT)
+        raise _NoVectorsError("the module's result holds no vector for each token id", HINT)
     return recorder.trace, output
 
 

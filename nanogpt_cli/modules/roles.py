@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -11,8 +10,10 @@ from torch import Tensor, nn
 
 from nanogpt_cli.modules.anatomy import MATRICES, Part
 from nanogpt_cli.modules.attention_ops import Attention, back
-from nanogpt_cli.modules.blocks import Block, layer_at
+from nanogpt_cli.modules.blocks import Block
 from nanogpt_cli.modules.flow import CHOOSING, NONLINEAR, Reach, channels, labels, reach
+from nanogpt_cli.modules.override import Override
+from nanogpt_cli.modules.parts import Use, make_parts, same, template
 from nanogpt_cli.modules.products import Projection, projections
 from nanogpt_cli.modules.trace import Node, Trace
 from nanogpt_cli.modules.trunk import Trunk
@@ -36,33 +37,29 @@ class Found:
     hidden: list[tuple[int, int]] = field(default_factory=list)
 
 
-@dataclass
-class _Use:
-    """One role that one use of a parameter has, for some of its output features."""
-
-    role: str
-    layer: int
-    rows: Tensor | None  # of Part.of; None for all
-    transposed: bool = False
-
-
 def find_roles(
-    module: nn.Module, trace: Trace, trunk: Trunk, heads: list[Attention], blocks: list[Block]
+    module: nn.Module,
+    trace: Trace,
+    trunk: Trunk,
+    heads: list[Attention],
+    blocks: list[Block],
+    given: Override,
 ) -> Found:
     """The parts of a module, and where its MLPs' activations are."""
-    finder = _Finder(module, trace, trunk, heads, blocks)
+    finder = _Finder(module, trace, trunk, heads, blocks, given)
     finder.matrices()
     uses = finder.uses
     for name, role, layer in vector_roles(module, trace, trunk, heads, blocks):
         known = uses.setdefault(name, [])
+        role = given.role(name) or role
         matrix = role != "wte" and any(use.role in (*MATRICES, "lm_head") for use in known)
         if not matrix and not any(use.role == role for use in known):
-            known.append(_Use(role, layer, None))
+            known.append(Use(role, layer, None))
     for known in uses.values():
         if {"wte", "lm_head"} <= {use.role for use in known}:  # tied: named as the first is
             finder.found.tied = True
             known[:] = [use for use in known if use.role == "wte"]
-    finder.found.parts = tuple(_parts(module, uses))
+    finder.found.parts = tuple(make_parts(module, uses))
     return finder.found
 
 
@@ -74,7 +71,9 @@ class _Finder:
         trunk: Trunk,
         heads: list[Attention],
         blocks: list[Block],
+        given: Override,
     ) -> None:
+        self.given = given
         self.trace, self.trunk, self.blocks = trace, trunk, blocks
         self.shapes = {name: p.shape for name, p in module.named_parameters()}
         self.stream = trunk.values
@@ -82,7 +81,7 @@ class _Finder:
         for one in heads:
             self.slots |= {one.q: "q", one.k: "k", one.v: "v"}
         self.mixed = {one.out for one in heads}
-        self.uses: dict[str, list[_Use]] = {}
+        self.uses: dict[str, list[Use]] = {}
         self.found = Found()
         self.all = list(projections(trace, blocks))
         self.by_node = {p.node.index: p for p in self.all}
@@ -100,10 +99,10 @@ class _Finder:
     def matrices(self) -> None:
         """Give every projection its role."""
         for p in self.all:
-            template = re.sub(r"\d+", "#", p.source.parameter), p.features
-            pieces = self.solved.get(template) if p.source.parameter not in self.banks else None
+            like = template(p.source.parameter), p.features
+            pieces = self.solved.get(like) if p.source.parameter not in self.banks else None
             if pieces is None:
-                pieces = self.solved[template] = list(self._pieces(p))
+                pieces = self.solved[like] = list(self._pieces(p))
             for role, chosen in pieces:
                 self._add(p, role, chosen)
                 self._watch_mlp(p, role)
@@ -119,13 +118,15 @@ class _Finder:
         layer = p.layer
         if len(shape) < 3 or name not in self.banks:  # a block that runs several times is one
             layer = next((u.layer for u in self.uses.get(name, ())), layer)
-        use = _Use(role, layer, whole, p.transposed)
+        use = Use(role, layer, whole, p.transposed)
         known = self.uses.setdefault(name, [])
-        if not any(_same(use, other) for other in known):
+        if not any(same(use, other) for other in known):
             known.append(use)
 
     def _pieces(self, p: Projection) -> Iterable[tuple[str, Tensor | None]]:
         """Roles of a projection, each with its output features (``None`` for all)."""
+        if role := self.given.role(p.source.parameter):
+            return [(role, None)]
         way = self.reach[p.node.index]
         roles = sorted({self.slots[v] for _, v in way.linear if v in self.slots}, key="qkv".index)
         if len(roles) == 1:
@@ -157,14 +158,14 @@ class _Finder:
             return "other"
         if all(self.reach[i].linear and self._leads_to_attention(i) for i in following):
             return "other"  # the first of two matrices that make queries, keys or values
-        return "gate" if self._opens(p, way) else "fc"
+        return "gate" if self._opens(way) else "fc"
 
     def _leads_to_attention(self, product: int) -> bool:
         return any(v in self.slots for _, v in self.reach[product].linear)
 
-    def _opens(self, p: Projection, way: Reach) -> bool:
+    def _opens(self, way: Reach) -> bool:
         """Whether a projection is activated and then multiplied with another one."""
-        bent = self._bent(p, way)
+        bent = self._bent(way)
         for node in way.through(frozenset({"mul"})):
             active = self.trace.active(node)
             if len(active) == 2 and any(v in bent for v in active):
@@ -182,7 +183,7 @@ class _Finder:
             for node, _ in back(self.trace, value, self.stream.__contains__)
         )
 
-    def _bent(self, p: Projection, way: Reach) -> set[int]:
+    def _bent(self, way: Reach) -> set[int]:
         """Values behind an activation."""
         found: set[int] = set()
         for node in way.nodes:
@@ -202,7 +203,7 @@ class _Finder:
     def _split_gate(self, p: Projection, way: Reach) -> list[tuple[str, Tensor | None]]:
         """Gate and value of a fused pair: the two factors of a product hold other channels."""
         found = labels(self.trace, p.y, way)
-        bent = self._bent(p, way)
+        bent = self._bent(way)
         for node in way.nodes:
             if node.name == "glu" and node.inputs[0] in found:
                 one, two = found[node.inputs[0]].chunk(2, int(node.args[1]))
@@ -264,40 +265,3 @@ class _Finder:
                 return value
             value = node.inputs[0]
         return value
-
-
-def _same(one: _Use, other: _Use) -> bool:
-    if one.role != other.role:
-        return False
-    if one.rows is None or other.rows is None:
-        return one.rows is other.rows
-    return torch.equal(one.rows, other.rows)
-
-
-def _parts(module: nn.Module, uses: dict[str, list[_Use]]) -> Iterable[Part]:
-    """A part for each use; what the pass did not use takes the role of its like in other blocks."""
-    templates = {re.sub(r"\d+", "#", name): found for name, found in uses.items()}
-    for name, _ in module.named_parameters():
-        found = uses.get(name)
-        if not found:
-            like = templates.get(re.sub(r"\d+", "#", name), [_Use("other", -1, None)])
-            layer = _layer_like(name, uses)
-            found = [_Use(u.role, layer, u.rows, u.transposed) for u in like]
-        several = len(found) > 1
-        for use in found:
-            tag = use.role if several else ""
-            if several and len({u.layer for u in found}) > 1:
-                tag = f"{use.layer}.{use.role}"
-            yield Part(name, use.role, use.layer, use.rows, use.transposed, tag)
-
-
-def _layer_like(name: str, uses: dict[str, list[_Use]]) -> int:
-    """The block of the parameter that shares the longest path with this one."""
-    words = name.split(".")
-    for length in range(len(words) - 1, 0, -1):
-        prefix = ".".join(words[:length]) + "."
-        layers = {u.layer for other, found in uses.items() if other.startswith(prefix)
-                  for u in found}  # fmt: skip
-        if len(layers) == 1:
-            return layers.pop()
-    return -1

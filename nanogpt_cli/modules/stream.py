@@ -18,10 +18,13 @@ from nanogpt_cli.modules.anatomy import Anatomy, Write
 from nanogpt_cli.modules.attention_ops import Attention, attentions
 from nanogpt_cli.modules.blocks import Block, find_blocks, layer_at
 from nanogpt_cli.modules.branches import Branches
-from nanogpt_cli.modules.passes import HINT, Forward, call, run, unwrapped
+from nanogpt_cli.modules.override import Override
+from nanogpt_cli.modules.passes import HINT, Forward, call, first_run, unwrapped
 from nanogpt_cli.modules.roles import Found, find_roles
 from nanogpt_cli.modules.trace import Key, Node, Trace
-from nanogpt_cli.modules.trunk import Trunk, find_trunk
+from nanogpt_cli.modules.trunk import Addition, Trunk, find_trunk
+from nanogpt_cli.modules.vectors import normalised
+
 
 @dataclass(frozen=True)
 class Spot:
@@ -51,6 +54,9 @@ class Watched(Anatomy):
         entries: which of the tensors in a block's arguments is the stream, by block.
         exit: which of the tensors in the last block's result is.
         head: whether the module's result is logits.
+        steps: what happens to the stream, in order: (block, ``norm`` or a kind of addition). A kind
+            follows ``normed`` if the branch is normalised before it is added, and ``parallel`` if
+            it reads what the addition before it reads.
     """
 
     spots: dict[Key, tuple[str, tuple[Spot, ...]]] = field(
@@ -60,43 +66,81 @@ class Watched(Anatomy):
     entries: tuple[int, ...] = ()
     exit: int = 0
     head: bool = True
+    steps: tuple[tuple[int, str], ...] = ()
 
 
-def watch(module: nn.Module, ids: Tensor, forward: Forward = call) -> Watched:
+def watch(
+    module: nn.Module,
+    ids: Tensor,
+    forward: Forward | None = None,
+    override: Override | None = None,
+) -> Watched:
     """Find the stream, blocks and roles of a module.
 
     Args:
         module: with values, or on the device ``meta``.
         ids: (B, T) int64 token ids with values, T ≥ 2; few are enough.
         forward: calls the module on ids; needed where ``module(ids)`` does not do.
+        override: corrections of what is found.
 
     Raises:
-        UserError: the pass fails, or nothing in it adds to a stream.
+        UserError: the pass fails, nothing in it adds to a stream, or a correction matches nothing.
     """
     module = unwrapped(module)
-    trace, _ = run(module, ids, forward)
+    given = (override or Override()).check(module)
+    trace, called = first_run(module, ids, forward)
     trunk = find_trunk(trace, list(lookups(trace)))
     if trunk is None:
         raise UserError("no residual stream: nothing is added to the token embedding", HINT)
     heads = attentions(trace)
-    branches = Branches(trace, trunk, heads)
+    branches = Branches(trace, trunk, heads, given)
     computed = [a for a in trunk.additions if branches.computed(a)]
     attends = [branches.kind(a) in ("attn", "both") for a in computed]
-    blocks = find_blocks(trace, trunk, computed, attends)
-    roles = find_roles(module, trace, trunk, heads, blocks)
+    blocks = find_blocks(trace, trunk, computed, attends, given.blocks)
+    roles = find_roles(module, trace, trunk, heads, blocks, given)
     return Watched(
         width=trace.values[trunk.seed].shape[-1],
         blocks=tuple(block.path for block in blocks),
         writes=tuple(_writes(trace, trunk, branches, blocks)),
-        norms=tuple(dict.fromkeys(node.frame for node, _ in trunk.norms)),
+        norms=tuple(_norm_path(module, node) for node, _ in trunk.norms),
         parts=roles.parts,
         tied=roles.tied,
         spots=_spots(trace, trunk, branches, blocks, heads, roles),
-        forward=forward,
+        forward=called,
         entries=tuple(_place(trace, b, b.enters, "inputs") for b in blocks),
         exit=_place(trace, blocks[-1], blocks[-1].leaves, "outputs"),
+        steps=_steps(trace, trunk, branches, blocks),
         head=roles.tied or any(part.role == "lm_head" for part in roles.parts),
     )
+
+
+def _steps(
+    trace: Trace, trunk: Trunk, branches: Branches, blocks: list[Block]
+) -> tuple[tuple[int, str], ...]:
+    found = [(node.index, "norm") for node, _ in trunk.norms]
+    before: Addition | None = None
+    for addition in trunk.additions:
+        index, word = addition.node.index, branches.kind(addition)
+        if not branches.computed(addition):
+            found.append((index, word))
+            continue
+        if normalised(trace, addition.added, with_gain=True):
+            found.append((index, f"normed {word}"))
+        elif (
+            before
+            and layer_at(blocks, before.node.index) == layer_at(blocks, index)
+            and (branches.parallel(addition, before))
+        ):
+            found.append((index, f"parallel {word}"))
+        else:
+            found.append((index, word))
+        before = addition
+    return tuple((layer_at(blocks, index), word) for index, word in sorted(found))
+
+
+def _norm_path(module: nn.Module, node: Node) -> str:
+    """Path of the module that normalises; empty for a function in a larger module."""
+    return "" if any(True for _ in module.get_submodule(node.frame).children()) else node.frame
 
 
 def _place(trace: Trace, block: Block, value: int, side: str) -> int:
@@ -104,9 +148,7 @@ def _place(trace: Trace, block: Block, value: int, side: str) -> int:
     return list(getattr(trace.calls[block.call], side)).index(value) if block.path else -1
 
 
-def _writes(
-    trace: Trace, trunk: Trunk, branches: Branches, blocks: list[Block]
-) -> Iterator[Write]:
+def _writes(trace: Trace, trunk: Trunk, branches: Branches, blocks: list[Block]) -> Iterator[Write]:
     yield Write(-1, "embed", trace.nodes[trace.values[trunk.seed].node].frame)
     for addition in trunk.additions:
         layer = layer_at(blocks, addition.node.index)

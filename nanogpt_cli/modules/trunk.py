@@ -1,9 +1,9 @@
 """The residual stream in the graph of a pass, by data flow alone.
 
-A value is *light* if it comes from the embedding without passing a product of matrices other than
-as something added on the way: through views, casts, factors, norms and additions. The stream is what
-of it is on the way to the last addition: the input of a pre-norm branch is light, but nothing is
-added to it, whereas a post-norm's result is carried on.
+A value is *light* if it comes from the embedding without passing a product of matrices: through
+views, casts, factors, norms, and sums with anything. The stream consists of the light values on the
+way to the last addition. What a pre-norm gives to its branch is light too, but nothing is added to
+it; the result of a post-norm is carried on.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Addition:
         added: what is added; it depends on the token ids, or is a table of positions.
         result: the stream after it.
         light: whether what is added is itself a former state of the stream.
+        age: index of the node that made that state; -1 for the embedding.
+        whole: whether it is as large as the stream, and not for some positions only.
     """
 
     node: Node
@@ -36,6 +38,8 @@ class Addition:
     added: int
     result: int
     light: bool = False
+    age: int = -1
+    whole: bool = True
 
 
 @dataclass
@@ -88,6 +92,7 @@ class _Light:
         self.trace, self.seed = trace, seed
         self.size = trace.values[seed].numel
         self.full: dict[int, tuple[int, ...]] = {seed: ()}  # value -> the light values before it
+        self.age: dict[int, int] = {seed: -1}  # the last addition that a value holds
         self.statistics: set[int] = set()  # means, variances and the like
         self.additions: dict[int, Addition] = {}
         self.norms: list[tuple[Node, int]] = []
@@ -104,13 +109,16 @@ class _Light:
         made = node.outputs[0]
         if others:
             if node.name in _SUMS and len(full) == 1 and self._same_size(made, full[0], others[0]):
-                self.additions[made] = Addition(node, full[0], others[0], made)
+                whole = self.trace.values[made].numel == self.size
+                self.additions[made] = Addition(node, full[0], others[0], made, whole=whole)
                 self.full[made] = (full[0],)
+                self.age[made] = node.index
             return
         if not full or (node.name in _REDUCTIONS and self._smaller(made, full[0])):
             self.statistics.update(node.outputs)
             return
         self.full[made] = tuple(full)
+        self.age[made] = max(self.age[v] for v in full)
         self.statistics.update(node.outputs[1:])
         scaled = node.name in ("mul", "div") and len(full) < len(active)
         if node.name in _NORMS or scaled:
@@ -122,8 +130,8 @@ class _Light:
         if node.name not in _SUMS:
             return
         if len(full) == 2 and self._same_size(made, *full):
-            old, new = sorted(full, key=lambda v: self.trace.values[v].node)
-            self.additions[made] = Addition(node, new, old, made, light=True)
+            new, old = sorted(full, key=lambda v: -self.age[v])  # the first of equals is carried
+            self.additions[made] = Addition(node, new, old, made, light=True, age=self.age[old])
             return
         tables = [v for v in node.inputs if v not in full and self._per_position(v)]
         if len(full) == 1 and tables:
@@ -134,14 +142,14 @@ class _Light:
         return len(shape) >= 2 and shape[-1] > 1 and max(shape[:-1]) > 1
 
     def _same_size(self, made: int, *values: int) -> bool:
-        return all(self.trace.values[v].numel == self.size for v in (made, *values))
+        return len({self.trace.values[v].numel for v in (made, *values)}) == 1
 
     def _smaller(self, made: int, than: int) -> bool:
         return self.trace.values[made].numel < self.trace.values[than].numel
 
     def trunk(self) -> Trunk | None:
         """What of these values is on the way to the last addition."""
-        heavy = [v for v, a in self.additions.items() if self._of_branch(a)]
+        heavy = [v for v, a in self.additions.items() if a.whole and self._of_branch(a)]
         if not heavy:
             return None
         last = heavy[-1]

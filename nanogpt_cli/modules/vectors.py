@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from nanogpt_cli.modules.attention_ops import Attention
+from nanogpt_cli.modules.attention_ops import Attention, back
 from nanogpt_cli.modules.blocks import Block, layer_at
 from nanogpt_cli.modules.flow import reach
 from nanogpt_cli.modules.trace import Node, Ref, Trace
@@ -64,7 +64,7 @@ def _of_table(trace: Trace, node: Node, trunk: Trunk, tables: set[int]) -> str:
             if user.product or not user.outputs or user.outputs[0] in values:
                 continue
             if user.name in ("add", "sub") and len(user.inputs) > 1:
-                if node.key is not None and not values & tables:
+                if not values & tables and _computed(trace, node):
                     return "bias"  # one of several, chosen by what is computed
                 continue
             values.add(user.outputs[0])
@@ -72,6 +72,11 @@ def _of_table(trace: Trace, node: Node, trunk: Trunk, tables: set[int]) -> str:
     if not values & tables:
         return "other"
     return "wpe" if node.key is None else "wte"
+
+
+def _computed(trace: Trace, node: Node) -> bool:
+    """Whether what is looked up was chosen by products of matrices, as experts are."""
+    return any(True for index in trace.active(node) for _ in back(trace, index))
 
 
 def _factorised(trace: Trace, node: Node, trunk: Trunk) -> bool:
@@ -87,7 +92,9 @@ def _of_vector(trace: Trace, node: Node, value: int, trunk: Trunk, meets: dict[i
     if node.name in _BIAS and place == _BIAS[node.name]:
         return "bias"
     others = [v for v in node.inputs if v != value and trace.values[v].active]
-    if node.name in _GAIN or (node.name == "mul" and others and normalised(trace, others[0])):
+    single = trace.values[value].numel == 1
+    multiplied = node.name == "mul" and others and not single
+    if node.name in _GAIN or (multiplied and normalised(trace, others[0])):
         way = reach(trace, node.outputs[0], trunk.values)
         return "qk_norm" if any(v in meets for _, v in way.linear) else "norm"
     if node.name in ("add", "sub"):
@@ -97,8 +104,14 @@ def _of_vector(trace: Trace, node: Node, value: int, trunk: Trunk, meets: dict[i
     return "scale" if node.name in ("mul", "div", "addcmul", "lerp") else "other"
 
 
-def normalised(trace: Trace, value: int) -> bool:
-    """Whether a value was divided by a statistic of its own channels, or is a norm's result."""
+def normalised(trace: Trace, value: int, *, with_gain: bool = False) -> bool:
+    """Whether a value was divided by a statistic of its own channels, or is a norm's result.
+
+    Args:
+        trace: the graph.
+        value: the value.
+        with_gain: whether it may have been multiplied with constants since.
+    """
     for _ in range(6):
         node = trace.maker(value)
         if node is None:
@@ -108,7 +121,8 @@ def normalised(trace: Trace, value: int) -> bool:
             return True
         if node.name in ("mul", "div") and len(active) == 2:
             return any(trace.values[v].shape[-1:] in ((1,), ()) for v in active)
-        if node.name not in _CARRY or len(active) != 1:
+        carries = node.name in _CARRY or (with_gain and node.name == "mul")
+        if not carries or len(active) != 1:
             return False
         value = active[0]
     return False

@@ -6,7 +6,7 @@ An oracle for what is found without names: plain hooks on the modules named here
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -42,9 +42,8 @@ class Names:
         attn, mlp: modules whose results are added to the stream.
         act: module whose argument are the MLP's pre-activations.
         down: module whose argument are the MLP's hidden units; empty for experts.
-        q, k, v, out, fc, proj: matrices; several for one class are joined with spaces.
+        qkv, out, fc, proj: matrices; several for one class are joined with spaces.
         factor: what the branches are multiplied with.
-        first: chooses the pre-activations among the argument's channels.
     """
 
     config: dict[str, Any]
@@ -58,10 +57,9 @@ class Names:
     fc: str = "mlp.gate_proj.weight mlp.up_proj.weight"
     proj: str = "mlp.down_proj.weight"
     factor: float = 1.0
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
-def _old(attn: str, act: str, fc: str, proj: str, qkv: str, out: str, **names: Any) -> dict[str, Any]:
+def _old(attn: str, act: str, fc: str, proj: str, qkv: str, out: str, **names: Any) -> Any:
     """Names of a family whose MLP has one matrix before the activation."""
     return {
         "attn": attn, "act": f"mlp.{act}", "down": f"mlp.{proj}", "fc": f"mlp.{fc}.weight",
@@ -70,7 +68,7 @@ def _old(attn: str, act: str, fc: str, proj: str, qkv: str, out: str, **names: A
     }  # fmt: skip
 
 
-_SANDWICH = {"attn": "post_attention_layernorm", "mlp": "post_feedforward_layernorm"}
+_SANDWICH: Any = {"attn": "post_attention_layernorm", "mlp": "post_feedforward_layernorm"}
 _SEPARATE = "q_proj k_proj v_proj"
 FAMILIES: dict[str, Names] = {
     "gpt2": Names(
@@ -195,7 +193,7 @@ def model(family: str, device: str = "cpu", attention: str = "eager") -> nn.Modu
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in built.parameters():
-                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     return built
 
 

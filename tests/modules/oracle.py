@@ -8,10 +8,19 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from architectures import Names
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def logits_of(module: nn.Module, ids: Tensor) -> Tensor:
+    """The logits of a model of `transformers`, or of a module that gives them itself."""
+    if hasattr(module, "generation_config"):
+        logits: Tensor = module(ids, use_cache=False).logits
+        return logits
+    return _first(module(ids))
 
 
 def _first(value: Any) -> Tensor:
@@ -46,9 +55,7 @@ class Hooked:
                 block.get_submodule(names.down).register_forward_pre_hook(
                     lambda _, args: self.down.append(args[0].detach())
                 )
-        self.blocks[-1].register_forward_hook(
-            lambda _, args, out: self.stream.append(_first(out))
-        )
+        self.blocks[-1].register_forward_hook(lambda _, args, out: self.stream.append(_first(out)))
 
     def _enter(self, _: nn.Module, args: Any, kwargs: Any) -> None:
         self.stream.append(args[0] if args else kwargs["hidden_states"])
@@ -62,18 +69,23 @@ class Hooked:
     @contextmanager
     def softmaxes(self) -> Iterator[None]:
         """Keep the arguments of every softmax over keys."""
-        original = F.softmax
+        softmax, fused = F.softmax, F.scaled_dot_product_attention
 
         def kept(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             if x.dim() == 4:
                 self.scores.append(x.detach())
-            return original(x, *args, **kwargs)
+            return softmax(x, *args, **kwargs)
 
-        F.softmax = nn.functional.softmax = kept  # type: ignore[assignment]
-        try:
+        def attend(q: Tensor, k: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            scale = kwargs.get("scale") or q.shape[-1] ** -0.5
+            keys = k.repeat_interleave(q.shape[-3] // k.shape[-3], -3)
+            self.scores.append(scale * (q @ keys.mT))
+            return fused(q, k, *args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(F, "softmax", kept)
+            patch.setattr(F, "scaled_dot_product_attention", attend)
             yield
-        finally:
-            F.softmax = nn.functional.softmax = original
 
     def numbers(self) -> dict[str, list[float]]:
         """The lists of ``Signals`` that these tensors give."""
@@ -125,7 +137,7 @@ def gradients(
 ) -> tuple[list[float], dict[str, list[float]]]:
     """RMS of the loss gradient of the stream, and norms of the gradients of matrices by block."""
     hooked.stream.clear()
-    logits = module(ids, use_cache=False).logits
+    logits = logits_of(module, ids)
     loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
     names = hooked.names
     classes = {"c_attn": names.qkv, "attn_proj": names.out, "fc": names.fc, "mlp_proj": names.proj}
