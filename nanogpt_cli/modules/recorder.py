@@ -74,7 +74,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         values = self.trace.values
         active = values[before].active or values[written].active
         index = len(self.trace.nodes)
-        made = self._new(tensor, index, active=active)
+        source = None if active else values[before].source  # a parameter that was just filled
+        made = self._new(tensor, index, active=active, source=source)
         frame, calls = self._place()
         self.trace.nodes.append(
             Node(index, "merge", None, (), {}, (before, written), (made,), frame, calls, None)
