@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.modules.trace import Call, Trace
 from nanogpt_cli.modules.trunk import Addition, Trunk
@@ -64,6 +66,16 @@ def find_blocks(
             if all(block is not None for block in blocks):
                 return [block for block in blocks if block is not None]
     return _without_modules(trace, branches, attends)
+
+
+def likely_blocks(module: nn.Module) -> tuple[str, ...]:
+    """Members of the list with the most parameters, before anything was watched."""
+    lists = [(path, child) for path, child in module.named_modules()
+             if isinstance(child, nn.ModuleList) and len(child)]  # fmt: skip
+    if not lists:
+        return ()
+    path, largest = max(lists, key=lambda one: sum(p.numel() for p in one[1].parameters()))
+    return tuple(f"{path}.{i}" for i in range(len(largest)))
 
 
 def layer_at(blocks: list[Block], index: int) -> int:

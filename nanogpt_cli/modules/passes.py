@@ -83,7 +83,7 @@ class _NoVectorsError(UserError):
 def run(
     module: nn.Module, ids: Tensor, forward: Forward, on_node: OnNode | None = None
 ) -> tuple[Trace, Tensor]:
-    """Run one pass without gradients on the module's device.
+    """Run one pass without gradients.
 
     Returns:
         its graph, and logits (…, V) or the last state (…, C).
@@ -94,8 +94,7 @@ def run(
     recorder = Recorder(module, ids, on_node)
     try:
         with evaluation(module), plain_operators(), recorder:
-            own = next((p.device for p in module.parameters()), ids.device)
-            output = find_output(forward(module, recorder.ids_on(own)), ids)
+            output = find_output(forward(module, ids), ids)
             if output is not None:
                 recorder.trace.output = recorder.value(output)
     except UserError:

@@ -25,8 +25,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         module: the module that will run; its submodules get hooks until ``remove``.
-        ids: token ids (B, T) with values; ``ids_on`` gives those for the module, whose dependents
-            are the activations.
+        ids: token ids (B, T), whose dependents are the activations.
         on_node: see ``OnNode``.
     """
 
@@ -51,12 +50,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             enter, leave = functools.partial(self._enter, path), self._leave
             self._handles.append(child.register_forward_pre_hook(enter, with_kwargs=True))
             self._handles.append(child.register_forward_hook(leave))
-
-    def ids_on(self, device: torch.device) -> Tensor:
-        """The token ids on a device, known to the graph."""
-        moved = self._ids.to(device)
-        self.trace.ids = self._new(moved, -1, active=True)
-        return moved
+        self.trace.ids = self._new(ids, -1, active=True)
 
     def remove(self) -> None:
         """Take the hooks off the module."""
@@ -80,7 +74,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         values = self.trace.values
         active = values[before].active or values[written].active
         index = len(self.trace.nodes)
-        made = self._new(tensor, index, active=active)
+        source = None if active else values[before].source  # a parameter that was just filled
+        made = self._new(tensor, index, active=active, source=source)
         frame, calls = self._place()
         self.trace.nodes.append(
             Node(index, "merge", None, (), {}, (before, written), (made,), frame, calls, None)

@@ -78,8 +78,9 @@ def watch(
     """Find the stream, blocks and roles of a module.
 
     Args:
-        module: with values, or on the device ``meta``.
-        ids: (B, T) int64 token ids with values, T ≥ 2; few are enough.
+        module: with values, or with parameters on the device ``meta`` if its course does not
+            depend on them, as that of a loop over chosen experts does.
+        ids: (B, T) int64 token ids, never on ``meta``; few are enough, T ≥ 2.
         forward: calls the module on ids; needed where ``module(ids)`` does not do.
         override: corrections of what is found.
 
