@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Protocol
 
 from nanogpt_cli.init.lint import FAIL, NOTE, OK, WARN, Verdict
 from nanogpt_cli.init.signals import Signals
-from nanogpt_cli.model.gpt import GPTConfig
 
 MAX_GROWTH = 30.0
 MAX_FIRST_STEP = 5.0
@@ -32,13 +32,33 @@ _GRADIENT_SCATTER = 6.0
 _SCORE_SCATTER = 1.5
 
 
+class Sizes(Protocol):
+    """What limits and scatter depend on; a ``GPTConfig`` has it."""
+
+    @property
+    def n_embd(self) -> int:
+        """Channels of the residual stream."""
+        ...
+
+    @property
+    def n_head(self) -> int:
+        """Heads."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the head."""
+        ...
+
+
 def on_signals(
     found: Signals,
-    config: GPTConfig,
+    config: Sizes,
     expected: Signals | None = None,
     shallow: float = math.nan,
     *,
     layer_norm: bool = True,
+    head: bool = True,
 ) -> list[Verdict]:
     """Judge a forward and backward pass.
 
@@ -49,17 +69,17 @@ def on_signals(
             is within a limit and chance explains the excess, the verdict is a note, not a warning.
         shallow: expected growth of the same scheme with 4 layers, to detect depth-independence.
         layer_norm: False where every LayerNorm was left out.
+        head: False for a model without one, whose logits are not judged.
     """
-    if broken := _not_finite(found):
+    if broken := _not_finite(found, head=head):
         return [broken]
-    checks = (
+    checks: tuple[Iterator[Verdict], ...] = (
         _growth(found, expected, config, shallow),
         _deviation(found, expected, config),
         _branches(found, MIN_BRANCH if layer_norm else MIN_BRANCH_WITHOUT_NORM),
         _first_block(found, expected, config),
         _gradients(found, expected, config),
-        _loss(found, expected, config),
-        _own_token(found, expected, config),
+        *((_loss(found, expected, config), _own_token(found, expected, config)) if head else ()),
         _token_share(found),
         _attention(found, expected, config),
         _activations(found, expected, config),
@@ -79,8 +99,9 @@ def on_trained(found: Signals) -> list[Verdict]:
     ]
 
 
-def _not_finite(found: Signals) -> Verdict | None:
-    if all(map(math.isfinite, (found.loss, *found.stream_rms, *found.grad_rms))):
+def _not_finite(found: Signals, *, head: bool = True) -> Verdict | None:
+    loss = (found.loss,) if head else ()
+    if all(map(math.isfinite, (*loss, *found.stream_rms, *found.grad_rms))):
         return None
     where = next((i for i, x in enumerate(found.stream_rms) if not math.isfinite(x)), None)
     place = "the loss" if where is None else f"the stream after block {where}"
@@ -125,7 +146,7 @@ def _factor(value: float, scatter: float, n: int) -> float:
 
 
 def _growth(
-    found: Signals, expected: Signals | None, config: GPTConfig, shallow: float
+    found: Signals, expected: Signals | None, config: Sizes, shallow: float
 ) -> Iterator[Verdict]:
     growth = found.growth
     theory = expected.growth if expected else math.nan
@@ -157,7 +178,7 @@ def _branches(found: Signals, least: float) -> Iterator[Verdict]:
         yield Verdict(WARN, "branches", text, share)
 
 
-def _deviation(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+def _deviation(found: Signals, expected: Signals | None, config: Sizes) -> Iterator[Verdict]:
     if expected is None:
         return
     pairs = list(zip(found.stream_rms, expected.stream_rms, strict=True))
@@ -182,7 +203,7 @@ def _first_step(signals: Signals | None) -> float:
     return after / before if before else math.inf
 
 
-def _first_block(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+def _first_block(found: Signals, expected: Signals | None, config: Sizes) -> Iterator[Verdict]:
     ratio, theory = _first_step(found), _first_step(expected)
     text = f"the first block makes the stream {ratio:.3g} times larger: it drowns the embedding"
     scatter = _factor(theory, _STREAM_SCATTER, config.n_embd)
@@ -191,7 +212,7 @@ def _first_block(found: Signals, expected: Signals | None, config: GPTConfig) ->
         yield past
 
 
-def _gradients(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+def _gradients(found: Signals, expected: Signals | None, config: Sizes) -> Iterator[Verdict]:
     ratio = found.gradient_ratio
     theory = expected.gradient_ratio if expected else math.nan
     if math.isnan(ratio):
@@ -210,7 +231,7 @@ def _gradients(found: Signals, expected: Signals | None, config: GPTConfig) -> I
     yield replace(past, value=ratio) if past else Verdict(OK, "gradients", text, ratio)
 
 
-def _loss(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+def _loss(found: Signals, expected: Signals | None, config: Sizes) -> Iterator[Verdict]:
     log_v = math.log(config.vocab_size)
     excess = found.loss_any - log_v
     theory, scatter = math.nan, 0.0
@@ -225,7 +246,7 @@ def _loss(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterat
     yield past or Verdict(OK, "loss", text, excess)
 
 
-def _own_token(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+def _own_token(found: Signals, expected: Signals | None, config: Sizes) -> Iterator[Verdict]:
     log_v = math.log(config.vocab_size)
     text = (
         f"logit of the token just read is {found.own_logit:.3g}, above ln V = {log_v:.3g}: "
@@ -251,7 +272,7 @@ def _token_share(found: Signals) -> Iterator[Verdict]:
         yield Verdict(FAIL, "token-share", text, share)
 
 
-def _attention(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+def _attention(found: Signals, expected: Signals | None, config: Sizes) -> Iterator[Verdict]:
     cosine, score = found.cosine[-1], max(found.score_std)
     likely_cosine = expected.cosine[-1] if expected else math.nan
     likely_score = max(expected.score_std) if expected else math.nan
@@ -276,7 +297,7 @@ def _attention(found: Signals, expected: Signals | None, config: GPTConfig) -> I
     yield from (verdict for verdict in checks if verdict)
 
 
-def _activations(found: Signals, expected: Signals | None, config: GPTConfig) -> Iterator[Verdict]:
+def _activations(found: Signals, expected: Signals | None, config: Sizes) -> Iterator[Verdict]:
     q = found.preact_std[0] ** 2
     if q < MIN_PREACT_VARIANCE:
         text = (

@@ -7,7 +7,7 @@ kept: a module whose blocks have values only while they run can be measured too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -49,6 +49,17 @@ def measure(
     Raises:
         UserError: the module fails, or computes otherwise than when it was watched.
     """
+    signals, _ = signals_of(module, anatomy, ids, targets, backward=backward)
+    return Inspection(signals, statistics(anatomy, module))
+
+
+def signals_of(
+    module: nn.Module, anatomy: Watched, ids: Tensor, targets: Tensor, *, backward: bool = False
+) -> tuple[Signals, Tensor]:
+    """The signals alone, and the module's own result: logits (…, V), or a last state (…, C).
+
+    Arguments and errors are those of ``measure``.
+    """
     module = unwrapped(module)
     taken = _Taken(anatomy, ids)
     _, output = run(module, ids, anatomy.forward, taken)
@@ -57,7 +68,7 @@ def measure(
         _measure_logits(signals, output.detach(), ids, targets)
     if backward:
         _measure_gradients(signals, module, anatomy, ids, targets)
-    return Inspection(signals, statistics(anatomy, module))
+    return signals, output.detach()
 
 
 class _Taken:
@@ -216,7 +227,28 @@ def _class_norms(signals: Signals, anatomy: Anatomy, gradients: dict[str, Tensor
         if part.layer >= 0 and gradient is not None:
             own = float(part.of(gradient).double().square().sum())
             squares[_CLASS[part.role]][part.layer] += own
-    signals.weight_grad = {n: [math.sqrt(v) for v in values] for n, values in squares.items()}
+    signals.weight_grad = _roots(squares)
+
+
+def _roots(squares: dict[str, list[float]]) -> dict[str, list[float]]:
+    return {name: [math.sqrt(v) for v in values] for name, values in squares.items()}
+
+
+def class_norms(anatomy: Anatomy, norms: Mapping[str, float]) -> dict[str, list[float]]:
+    """``Signals.weight_grad`` from the norms of whole parameters' gradients, by name.
+
+    A class stays empty if a parameter holds matrices of several: its norm cannot be divided.
+    """
+    squares = {name: [0.0] * len(anatomy.blocks) for name in GRADIENT_CLASSES}
+    classes: dict[str, tuple[int, set[str]]] = {}
+    for part in anatomy.of_role(*_CLASS):
+        if part.layer >= 0:
+            classes.setdefault(part.parameter, (part.layer, set()))[1].add(_CLASS[part.role])
+    for name, (layer, kinds) in classes.items():
+        for kind in kinds:
+            squares[kind][layer] += norms.get(name, 0.0) ** 2
+    mixed = {kind for _, kinds in classes.values() if len(kinds) > 1 for kind in kinds}
+    return _roots({name: [] if name in mixed else squares[name] for name in squares})
 
 
 class _StreamTensors:

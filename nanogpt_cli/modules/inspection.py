@@ -1,0 +1,234 @@
+"""Inspect a module of any architecture: one pass in which all that is told of it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from nanogpt_cli.init.inspect import Inspection
+from nanogpt_cli.init.lint import Verdict
+from nanogpt_cli.init.lint_signals import on_signals, on_trained
+from nanogpt_cli.init.signals import Signals
+from nanogpt_cli.init.tensor_stats import TensorStats
+from nanogpt_cli.init.theory import expect_decoder
+from nanogpt_cli.modules.anatomy import Anatomy
+from nanogpt_cli.modules.blueprint import Plan, plan_of
+from nanogpt_cli.modules.build import Built
+from nanogpt_cli.modules.gradients import stream_gradients
+from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained
+from nanogpt_cli.modules.measure import class_norms, observer, signals_of
+from nanogpt_cli.modules.reference import TOLERANCE, Agreement
+from nanogpt_cli.modules.sketch import Sketch, sketch
+from nanogpt_cli.modules.stream import Watched
+from nanogpt_cli.modules.streaming import streamed
+
+OnProgress = Callable[[int, int], None]
+# The most tokens that theory is computed on: its cost grows with their square.
+_THEORY_TOKENS = 512
+# What configurations call the number of positions, and of heads.
+_LENGTHS = (
+    "max_position_embeddings", "n_positions", "block_size", "n_ctx", "max_seq_len",
+    "max_sequence_length", "sequence_len", "context_length",
+)  # fmt: skip
+_HEADS = ("num_attention_heads", "n_head", "num_heads", "n_heads")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What limits of a start depend on.
+
+    Attributes:
+        n_embd: channels of the residual stream.
+        n_head: heads; 1 if the module does not tell.
+        vocab_size: rows of the token embedding.
+        block_size: positions that the module takes; 0 if it does not tell.
+    """
+
+    n_embd: int
+    n_head: int
+    vocab_size: int
+    block_size: int
+
+
+@dataclass(frozen=True)
+class ModuleInspection:
+    """What was found in a module.
+
+    Attributes:
+        found: signals by block and statistics of every matrix.
+        expected: what theory expects of them, or ``None``.
+        unclaimed: why theory is not claimed; empty if it is.
+        ungraded: why there are no gradients; empty if there are, or none were wanted.
+        verdicts: on the forward pass, the weights and the signals.
+        trained: whether the weights are trained.
+    """
+
+    found: Inspection
+    expected: Signals | None
+    unclaimed: str
+    ungraded: str
+    verdicts: list[Verdict]
+    trained: bool
+
+
+def sizes_of(module: nn.Module, width: int = 0) -> Sizes:
+    """What the configuration says; the vocabulary otherwise from the largest embedding."""
+    tables = [m.num_embeddings for m in module.modules() if isinstance(m, nn.Embedding)]
+    return Sizes(
+        width,
+        _stated(module, _HEADS) or 1,
+        _stated(module, ("vocab_size",)) or max(tables, default=0),
+        _stated(module, _LENGTHS),
+    )
+
+
+def _stated(module: nn.Module, names: Sequence[str]) -> int:
+    config = getattr(module, "config", None)
+    for owner in (config, getattr(config, "text_config", None)):
+        for name in names:
+            value = owner.get(name) if isinstance(owner, dict) else getattr(owner, name, None)
+            if isinstance(value, int) and value > 0:
+                return value
+    return 0
+
+
+def inspect(
+    built: Built,
+    anatomy: Watched,
+    ids: Tensor,
+    targets: Tensor,
+    *,
+    backward: bool = True,
+    progress: OnProgress = lambda _done, _total: None,
+) -> ModuleInspection:
+    """Measure a module and judge it, with the values of one block at a time where it is lean.
+
+    Args:
+        built: the module.
+        anatomy: what ``stream.watch`` found in it on token ids of this shape.
+        ids, targets: (B, T) int64 token ids and next ids.
+        backward: whether to measure gradients, in a second pass.
+        progress: called with (blocks done, total blocks).
+
+    Raises:
+        UserError: the module fails on these tokens.
+    """
+    blocks = tuple(dict.fromkeys(path for path in anatomy.blocks if path))
+    lean = built.fill is not None
+    seen = _Seen(built.module, anatomy, ids, blocks, progress)
+    with streamed(built, blocks, seen):
+        signals, logits = signals_of(
+            built.module, anatomy, ids, targets, backward=backward and not lean
+        )
+    ungraded = ""
+    if backward and lean:
+        ungraded = _stream_gradients(signals, built, anatomy, blocks, ids, targets)
+    elif backward and not signals.grad_rms:
+        ungraded = "its blocks are not called one after another, or it has no head"
+    trained = looks_trained(seen.sketches)
+    verdicts = lint(seen.sketches, tied=anatomy.tied, trained=trained)
+    expected, unclaimed = None, seen.unclaimed
+    if seen.agreement is not None and not (apart := seen.agreement.difference(logits)) <= TOLERANCE:
+        unclaimed = "its own code computes something else than the model it is named after"
+        verdicts.append(forward_mismatch(apart))
+    if trained:
+        unclaimed = unclaimed or "theory is of a start, and these weights are trained"
+        verdicts += on_trained(signals)
+    else:
+        if not unclaimed:
+            expected, unclaimed = seen.expected(ids, targets, backward=bool(signals.grad_rms))
+        sizes = sizes_of(built.module, anatomy.width)
+        verdicts += on_signals(signals, sizes, expected, head=anatomy.head)
+    found = Inspection(signals, seen.tensors)
+    return ModuleInspection(found, expected, unclaimed, ungraded, verdicts, trained)
+
+
+class _Seen:
+    """Called with each part of a module while it has values; keeps numbers only."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        anatomy: Anatomy,
+        ids: Tensor,
+        blocks: Sequence[str],
+        progress: OnProgress,
+    ) -> None:
+        self.module, self.anatomy, self.blocks = module, anatomy, blocks
+        self.progress, self.done = progress, 0
+        self.tensors: list[TensorStats] = []
+        self.sketches: list[Sketch] = []
+        self._squares: dict[str, float] = {}
+        self._observe = observer(anatomy, self.tensors)
+        plan = plan_of(module)
+        self.plan: Plan | None = None if isinstance(plan, str) else plan
+        self.unclaimed = plan if isinstance(plan, str) else ""
+        self.agreement = None if self.plan is None else Agreement(module, self.plan, ids)
+
+    @torch.no_grad()
+    def __call__(self, path: str, submodule: nn.Module) -> None:
+        """See ``streaming.Observe``."""
+        with _disable_current_modes():  # what is computed here is no part of the module's pass
+            self._look(path, submodule)
+        if path in self.blocks:
+            self.done += 1
+            self.progress(self.done, len(self.blocks))
+
+    def _look(self, path: str, submodule: nn.Module) -> None:
+        self._observe(path, submodule)
+        prefix = f"{path}." if path else ""
+        whole = path in self.blocks
+        own = {prefix + name: p for name, p in submodule.named_parameters(recurse=whole)}
+        for part in self.anatomy.parts:
+            if part.parameter in own:
+                self.sketches.append(sketch(part, part.of(own[part.parameter]).float()))
+        if self.plan is not None and self.agreement is not None:
+            for name, part in self.plan.names():
+                if part.parameter in own:
+                    square = self.plan.mean_square(name, part, own[part.parameter])
+                    self._squares[part.key] = square
+            self.agreement.observe(path)
+
+    def expected(
+        self, ids: Tensor, targets: Tensor, *, backward: bool
+    ) -> tuple[Signals | None, str]:
+        """What theory expects on (the first of) these tokens, or why nothing."""
+        assert self.plan is not None
+        blueprint = self.plan.moments(self._squares)
+        if isinstance(blueprint, str):
+            return None, blueprint
+        n, part = ids.numel(), (slice(None), slice(None))
+        if n > _THEORY_TOKENS:
+            part = (slice(0, 1), slice(0, _THEORY_TOKENS))
+        found = expect_decoder(blueprint, ids[part], targets[part], backward=backward)
+        if (few := ids[part].numel()) < n:
+            found.grad_rms = [g * few / n for g in found.grad_rms]
+            found.weight_grad = {}
+        return found, ""
+
+
+def _stream_gradients(
+    signals: Signals,
+    built: Built,
+    anatomy: Watched,
+    blocks: Sequence[str],
+    ids: Tensor,
+    targets: Tensor,
+) -> str:
+    """Measure gradients into ``signals``; why there are none, or an empty string."""
+    if not blocks or not all(anatomy.blocks):
+        return "its blocks are no modules of their own"
+    if not anatomy.head:
+        return "it has no head, and thus no loss"
+    found = stream_gradients(built, blocks, ids, targets)
+    if found.reason:
+        return found.reason
+    if len(found.stream) != len(anatomy.blocks) + 1:
+        return "its blocks are not called one after another"
+    signals.grad_rms = found.stream
+    signals.weight_grad = class_norms(anatomy, found.parameters)
+    return ""
