@@ -67,11 +67,11 @@ def header(subject: Subject, tokens: str, seed: int) -> None:
         grid.add_row("scheme", console.styled((scheme.name, "bold cyan"), f": {scheme.about}"))
         grid.add_row("", scheme.formula)
         factors = "; ".join(f"{k} {v}" for k, v in scheme.multipliers.items())
-        rates = "; ".join(sorted({f"{v}" for v in scheme.lr.values()}))
-        if factors or rates:
-            grid.add_row(
-                "", f"multipliers: {factors or 'none'}; learning rate of matrices × {rates or 1}"
-            )
+        rate, eps, decay = (f.get("fc", "1") for f in (scheme.lr, scheme.eps, scheme.decay))
+        if factors or scheme.lr:
+            text = f"multipliers: {factors or 'none'}; learning rate of matrices × {rate}"
+            more = ((" their ε ×", eps), (" their weight decay ×", decay))
+            grid.add_row("", "".join([text, *(f",{k} {v}" for k, v in more if v != "1")]))
         grid.add_row("", console.styled((scheme.source, "dim")))
     n = console.count
     grid.add_row(
