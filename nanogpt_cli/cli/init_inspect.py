@@ -13,6 +13,7 @@ from nanogpt_cli import shell
 from nanogpt_cli.cli import console
 from nanogpt_cli.cli import init_inspect_input as inputs
 from nanogpt_cli.cli import init_inspect_output as output
+from nanogpt_cli.cli import init_inspect_steps as steps
 from nanogpt_cli.cli import init_inspect_studies as studies
 from nanogpt_cli.cli.init_inspect_input import InspectOptions, Subject
 from nanogpt_cli.cli.options import LARGEST_SEED
@@ -123,12 +124,27 @@ def init_inspect(
     coord_check: Annotated[
         bool,
         typer.Option(
-            "--coord-check", help="First Adam steps over widths.", rich_help_panel="Studies"
+            "--coord-check", help="First steps over widths or depths.", rich_help_panel="Studies"
         ),
     ] = False,
+    over: Annotated[
+        str, typer.Option(help="For --coord-check: width, depth", rich_help_panel="Studies")
+    ] = "width",
     widths: Annotated[
         str, typer.Option(help="For --coord-check.", rich_help_panel="Studies")
     ] = "64,128,256",
+    depths: Annotated[
+        str, typer.Option(help="For --coord-check.", rich_help_panel="Studies")
+    ] = "2,4,8,16",
+    optimizer: Annotated[
+        str, typer.Option(help="For --coord-check: adamw, muon", rich_help_panel="Studies")
+    ] = "adamw",
+    warmup: Annotated[
+        bool,
+        typer.Option(
+            "--warmup", help="Which learning rate needs none.", rich_help_panel="Studies"
+        ),
+    ] = False,
     list_schemes: Annotated[bool, typer.Option("--list", help="All schemes.")] = False,
     lint: Annotated[bool, typer.Option("--lint", help="Exit code 1 on a failed check.")] = False,
     as_json: Annotated[
@@ -168,7 +184,10 @@ def init_inspect(
     elif scan:
         studies.scan(subject, scan, as_json)
     elif coord_check:
-        studies.coordinates(subject, widths, seed, as_json, lint)
+        scales = depths if over == "depth" else widths
+        steps.coordinates(subject, over, scales, optimizer, seed, as_json, lint)
+    elif warmup:
+        steps.warmup(subject, ask, tokenizer)
     else:
         files = Files(csv, png, svg, tui)
         failed = inspect(subject, ask, tokenizer, files) and lint

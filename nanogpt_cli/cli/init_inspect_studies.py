@@ -1,13 +1,10 @@
-"""Studies of ``nanogpt init-inspect``: comparisons, ablations, scans, coordinate check."""
+"""Studies of ``nanogpt init-inspect`` by theory: comparisons, ablations, scans."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
-
-import typer
 
 from nanogpt_cli import schemes
 from nanogpt_cli.cli import console
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
     from nanogpt_cli.init.signals import Signals
     from nanogpt_cli.init.study import Variant
     from nanogpt_cli.schemes import Scheme
-    from nanogpt_cli.training.coord_check import Coordinates
 
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
 
@@ -47,7 +43,12 @@ def list_schemes(as_json: bool) -> None:
     console.stdout().print(table)
 
 
-def _needs_scheme(subject: Subject) -> Scheme:
+def needs_scheme(subject: Subject) -> Scheme:
+    """The scheme of a subject.
+
+    Raises:
+        UserError: it has none.
+    """
     if subject.scheme is None:
         raise UserError(
             "this study varies a scheme, but the weights of --from have none",
@@ -62,7 +63,7 @@ def side_by_side(
     """Print schemes or ablations as rows of one table."""
     from nanogpt_cli.init import study
 
-    scheme = _needs_scheme(subject)
+    scheme = needs_scheme(subject)
     if compare:
         names = [name for name in compare.split(",") if name]
         chosen = [scheme, *map(schemes.get, names)]
@@ -167,7 +168,7 @@ def scan(subject: Subject, what: str, as_json: bool) -> None:
     """Print depths or widths as rows of a table, by theory."""
     from nanogpt_cli.init import study
 
-    scheme = _needs_scheme(subject)
+    scheme = needs_scheme(subject)
     idx, targets = study.scan_tokens(subject.config)
     rows = []
     with console.progress_bar("scanning") as report:
@@ -179,52 +180,3 @@ def scan(subject: Subject, what: str, as_json: bool) -> None:
     c = subject.config
     fixed = f"{c.n_embd} channels" if what == "depth" else f"{c.n_layer} layers"
     _show(rows, as_json, f"{scheme.name} over {what}, {fixed}")
-
-
-def coordinates(subject: Subject, widths: str, seed: int, as_json: bool, lint: bool) -> None:
-    """Run the coordinate check; with ``lint``, exit with code 1 if something grows with width."""
-    from nanogpt_cli.training.coord_check import coord_check
-
-    scheme = _needs_scheme(subject)
-    try:
-        sizes = [int(w) for w in widths.split(",") if w]
-    except ValueError:
-        raise UserError(
-            f"--widths {widths} is not a list of whole numbers", "write for example 64,128,256"
-        ) from None
-    if sizes and min(sizes) < 1:
-        raise UserError(f"--widths {widths}: widths must be positive")
-    with console.progress_bar("training") as report:
-        found = coord_check(subject.config, scheme, sizes, seeds=(seed, seed + 1), progress=report)
-    if as_json:
-        slopes = {name: found.slope(name) for name in found.names}
-        console.emit_json({**asdict(found), "slopes": slopes, "level": found.level})
-    else:
-        _show_coordinates(found, scheme.name)
-    if lint and not found.level:
-        raise typer.Exit(1)
-
-
-def _show_coordinates(found: Coordinates, scheme: str) -> None:
-    from nanogpt_cli.training.coord_check import MAX_SLOPE
-
-    steps = len(found.losses[0]) - 1
-    heads = ["RMS of the change", *(f"d = {w}" for w in found.widths), "slope", ""]
-    title = f"Coordinate check of {scheme}: change in {steps} Adam steps"
-    table = console.simple_table(title, heads)
-    for name in found.names:
-        slope = found.slope(name)
-        marks = (("shrinks", ""), ("level", "green"), ("grows", "yellow"))
-        mark = console.styled(marks[1 + (slope > MAX_SLOPE) - (slope < -MAX_SLOPE)])
-        values = [number(rows[-1]) for rows in found.change[name]]
-        table.add_row(name, *values, f"{slope:+.2f}", mark)
-    table.add_row("loss", *(number(losses[-1]) for losses in found.losses), "", "")
-    out = console.stdout()
-    out.print(table)
-    name, slope = found.steepest
-    if found.level:
-        level = " nothing grows with width: one learning rate serves all widths"
-        out.print(console.styled(("✓", "green"), level))
-    else:
-        grows = f" {name} grows as width^{slope:.2f}: the best learning rate falls with width"
-        out.print(console.styled(("!", "yellow"), grows))

@@ -1,0 +1,136 @@
+"""Studies of ``nanogpt init-inspect`` that train or differentiate a small model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+import typer
+
+from nanogpt_cli.cli import console
+from nanogpt_cli.cli.init_inspect_studies import needs_scheme
+from nanogpt_cli.cli.init_inspect_tables import number
+from nanogpt_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from nanogpt_cli.cli.init_inspect_input import InspectOptions, Subject
+    from nanogpt_cli.training.coord_check import Coordinates, Exponent
+
+_OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
+# A check over depth does not need a wide model, and 16 layers of 768 channels take minutes.
+_WIDEST = 256
+
+
+def coordinates(
+    subject: Subject,
+    over: str,
+    scales: str,
+    optimizer: str,
+    seed: int,
+    as_json: bool,
+    lint: bool,
+) -> None:
+    """Run the coordinate check; with ``lint``, exit with code 1 if an exponent is wrong."""
+    from nanogpt_cli.training.coord_check import coord_check
+
+    scheme = needs_scheme(subject)
+    if over not in ("width", "depth"):
+        raise UserError(f"--over {over} is unknown", "use width or depth")
+    if optimizer not in _OPTIMIZERS:
+        raise UserError(f"--optimizer {optimizer} is unknown", f"use {' or '.join(_OPTIMIZERS)}")
+    config = subject.config
+    if over == "depth" and config.n_embd > _WIDEST and config.head_size <= _WIDEST:
+        n_head = _WIDEST // config.head_size
+        config = replace(config, n_embd=n_head * config.head_size, n_head=n_head)
+    sizes = _sizes(over, scales)
+    with console.progress_bar("training") as report:
+        found = coord_check(
+            config, scheme, sizes, over=over, optimizer=optimizer, seeds=(seed, seed + 1),
+            progress=report,
+        )  # fmt: skip
+    if as_json:
+        rows = [asdict(e) | {"right": e.right} for e in found.exponents()]
+        console.emit_json({**asdict(found), "exponents": rows, "transfers": found.transfers})
+    else:
+        fixed = f"{config.n_embd} channels" if over == "depth" else f"{config.n_layer} layers"
+        _show_coordinates(found, f"{scheme.name}, {fixed}, {_OPTIMIZERS[optimizer]}")
+    if lint and not found.transfers:
+        raise typer.Exit(1)
+
+
+def _sizes(over: str, scales: str) -> list[int]:
+    try:
+        sizes = [int(w) for w in scales.split(",") if w]
+    except ValueError:
+        raise UserError(
+            f"--{over}s {scales} is not a list of whole numbers", "write for example 64,128,256"
+        ) from None
+    if sizes and min(sizes) < 1:
+        raise UserError(f"--{over}s {scales}: {over}s must be positive")
+    return sizes
+
+
+def _show_coordinates(found: Coordinates, title: str) -> None:
+    from nanogpt_cli.training.coord_check import TOLERANCE
+
+    steps = len(found.losses[0]) - 1
+    symbol = "d" if found.over == "width" else "L"
+    changes = [f"step {n}" for n in range(1, steps + 1)]
+    heads = ["", f"{symbol} = {found.scales[0]}", f"{symbol} = {found.scales[-1]}", *changes,
+             "exponent", "expected", ""]  # fmt: skip
+    table = console.simple_table(f"Coordinate check over {found.over}: {title}", heads)
+    for e in found.exponents():
+        step = 0 if e.what == "size" else -1
+        ends = [number(getattr(found, e.what)[e.name][n][step]) for n in (0, -1)]
+        slopes = [""] * steps
+        if e.what == "change":
+            slopes = [f"{found.slope(e.name, n):+.2f}" for n in range(1, steps + 1)]
+        allowed = f"{e.low:+.1f}" if e.low == e.high else f"{e.low:+.1f} … {e.high:+.1f}"
+        name = f"{e.name} at start" if e.what == "size" else f"Δ {e.name}"
+        table.add_row(name, *ends, *slopes, f"{e.value:+.2f}", allowed.replace("+0.0", "0"),
+                      _mark(e))  # fmt: skip
+    losses = [number(found.losses[n][-1]) for n in (0, -1)]
+    table.add_row(f"loss, step {steps}", *losses, *[""] * (steps + 3))
+    out = console.stdout()
+    out.print(table)
+    out.print(
+        f"Δ: RMS of the change since the start; its exponents of {found.over} by step, and their "
+        f"mean. {TOLERANCE} beside the expected exponents is tolerated.",
+        style="dim",
+    )
+    _judge(found)
+
+
+def _mark(e: Exponent) -> Text:
+    if math.isnan(e.value):
+        return console.styled(("zero", "dim"))
+    if e.right:
+        return console.styled(("✓", "green"))
+    return console.styled(("✗ grows" if e.excess > 0 else "✗ shrinks", "red"))
+
+
+def _judge(found: Coordinates) -> None:
+    out, worst = console.stdout(), found.worst
+    if not all(math.isfinite(loss) for row in found.losses for loss in row):
+        out.print(console.styled(("✗", "red"), " the loss did not stay finite"))
+        return
+    if found.transfers:
+        text = f" the first steps change activations equally at every {found.over}: one learning "
+        out.print(console.styled(("✓", "green"), text + "rate serves all"))
+        return
+    what = "the change of " if worst.what == "change" else ""
+    name = {"scores": "the attention scores", "attn": "the attention branch",
+            "mlp": "the MLP branch", "embed": "the embedding", "stream": "the stream",
+            "logits": "the logits", "target": "the target's logit"}[worst.name]  # fmt: skip
+    text = f" {what}{name} goes as {found.over}^{worst.value:+.2f} instead of "
+    text += f"{found.over}^{worst.high if worst.excess > 0 else worst.low:g}: "
+    grows = f"the best learning rate falls with {found.over}"
+    shrinks = f"larger {found.over}s learn too little there"
+    out.print(console.styled(("✗", "red"), text + (grows if worst.excess > 0 else shrinks)))
+
+
+def warmup(subject: Subject, ask: InspectOptions, tokenizer: str) -> None:
+    """Placeholder."""

@@ -1,0 +1,146 @@
+"""Preconditioned sharpness before the first step: what learning rate needs no warmup?
+
+Adam's step is η·P⁻¹·m with a diagonal P. Along an eigenvector of P^(-1/2)·H·P^(-1/2), H the Hessian
+of the loss, a quadratic with eigenvalue λ is stable under it while λ < (2 + 2β₁)/((1 - β₁)·η),
+which is 38/η for β₁ = 0.9 (Cohen et al. 2207.14484). Training that starts above this limit grows
+along that direction until the loss is flatter, and warmup is the time given to flatten it (Kalra
+and Barkeshli 2406.09405). At the first step P is |g| + ε, from the gradient itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from nanogpt_cli.model.gpt import GPT
+from nanogpt_cli.training.adamw import AdamW
+from nanogpt_cli.training.optim import Optimizers
+
+PRODUCTS = 10
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """The result of ``sharpness``.
+
+    Attributes:
+        value: largest eigenvalue λ of the preconditioned Hessian, for a learning rate of 1 times
+            each group's own factor. Lanczos approaches it from below.
+        estimates: λ after each Hessian-vector product.
+        beta1: of the optimizer.
+        loss: on the batch, in nats.
+    """
+
+    value: float
+    estimates: tuple[float, ...]
+    beta1: float
+    loss: float
+
+    @property
+    def limit(self) -> float:
+        """η at which λ = (2 + 2β₁)/((1 - β₁)·η)."""
+        return (2 + 2 * self.beta1) / ((1 - self.beta1) * self.value)
+
+
+def sharpness(
+    model: GPT,
+    optimizers: Optimizers,
+    idx: Tensor,
+    targets: Tensor,
+    *,
+    products: int = PRODUCTS,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Sharpness:
+    """Measure λ on one batch by the Lanczos method.
+
+    Args:
+        model: before its first step, without dropout.
+        optimizers: AdamW alone, for ε, β₁ and the factors on the learning rate.
+        idx, targets: (B, T) int64.
+        products: Hessian-vector products; each costs about two backward passes.
+        seed: of the first direction.
+        progress: called with (products done, products).
+    """
+    (adamw,) = optimizers.members
+    assert isinstance(adamw, AdamW)
+    groups = [(p, group) for group in adamw.param_groups for p in group["params"]]
+    params = [p for p, _ in groups]
+    # The fused attention kernels have no second derivative.
+    with sdpa_kernel(SDPBackend.MATH):
+        _, loss = model(idx, targets)
+        assert loss is not None
+        gradients = torch.autograd.grad(loss, params, create_graph=True)
+        half = [
+            (group["lr_scale"] / (g.detach().abs() + group["eps"])).sqrt()
+            for g, (_, group) in zip(gradients, groups, strict=True)
+        ]
+
+        def product(v: Sequence[Tensor]) -> list[Tensor]:
+            scaled = [h * x for h, x in zip(half, v, strict=True)]
+            found = torch.autograd.grad(gradients, params, scaled, retain_graph=True)
+            return [h * x for h, x in zip(half, found, strict=True)]
+
+        estimates = lanczos(product, params, products, seed, progress)
+    return Sharpness(estimates[-1], tuple(estimates), adamw.param_groups[0]["betas"][0],
+                     float(loss.detach()))  # fmt: skip
+
+
+def lanczos(
+    product: Callable[[Sequence[Tensor]], list[Tensor]],
+    like: Sequence[Tensor],
+    products: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[float]:
+    """Largest eigenvalue of a symmetric operator after each of some products, from below.
+
+    Every vector is made orthogonal to all earlier ones, which keeps rounding from bringing copies of
+    the largest eigenvalue.
+
+    Args:
+        product: the operator, on lists of tensors.
+        like: tensors of the shapes of a vector.
+        products: at most this many; fewer if the vectors span all that the operator reaches.
+        seed: of the first vector.
+        progress: called with (products done, products).
+    """
+    rng = torch.Generator().manual_seed(seed)
+    v = [torch.randn(p.shape, generator=rng).to(p) for p in like]
+    v = _scaled(v, 1 / _dot(v, v) ** 0.5)
+    basis: list[list[Tensor]] = []
+    diagonal: list[float] = []
+    beside: list[float] = []
+    estimates: list[float] = []
+    for n in range(products):
+        basis.append(v)
+        w = product(v)
+        diagonal.append(_dot(w, v))
+        T = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+        for i, b in enumerate(beside):
+            T[i, i + 1] = T[i + 1, i] = b
+        estimates.append(float(torch.linalg.eigvalsh(T)[-1]))
+        if progress:
+            progress(n + 1, products)
+        for _ in range(2):
+            for u in basis:
+                overlap = _dot(w, u)
+                w = [a - overlap * b for a, b in zip(w, u, strict=True)]
+        length = _dot(w, w) ** 0.5
+        if length <= 1e-6 * max(abs(x) for x in diagonal):
+            break
+        beside.append(length)
+        v = _scaled(w, 1 / length)
+    return estimates
+
+
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    return sum(float((x * y).double().sum()) for x, y in zip(a, b, strict=True))
+
+
+def _scaled(v: Sequence[Tensor], factor: float) -> list[Tensor]:
+    return [x * factor for x in v]
