@@ -141,9 +141,7 @@ def init_inspect(
     ] = "adamw",
     warmup: Annotated[
         bool,
-        typer.Option(
-            "--warmup", help="Which learning rate needs none.", rich_help_panel="Studies"
-        ),
+        typer.Option("--warmup", help="Which learning rate needs none.", rich_help_panel="Studies"),
     ] = False,
     list_schemes: Annotated[bool, typer.Option("--list", help="All schemes.")] = False,
     lint: Annotated[bool, typer.Option("--lint", help="Exit code 1 on a failed check.")] = False,
@@ -187,7 +185,7 @@ def init_inspect(
         scales = depths if over == "depth" else widths
         steps.coordinates(subject, over, scales, optimizer, seed, as_json, lint)
     elif warmup:
-        steps.warmup(subject, ask, tokenizer)
+        steps.warmup(subject, ask, tokenizer, lint)
     else:
         files = Files(csv, png, svg, tui)
         failed = inspect(subject, ask, tokenizer, files) and lint
@@ -216,8 +214,9 @@ def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files)
         subject.config, ask.data, ask.batch, ask.length, ask.seed, tokenizer
     )
     quiet = ask.as_json
+    training = _dropout_factors(subject, idx, targets)
     if not quiet:
-        output.header(subject, label, ask.seed)
+        output.header(subject, label, ask.seed, training)
     expected = _theory(subject, idx, targets, ask, quiet)
     found = None
     if not ask.theory_only or expected is None:
@@ -232,7 +231,7 @@ def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files)
         output.judge(verdicts)
     _write(files, subject, expected, found, verdicts)
     if quiet:
-        console.emit_json(output.as_json(subject, expected, found, verdicts))
+        console.emit_json(output.as_json(subject, expected, found, verdicts, training))
     _refuse_broken(found)
     return lint.worst(verdicts) == lint.FAIL
 
@@ -263,6 +262,19 @@ def _theory(
     if not quiet:
         output.theory(expected, subject.config.vocab_size, time.perf_counter() - begin)
     return expected
+
+
+def _dropout_factors(subject: Subject, idx: Tensor, targets: Tensor) -> list[float]:
+    """The stream's RMS in training mode over that in evaluation mode, by theory, for each depth.
+
+    Empty without dropout, or if the law of the weights is not known.
+    """
+    from nanogpt_cli.init.theory import dropout_factors
+
+    if not subject.config.dropout or subject.scheme is None:
+        return []
+    part = slice(0, 1), slice(0, _QUICK)
+    return dropout_factors(subject.config, subject.scheme, idx[part], targets[part])
 
 
 def _beside(subject: Subject, idx: Tensor, targets: Tensor, ask: InspectOptions) -> Signals | None:

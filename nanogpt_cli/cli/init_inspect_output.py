@@ -44,8 +44,8 @@ _LABELS = {
 _COLOURS = ("#0072B2", "#D55E00")  # Okabe & Ito: distinct for colour-blind readers
 
 
-def header(subject: Subject, tokens: str, seed: int) -> None:
-    """Print configuration, scheme and sizes."""
+def header(subject: Subject, tokens: str, seed: int, training: list[float]) -> None:
+    """Print configuration, scheme and sizes; ``training``: see ``dropout_factors``."""
     from rich.table import Table
 
     from nanogpt_cli.model.accounting import account
@@ -85,6 +85,12 @@ def header(subject: Subject, tokens: str, seed: int) -> None:
     total = _bytes(sum(sizes.memory.values()))
     grid.add_row("memory", f"{total} to train in float32, one sequence at a time: {parts}")
     grid.add_row("input", f"{tokens}, seed {seed}")
+    if c.dropout:
+        text = f"evaluation, with dropout off; training drops {c.dropout:g}"
+        if training:
+            text += f", which makes the stream's RMS {training[0]:.3f} times as large at the "
+            text += f"embedding and {training[-1]:.3f} times after the last block (theory)"
+        grid.add_row("mode", text)
     for note in subject.notes:
         grid.add_row("note", console.styled((note, "yellow")))
     console.stdout().print(grid)
@@ -176,7 +182,11 @@ def judge(found: list[Verdict]) -> None:
 
 
 def as_json(
-    subject: Subject, expected: Signals | None, found: Inspection | None, verdicts: list[Verdict]
+    subject: Subject,
+    expected: Signals | None,
+    found: Inspection | None,
+    verdicts: list[Verdict],
+    training: list[float],
 ) -> dict[str, Any]:
     """The whole inspection as plain values for ``--json``."""
     from nanogpt_cli.model.accounting import account
@@ -188,6 +198,7 @@ def as_json(
         "size": asdict(account(subject.config)),
         "expected": expected.to_dict() if expected else None,
         "measured": found.signals.to_dict() if found else None,
+        "dropout_factors": training,
         "weights": [_row(t) for t in found.tensors] if found else [],
         "verdicts": [asdict(v) for v in verdicts],
     }

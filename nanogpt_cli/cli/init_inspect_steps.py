@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from nanogpt_cli.cli import console
+from nanogpt_cli.cli.init_inspect_input import tokens
 from nanogpt_cli.cli.init_inspect_studies import needs_scheme
 from nanogpt_cli.cli.init_inspect_tables import number
 from nanogpt_cli.errors import UserError
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from nanogpt_cli.cli.init_inspect_input import InspectOptions, Subject
+    from nanogpt_cli.recipe import Optim
     from nanogpt_cli.training.coord_check import Coordinates, Exponent
+    from nanogpt_cli.training.sharpness import Sharpness
 
 _OPTIMIZERS = {"adamw": "AdamW", "muon": "Muon"}
 # A check over depth does not need a wide model, and 16 layers of 768 channels take minutes.
@@ -132,5 +135,66 @@ def _judge(found: Coordinates) -> None:
     out.print(console.styled(("✗", "red"), text + (grows if worst.excess > 0 else shrinks)))
 
 
-def warmup(subject: Subject, ask: InspectOptions, tokenizer: str) -> None:
-    """Placeholder."""
+def warmup(subject: Subject, ask: InspectOptions, tokenizer: str, lint: bool) -> None:
+    """Print the largest learning rate that needs no warmup, by preconditioned sharpness.
+
+    With ``lint``, the exit code is 1 if the recipe exceeds it without any warmup.
+    """
+    from nanogpt_cli.init.drawing import build
+    from nanogpt_cli.training.optim import Optimizers
+    from nanogpt_cli.training.sharpness import BATCHES, sharpness
+
+    optim, scheme = subject.optim, subject.scheme
+    if optim is None or scheme is None:
+        raise UserError(
+            "--warmup judges the learning rate of a recipe, but --from has none",
+            "name a recipe instead",
+        )
+    if optim.name != "adamw":
+        raise UserError(
+            f"--warmup knows the stability of AdamW alone, but the recipe asks for {optim.name}",
+            "try --set optim.name=adamw",
+        )
+    config = replace(subject.config, dropout=0.0)
+    n = max(ask.batch, BATCHES)
+    drawn = [
+        tokens(config, ask.data, n, ask.length, ask.seed + i, tokenizer) for i in range(BATCHES)
+    ]
+    batches = [(idx, targets) for idx, targets, _ in drawn]
+    model = build(config, scheme, ask.seed)
+    optimizers = Optimizers(model, optim, scheme, max_steps=1)
+    with console.progress_bar("differentiating") as report:
+        first = sharpness(model, optimizers, batches[:1], progress=report)
+        later = sharpness(model, optimizers, batches, progress=report)
+    below = optim.lr <= later.limit
+    if ask.as_json:
+        console.emit_json(
+            {"lr": optim.lr, "warmup_steps": optim.warmup_steps, "below": below,
+             "limit": later.limit, "sharpness": later.value,
+             "limit_first_step": first.limit, "sharpness_first_step": first.value}
+        )  # fmt: skip
+    else:
+        _show_warmup(first, later, optim, f"{BATCHES} batches of {drawn[0][2]}")
+    if lint and not below and not optim.warmup_steps:
+        raise typer.Exit(1)
+
+
+def _show_warmup(first: Sharpness, later: Sharpness, optim: Optim, label: str) -> None:
+    out = console.stdout()
+    title = "Largest learning rate without warmup, by preconditioned sharpness λ"
+    table = console.simple_table(title, ("Adam's second moment of", "λ", "limit"))
+    table.add_row("the first batch alone", f"{first.value:.2g}", f"{first.limit:.1e}")
+    table.add_row(label, f"{later.value:.2g}", f"{later.limit:.1e}")
+    out.print(table)
+    bound = (2 + 2 * later.beta1) / (1 - later.beta1)
+    out.print(f"limit: {bound:.0f}/λ, where Adam is no longer stable on a quadratic", style="dim")
+    times, steps = optim.lr / later.limit, optim.warmup_steps
+    own = f" the recipe's lr {optim.lr:g} is {times:.2g} times the limit after a few batches: "
+    if times <= 1:
+        more = f"; its {steps} steps of warmup cost little" if steps else ""
+        out.print(console.styled(("✓", "green"), f"{own}by this measure it needs no warmup{more}"))
+    elif steps:
+        out.print(console.styled(("✓", "green"), f"{own}keep its {steps} steps of warmup"))
+    else:
+        advice = f"set optim.warmup_steps, or optim.lr below {later.limit:.1e}"
+        out.print(console.styled(("!", "yellow"), f"{own}{advice}"))

@@ -93,6 +93,7 @@ class Recursion:
         sizes: positions per group (``attention_theory.group_sizes``), for a forward pass alone;
             each by itself if ``None``. The cost grows with the square of B times their number.
         last: number of final positions whose attention is described; 0 for all.
+        dropout: share of zeros in training mode; needs groups of one, and no backward pass.
     """
 
     def __init__(
@@ -105,8 +106,9 @@ class Recursion:
         layer_norm: bool = True,
         sizes: Tensor | None = None,
         last: int = 0,
+        dropout: float = 0.0,
     ) -> None:
-        self.config = config
+        self.config, self.dropout = config, dropout
         self.layer_norm = layer_norm
         self.scheme = scheme
         sizes = torch.ones(idx.shape[1], dtype=torch.int64) if sizes is None else sizes
@@ -145,7 +147,15 @@ class Recursion:
         C = self.wte * _equal(self.idx) + wpe * _equal(positions)
         total = self.wte + wpe
         self.out.token_share = self.wte / total if total else math.nan
-        return C * config.multipliers.embedding**2
+        return self._drop(C * config.multipliers.embedding**2)
+
+    def _drop(self, C: Tensor) -> Tensor:
+        """Covariance after dropout: masks of two positions are independent, so that only variances
+        grow, by 1/(1-p).
+        """
+        if self.dropout:
+            C.diagonal().div_(1 - self.dropout)
+        return C
 
     def _rms(self, C: Tensor) -> float:
         """RMS over channels and positions of vectors with covariance C."""
@@ -160,7 +170,11 @@ class Recursion:
         w, d = self.blocks[layer], self.config.n_embd
         field = self._field(C, layer)
         Y = field.mix(d * w.v, w.bias_qkv)
+        if self.dropout:  # of the attention weights as well, each by itself
+            odds = self.dropout / (1 - self.dropout)
+            Y.diagonal().add_(odds * field.own_power(d * w.v, w.bias_qkv))
         A = (d * w.attn_proj * Y + w.bias_attn) * self.config.multipliers.residual**2
+        A = self._drop(A)
         self.out.attn_rms.append(self._rms(A))
         self.out.score_std.append(field.score_std)
         self.out.attn_entropy.append(field.entropy)
@@ -183,6 +197,7 @@ class Recursion:
         R = config.n_embd * w.fc * self._normalise(middle, w.gain_2) + w.bias_fc
         value, _ = self.kernel(R)
         M = (config.hidden_size * w.mlp_proj * value + w.bias_mlp) * config.multipliers.residual**2
+        M = self._drop(M)
         self.out.mlp_rms.append(self._rms(M))
         self.out.preact_std.append(self._rms(R))
         self.out.near_zero.append(self._dead_units(R))
@@ -330,6 +345,7 @@ def expect(
     layer_norm: bool = True,
     sizes: Tensor | None = None,
     last: int = 0,
+    dropout: float = 0.0,
 ) -> Signals:
     """Expected signals of ``scheme`` on given tokens, without drawing a weight.
 
@@ -339,15 +355,37 @@ def expect(
         idx, targets: (B, T) int64; the cost grows with (B·T)².
         backward: whether to compute gradients, which takes about twice as long.
         layer_norm: False leaves every LayerNorm out (an ablation).
-        sizes, last: see ``Recursion``.
+        sizes, last, dropout: see ``Recursion``.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads would cost more than they gain on such small matrices
     try:
-        run = Recursion(config, scheme, idx, targets, layer_norm=layer_norm, sizes=sizes, last=last)
+        run = Recursion(
+            config, scheme, idx, targets, layer_norm=layer_norm, sizes=sizes, last=last,
+            dropout=dropout,
+        )  # fmt: skip
         return run.run(backward=backward)
     finally:
         torch.set_num_threads(threads)
+
+
+def dropout_factors(config: GPTConfig, scheme: Scheme, idx: Tensor, targets: Tensor) -> list[float]:
+    """The stream's RMS with the dropout of ``config`` over that without, at each depth.
+
+    At the embedding it is 1/√(1-p). Each branch is dropped as well, which makes its own variance
+    1/(1-p) times as large; but a branch reads the stream through LayerNorm, so that noise takes
+    room from what positions have in common, and attention averages it away.
+
+    Args:
+        config: with the scheme's multipliers.
+        scheme: from ``schemes.get``.
+        idx, targets: (B, T) int64.
+    """
+    off, on = (
+        expect(config, scheme, idx, targets, backward=False, dropout=p).stream_rms
+        for p in (0.0, config.dropout)
+    )
+    return [a / b if b else 1.0 for a, b in zip(on, off, strict=True)]
 
 
 def random_tokens(config: GPTConfig, batch: int, length: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,8 @@
 After Yang et al. 2203.03466, appendix D.1, and microsoft/mup's ``coord_check``: train the same net
 at several widths for a few steps and look at how large each activation is and how far it has
 moved. In a right parametrisation the change is as large at every width; in the standard one it
-grows, and the best learning rate of a small model is too large for a wide one. Dey et al. 2505.01618
-(figure 7) do the same over depth.
+grows, and the best learning rate of a small model is too large for a wide one. Dey et al.
+2505.01618 (figure 7) do the same over depth.
 
 Sizes are fitted by width^exponent. An exponent is wrong on both sides: what grows will diverge, and
 what shrinks is not learned.
@@ -181,9 +181,7 @@ def coord_check(
     runs: list[list[_Trace]] = []
     for n, shape in enumerate(_shapes(config, over, scales)):
         ready = configure(shape, scheme)
-        runs.append(
-            [_train(build(ready, scheme, s), scheme, steps, lr, optimizer) for s in seeds]
-        )
+        runs.append([_train(build(ready, scheme, s), scheme, steps, lr, optimizer) for s in seeds])
         if progress:
             progress(n + 1, len(scales))
     names = tuple(runs[0][0].size)

@@ -4,7 +4,11 @@ Adam's step is η·P⁻¹·m with a diagonal P. Along an eigenvector of P^(-1/2)
 of the loss, a quadratic with eigenvalue λ is stable under it while λ < (2 + 2β₁)/((1 - β₁)·η),
 which is 38/η for β₁ = 0.9 (Cohen et al. 2207.14484). Training that starts above this limit grows
 along that direction until the loss is flatter, and warmup is the time given to flatten it (Kalra
-and Barkeshli 2406.09405). At the first step P is |g| + ε, from the gradient itself.
+and Barkeshli 2406.09405).
+
+P is √v + ε. At the first step √v is |g|, which is close to zero in many places by chance, so that λ
+is large; a few batches later v is a mean over them, and such places have gone. Only the second
+limit tells the learning rates at which the loss rises (docs/initialisation.md).
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from nanogpt_cli.training.adamw import AdamW
 from nanogpt_cli.training.optim import Optimizers
 
 PRODUCTS = 10
+# Batches whose gradients make up Adam's second moment.
+BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,11 @@ class Sharpness:
             each group's own factor. Lanczos approaches it from below.
         estimates: λ after each Hessian-vector product.
         beta1: of the optimizer.
-        loss: on the batch, in nats.
     """
 
     value: float
     estimates: tuple[float, ...]
     beta1: float
-    loss: float
 
     @property
     def limit(self) -> float:
@@ -49,36 +53,31 @@ class Sharpness:
 def sharpness(
     model: GPT,
     optimizers: Optimizers,
-    idx: Tensor,
-    targets: Tensor,
+    batches: Sequence[tuple[Tensor, Tensor]],
     *,
     products: int = PRODUCTS,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Sharpness:
-    """Measure λ on one batch by the Lanczos method.
+    """Measure λ of the loss on the first batch by the Lanczos method.
 
     Args:
         model: before its first step, without dropout.
         optimizers: AdamW alone, for ε, β₁ and the factors on the learning rate.
-        idx, targets: (B, T) int64.
+        batches: (ids, next ids), (B, T) int64 each, whose gradients make P; one for that of the
+            first step.
         products: Hessian-vector products; each costs about two backward passes.
         seed: of the first direction.
         progress: called with (products done, products).
     """
     (adamw,) = optimizers.members
     assert isinstance(adamw, AdamW)
-    groups = [(p, group) for group in adamw.param_groups for p in group["params"]]
-    params = [p for p, _ in groups]
+    params = [p for group in adamw.param_groups for p in group["params"]]
     # The fused attention kernels have no second derivative.
     with sdpa_kernel(SDPBackend.MATH):
-        _, loss = model(idx, targets)
-        assert loss is not None
+        half = _inverse_root(model, adamw, params, batches)
+        _, loss = model(*batches[0])
         gradients = torch.autograd.grad(loss, params, create_graph=True)
-        half = [
-            (group["lr_scale"] / (g.detach().abs() + group["eps"])).sqrt()
-            for g, (_, group) in zip(gradients, groups, strict=True)
-        ]
 
         def product(v: Sequence[Tensor]) -> list[Tensor]:
             scaled = [h * x for h, x in zip(half, v, strict=True)]
@@ -86,8 +85,23 @@ def sharpness(
             return [h * x for h, x in zip(half, found, strict=True)]
 
         estimates = lanczos(product, params, products, seed, progress)
-    return Sharpness(estimates[-1], tuple(estimates), adamw.param_groups[0]["betas"][0],
-                     float(loss.detach()))  # fmt: skip
+    return Sharpness(estimates[-1], tuple(estimates), adamw.param_groups[0]["betas"][0])
+
+
+def _inverse_root(
+    model: GPT, adamw: AdamW, params: Sequence[Tensor], batches: Sequence[tuple[Tensor, Tensor]]
+) -> list[Tensor]:
+    """P^(-1/2) of each parameter, with its group's factor on the learning rate."""
+    squares = [torch.zeros_like(p) for p in params]
+    for idx, targets in batches:
+        _, loss = model(idx, targets)
+        for square, g in zip(squares, torch.autograd.grad(loss, params), strict=True):
+            square.addcmul_(g, g, value=1 / len(batches))
+    groups = [group for group in adamw.param_groups for _ in group["params"]]
+    return [
+        (group["lr_scale"] / (square.sqrt() + group["eps"])).sqrt()
+        for square, group in zip(squares, groups, strict=True)
+    ]
 
 
 def lanczos(
@@ -99,8 +113,8 @@ def lanczos(
 ) -> list[float]:
     """Largest eigenvalue of a symmetric operator after each of some products, from below.
 
-    Every vector is made orthogonal to all earlier ones, which keeps rounding from bringing copies of
-    the largest eigenvalue.
+    Every vector is made orthogonal to all earlier ones, which keeps rounding from bringing copies
+    of the largest eigenvalue.
 
     Args:
         product: the operator, on lists of tensors.

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nanogpt_cli import schemes
 from nanogpt_cli.errors import UserError
@@ -22,6 +24,10 @@ def exponents(found: Coordinates, what: str) -> dict[str, float]:
     return {e.name: e.value for e in found.exponents() if e.what == what}
 
 
+def keep(seen: dict[str, list[Tensor]], name: str, _module: nn.Module, _in: Any, out: Any) -> None:
+    seen.setdefault(name, []).append((out if isinstance(out, Tensor) else out[0]).detach())
+
+
 @pytest.mark.numeric
 def test_sizes_are_those_that_plain_hooks_and_pytorchs_adam_give() -> None:
     """The definition of microsoft/mup: RMS of each module's output at each step, on one batch."""
@@ -34,17 +40,11 @@ def test_sizes_are_those_that_plain_hooks_and_pytorchs_adam_give() -> None:
             model.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0
         )
         seen: dict[str, list[Tensor]] = {}
-        for name in ("attn", "mlp"):
-            for block in model.transformer.h:
-                getattr(block, name).register_forward_hook(
-                    lambda _m, _i, out, name=name: seen.setdefault(name, []).append(out.detach())
-                )
-        model.transformer.h[-1].register_forward_hook(
-            lambda _m, _i, out: seen.setdefault("stream", []).append(out.detach())
-        )
-        model.lm_head.register_forward_hook(
-            lambda _m, _i, out: seen.setdefault("logits", []).append(out.detach())
-        )
+        watched = [("stream", model.transformer.h[-1]), ("logits", model.lm_head)]
+        for block in model.transformer.h:
+            watched += [("attn", block.attn), ("mlp", block.mlp)]
+        for name, module in watched:
+            module.register_forward_hook(partial(keep, seen, name))
         start: dict[str, Tensor] = {}
         for step in range(4):
             seen.clear()
