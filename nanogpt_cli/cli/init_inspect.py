@@ -13,6 +13,7 @@ from nanogpt_cli import shell
 from nanogpt_cli.cli import console
 from nanogpt_cli.cli import init_inspect_input as inputs
 from nanogpt_cli.cli import init_inspect_output as output
+from nanogpt_cli.cli import init_inspect_spectral as spectral
 from nanogpt_cli.cli import init_inspect_steps as steps
 from nanogpt_cli.cli import init_inspect_studies as studies
 from nanogpt_cli.cli.init_inspect_input import InspectOptions, Subject
@@ -226,12 +227,16 @@ def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files)
             output.measured(subject, found, expected, n_tokens=idx.numel(), full=ask.full)
     elif not quiet:
         output.declared(subject, expected)
+    norms = spectral.measure(subject) if ask.full and found else []
+    if norms and not quiet:
+        spectral.show(norms, subject)
     verdicts = _judge(subject, expected, found)
     if not quiet:
         output.judge(verdicts)
     _write(files, subject, expected, found, verdicts)
     if quiet:
-        console.emit_json(output.as_json(subject, expected, found, verdicts, training))
+        answer = output.as_json(subject, expected, found, verdicts, training)
+        console.emit_json(answer | {"spectral": spectral.as_json(norms, subject)})
     _refuse_broken(found)
     return lint.worst(verdicts) == lint.FAIL
 
