@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from nanogpt_cli import schemes
@@ -94,9 +95,10 @@ def _show(
 ) -> None:
     if as_json:
         answer = [
-            {"name": v.name, "expected": e.to_dict(), "measured": m.to_dict() if m else None}
+            {"name": v.name, "expected": e.to_dict(), "measured": m.to_dict() if m else None,
+             "exponents": asdict(v.exponents(e))}
             for v, e, m in rows
-        ]
+        ]  # fmt: skip
         console.emit_json({"rows": answer})
         return
     out, measured = console.stdout(), rows[0][2] is not None
@@ -106,7 +108,7 @@ def _show(
     heads = list(cells[0])
     table = console.fitting(
         heads, [list(row.values()) for row in cells], numbers=heads[1:-1],
-        spare=("logit std", "exp. g", "exp. x", "token", "x0", "cos"), title=title,
+        spare=("logit std", "exp. g", "exp. x", "token", "x0", "λg", "λa", "cos"), title=title,
     )  # fmt: skip
     console.print_table(table)
     said = [f"{name}: {_LEGEND[name]}" for name in (c.header for c in table.columns)
@@ -125,6 +127,8 @@ _LEGEND = {
     "logit std": "over the vocabulary",
     "token": "its share of the embedding's variance",
     "cos": "cosine between positions at the end",
+    "λa": "log of the factor on 1 - cosine of like positions, per block (theory)",
+    "λg": "log of the factor on the squared gradient, per block (theory)",
 }
 
 
@@ -144,6 +148,8 @@ def _cells(row: tuple[Variant, Signals, Signals | None], most: int) -> dict[str,
     cells["logit std"] = number(shown.logit_std)
     cells["token"] = f"{shown.token_share:.2%}"
     cells["cos"] = f"{shown.cosine[-1]:.2f}"
+    found = variant.exponents(expected)
+    cells["λa"], cells["λg"] = f"{found.angle:+.3f}", f"{found.gradient:+.3f}"
     return {**cells, "verdicts": _marks(variant, shown, most)}
 
 

@@ -140,6 +140,10 @@ class Recursion:
             self._backward(C)
         return self.out
 
+    def through(self, C: Tensor, layer: int) -> Tensor:
+        """The covariance (N, N) behind block ``layer`` of a stream of covariance C before it."""
+        return self._transform(self._attend(C, layer)[0], layer)
+
     def _embed(self) -> Tensor:
         config = self.config
         wpe = moment("transformer.wpe.weight", config, self.scheme)

@@ -169,13 +169,12 @@ def test_coordinate_check_as_json() -> None:
 
 
 def test_coordinate_check_says_what_grows_with_depth_and_fails_the_lint() -> None:
-    args = [*SMALL, "--coord-check", "--over", "depth", "--depths", "2,8", "--optimizer", "muon"]
-    done = CliRunner().invoke(app, ["init-inspect", *args, "--init", "normal", "--lint"])
+    args = ["init-inspect", *SMALL, "--coord-check", "--over", "depth", "--lint"]
+    done = CliRunner().invoke(app, [*args, "--optimizer", "muon", "--init", "normal"])
     assert done.exit_code == 1
     assert "✗ grows" in done.stdout
     assert "Muon" in done.stdout
-    assert CliRunner().invoke(app, ["init-inspect", *args, "--init", "completep", "--lint"]
-                              ).exit_code == 0  # fmt: skip
+    assert CliRunner().invoke(app, [*args, "--init", "completep"]).exit_code == 0
 
 
 def test_warmup_compares_the_recipes_rate_with_its_limit() -> None:
