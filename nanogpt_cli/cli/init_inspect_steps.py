@@ -82,23 +82,27 @@ def _show_coordinates(found: Coordinates, title: str) -> None:
     steps = len(found.losses[0]) - 1
     symbol = "d" if found.over == "width" else "L"
     changes = [f"step {n}" for n in range(1, steps + 1)]
-    heads = ["", f"{symbol} = {found.scales[0]}", f"{symbol} = {found.scales[-1]}", *changes,
-             "exponent", "expected", ""]  # fmt: skip
-    table = console.simple_table(f"Coordinate check over {found.over}: {title}", heads)
+    ends = (f"{symbol} = {found.scales[0]}", f"{symbol} = {found.scales[-1]}")
+    heads = ("", *ends, *changes, "exponent", "expected", "verdict")
+    rows: list[list[str | Text]] = []
     for e in found.exponents():
         step = 0 if e.what == "size" else -1
-        ends = [number(getattr(found, e.what)[e.name][n][step]) for n in (0, -1)]
+        sizes = [number(getattr(found, e.what)[e.name][n][step]) for n in (0, -1)]
         slopes = [""] * steps
         if e.what == "change":
             slopes = [f"{found.slope(e.name, n):+.2f}" for n in range(1, steps + 1)]
-        allowed = f"{e.low:+.1f}" if e.low == e.high else f"{e.low:+.1f} … {e.high:+.1f}"
+        allowed = f"{e.low:+g}" if e.low == e.high else f"{e.low:+g} … {e.high:+g}"
         name = f"{e.name} at start" if e.what == "size" else f"Δ {e.name}"
-        table.add_row(name, *ends, *slopes, f"{e.value:+.2f}", allowed.replace("+0.0", "0"),
-                      _mark(e))  # fmt: skip
+        exponent = f"{e.value:+.2f}"
+        rows.append([name, *sizes, *slopes, exponent, allowed.replace("+0", "0"), _mark(e)])
     losses = [number(found.losses[n][-1]) for n in (0, -1)]
-    table.add_row(f"loss, step {steps}", *losses, *[""] * (steps + 3))
+    rows.append([f"loss, step {steps}", *losses, *[""] * (steps + 3)])
+    table = console.fitting(
+        heads, rows, numbers=heads[1:-1], spare=(*changes[1:-1], *changes, *ends),
+        title=f"Coordinate check over {found.over}: {title}",
+    )  # fmt: skip
     out = console.stdout()
-    out.print(table)
+    console.print_table(table)
     out.print(
         f"Δ: RMS of the change since the start; its exponents of {found.over} by step, and their "
         f"mean. {TOLERANCE} beside the expected exponents is tolerated.",
