@@ -13,6 +13,8 @@ from nanogpt_cli import shell
 from nanogpt_cli.cli import console
 from nanogpt_cli.cli import init_inspect_input as inputs
 from nanogpt_cli.cli import init_inspect_output as output
+from nanogpt_cli.cli import init_inspect_spectral as spectral
+from nanogpt_cli.cli import init_inspect_steps as steps
 from nanogpt_cli.cli import init_inspect_studies as studies
 from nanogpt_cli.cli.init_inspect_input import InspectOptions, Subject
 from nanogpt_cli.cli.options import LARGEST_SEED
@@ -123,12 +125,25 @@ def init_inspect(
     coord_check: Annotated[
         bool,
         typer.Option(
-            "--coord-check", help="First Adam steps over widths.", rich_help_panel="Studies"
+            "--coord-check", help="First steps over widths or depths.", rich_help_panel="Studies"
         ),
     ] = False,
+    over: Annotated[
+        str, typer.Option(help="For --coord-check: width, depth", rich_help_panel="Studies")
+    ] = "width",
     widths: Annotated[
         str, typer.Option(help="For --coord-check.", rich_help_panel="Studies")
     ] = "64,128,256",
+    depths: Annotated[
+        str, typer.Option(help="For --coord-check.", rich_help_panel="Studies")
+    ] = "2,4,8,16",
+    optimizer: Annotated[
+        str, typer.Option(help="For --coord-check: adamw, muon", rich_help_panel="Studies")
+    ] = "adamw",
+    warmup: Annotated[
+        bool,
+        typer.Option("--warmup", help="Which learning rate needs none.", rich_help_panel="Studies"),
+    ] = False,
     list_schemes: Annotated[bool, typer.Option("--list", help="All schemes.")] = False,
     lint: Annotated[bool, typer.Option("--lint", help="Exit code 1 on a failed check.")] = False,
     as_json: Annotated[
@@ -168,7 +183,10 @@ def init_inspect(
     elif scan:
         studies.scan(subject, scan, as_json)
     elif coord_check:
-        studies.coordinates(subject, widths, seed, as_json, lint)
+        scales = depths if over == "depth" else widths
+        steps.coordinates(subject, over, scales, optimizer, seed, as_json, lint)
+    elif warmup:
+        steps.warmup(subject, ask, tokenizer, lint)
     else:
         files = Files(csv, png, svg, tui)
         failed = inspect(subject, ask, tokenizer, files) and lint
@@ -197,8 +215,9 @@ def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files)
         subject.config, ask.data, ask.batch, ask.length, ask.seed, tokenizer
     )
     quiet = ask.as_json
+    training = _dropout_factors(subject, idx, targets)
     if not quiet:
-        output.header(subject, label, ask.seed)
+        output.header(subject, label, ask.seed, training)
     expected = _theory(subject, idx, targets, ask, quiet)
     found = None
     if not ask.theory_only or expected is None:
@@ -208,12 +227,16 @@ def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files)
             output.measured(subject, found, expected, n_tokens=idx.numel(), full=ask.full)
     elif not quiet:
         output.declared(subject, expected)
+    norms = spectral.measure(subject) if ask.full and found else []
+    if norms and not quiet:
+        spectral.show(norms, subject)
     verdicts = _judge(subject, expected, found)
     if not quiet:
         output.judge(verdicts)
     _write(files, subject, expected, found, verdicts)
     if quiet:
-        console.emit_json(output.as_json(subject, expected, found, verdicts))
+        answer = output.as_json(subject, expected, found, verdicts, training)
+        console.emit_json(answer | {"spectral": spectral.as_json(norms, subject)})
     _refuse_broken(found)
     return lint.worst(verdicts) == lint.FAIL
 
@@ -244,6 +267,19 @@ def _theory(
     if not quiet:
         output.theory(expected, subject.config.vocab_size, time.perf_counter() - begin)
     return expected
+
+
+def _dropout_factors(subject: Subject, idx: Tensor, targets: Tensor) -> list[float]:
+    """The stream's RMS in training mode over that in evaluation mode, by theory, for each depth.
+
+    Empty without dropout, or if the law of the weights is not known.
+    """
+    from nanogpt_cli.init.theory import dropout_factors
+
+    if not subject.config.dropout or subject.scheme is None:
+        return []
+    part = slice(0, 1), slice(0, _QUICK)
+    return dropout_factors(subject.config, subject.scheme, idx[part], targets[part])
 
 
 def _beside(subject: Subject, idx: Tensor, targets: Tensor, ask: InspectOptions) -> Signals | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from nanogpt_cli.init.sources import WeightSource
     from nanogpt_cli.model.gpt import GPT, GPTConfig
-    from nanogpt_cli.recipe import Recipe
+    from nanogpt_cli.recipe import Optim, Recipe
     from nanogpt_cli.schemes import Scheme
 
 # (layers, heads, channels) of OpenAI's four models.
@@ -58,6 +58,7 @@ class Subject:
         notes: remarks for the user.
         trained: whether the weights are known to be trained, and not to be judged as a start.
         data: folder of the prepared set of its recipe; empty if there is none.
+        optim: how its recipe trains it; ``None`` for existing weights.
     """
 
     config: GPTConfig
@@ -67,6 +68,7 @@ class Subject:
     notes: tuple[str, ...] = field(default=())
     trained: bool = False
     data: str = ""
+    optim: Optim | None = None
 
 
 def recipe_of(
@@ -183,7 +185,8 @@ def drawn(recipe: Recipe, label: str, vocab_size: int) -> Subject:
 
     scheme = spec.scheme_of(recipe)
     config = spec.model_config(recipe, recipe.model.vocab_size or vocab_size)
-    return Subject(config, scheme, Drawn(config, scheme, recipe.run.seed), label)
+    source = Drawn(config, scheme, recipe.run.seed)
+    return Subject(config, scheme, source, label, optim=recipe.optim)
 
 
 def stored(origin: str, init: str) -> Subject:

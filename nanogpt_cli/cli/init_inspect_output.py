@@ -44,8 +44,8 @@ _LABELS = {
 _COLOURS = ("#0072B2", "#D55E00")  # Okabe & Ito: distinct for colour-blind readers
 
 
-def header(subject: Subject, tokens: str, seed: int) -> None:
-    """Print configuration, scheme and sizes."""
+def header(subject: Subject, tokens: str, seed: int, training: list[float]) -> None:
+    """Print configuration, scheme and sizes; ``training``: see ``dropout_factors``."""
     from rich.table import Table
 
     from nanogpt_cli.model.accounting import account
@@ -67,11 +67,11 @@ def header(subject: Subject, tokens: str, seed: int) -> None:
         grid.add_row("scheme", console.styled((scheme.name, "bold cyan"), f": {scheme.about}"))
         grid.add_row("", scheme.formula)
         factors = "; ".join(f"{k} {v}" for k, v in scheme.multipliers.items())
-        rates = "; ".join(sorted({f"{v}" for v in scheme.lr.values()}))
-        if factors or rates:
-            grid.add_row(
-                "", f"multipliers: {factors or 'none'}; learning rate of matrices × {rates or 1}"
-            )
+        rate, eps, decay = (f.get("fc", "1") for f in (scheme.lr, scheme.eps, scheme.decay))
+        if factors or scheme.lr:
+            text = f"multipliers: {factors or 'none'}; learning rate of matrices × {rate}"
+            more = ((" their ε ×", eps), (" their weight decay ×", decay))
+            grid.add_row("", "".join([text, *(f",{k} {v}" for k, v in more if v != "1")]))
         grid.add_row("", console.styled((scheme.source, "dim")))
     n = console.count
     grid.add_row(
@@ -85,6 +85,12 @@ def header(subject: Subject, tokens: str, seed: int) -> None:
     total = _bytes(sum(sizes.memory.values()))
     grid.add_row("memory", f"{total} to train in float32, one sequence at a time: {parts}")
     grid.add_row("input", f"{tokens}, seed {seed}")
+    if c.dropout:
+        text = f"evaluation, with dropout off; training drops {c.dropout:g}"
+        if training:
+            text += f", which makes the stream's RMS {training[0]:.3f} times as large at the "
+            text += f"embedding and {training[-1]:.3f} times after the last block (theory)"
+        grid.add_row("mode", text)
     for note in subject.notes:
         grid.add_row("note", console.styled((note, "yellow")))
     console.stdout().print(grid)
@@ -176,7 +182,11 @@ def judge(found: list[Verdict]) -> None:
 
 
 def as_json(
-    subject: Subject, expected: Signals | None, found: Inspection | None, verdicts: list[Verdict]
+    subject: Subject,
+    expected: Signals | None,
+    found: Inspection | None,
+    verdicts: list[Verdict],
+    training: list[float],
 ) -> dict[str, Any]:
     """The whole inspection as plain values for ``--json``."""
     from nanogpt_cli.model.accounting import account
@@ -188,6 +198,7 @@ def as_json(
         "size": asdict(account(subject.config)),
         "expected": expected.to_dict() if expected else None,
         "measured": found.signals.to_dict() if found else None,
+        "dropout_factors": training,
         "weights": [_row(t) for t in found.tensors] if found else [],
         "verdicts": [asdict(v) for v in verdicts],
     }

@@ -1,4 +1,4 @@
-"""Studies of ``nanogpt init-inspect``: comparisons, ablations, scans, coordinate check."""
+"""Studies of ``nanogpt init-inspect`` by theory: comparisons, ablations, scans."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
-
-import typer
 
 from nanogpt_cli import schemes
 from nanogpt_cli.cli import console
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
     from nanogpt_cli.init.signals import Signals
     from nanogpt_cli.init.study import Variant
     from nanogpt_cli.schemes import Scheme
-    from nanogpt_cli.training.coord_check import Coordinates
 
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
 
@@ -47,7 +44,12 @@ def list_schemes(as_json: bool) -> None:
     console.stdout().print(table)
 
 
-def _needs_scheme(subject: Subject) -> Scheme:
+def needs_scheme(subject: Subject) -> Scheme:
+    """The scheme of a subject.
+
+    Raises:
+        UserError: it has none.
+    """
     if subject.scheme is None:
         raise UserError(
             "this study varies a scheme, but the weights of --from have none",
@@ -62,7 +64,7 @@ def side_by_side(
     """Print schemes or ablations as rows of one table."""
     from nanogpt_cli.init import study
 
-    scheme = _needs_scheme(subject)
+    scheme = needs_scheme(subject)
     if compare:
         names = [name for name in compare.split(",") if name]
         chosen = [scheme, *map(schemes.get, names)]
@@ -93,9 +95,10 @@ def _show(
 ) -> None:
     if as_json:
         answer = [
-            {"name": v.name, "expected": e.to_dict(), "measured": m.to_dict() if m else None}
+            {"name": v.name, "expected": e.to_dict(), "measured": m.to_dict() if m else None,
+             "exponents": asdict(v.exponents(e))}
             for v, e, m in rows
-        ]
+        ]  # fmt: skip
         console.emit_json({"rows": answer})
         return
     out, measured = console.stdout(), rows[0][2] is not None
@@ -105,7 +108,7 @@ def _show(
     heads = list(cells[0])
     table = console.fitting(
         heads, [list(row.values()) for row in cells], numbers=heads[1:-1],
-        spare=("logit std", "exp. g", "exp. x", "token", "x0", "cos"), title=title,
+        spare=("logit std", "exp. g", "exp. x", "token", "x0", "λg", "λa", "cos"), title=title,
     )  # fmt: skip
     console.print_table(table)
     said = [f"{name}: {_LEGEND[name]}" for name in (c.header for c in table.columns)
@@ -124,6 +127,8 @@ _LEGEND = {
     "logit std": "over the vocabulary",
     "token": "its share of the embedding's variance",
     "cos": "cosine between positions at the end",
+    "λa": "log of the factor on 1 - cosine of like positions, per block (theory)",
+    "λg": "log of the factor on the squared gradient, per block (theory)",
 }
 
 
@@ -143,6 +148,8 @@ def _cells(row: tuple[Variant, Signals, Signals | None], most: int) -> dict[str,
     cells["logit std"] = number(shown.logit_std)
     cells["token"] = f"{shown.token_share:.2%}"
     cells["cos"] = f"{shown.cosine[-1]:.2f}"
+    found = variant.exponents(expected)
+    cells["λa"], cells["λg"] = f"{found.angle:+.3f}", f"{found.gradient:+.3f}"
     return {**cells, "verdicts": _marks(variant, shown, most)}
 
 
@@ -167,7 +174,7 @@ def scan(subject: Subject, what: str, as_json: bool) -> None:
     """Print depths or widths as rows of a table, by theory."""
     from nanogpt_cli.init import study
 
-    scheme = _needs_scheme(subject)
+    scheme = needs_scheme(subject)
     idx, targets = study.scan_tokens(subject.config)
     rows = []
     with console.progress_bar("scanning") as report:
@@ -179,52 +186,3 @@ def scan(subject: Subject, what: str, as_json: bool) -> None:
     c = subject.config
     fixed = f"{c.n_embd} channels" if what == "depth" else f"{c.n_layer} layers"
     _show(rows, as_json, f"{scheme.name} over {what}, {fixed}")
-
-
-def coordinates(subject: Subject, widths: str, seed: int, as_json: bool, lint: bool) -> None:
-    """Run the coordinate check; with ``lint``, exit with code 1 if something grows with width."""
-    from nanogpt_cli.training.coord_check import coord_check
-
-    scheme = _needs_scheme(subject)
-    try:
-        sizes = [int(w) for w in widths.split(",") if w]
-    except ValueError:
-        raise UserError(
-            f"--widths {widths} is not a list of whole numbers", "write for example 64,128,256"
-        ) from None
-    if sizes and min(sizes) < 1:
-        raise UserError(f"--widths {widths}: widths must be positive")
-    with console.progress_bar("training") as report:
-        found = coord_check(subject.config, scheme, sizes, seeds=(seed, seed + 1), progress=report)
-    if as_json:
-        slopes = {name: found.slope(name) for name in found.names}
-        console.emit_json({**asdict(found), "slopes": slopes, "level": found.level})
-    else:
-        _show_coordinates(found, scheme.name)
-    if lint and not found.level:
-        raise typer.Exit(1)
-
-
-def _show_coordinates(found: Coordinates, scheme: str) -> None:
-    from nanogpt_cli.training.coord_check import MAX_SLOPE
-
-    steps = len(found.losses[0]) - 1
-    heads = ["RMS of the change", *(f"d = {w}" for w in found.widths), "slope", ""]
-    title = f"Coordinate check of {scheme}: change in {steps} Adam steps"
-    table = console.simple_table(title, heads)
-    for name in found.names:
-        slope = found.slope(name)
-        marks = (("shrinks", ""), ("level", "green"), ("grows", "yellow"))
-        mark = console.styled(marks[1 + (slope > MAX_SLOPE) - (slope < -MAX_SLOPE)])
-        values = [number(rows[-1]) for rows in found.change[name]]
-        table.add_row(name, *values, f"{slope:+.2f}", mark)
-    table.add_row("loss", *(number(losses[-1]) for losses in found.losses), "", "")
-    out = console.stdout()
-    out.print(table)
-    name, slope = found.steepest
-    if found.level:
-        level = " nothing grows with width: one learning rate serves all widths"
-        out.print(console.styled(("✓", "green"), level))
-    else:
-        grows = f" {name} grows as width^{slope:.2f}: the best learning rate falls with width"
-        out.print(console.styled(("!", "yellow"), grows))

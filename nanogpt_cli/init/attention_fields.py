@@ -120,6 +120,10 @@ class Field(Protocol):
         """Covariance of the heads' outputs for values of covariance gain·X + bias."""
         ...
 
+    def own_power(self, gain: float, bias: float) -> Tensor:
+        """Σ_j w_ij²·(variance of value j), (N,): what independent noise on each weight adds."""
+        ...
+
     def back(self, G: Tensor, gain: float, bias: float, /) -> tuple[Tensor, Tensor, Tensor]:
         """Covariances of the gradients of q, k and v, for output gradients of covariance G.
 
@@ -154,8 +158,8 @@ class Expanded:
     def __init__(self, causal: Causal, X: Tensor, heads: Heads, u: Tensor, K: Tensor) -> None:
         self.causal, self.X, self.heads, self.u, self.K = causal, X, heads, u, K
         self.score_std = causal.score_std(u.diagonal(), K)
-        within = u.diagonal() * (causal.past(K) - causal.both(causal.blend(K)).diagonal())
-        self.entropy = causal.mean_entropy(causal.log_count - within / 2)
+        self.within = u.diagonal() * (causal.past(K) - causal.both(causal.blend(K)).diagonal())
+        self.entropy = causal.mean_entropy(causal.log_count - self.within / 2)
 
     @cached_property
     def mean(self) -> Tensor:
@@ -181,6 +185,11 @@ class Expanded:
     def mix(self, gain: float, bias: float) -> Tensor:
         """See ``Field.mix``."""
         return gain * self.mean + bias + gain * self.excess * self.covariance
+
+    def own_power(self, gain: float, bias: float) -> Tensor:
+        """See ``Field.own_power``; squared weights of t Gaussian scores add up to e^variance/t."""
+        count = self.causal.count.repeat(self.causal.B)
+        return self.within.exp() / count * (gain * self.causal.past(self.X) + bias)
 
     def back(self, G: Tensor, gain: float, _bias: float, /) -> tuple[Tensor, Tensor, Tensor]:
         """See ``Field.back``; a bias shared by all values has no effect on the scores."""
@@ -244,6 +253,11 @@ class Sampled:
     def mix(self, gain: float, bias: float) -> Tensor:
         """See ``Field.mix``."""
         return gain * self.mean + bias
+
+    def own_power(self, gain: float, bias: float) -> Tensor:
+        """See ``Field.own_power``."""
+        values = (gain * self.X.diagonal() + bias).float().view(self.causal.B, 1, self.causal.T)
+        return (self.weights.square() * values).sum(-1).mean(0).view(-1).double()
 
     @cached_property
     def mean(self) -> Tensor:

@@ -54,6 +54,7 @@ class Forward:
             without rotary positions; each by itself if ``None``. The cost grows with the square of
             B times their number.
         last: number of final positions whose attention is described; 0 for all.
+        dropout: share of zeros in training mode; needs groups of one, and no backward pass.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class Forward:
         *,
         sizes: Tensor | None = None,
         last: int = 0,
+        dropout: float = 0.0,
     ) -> None:
-        self.plan = plan
+        self.plan, self.dropout = plan, dropout
         sizes = torch.ones(idx.shape[1], dtype=torch.int64) if sizes is None else sizes
         self.places = sizes.cumsum(0) - (sizes + 1) // 2  # the position that stands for a group
         self.idx = idx[:, self.places].reshape(-1)
@@ -97,6 +99,18 @@ class Forward:
         self._finish(C)
         return C
 
+    def through(self, C: Tensor, number: int) -> Tensor:
+        """The covariance (N, N) behind block ``number`` of a stream of covariance C before it."""
+        return self._block(C, self.plan.layers[number], keep=False)
+
+    def _drop(self, C: Tensor) -> Tensor:
+        """Covariance after dropout: masks of two positions are independent, so that only variances
+        grow, by 1/(1-p).
+        """
+        if self.dropout:
+            C.diagonal().div_(1 - self.dropout)
+        return C
+
     def _embed(self) -> Tensor:
         plan = self.plan
         positions = self.places.repeat(self.causal.B)
@@ -107,7 +121,7 @@ class Forward:
         if plan.embedding_norm:
             self.kept = self.kept / self.size(C.diagonal())
             C = self.normalise(C, 1.0)
-        return C
+        return self._drop(C)
 
     def rms(self, C: Tensor) -> float:
         """RMS over channels and positions of vectors with covariance C."""
@@ -136,7 +150,7 @@ class Forward:
         if self.plan.placement in ("branch", "peri"):
             state.after.append(branch.diagonal().clone())
             branch = self.normalise(branch, gain)
-        branch = branch * self.plan.residual**2
+        branch = self._drop(branch * self.plan.residual**2)
         sizes.append(self.rms(branch))
         return branch
 
@@ -169,6 +183,9 @@ class Forward:
         self.out.score_std.append(found.score_std)
         self.out.attn_entropy.append(found.entropy)
         Y = found.mix(d * w.v, w.bias_v)
+        if self.dropout:  # of the attention weights as well, each by itself
+            odds = self.dropout / (1 - self.dropout)
+            Y.diagonal().add_(odds * found.own_power(d * w.v, w.bias_v))
         return self.heads_width * w.attn_proj * Y + w.bias_attn, found
 
     def _transform(self, middle: Tensor, w: Variances) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.init.drawing import configure
+from nanogpt_cli.init.exponents import Exponents, exponents
 from nanogpt_cli.init.inspect import measure
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.sources import Drawn
@@ -48,6 +49,10 @@ class Variant:
     def expected(self, idx: Tensor, targets: Tensor) -> Signals:
         """Signals expected by theory; the cost grows with the square of the number of tokens."""
         return expect(self.config, self.scheme, idx, targets, layer_norm=self.layer_norm)
+
+    def exponents(self, expected: Signals) -> Exponents:
+        """Angle and gradient exponents, given the expected signals."""
+        return exponents(self.config, self.scheme, expected, layer_norm=self.layer_norm)
 
     def measured(self, idx: Tensor, targets: Tensor, seed: int) -> Signals:
         """Signals measured on weights drawn with ``seed``."""

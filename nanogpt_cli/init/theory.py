@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.schemes import Scheme
 
-__all__ = ["Variances", "expect", "expect_decoder", "initial_loss", "random_tokens"]
+__all__ = ["Variances", "dropout_factors", "expect", "expect_decoder", "initial_loss", "random_tokens"]
 
 
 def expect(
@@ -26,6 +28,7 @@ def expect(
     layer_norm: bool = True,
     sizes: Tensor | None = None,
     last: int = 0,
+    dropout: float = 0.0,
 ) -> Signals:
     """Expected signals of ``scheme`` on given tokens, without drawing a weight.
 
@@ -35,10 +38,11 @@ def expect(
         idx, targets: (B, T) int64; the cost grows with (B·T)².
         backward: whether to compute gradients, which takes about twice as long.
         layer_norm: False leaves every LayerNorm out (an ablation).
-        sizes, last: see ``forward_theory.Forward``.
+        sizes, last, dropout: see ``forward_theory.Forward``.
     """
     plan = Blueprint.of(config, scheme, layer_norm=layer_norm)
-    return expect_decoder(plan, idx, targets, backward=backward, sizes=sizes, last=last)
+    more: dict[str, Any] = {"sizes": sizes, "last": last, "dropout": dropout}
+    return expect_decoder(plan, idx, targets, backward=backward, **more)
 
 
 def expect_decoder(
@@ -49,6 +53,7 @@ def expect_decoder(
     backward: bool = True,
     sizes: Tensor | None = None,
     last: int = 0,
+    dropout: float = 0.0,
 ) -> Signals:
     """Expected signals of any decoder; the arguments are those of ``expect``.
 
@@ -57,13 +62,32 @@ def expect_decoder(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads would cost more than they gain on such small matrices
     try:
-        forward = Forward(plan, idx, targets, sizes=sizes, last=last)
+        forward = Forward(plan, idx, targets, sizes=sizes, last=last, dropout=dropout)
         C = forward.run(keep=backward)
         if backward and not plan.experts and not any(layer.first for layer in plan.layers):
             Backward(forward).run(C)
         return forward.out
     finally:
         torch.set_num_threads(threads)
+
+
+def dropout_factors(config: GPTConfig, scheme: Scheme, idx: Tensor, targets: Tensor) -> list[float]:
+    """The stream's RMS with the dropout of ``config`` over that without, at each depth.
+
+    At the embedding it is 1/√(1-p). Each branch is dropped as well, which makes its own variance
+    1/(1-p) times as large; but a branch reads the stream through LayerNorm, so that noise takes
+    room from what positions have in common, and attention averages it away.
+
+    Args:
+        config: with the scheme's multipliers.
+        scheme: from ``schemes.get``.
+        idx, targets: (B, T) int64.
+    """
+    off, on = (
+        expect(config, scheme, idx, targets, backward=False, dropout=p).stream_rms
+        for p in (0.0, config.dropout)
+    )
+    return [a / b if b else 1.0 for a, b in zip(on, off, strict=True)]
 
 
 def random_tokens(config: GPTConfig, batch: int, length: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,10 @@ from nanogpt_cli.schemes.scheme import (
     names,
     parse_custom,
     tensor_class,
+    update_class,
 )
 
 __all__ = [
     "CLASSES", "GROUPS", "MULTIPLIERS", "Scheme", "catalogue", "get", "names", "parse_custom",
-    "tensor_class",
+    "tensor_class", "update_class",
 ]  # fmt: skip

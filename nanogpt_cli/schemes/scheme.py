@@ -2,8 +2,9 @@
 
 The catalogue is ``schemes.toml``; a recipe's ``[init]`` table is read by the same code.
 
-For an optimizer: ``lr_factor = get(name).lr_multiplier(tensor_class(parameter), n_embd=d,
-n_layer=L)`` is 1.0 except in the µP family. For a model: ``init.drawing.configure`` puts a scheme's
+For an optimizer: ``lr_factor = get(name).lr_multiplier(update_class(parameter), n_embd=d,
+n_layer=L)`` is 1.0 except in the µP family, as are the factors on AdamW's ε and on weight decay.
+For a model: ``init.drawing.configure`` puts a scheme's
 multipliers into its configuration and ``init.drawing.build`` draws its values.
 """
 
@@ -33,6 +34,15 @@ GROUPS = {
     "embedding": ("wte", "wpe"),
 }
 MULTIPLIERS = ("embedding", "residual", "attention", "output")
+# The optimizer may treat the final LayerNorm, weight and bias, unlike those of the blocks. Where a
+# table says nothing of it, it is as they are.
+FINAL_NORM = "ln_f"
+_UPDATED_AS = {
+    "qkv": ("q",),
+    "ln_f": (FINAL_NORM, "ln"),
+    "ln_f_bias": (FINAL_NORM, "ln_bias"),
+}
+_FACTORS = ("lr", "eps", "decay")
 _TEXT_KEYS = ("about", "source", "mismatch")
 
 _CLASS_OF = {
@@ -63,6 +73,16 @@ def tensor_class(name: str) -> str:
     raise ValueError(f"{name} is not a parameter of GPT-2")
 
 
+def update_class(name: str) -> str:
+    """The class of a parameter for an optimizer: ``tensor_class``, with the final LayerNorm apart.
+
+    Raises:
+        ValueError: the name is not one of GPT-2's.
+    """
+    kind = tensor_class(name)
+    return kind.replace("ln", FINAL_NORM) if name.startswith("transformer.ln_f.") else kind
+
+
 @dataclass(frozen=True)
 class Scheme:
     """How every tensor of a GPT is initialised.
@@ -75,6 +95,8 @@ class Scheme:
         rules: a law for each of ``CLASSES``.
         multipliers: formulas for the factors on the signal (``MULTIPLIERS``); absent means GPT-2's.
         lr: formulas for the factor on the learning rate, by class; absent means 1.
+        eps: the same for AdamW's ε.
+        decay: the same for the weight decay.
         base_width, base_depth: the width and depth at which ``m`` and ``r`` are 1.
         mismatch: what it assumes and a pre-LN GPT-2 with tied head lacks; empty if nothing.
         untied: it has a law of its own for the head, so comparisons untie it.
@@ -87,6 +109,8 @@ class Scheme:
     rules: Mapping[str, Rule]
     multipliers: Mapping[str, str]
     lr: Mapping[str, str]
+    eps: Mapping[str, str]
+    decay: Mapping[str, str]
     base_width: int
     base_depth: int
     mismatch: str
@@ -97,8 +121,20 @@ class Scheme:
         return self.rules[tensor_class].law(self._scope(values))
 
     def lr_multiplier(self, tensor_class: str, *, n_embd: int, n_layer: int) -> float:
-        """The factor on the learning rate for a class of tensor (or ``"qkv"``); 1 outside µP."""
-        formula = self.lr.get("q" if tensor_class == "qkv" else tensor_class, "1")
+        """The factor on the learning rate for an ``update_class``; 1 outside µP."""
+        return self._factor(self.lr, tensor_class, n_embd, n_layer)
+
+    def eps_multiplier(self, tensor_class: str, *, n_embd: int, n_layer: int) -> float:
+        """The factor on AdamW's ε for an ``update_class``; 1 where the scheme says nothing."""
+        return self._factor(self.eps, tensor_class, n_embd, n_layer)
+
+    def decay_multiplier(self, tensor_class: str, *, n_embd: int, n_layer: int) -> float:
+        """The factor on weight decay for an ``update_class``; 1 where the scheme says nothing."""
+        return self._factor(self.decay, tensor_class, n_embd, n_layer)
+
+    def _factor(self, table: Mapping[str, str], kind: str, n_embd: int, n_layer: int) -> float:
+        keys = _UPDATED_AS.get(kind, (kind,))
+        formula = next((table[key] for key in keys if key in table), "1")
         return evaluate(formula, self._scope({"d": n_embd, "L": n_layer}))
 
     def multiplier(self, name: str, values: Mapping[str, float]) -> float | None:
@@ -119,9 +155,11 @@ class Scheme:
         return "; ".join(f"{' '.join(who)} {law}" for law, who in by_law.items())
 
 
-def _expand(table: Mapping[str, Any], where: str) -> dict[str, str]:
+def _expand(
+    table: Mapping[str, Any], where: str, classes: tuple[str, ...] = CLASSES
+) -> dict[str, str]:
     """Spread group keys over their classes; a class wins over a group."""
-    known = (*CLASSES, *GROUPS)
+    known = (*classes, *GROUPS)
     for key, value in table.items():
         if key not in known:
             hint = nearest(key, known)
@@ -132,7 +170,7 @@ def _expand(table: Mapping[str, Any], where: str) -> dict[str, str]:
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise UserError(f"{where}.{key} must be text such as 'normal(0.02)'")
     spread = {c: str(table[g]) for g, members in GROUPS.items() if g in table for c in members}
-    return spread | {c: str(table[c]) for c in CLASSES if c in table}
+    return spread | {c: str(table[c]) for c in classes if c in table}
 
 
 def _subtable(table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
@@ -140,6 +178,11 @@ def _subtable(table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{where}.{key} must be a table")
     return value
+
+
+def _factors(table: Mapping[str, Any], key: str, where: str) -> dict[str, str]:
+    """Formulas of one of ``_FACTORS`` by class."""
+    return _expand(_subtable(table, key, where), f"{where}.{key}", (*CLASSES, FINAL_NORM))
 
 
 def _positive(table: Mapping[str, Any], key: str, default: int, where: str) -> int:
@@ -151,7 +194,7 @@ def _positive(table: Mapping[str, Any], key: str, default: int, where: str) -> i
 
 def _from_table(name: str, table: Mapping[str, Any], base: Scheme | None, where: str) -> Scheme:
     """Read one scheme; what the table leaves out is taken from ``base``."""
-    special = {*_TEXT_KEYS, "aliases", "base", "multipliers", "lr", "base_width", "base_depth",
+    special = {*_TEXT_KEYS, *_FACTORS, "aliases", "base", "multipliers", "base_width", "base_depth",
                "untied"}  # fmt: skip
     untied = table.get("untied", base.untied if base else False)
     if not isinstance(untied, bool):
@@ -164,7 +207,10 @@ def _from_table(name: str, table: Mapping[str, Any], base: Scheme | None, where:
             raise UserError(
                 f"{where}.multipliers: unknown key {key!r:.80}", f"known: {', '.join(MULTIPLIERS)}"
             )
-    lr = _expand(_subtable(table, "lr", where), f"{where}.lr")
+    factors = {
+        key: {**(getattr(base, key) if base else {}), **_factors(table, key, where)}
+        for key in _FACTORS
+    }
     return Scheme(
         name=name,
         about=str(table.get("about", f"your own, from {base.name}" if base else "")),
@@ -172,7 +218,7 @@ def _from_table(name: str, table: Mapping[str, Any], base: Scheme | None, where:
         aliases=tuple(table.get("aliases", ())),
         rules=MappingProxyType({**(base.rules if base else {}), **rules}),
         multipliers=MappingProxyType({**(base.multipliers if base else {}), **multipliers}),
-        lr=MappingProxyType({**(base.lr if base else {}), **lr}),
+        **{key: MappingProxyType(values) for key, values in factors.items()},
         base_width=_positive(table, "base_width", base.base_width if base else 256, where),
         base_depth=_positive(table, "base_depth", base.base_depth if base else 2, where),
         mismatch=str(table.get("mismatch", base.mismatch if base else "")),
@@ -222,8 +268,9 @@ def parse_custom(table: Mapping[str, Any], *, where: str = "init") -> Scheme:
     """The scheme of a recipe's ``[init]`` table.
 
     ``base`` names the scheme it changes (default: ``gpt2``); every other key is one of
-    ``CLASSES`` or ``GROUPS`` with a law, ``multipliers``, ``lr``, ``base_width`` or ``base_depth``.
-    Formulas are evaluated for a small shape, so that errors appear when the recipe is read.
+    ``CLASSES`` or ``GROUPS`` with a law, ``multipliers``, ``lr``, ``eps``, ``decay``,
+    ``base_width`` or ``base_depth``. Formulas are evaluated for a small shape, so that errors
+    appear when the recipe is read.
 
     Raises:
         UserError: a key, law or formula is wrong; the message names it.
@@ -238,7 +285,9 @@ def parse_custom(table: Mapping[str, Any], *, where: str = "init") -> Scheme:
     shape = {"d": 64, "L": 2, "l": 0, "D": 16, "V": 64, "T": 32, "fan_in": 64, "fan_out": 64}
     for name in CLASSES:
         scheme.law(name, shape)
-        scheme.lr_multiplier(name, n_embd=64, n_layer=2)
+    for key in _FACTORS:
+        for name in (*CLASSES, FINAL_NORM):
+            scheme._factor(getattr(scheme, key), name, 64, 2)
     for name in MULTIPLIERS:
         scheme.multiplier(name, shape)
     return scheme

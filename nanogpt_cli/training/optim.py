@@ -56,7 +56,8 @@ def _groups(
     """(optimizer, name, parameter, options) of every parameter.
 
     Matrices decay; vectors (biases, LayerNorm weights) do not. Muon takes the matrices of the
-    blocks; embeddings and a head stay with AdamW.
+    blocks; embeddings and a head stay with AdamW. A scheme of the µP family multiplies learning
+    rate, decay and AdamW's ε of some classes.
     """
     config = model.config
     for name, parameter in model.named_parameters():
@@ -65,16 +66,17 @@ def _groups(
         # Orthogonal updates have the size that a width asks for already (Yang et al. 2310.17813),
         # so of a scheme's factor Muon takes the part for depth alone.
         width = scheme.base_width if muon else config.n_embd
-        scale = scheme.lr_multiplier(
-            schemes.tensor_class(name), n_embd=width, n_layer=config.n_layer
-        )
+        kind, shape = schemes.update_class(name), {"n_embd": width, "n_layer": config.n_layer}
+        decay = optim.weight_decay * scheme.decay_multiplier(kind, **shape)
         options = {
-            "lr_scale": scale,
-            "weight_decay": optim.weight_decay if matrix else 0.0,
+            "lr_scale": scheme.lr_multiplier(kind, **shape),
+            "weight_decay": decay if matrix else 0.0,
             "peak_lr": optim.muon_lr if muon else optim.lr,
         }
         if muon:
             options["split"] = 3 if name.endswith("attn.c_attn.weight") else 1
+        else:
+            options["eps"] = optim.eps * scheme.eps_multiplier(kind, **shape)
         yield "muon" if muon else "adamw", name, parameter, options
 
 

@@ -162,7 +162,46 @@ def test_a_comparison_explains_the_columns_it_has(columns: int, measure: list[st
 
 def test_coordinate_check_as_json() -> None:
     found = as_json(*SMALL, "--coord-check", "--widths", "32,64", "--init", "mup")
-    assert set(found["slopes"]) == {"embed", "attn", "mlp", "stream", "logits"}
+    assert {row["name"] for row in found["exponents"]} == {
+        "embed", "scores", "attn", "mlp", "stream", "logits", "target"
+    }  # fmt: skip
+    assert found["scales"] == [32, 64]
+
+
+def test_coordinate_check_says_what_grows_with_depth_and_fails_the_lint() -> None:
+    args = ["init-inspect", *SMALL, "--coord-check", "--over", "depth", "--lint"]
+    done = CliRunner().invoke(app, [*args, "--optimizer", "muon", "--init", "normal"])
+    assert done.exit_code == 1
+    assert "✗ grows" in done.stdout
+    assert "Muon" in done.stdout
+    assert CliRunner().invoke(app, [*args, "--init", "completep"]).exit_code == 0
+
+
+def test_warmup_compares_the_recipes_rate_with_its_limit() -> None:
+    args = [*SMALL, "--warmup", "--input", "random", "--tokens", "16"]
+    found = as_json(*args, "--set", "optim.lr=1e-6")
+    assert found["below"]
+    assert found["limit"] == pytest.approx(38 / found["sharpness"])
+    hot = [*args, "--set", "optim.lr=1", "--set", "optim.warmup_steps=0", "--lint"]
+    done = CliRunner().invoke(app, ["init-inspect", *hot])
+    assert done.exit_code == 1
+    assert "set optim.warmup_steps" in " ".join(done.stdout.split())
+
+
+def test_dropout_is_said_to_be_off() -> None:
+    page = run(*SMALL, "--set", "model.dropout=0.2", "--no-gradients")
+    assert "evaluation, with dropout off" in page
+    found = as_json(*SMALL, "--set", "model.dropout=0.2", "--theory")
+    assert found["dropout_factors"][0] == pytest.approx(0.8**-0.5)
+    assert as_json(*SMALL, "--theory")["dropout_factors"] == []
+
+
+def test_all_adds_the_spectral_norms() -> None:
+    assert as_json(*SMALL, "--no-gradients")["spectral"] == []
+    found = as_json(*SMALL, "--no-gradients", "--all", "--set", "optim.muon_lr=0.1")["spectral"]
+    row = next(r for r in found if r["key"] == "transformer.h.0.mlp.c_fc.weight")
+    assert row["norm"] == pytest.approx(row["expected"], rel=0.1)
+    assert row["muon_update"] == pytest.approx(0.1 * 2 / row["norm"])
 
 
 def test_list_names_every_scheme() -> None:
@@ -196,6 +235,10 @@ def test_all_and_hist_add_tables() -> None:
         (["--compare", "gpt2,nope"], "nope"),
         (["--coord-check", "--widths", "a,b"], "whole numbers"),
         (["--coord-check", "--widths", "64"], "two widths"),
+        (["--coord-check", "--over", "heads"], "--over heads"),
+        (["--coord-check", "--over", "depth", "--depths", "2"], "two depths"),
+        (["--coord-check", "--optimizer", "sgd"], "--optimizer sgd"),
+        (["--warmup", "--set", "optim.name=muon"], "AdamW alone"),
         (["--from", "nowhere"], "nowhere"),
         (["--from", "x", "--n-layer", "2"], "defines the model itself"),
         (["--from", "nosuchmodule:make"], "nosuchmodule"),

@@ -7,10 +7,9 @@ import pytest
 from nanogpt_cli import schemes
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import lint_signals, study
-from nanogpt_cli.init.drawing import build, configure
+from nanogpt_cli.init.drawing import build
 from nanogpt_cli.model.accounting import account
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.training.coord_check import coord_check
 
 CONFIG = GPTConfig(4, 2, 64, 32, 300, 0.0, False, "gelu")
 
@@ -61,33 +60,6 @@ def test_the_account_counts_what_the_model_has(bias: bool, tied: bool) -> None:
 def test_gpt2_small_has_124_million_parameters() -> None:
     found = account(GPTConfig(12, 12, 768, 1024, 50257, 0.0, True, "gelu"))
     assert found.parameters == 124_439_808
-
-
-def test_mup_keeps_activations_level_over_width_and_gpt2_does_not() -> None:
-    config = GPTConfig(2, 2, 64, 32, 128, 0.0, False, "gelu")
-    found = {
-        name: coord_check(config, schemes.get(name), (32, 64, 128, 256), steps=3)
-        for name in ("mup", "gpt2")
-    }
-    assert found["mup"].level, found["mup"].steepest
-    assert not found["gpt2"].level
-    assert found["gpt2"].slope("attn") > 0.5
-    assert found["mup"].losses[0][-1] < found["mup"].losses[0][0]
-
-
-def test_mup_keeps_activations_level_over_width_with_muon_too() -> None:
-    """Neither growing nor shrinking: Adam's factor 1/m on Muon's rate gave slopes down to -0.6."""
-    config = GPTConfig(2, 2, 32, 32, 64, 0.0, False, "gelu")
-    found = coord_check(config, schemes.get("mup"), (32, 64, 128, 256), steps=3, muon=True)
-    assert {name: found.slope(name) for name in found.names} == pytest.approx(
-        dict.fromkeys(found.names, 0.0), abs=0.35
-    )
-
-
-@pytest.mark.parametrize("widths", [(64,), (64, 64), (64, 100)])
-def test_a_coordinate_check_needs_two_fitting_widths(widths: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match="width"):
-        coord_check(configure(CONFIG, schemes.get("gpt2")), schemes.get("gpt2"), widths)
 
 
 def test_a_scheme_with_a_head_of_its_own_is_compared_untied() -> None:

@@ -14,9 +14,15 @@ from nanogpt_cli.init.expected import QUERIES, expected_stats
 from nanogpt_cli.init.inspect import measure
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.sources import Drawn
-from nanogpt_cli.init.theory import Variances, expect, initial_loss, random_tokens
+from nanogpt_cli.init.theory import (
+    Variances,
+    dropout_factors,
+    expect,
+    initial_loss,
+    random_tokens,
+)
 from nanogpt_cli.machine import device
-from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.training.stats import Collector
 
 COMPARED = (
@@ -289,3 +295,34 @@ def test_the_score_std_of_hot_attention_is_exact() -> None:
     assert exact == pytest.approx(1)
     assert first == pytest.approx(exact, rel=0.02)
     assert others == pytest.approx([exact] * 7, rel=1e-3)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("scheme", ["gpt2", "lecun"])
+def test_dropout_makes_the_stream_as_much_larger_as_it_does_in_training(scheme: str) -> None:
+    """Against forward passes in training mode over many draws of noise and weights, by depth."""
+    config = GPTConfig(4, 4, 256, 32, 500, 0.3, False, "gelu")
+    idx, targets = random_tokens(config, 1, 32, seed=0)
+    expected = dropout_factors(config, schemes.get(scheme), idx, targets)
+    models = [build(config, schemes.get(scheme), seed) for seed in range(8)]
+    still = mean([stream_powers(model.eval(), idx, 1) for model in models])
+    noisy = mean([stream_powers(model.train(), idx, 8) for model in models])
+    measured = [math.sqrt(a / b) for a, b in zip(noisy, still, strict=True)]
+    assert expected[0] == pytest.approx(1 / math.sqrt(0.7))
+    assert expected == pytest.approx(measured, rel=0.025)
+    assert max(expected) - expected[0] > 0.015  # more than the embedding's own factor
+
+
+def stream_powers(model: GPT, idx: torch.Tensor, draws: int) -> list[float]:
+    """Mean square of the stream at each depth over some draws of PyTorch's dropout."""
+    total = [0.0] * (model.config.n_layer + 1)
+
+    def probe(what: str, layer: int, x: torch.Tensor) -> None:
+        if what in ("embed", "resid"):
+            total[layer + 1] += float(x.square().mean()) / draws
+
+    with torch.no_grad():
+        for n in range(draws):
+            torch.manual_seed(n)
+            model(idx, None, probe)
+    return total

@@ -142,6 +142,54 @@ def test_mup_scales_the_rate_of_hidden_matrices() -> None:
     assert wider["transformer.wte.weight"] == scales["transformer.wte.weight"]
 
 
+def options_of(optimizers: Optimizers) -> dict[str, tuple[float, float, float]]:
+    """(factor on the learning rate, ε, decay) of every parameter by name, as AdamW gets them."""
+    return {
+        optimizers.names[p]: (group["lr_scale"], group["eps"], group["weight_decay"])
+        for member in optimizers.members
+        for group in member.param_groups
+        for p in group["params"]
+    }
+
+
+# Dey et al. 2505.01618, table 1, for m_N = 2 and m_L = 4: ε times 1/(m_N·m_L^α) inside the blocks,
+# decay of their matrices times m_N, learning rates times m_L^(α-1), of matrices also over m_N.
+@pytest.mark.parametrize(("scheme", "alpha"), [("completep", 1.0), ("depth-mup", 0.5)])
+def test_groups_follow_the_table_of_completep(scheme: str, alpha: float) -> None:
+    optim = section(weight_decay=0.1, eps=1e-6)
+    config = GPTConfig(8, 2, 512, 4, 8, 0.0, True, "gelu", tied=False)
+    found = options_of(Optimizers(GPT(config), optim, schemes.get(scheme), max_steps=10))
+    rate, eps = 4 ** (alpha - 1), 1e-6 / (2 * 4**alpha)
+    matrix, vector = (rate / 2, eps, 0.2), (rate, eps, 0.0)
+    for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
+        assert found[f"transformer.h.3.{name}.weight"] == pytest.approx(matrix)
+        assert found[f"transformer.h.3.{name}.bias"] == pytest.approx(vector)
+    for name in ("ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias"):
+        assert found[f"transformer.h.3.{name}"] == pytest.approx(vector)
+    for name in ("transformer.ln_f.weight", "transformer.ln_f.bias"):
+        assert found[name] == (1.0, 1e-6, 0.0)
+    for name in ("transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"):
+        assert found[name] == (1.0, 1e-6, 0.1)
+
+
+def test_other_schemes_leave_epsilon_and_decay_as_the_recipe_has_them() -> None:
+    optim = section(weight_decay=0.1, eps=1e-6)
+    gpt = model()
+    for name in set(schemes.names()) - {"completep", "depth-mup"}:
+        for key, (_, eps, decay) in options_of(
+            Optimizers(gpt, optim, schemes.get(name), max_steps=10)
+        ).items():
+            assert (eps, decay) == (1e-6, 0.1 if gpt.get_parameter(key).dim() == 2 else 0.0)
+
+
+def test_a_factor_on_layer_norms_holds_for_the_last_one_unless_that_has_its_own() -> None:
+    gpt = model()
+    own = schemes.parse_custom({"lr": {"ln": "0.5"}, "eps": {"ln": "2", "ln_f": "3"}})
+    found = options_of(Optimizers(gpt, section(eps=1e-6), own, max_steps=10))
+    assert found["transformer.ln_f.weight"][:2] == pytest.approx((0.5, 3e-6))
+    assert found["transformer.h.0.ln_1.weight"][:2] == pytest.approx((0.5, 2e-6))
+
+
 def test_state_that_belongs_to_nothing_is_refused() -> None:
     optimizers = Optimizers(model(), section(), schemes.get("gpt2"), max_steps=10)
     with pytest.raises(ValueError, match="belongs to no parameter"):
