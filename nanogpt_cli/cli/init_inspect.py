@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from nanogpt_cli import shell
 from nanogpt_cli.cli import console
@@ -41,9 +42,28 @@ class Files:
     tui: bool
 
 
+_LEVELS = ("warn", "fail")
+
+
+class _WithLint(TyperCommand):
+    """A command whose option ``--lint`` may stand alone, for ``--lint=fail``.
+
+    Typer has options with a value and options without, but none with an optional value.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        end = given.index("--") if "--" in given else len(given)
+        if "--lint" in given[:end]:
+            at = given.index("--lint")
+            valued = given[at + 1 : at + 2] in ([level] for level in _LEVELS)
+            given[at : at + 1 + valued] = [f"--lint={given[at + 1] if valued else 'fail'}"]
+        return super().parse_args(ctx, given)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("init-inspect")(init_inspect)
+    app.command("init-inspect", cls=_WithLint)(init_inspect)
 
 
 def init_inspect(
@@ -130,7 +150,14 @@ def init_inspect(
         str, typer.Option(help="For --coord-check.", rich_help_panel="Studies")
     ] = "64,128,256",
     list_schemes: Annotated[bool, typer.Option("--list", help="All schemes.")] = False,
-    lint: Annotated[bool, typer.Option("--lint", help="Exit code 1 on a failed check.")] = False,
+    lint: Annotated[
+        str,
+        typer.Option(
+            "--lint",
+            metavar="[=warn|fail]",
+            help="Exit code 1 on a failed check (✗); with =warn on a warning (!) too.",
+        ),
+    ] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="One line of JSON.", rich_help_panel="Output")
     ] = False,
@@ -156,6 +183,8 @@ def init_inspect(
         studies.list_schemes(as_json)
         console.next_command("nanogpt init-inspect --init gpt2 --compare normal,pytorch")
         return
+    if lint not in ("", *_LEVELS):
+        raise UserError(f"--lint={lint}: unknown level", f"known: {', '.join(_LEVELS)}")
     options: dict[str, Any] = {
         **{"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "block_size": block_size},
         **{"vocab_size": vocab_size, "init": init, "activation": activation, "bias": bias},
@@ -168,10 +197,11 @@ def init_inspect(
     elif scan:
         studies.scan(subject, scan, as_json)
     elif coord_check:
-        studies.coordinates(subject, widths, seed, as_json, lint)
+        studies.coordinates(subject, widths, seed, as_json, bool(lint))
     else:
         files = Files(csv, png, svg, tui)
-        failed = inspect(subject, ask, tokenizer, files) and lint
+        worst = inspect(subject, ask, tokenizer, files)
+        failed = lint and (worst == "fail" or worst == lint)
         console.next_command("nanogpt init-inspect --compare normal,pytorch,mup")
         raise typer.Exit(1 if failed else 0)
     name = subject.scheme.name if subject.scheme else "custom"
@@ -179,8 +209,8 @@ def init_inspect(
     console.next_command(shell.command("train", "small", *shell.setting("model.init", name)))
 
 
-def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files) -> bool:
-    """Print the whole inspection and write files; returns whether a check failed.
+def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files) -> str:
+    """Print the whole inspection and write files; returns the gravest severity of a verdict.
 
     Raises:
         UserError: something cannot be read or computed, or (after the page is printed) the weights
@@ -215,7 +245,7 @@ def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files)
     if quiet:
         console.emit_json(output.as_json(subject, expected, found, verdicts))
     _refuse_broken(found)
-    return lint.worst(verdicts) == lint.FAIL
+    return lint.worst(verdicts)
 
 
 def _refuse_broken(found: Inspection | None) -> None:

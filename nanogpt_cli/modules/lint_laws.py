@@ -201,8 +201,8 @@ def _same(a: float, b: float, tolerance: float = _CLOSE) -> bool:
 
 
 def _tolerance(group: list[Sketch]) -> float:
-    """How far chance moves the logarithm of a role's typical std: 6 standard errors and 1 %."""
-    return 0.01 + 6 / math.sqrt(2 * min(s.size for s in group))
+    """How far chance moves the logarithm of a role's typical std: 6 standard errors."""
+    return 6 / math.sqrt(2 * min(s.size for s in group))
 
 
 def on_zeros(sketches: list[Sketch]) -> Iterator[Verdict]:
@@ -266,7 +266,17 @@ def nearest(roles: dict[str, list[Sketch]], shape: Shape) -> Fit | None:
     if len(alive) < 4:
         return None
     fits = [fit for scheme in catalogue().values() for fit in _fits(scheme, roles, shape)]
-    return min(fits, key=lambda fit: (len(fit.off) + (0.5 if fit.factor != 1 else 0), _miss(fit)))
+    return min(fits, key=lambda fit: (len(fit.off) + _unlikely(fit), _miss(fit)))
+
+
+def _unlikely(fit: Fit) -> float:
+    """How many roles more another scheme may miss before this one is preferred to it."""
+    return 0.5 * (fit.factor != 1) + 1.5 * _mistaken(fit.scheme)
+
+
+def _mistaken(scheme: Scheme) -> bool:
+    """Whether the catalogue has the scheme because it is often drawn by mistake."""
+    return any(word in scheme.about + scheme.source for word in ("misreading", "mistake"))
 
 
 def _miss(fit: Fit) -> float:
@@ -343,8 +353,9 @@ def _remarks(fit: Fit, shape: Shape) -> Iterator[Verdict]:
     elif name == "normal" and shape.L > 2:
         text = f"residual projections have the plain std: no depth scaling over {shape.L} layers"
         yield Verdict(NOTE, "plain-projections", text, 1.0)
-    elif "misreading" in fit.scheme.about:
-        yield Verdict(NOTE, "depth-factor", f"residual projections: {fit.scheme.about}")
+    elif _mistaken(fit.scheme):
+        text = f"{fit.scheme.about} ({fit.scheme.source}): is that what was meant?"
+        yield Verdict(NOTE, "depth-factor", text)
 
 
 def _cause(
