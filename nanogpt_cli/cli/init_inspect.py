@@ -315,7 +315,7 @@ def _judge(subject: Subject, expected: Signals | None, found: Inspection | None)
     from nanogpt_cli.init.study import shallow_growth
     from nanogpt_cli.init.tensor_stats import by_class
 
-    if subject.scheme is None:
+    if subject.scheme is None or (subject.trained and found is not None):
         assert found is not None
         return detect.judge(found.tensors, found.signals, subject.config, trained=subject.trained)
     signals = found.signals if found else expected
