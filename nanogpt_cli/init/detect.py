@@ -147,7 +147,9 @@ def _dead_tensors(tensors: list[TensorStats]) -> Iterator[Verdict]:
             text = f"{t.key} reaches {t.reach:.2g}: uninitialised memory?"
             yield Verdict(FAIL, "uninitialised", text, t.reach)
         elif t.tensor_class == "ln" and not t.constant and _drawn(t):
-            text = f"{t.key} has mean {t.mean:.2g} and std {t.std:.2g}: a LayerNorm gain starts at 1"
+            text = (
+                f"{t.key} has mean {t.mean:.2g} and std {t.std:.2g}: a LayerNorm gain starts at 1"
+            )
             yield Verdict(WARN, "gain", text, t.std)
         elif t.tensor_class == "ln" and t.constant and t.minimum not in (0, 1):
             text = f"{t.key} is {t.minimum:g} throughout, but a LayerNorm gain should start at 1"

@@ -20,6 +20,8 @@ _SHAPE = 0.15
 # Mean squared log-ratio above which no scheme is near: the weights are trained, or follow a scheme
 # that is not in the catalogue. One class of eight may be entirely different.
 _FAR = 0.07
+# The same for a scheme times a factor, which fits more by chance: no class may be different.
+_SCALED = 0.015
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def nearest_scheme(tensors: list[TensorStats], config: GPTConfig) -> Match:
         factor = _factor(tensors, scheme, config)
         scaled.append(Match(scheme, _distance(tensors, scheme, config, factor), factor))
     best = min(scaled, key=lambda match: match.distance)
-    return best if best.near else plain
+    return best if best.distance < _SCALED else plain
 
 
 def _factor(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> float:

@@ -183,7 +183,11 @@ def _single(
         return None
     factor = float(ratio[out].median().sqrt())
     where = spans(live[out].tolist())
-    are = f"{name} {where} is" if count == 1 else f"{count:,} of {len(square):,} {name}s ({where}) are"
+    are = (
+        f"{name} {where} is"
+        if count == 1
+        else f"{count:,} of {len(square):,} {name}s ({where}) are"
+    )
     what = f"{are} {factor:.3g} times as large as the others"
     advice = "padding, a head or a stray value that was not drawn like the rest"
     return float(rate.max()), Finding(WARN, "odd-lines", s.part, what, advice, factor)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import named_parts
 import torch
@@ -21,7 +22,7 @@ WIDTH, LAYERS, HEADS, WORDS, POSITIONS = 128, 6, 8, 512, 128
 def decoder(kind: str, seed: int = 0, *, tied: bool | None = None) -> nn.Module:
     """A GPT-2, Llama (grouped keys), NeoX or Mixtral of transformers, at its own start."""
     if kind == "gpt2":
-        config: object = transformers.GPT2Config(
+        config: Any = transformers.GPT2Config(
             vocab_size=WORDS, n_positions=POSITIONS, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS,
             bos_token_id=0, eos_token_id=0, tie_word_embeddings=tied is not False,
         )  # fmt: skip
@@ -38,7 +39,8 @@ def decoder(kind: str, seed: int = 0, *, tied: bool | None = None) -> nn.Module:
         ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
         config = transformers.AutoConfig.for_model(kind, **sizes, **ids)
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config)
+    make: Any = transformers.AutoModelForCausalLM.from_config
+    model: nn.Module = make(config)
     return model.eval().requires_grad_(False)
 
 
@@ -47,7 +49,7 @@ class Patient:
     """A model and its parts, which faults change."""
 
     kind: str
-    model: nn.Module
+    model: Any
     generator: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(7))
 
     def parts(self, *roles: str) -> list[Part]:
@@ -193,7 +195,7 @@ def fused_orthogonal(p: Patient) -> None:
         sizes = [len(p.get(q)) for q in parts]
         torch.manual_seed(layer)
         whole = nn.init.orthogonal_(torch.empty(sum(sizes), WIDTH))
-        for part, x in zip(parts, whole.split(sizes), strict=True):
+        for part, x in zip(parts, torch.split(whole, sizes), strict=True):
             p.put(part, x)
 
 
@@ -418,8 +420,11 @@ def half_infinity(p: Patient) -> None:
 
 
 def denormals(p: Patient) -> None:
-    p.change("fc", lambda x: torch.randint(1, 1 << 22, x.shape, generator=p.generator,
-                                           dtype=torch.int32).view(torch.float32), MIDDLE)  # fmt: skip
+    def tiny(x: Tensor) -> Tensor:
+        bits = torch.randint(1, 1 << 22, x.shape, generator=p.generator, dtype=torch.int32)
+        return bits.view(torch.float32)
+
+    p.change("fc", tiny, MIDDLE)
 
 
 def of_float64(p: Patient) -> None:
