@@ -201,6 +201,7 @@ def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int =
     """
     from nanogpt_cli.init import detect
     from nanogpt_cli.init.inspect import measure
+    from nanogpt_cli.init.nearest import nearest_scheme
     from nanogpt_cli.init.sources import Stored
     from nanogpt_cli.init.theory import random_tokens
     from nanogpt_cli.interop.module import adopt
@@ -210,5 +211,5 @@ def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int =
     ids, targets = random_tokens(model.config, batch, min(length, model.config.block_size), seed)
     found = measure(source, ids, targets)
     verdicts = detect.judge(found.tensors, found.signals, model.config)
-    nearest = detect.nearest_scheme(found.tensors, model.config).scheme.name
-    return Report(verdicts, nearest, found)
+    scheme = nearest_scheme(found.tensors, model.config).name
+    return Report(verdicts, scheme, found)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from nanogpt_cli import shell
 from nanogpt_cli.cli import console
@@ -43,9 +44,28 @@ class Files:
     tui: bool
 
 
+_LEVELS = ("warn", "fail")
+
+
+class _WithLint(TyperCommand):
+    """A command whose option ``--lint`` may stand alone, for ``--lint=fail``.
+
+    Typer has options with a value and options without, but none with an optional value.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        end = given.index("--") if "--" in given else len(given)
+        if "--lint" in given[:end]:
+            at = given.index("--lint")
+            valued = given[at + 1 : at + 2] in ([level] for level in _LEVELS)
+            given[at : at + 1 + valued] = [f"--lint={given[at + 1] if valued else 'fail'}"]
+        return super().parse_args(ctx, given)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("init-inspect")(init_inspect)
+    app.command("init-inspect", cls=_WithLint)(init_inspect)
 
 
 def init_inspect(
@@ -145,7 +165,14 @@ def init_inspect(
         typer.Option("--warmup", help="Which learning rate needs none.", rich_help_panel="Studies"),
     ] = False,
     list_schemes: Annotated[bool, typer.Option("--list", help="All schemes.")] = False,
-    lint: Annotated[bool, typer.Option("--lint", help="Exit code 1 on a failed check.")] = False,
+    lint: Annotated[
+        str,
+        typer.Option(
+            "--lint",
+            metavar="[=warn|fail]",
+            help="Exit code 1 on a failed check (✗); with =warn on a warning (!) too.",
+        ),
+    ] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="One line of JSON.", rich_help_panel="Output")
     ] = False,
@@ -171,6 +198,8 @@ def init_inspect(
         studies.list_schemes(as_json)
         console.next_command("nanogpt init-inspect --init gpt2 --compare normal,pytorch")
         return
+    if lint not in ("", *_LEVELS):
+        raise UserError(f"--lint={lint}: unknown level", f"known: {', '.join(_LEVELS)}")
     options: dict[str, Any] = {
         **{"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "block_size": block_size},
         **{"vocab_size": vocab_size, "init": init, "activation": activation, "bias": bias},
@@ -184,12 +213,13 @@ def init_inspect(
         studies.scan(subject, scan, as_json)
     elif coord_check:
         scales = depths if over == "depth" else widths
-        steps.coordinates(subject, over, scales, optimizer, seed, as_json, lint)
+        steps.coordinates(subject, over, scales, optimizer, seed, as_json, bool(lint))
     elif warmup:
-        steps.warmup(subject, ask, tokenizer, lint)
+        steps.warmup(subject, ask, tokenizer, bool(lint))
     else:
         files = Files(csv, png, svg, tui)
-        failed = inspect(subject, ask, tokenizer, files) and lint
+        worst = inspect(subject, ask, tokenizer, files)
+        failed = lint and (worst == "fail" or worst == lint)
         console.next_command("nanogpt init-inspect --compare normal,pytorch,mup")
         raise typer.Exit(1 if failed else 0)
     name = subject.scheme.name if subject.scheme else "custom"
@@ -197,8 +227,8 @@ def init_inspect(
     console.next_command(shell.command("train", "small", *shell.setting("model.init", name)))
 
 
-def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files) -> bool:
-    """Print the whole inspection and write files; returns whether a check failed.
+def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files) -> str:
+    """Print the whole inspection and write files; returns the gravest severity of a verdict.
 
     Raises:
         UserError: something cannot be read or computed, or (after the page is printed) the weights
@@ -238,7 +268,7 @@ def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files)
         answer = output.as_json(subject, expected, found, verdicts, training)
         console.emit_json(answer | {"spectral": spectral.as_json(norms, subject)})
     _refuse_broken(found)
-    return lint.worst(verdicts) == lint.FAIL
+    return lint.worst(verdicts)
 
 
 def _refuse_broken(found: Inspection | None) -> None:
@@ -321,7 +351,7 @@ def _judge(subject: Subject, expected: Signals | None, found: Inspection | None)
     from nanogpt_cli.init.study import shallow_growth
     from nanogpt_cli.init.tensor_stats import by_class
 
-    if subject.scheme is None:
+    if subject.scheme is None or (subject.trained and found is not None):
         assert found is not None
         return detect.judge(found.tensors, found.signals, subject.config, trained=subject.trained)
     signals = found.signals if found else expected

@@ -204,8 +204,10 @@ def stored(origin: str, init: str) -> Subject:
             return of_model(foreign_code.load(origin), origin, init)
     found = sources.resolve(origin, checkpoint="last")
     subject = of_model(found.model, found.label, init)
-    if found.step and not init:
+    if found.step:
         note = f"trained for {found.step} steps; --input NAME measures it on data it knows"
+        if init:
+            note += f"; expected values are those of {init}'s start, which training leaves"
         return replace(subject, notes=(*found.notes, note), trained=True)
     return replace(subject, notes=found.notes)
 

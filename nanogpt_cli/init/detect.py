@@ -4,45 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 
-from nanogpt_cli.init.drawing import MatrixSpec, matrices_of
+from nanogpt_cli.init.drawing import MatrixSpec
 from nanogpt_cli.init.lint import FAIL, NOTE, OK, WARN, Verdict
 from nanogpt_cli.init.lint_signals import on_signals, on_trained
+from nanogpt_cli.init.nearest import MATRICES, TABLES, Match, declared, nearest_scheme
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.tensor_stats import ClassStats, TensorStats, by_class
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.schemes import Scheme, catalogue
 
-MATRICES = ("q", "k", "v", "attn_proj", "fc", "mlp_proj")
-TABLES = ("wte", "wpe", "lm_head")
-# Cap on a class's log-ratio of std, so that a single class cannot outweigh all others.
-_CAP = 0.7
-# Penalty for a matrix whose values could not be drawn from the law, whatever its std.
-_SHAPE = 0.15
-# Mean squared log-ratio above which no scheme is near: the weights are trained, or follow a scheme
-# that is not in the catalogue. One class of eight may be entirely different.
-_FAR = 0.07
 _CLOSE = 0.03  # a class whose std is this close (3 %) agrees with the scheme
-
-
-@dataclass(frozen=True)
-class Match:
-    """The scheme whose standard deviations are nearest to the measured ones.
-
-    Attributes:
-        scheme: the scheme.
-        distance: mean over classes of the squared log-ratio of std, capped per class.
-    """
-
-    scheme: Scheme
-    distance: float
-
-    @property
-    def near(self) -> bool:
-        """Whether the weights follow this scheme, except perhaps for a class or two."""
-        return self.distance < _FAR
 
 
 def guess_law(t: TensorStats, n_layer: int) -> str:
@@ -80,57 +53,6 @@ def _cut(reach: float) -> tuple[float, float] | None:
     return None
 
 
-def nearest_scheme(tensors: list[TensorStats], config: GPTConfig) -> Match:
-    """Compare the std of every class and block with that of every scheme; returns the nearest."""
-    scored = [Match(s, _distance(tensors, s, config)) for s in catalogue().values()]
-    return min(scored, key=lambda match: match.distance)
-
-
-def declared(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> list[MatrixSpec]:
-    """The law that ``scheme`` prescribes for each tensor."""
-    cache: dict[str, dict[str, MatrixSpec]] = {}
-    found = []
-    for t in tensors:
-        name = t.key.partition("/")[0]
-        if name not in cache:
-            cache[name] = {p.key: p for p in matrices_of(name, config, scheme)}
-        found.append(cache[name][t.key])
-    return found
-
-
-def _distance(tensors: list[TensorStats], scheme: Scheme, config: GPTConfig) -> float:
-    last = config.n_layer - 1
-    kept = [
-        t
-        for t in tensors
-        if t.tensor_class in (*MATRICES, *TABLES) and t.layer in (-1, 0, last // 2, last)
-    ]
-    # One zero matrix in a class of nonzero ones is a separate fault and no evidence for a scheme.
-    alive = {t.tensor_class for t in tensors if t.std > 0}
-    kept = [t for t in kept if t.std != 0 or t.tensor_class not in alive]
-    by_kind: dict[str, list[float]] = {}
-    for t, spec in zip(kept, declared(kept, scheme, config), strict=True):
-        by_kind.setdefault(t.tensor_class, []).append(_gap(t, spec))
-    means = [sum(gaps) / len(gaps) for gaps in by_kind.values()]
-    return sum(means) / max(1, len(means))
-
-
-def _gap(t: TensorStats, spec: MatrixSpec) -> float:
-    """Squared log-ratio of std, capped, plus a penalty if the law could not give these values."""
-    if not t.finite or (t.std > 0) != (spec.std > 0):
-        return _CAP**2
-    if spec.std == 0:
-        return 0.0
-    shape = _SHAPE if t.exceeds(spec.law) or _cut_short(t, spec) else 0.0
-    return min(abs(math.log(t.std / spec.std)), _CAP) ** 2 + shape
-
-
-def _cut_short(t: TensorStats, spec: MatrixSpec) -> bool:
-    """Whether a normal matrix of this size would have larger extremes, all but once in 10,000."""
-    within = math.erf(t.reach / t.std / math.sqrt(2))
-    return spec.law.kind == "normal" and t.size * math.log(max(within, 1e-300)) < math.log(1e-4)
-
-
 def judge(
     tensors: list[TensorStats], signals: Signals, config: GPTConfig, *, trained: bool = False
 ) -> list[Verdict]:
@@ -143,19 +65,24 @@ def judge(
         trained: whether they are known to be trained; else LayerNorm gains tell, which every scheme
             starts from a constant.
     """
-    gains = [t for t in tensors if t.tensor_class == "ln" and t.finite]
-    if not (trained or any(not t.constant for t in gains)):
+    gains = [t for t in tensors if t.tensor_class == "ln" and t.finite and not t.constant]
+    if not (trained or any(not _drawn(t) for t in gains)):
         return lint_foreign(tensors, config) + on_signals(signals, config)
     text = "these weights are trained: limits that a start should keep are not applied"
     damage = [v for v in _dead_tensors(tensors) if v.severity == FAIL]
     return [Verdict(NOTE, "trained", text), *damage, *on_trained(signals)]
 
 
+def _drawn(gain: TensorStats) -> bool:
+    """Whether a gain has mean zero, within six standard errors, which training does not give it."""
+    return abs(gain.mean) < 6 * gain.std / math.sqrt(gain.size)
+
+
 def lint_foreign(tensors: list[TensorStats], config: GPTConfig) -> list[Verdict]:
     """Find faults that are visible in the weights alone, and name the nearest scheme."""
     classes = {c.tensor_class: c for c in by_class(tensors)}
     match = nearest_scheme(tensors, config)
-    expected = declared(tensors, match.scheme, config)
+    expected = declared(tensors, match.scheme, config, match.factor)
     found = [*_dead_tensors(tensors), *_zeros(classes, tensors, expected), *_outliers(classes)]
     found += [*_fused_xavier(classes, config), *_projections(classes, config)]
     found += [*_embeddings(classes, config), *_uncut(classes)]
@@ -166,12 +93,12 @@ def lint_foreign(tensors: list[TensorStats], config: GPTConfig) -> list[Verdict]
         )
         return [Verdict(NOTE, "nearest", text, match.distance), *found]
     laws = [replace(t, expected_std=p.std) for t, p in zip(tensors, expected, strict=True)]
-    off = list(_apart(by_class(laws), match.scheme))
-    text = f"nearest scheme: {match.scheme.name}"
+    off = [*_apart(by_class(laws), match.name), *_off_law(tensors, expected, match)]
+    text = f"nearest scheme: {match.name}"
     return [Verdict(OK, "nearest", text, match.distance), *off, *found]
 
 
-def _apart(classes: list[ClassStats], scheme: Scheme) -> Iterator[Verdict]:
+def _apart(classes: list[ClassStats], scheme: str) -> Iterator[Verdict]:
     """Classes whose std differs from that of the nearest scheme."""
     for c in classes:
         if c.tensor_class not in (*MATRICES, *TABLES):
@@ -183,9 +110,31 @@ def _apart(classes: list[ClassStats], scheme: Scheme) -> Iterator[Verdict]:
         if abs(math.log(std / expected)) > _CLOSE + noise:
             text = (
                 f"{c.tensor_class}: std {std:.4g} is {std / expected:.3g} times "
-                f"{scheme.name}'s {expected:.4g}"
+                f"{scheme}'s {expected:.4g}"
             )
             yield Verdict(WARN, "differs", text, std / expected)
+
+
+def _off_law(
+    tensors: list[TensorStats], expected: list[MatrixSpec], match: Match
+) -> Iterator[Verdict]:
+    """Classes with matrices whose mean or shape is not that of the scheme's law."""
+    seen = set()
+    for t, spec in zip(tensors, expected, strict=True):
+        law = spec.law
+        if t.tensor_class in seen or not t.finite or t.std == 0 or law.kind == "constant":
+            continue
+        # √(24/n) is the standard error of a normal sample's kurtosis, and larger than other laws'.
+        scatter = 0.05 + 6 * math.sqrt(24 / max(1, t.sampled))
+        text = ""
+        if abs(t.mean) > 6 * t.std / math.sqrt(t.size):
+            text = f"{t.key}: mean {t.mean:.3g}, but the mean of {match.name}'s {law.kind} law is 0"
+        elif law.kind != "orthogonal" and abs(t.kurtosis - law.kurtosis) > scatter:
+            text = f"{t.key}: kurtosis {t.kurtosis:.2f}, but {match.name}'s {law.kind} law has "
+            text += f"{law.kurtosis:.2f}"
+        if text:
+            seen.add(t.tensor_class)
+            yield Verdict(WARN, "law", text, t.kurtosis)
 
 
 def _dead_tensors(tensors: list[TensorStats]) -> Iterator[Verdict]:
@@ -197,6 +146,11 @@ def _dead_tensors(tensors: list[TensorStats]) -> Iterator[Verdict]:
         elif t.reach > 1e3 or (t.reach < 1e-12 and not t.constant):
             text = f"{t.key} reaches {t.reach:.2g}: uninitialised memory?"
             yield Verdict(FAIL, "uninitialised", text, t.reach)
+        elif t.tensor_class == "ln" and not t.constant and _drawn(t):
+            text = (
+                f"{t.key} has mean {t.mean:.2g} and std {t.std:.2g}: a LayerNorm gain starts at 1"
+            )
+            yield Verdict(WARN, "gain", text, t.std)
         elif t.tensor_class == "ln" and t.constant and t.minimum not in (0, 1):
             text = f"{t.key} is {t.minimum:g} throughout, but a LayerNorm gain should start at 1"
             yield Verdict(WARN, "gain", text, t.minimum)

@@ -98,7 +98,7 @@ def on_laws(sketches: list[Sketch], shape: Shape, fused: int = 3) -> Iterator[Ve
 
 
 def typical(group: list[Sketch]) -> float:
-    """The median std of a role's matrices that are not zero; one faulty block does not change it."""
+    """The median std of a role's matrices that are not zero, which one block does not change."""
     return median([s.std for s in group if s.std > 0] or [0.0])
 
 
@@ -129,7 +129,7 @@ def _over_depth(role: str, group: list[Sketch], shape: Shape) -> Iterator[RoleVe
     mistakes = {
         "reversed": (shape.L - index, "largest in the last block where it should be in the first: "
                      "the index of the block runs backwards"),
-        "shifted": (index + 2, "1/√(l+2) over blocks l = 0, 1, …: the index of the block is one too "
+        "shifted": (index + 2, "1/√(l+2) over blocks l = 0, 1, …: the index is one too "
                     "large; 1/√(l+1) begins with 1"),
         "clamped": (index.clamp_min(1), "alike in blocks 0 and 1 and 1/√l beyond: the index of the "
                     "block begins with 0; use 1/√(l+1)"),
@@ -142,7 +142,9 @@ def _over_depth(role: str, group: list[Sketch], shape: Shape) -> Iterator[RoleVe
     odd = off[name]
     if len(odd) > max(1, len(layers) // 3):
         stds = ", ".join(f"{x:.3g}" for x in square.sqrt().tolist()[:6])
-        text = f"{role}: its std follows no trend over depth ({stds}, …): blocks drawn by other laws"
+        text = (
+            f"{role}: its std follows no trend over depth ({stds}, …): blocks drawn by other laws"
+        )
         yield RoleVerdict(WARN, "depth-order", text, role=role)
         return
     yield _odd_blocks(role, layers, square, (index + 1) ** (2 * _TRENDS[name]), odd, shape)
@@ -201,8 +203,8 @@ def _same(a: float, b: float, tolerance: float = _CLOSE) -> bool:
 
 
 def _tolerance(group: list[Sketch]) -> float:
-    """How far chance moves the logarithm of a role's typical std: 6 standard errors and 1 %."""
-    return 0.01 + 6 / math.sqrt(2 * min(s.size for s in group))
+    """How far chance moves the logarithm of a role's typical std: 6 standard errors."""
+    return 6 / math.sqrt(2 * min(s.size for s in group))
 
 
 def on_zeros(sketches: list[Sketch]) -> Iterator[Verdict]:
@@ -261,12 +263,22 @@ def _half_scaled(roles: dict[str, list[Sketch]], shape: Shape) -> Iterator[RoleV
 
 
 def nearest(roles: dict[str, list[Sketch]], shape: Shape) -> Fit | None:
-    """The scheme that the most roles follow, if need be times one factor; ``None`` without roles."""
+    """The scheme that most roles follow, if need be times one factor; ``None`` without roles."""
     alive = {role for role, group in roles.items() if any(s.std > 0 for s in group)}
     if len(alive) < 4:
         return None
     fits = [fit for scheme in catalogue().values() for fit in _fits(scheme, roles, shape)]
-    return min(fits, key=lambda fit: (len(fit.off) + (0.5 if fit.factor != 1 else 0), _miss(fit)))
+    return min(fits, key=lambda fit: (len(fit.off) + _unlikely(fit), _miss(fit)))
+
+
+def _unlikely(fit: Fit) -> float:
+    """How many roles more another scheme may miss before this one is preferred to it."""
+    return 0.5 * (fit.factor != 1) + 1.5 * _mistaken(fit.scheme)
+
+
+def _mistaken(scheme: Scheme) -> bool:
+    """Whether the catalogue has the scheme because it is often drawn by mistake."""
+    return any(word in scheme.about + scheme.source for word in ("misreading", "mistake"))
 
 
 def _miss(fit: Fit) -> float:
@@ -338,13 +350,14 @@ def _remarks(fit: Fit, shape: Shape) -> Iterator[Verdict]:
         text = "q, k, v have Xavier's std of the fused matrix, 0.71 times that of separate ones"
         yield Verdict(WARN, "fused-xavier", f"{text}: draw each by itself", 0.71)
     elif name == "scaled-1L" and shape.L > 1:
-        text = "residual projections have 1/√L, √2 times GPT-2's 1/√(2L): two branches join a layer"
+        text = "residual projections have 1/√L, √2 times GPT-2's 1/√(2L): a layer adds two branches"
         yield Verdict(NOTE, "depth-factor", text, math.sqrt(2))
     elif name == "normal" and shape.L > 2:
         text = f"residual projections have the plain std: no depth scaling over {shape.L} layers"
         yield Verdict(NOTE, "plain-projections", text, 1.0)
-    elif "misreading" in fit.scheme.about:
-        yield Verdict(NOTE, "depth-factor", f"residual projections: {fit.scheme.about}")
+    elif _mistaken(fit.scheme):
+        text = f"{fit.scheme.about} ({fit.scheme.source}): is that what was meant?"
+        yield Verdict(NOTE, "depth-factor", text)
 
 
 def _cause(
@@ -369,7 +382,7 @@ def _cause(
         known[:0] = [
             (r, depth, "depth-factor", "the depth factor 1/√(2L) is missing"),
             (r, 1 / depth, "depth-factor", "the depth factor 1/√(2L) is applied twice"),
-            (r, math.sqrt(2), "depth-factor", "1/√L in place of 1/√(2L): two branches join a layer"),
+            (r, math.sqrt(2), "depth-factor", "1/√L, not 1/√(2L): a layer adds two branches"),
             (r, 1 / math.sqrt(2), "depth-factor", "the depth factor counts 2L branches twice"),
         ]  # fmt: skip
     elif role not in TABLES:

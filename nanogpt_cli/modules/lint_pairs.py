@@ -91,7 +91,7 @@ def _correlated(live: list[Sketch], *, start: bool) -> Iterator[Link]:
 
 def _common_rows(live: list[Sketch]) -> dict[tuple[int, int], int]:
     """How many different rows occur in both of two matrices, by their indices."""
-    distinct = [s.row_key.unique() if s.shape[1] >= 4 else s.row_key[:0] for s in live]
+    distinct = [torch.unique(s.row_key) if s.shape[1] >= 4 else s.row_key[:0] for s in live]
     distinct = [keys[keys != 0] for keys in distinct]
     if not distinct:
         return {}
@@ -104,7 +104,7 @@ def _common_rows(live: list[Sketch]) -> dict[tuple[int, int], int]:
         if not bool(same.any()):
             break
         pairs = torch.stack([owner[:-gap][same], owner[gap:][same]], 1)
-        kinds, counts = pairs.unique(dim=0, return_counts=True)
+        kinds, counts = torch.unique(pairs, dim=0, return_counts=True)
         for (i, j), n in zip(kinds.tolist(), counts.tolist(), strict=True):
             found[i, j] = found.get((i, j), 0) + n
     return {pair: n for pair, n in found.items() if n > 1 or len(distinct[pair[0]]) == 1}
@@ -215,8 +215,8 @@ def fused_orthogonal(sketches: list[Sketch]) -> Iterator[Verdict]:
     hit = [i for i, parts in layers.items() if len(parts) == 3 and _jointly(list(parts.values()))]
     if hit:
         text = (
-            f"q, k and v are one orthogonal matrix in {blocks(hit)}: orthogonal_ was applied to the "
-            "fused weight; each is 0.58 times as large as by itself, and q·k is not random"
+            f"q, k and v are one orthogonal matrix in {blocks(hit)}: orthogonal_ was applied to "
+            "the fused weight; each is 0.58 times as large as by itself, and q·k is not random"
         )
         yield Verdict(WARN, "fused-orthogonal", text)
 

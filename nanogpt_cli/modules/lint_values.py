@@ -137,61 +137,78 @@ def odd(s: Sketch, tests: int) -> Iterator[Finding]:
         s: a matrix that is neither constant nor broken.
         tests: rows and columns of the whole module, which are all tested.
     """
-    lines = [
-        f
-        for name, square, n in (
-            ("row", s.row_square, s.shape[1]),
-            ("column", s.column_square, s.shape[0]),
-        )
-        for f in _sizes(s, name, square, n, chance.limit(tests))
-    ]
-    yield from lines
+    limit = chance.limit(tests)
+    odd_lines = _odd_lines(s, limit)
+    yield from odd_lines
     yield from _clipped(s)
+    if odd_lines:
+        return  # what else is odd follows from them
+    shifted = list(_shifted(s, limit))
+    yield from shifted
     r, pairs = s.pairs
     rate = float(chance.of_correlation(torch.tensor(r), s.shape[1]))
-    if rate > chance.limit(pairs * tests) and not _repeats(s) and s.rank > s.sampled * 0.75:
+    known = shifted or _repeats(s) or s.rank < s.sampled * 0.75
+    if rate > chance.limit(pairs * tests) and not known:
         what = f"two of its rows correlate by {r:.2f}"
         advice = "rows were made from one another and start alike; draw each on its own"
         yield Finding(WARN, "correlated-rows", s.part, what, advice, r)
-    elif not lines:
-        yield from _shifted(s, chance.limit(tests))
 
 
-def _sizes(
+def _odd_lines(s: Sketch, limit: float) -> list[Finding]:
+    """Rows or columns, whichever stand out more, of another size than the rest."""
+    lines = {
+        "row": (s.row_square - s.row_mean.square(), s.shape[1] - 1),
+        "column": (s.column_square - s.column_mean.square(), s.shape[0] - 1),
+    }
+    found = [single for name, line in lines.items() if (single := _single(s, name, *line, limit))]
+    if found:
+        return [max(found, key=lambda pair: pair[0])[1]]
+    return [f for name, line in lines.items() if (f := _piece(s, name, *line, limit))][:1]
+
+
+def _single(
     s: Sketch, name: str, square: Tensor, n: int, limit: float
-) -> Iterator[Finding]:  # fmt: skip
-    """Rows (or columns) of another size than the rest, alone or as a stretch."""
+) -> tuple[float, Finding] | None:
+    """Rows (or columns) that are each of another size, with the largest rate."""
     live = torch.nonzero(square > 0).flatten()
     if len(live) < 8 or n < 8:
-        return
+        return None
     kept = square[live]
     # The median of χ²_n/n is (1 − 2/9n)³ (Wilson & Hilferty).
     ratio = kept / (kept.median() / (1 - 2 / (9 * n)) ** 3)
     rate = chance.of_variance(ratio, n)
     out = rate > limit
-    if 0 < int(out.sum()) <= len(live) // 2:
-        factor = float(ratio[out].median().sqrt())
-        count = int(out.sum())
-        are = f"{name} {int(live[out][0])} is" if count == 1 else (
-            f"{count:,} of {len(square):,} {name}s ({spans(live[out].tolist())}) are")  # fmt: skip
-        advice = "padding, a head or a stray value that was not drawn like the rest"
-        what = f"{are} {factor:.3g} times as large as the others"
-        yield Finding(WARN, "odd-lines", s.part, what, advice, factor)
-        return
+    count = int(out.sum())
+    if not 0 < count <= len(live) // 2:
+        return None
+    factor = float(ratio[out].median().sqrt())
+    where = spans(live[out].tolist())
+    are = (
+        f"{name} {where} is"
+        if count == 1
+        else f"{count:,} of {len(square):,} {name}s ({where}) are"
+    )
+    what = f"{are} {factor:.3g} times as large as the others"
+    advice = "padding, a head or a stray value that was not drawn like the rest"
+    return float(rate.max()), Finding(WARN, "odd-lines", s.part, what, advice, factor)
+
+
+def _piece(s: Sketch, name: str, square: Tensor, n: int, limit: float) -> Finding | None:
+    """A half, third, … or sixteenth of the rows (or columns) of another size than the whole."""
+    kept = square[square > 0]
     for pieces in _SEGMENTS:
-        if len(live) < 2 * pieces:
-            break
-        means = torch.stack([piece.mean() for piece in kept.tensor_split(pieces)])
-        ratio = means / kept.mean()
-        worst = int(chance.of_variance(ratio, n * (len(live) // pieces)).argmax())
-        rates = chance.of_variance(ratio, n * (len(live) // pieces))
-        if float(rates[worst]) > limit:
+        if len(kept) < 2 * pieces:
+            return None
+        ratio = torch.stack([piece.mean() for piece in kept.tensor_split(pieces)]) / kept.mean()
+        rate = chance.of_variance(ratio, n * (len(kept) // pieces))
+        worst = int(rate.argmax())
+        if float(rate[worst]) > limit:
             factor = float(ratio[worst].sqrt())
             what = f"piece {worst + 1} of {pieces} of its {name}s is {factor:.3g} times as large"
             what += " as the whole"
             advice = "a piece drawn by another law; draw all of it by one"
-            yield Finding(WARN, "odd-lines", s.part, what, advice, factor)
-            return
+            return Finding(WARN, "odd-lines", s.part, what, advice, factor)
+    return None
 
 
 def _shifted(s: Sketch, limit: float) -> Iterator[Finding]:

@@ -267,7 +267,7 @@ def _on_integers(row: Tensor) -> bool:
 
     The smallest gap between 32 or more independent values is below 1/127 of the largest.
     """
-    levels = torch.cat([torch.zeros(1), row]).unique().double()
+    levels = torch.unique(torch.cat([torch.zeros(1), row])).double()
     if len(levels) < 4:
         return False
     gap = float((levels[1:] - levels[:-1]).min())

@@ -13,6 +13,7 @@ from nanogpt_cli.init import detect, lint, lint_signals
 from nanogpt_cli.init.drawing import build, configure
 from nanogpt_cli.init.inspect import measure
 from nanogpt_cli.init.lint import Verdict
+from nanogpt_cli.init.nearest import nearest_scheme
 from nanogpt_cli.init.sources import Drawn, Stored
 from nanogpt_cli.init.tensor_stats import by_class
 from nanogpt_cli.init.theory import expect, random_tokens
@@ -319,7 +320,7 @@ def test_the_nearest_scheme_is_the_one_that_drew_the_weights(name: str) -> None:
     model = build(CONFIG, schemes.get(name), 0)
     source = Stored(CONFIG, dict(model.named_parameters()).__getitem__)
     idx, targets = random_tokens(CONFIG, 1, 4, seed=0)
-    match = detect.nearest_scheme(measure(source, idx, targets).tensors, CONFIG)
+    match = nearest_scheme(measure(source, idx, targets).tensors, CONFIG)
     assert match.near
     assert match.scheme.name == name
 

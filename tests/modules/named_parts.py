@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,10 @@ def _parts(name: str, parameter: Tensor, model: nn.Module, turned: bool) -> Iter
         shape = parameter.shape
         half = shape[-2] // 2
         index = torch.arange(shape[-2] * (shape[0] if len(shape) > 2 else 1))
-        for kind, chosen in (("gate", index % (2 * half) < half), ("fc", index % (2 * half) >= half)):
+        for kind, chosen in (
+            ("gate", index % (2 * half) < half),
+            ("fc", index % (2 * half) >= half),
+        ):
             yield Part(name, kind, layer, index[chosen], turned, kind)
     else:
         yield Part(name, role, layer, None, turned)
@@ -69,7 +73,7 @@ def _parts(name: str, parameter: Tensor, model: nn.Module, turned: bool) -> Iter
 
 def _thirds(name: str, rows: int, model: nn.Module) -> list[Tensor]:
     """Rows of q, k and v in a fused matrix: contiguous, or in turns head by head."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     heads = getattr(config, "num_attention_heads", 1)
     shared = getattr(config, "num_key_value_heads", None) or heads
     kind = getattr(config, "model_type", "")
@@ -82,7 +86,11 @@ def _thirds(name: str, rows: int, model: nn.Module) -> list[Tensor]:
         size = rows // (heads + 2)
         return [index[: heads * size], index[heads * size : -size], index[-size:]]
     if kind == "phi3":
-        return [index[: heads * size], index[heads * size : -shared * size], index[-shared * size :]]
+        return [
+            index[: heads * size],
+            index[heads * size : -shared * size],
+            index[-shared * size :],
+        ]
     return [index[:size], index[size : 2 * size], index[2 * size :]]
 
 

@@ -1,0 +1,185 @@
+"""The lint finds mistakes planted in weights and is silent on clean and on trained models."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+import faults
+import named_parts
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nanogpt_cli import schemes
+from nanogpt_cli.init.drawing import build
+from nanogpt_cli.init.lint import FAIL, NOTE, WARN, Verdict, worst
+from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.modules import chance, lint
+from nanogpt_cli.modules.anatomy import Part
+from nanogpt_cli.modules.finding import spans
+from nanogpt_cli.modules.sketch import Sketch, keys, sketch
+
+# What leaves no trace in independent weights: every entry has the same law before and after.
+INVISIBLE = {"square matrix transposed", "gate and fc swapped"}
+CASES = [
+    (kind, name)
+    for name, (_, _, kinds) in faults.PLANTED.items()
+    for kind in kinds
+    if name not in INVISIBLE
+]
+
+
+def judged(model: nn.Module, *, trained: bool | None = None) -> list[Verdict]:
+    found = lint.sketches_of(named_parts.parts_of(model))
+    return lint.lint(found, tied=named_parts.is_tied(model), trained=trained)
+
+
+def alarms(verdicts: Iterable[Verdict]) -> list[str]:
+    return [f"{v.topic}: {v.text}" for v in verdicts if v.severity in (WARN, FAIL)]
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_a_planted_mistake_is_named(kind: str, name: str) -> None:
+    found = judged(faults.patient(kind, name).model)
+    pattern = faults.PLANTED[name][1]
+    assert any(re.search(pattern, v.text) for v in found), [v.text for v in found]
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("kind", [*faults.EVERY, "mixtral", "gemma", "opt"])
+def test_a_clean_decoder_of_transformers_raises_no_alarm(kind: str) -> None:
+    for seed in range(2):
+        found = judged(faults.decoder(kind, seed))
+        assert not alarms(found)
+        assert any(v.topic == "nearest" and "no scheme" not in v.text for v in found)
+
+
+SHAPES = (
+    GPTConfig(5, 2, 64, 32, 300, 0.0, True, "gelu", tied=False),
+    GPTConfig(1, 1, 16, 32, 65, 0.0, False, "gelu"),
+)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("name", schemes.names())
+def test_a_start_of_every_scheme_raises_no_alarm(name: str) -> None:
+    expected = {"fused-xavier"} if name == "xavier-fused" else set()
+    for seed, config in enumerate(SHAPES):
+        found = judged(build(config, schemes.get(name), seed))
+        assert {v.topic for v in found if v.severity in (WARN, FAIL)} == expected
+
+
+def test_a_multiple_of_a_scheme_is_named_as_one() -> None:
+    model = faults.decoder("gpt2")
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.mul_(0.5)
+    assert any("gpt2 × 0.5" in v.text for v in judged(model))
+
+
+def test_a_model_in_bfloat16_gets_a_note() -> None:
+    found = [v for v in judged(faults.decoder("llama").bfloat16()) if v.topic == "precision"]
+    assert {v.severity for v in found} == {NOTE}
+
+
+def trained(kind: str, steps: int) -> nn.Module:
+    """A decoder after some steps of AdamW on a text whose words repeat."""
+    model = faults.decoder(kind).requires_grad_(True)
+    ids = torch.arange(0, 1024).remainder(37).square().remainder(faults.WORDS)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for step in range(steps):
+        batch = ids[step : step + 64].view(2, 32)
+        loss = model(batch, labels=batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("kind", faults.EVERY)
+def test_trained_weights_are_known_and_judged_for_damage_alone(kind: str) -> None:
+    model = trained(kind, 12)
+    found = judged(model)
+    assert not alarms(found)
+    assert any("these weights are trained" in v.text for v in found)
+    damaged = faults.Patient(kind, model)
+    faults.same_blocks(damaged)
+    faults.one_nan(damaged)
+    topics = {v.topic for v in judged(model) if v.severity in (WARN, FAIL)}
+    assert topics == {"block-copies", "not-finite"}
+
+
+def test_what_is_known_to_be_trained_needs_no_guess() -> None:
+    model = faults.patient("gpt2", "biases 0.1").model
+    assert alarms(judged(model))
+    assert not alarms(judged(model, trained=True))
+
+
+def test_a_nan_has_no_neighbours() -> None:
+    """One value that is no number is one finding, on the matrix that holds it."""
+    (text,) = alarms(judged(faults.patient("llama", "one NaN").model))
+    assert "layers.3.self_attn.o_proj" in text
+
+
+def test_a_mismatch_of_the_forward_is_a_failure_with_its_reason() -> None:
+    found = lint.forward_mismatch(0.31, "the activation is relu, not gelu")
+    assert found.severity == FAIL
+    assert "0.31 of the largest" in found.text
+    assert "relu, not gelu" in found.text
+    assert "another activation" in lint.forward_mismatch(math.inf).text
+    assert worst([found]) == FAIL
+
+
+def whole(values: Tensor) -> Sketch:
+    return sketch(Part("w", "fc", 0), values)
+
+
+@pytest.mark.numeric
+def test_moments_of_lines_are_those_of_numpy() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(3000, 1500) * 0.02  # read in two chunks
+    found, exact = whole(values), values.double().numpy()
+    assert found.mean == pytest.approx(exact.mean(), abs=1e-9)
+    assert found.std == pytest.approx(exact.std(), rel=1e-6)
+    torch.testing.assert_close(
+        found.row_square, torch.from_numpy((exact**2).mean(1)), rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(
+        found.column_mean, torch.from_numpy(exact.mean(0)), rtol=0, atol=1e-8
+    )
+
+
+def test_a_line_and_its_negative_have_one_key() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(5, 40)
+    rows[3], rows[4] = -rows[0], 0.0
+    found = keys(rows)
+    assert found[3] == found[0]
+    assert found[4] == 0
+    assert len(set(found.tolist())) == 4
+
+
+def test_bounds_on_chance_hold_for_exact_tails() -> None:
+    """Chernoff's rate is below −ln of the exact tail: χ²_2 and a binomial with one outcome."""
+    ratio = 9.0
+    exact = math.exp(-ratio)  # P(χ²_2 ≥ 2·9)
+    assert math.exp(-float(chance.of_variance(torch.tensor(ratio), 2))) >= exact
+    assert chance.of_share(1.0, 0.1, 7) == pytest.approx(-math.log(0.1**7))
+    assert chance.limit(1000) > chance.limit(10)
+
+
+def test_numbers_are_listed_as_spans() -> None:
+    assert spans([7, 3, 8, 9, 3]) == "3, 7-9"
+    assert spans(range(0, 20, 2)) == "0, 2, 4, 6, …"
+
+
+def test_the_largest_shapes_are_not_needed_for_a_scale() -> None:
+    """A decoder without tables, as a part of one, is judged as well."""
+    shape = replace(SHAPES[0])
+    model = build(shape, schemes.get("gpt2"), 0)
+    inner = [(p, x) for p, x in named_parts.parts_of(model) if p.layer >= 0]
+    assert not alarms(lint.lint(lint.sketches_of(inner), tied=False))
