@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from nanogpt_cli.init.detect import guess_law
 from nanogpt_cli.init.tensor_stats import measure_tensor
+from nanogpt_cli.modules.build import Built
 from nanogpt_cli.modules.draws import Write, WriteLog
+from nanogpt_cli.modules.meta import Slot, Slots
+from nanogpt_cli.modules.streaming import places
 
 # A start at one seed; the functions below call it with several.
 BuildAt = Callable[[int], nn.Module]
@@ -83,29 +86,76 @@ def read_laws(build_at: BuildAt, doubled: BuildAt | None = None) -> list[Paramet
         build_at: makes the module with values, at a seed.
         doubled: the same with its configuration's ``initializer_range`` doubled.
     """
-    log = WriteLog()
-    with log:
+    with WriteLog() as log:
         first = build_at(0)
     second = dict(build_at(1).named_parameters())
     wider = dict(doubled(0).named_parameters()) if doubled else {}
-    declared = any(callable(getattr(m, "_init_weights", None)) for m in first.modules())
-    names: dict[int, list[str]] = {}
-    for name, parameter in first.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    found = []
-    for name, parameter in first.named_parameters():
-        if not parameter.is_floating_point():
-            continue
-        kind, law, std, error = _compared(parameter.detach(), second[name].detach())
-        ratio = math.nan
-        if name in wider and kind == "random":
-            ratio = float(wider[name].detach().float().std()) / float(
-                parameter.detach().float().std()
-            )
-        tied = tuple(other for other in names[id(parameter)] if other != name)
-        about = (name, tied, tuple(parameter.shape), kind, law, std, error)
-        found.append(ParameterLaw(*about, log.of(parameter), declared, ratio))
-    return found
+    declared = _declares(first)
+    return [
+        _law(names, parameter, second[names[0]], wider.get(names[0]), log, declared)
+        for names, parameter in _by_names(first)
+    ]
+
+
+def read_streamed_laws(built: Built, blocks: Sequence[str]) -> list[ParameterLaw]:
+    """As ``read_laws``, for a start on meta: one block at a time has values.
+
+    What constructors draw is not seen: on meta they draw nothing.
+
+    Args:
+        built: a fresh start with ``fill`` and ``redraw``.
+        blocks: paths of its repeated blocks.
+    """
+    assert built.redraw is not None
+    first, second = built.redraw(0), built.redraw(1)
+    assert first.fill is not None
+    assert second.fill is not None
+    slots, other_slots = Slots(first.module), Slots(second.module)
+    others, declared = dict(second.module.named_modules()), _declares(first.module)
+    found: dict[Slot, ParameterLaw] = {}
+    for path, submodule in places(first.module, blocks):
+        inside = path in blocks
+        with WriteLog() as log:
+            first.fill(path, submodule, recurse=inside)
+        second.fill(path, others[path], recurse=inside)
+        ours = slots.below(submodule, recurse=inside)
+        theirs = other_slots.below(others[path], recurse=inside)
+        for slot, other in zip(ours, theirs, strict=True):
+            if slot not in found:  # a tied parameter comes up at each of its places
+                names = [name for _, _, name in slot.places]
+                found[slot] = _law(names, slot.current, other.current, None, log, declared)
+            slot.free()
+            other.free()
+    return list(found.values())
+
+
+def _declares(module: nn.Module) -> bool:
+    return any(callable(getattr(m, "_init_weights", None)) for m in module.modules())
+
+
+def _by_names(module: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
+    """Each parameter once, with all its names."""
+    found: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if parameter.is_floating_point():
+            found.setdefault(parameter, []).append(name)
+    return [(names, parameter) for parameter, names in found.items()]
+
+
+def _law(
+    names: list[str],
+    first: Tensor,
+    second: Tensor,
+    wider: Tensor | None,
+    log: WriteLog,
+    declared: bool,
+) -> ParameterLaw:
+    kind, law, std, error = _compared(first.detach(), second.detach())
+    ratio = math.nan
+    if wider is not None and kind == "random":
+        ratio = float(wider.detach().float().std() / first.detach().float().std())
+    about = (names[0], tuple(names[1:]), tuple(first.shape), kind, law, std, error)
+    return ParameterLaw(*about, log.of(first), declared, ratio)
 
 
 def _compared(first: Tensor, second: Tensor) -> tuple[str, str, float, float]:

@@ -25,7 +25,7 @@ from nanogpt_cli.modules.laws import config_doubled, read_laws
 from nanogpt_cli.modules.laws_lint import findings
 
 LAYERS = 3
-SECONDS = 40
+SECONDS = 60
 # Sizes under the names that configurations give them.
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers")
 SIZES: dict[str, Any] = {

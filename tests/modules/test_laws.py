@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,14 @@ import torch
 from survey import LAYERS, small_config
 from torch import nn
 
-from nanogpt_cli.modules.laws import ParameterLaw, config_doubled, depth_factors, read_laws
+from nanogpt_cli.modules.build import build
+from nanogpt_cli.modules.laws import (
+    ParameterLaw,
+    config_doubled,
+    depth_factors,
+    read_laws,
+    read_streamed_laws,
+)
 from nanogpt_cli.modules.laws_lint import findings
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
@@ -216,3 +224,21 @@ def test_the_range_of_a_configuration_is_followed() -> None:
     for law in matrices:
         assert abs(law.std / config.initializer_range - 1) < 6 * law.error
         assert abs(law.ratio - 2) < 1e-5  # the same draws, twice as large
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("model_type", ["gpt2", "llama"])
+def test_laws_of_a_start_on_meta_are_those_of_the_whole(tmp_path: Path, model_type: str) -> None:
+    whole = {law.name: law for law in started(model_type)[0]}
+    small_config(model_type).save_pretrained(tmp_path)
+    built = build(str(tmp_path))
+    stacks = [n for n, m in built.module.named_modules() if isinstance(m, nn.ModuleList)]
+    blocks = [f"{stacks[0]}.{i}" for i in range(LAYERS)]
+    lean = read_streamed_laws(built, blocks)
+    assert {law.name for law in lean} == whole.keys()
+    for law in lean:
+        other = whole[law.name]
+        assert (law.kind, law.tied, law.shape) == (other.kind, other.tied, other.shape)
+        assert abs(law.std - other.std) <= 6 * (law.error + other.error) * other.std
+    assert all(p.is_meta for p in built.module.parameters())
+    assert depth_factors(lean) == depth_factors(list(whole.values()))
