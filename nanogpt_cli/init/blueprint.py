@@ -127,6 +127,8 @@ class Blueprint:
         experts, active: experts of an MLP and how many of them compute a token; 0 without experts.
         shares_sum: whether the weights of a token's experts sum to 1 (a softmax over the active
             ones) or are those of a softmax over all.
+        padding: a token whose row of the table is zero (``nn.Embedding``'s ``padding_idx``); -1 for
+            none. The other rows have E[w²] = ``wte``.
         score_cap, logit_cap: c in c·tanh(x/c) on scores and logits; 0 for none. The recursion
             leaves both out: the caller checks that they do not matter.
     """
@@ -159,6 +161,7 @@ class Blueprint:
     experts: int = 0
     active: int = 0
     shares_sum: bool = True
+    padding: int = -1
     score_cap: float = 0.0
     logit_cap: float = 0.0
 

@@ -100,7 +100,8 @@ class Forward:
     def _embed(self) -> Tensor:
         plan = self.plan
         positions = self.places.repeat(self.causal.B)
-        C = plan.wte * equal(self.idx) + plan.wpe * equal(positions)
+        written = plan.wte * (self.idx != plan.padding).double()
+        C = written * equal(self.idx) + plan.wpe * equal(positions)
         total = plan.wte + plan.wpe
         self.out.token_share = plan.wte / total if total else math.nan
         C = C * plan.embedding**2

@@ -68,10 +68,11 @@ class Plan:
             for layer, parts in zip(self.blueprint.layers, self.blocks, strict=True)
         )
         head = "wte" if self.blueprint.tied else "lm_head"
+        rows = self.blueprint.vocab / (self.blueprint.vocab - (self.blueprint.padding >= 0))
         return replace(
             self.blueprint,
             layers=layers,
-            wte=of(self.outside, "wte"),
+            wte=of(self.outside, "wte") * rows,
             wpe=of(self.outside, "wpe"),
             head=of(self.outside, head),
             final_gain=of(self.outside, "final", 1.0),
@@ -163,10 +164,10 @@ class _Reader:
             width=width, n_head=n_head, n_kv_head=n_kv_head, head_size=head_size, hidden=hidden,
             vocab=self._shape(outside["wte"])[0], layers=self._layers(head_size),
             wte=0.0, head=0.0, activation=self._activation(), gated="gate" in blocks[0],
-            norm=self.family.norm, eps=self._eps(placement), placement=placement,
+            norm=self.family.norm, eps=self._eps(), placement=placement,
             final_norm=getattr(self.body, self.family.final, None) is not None,
             qk_norm="q_norm" in self.family.names, tied="lm_head" not in outside,
-            experts=experts, **chosen,
+            experts=experts, padding=self._padding(outside["wte"]), **chosen,
         )  # fmt: skip
         return Plan(
             blueprint,
@@ -302,11 +303,10 @@ class _Reader:
             raise Unclaimed("the experts are not stacked in one parameter")
         return self._shape(parts["mlp_proj"])[0]
 
-    def _eps(self, placement: str) -> float:
+    def _eps(self) -> float:
         """The ε of the norms, which must be the same everywhere."""
         names = [f"{path}.{self.family.names[role]}" for path in self.paths
                  for role in _NORM_NAMES if role in self.family.names]  # fmt: skip
-        del placement
         found = set()
         for name in (*names, f"{self.family.body}.{self.family.final}"):
             norm = self.module.get_submodule(name) if self._has(name) else None
@@ -366,6 +366,15 @@ class _Reader:
         if getattr(self.config, "use_sliding_window", True) is False:
             return 0
         return window if isinstance(window, int) else 0
+
+    def _padding(self, table: Part) -> int:
+        """The token whose row of the table is zero; on ``meta``, the one that is meant to be."""
+        owner = self.module.get_submodule(table.parameter.rpartition(".")[0])
+        row = getattr(owner, "padding_idx", None)
+        if not isinstance(row, int):
+            return -1
+        values = self.parameters[table.parameter]
+        return -1 if not values.is_meta and bool(values[row].any()) else row
 
     def _rope(self, layer: int, head_size: int) -> tuple[float, ...]:
         """The angles of rotary positions, as the configuration gives them or the module holds."""
