@@ -61,15 +61,24 @@ class Variances:
             return second(f"{name}.bias")[0] if config.bias else 0.0
 
         q, k, v = second("attn.c_attn.weight")
-        fc, qkv, hidden = (
-            second("mlp.c_fc.weight")[0],
-            bias("attn.c_attn"),
-            bias("mlp.c_fc"),
-        )
+        qkv = bias("attn.c_attn")
+        (fc,) = second("mlp.c_fc.weight")  # with the gate, if there is one
+        hidden = bias("mlp.c_fc")
         return cls(
-            *(q, k, v, *second("attn.c_proj.weight"), fc, *second("mlp.c_proj.weight")),
-            *(*second("ln_1.weight"), *second("ln_2.weight")),
-            *(qkv, qkv, qkv, bias("attn.c_proj"), hidden, bias("mlp.c_proj")),
+            q=q,
+            k=k,
+            v=v,
+            attn_proj=second("attn.c_proj.weight")[0],
+            fc=fc,
+            mlp_proj=second("mlp.c_proj.weight")[0],
+            gain_1=second("ln_1.weight")[0],
+            gain_2=second("ln_2.weight")[0],
+            bias_q=qkv,
+            bias_k=qkv,
+            bias_v=qkv,
+            bias_attn=bias("attn.c_proj"),
+            bias_fc=hidden,
+            bias_mlp=bias("mlp.c_proj"),
             gate=fc,
             bias_gate=hidden,
         )
