@@ -30,9 +30,10 @@ class Backward:
         out.weight_grad = {name: [] for name in ("c_attn", "attn_proj", "fc", "mlp_proj")}
         factor = forward.head * plan.output**2
         last = forward.normalise(C, 1.0) if plan.final_norm else C
-        G = factor * loss_gradient(
-            plan.width * factor * last, out.own_logit, forward.idx, forward.targets, plan.vocab
-        )
+        # The mean logit of the token just read, for all but the one whose row is zero.
+        own = forward.written * (out.own_logit / float(forward.written.mean().clamp_min(1e-9)))
+        together = plan.width * factor * last
+        G = factor * loss_gradient(together, own, forward.idx, forward.targets, plan.vocab)
         if plan.final_norm:
             G = G / forward.scale(C.diagonal())
         out.grad_rms.append(forward.rms(G))

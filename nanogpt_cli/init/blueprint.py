@@ -61,15 +61,24 @@ class Variances:
             return second(f"{name}.bias")[0] if config.bias else 0.0
 
         q, k, v = second("attn.c_attn.weight")
-        fc, qkv, hidden = (
-            second("mlp.c_fc.weight")[0],
-            bias("attn.c_attn"),
-            bias("mlp.c_fc"),
-        )
+        qkv = bias("attn.c_attn")
+        (fc,) = second("mlp.c_fc.weight")  # with the gate, if there is one
+        hidden = bias("mlp.c_fc")
         return cls(
-            *(q, k, v, *second("attn.c_proj.weight"), fc, *second("mlp.c_proj.weight")),
-            *(*second("ln_1.weight"), *second("ln_2.weight")),
-            *(qkv, qkv, qkv, bias("attn.c_proj"), hidden, bias("mlp.c_proj")),
+            q=q,
+            k=k,
+            v=v,
+            attn_proj=second("attn.c_proj.weight")[0],
+            fc=fc,
+            mlp_proj=second("mlp.c_proj.weight")[0],
+            gain_1=second("ln_1.weight")[0],
+            gain_2=second("ln_2.weight")[0],
+            bias_q=qkv,
+            bias_k=qkv,
+            bias_v=qkv,
+            bias_attn=bias("attn.c_proj"),
+            bias_fc=hidden,
+            bias_mlp=bias("mlp.c_proj"),
             gate=fc,
             bias_gate=hidden,
         )
@@ -127,6 +136,8 @@ class Blueprint:
         experts, active: experts of an MLP and how many of them compute a token; 0 without experts.
         shares_sum: whether the weights of a token's experts sum to 1 (a softmax over the active
             ones) or are those of a softmax over all.
+        padding: a token whose row of the table is zero (``nn.Embedding``'s ``padding_idx``); -1 for
+            none. The other rows have E[w²] = ``wte``.
         score_cap, logit_cap: c in c·tanh(x/c) on scores and logits; 0 for none. The recursion
             leaves both out: the caller checks that they do not matter.
     """
@@ -159,6 +170,7 @@ class Blueprint:
     experts: int = 0
     active: int = 0
     shares_sum: bool = True
+    padding: int = -1
     score_cap: float = 0.0
     logit_cap: float = 0.0
 

@@ -11,8 +11,9 @@ in the score variance, or sampled where that is large.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ class Passed:
     before: Tensor
     middle: Tensor
     field: attention.Field
-    after: list[Tensor] = field(default_factory=list)
+    after: list[Tensor] = dataclasses.field(default_factory=list)
 
 
 class Forward:
@@ -80,7 +81,8 @@ class Forward:
         self.reads_norm = plan.placement in ("pre", "peri")
         self.heads_width = plan.n_head * plan.head_size
         # (N,) factor with which the embedding, without its multiplier, is part of the stream.
-        self.kept = torch.full((len(self.idx),), plan.embedding, dtype=torch.float64)
+        self.written = (self.idx != plan.padding).double()
+        self.kept = plan.embedding * self.written
 
     def run(self, *, keep: bool) -> Tensor:
         """Covariance (N, N) of the last residual stream; ``keep`` stores two matrices per block."""
@@ -114,7 +116,7 @@ class Forward:
     def _embed(self) -> Tensor:
         plan = self.plan
         positions = self.places.repeat(self.causal.B)
-        C = plan.wte * equal(self.idx) + plan.wpe * equal(positions)
+        C = plan.wte * self.written * equal(self.idx) + plan.wpe * equal(positions)
         total = plan.wte + plan.wpe
         self.out.token_share = plan.wte / total if total else math.nan
         C = C * plan.embedding**2

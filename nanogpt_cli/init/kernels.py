@@ -86,7 +86,7 @@ def dead_share(variance: float, covariance: float, n_tokens: int) -> float:
     return float((weight * below.exp()).sum())
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def hermite_coefficients(activation: str, q: float, terms: int = 24) -> tuple[float, ...]:
     """Coefficients of φ(√q·z) in normalised Hermite polynomials, by quadrature on a fine grid."""
     z = torch.linspace(-12, 12, 4801, dtype=torch.float64)
@@ -100,10 +100,16 @@ def hermite_coefficients(activation: str, q: float, terms: int = 24) -> tuple[fl
     return tuple(found)
 
 
-def hermite(activation: str) -> Kernel:
-    """The kernel of any smooth activation: value = Σ aₙ²ρⁿ, with aₙ at the mean variance.
+# Variances that differ by less than this factor share the coefficients of their mean.
+_ALIKE = 1.1
+_GRID = math.log(1.1)  # between the variances at which coefficients are computed
 
-    After LayerNorm all variances are equal up to ε, which enters through ρ.
+
+def hermite(activation: str) -> Kernel:
+    """The kernel of any smooth activation: value = Σ aₙ(q₁)·aₙ(q₂)·ρⁿ.
+
+    Behind a norm all variances are equal up to ε, which enters through ρ, and the aₙ are those of
+    the mean variance. Where no norm stands before the MLP, each token has its own.
     """
 
     def kernel(R: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,17 +117,36 @@ def hermite(activation: str) -> Kernel:
         mean = float(q.mean())
         if mean <= 0:
             return torch.zeros_like(R), torch.full_like(R, 0.25)
-        rho = (R / (q[:, None] * q).sqrt()).clamp(-1, 1)
-        squares = [a * a for a in hermite_coefficients(activation, round(mean, 12))]
-        value = torch.full_like(R, squares[-1])
-        slope = torch.full_like(R, (len(squares) - 1) * squares[-1])
-        for n in range(len(squares) - 2, -1, -1):
-            value.mul_(rho).add_(squares[n])
+        rho = (R / (q[:, None] * q).sqrt().clamp_min(1e-300)).clamp(-1, 1)
+        if float(q.max()) > _ALIKE * float(q.min()):
+            a = _coefficients_of_each(activation, q)
+            terms: list[Tensor | float] = [row[:, None] * row for row in a]
+            size = (q[:, None] * q).sqrt().clamp_min(1e-300)
+        else:
+            terms = [a * a for a in hermite_coefficients(activation, round(mean, 12))]
+            size = torch.tensor(mean, dtype=R.dtype)
+        value = torch.full_like(R, 1.0) * terms[-1]
+        slope = torch.full_like(R, len(terms) - 1.0) * terms[-1]
+        for n in range(len(terms) - 2, -1, -1):
+            value.mul_(rho).add_(terms[n])
             if n:
-                slope.mul_(rho).add_(n * squares[n])
-        return value, slope / mean
+                slope.mul_(rho).add_(n * terms[n])
+        return value, slope / size
 
     return kernel
+
+
+def _coefficients_of_each(activation: str, q: Tensor) -> Tensor:
+    """Coefficients (terms, N) at the variances q (N,), between those of a grid by interpolation."""
+    place = q.clamp_min(1e-12).log() / _GRID
+    low = place.floor().long()
+    steps = range(int(low.min()), int(low.max()) + 2)
+    table = torch.tensor(
+        [hermite_coefficients(activation, math.exp(_GRID * step)) for step in steps],
+        dtype=torch.float64,
+    )  # (steps, terms)
+    left, part = low - steps.start, (place - low)[:, None]
+    return (table[left] * (1 - part) + table[left + 1] * part).T
 
 
 def gated(kernel: Kernel) -> Kernel:

@@ -37,7 +37,7 @@ def initial_loss(
 
 
 def loss_gradient(
-    together: Tensor, own: float, idx: Tensor, targets: Tensor, vocab_size: int
+    together: Tensor, own: Tensor, idx: Tensor, targets: Tensor, vocab_size: int
 ) -> Tensor:
     """Inner products of p - onehot(target) between tokens, over N², (N, N).
 
@@ -49,16 +49,17 @@ def loss_gradient(
 
     Args:
         together: (N, N) covariance of the logits of two positions for one word.
-        own: logit of the token just read.
+        own: (N,) logit of the token just read.
         idx, targets: (N,) token ids and next ids.
         vocab_size: V.
     """
     V, N = vocab_size, len(idx)
-    share = 1 / (1 + (V - 1) * math.exp(-own))  # p of the token just read
-    cross = (idx[:, None] == targets).double()
+    share = 1 / (1 + (V - 1) * (-own).exp())  # (N,) p of the token just read
+    read = share[:, None] * (idx[:, None] == targets)
     others = (together.clamp(max=math.log(V)).exp() - 2) / V  # V: all p on one word
-    G = equal(targets) + share**2 * equal(idx)
-    return (G - share * (cross + cross.T) + (1 - share) ** 2 * others) / N**2
+    G = equal(targets) + share[:, None] * share * equal(idx)
+    rest = 1 - share
+    return (G - read - read.T + rest[:, None] * rest * others) / N**2
 
 
 def equal(values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Reads from a module what decoder it is: a ``Plan`` of known parts, or why there is none.
 
-A plan is a claim. Before anything is concluded from it, ``reference.agrees`` compares a forward pass
-made from it with the module's own.
+A plan is a claim. Before anything is concluded from it, ``reference.agrees`` compares a forward
+pass made from it with the module's own.
 """
 
 from __future__ import annotations
@@ -68,10 +68,11 @@ class Plan:
             for layer, parts in zip(self.blueprint.layers, self.blocks, strict=True)
         )
         head = "wte" if self.blueprint.tied else "lm_head"
+        rows = self.blueprint.vocab / (self.blueprint.vocab - (self.blueprint.padding >= 0))
         return replace(
             self.blueprint,
             layers=layers,
-            wte=of(self.outside, "wte"),
+            wte=of(self.outside, "wte") * rows,
             wpe=of(self.outside, "wpe"),
             head=of(self.outside, head),
             final_gain=of(self.outside, "final", 1.0),
@@ -109,7 +110,7 @@ def blueprint_of(module: nn.Module) -> Blueprint | str:
     return plan.moments(squares)
 
 
-class Unclaimed(Exception):
+class UnclaimedError(Exception):
     """A part of a module that no theory is claimed for."""
 
 
@@ -117,12 +118,12 @@ def plan_of(module: nn.Module) -> Plan | str:
     """The plan of a known decoder, which may be on the device ``meta``, or what is unknown."""
     try:
         return _Reader(module).plan()
-    except Unclaimed as unknown:
+    except UnclaimedError as unknown:
         return str(unknown)
 
 
 class _Reader:
-    """Reads one module; every method may raise ``Unclaimed``."""
+    """Reads one module; every method may raise ``UnclaimedError``."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -135,13 +136,13 @@ class _Reader:
             self.family = NANOGPT
         else:
             named = f"model type {self.kind!r:.40}" if self.kind else type(module).__name__
-            raise Unclaimed(f"{named} is not among the architectures that theory knows")
+            raise UnclaimedError(f"{named} is not among the architectures that theory knows")
         family: Family = self.family
         self.settings = family.settings(self.config) if family is not NANOGPT else {}
         self.body = self._module(family.body)
         found = getattr(self.body, family.blocks, None)
         if not isinstance(found, nn.ModuleList) or not len(found):
-            raise Unclaimed(f"there is no list of blocks {family.body}.{family.blocks}")
+            raise UnclaimedError(f"there is no list of blocks {family.body}.{family.blocks}")
         self.paths = tuple(f"{family.body}.{family.blocks}.{n}" for n in range(len(found)))
 
     def plan(self) -> Plan:
@@ -163,10 +164,10 @@ class _Reader:
             width=width, n_head=n_head, n_kv_head=n_kv_head, head_size=head_size, hidden=hidden,
             vocab=self._shape(outside["wte"])[0], layers=self._layers(head_size),
             wte=0.0, head=0.0, activation=self._activation(), gated="gate" in blocks[0],
-            norm=self.family.norm, eps=self._eps(placement), placement=placement,
+            norm=self.family.norm, eps=self._eps(), placement=placement,
             final_norm=getattr(self.body, self.family.final, None) is not None,
             qk_norm="q_norm" in self.family.names, tied="lm_head" not in outside,
-            experts=experts, **chosen,
+            experts=experts, padding=self._padding(outside["wte"]), **chosen,
         )  # fmt: skip
         return Plan(
             blueprint,
@@ -182,7 +183,7 @@ class _Reader:
         try:
             return self.module.get_submodule(path)
         except AttributeError:
-            raise Unclaimed(f"there is no part {path}") from None
+            raise UnclaimedError(f"there is no part {path}") from None
 
     def _number(self, *names: str, default: int = 0) -> int:
         block = self.body.get_submodule(f"{self.family.blocks}.0")
@@ -192,7 +193,7 @@ class _Reader:
                 if isinstance(value, int) and value > 0:
                     return value
         if not default:
-            raise Unclaimed(f"the configuration does not say {names[0]}")
+            raise UnclaimedError(f"the configuration does not say {names[0]}")
         return default
 
     def _shape(self, part: Part) -> tuple[int, ...]:
@@ -211,7 +212,7 @@ class _Reader:
                     and len(shape) == 2,
                 )  # fmt: skip
         if required and "" not in found:
-            raise Unclaimed(f"there is no parameter {path}")
+            raise UnclaimedError(f"there is no parameter {path}")
         return found
 
     def _outside(self) -> dict[str, Part]:
@@ -227,7 +228,7 @@ class _Reader:
         if ".bias" in head:
             found["lm_head.bias"] = head[".bias"]
         if self._shape(found["wte"]) != tuple(self.parameters["lm_head.weight"].shape):
-            raise Unclaimed("embedding and head are of different sizes")
+            raise UnclaimedError("embedding and head are of different sizes")
         return found
 
     def _block(self, number: int) -> dict[str, Part]:
@@ -279,7 +280,7 @@ class _Reader:
             place = torch.arange(rows).view(n_head, 3, size)
             return [(name, place[:, n].flatten()) for n, name in enumerate("qkv")]
         sizes = [n_head * size, shared * size, shared * size]
-        pieces = torch.arange(rows).split(sizes)
+        pieces = torch.split(torch.arange(rows), sizes)
         return list(zip("qkv", pieces, strict=True))
 
     def _check_scores(self, parts: Parts, n_head: int, n_kv_head: int, size: int) -> None:
@@ -288,7 +289,9 @@ class _Reader:
             part = parts[name]
             rows = len(part.rows) if part.rows is not None else self._shape(part)[0]
             if rows != heads * size:
-                raise Unclaimed(f"{part.parameter} has {rows} rows for {heads} heads of {size}")
+                raise UnclaimedError(
+                    f"{part.parameter} has {rows} rows for {heads} heads of {size}"
+                )
 
     def _hidden(self, parts: Parts) -> int:
         """Columns of the MLP's last matrix."""
@@ -299,25 +302,22 @@ class _Reader:
         if "router" not in parts:
             return 0
         if len(self._shape(parts["mlp_proj"])) != 3:
-            raise Unclaimed("the experts are not stacked in one parameter")
+            raise UnclaimedError("the experts are not stacked in one parameter")
         return self._shape(parts["mlp_proj"])[0]
 
-    def _eps(self, placement: str) -> float:
+    def _eps(self) -> float:
         """The ε of the norms, which must be the same everywhere."""
         names = [f"{path}.{self.family.names[role]}" for path in self.paths
                  for role in _NORM_NAMES if role in self.family.names]  # fmt: skip
-        del placement
-        found = set()
+        found: set[float] = set()
         for name in (*names, f"{self.family.body}.{self.family.final}"):
             norm = self.module.get_submodule(name) if self._has(name) else None
-            if norm is not None:
-                found.add(getattr(norm, "eps", getattr(norm, "variance_epsilon", None)))
-        if not found <= {None} | {value for value in found if isinstance(value, float)}:
-            raise Unclaimed("a norm has an ε that is no number")
-        found.discard(None)
+            eps = getattr(norm, "eps", getattr(norm, "variance_epsilon", None))
+            if isinstance(eps, float):
+                found.add(eps)
         if len(found) > 1:
-            raise Unclaimed(f"its norms have different ε: {sorted(found)}")
-        return float(found.pop()) if found else 1e-5
+            raise UnclaimedError(f"its norms have different ε: {sorted(found)}")
+        return found.pop() if found else 1e-5
 
     def _has(self, path: str) -> bool:
         try:
@@ -334,7 +334,7 @@ class _Reader:
                     return "silu"
                 known = value if value in OUR_ACTIVATIONS else ACTIVATIONS.get(value)
                 if known is None:
-                    raise Unclaimed(f"activation {value!r:.40} is unknown")
+                    raise UnclaimedError(f"activation {value!r:.40} is unknown")
                 return known
         for part in self.body.modules():
             kind = type(part).__name__
@@ -367,6 +367,15 @@ class _Reader:
             return 0
         return window if isinstance(window, int) else 0
 
+    def _padding(self, table: Part) -> int:
+        """The token whose row of the table is zero; on ``meta``, the one that is meant to be."""
+        owner = self.module.get_submodule(table.parameter.rpartition(".")[0])
+        row = getattr(owner, "padding_idx", None)
+        if not isinstance(row, int):
+            return -1
+        values = self.parameters[table.parameter]
+        return -1 if not values.is_meta and bool(values[row].any()) else row
+
     def _rope(self, layer: int, head_size: int) -> tuple[float, ...]:
         """The angles of rotary positions, as the configuration gives them or the module holds."""
         if "rotary_channels" in self.settings:
@@ -389,9 +398,9 @@ class _Reader:
         rotary = getattr(self.body, "rotary_emb", None)
         held = getattr(rotary, "inv_freq", None)
         if not isinstance(held, Tensor) or held.is_meta:
-            raise Unclaimed("its scaled rotary positions have no values yet")
+            raise UnclaimedError("its scaled rotary positions have no values yet")
         if getattr(rotary, "attention_scaling", 1.0) != 1.0:
-            raise Unclaimed("its rotary positions scale the scores")
+            raise UnclaimedError("its rotary positions scale the scores")
         return tuple(held.double().tolist())
 
 

@@ -134,9 +134,7 @@ def _cohere2(config: Any) -> dict[str, Any]:
 
 
 FAMILIES: dict[str, Family] = {
-    **dict.fromkeys(
-        ("llama", "mistral", "ministral", "qwen2", "seed_oss"), Family(_LLAMA)
-    ),
+    **dict.fromkeys(("llama", "mistral", "ministral", "qwen2", "seed_oss"), Family(_LLAMA)),
     "helium": Family(_LLAMA, interleaved=True),
     "qwen3": Family(_LLAMA | _QK_NORM),
     "arcee": Family(_ATTENTION | _UP_DOWN | _NORMS),
@@ -150,9 +148,7 @@ FAMILIES: dict[str, Family] = {
         }
     ),
     "gemma": Family(_LLAMA, offset=True, settings=_root_width),
-    "gemma2": Family(
-        _ATTENTION | _GATED | _PERI, placement="peri", offset=True, settings=_gemma2
-    ),
+    "gemma2": Family(_ATTENTION | _GATED | _PERI, placement="peri", offset=True, settings=_gemma2),
     "gemma3_text": Family(
         _ATTENTION | _GATED | _PERI | _QK_NORM, placement="peri", offset=True, settings=_gemma2
     ),

@@ -112,7 +112,7 @@ class Reference:
         whole = name in parts and len(_of(parts[name], values)) != D
         if whole:
             return self._norm(t, parts, name, values)
-        return self._norm(t.unflatten(-1, (-1, D)), parts, name, values).flatten(-2)
+        return self._norm(t.reshape(*t.shape[:-1], -1, D), parts, name, values).flatten(-2)
 
     def _turn(self, x: Tensor, layer: Layer) -> Tensor:
         """Queries or keys (B, H, T, D) turned by their positions."""
@@ -149,9 +149,9 @@ class Reference:
         if not shape.shares_sum:
             share = logits.softmax(-1).gather(-1, best.indices)
         weights = torch.zeros_like(logits).scatter(-1, best.indices, share)  # (B, T, E)
-        names = ("gate", "fc", "mlp_proj")
         gate, fc, proj = (
-            _of(parts[name], values).unflatten(0, (shape.experts, -1)) for name in names
+            torch.stack(_of(parts[name], values).chunk(shape.experts))
+            for name in ("gate", "fc", "mlp_proj")
         )
         h = ACTIVATIONS[shape.activation](torch.einsum("btc,ehc->bteh", x, gate))
         h = h * torch.einsum("btc,ehc->bteh", x, fc) * weights[..., None]
