@@ -66,8 +66,8 @@ def check_devices(wanted: str, here: int, fewer: Callable[[int], str] | None = N
     most = max(_MOST_ON_A_FEW_CORES, _MOST_PER_CORE * cores)
     if (kind == "cpu" or not gpus) and here > most:
         raise UserError(
-            f"{here} processes would mostly wait for one another on {cores} cores, and each of them "
-            "takes the memory of PyTorch and of the model",
+            f"{here} processes would mostly wait for one another on {cores} cores, and each takes "
+            "the memory of PyTorch and of the model",
             f"start {cores}, one a core; more than {most} are refused",
         )
 
