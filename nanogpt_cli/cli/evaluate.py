@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -158,6 +160,19 @@ def _refuse(facts: dict[str, Any], proof: Certificate, *, as_json: bool) -> None
     raise typer.Exit(1)
 
 
+@contextlib.contextmanager
+def _prepared_first(name: str, tokenizer: str) -> Iterator[None]:
+    """Where a text needs an option of ``prepare``, say so: this command has none of them."""
+    try:
+        yield
+    except UserError as error:
+        if not name or "--" not in error.hint:
+            raise
+        prepare = shell.command("prepare", name, "--tokenizer", tokenizer, "--out", "FOLDER")
+        hint = f"prepare it first, then evaluate on FOLDER: {prepare}; {error.hint}"
+        raise UserError(error.message, hint) from None
+
+
 def _data(
     source: LoadedModel, name: str, model_name: str, out: Path, again: list[object]
 ) -> TokenData:
@@ -189,7 +204,8 @@ def _data(
     else:
         kind = section.get("tokenizer") or source.require_tokenizer().kind
         asked = {**section, "name": wanted, "tokenizer": kind}
-        folder = progress.data_folder({} if name else source.state, asked, console.say)
+        with _prepared_first(name, kind):
+            folder = progress.data_folder({} if name else source.state, asked, console.say)
     found = tokens.open_data(folder)
     if source.tokenizer:
         word = sources.tokenizer_word(model_name, out, source.tokenizer)

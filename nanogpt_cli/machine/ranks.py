@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.distributed as dist
 
+from nanogpt_cli import host
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.machine.joining import patience
@@ -18,6 +19,8 @@ from nanogpt_cli.user_input import whole_from_environment
 _GONE = ("onnection", "peer", "Broken pipe", "ncclRemoteError", "remote process", "remote server")
 _LATE = ("imed out", "timeout")
 _LONGEST = 160
+# Processes without a GPU that may share a computer; a slip such as 99 would fill its memory.
+_MOST_ON_A_FEW_CORES, _MOST_PER_CORE = 8, 4
 _PLACE = re.compile(r"^\[\S+:\d+\] ")  # gloo begins with the place in its sources
 
 
@@ -35,7 +38,8 @@ def check_devices(wanted: str, here: int, fewer: Callable[[int], str] | None = N
         fewer: the command that starts as many as there are GPUs; ``torchrun`` by default.
 
     Raises:
-        UserError: there are fewer GPUs than processes, or all would compute on one.
+        UserError: there are fewer GPUs than processes, or all would compute on one; or there are
+            far more processes than cores.
     """
     if here == 1:
         return
@@ -57,6 +61,14 @@ def check_devices(wanted: str, here: int, fewer: Callable[[int], str] | None = N
         raise UserError(
             f"{here} processes cannot share this machine's GPU, of the type mps",
             "start one process, or train on the CPUs: --device cpu",
+        )
+    cores = host.usable_cores()
+    most = max(_MOST_ON_A_FEW_CORES, _MOST_PER_CORE * cores)
+    if (kind == "cpu" or not gpus) and here > most:
+        raise UserError(
+            f"{here} processes would mostly wait for one another on {cores} cores, and each takes "
+            "the memory of PyTorch and of the model",
+            f"start {cores}, one a core; more than {most} are refused",
         )
 
 

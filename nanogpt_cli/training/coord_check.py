@@ -29,7 +29,7 @@ from nanogpt_cli.schemes import Scheme
 from nanogpt_cli.training.optim import Optimizers
 
 # How far an exponent may be from the expected one. On sizes as small as those of a check, right
-# parametrisations are within 0.28 and wrong ones beyond 0.55 (docs/initialisation.md).
+# parametrisations are within 0.28 and wrong ones beyond 0.57 (docs/initialisation.md).
 TOLERANCE = 0.35
 STEPS = 4
 # By what is watched, the lowest and highest exponent that theory allows for the size before the

@@ -162,3 +162,21 @@ def test_narrow_and_dumb_terminals_get_plain_lines_that_fit(
     monkeypatch.setenv("NO_COLOR", "1")
     console.next_command("nanogpt runs")
     assert capsys.readouterr().err == "next: nanogpt runs\n"
+
+
+@pytest.mark.parametrize("loaded", ["typer", "nanogpt_cli.cli.guard"])
+def test_ctrl_c_while_the_program_loads_is_no_traceback(loaded: str) -> None:
+    """A finder of modules that is interrupted when the program asks for this one."""
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {loaded!r}: raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from nanogpt_cli.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=LIMIT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: stopped\n")

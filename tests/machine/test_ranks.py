@@ -44,6 +44,16 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_far_more_processes_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanogpt_cli.host.usable_cores", lambda: 2)
+    ranks.check_devices("cpu", 8)
+    with pytest.raises(UserError, match=r"99 processes .* on 2 cores") as caught:
+        ranks.check_devices("cpu", 99)
+    assert "start 2" in caught.value.hint
+    monkeypatch.setattr("nanogpt_cli.host.usable_cores", lambda: 64)
+    ranks.check_devices("cpu", 99)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
