@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -13,35 +12,16 @@ from typer.core import TyperCommand
 from nanogpt_cli import shell
 from nanogpt_cli.cli import console
 from nanogpt_cli.cli import init_inspect_input as inputs
-from nanogpt_cli.cli import init_inspect_output as output
-from nanogpt_cli.cli import init_inspect_spectral as spectral
+from nanogpt_cli.cli import init_inspect_modules as modules
+from nanogpt_cli.cli import init_inspect_page as page
 from nanogpt_cli.cli import init_inspect_steps as steps
 from nanogpt_cli.cli import init_inspect_studies as studies
+from nanogpt_cli.cli.init_inspect_files import Files
 from nanogpt_cli.cli.init_inspect_input import InspectOptions, Subject
 from nanogpt_cli.cli.options import LARGEST_SEED
 from nanogpt_cli.errors import UserError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from nanogpt_cli.init.inspect import Inspection
-    from nanogpt_cli.init.lint import Verdict
-    from nanogpt_cli.init.signals import Signals
-
-# The most tokens that theory is computed on, for the first screen and beside a measurement.
-_QUICK, _BESIDE = 128, 512
-
 Text = Annotated[str, typer.Option(metavar="NAME")]
-
-
-@dataclass(frozen=True)
-class Files:
-    """Files to write, and whether to open the dashboard."""
-
-    csv: Path | None
-    png: Path | None
-    svg: Path | None
-    tui: bool
 
 
 _LEVELS = ("warn", "fail")
@@ -106,10 +86,16 @@ def init_inspect(
         typer.Option(
             "--from",
             metavar="WHERE",
-            help="Existing weights: a run, checkpoint, Hugging Face folder, ckpt.pt, or "
-            "module:factory of a torch module (runs that code).",
+            help="Another model: a run, checkpoint, ckpt.pt, a Hugging Face folder or config.json "
+            "of any architecture, or module:factory of a torch module (runs that code).",
         ),
     ] = "",
+    structure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml", help="Corrects the structure that --from found in a module."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of weights and tokens.")] = 0,
     data: Annotated[
         str,
@@ -205,7 +191,20 @@ def init_inspect(
         **{"vocab_size": vocab_size, "init": init, "activation": activation, "bias": bias},
     }
     ask = InspectOptions(seed, data, batch, length, gradients, theory_only, full, hist, as_json)
-    subject, tokenizer = inputs.subject(recipe, preset, sets or [], options, origin, seed, data)
+    files = Files(csv, png, svg, tui)
+    if origin:
+        inputs.check_alone(recipe, preset, sets or [], options)
+        found = modules.open_origin(origin, init or "", seed, structure)
+        if not isinstance(found, Subject):
+            modules.check_study(
+                next((name for name, asked in (("--compare", compare), ("--ablate", ablate),
+                      ("--scan", scan), ("--coord-check", coord_check), ("--warmup", warmup))
+                      if asked), "")
+            )  # fmt: skip
+            _end(modules.inspect(found, ask, structure, files), lint)
+        subject, tokenizer = found, "gpt2"
+    else:
+        subject, tokenizer = inputs.subject(recipe, preset, sets or [], options, seed, data)
     ask = replace(ask, data=data or subject.data)
     if compare or ablate:
         studies.side_by_side(subject, ask, tokenizer, compare, ablate, measure)
@@ -217,169 +216,14 @@ def init_inspect(
     elif warmup:
         steps.warmup(subject, ask, tokenizer, bool(lint))
     else:
-        files = Files(csv, png, svg, tui)
-        worst = inspect(subject, ask, tokenizer, files)
-        failed = lint and (worst == "fail" or worst == lint)
-        console.next_command("nanogpt init-inspect --compare normal,pytorch,mup")
-        raise typer.Exit(1 if failed else 0)
+        _end(page.inspect(subject, ask, tokenizer, files), lint)
     name = subject.scheme.name if subject.scheme else "custom"
     name = "gpt2" if name == "custom" else name  # a custom scheme cannot be requested by name
     console.next_command(shell.command("train", "small", *shell.setting("model.init", name)))
 
 
-def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files) -> str:
-    """Print the whole inspection and write files; returns the gravest severity of a verdict.
-
-    Raises:
-        UserError: something cannot be read or computed, or (after the page is printed) the weights
-            contain NaN or infinity.
-    """
-    from nanogpt_cli.init import lint
-
-    for path in (files.png, files.svg):
-        if path:
-            output.check_picture(path)
-    if not ask.theory_only:
-        inputs.check_memory(subject.config)
-    idx, targets, label = inputs.tokens(
-        subject.config, ask.data, ask.batch, ask.length, ask.seed, tokenizer
-    )
-    quiet = ask.as_json
-    training = _dropout_factors(subject, idx, targets)
-    if not quiet:
-        output.header(subject, label, ask.seed, training)
-    expected = _theory(subject, idx, targets, ask, quiet)
-    found = None
-    if not ask.theory_only or expected is None:
-        found = _measure(subject, idx, targets, ask)
-        expected = _beside(subject, idx, targets, ask)
-        if not quiet:
-            output.measured(subject, found, expected, n_tokens=idx.numel(), full=ask.full)
-    elif not quiet:
-        output.declared(subject, expected)
-    norms = spectral.measure(subject) if ask.full and found else []
-    if norms and not quiet:
-        spectral.show(norms, subject)
-    verdicts = _judge(subject, expected, found)
-    if not quiet:
-        output.judge(verdicts)
-    _write(files, subject, expected, found, verdicts)
-    if quiet:
-        answer = output.as_json(subject, expected, found, verdicts, training)
-        console.emit_json(answer | {"spectral": spectral.as_json(norms, subject)})
-    _refuse_broken(found)
-    return lint.worst(verdicts)
-
-
-def _refuse_broken(found: Inspection | None) -> None:
-    broken = [t.key for t in found.tensors if not t.finite] if found else []
-    if broken:
-        more = f" and {len(broken) - 1} more" if broken[1:] else ""
-        raise UserError(
-            f"{broken[0]}{more} contains NaN or infinity: these weights cannot run",
-            "the tables show up to which block signals are finite; try an earlier checkpoint",
-        )
-
-
-def _theory(
-    subject: Subject, idx: Tensor, targets: Tensor, ask: InspectOptions, quiet: bool
-) -> Signals | None:
-    """Expected signals on some of the tokens, printed at once; ``None`` without a scheme."""
-    from nanogpt_cli.init.theory import expect
-
-    if subject.scheme is None:
-        return None
-    begin = time.perf_counter()
-    part = slice(0, 1), slice(0, _QUICK)
-    expected = expect(
-        subject.config, subject.scheme, idx[part], targets[part], backward=ask.gradients
-    )
-    if not quiet:
-        output.theory(expected, subject.config.vocab_size, time.perf_counter() - begin)
-    return expected
-
-
-def _dropout_factors(subject: Subject, idx: Tensor, targets: Tensor) -> list[float]:
-    """The stream's RMS in training mode over that in evaluation mode, by theory, for each depth.
-
-    Empty without dropout, or if the law of the weights is not known.
-    """
-    from nanogpt_cli.init.theory import dropout_factors
-
-    if not subject.config.dropout or subject.scheme is None:
-        return []
-    part = slice(0, 1), slice(0, _QUICK)
-    return dropout_factors(subject.config, subject.scheme, idx[part], targets[part])
-
-
-def _beside(subject: Subject, idx: Tensor, targets: Tensor, ask: InspectOptions) -> Signals | None:
-    """Expected signals on the tokens that are measured.
-
-    If these are too many for theory, only the first are used: gradients of the mean loss over N
-    tokens are then rescaled, and those of weights, which depend on all tokens jointly, left out.
-    """
-    from nanogpt_cli.init.theory import expect
-
-    if subject.scheme is None:
-        return None
-    n = idx.numel()
-    part = (slice(None), slice(None)) if n <= _BESIDE else (slice(0, 1), slice(0, _BESIDE))
-    idx, targets = idx[part], targets[part]
-    found = expect(subject.config, subject.scheme, idx, targets, backward=ask.gradients)
-    if idx.numel() < n:
-        found.grad_rms = [g * idx.numel() / n for g in found.grad_rms]
-        found.weight_grad = {}
-    return found
-
-
-def _measure(subject: Subject, idx: Tensor, targets: Tensor, ask: InspectOptions) -> Inspection:
-    from nanogpt_cli.init.inspect import measure
-
-    with console.progress_bar("measuring") as report:
-        return measure(
-            subject.source,
-            idx,
-            targets,
-            backward=ask.gradients,
-            histograms=ask.hist,
-            progress=report,
-        )
-
-
-def _judge(subject: Subject, expected: Signals | None, found: Inspection | None) -> list[Verdict]:
-    from nanogpt_cli.init import detect, lint, lint_signals
-    from nanogpt_cli.init.study import shallow_growth
-    from nanogpt_cli.init.tensor_stats import by_class
-
-    if subject.scheme is None or (subject.trained and found is not None):
-        assert found is not None
-        return detect.judge(found.tensors, found.signals, subject.config, trained=subject.trained)
-    signals = found.signals if found else expected
-    assert signals is not None
-    beside, shallow = expected if found else None, shallow_growth(subject.config, subject.scheme)
-    classes = by_class(found.tensors) if found else []
-    return lint.on_scheme(subject.scheme, classes) + lint_signals.on_signals(
-        signals, subject.config, beside, shallow
-    )
-
-
-def _write(
-    files: Files,
-    subject: Subject,
-    expected: Signals | None,
-    found: Inspection | None,
-    verdicts: list[Verdict],
-) -> None:
-    if files.csv:
-        output.write_csv(files.csv, expected, found)
-        console.say(f"wrote {files.csv}")
-    for path in (files.png, files.svg):
-        if path:
-            c, scheme = subject.config, subject.scheme
-            title = f"{subject.label}: {c.n_layer} layers × {c.n_embd} channels"
-            title += f", init {scheme.name}" if scheme else ""
-            signals = found.signals if found else None
-            output.draw_picture(path, title, signals, expected, verdicts)
-            console.say(f"wrote {path}")
-    if files.tui:
-        output.open_dashboard(subject, found.signals if found else None, expected)
+def _end(worst: str, lint: str) -> NoReturn:
+    """End with the exit code that ``--lint`` asks for, given the gravest severity of a verdict."""
+    failed = lint and worst in ("fail", lint)
+    console.next_command("nanogpt init-inspect --compare normal,pytorch,mup")
+    raise typer.Exit(1 if failed else 0)

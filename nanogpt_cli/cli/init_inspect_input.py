@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nanogpt_cli import schemes
-from nanogpt_cli.cli import console, foreign_code, sources
+from nanogpt_cli.cli import console, sources
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +29,20 @@ PRESETS = {
 # GPT-2's 50257 tokens padded to a multiple of 64, as nanoGPT does.
 DEFAULT_VOCABULARY = 50304
 _HEAD_SIZE = 64
+
+
+class Sized(Protocol):
+    """What tokens depend on; a ``GPTConfig`` has it."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the token embedding."""
+        ...
+
+    @property
+    def block_size(self) -> int:
+        """The most positions."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -124,32 +138,28 @@ def check_memory(config: GPTConfig) -> None:
 
 
 def subject(
-    name: str,
-    preset: str,
-    sets: Sequence[str],
-    options: dict[str, Any],
-    origin: str,
-    seed: int,
-    data: str,
+    name: str, preset: str, sets: Sequence[str], options: dict[str, Any], seed: int, data: str
 ) -> tuple[Subject, str]:
     """The model that the command line specifies, and the kind of tokenizer for its data.
 
     Raises:
         UserError: the options contradict each other or a value is wrong.
     """
-    if origin:
-        others = [key for key, value in options.items() if value is not None and key != "init"]
-        if name or preset or sets or others:
-            raise UserError(
-                "--from defines the model itself", "of the model options it allows only --init"
-            )
-        return stored(origin, options["init"] or ""), "gpt2"
     found, label = recipe_of(name, preset, sets, options)
     found = found.model_copy(update={"run": found.run.model_copy(update={"seed": seed})})
     tokenizer = found.data.tokenizer if name else "gpt2"
     made = drawn(found, label, _vocabulary(found, data, tokenizer if name else ""))
     own = _prepared(found) if name and not data else ""
     return replace(made, data=own), tokenizer
+
+
+def check_alone(name: str, preset: str, sets: Sequence[str], options: dict[str, Any]) -> None:
+    """Refuse options that describe a model beside ``--from``, which names one."""
+    others = [key for key, value in options.items() if value is not None and key != "init"]
+    if name or preset or sets or others:
+        raise UserError(
+            "--from defines the model itself", "of the model options it allows only --init"
+        )
 
 
 def _prepared(recipe: Recipe) -> str:
@@ -190,7 +200,7 @@ def drawn(recipe: Recipe, label: str, vocab_size: int) -> Subject:
 
 
 def stored(origin: str, init: str) -> Subject:
-    """Existing weights: a run, checkpoint, Hugging Face folder, file or ``module:factory``.
+    """Existing weights of a GPT: a run, checkpoint, Hugging Face folder or file.
 
     Args:
         origin: location of the weights.
@@ -199,9 +209,6 @@ def stored(origin: str, init: str) -> Subject:
     Raises:
         UserError: the weights cannot be read, or are not those of a GPT.
     """
-    if foreign_code.is_reference(origin):
-        with console.stdout_kept():
-            return of_model(foreign_code.load(origin), origin, init)
     found = sources.resolve(origin, checkpoint="last")
     subject = of_model(found.model, found.label, init)
     if found.step:
@@ -223,12 +230,12 @@ def of_model(model: GPT, label: str, init: str) -> Subject:
 
 
 def tokens(
-    config: GPTConfig, where: str, batch: int, length: int, seed: int, tokenizer: str = "gpt2"
+    config: Sized, where: str, batch: int, length: int, seed: int, tokenizer: str = "gpt2"
 ) -> tuple[Tensor, Tensor, str]:
     """(B, T) token ids, the next ids, and a description of them.
 
     Args:
-        config: the model.
+        config: the model's sizes.
         where: "random" or empty for random tokens, else a prepared folder or a named data set.
         batch: B.
         length: T, cut to the block size.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanogpt_cli import foreign_files
 from nanogpt_cli.cli import console
+from nanogpt_cli.cli import init_inspect_files as outputs
 from nanogpt_cli.cli import init_inspect_input as inputs
 from nanogpt_cli.cli import init_inspect_output as output
-from nanogpt_cli.cli import init_inspect_tables as tables
+from nanogpt_cli.cli.init_inspect_files import About, Files
 from nanogpt_cli.cli.init_inspect_input import InspectOptions
-from nanogpt_cli.errors import UserError
+from nanogpt_cli.errors import UserError, naming
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +26,118 @@ if TYPE_CHECKING:
 
 # Drawing a larger start twice to read off its laws takes minutes.
 _MOST_DRAWN = 300_000_000
+_CONFIG = "config.json"
+# module:factory or path.py:factory, perhaps with arguments.
+_REFERENCE = re.compile(r"[\w./\\-]+:[A-Za-z_][\w.]*(\(.*\))?", re.S)
+
+
+def open_origin(
+    origin: str, init: str, seed: int, structure: Path | None
+) -> inputs.Subject | Built:
+    """What ``--from`` names: a GPT of this package, or any other module.
+
+    Args:
+        origin: the value of ``--from``.
+        init: that of ``--init``, for a GPT.
+        seed: of the start of a module without weights.
+        structure: that of ``--structure``, for any other module.
+
+    Raises:
+        UserError: nothing can be read or made of it, or an option does not apply to it.
+    """
+    if not _is_module(origin):
+        if structure:
+            raise UserError(
+                f"--structure corrects what is found in a module, and {origin} is read as a GPT"
+            )
+        return inputs.stored(origin, init)
+    from nanogpt_cli.modules.build import build
+
+    with console.stdout_kept():
+        built = build(origin, seed)
+        found = None if structure else _as_gpt(built, init)
+    if isinstance(found, inputs.Subject):
+        return found
+    if init:
+        raise UserError(
+            f"--init names a scheme for GPT-2, and {origin} is another model",
+            "leave it out: what the module's own code draws is read off",
+        )
+    return replace(built, notes=(*built.notes, found)) if found else built
+
+
+def _is_module(origin: str) -> bool:
+    """Whether ``--from`` names user code, a configuration without weights, or another model."""
+    if _REFERENCE.fullmatch(origin) and not Path(origin.partition("(")[0]).exists():
+        return True
+    path = Path(origin)
+    if path.name == _CONFIG:
+        return True
+    if not foreign_files.present(path / _CONFIG):
+        return False
+    kind = foreign_files.read_object(path / _CONFIG).get("model_type", "gpt2")
+    return kind != "gpt2" or (not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")))
+
+
+def _as_gpt(built: Built, init: str) -> inputs.Subject | str:
+    """The module as a GPT of this package, or why it is another model; empty for a known one."""
+    from nanogpt_cli.interop.module import adopt
+
+    if built.fill is not None:
+        return ""
+    try:
+        return inputs.of_model(adopt(built.module, built.label), built.label, init)
+    except UserError as other:
+        return f"measured as it is, because {other.message}"
+
+
+def check_study(study: str) -> None:
+    """Refuse a study of schemes on a module that none of them applies to."""
+    if study:
+        raise UserError(
+            f"{study} needs a GPT of this package, whose schemes it varies",
+            "name one by --n-layer and other options, or by a recipe",
+        )
+
+
+def inspect(built: Built, ask: InspectOptions, structure: Path | None, files: Files) -> str:
+    """Measure a module, print what was found, and write files; returns the gravest severity.
+
+    Raises:
+        UserError: the module fails, or no residual stream is found in it.
+    """
+    from nanogpt_cli.init import lint
+    from nanogpt_cli.modules import override, stream
+    from nanogpt_cli.modules.inspection import inspect as measure
+    from nanogpt_cli.modules.inspection import sizes_of
+
+    files.check()
+    given = override.read_override(structure) if structure else None
+    sizes = sizes_of(built.module)
+    if not sizes.vocab_size:
+        raise UserError(
+            f"{built.label}: neither a configuration nor an nn.Embedding tells its vocabulary",
+            "give the module a config with vocab_size",
+        )
+    ids, targets, label = _tokens(sizes, ask)
+    with console.stdout_kept(), naming(built.label):
+        anatomy = stream.watch(built.module, ids, override=given)
+    if not ask.as_json:
+        _header(built, sizes, anatomy, label, ask.seed)
+    with console.stdout_kept(), console.progress_bar("measuring") as report, naming(built.label):
+        result = measure(built, anatomy, ids, targets, backward=ask.gradients, progress=report)
+        laws = _laws(built, anatomy)
+    verdicts = [*result.verdicts, *laws]
+    page = Page(built, sizes, anatomy, result, verdicts)
+    if not ask.as_json:
+        _measured(page, ask, ids.numel())
+    n_layer = len(anatomy.blocks)
+    title = f"{built.label}: {n_layer} blocks × {anatomy.width} channels"
+    about = About(built.label, title, page.parameters, sizes.vocab_size, n_layer)
+    outputs.write(files, about, result.expected, result.found, verdicts)
+    if ask.as_json:
+        console.emit_json(_as_json(page))
+    return lint.worst(verdicts)
 
 
 @dataclass(frozen=True)
@@ -32,15 +147,13 @@ class Page:
     Attributes:
         built: the module.
         sizes: its vocabulary and the like.
-        tokens: the tokens it was measured on, in words.
         anatomy: its stream and roles.
         result: what was measured.
-        verdicts: those of the measurement and those on its code for initial values.
+        verdicts: those on the measurement, and those on the code that draws its start.
     """
 
     built: Built
     sizes: Sizes
-    tokens: str
     anatomy: Watched
     result: ModuleInspection
     verdicts: list[Verdict]
@@ -51,50 +164,9 @@ class Page:
         return sum(p.numel() for p in self.built.module.parameters())
 
 
-def inspect(built: Built, ask: InspectOptions, structure: Path | None) -> Page:
-    """Measure a module and print what was found.
-
-    Raises:
-        UserError: the module fails, or no residual stream is found in it.
-    """
-    from nanogpt_cli.modules import override, stream
-    from nanogpt_cli.modules.inspection import inspect as measure
-    from nanogpt_cli.modules.inspection import sizes_of
-
-    given = override.read_override(structure) if structure else None
-    sizes = sizes_of(built.module)
-    if not sizes.vocab_size:
-        raise UserError(
-            f"{built.label}: neither a configuration nor an nn.Embedding tells the vocabulary",
-            "give the module a config with vocab_size",
-        )
-    ids, targets, label = _tokens(sizes, ask)
-    with console.stdout_kept():
-        anatomy = stream.watch(built.module, ids, override=given)
-    if not ask.as_json:
-        _header(built, sizes, anatomy, label, ask.seed)
-    with console.stdout_kept(), console.progress_bar("measuring") as report:
-        result = measure(
-            built, anatomy, ids, targets, backward=ask.gradients, progress=report
-        )
-        laws = _laws(built, anatomy)
-    page = Page(built, sizes, label, anatomy, result, [*result.verdicts, *laws])
-    if ask.as_json:
-        console.emit_json(_as_json(page))
-    else:
-        _measured(page, ask, ids.numel())
-    return page
-
-
 def _tokens(sizes: Sizes, ask: InspectOptions) -> tuple[Tensor, Tensor, str]:
-    limited = sizes if sizes.block_size else _unlimited(sizes)
+    limited = sizes if sizes.block_size else replace(sizes, block_size=ask.length)
     return inputs.tokens(limited, ask.data, ask.batch, ask.length, ask.seed)
-
-
-def _unlimited(sizes: Sizes) -> Sizes:
-    from dataclasses import replace
-
-    return replace(sizes, block_size=1 << 30)
 
 
 def _laws(built: Built, anatomy: Watched) -> list[Verdict]:
@@ -144,8 +216,8 @@ def _measured(page: Page, ask: InspectOptions, n_tokens: int) -> None:
         out.print(console.styled("\n", ("No theory", "bold"), f": {result.unclaimed}"))
     if result.ungraded:
         out.print(console.styled(("No gradients", "bold"), f": {result.ungraded}"))
-    output.tables_of(
-        result.found, result.expected, width_of_model=page.anatomy.width, tied=page.anatomy.tied,
+    output.measured(
+        result.found, result.expected, n_embd=page.anatomy.width, tied=page.anatomy.tied,
         vocab_size=page.sizes.vocab_size if page.anatomy.head else 0, n_tokens=n_tokens,
         full=ask.full,
     )  # fmt: skip

@@ -1,26 +1,13 @@
-"""Output of ``nanogpt init-inspect``: printed sections, JSON, CSV, pictures, the dashboard."""
+"""Output of ``nanogpt init-inspect``: printed sections and JSON."""
 
 from __future__ import annotations
 
-import csv
-import importlib.util
-import io
 import math
-import tempfile
-import textwrap
-from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_cli import files
 from nanogpt_cli.cli import console
 from nanogpt_cli.cli import init_inspect_tables as tables
-from nanogpt_cli.errors import UserError
-from nanogpt_cli.printable import printable
-from nanogpt_cli.run import events
-from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.run.log import EventWriter
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.init_inspect_input import Subject
@@ -29,19 +16,6 @@ if TYPE_CHECKING:
     from nanogpt_cli.init.signals import Signals
 
 _WIDTH = 100
-_PANELS = (
-    ("Residual stream (RMS)", ("stream_rms",), True),
-    ("Branches (RMS)", ("attn_rms", "mlp_rms"), True),
-    ("Gradient of the stream (RMS)", ("grad_rms",), True),
-    ("Cosine between positions", ("cosine",), False),
-)
-_LABELS = {
-    "stream_rms": "stream",
-    "attn_rms": "attention",
-    "mlp_rms": "MLP",
-    "grad_rms": "gradient",
-}
-_COLOURS = ("#0072B2", "#D55E00")  # Okabe & Ito: distinct for colour-blind readers
 
 
 def header(subject: Subject, tokens: str, seed: int, training: list[float]) -> None:
@@ -149,31 +123,45 @@ def declared(subject: Subject, expected: Signals) -> None:
 
 
 def measured(
-    subject: Subject,
     found: Inspection,
     expected: Signals | None,
     *,
+    n_embd: int,
+    vocab_size: int,
+    tied: bool,
     n_tokens: int,
     full: bool,
 ) -> None:
-    """Print weights, depth tables and loss of a measurement."""
+    """Print weights, depth tables and loss of a measurement.
+
+    Args:
+        found: what was measured.
+        expected: what theory expects beside it.
+        n_embd: channels of the model.
+        vocab_size: rows of its head; 0 if it has none.
+        tied: whether that is the token embedding.
+        n_tokens: how many tokens it was measured on.
+        full: whether to list every tensor.
+    """
     from nanogpt_cli.init.tensor_stats import by_class
 
     out = console.stdout()
     classes = by_class(found.tensors)
     signals, width = found.signals, min(out.width, _WIDTH)
     out.print()
-    out.print(tables.parameters(classes, tied=subject.config.tied, width=width))
-    if full:
+    if classes:
+        out.print(tables.parameters(classes, tied=tied, width=width))
+    if full and classes:
         out.print(tables.every_tensor(found.tensors, out.width))
     curves(signals, expected)
     out.print()
-    for table in tables.depth(signals, expected, subject.config.n_embd, width):
+    for table in tables.depth(signals, expected, n_embd, width):
         out.print(table)
     for table in tables.histograms(found.histograms):
         out.print(table)
     rows = {"measured": signals, **({"expected": expected} if expected else {})}
-    out.print(tables.loss(rows, subject.config.vocab_size, n_tokens))
+    if vocab_size:
+        out.print(tables.loss(rows, vocab_size, n_tokens))
 
 
 def judge(found: list[Verdict]) -> None:
@@ -199,159 +187,15 @@ def as_json(
         "expected": expected.to_dict() if expected else None,
         "measured": found.signals.to_dict() if found else None,
         "dropout_factors": training,
-        "weights": [_row(t) for t in found.tensors] if found else [],
+        "weights": [tensor_row(t) for t in found.tensors] if found else [],
         "verdicts": [asdict(v) for v in verdicts],
     }
 
 
-def _row(t: Any) -> dict[str, Any]:
+def tensor_row(t: Any) -> dict[str, Any]:
+    """Statistics of a matrix as plain values."""
     keys = ("key", "tensor_class", "layer", "mean", "std", "minimum", "maximum", "expected_std")
     more = ("z", "ks", "kurtosis")
     law = None if t.law is None else str(t.law)
     values = {key: getattr(t, key) for key in (*keys, *more)}
     return {**values, "shape": list(t.shape), "law": law, "ok": t.follows}
-
-
-def write_csv(path: Path, expected: Signals | None, found: Inspection | None) -> None:
-    """Write one line per block (0 is the embedding) with measured and expected columns."""
-    columns: dict[str, list[float]] = {}
-    for label, signals in (("measured", found and found.signals), ("expected", expected)):
-        if not signals:
-            continue
-        for name, values in signals.to_dict().items():
-            for key, row in _series(name, values):
-                columns[f"{key}_{label}"] = row
-    length = max(map(len, columns.values()))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["block", *columns])
-    for i in range(length):
-        cells = [row[i - length] if i >= length - len(row) else "" for row in columns.values()]
-        writer.writerow([i, *cells])
-    files.write_text(path, out.getvalue())
-
-
-def _series(name: str, values: Any) -> list[tuple[str, list[float]]]:
-    if isinstance(values, dict):
-        return [(f"weight_grad_{key}", row) for key, row in values.items() if row]
-    return [(name, values)] if isinstance(values, list) and values else []
-
-
-def check_picture(path: Path) -> str:
-    """The picture format that the suffix of ``path`` names, checked before anything is computed.
-
-    Raises:
-        UserError: matplotlib is not installed, or the suffix names no picture format.
-    """
-    kind = path.suffix.lstrip(".").lower()
-    if kind not in ("png", "svg", "pdf"):
-        raise UserError(f"{path}: pictures are .png, .svg or .pdf")
-    if importlib.util.find_spec("matplotlib") is None:
-        hint = "pip install 'nanogpt-cli[plot]', or use --csv"
-        raise UserError("pictures need matplotlib", hint)
-    return kind
-
-
-def draw_picture(
-    path: Path,
-    title: str,
-    measured: Signals | None,
-    expected: Signals | None,
-    found: Sequence[Verdict],
-) -> None:
-    """Draw four panels over depth, with measured values as points and expected ones as lines.
-
-    The verdicts stand below. The same numbers give the same bytes, so a committed picture changes
-    only with its content.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    said = [piece for v in tables.by_severity(found) for piece in _verdict_lines(v)]
-    figure = Figure(figsize=(10, 6.4 + 0.18 * len(said)), layout="constrained")
-    figure.suptitle(printable(title), parse_math=False)  # a label may contain any characters
-    figure.supxlabel(
-        "\n".join(said), x=0.02, ha="left", fontsize=9, family="monospace", parse_math=False
-    )
-    for axes, (heading, names, log) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
-        axes.set_title(heading, fontsize=10)
-        axes.set_xlabel("block")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-        for name, colour in zip(names, _COLOURS, strict=False):
-            _panel(axes, name, colour, measured, expected)
-        if log and axes.lines:
-            _log_axis(axes)
-        if axes.lines:
-            axes.legend(fontsize=8, frameon=False)
-    buffer, kind = io.BytesIO(), check_picture(path)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        still = {"metadata": {"Date": None}} if kind == "svg" else {}
-        figure.savefig(buffer, format=kind, dpi=150, **still)
-    files.write_bytes(path, buffer.getvalue())
-
-
-def _verdict_lines(verdict: Verdict) -> list[str]:
-    """A verdict after its mark, wrapped to the width of the picture."""
-    mark = tables.MARKS[verdict.severity]
-    lines = textwrap.wrap(printable(verdict.text), 120)
-    return [f"{mark} {line}" if n == 0 else f"  {line}" for n, line in enumerate(lines)]
-
-
-def _log_axis(axes: Any) -> None:
-    """A logarithmic axis labelled with plain numbers."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-    # For less than two decades, powers of ten alone would give too few labels.
-    steps = range(2, 10) if high < 3 * low else (2, 3, 5) if high < 100 * low else ()
-    axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if int(f"{y:e}"[0]) in steps else "")
-
-
-def _panel(
-    axes: Any, name: str, colour: str, measured: Signals | None, expected: Signals | None
-) -> None:
-    for signals, style, label in ((expected, "-", "expected"), (measured, ".", "measured")):
-        values = [] if signals is None else getattr(signals, name)
-        if not values or max(values) <= 0:
-            continue
-        first = 0 if name in ("stream_rms", "grad_rms", "cosine") else 1
-        x = range(first, first + len(values))
-        axes.plot(x, values, style, color=colour, label=f"{_LABELS.get(name, name)}, {label}")
-
-
-def open_dashboard(subject: Subject, measured: Signals | None, expected: Signals | None) -> None:
-    """Open the dashboard's Layers page on the inspection, in a temporary run folder."""
-    from nanogpt_cli.tui.app import Dashboard
-    from nanogpt_cli.tui.session import RunSession
-
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder) / "init-inspect"
-        write_run(run, subject, measured, expected)
-        Dashboard([RunSession(run)], readonly=True, page="layers").run()
-
-
-def write_run(
-    folder: Path, subject: Subject, measured: Signals | None, expected: Signals | None
-) -> None:
-    """Write a run folder whose log contains the inspection as step 0."""
-    from nanogpt_cli.init.expected import statistics
-    from nanogpt_cli.model.accounting import account
-
-    shown = measured or expected
-    assert shown is not None
-    folder.mkdir(parents=True)
-    writer = EventWriter(RunFolder(folder).events)
-    writer(
-        events.RunStarted(
-            name=subject.label,
-            parameters=account(subject.config).parameters,
-            vocab_size=subject.config.vocab_size,
-            n_layer=subject.config.n_layer,
-            expected=statistics(expected) if expected else {},
-        )
-    )
-    writer(events.Layers(step=0, stats=statistics(shown)))
-    writer(events.RunEnded(step=0, reason="finished"))
-    writer.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,14 @@ from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.schemes import Scheme
 
-__all__ = ["Variances", "dropout_factors", "expect", "expect_decoder", "initial_loss", "random_tokens"]
+__all__ = [
+    "Variances",
+    "dropout_factors",
+    "expect",
+    "expect_decoder",
+    "initial_loss",
+    "random_tokens",
+]
 
 
 def expect(
@@ -90,7 +97,18 @@ def dropout_factors(config: GPTConfig, scheme: Scheme, idx: Tensor, targets: Ten
     return [a / b if b else 1.0 for a, b in zip(on, off, strict=True)]
 
 
-def random_tokens(config: GPTConfig, batch: int, length: int, seed: int) -> tuple[Tensor, Tensor]:
+class HasVocabulary(Protocol):
+    """What random tokens depend on; a ``GPTConfig`` has it."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the token embedding."""
+        ...
+
+
+def random_tokens(
+    config: HasVocabulary, batch: int, length: int, seed: int
+) -> tuple[Tensor, Tensor]:
     """Uniform token ids and their next ids, (batch, length) each."""
     rng = torch.Generator().manual_seed(seed)
     ids = torch.randint(config.vocab_size, (batch, length + 1), generator=rng)

@@ -103,7 +103,7 @@ def inspect(
     targets: Tensor,
     *,
     backward: bool = True,
-    progress: OnProgress = lambda _done, _total: None,
+    progress: OnProgress | None = None,
 ) -> ModuleInspection:
     """Measure a module and judge it, with the values of one block at a time where it is lean.
 
@@ -156,10 +156,10 @@ class _Seen:
         anatomy: Anatomy,
         ids: Tensor,
         blocks: Sequence[str],
-        progress: OnProgress,
+        progress: OnProgress | None,
     ) -> None:
         self.module, self.anatomy, self.blocks = module, anatomy, blocks
-        self.progress, self.done = progress, 0
+        self._progress, self._done = progress, 0
         self.tensors: list[TensorStats] = []
         self.sketches: list[Sketch] = []
         self._squares: dict[str, float] = {}
@@ -175,8 +175,9 @@ class _Seen:
         with _disable_current_modes():  # what is computed here is no part of the module's pass
             self._look(path, submodule)
         if path in self.blocks:
-            self.done += 1
-            self.progress(self.done, len(self.blocks))
+            self._done += 1
+            if self._progress is not None:
+                self._progress(self._done, len(self.blocks))
 
     def _look(self, path: str, submodule: nn.Module) -> None:
         self._observe(path, submodule)
