@@ -264,7 +264,7 @@ class _Reader:
             return [("gate", stack[first]), ("fc", stack[~first])]
         if name == "qkv":
             return self._qkv(shape[-1] if part.transposed else shape[0])
-        if part.role == "fc" and isinstance(self.module, GPT) and self._own_gated():
+        if name == "fc" and self._own_gated():
             rows = torch.arange(shape[0])
             return [("gate", rows[: shape[0] // 2]), ("fc", rows[shape[0] // 2 :])]
         return [(name, None)]

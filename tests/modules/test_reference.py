@@ -52,9 +52,9 @@ def test_every_family_is_reproduced(kind: str) -> None:
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
         ("gpt2", {"scale_attn_weights": False, "activation_function": "relu"}),
         ("mistral", {"sliding_window": 7}),
-        ("qwen2", {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": None}),
+        ("qwen2", {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}),
         ("qwen3_moe", {"norm_topk_prob": False}),
-        ("granite", {"residual_multiplier": 0.2, "logits_scaling": 8.0, "attention_multiplier": 0.1}),
+        ("granite", {"residual_multiplier": 0.2, "logits_scaling": 8.0, "embedding_multiplier": 3}),
         ("llama", {"rope_parameters": {
             "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 16}}),
