@@ -21,6 +21,7 @@ from nanogpt_cli.modules.anatomy import Part
 from nanogpt_cli.modules.families import ACTIVATIONS, FAMILIES, NANOGPT, Family
 
 Parts = Mapping[str, Part]
+_ROWS = 4096
 _NORM_NAMES = ("norm_1", "norm_2", "after_1", "after_2", "q_norm", "k_norm")
 
 
@@ -83,8 +84,10 @@ class Plan:
         values = part.of(parameter)
         if name == "final" or name in _NORM_NAMES:
             values = values + self.offset
-        size = torch.linalg.vector_norm(values.flatten(), dtype=torch.float64)
-        return float(size) ** 2 / max(1, values.numel())
+        total = 0.0
+        for rows in torch.split(values, _ROWS):  # a copy in float64 of a whole table could be large
+            total += float(torch.linalg.vector_norm(rows, dtype=torch.float64)) ** 2
+        return total / max(1, values.numel())
 
     def names(self) -> list[tuple[str, Part]]:
         """All parts with their names."""

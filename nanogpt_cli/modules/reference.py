@@ -38,12 +38,19 @@ class Reference:
 
     def embed(self, values: Values) -> None:
         """The stream's first value, (B, T, C)."""
-        outside, T = self.plan.outside, self.ids.shape[1]
-        x = values(outside["wte"].parameter)[self.ids].float()
-        if "wpe" in outside:
-            x = x + values(outside["wpe"].parameter)[self.plan.first_position :][:T].float()
+        x = sum(self.rows(name, values) for name in ("wte", "wpe") if name in self.plan.outside)
+        self.start_from(torch.as_tensor(x))
+
+    def rows(self, name: str, values: Values) -> Tensor:
+        """What the table ``name`` adds to the stream: tokens (B, T, C) or positions (T, C)."""
+        table = values(self.plan.outside[name].parameter)
+        first, T = self.plan.first_position, self.ids.shape[1]
+        return (table[self.ids] if name == "wte" else table[first : first + T]).float()
+
+    def start_from(self, x: Tensor) -> None:
+        """Begin with the sum of the tables' rows, (B, T, C)."""
         x = x * self.shape.embedding
-        self.x = self.start = self._norm(x, {}, "", values) if self.shape.embedding_norm else x
+        self.x = self.start = self._plain_norm(x) if self.shape.embedding_norm else x
 
     def block(self, number: int, values: Values) -> None:
         """Run block ``number`` on the stream."""
@@ -84,14 +91,17 @@ class Reference:
 
     def _norm(self, x: Tensor, parts: Parts, name: str, values: Values) -> Tensor:
         """x normalised over its last axis, with the gain and bias of the part ``name``."""
-        if self.shape.norm == "layer":
-            x = x - x.mean(-1, keepdim=True)
-        x = x * (x.square().mean(-1, keepdim=True) + self.shape.eps).rsqrt()
+        x = self._plain_norm(x)
         if name in parts:
             x = x * (_of(parts[name], values) + self.plan.offset)
         if f"{name}.bias" in parts:
             x = x + _of(parts[f"{name}.bias"], values)
         return x
+
+    def _plain_norm(self, x: Tensor) -> Tensor:
+        if self.shape.norm == "layer":
+            x = x - x.mean(-1, keepdim=True)
+        return x * (x.square().mean(-1, keepdim=True) + self.shape.eps).rsqrt()
 
     def _attend(self, x: Tensor, layer: Layer, parts: Parts, values: Values) -> Tensor:
         shape, (B, T, _) = self.shape, x.shape
@@ -178,8 +188,14 @@ def agrees(module: nn.Module, plan: Plan, ids: Tensor) -> float:
         for number in range(len(plan.blocks)):
             reference.block(number, parameters.__getitem__)
         other = reference.head(parameters.__getitem__)
+    return apart(own, other)
+
+
+def apart(own: Tensor, other: Tensor) -> float:
+    """Largest difference between a module's logits and others, over its largest logit."""
+    own, other = own.detach().float(), other.detach().float()
     if own.shape != other.shape:  # nanoGPT computes the last position alone
-        other = other[:, -own.shape[1] :] if own.shape[-1] == other.shape[-1] else other
+        other = other[:, -own.shape[1] :]
         if own.shape != other.shape:
             return math.inf
     return float((own - other).abs().max() / own.abs().max().clamp_min(1e-30))
