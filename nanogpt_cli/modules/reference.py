@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from nanogpt_cli.init.blueprint import Blueprint, Layer
 from nanogpt_cli.model.gpt import ACTIVATIONS
 from nanogpt_cli.modules.anatomy import Part
-from nanogpt_cli.modules.blueprint import Parts, Plan
+from nanogpt_cli.modules.plan import Parts, Plan
 
 # Above this difference of logits, relative to the largest, a plan does not describe the module.
 TOLERANCE = 1e-3

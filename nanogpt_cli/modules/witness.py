@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_cli.init.blueprint import Blueprint
-from nanogpt_cli.modules.blueprint import Plan
+from nanogpt_cli.modules.plan import Plan
 from nanogpt_cli.modules.reference import Reference, Values, apart
 
 
