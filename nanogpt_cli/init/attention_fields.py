@@ -69,18 +69,20 @@ class Heads:
 
     def agreement(self, causal: Causal) -> Tensor:
         """c(i - j) for all pairs of tokens, (N, N), by their positions."""
-        distance = torch.arange(causal.T).double()
-        angles = torch.tensor(self.rope, dtype=torch.float64)[:, None] * distance
-        mean = 1 - 2 * (1 - angles.cos()).sum(0) / self.size  # (T,)
-        place = torch.arange(causal.T).repeat(causal.B)
-        return mean[(place[:, None] - place).abs()]
+        angles = self._angles(causal)
+        turned = torch.cat([angles.cos(), angles.sin()], 1)  # (T, 2·pairs)
+        mean = 1 - 2 * (len(self.rope) - turned @ turned.T) / self.size
+        return mean.repeat(causal.B, causal.B)
 
-    def turned(self, x: Tensor, direction: int) -> Tensor:
+    def _angles(self, causal: Causal) -> Tensor:
+        """By how much each position is turned, (T, pairs); a group stands in its middle."""
+        return causal.count[:, None] * torch.tensor(self.rope, dtype=torch.float64)
+
+    def turned(self, x: Tensor, causal: Causal, direction: int = 1) -> Tensor:
         """Vectors (…, T, D) rotated by their positions; ``direction`` -1 turns back."""
         if not self.rope:
             return x
-        T, pairs = x.shape[-2], len(self.rope)
-        angles = direction * torch.arange(T)[:, None] * torch.tensor(self.rope)  # (T, pairs)
+        angles, pairs = direction * self._angles(causal).float(), len(self.rope)
         cos, sin = angles.cos(), angles.sin()
         a, b, rest = x[..., :pairs], x[..., pairs : 2 * pairs], x[..., 2 * pairs :]
         return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
@@ -136,7 +138,7 @@ def field(causal: Causal, X: Tensor, heads: Heads, seed: int) -> Field:
     """Attention over tokens whose normalised stream has covariance X (N, N).
 
     Args:
-        causal: the tokens' order; with rotations, each position by itself.
+        causal: the tokens' order.
         X: (N, N).
         heads: how queries and keys are made.
         seed: seed of the sampled heads.
@@ -227,8 +229,8 @@ class Sampled:
         self.root = _root(X)
         of_keys = self.root if causal.alone else _nearest_root(self.pairs)
         q, k = self._draw(self.root, *heads.q), self._draw(of_keys, *heads.k)
-        self.q = heads.turned(heads.normalised(q, 0), 1)
-        self.k = heads.turned(heads.normalised(k, 1), 1)
+        self.q = heads.turned(heads.normalised(q, 0), causal)
+        self.k = heads.turned(heads.normalised(k, 1), causal)
         scores = (self.scale * self.q @ self.k.mT).tril_()  # (heads, B, T, T), group means
         # Variance of the scores within a group. Keys of Gaussian scores weigh e^(variance / 2).
         inside = (heads.k[0] * (X - self.pairs).diagonal()).float().view(causal.B, 1, causal.T)
@@ -290,9 +292,9 @@ class Sampled:
         g = self._draw(_root(G), 1.0, 0.0)
         product = self.weights * (g @ v.transpose(-1, -2))
         scores = product - self.weights * product.sum(-1, keepdim=True)
-        back = self.heads.turned(self.scale * scores @ self.k, -1)
+        back = self.heads.turned(self.scale * scores @ self.k, self.causal, -1)
         grad_q = self.heads.ungained(self._covariance(back), self.X, 0)
-        back = self.heads.turned(self.scale * scores.transpose(-1, -2) @ self.q, -1)
+        back = self.heads.turned(self.scale * scores.transpose(-1, -2) @ self.q, self.causal, -1)
         grad_k = self.heads.ungained(self._covariance(back), self.X, 1)
         return grad_q, grad_k, self._both_ways(G, self.weights.transpose(-1, -2))
 

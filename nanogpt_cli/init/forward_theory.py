@@ -51,9 +51,8 @@ class Forward:
         plan: the decoder.
         idx: (B, T) int64 token ids.
         targets: (B, T) int64 next ids.
-        sizes: positions per group (``attention_theory.group_sizes``), for a forward pass alone and
-            without rotary positions; each by itself if ``None``. The cost grows with the square of
-            B times their number.
+        sizes: positions per group (``attention_theory.group_sizes``), for a forward pass alone;
+            each by itself if ``None``. The cost grows with the square of B times their number.
         last: number of final positions whose attention is described; 0 for all.
         dropout: share of zeros in training mode; needs groups of one, and no backward pass.
     """

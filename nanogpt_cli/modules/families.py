@@ -1,7 +1,7 @@
 """Where the known decoders of ``transformers`` and nanoGPT keep their parts, as data.
 
 A family is known by ``config.model_type``. What a configuration sets (sizes, multipliers, rotary
-angles) is read by ``blueprint.py``; sizes come from the parameters themselves.
+angles) is read by ``reader.py``; sizes come from the parameters themselves.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Family:
         offset: whether the norms' gain is 1 + weight.
         interleaved: whether neighbouring channels are rotated together, not those half a head
             apart.
-        settings: fields of ``Blueprint`` and of ``blueprint.Reading`` that follow from the
+        settings: fields of ``Blueprint`` and of ``reader.Reader`` that follow from the
             configuration.
     """
 

@@ -16,15 +16,16 @@ from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.tensor_stats import TensorStats
 from nanogpt_cli.init.theory import expect_decoder
 from nanogpt_cli.modules.anatomy import Anatomy
-from nanogpt_cli.modules.blueprint import Plan, plan_of
+from nanogpt_cli.modules.blueprint import plan_of
 from nanogpt_cli.modules.build import Built
 from nanogpt_cli.modules.gradients import stream_gradients
 from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained
 from nanogpt_cli.modules.measure import class_norms, observer, signals_of
-from nanogpt_cli.modules.reference import TOLERANCE, Agreement
+from nanogpt_cli.modules.reference import TOLERANCE, agrees
 from nanogpt_cli.modules.sketch import Sketch, sketch
 from nanogpt_cli.modules.stream import Watched
 from nanogpt_cli.modules.streaming import streamed
+from nanogpt_cli.modules.witness import Witness
 
 OnProgress = Callable[[int, int], None]
 # The most tokens that theory is computed on: its cost grows with their square.
@@ -132,7 +133,7 @@ def inspect(
     trained = looks_trained(seen.sketches)
     verdicts = lint(seen.sketches, tied=anatomy.tied, trained=trained)
     expected, unclaimed = None, seen.unclaimed
-    if seen.agreement is not None and not (apart := seen.agreement.difference(logits)) <= TOLERANCE:
+    if seen.witness is not None and not (apart := seen.difference(logits)) <= TOLERANCE:
         unclaimed = "its own code computes something else than the model it is named after"
         verdicts.append(forward_mismatch(apart))
     if trained:
@@ -158,16 +159,14 @@ class _Seen:
         blocks: Sequence[str],
         progress: OnProgress | None,
     ) -> None:
-        self.module, self.anatomy, self.blocks = module, anatomy, blocks
+        self.module, self.anatomy, self.ids, self.blocks = module, anatomy, ids, blocks
         self._progress, self._done = progress, 0
         self.tensors: list[TensorStats] = []
         self.sketches: list[Sketch] = []
-        self._squares: dict[str, float] = {}
         self._observe = observer(anatomy, self.tensors)
         plan = plan_of(module)
-        self.plan: Plan | None = None if isinstance(plan, str) else plan
         self.unclaimed = plan if isinstance(plan, str) else ""
-        self.agreement = None if self.plan is None else Agreement(module, self.plan, ids)
+        self.witness = None if isinstance(plan, str) else Witness(plan, ids)
 
     @torch.no_grad()
     def __call__(self, path: str, submodule: nn.Module) -> None:
@@ -187,19 +186,23 @@ class _Seen:
         for part in self.anatomy.parts:
             if part.parameter in own:
                 self.sketches.append(sketch(part, part.of(own[part.parameter]).float()))
-        if self.plan is not None and self.agreement is not None:
-            for name, part in self.plan.names():
-                if part.parameter in own:
-                    square = self.plan.mean_square(name, part, own[part.parameter])
-                    self._squares[part.key] = square
-            self.agreement.observe(path)
+        if self.witness is not None:
+            self.witness.observe(path, submodule)
+
+    def difference(self, logits: Tensor) -> float:
+        """How far the module's own logits are from those of its plan; see ``reference.agrees``."""
+        assert self.witness is not None
+        if self.witness.logits is None and not any(p.is_meta for p in self.module.parameters()):
+            # Its parts were seen in another order than that in which they run.
+            return agrees(self.module, self.witness.plan, self.ids)
+        return self.witness.difference(logits)
 
     def expected(
         self, ids: Tensor, targets: Tensor, *, backward: bool
     ) -> tuple[Signals | None, str]:
         """What theory expects on (the first of) these tokens, or why nothing."""
-        assert self.plan is not None
-        blueprint = self.plan.moments(self._squares)
+        assert self.witness is not None
+        blueprint = self.witness.blueprint()
         if isinstance(blueprint, str):
             return None, blueprint
         n, part = ids.numel(), (slice(None), slice(None))

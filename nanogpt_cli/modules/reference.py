@@ -16,31 +16,41 @@ from torch.nn import functional as F
 from nanogpt_cli.init.blueprint import Blueprint, Layer
 from nanogpt_cli.model.gpt import ACTIVATIONS
 from nanogpt_cli.modules.anatomy import Part
-from nanogpt_cli.modules.blueprint import Parts, Plan
+from nanogpt_cli.modules.plan import Parts, Plan
 
 # Above this difference of logits, relative to the largest, a plan does not describe the module.
 TOLERANCE = 1e-3
-HEAD = "lm_head"
 # Gives the values of a parameter by its name.
 Values = Callable[[str], Tensor]
 
 
 class Reference:
-    """The pass of one plan; call ``embed``, ``block`` in order, then ``head``.
+    """The pass of one plan on token ids (B, T); call ``embed``, ``block`` in order, then ``head``.
 
     Args:
         plan: from ``blueprint.plan_of``.
+        ids: (B, T) int64.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan, self.shape = plan, plan.blueprint
+    def __init__(self, plan: Plan, ids: Tensor) -> None:
+        self.plan, self.shape, self.ids = plan, plan.blueprint, ids
         self.x = self.start = torch.empty(0)
 
-    def embed(self, tokens: Tensor, positions: Tensor | None) -> None:
-        """Set the stream's first value from the rows of the tables, (B, T, C) and (T, C)."""
-        x = tokens.float() if positions is None else tokens.float() + positions.float()
+    def embed(self, values: Values) -> None:
+        """The stream's first value, (B, T, C)."""
+        x = sum(self.rows(name, values) for name in ("wte", "wpe") if name in self.plan.outside)
+        self.start_from(torch.as_tensor(x))
+
+    def rows(self, name: str, values: Values) -> Tensor:
+        """What the table ``name`` adds to the stream: tokens (B, T, C) or positions (T, C)."""
+        table = values(self.plan.outside[name].parameter)
+        first, T = self.plan.first_position, self.ids.shape[1]
+        return (table[self.ids] if name == "wte" else table[first : first + T]).float()
+
+    def start_from(self, x: Tensor) -> None:
+        """Begin with the sum of the tables' rows, (B, T, C)."""
         x = x * self.shape.embedding
-        self.x = self.start = self._norm(x, {}, "", _no_values) if self.shape.embedding_norm else x
+        self.x = self.start = self._plain_norm(x) if self.shape.embedding_norm else x
 
     def block(self, number: int, values: Values) -> None:
         """Run block ``number`` on the stream."""
@@ -81,14 +91,17 @@ class Reference:
 
     def _norm(self, x: Tensor, parts: Parts, name: str, values: Values) -> Tensor:
         """x normalised over its last axis, with the gain and bias of the part ``name``."""
-        if self.shape.norm == "layer":
-            x = x - x.mean(-1, keepdim=True)
-        x = x * (x.square().mean(-1, keepdim=True) + self.shape.eps).rsqrt()
+        x = self._plain_norm(x)
         if name in parts:
             x = x * (_of(parts[name], values) + self.plan.offset)
         if f"{name}.bias" in parts:
             x = x + _of(parts[f"{name}.bias"], values)
         return x
+
+    def _plain_norm(self, x: Tensor) -> Tensor:
+        if self.shape.norm == "layer":
+            x = x - x.mean(-1, keepdim=True)
+        return x * (x.square().mean(-1, keepdim=True) + self.shape.eps).rsqrt()
 
     def _attend(self, x: Tensor, layer: Layer, parts: Parts, values: Values) -> Tensor:
         shape, (B, T, _) = self.shape, x.shape
@@ -158,77 +171,6 @@ class Reference:
         return torch.einsum("bteh,ech->btc", h, proj)
 
 
-class Agreement:
-    """A reference pass beside a module's own, made while the parts of the module have values.
-
-    Args:
-        module: the module; where ``observe`` is called, the parameters of that part have values.
-        plan: what is claimed of it.
-        ids: (B, T) token ids of both passes.
-    """
-
-    def __init__(self, module: nn.Module, plan: Plan, ids: Tensor) -> None:
-        self.module, self.plan, self.ids = module, plan, ids
-        self.reference = Reference(plan)
-        self._rows: dict[str, Tensor] = {}
-        self._blocks = 0
-        self._logits: Tensor | None = None
-
-    def observe(self, path: str) -> None:
-        """Compute what needs the values of the submodule at ``path``; see ``streaming.Observe``."""
-        for name in self._tables():
-            if self.plan.outside[name].parameter.rpartition(".")[0] == path:
-                self._rows[name] = self._look_up(name)
-        if len(self._rows) < len(self._tables()):
-            return
-        if self._blocks < len(self.plan.paths) and path == self.plan.paths[self._blocks]:
-            self._block()
-        elif self._blocks == len(self.plan.paths) and path == HEAD:
-            self._logits = self.reference.head(self._value)
-
-    def difference(self, own: Tensor) -> float:
-        """Largest difference from the module's own logits (B, T, V), over the largest of these.
-
-        A module that computes the logits of the last position alone, as nanoGPT does, is compared
-        there. Infinite if the shapes differ otherwise, or the module's pass was another one.
-        """
-        with torch.no_grad():
-            other = self._logits if self._logits is not None else self._whole()
-        if other is None or own.dim() != 3 or own.shape[-1] != other.shape[-1]:
-            return math.inf
-        other = other[:, -own.shape[1] :]
-        if own.shape != other.shape:
-            return math.inf
-        return float((own.float() - other).abs().max() / own.abs().max().clamp_min(1e-30))
-
-    def _whole(self) -> Tensor | None:
-        """The logits if all parameters have values, whatever the order of their owners."""
-        if any(p.is_meta for p in self.module.parameters()):
-            return None
-        self._rows, self._blocks = {name: self._look_up(name) for name in self._tables()}, 0
-        for _ in self.plan.paths:
-            self._block()
-        return self.reference.head(self._value)
-
-    def _block(self) -> None:
-        if not self._blocks:
-            self.reference.embed(self._rows["wte"], self._rows.get("wpe"))
-        self.reference.block(self._blocks, self._value)
-        self._blocks += 1
-
-    def _tables(self) -> list[str]:
-        return [name for name in ("wte", "wpe") if name in self.plan.outside]
-
-    def _look_up(self, name: str) -> Tensor:
-        table = self._value(self.plan.outside[name].parameter)
-        if name == "wte":
-            return table[self.ids]
-        return table[self.plan.first_position :][: self.ids.shape[1]]
-
-    def _value(self, name: str) -> Tensor:
-        return self.module.get_parameter(name).detach()
-
-
 def agrees(module: nn.Module, plan: Plan, ids: Tensor) -> float:
     """Largest difference between the module's logits and the reference's, over the largest logit.
 
@@ -238,9 +180,25 @@ def agrees(module: nn.Module, plan: Plan, ids: Tensor) -> float:
         plan: what is claimed of it.
         ids: (B, T) token ids.
     """
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    reference = Reference(plan, ids)
     with torch.no_grad():
-        own = logits_of(module(ids))
-    return Agreement(module, plan, ids).difference(own)
+        own = logits_of(module(ids)).float()
+        reference.embed(parameters.__getitem__)
+        for number in range(len(plan.blocks)):
+            reference.block(number, parameters.__getitem__)
+        other = reference.head(parameters.__getitem__)
+    return apart(own, other)
+
+
+def apart(own: Tensor, other: Tensor) -> float:
+    """Largest difference between a module's logits and others, over its largest logit."""
+    own, other = own.detach().float(), other.detach().float()
+    if own.shape != other.shape:  # nanoGPT computes the last position alone
+        other = other[:, -own.shape[1] :]
+        if own.shape != other.shape:
+            return math.inf
+    return float((own - other).abs().max() / own.abs().max().clamp_min(1e-30))
 
 
 def logits_of(output: object) -> Tensor:
@@ -255,10 +213,6 @@ def logits_of(output: object) -> Tensor:
     if not isinstance(found, Tensor):
         raise TypeError(f"a {type(output).__name__} holds no logits")
     return found
-
-
-def _no_values(name: str) -> Tensor:
-    raise KeyError(name)
 
 
 def _of(part: Part, values: Values) -> Tensor:

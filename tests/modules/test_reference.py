@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from nanogpt_cli import schemes
 from nanogpt_cli.init.drawing import build, configure
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.modules.blueprint import plan_of
+from nanogpt_cli.modules.blueprint import blueprint_of, plan_of
 from nanogpt_cli.modules.families import FAMILIES
 from nanogpt_cli.modules.reference import TOLERANCE, agrees
 from nanogpt_cli.modules.theory import theory_of
+from nanogpt_cli.modules.witness import Witness
 
 pytest.importorskip("transformers")
 
@@ -52,9 +53,9 @@ def test_every_family_is_reproduced(kind: str) -> None:
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
         ("gpt2", {"scale_attn_weights": False, "activation_function": "relu"}),
         ("mistral", {"sliding_window": 7}),
-        ("qwen2", {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": None}),
+        ("qwen2", {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}),
         ("qwen3_moe", {"norm_topk_prob": False}),
-        ("granite", {"residual_multiplier": 0.2, "logits_scaling": 8.0, "attention_multiplier": 0.1}),
+        ("granite", {"residual_multiplier": 0.2, "logits_scaling": 8.0, "embedding_multiplier": 3}),
         ("llama", {"rope_parameters": {
             "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 16}}),
@@ -104,6 +105,24 @@ def test_theory_is_not_claimed_for_another_model(change: Callable[[nn.Module], N
     assert found.signals is None
     assert found.difference > TOLERANCE
     assert "architecture that its configuration names" in found.reason
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("kind", ["llama", "gemma", "gpt2", "mixtral"])
+def test_a_witness_of_passing_values_sees_the_same(kind: str) -> None:
+    """Parts are shown one at a time, in the order in which they run; some heads are tied."""
+    module = small(kind)
+    plan, ids = plan_of(module), tokens(2, 20)[0]
+    assert not isinstance(plan, str)
+    witness = Witness(plan, ids)
+    assert witness.blueprint() == "not all of its weights were seen"
+    for path, part in module.named_modules():
+        inside = any(path.startswith(f"{block}.") for block in plan.paths)
+        own = any(True for _ in part.parameters(recurse=False))
+        if path in plan.paths or (own and not inside):
+            witness.observe(path, part)
+    assert witness.difference(module(ids).logits) < 1e-5
+    assert witness.blueprint() == blueprint_of(module)
 
 
 def test_logits_of_another_shape_do_not_agree() -> None:
