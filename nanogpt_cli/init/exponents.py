@@ -57,7 +57,7 @@ def exponents(
         layer_norm: False leaves every LayerNorm out.
     """
     angle = angle_exponent(config, scheme, layer_norm=layer_norm)
-    return Exponents(angle, 2 * math.log(signals.gradient_ratio) / config.n_layer)
+    return Exponents(angle, 2 * _log(signals.gradient_ratio) / config.n_layer)
 
 
 def angle_exponent(config: GPTConfig, scheme: Scheme, *, layer_norm: bool = True) -> float:
@@ -71,10 +71,17 @@ def angle_exponent(config: GPTConfig, scheme: Scheme, *, layer_norm: bool = True
     power = plan.wte + plan.wpe
     C = torch.full((length, length), 1 - _APART, dtype=torch.float64)
     C.fill_diagonal_(1.0).mul_(power * config.multipliers.embedding**2)
+    if not power:
+        return math.nan  # no direction to be alike in
     before = _apart(C)
     for layer in range(config.n_layer):
         C = run.through(C, layer)
-    return math.log(_apart(C) / before) / config.n_layer
+    return _log(_apart(C) / before) / config.n_layer
+
+
+def _log(ratio: float) -> float:
+    """The logarithm; NaN for what rounding has made zero or negative."""
+    return math.log(ratio) if ratio > 0 else math.nan
 
 
 def _apart(C: Tensor) -> float:

@@ -128,3 +128,12 @@ def test_a_set_that_is_gone_with_its_text_is_named(nanogpt: Program) -> None:
         assert code == 2
         assert f"was trained on, {folder}, is gone or was replaced" in error
         assert "called 'toy.txt'" in error
+
+
+def test_a_text_that_needs_an_option_of_prepare_is_to_be_prepared_first(nanogpt: Program) -> None:
+    Path("rows.csv").write_text("body,n\nthe king walked,1\nthe queen slept,2\n")
+    code, _, error = nanogpt("eval", "toy", "--data", "rows.csv")
+    assert code == 2
+    assert "prepare it first" in error
+    assert "nanogpt prepare rows.csv --tokenizer byte --out FOLDER" in error
+    assert "--text-field body" in error

@@ -85,3 +85,11 @@ def test_the_gradient_exponent_is_that_of_the_ratio() -> None:
     found = exponents(CONFIG, scheme, signals).gradient
     assert math.exp(found * CONFIG.n_layer / 2) == pytest.approx(signals.gradient_ratio)
     assert found > 0.3
+
+
+def test_without_a_stream_or_a_gradient_there_is_no_exponent() -> None:
+    empty = schemes.parse_custom({"embedding": "constant(0)", "linear": "constant(0)"})
+    idx, targets = random_tokens(CONFIG, 1, 32, seed=0)
+    found = exponents(CONFIG, empty, expect(CONFIG, empty, idx, targets))
+    assert math.isnan(found.angle)
+    assert math.isnan(found.gradient)

@@ -59,7 +59,7 @@ def test_zeros_and_broken_matrices() -> None:
     assert (zero.norm, zero.expected, zero.muon_update(0.1)) == (0.0, 0.0, math.inf)
     model = build(configure(CONFIG, schemes.get("gpt2")), schemes.get("gpt2"), 0)
     with torch.no_grad():
-        model.transformer.h[1].mlp.c_fc.weight[3, 4] = math.nan
+        model.get_parameter("transformer.h.1.mlp.c_fc.weight")[3, 4] = math.nan
     tensors = dict(model.named_parameters())
     found = spectral_norms(Stored(CONFIG, tensors.__getitem__))
     broken = [n.key for n in found if math.isnan(n.norm)]

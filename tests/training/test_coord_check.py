@@ -40,7 +40,10 @@ def test_sizes_are_those_that_plain_hooks_and_pytorchs_adam_give() -> None:
             model.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0
         )
         seen: dict[str, list[Tensor]] = {}
-        watched = [("stream", model.transformer.h[-1]), ("logits", model.lm_head)]
+        watched: list[tuple[str, Any]] = [
+            ("stream", model.transformer.h[-1]),
+            ("logits", model.lm_head),
+        ]
         for block in model.transformer.h:
             watched += [("attn", block.attn), ("mlp", block.mlp)]
         for name, module in watched:
