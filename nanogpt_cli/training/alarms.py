@@ -51,7 +51,7 @@ class Alarms:
     """Feed it every event of a run; it answers with alarms.
 
     Args:
-        vocab_size: for the loss of a model that knows nothing, ln V.
+        vocab_size: for the loss of a model that knows nothing, ln V; 0 where there is none.
     """
 
     vocab_size: int
@@ -201,6 +201,8 @@ class Alarms:
             self._slow = median(speeds[-10:]) / max(median(speeds), 1e-9)
 
     def _stuck(self, event: Step) -> Iterator[_Finding]:
+        if self.vocab_size < 2:
+            return
         floor = math.log(self.vocab_size)
         if event.step < 200 or event.loss <= floor - 0.1:
             return
