@@ -122,8 +122,8 @@ class Watch:
         Args:
             loss: mean over the tokens of the step; a step without one is counted and not drawn.
             lr: the learning rate; by default that of the optimizer's first group.
-            grad_norm: the norm of the whole gradient, as ``clip_grad_norm_`` returns it. Without
-                it the norm is unknown, because measuring it would take time in every step.
+            grad_norm: the norm of the whole gradient, as ``clip_grad_norm_`` returns it; by default
+                it is measured on the steps that are sampled.
         """
         if (log := self._log) is None:
             return
@@ -131,6 +131,8 @@ class Watch:
         seconds = time.perf_counter() - self._last
         if not self._tokens_per_step:
             self._tokens_per_step = self.target.take_tokens()
+        if grad_norm is None and self._update is not None:
+            grad_norm = self._update.gradient_norm()
         if loss is not None:
             log.step(self._event(lr, seconds), loss, grad_norm)
         if self._update is None:
@@ -243,11 +245,11 @@ class Watch:
 
     def _event(self, lr: float | None, seconds: float) -> events.Step:
         """A step without its loss."""
-        if lr is None:
-            lr = float(self.optimizers[0].param_groups[0]["lr"]) if self.optimizers else math.nan
-        speed = self._tokens_per_step / seconds if self._tokens_per_step else math.nan
+        if lr is None and self.optimizers:
+            lr = float(self.optimizers[0].param_groups[0]["lr"])
+        speed = self._tokens_per_step / seconds if self._tokens_per_step else None
         return events.Step(
-            step=self.step_number, loss=math.nan, lr=lr, grad_norm=math.nan,
+            step=self.step_number, loss=math.nan, lr=lr, grad_norm=None,
             tokens=self.step_number * self._tokens_per_step, tokens_per_s=speed, step_s=seconds,
         )  # fmt: skip
 

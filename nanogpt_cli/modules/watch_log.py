@@ -68,14 +68,15 @@ class Log:
         self, event: events.Step, loss: Tensor | float, grad_norm: Tensor | float | None
     ) -> None:
         """Write a step; what lies on a GPU is read later, several steps at once."""
-        values = [math.nan if x is None else x for x in (loss, grad_norm)]
+        values = [loss, 0.0 if grad_norm is None else grad_norm]
         device = next((x.device for x in values if isinstance(x, Tensor)), torch.device("cpu"))
         dtype = torch.float64 if device.type == "cpu" else torch.float32
         pair = torch.stack(
             [torch.as_tensor(x, dtype=dtype, device=device).detach().reshape(())
              for x in values]
         )  # fmt: skip
-        self._waiting.append((replace(event, time=time.time()), pair))
+        event = replace(event, time=time.time(), grad_norm=None if grad_norm is None else math.nan)
+        self._waiting.append((event, pair))
         if device.type == "cpu" or time.perf_counter() - self._flushed > _FLUSH_S:
             self.flush()
 
@@ -86,7 +87,8 @@ class Log:
         if waiting:
             rows = torch.stack([pair for _, pair in waiting]).tolist()
             for (event, _), (loss, norm) in zip(waiting, rows, strict=True):
-                self._write(replace(event, loss=loss, grad_norm=norm))
+                known = event.grad_norm is not None
+                self._write(replace(event, loss=loss, grad_norm=norm if known else None))
 
     def write(self, event: events.Event) -> None:
         """Write an event after the steps before it."""
@@ -97,7 +99,7 @@ class Log:
         """Append an event and the alarms it raises; a disk that fails ends the watching only."""
         try:
             self._writer(event)
-            for alarm in self._alarms.update(_judged(event)):
+            for alarm in self._alarms.update(event):
                 advice = _ADVICE.get(alarm.kind, alarm.advice) if alarm.active else alarm.advice
                 self._writer(replace(alarm, time=event.time, advice=advice))
         except OSError as error:
@@ -109,10 +111,3 @@ class Log:
         with contextlib.suppress(OSError):
             self._writer.sync()
         self._stack.close()
-
-
-def _judged(event: events.Event) -> events.Event:
-    """The event as alarms are to see it: a gradient norm that is not known is no fault."""
-    if isinstance(event, events.Step) and math.isnan(event.grad_norm):
-        return replace(event, grad_norm=0.0)
-    return event

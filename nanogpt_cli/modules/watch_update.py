@@ -36,6 +36,7 @@ class Update:
         self.timed, self.layers = timed, len(blocks)
         self._layer = {p: layer for layer, block in enumerate(blocks) for p in block.parameters()}
         self._matrices = [p for p in self._layer if p.dim() > 1]
+        self._seen: set[int] = set()
         self._before: dict[nn.Parameter, Tensor] = {}
         self._gradients: list[tuple[list[int], Tensor]] = []
         self._handles: list[RemovableHandle] = [
@@ -52,15 +53,23 @@ class Update:
     def _look(self, optimizer: Optimizer, *_: object) -> None:
         with self.timed():
             mine = [p for group in optimizer.param_groups for p in group["params"]]
-            mine = [p for p in mine if p in self._layer and p.grad is not None]
-            if not mine or any(p in self._before for p in mine):
+            mine = [p for p in mine if p.grad is not None]
+            if not mine or id(optimizer) in self._seen:
                 return  # the optimizer's second step
+            self._seen.add(id(optimizer))
             found = norms([p.grad for p in mine if p.grad is not None], Group())
             scale = getattr(optimizer, "grad_scale", None)  # left to fused optimizers
             if isinstance(scale, Tensor):
                 found = found / scale.to(found.device)
-            self._gradients.append(([self._layer[p] for p in mine], found))
-            self._before |= {p: _rows(p).clone() for p in mine if p.dim() > 1}
+            self._gradients.append(([self._layer.get(p, -1) for p in mine], found))
+            for p in mine:
+                if p in self._layer and p.dim() > 1:
+                    self._before[p] = _rows(p).clone()
+
+    def gradient_norm(self) -> Tensor | None:
+        """The norm of the gradient of all parameters; ``None`` if no optimizer was seen."""
+        found = [norm for _, norm in self._gradients]
+        return torch.linalg.vector_norm(torch.cat(found)) if found else None
 
     @torch.no_grad()
     def complete(self) -> dict[str, list[Tensor]]:
@@ -80,14 +89,15 @@ class Update:
         if self._gradients:
             owners = [layer for layers, _ in self._gradients for layer in layers]
             squares = torch.cat([norm for _, norm in self._gradients]).square()
-            if len(set(owners)) == self.layers:
+            if {*owners, -1} == set(range(-1, self.layers)):
                 found["grad_norm"] = self._by_layer(owners, squares).sqrt()
         return {name: list(row) for name, row in found.items()}
 
     def _by_layer(self, owners: list[int], values: Tensor) -> Tensor:
         """Sums of one value per tensor over the tensors of each layer."""
-        total = torch.zeros(self.layers, device=values.device)
-        return total.index_add_(0, torch.tensor(owners, device=values.device), values)
+        total = torch.zeros(self.layers + 1, device=values.device)  # the last: outside the blocks
+        place = torch.tensor([owner % (self.layers + 1) for owner in owners], device=values.device)
+        return total.index_add_(0, place, values)[:-1]
 
 
 def _rows(parameter: Tensor) -> Tensor:

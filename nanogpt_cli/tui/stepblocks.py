@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogpt_cli.run.events import Step
+from nanogpt_cli.tui.history import UNKNOWN
 from nanogpt_cli.tui.series import Floats
 
 COLUMNS = ("time", "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_s")
@@ -21,16 +22,22 @@ _FLAGS = ("clipped", "skipped")
 _KEYS = [f'"{name}"'.encode() for name in ("type", *(item.name for item in fields(Step)))]
 _MOST_DIGITS = 22  # 0.00012345678901234567 has 21
 _POWERS = 10.0 ** np.arange(_MOST_DIGITS + 100)
-_NON_FINITE = {b'"NaN"': math.nan, b'"Infinity"': math.inf, b'"-Infinity"': -math.inf}
+_WORDS = {
+    b'"NaN"': math.nan, b'"Infinity"': math.inf, b'"-Infinity"': -math.inf, b"null": UNKNOWN,
+}  # fmt: skip
 Ints = NDArray[np.int32]
 
 
 def from_events(steps: Sequence[Step]) -> dict[str, Floats]:
     """The columns of decoded events."""
     return {
-        name: np.array([getattr(step, name) for step in steps], np.float64)
+        name: np.array([_known(getattr(step, name)) for step in steps], np.float64)
         for name in (*COLUMNS, *_FLAGS)
     }
+
+
+def _known(value: float | None) -> float:
+    return UNKNOWN if value is None else value
 
 
 def parse(block: bytes) -> dict[str, Floats] | None:
@@ -109,7 +116,7 @@ def _numbers(
     values = _join(low) + _join(high) * 1e9  # both halves are exact
     values = _scaled(values, whole - most + exponent)
     for row in np.flatnonzero(odd).tolist():
-        values[row] = _NON_FINITE.get(word := block[starts[row] : numerals[row]]) or float(word)
+        values[row] = _WORDS.get(word := block[starts[row] : numerals[row]]) or float(word)
     return values
 
 
