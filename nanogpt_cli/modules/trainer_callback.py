@@ -47,9 +47,9 @@ def callback(watch: Watch) -> TrainerCallback:
                 self.waiting = False
                 watch.step()
 
-        def on_step_end(self, _: Any, __: Any, control: Any, **___: Any) -> None:
+        def on_step_end(self, *given: Any, **_: Any) -> None:
             """Count a step, or wait for its loss."""
-            if control.should_log:
+            if given[2].should_log:  # the arguments, the Trainer's state, and its control
                 self.waiting = True
             else:
                 watch.step()
