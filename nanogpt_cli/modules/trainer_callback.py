@@ -30,7 +30,7 @@ def callback(watch: Watch) -> TrainerCallback:
             "transformers is not installed", "pip install 'transformers[torch]'"
         ) from error
 
-    class WatchCallback(TrainerCallback):  # type: ignore[misc]
+    class WatchCallback(TrainerCallback):
         """Passes on steps, logged losses and evaluations."""
 
         def __init__(self) -> None:

@@ -137,6 +137,7 @@ def test_losses_are_bit_for_bit_those_without_a_watch(kind: str, tmp_path: Path)
         assert all(len(e.stats[name]) == 3 for e in found), name
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("fused", [True, False])
 def test_activations_equal_those_of_plain_hooks(fused: bool, tmp_path: Path) -> None:
     model = Model(lambda: Block(fused))
@@ -154,7 +155,7 @@ def test_activations_equal_those_of_plain_hooks(fused: bool, tmp_path: Path) -> 
     (found,) = samples(tmp_path / "run")
     for n in range(3):
         for name in ("resid", "attn", "mlp"):
-            wanted = float(seen[f"{name}{n}"].square().mean().sqrt())
+            wanted = float(seen[f"{name}{n}"].detach().square().mean().sqrt())
             assert found.stats[f"{name}_rms"][n] == pytest.approx(wanted, rel=1e-5)
         q, k, _ = (t.view(4, T, H, -1).transpose(1, 2)[:2] for t in seen[f"qkv{n}"].chunk(3, -1))
         scores = q @ k.mT / math.sqrt(C // H)
@@ -171,9 +172,10 @@ def test_activations_equal_those_of_plain_hooks(fused: bool, tmp_path: Path) -> 
             ("attn_first", p[:, :, 1:, 0].mean()),
             ("attn_logit_max", scores.masked_fill(hidden, -math.inf).max()),
         ):
-            assert found.stats[name][n] == pytest.approx(float(value), rel=1e-4), name
+            assert found.stats[name][n] == pytest.approx(float(value.detach()), rel=1e-4), name
 
 
+@pytest.mark.numeric
 def test_gradients_and_updates_are_the_true_ones(tmp_path: Path) -> None:
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -340,7 +342,7 @@ def test_an_evaluation_is_no_step_and_moves_no_sample(tmp_path: Path) -> None:
 def test_the_interval_keeps_the_cost_within_the_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a clock that moves half a second at each look, a step takes one and a sample many."""
+    """On a clock that moves half a second at each look, a sample takes as long as many steps."""
     now = iter(x * 0.5 for x in range(1_000_000))
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
     train(Model(), tmp_path / "run", steps=60, budget=0.5)
@@ -351,19 +353,17 @@ def test_the_interval_keeps_the_cost_within_the_budget(
 
 
 def test_how_a_run_ends(tmp_path: Path) -> None:
-    def ended(name: str, error: BaseException | None) -> events.RunEnded:
-        with pytest.MonkeyPatch.context(), Watch(Model(), tmp_path / name) as watch:
+    def fail(name: str, error: BaseException) -> None:
+        with Watch(Model(), tmp_path / name) as watch:
             watch.step(loss=1.0)
-            if error:
-                raise error
-        raise AssertionError
+            raise error
 
     with Watch(Model(), tmp_path / "fine") as watch:
         watch.step(loss=1.0)
     with pytest.raises(ZeroDivisionError):
-        ended("error", ZeroDivisionError("a bug of theirs"))
+        fail("error", ZeroDivisionError("a bug of theirs"))
     with pytest.raises(KeyboardInterrupt):
-        ended("stopped", KeyboardInterrupt())
+        fail("stopped", KeyboardInterrupt())
     last = {name: log(tmp_path / name)[-1] for name in ("fine", "error", "stopped")}
     assert all(isinstance(e, events.RunEnded) for e in last.values())
     reasons = {name: getattr(e, "reason", "") for name, e in last.items()}
@@ -431,3 +431,65 @@ def test_blocks_are_found_or_asked_for() -> None:
         find_blocks(nn.Linear(2, 2))
     with pytest.raises(ng.UserError, match="not all modules of Model"):
         find_blocks(model, [nn.Linear(2, 2)])
+
+
+def test_the_callback_tells_of_a_trainer_s_steps(tmp_path: Path) -> None:
+    """Called as ``Trainer`` does, in the order of its loop; losses come with every second step."""
+    transformers = pytest.importorskip("transformers")
+    model = Model()
+    watch = Watch(model, tmp_path / "run")
+    callback = ng.trainer_callback(watch)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    state, control = transformers.TrainerState(), transformers.TrainerControl()
+    arguments = None
+    callback.on_train_begin(arguments, state, control, model=model, optimizer=optimizer)
+    for step in range(1, 5):
+        callback.on_step_begin(arguments, state, control)
+        loss_of(model, step).backward()
+        optimizer.step()
+        control.should_log = step % 2 == 0
+        callback.on_step_end(arguments, state, control)
+        if control.should_log:
+            logs = {"loss": 2.0 + step, "learning_rate": 0.1, "grad_norm": 1.5}
+            callback.on_log(arguments, state, control, logs=logs)
+    callback.on_evaluate(arguments, state, control, metrics={"eval_loss": 2.5})
+    callback.on_log(arguments, state, control, logs={"train_runtime": 1.0})
+    callback.on_train_end(arguments, state, control)
+    found = log(tmp_path / "run")
+    steps = [(e.step, e.loss, e.lr, e.grad_norm) for e in found if isinstance(e, events.Step)]
+    assert steps == [(2, 4.0, 0.1, 1.5), (4, 6.0, 0.1, 1.5)]
+    assert [e.val_loss for e in found if isinstance(e, events.Eval)] == [2.5]
+    assert isinstance(found[-1], events.RunEnded)
+    assert found[-1].step == 4
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_llama_of_transformers(attention: str, tmp_path: Path) -> None:
+    """Keyword arguments, outputs in objects, masks, rotated and grouped keys."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=V, hidden_size=C, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=T,
+        attn_implementation=attention,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    watch = Watch(model, tmp_path / "run")
+    ids, _ = batch(0)
+    model(input_ids=ids, labels=ids).loss.backward()
+    watch.step(loss=1.0)
+    (found,) = samples(tmp_path / "run")
+    eager = transformers.LlamaForCausalLM(config)
+    eager.load_state_dict(model.state_dict())
+    eager.set_attn_implementation("eager")
+    with torch.no_grad():
+        out = eager(input_ids=ids, output_attentions=True)
+    for n, p in enumerate(out.attentions):
+        p = p[:2]
+        assert found.stats["attn_first"][n] == pytest.approx(float(p[:, :, 1:, 0].mean()), rel=1e-4)
+        entropy = -torch.special.xlogy(p, p).sum(-1)[:, :, 1:] / torch.arange(2, T + 1).log()
+        assert found.stats["attn_entropy"][n] == pytest.approx(float(entropy.mean()), rel=1e-4)
+        assert found.stats["attn_entropy_min"][n] == pytest.approx(
+            float(entropy.mean((0, 2)).min()), rel=1e-4
+        )
+    assert {"resid_rms", "attn_rms", "mlp_rms", "weight_rms"} <= set(found.stats)
