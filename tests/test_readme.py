@@ -18,6 +18,7 @@ from nanogpt_cli import places
 from nanogpt_cli.cli import lazy
 from nanogpt_cli.cli.recipes import markdown
 from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run.events import Layers
 from nanogpt_cli.run.follow import EventReader
 
 ROOT = Path(__file__).parents[1]
@@ -174,5 +175,5 @@ def test_python_examples_run(
     assert found == ["mlp_proj", "transformer.h.3.mlp.c_proj.weight"]
     assert watched == ""
     told = EventReader(tmp_path / "runs" / "mine" / "events.jsonl").read_all()
-    assert [event.step for event in told if event.type == "layers"] == [1, 11]
+    assert [event.step for event in told if isinstance(event, Layers)] == [1, 11]
     assert all(len(example.splitlines()) <= 14 for example in examples)

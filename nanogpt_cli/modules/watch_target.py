@@ -190,7 +190,7 @@ def find_blocks(model: nn.Module, wanted: str | Sequence[nn.Module] = "") -> lis
             else f"the given blocks are not all modules of {type(model).__name__}",
             "name them: blocks='transformer.h', or blocks=[…] of the modules themselves",
         )
-    return blocks
+    return [unwrapped(block) for block in blocks]
 
 
 def _list(module: nn.Module) -> list[nn.Module]:

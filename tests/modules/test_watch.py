@@ -258,18 +258,28 @@ def test_a_model_without_attention(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_compiled_model_is_measured_by_a_small_pass_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["whole", "in place", "by block"])
+def test_a_compiled_model_is_measured_by_a_small_pass_of_its_own(kind: str, tmp_path: Path) -> None:
     def compiled() -> Any:
         torch._dynamo.reset()
-        return torch.compile(Model(), backend="eager")
+        model = Model()
+        if kind == "whole":
+            return torch.compile(model, backend="eager")
+        if kind == "in place":
+            model.compile(backend="eager")
+        else:
+            for n, block in enumerate(model.stack):
+                model.stack[n] = torch.compile(block, backend="eager")  # type: ignore[assignment]
+        return model
 
     alone = train(compiled(), None, steps=12)
     model = compiled()
-    assert train(model, tmp_path / "run", steps=12, every=5) == alone
+    extra = {"batch": {"ids": batch(0)[0]}} if kind == "in place" else {}
+    assert train(model, tmp_path / "run", steps=12, every=5, **extra) == alone
     found = samples(tmp_path / "run")
     assert [e.step for e in found] == [1, 6, 11]
     assert {"resid_rms", "attn_rms", "attn_entropy", "grad_norm"} <= set(found[0].stats)
-    assert model.training
+    assert all(module.training for module in model.modules())
 
 
 def test_a_forward_pass_that_is_not_seen_is_said(tmp_path: Path) -> None:
@@ -441,7 +451,7 @@ def test_the_callback_tells_of_a_trainer_s_steps(tmp_path: Path) -> None:
     callback = ng.trainer_callback(watch)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     state, control = transformers.TrainerState(), transformers.TrainerControl()
-    arguments = None
+    arguments: Any = None
     callback.on_train_begin(arguments, state, control, model=model, optimizer=optimizer)
     for step in range(1, 5):
         callback.on_step_begin(arguments, state, control)
