@@ -125,7 +125,7 @@ class Watch:
             grad_norm: the norm of the whole gradient, as ``clip_grad_norm_`` returns it; by default
                 it is measured on the steps that are sampled.
         """
-        if (log := self._log) is None:
+        if (log := self._log) is None or log.closed:
             return
         self.step_number += 1
         seconds = time.perf_counter() - self._last
@@ -140,7 +140,9 @@ class Watch:
             self._plan()
         else:
             self._sample(log)
-        if self.step_number + 1 >= self._sampled_at + self.every:
+        if log.closed:  # it could not be written
+            self._release()
+        elif self.step_number + 1 >= self._sampled_at + self.every:
             self._arm()
         self._last = time.perf_counter()
 
@@ -188,7 +190,7 @@ class Watch:
     def _open(self, max_steps: int, resume: bool) -> Log:
         """Create or find the run folder, and write how the run begins."""
         target = self.target
-        log = Log(self.path, resume=resume, vocab_size=target.vocab_size, failed=self._release)
+        log = Log(self.path, resume=resume, vocab_size=target.vocab_size)
         log.write(
             events.RunStarted(
                 name=log.path.name, step=self.step_number, max_steps=max_steps,

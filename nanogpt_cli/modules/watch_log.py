@@ -6,7 +6,6 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,19 +35,19 @@ class Log:
         folder: to be created; ``NAME-2`` and so on where it exists.
         resume: write into ``folder`` itself.
         vocab_size: for the alarms; 0 where there is no vocabulary.
-        failed: called once if the log cannot be written any more.
+
+    Attributes:
+        closed: whether nothing is written any more: the disk failed, or ``close`` was called.
 
     Raises:
         UserError: the folder cannot be created or written, or another process writes to it.
     """
 
-    def __init__(
-        self, folder: Path, *, resume: bool, vocab_size: int, failed: Callable[[], None]
-    ) -> None:
+    def __init__(self, folder: Path, *, resume: bool, vocab_size: int) -> None:
         path = folder.expanduser().resolve()
         with files.readable_os_errors("create the run folder", path):
             run = RunFolder(path) if resume else fresh_run(path.name, path.parent)
-        self.path, self.failed = run.path, failed
+        self.path, self.closed = run.path, False
 
         def refuse() -> None:
             raise UserError(
@@ -67,8 +66,18 @@ class Log:
     def step(
         self, event: events.Step, loss: Tensor | float, grad_norm: Tensor | float | None
     ) -> None:
-        """Write a step; what lies on a GPU is read later, several steps at once."""
+        """Write a step; what lies on a GPU is read later, several steps at once.
+
+        Raises:
+            UserError: the loss or the norm is not one number.
+        """
         values = [loss, 0.0 if grad_norm is None else grad_norm]
+        for name, value in zip(("loss", "grad_norm"), values, strict=True):
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise UserError(
+                    f"{name} has {value.numel()} values, one is expected",
+                    "give the mean over the step's tokens: loss.mean()",
+                )
         device = next((x.device for x in values if isinstance(x, Tensor)), torch.device("cpu"))
         dtype = torch.float64 if device.type == "cpu" else torch.float32
         pair = torch.stack(
@@ -97,6 +106,8 @@ class Log:
 
     def _write(self, event: events.Event) -> None:
         """Append an event and the alarms it raises; a disk that fails ends the watching only."""
+        if self.closed:
+            return
         try:
             self._writer(event)
             for alarm in self._alarms.update(event):
@@ -104,10 +115,13 @@ class Log:
                 self._writer(replace(alarm, time=event.time, advice=advice))
         except OSError as error:
             warnings.warn(f"{self.path} is not written any more: {error}", stacklevel=4)
-            self.failed()
+            self.close()
 
     def close(self) -> None:
         """Put the log on the disk and free the folder."""
+        if self.closed:
+            return
+        self.closed = True
         with contextlib.suppress(OSError):
             self._writer.sync()
         self._stack.close()

@@ -122,6 +122,10 @@ def samples(folder: Path) -> list[events.Layers]:
     return [e for e in log(folder) if isinstance(e, events.Layers)]
 
 
+def hooks(module: nn.Module) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
+
+
 @pytest.mark.parametrize("kind", ["plain", "written out", "saving", "accumulating", "batch"])
 def test_losses_are_bit_for_bit_those_without_a_watch(kind: str, tmp_path: Path) -> None:
     def model() -> nn.Module:
@@ -314,9 +318,6 @@ def test_nothing_of_a_pass_is_kept(tmp_path: Path) -> None:
 
 
 def test_hooks_are_there_on_sampled_steps_only(tmp_path: Path) -> None:
-    def hooks(module: nn.Module) -> int:
-        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
-
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     watch = Watch(model, tmp_path / "run", optimizer=optimizer, every=10)
@@ -409,12 +410,32 @@ def test_a_disk_that_fails_ends_the_watching_and_not_the_training(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    watch = Watch(Model(), tmp_path / "run")
+    model = Model()
+    watch = Watch(model, tmp_path / "run")
     monkeypatch.setattr(watch_log.EventWriter, "__call__", full)
     with pytest.warns(UserWarning, match="No space left"):
         watch.step(loss=1.0)
+    assert hooks(model) == 0
     watch.step(loss=1.0)
+    watch.evaluate(loss=1.0)
     watch.close()
+
+
+def test_a_forward_pass_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    model = Model()
+    watch = Watch(model, tmp_path / "run")
+    handle = model.stack[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loss_of(model, 0)
+    handle.remove()
+    assert torch.overrides._get_current_function_mode_stack() == []
+    watch.step(loss=1.0)
+    assert hooks(model) == 0
+
+
+def test_a_loss_of_many_values_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ng.UserError, match="loss has 3 values"):
+        Watch(Model(), tmp_path / "run").step(loss=torch.ones(3))
 
 
 def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
