@@ -14,18 +14,20 @@ if TYPE_CHECKING:
     from nanogpt_cli.api import Report as Report
     from nanogpt_cli.api import Sampling as Sampling
     from nanogpt_cli.api import UserError as UserError
+    from nanogpt_cli.api import Watch as Watch
     from nanogpt_cli.api import inspect as inspect
     from nanogpt_cli.api import load_model as load_model
     from nanogpt_cli.api import load_recipe as load_recipe
     from nanogpt_cli.api import prepare as prepare
     from nanogpt_cli.api import sample as sample
     from nanogpt_cli.api import train as train
+    from nanogpt_cli.api import trainer_callback as trainer_callback
 
 
 # Named here so that looking for a submodule imports nothing; a test compares it with the API's own.
 _API = {
-    "Event", "Recipe", "Report", "Sampling", "UserError", "inspect", "load_model", "load_recipe",
-    "prepare", "sample", "train",
+    "Event", "Recipe", "Report", "Sampling", "UserError", "Watch", "inspect", "load_model",
+    "load_recipe", "prepare", "sample", "train", "trainer_callback",
 }  # fmt: skip
 
 

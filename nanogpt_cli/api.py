@@ -21,16 +21,27 @@ from nanogpt_cli.sampling.settings import Sampling
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import TrainerCallback
 
     from nanogpt_cli.init.inspect import Inspection
     from nanogpt_cli.init.lint import Verdict
     from nanogpt_cli.interop import LoadedModel
+    from nanogpt_cli.modules.watch import Watch
     from nanogpt_cli.text.tokens import TokenData
 
 __all__ = [
-    "Event", "Recipe", "Report", "Sampling", "UserError", "inspect", "load_model", "load_recipe",
-    "prepare", "sample", "train",
+    "Event", "Recipe", "Report", "Sampling", "UserError", "Watch", "inspect", "load_model",
+    "load_recipe", "prepare", "sample", "train", "trainer_callback",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Watch":  # a class that needs torch when it is made
+        from nanogpt_cli.modules.watch import Watch
+
+        return Watch
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 Reporter = Callable[[str], None]
 
@@ -211,5 +222,23 @@ def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int =
     ids, targets = random_tokens(model.config, batch, min(length, model.config.block_size), seed)
     found = measure(source, ids, targets)
     verdicts = detect.judge(found.tensors, found.signals, model.config)
+<<<<<<< HEAD
     scheme = nearest_scheme(found.tensors, model.config).name
     return Report(verdicts, scheme, found)
+=======
+    nearest = detect.nearest_scheme(found.tensors, model.config).scheme.name
+    return Report(verdicts, nearest, found)
+
+
+def trainer_callback(watch: Watch) -> TrainerCallback:
+    """A callback for the ``Trainer`` of transformers that tells ``watch`` of its steps.
+
+    Losses are those that the Trainer logs: with ``logging_steps=1``, that of every step.
+
+    Raises:
+        UserError: transformers is not installed.
+    """
+    from nanogpt_cli.modules.trainer_callback import callback
+
+    return callback(watch)
+>>>>>>> watch

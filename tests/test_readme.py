@@ -18,6 +18,8 @@ from nanogpt_cli import places
 from nanogpt_cli.cli import lazy
 from nanogpt_cli.cli.recipes import markdown
 from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run.events import Layers
+from nanogpt_cli.run.follow import EventReader
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -153,7 +155,7 @@ def test_python_examples_run(
     """One after the other in one folder, as a reader would; the second needs the first's run."""
     asset_cache("tinyshakespeare")
     examples = re.findall(r"```python\n(.*?)```", page("python"), flags=re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     code = "\nprint('=====')\n".join(examples)
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -164,11 +166,14 @@ def test_python_examples_run(
         timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr
-    trained, sampled, inspected = done.stdout.split("=====\n")
+    trained, sampled, inspected, watched = done.stdout.split("=====\n")
     steps = [line.split() for line in trained.splitlines()]
     assert [int(step) for step, _ in steps] == [50, 100]
     assert float(steps[-1][1]) == pytest.approx(2.63, abs=0.05)
     assert len(sampled.rstrip("\n")) == 40
     found = [line.split(": std ")[0] for line in inspected.splitlines()]
     assert found == ["mlp_proj", "transformer.h.3.mlp.c_proj.weight"]
-    assert all(len(example.splitlines()) <= 10 for example in examples)
+    assert watched == ""
+    told = EventReader(tmp_path / "runs" / "mine" / "events.jsonl").read_all()
+    assert [event.step for event in told if isinstance(event, Layers)] == [1, 11]
+    assert all(len(example.splitlines()) <= 14 for example in examples)

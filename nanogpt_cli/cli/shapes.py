@@ -16,7 +16,7 @@ _SUMMARY: Final = {
     "parameters": "number of parameters of the model", "step": "optimizer steps made",
     "max_steps": "optimizer steps planned", "tokens": "tokens trained on",
     "loss": "last training loss, in nats per token", "lr": "learning rate of the last step",
-    "grad_norm": "gradient norm of the last step, before clipping",
+    "grad_norm": "gradient norm of the last step, before clipping; null if it was not measured",
     "clip_share": "share of steps whose gradient was clipped",
     "tokens_per_s": "tokens per second, last measured",
     "mfu": "share of the devices' peak FLOP/s that is used", "eta_s": "seconds left",

@@ -123,8 +123,8 @@ class TrainConsole:
         val = f"{self._val:.4f}" if math.isfinite(self._val) else "-"
         eta = console.duration((self._max_steps - event.step) * self._speed)
         return (
-            f"loss {self._smooth:.4f}  val {val}  lr {event.lr:.2e}  "
-            f"{console.count(event.tokens_per_s)} tok/s  eta {eta}"
+            f"loss {self._smooth:.4f}  val {val}  lr {event.lr or 0.0:.2e}  "
+            f"{console.count(event.tokens_per_s or 0.0)} tok/s  eta {eta}"
         )
 
 

@@ -18,6 +18,9 @@ from nanogpt_cli.schemes import Scheme
 
 # Training measures the attention of this many final positions, which see the most.
 QUERIES = 16
+# Up to this standard deviation of its logits, attention gives the first token the uniform share
+# within a few percent; with hotter attention the share differs from draw to draw.
+_NEARLY_UNIFORM = 0.15
 _MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
@@ -37,7 +40,8 @@ def expected_stats(
 
     Returns:
         Lists over layers under the field names of ``layers`` events: resid_rms, attn_rms, mlp_rms,
-        preact_std, dead, attn_entropy, attn_score_std, weight_rms.
+        resid_kurtosis, preact_std, dead, attn_entropy, attn_score_std, weight_rms, and attn_first
+        where attention is nearly uniform.
     """
     if idx is None:
         idx, _ = random_tokens(config, 2, config.block_size, seed=0)
@@ -46,7 +50,38 @@ def expected_stats(
     targets = torch.roll(idx, -1, 1)
     found = expect(config, scheme, idx, targets, backward=False, sizes=sizes, last=QUERIES)
     weights = [weight_rms(config, scheme, layer) for layer in range(config.n_layer)]
-    return {**statistics(found), "weight_rms": weights}
+    kurtosis = _kurtosis(config, scheme, found.stream_rms[1:])
+    rows = {**statistics(found), "weight_rms": weights, "resid_kurtosis": kurtosis}
+    if max(found.score_std) <= _NEARLY_UNIFORM and idx.shape[1] > 1:
+        rows["attn_first"] = [_uniform_share(idx.shape[1])] * config.n_layer
+    return rows
+
+
+def _kurtosis(config: GPTConfig, scheme: Scheme, stream_rms: list[float]) -> list[float]:
+    """Expected kurtosis over C channels of the stream after each block.
+
+    Branches write sums over many independent weights, which are normal; the embeddings keep the
+    kurtosis of their laws. The excess of a sum of independent parts is Σ excess·variance² over
+    (Σ variance)², and C normal values have 3 (C - 1) / (C + 1) instead of 3.
+    """
+    tables = [
+        spec
+        for name in ("transformer.wte.weight", "transformer.wpe.weight")
+        for spec in matrices_of(name, config, scheme)
+    ]
+    variances = [(config.multipliers.embedding * spec.std) ** 2 for spec in tables]
+    excess = sum(
+        (spec.law.kurtosis - 3) * variance**2
+        for spec, variance in zip(tables, variances, strict=True)
+    )
+    C = config.n_embd
+    return [(3 + excess / max(rms, 1e-30) ** 4) * (C - 1) / (C + 1) for rms in stream_rms]
+
+
+def _uniform_share(T: int) -> float:
+    """What the last queries of T positions give to the first one if each attends uniformly."""
+    seen = range(max(2, T - min(QUERIES, T) + 1), T + 1)
+    return sum(1 / t for t in seen) / len(seen)
 
 
 def statistics(signals: Signals) -> dict[str, list[float]]:

@@ -60,15 +60,19 @@ class RunStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Step(Event):
-    """One optimizer step. ``loss`` is the mean over all its tokens, before the update (nats)."""
+    """One optimizer step. ``loss`` is the mean over all its tokens, before the update (nats).
+
+    Learning rate, gradient norm and speed are ``None`` where whoever wrote the log does not know
+    them.
+    """
 
     type: ClassVar[str] = "step"
     step: int
     loss: float
-    lr: float
-    grad_norm: float
+    lr: float | None
+    grad_norm: float | None
     tokens: int
-    tokens_per_s: float
+    tokens_per_s: float | None
     step_s: float = 0.0
     clipped: bool = False
     skipped: bool = False

@@ -51,7 +51,7 @@ class Alarms:
     """Feed it every event of a run; it answers with alarms.
 
     Args:
-        vocab_size: for the loss of a model that knows nothing, ln V.
+        vocab_size: for the loss of a model that knows nothing, ln V; 0 where there is none.
     """
 
     vocab_size: int
@@ -125,7 +125,8 @@ class Alarms:
         return sorted(alarms, key=lambda a: (a.kind, -1 if a.layer is None else a.layer))
 
     def _on_step(self, event: Step) -> Iterator[_Finding]:
-        if not math.isfinite(event.loss) or not math.isfinite(event.grad_norm):
+        norm = 0.0 if event.grad_norm is None else event.grad_norm  # not known is no fault
+        if not math.isfinite(event.loss) or not math.isfinite(norm):
             what = "loss" if not math.isfinite(event.loss) else "gradient norm"
             if what == "loss" or not self._overflows:  # the loss scaler tries out overflows
                 yield _not_finite(f"{what} is not finite at step {event.step}", event.loss)
@@ -147,7 +148,8 @@ class Alarms:
             )  # fmt: skip
         self._losses.append(event.loss)
         self._clipped.append(event.clipped)
-        self._speeds.append(event.tokens_per_s)
+        if event.tokens_per_s is not None:
+            self._speeds.append(event.tokens_per_s)
         if self._seen % _REFRESH == 0:
             self._refresh()
         self._seen += 1
@@ -201,6 +203,8 @@ class Alarms:
             self._slow = median(speeds[-10:]) / max(median(speeds), 1e-9)
 
     def _stuck(self, event: Step) -> Iterator[_Finding]:
+        if self.vocab_size < 2:
+            return
         floor = math.log(self.vocab_size)
         if event.step < 200 or event.loss <= floor - 0.1:
             return

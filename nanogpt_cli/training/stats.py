@@ -27,11 +27,14 @@ from nanogpt_cli.training.histograms import histograms
 # What each statistic is, for help texts and axis labels. All are lists over layers.
 NAMES = {
     "resid_rms": "RMS of the residual stream after the layer",
+    "resid_kurtosis": "kurtosis of the residual stream over its channels (3: normal distribution)",
     "attn_rms": "RMS of what attention adds to the stream",
     "mlp_rms": "RMS of what the MLP adds to the stream",
     "preact_std": "standard deviation before the activation function",
     "dead": "share of MLP units silent on every sampled token",
     "attn_entropy": "attention entropy as a share of ln t (1: uniform)",
+    "attn_entropy_min": "the same of the head that has least",
+    "attn_first": "share of attention on the first token",
     "attn_logit_max": "largest attention logit",
     "attn_score_std": "standard deviation of attention logits",
     "weight_rms": "RMS of the layer's matrices",

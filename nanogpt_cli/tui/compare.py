@@ -89,9 +89,10 @@ class ComparePage(Page):
         if metric == "val_loss":
             x = traces.eval_axis(view, axis)
             return Trace(view.name, x, view.evals["val_loss"], color, "points", sound)
-        y = traces.smoothed(view, metric, SMOOTHING[self.desk.smoothing])
+        known = view.steps.measured(metric)
+        y = traces.smoothed(view, metric, SMOOTHING[self.desk.smoothing])[known]
         kind = "line" if index % 2 == 0 else "dash"
-        return Trace(view.name, view.steps[axis], y, color, kind, sound)
+        return Trace(view.name, view.steps[axis][known], y, color, kind, sound)
 
     def _draw_runs(self, pane: Pane) -> None:
         views = [session.view for _, session in self.shown()]

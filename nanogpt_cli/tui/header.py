@@ -47,7 +47,8 @@ def _fields(view: RunView, state: State, held: bool, ascii_only: bool) -> list[t
             if step else []),
         (5, [("val ", "dim"), (units.loss(view.last_eval.val_loss), "val")]
             if view.last_eval else []),
-        (7, [(f"{units.si(view.steps.recent('tokens_per_s'))} tok/s", "text")] if step else []),
+        (7, [(f"{units.si(view.steps.recent('tokens_per_s'))} tok/s", "text")]
+            if step and step.tokens_per_s is not None else []),
         (6, [("eta ", "dim"), (units.duration(view.eta), "text")]
             if view.eta and state.live else []),
         (8, [("took ", "dim"), (units.duration(view.seconds), "text")]

@@ -12,6 +12,9 @@ from nanogpt_cli.tui.series import Columns, Floats, Smoothed, thin
 
 AXES = ("step", "tokens", "time", "flops")
 METRICS = ("loss", "lr", "grad_norm", "tokens_per_s", "step_s")
+# A column's value for what was not measured; none of those metrics can be so small.
+UNKNOWN = -np.inf
+OPTIONAL = ("lr", "grad_norm", "tokens_per_s")
 SMOOTHING = (0.0, 0.6, 0.9, 0.98, 0.995)
 LONGEST_GAP = 900.0  # seconds between two events that still count as training
 MOST_STEPS = 2_000_000
@@ -51,6 +54,8 @@ class Steps:
         if not len(table["step"]):
             return
         rows = {name: _finite_or_nan(table[name]) for name in METRICS}
+        for name in OPTIONAL:
+            rows[name] = np.where(table[name] == UNKNOWN, UNKNOWN, rows[name])
         rows |= {"step": table["step"], "clipped": table["clipped"]}
         rows["time"] = self._training_time(table["time"], table["step_s"])
         tokens = np.nan_to_num(table["tokens"])
@@ -117,6 +122,10 @@ class Steps:
         if axis == "step" or not len(self):
             return step
         return float(np.interp(step, self.columns["step"], self[axis]))
+
+    def measured(self, metric: str) -> NDArray[np.bool_]:
+        """Of which steps a metric is known; one that was measured may be NaN."""
+        return np.asarray(self.columns[metric] != UNKNOWN)
 
     def clip_share(self, last: int = 200) -> float:
         """Share of the latest steps whose gradient was clipped."""

@@ -138,6 +138,7 @@ class SparkStrip(RowsWidget):
         width = max(4, (self.size.width - 45) // 3)
         for metric, label in names:
             values = traces.smoothed(view, metric, 0.9 if metric != "lr" else 0.0)
+            values = values[view.steps.measured(metric)]
             line = sparkline(values, width, ascii_only=desk.ascii_only)
             value = traces.latest(view, metric)
             row += [(f" {label} ", "dim"), (line, "train"), (f" {value:<8}", "text")]

@@ -34,7 +34,9 @@ def summary(session: RunSession) -> dict[str, Any]:
         "lr": _plain(step.lr if step else None),
         "grad_norm": _plain(step.grad_norm if step else None),
         "clip_share": view.steps.clip_share(),
-        "tokens_per_s": _plain(view.steps.recent("tokens_per_s")) if step else None,
+        "tokens_per_s": _plain(view.steps.recent("tokens_per_s"))
+        if step and step.tokens_per_s is not None
+        else None,
         "mfu": view.mfu,
         "eta_s": view.eta,
         "val_loss": _plain(evaluation.val_loss if evaluation else None),

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nanogpt_cli.run.events import Step
+from nanogpt_cli.tui.history import OPTIONAL, UNKNOWN
 from nanogpt_cli.tui.series import Floats
 
 COLUMNS = ("time", "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_s")
@@ -28,9 +29,13 @@ Ints = NDArray[np.int32]
 def from_events(steps: Sequence[Step]) -> dict[str, Floats]:
     """The columns of decoded events."""
     return {
-        name: np.array([getattr(step, name) for step in steps], np.float64)
+        name: np.array([_known(getattr(step, name)) for step in steps], np.float64)
         for name in (*COLUMNS, *_FLAGS)
     }
+
+
+def _known(value: float | None) -> float:
+    return UNKNOWN if value is None else value
 
 
 def parse(block: bytes) -> dict[str, Floats] | None:
@@ -49,9 +54,17 @@ def parse(block: bytes) -> dict[str, Floats] | None:
     if not _keys_match(text, starts, ends) or not block.endswith(b"}\n"):
         return None
     points = np.flatnonzero(text == ord(".")).astype(np.int32)
+    optional = _NON_FINITE | {b"null": UNKNOWN}
     try:
         numbers = {
-            name: _numbers(block, text, starts[:, _place(name)], ends[:, _place(name)], points)
+            name: _numbers(
+                block,
+                text,
+                starts[:, _place(name)],
+                ends[:, _place(name)],
+                points,
+                optional if name in OPTIONAL else _NON_FINITE,
+            )
             for name in COLUMNS
         }
     except ValueError:
@@ -81,9 +94,17 @@ def _keys_match(text: NDArray[np.uint8], starts: Ints, ends: Ints) -> bool:
 
 
 def _numbers(
-    block: bytes, text: NDArray[np.uint8], starts: Ints, ends: Ints, points: Ints
+    block: bytes,
+    text: NDArray[np.uint8],
+    starts: Ints,
+    ends: Ints,
+    points: Ints,
+    words: Mapping[bytes, float],
 ) -> Floats:
-    """Parse JSON numbers at ``block[starts:ends]``: plain decimals at once, others one by one."""
+    """Parse JSON numbers at ``block[starts:ends]``: plain decimals at once, others one by one.
+
+    ``words`` are values that are no JSON numbers.
+    """
     # A float's repr has an exponent of a sign and two digits, rarely three.
     has_e = (text[ends - 4] == ord("e")) & (ends - 4 > starts)
     exponent = np.zeros(len(starts), np.int32)
@@ -109,7 +130,7 @@ def _numbers(
     values = _join(low) + _join(high) * 1e9  # both halves are exact
     values = _scaled(values, whole - most + exponent)
     for row in np.flatnonzero(odd).tolist():
-        values[row] = _NON_FINITE.get(word := block[starts[row] : numerals[row]]) or float(word)
+        values[row] = words.get(word := block[starts[row] : numerals[row]]) or float(word)
     return values
 
 

@@ -51,13 +51,16 @@ def loss_traces(view: RunView, axis: str, level: int) -> list[Trace]:
 def metric_traces(
     view: RunView, metric: str, axis: str, level: int, color: str = "train"
 ) -> list[Trace]:
-    """Traces of one metric: its envelope and its moving average, or just itself."""
-    x, beta = view.steps[axis], SMOOTHING[level]
+    """Traces of one metric where it is known: its envelope and moving average, or just itself."""
+    known, beta = view.steps.measured(metric), SMOOTHING[level]
+    if not known.any():
+        return []
+    x, y = view.steps[axis][known], view.steps[metric][known]
     if not beta or metric not in SMOOTHED:
-        return [Trace(SHORT[metric], x, view.steps[metric], color)]
+        return [Trace(SHORT[metric], x, y, color)]
     return [
-        Trace("raw", x, view.steps[metric], "raw", "band"),
-        Trace("smooth", x, smoothed(view, metric, beta), color),
+        Trace("raw", x, y, "raw", "band"),
+        Trace("smooth", x, smoothed(view, metric, beta)[known], color),
     ]
 
 
@@ -85,9 +88,9 @@ def axis_note(axis: str, log: bool) -> str:
 
 def latest(view: RunView, metric: str) -> str:
     """The newest value of a metric with its unit."""
-    values = view.steps[metric]
+    values = view.steps[metric][view.steps.measured(metric)]
     if not len(values):
-        return ""
+        return "–" if len(view.steps) else ""
     if metric == "tokens_per_s":
         return units.si(view.steps.recent(metric))
     return units.number(float(values[-1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import toy_run
@@ -12,6 +13,7 @@ from toy_run import of_type, recipe
 
 from nanogpt_cli.model.parameters import layer_of
 from nanogpt_cli.run import events
+from nanogpt_cli.training.activations import attention_statistics, kurtosis
 from nanogpt_cli.training.stats import Collector
 from nanogpt_cli.training.trainer import Trainer
 
@@ -77,12 +79,48 @@ def test_activations_equal_those_of_hooks(tmp_path: Path) -> None:
         assert found["dead"][layer] == pytest.approx(float(silent.float().mean()))
         q, k, _ = seen[f"qkv{layer}"].split(16, dim=2)
         q, k = (t.view(2, 16, 2, 8).transpose(1, 2) for t in (q, k))
-        entropies = []
+        entropies, first = [], []
         for t in range(1, 16):
             p = (q[:, :, t : t + 1] @ k[:, :, : t + 1].mT / math.sqrt(8)).softmax(-1)
-            entropies.append(-(p * p.log()).sum(-1).mean() / math.log(t + 1))
-        wanted = float(torch.stack(entropies).mean())
-        assert found["attn_entropy"][layer] == pytest.approx(wanted, rel=1e-4)
+            entropies.append(-(p * p.log()).sum(-1).mean((0, 2)) / math.log(t + 1))
+            first.append(p[..., 0].mean())
+        heads = torch.stack(entropies).mean(0)
+        for name, wanted in (
+            ("attn_entropy", heads.mean()),
+            ("attn_entropy_min", heads.min()),
+            ("attn_first", torch.stack(first).mean()),
+        ):
+            assert found[name][layer] == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_attention_statistics_by_hand() -> None:
+    """Two heads of one query over four positions, of which it sees three."""
+    scores = torch.tensor([[[[0.0, 0.0, 0.0, 9.0]], [[30.0, 0.0, 0.0, 9.0]]]])  # (1, 2, 1, 4)
+    found = attention_statistics(scores, torch.tensor([[True, True, True, False]]))
+    assert float(found["attn_entropy"]) == pytest.approx(0.5, abs=1e-6)  # uniform, and one token
+    assert float(found["attn_entropy_min"]) == pytest.approx(0.0, abs=1e-6)
+    assert float(found["attn_first"]) == pytest.approx((1 / 3 + 1) / 2, rel=1e-6)
+    assert float(found["attn_logit_max"]) == 30.0
+    assert float(found["attn_score_std"]) == pytest.approx(math.sqrt(150), rel=1e-6)
+
+
+def test_a_query_without_a_choice_says_nothing() -> None:
+    found = attention_statistics(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, dtype=torch.bool))
+    assert all(math.isnan(float(found[name])) for name in ("attn_entropy", "attn_first"))
+
+
+@pytest.mark.numeric
+def test_kurtosis_is_that_of_each_position_s_channels() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 5, 64)).astype(np.float32)
+    x[..., 7] += 20  # a channel that all positions share
+    centred = x.astype(np.float64) - x.mean(-1, keepdims=True, dtype=np.float64)
+    wanted = ((centred**4).mean(-1) / (centred**2).mean(-1) ** 2).mean()
+    assert float(kurtosis(torch.from_numpy(x))) == pytest.approx(wanted, rel=1e-5)
+    alone = torch.zeros(1, 1, 100)
+    alone[..., 3] = 5.0
+    share = 1 / 100
+    wanted = (share**3 + (1 - share) ** 3) / (share * (1 - share))  # of a biased coin
+    assert float(kurtosis(alone)) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_interval_grows_until_the_budget_is_kept(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ numbers = st.one_of(
     st.integers(-5, 10**9).map(float),
 )
 steps = st.builds(
-    events.Step, time=numbers, step=st.integers(0, 10**9), loss=numbers, lr=numbers,
-    grad_norm=numbers, tokens=st.integers(0, 10**15), tokens_per_s=numbers, step_s=numbers,
+    events.Step, time=numbers, step=st.integers(0, 10**9), loss=numbers, lr=numbers | st.none(),
+    grad_norm=numbers | st.none(), tokens=st.integers(0, 10**15),
+    tokens_per_s=numbers | st.none(), step_s=numbers,
     clipped=st.booleans(), skipped=st.booleans(),
 )  # fmt: skip
 
@@ -54,6 +55,7 @@ GOOD = as_block([
         (b'"loss":2.5,', b""),
         (b'"loss":2.5', b'"loss":2.5,"new":1'),
         (b'"loss":2.5', b'"loss":null'),
+        (b'"step_s":0.0', b'"step_s":null'),
         (b'"loss":2.5', b'"loss":[1,2]'),
         (b'"loss":2.5', b'"loss":"a:b"'),
         (b'"loss":2.5', b'"los":2.5'),
@@ -81,6 +83,22 @@ def test_one_unusual_line_costs_only_itself() -> None:
     view.fold_many([broken])
     assert view.steps["step"].tolist() == [1, 3]
     assert view.bad_lines == 1
+
+
+def test_what_is_not_known_is_neither_a_number_nor_broken() -> None:
+    from nanogpt_cli.tui import traces
+    from nanogpt_cli.tui.view import RunView
+
+    view = RunView()
+    unknown = b'"grad_norm":null'
+    lines = GOOD.replace(b'"grad_norm":1.0', unknown).replace(unknown, b'"grad_norm":4.0', 2)
+    view.fold_many([lines.replace(b'"lr":0.001', b'"lr":null')])
+    (trace,) = traces.metric_traces(view, "grad_norm", "step", level=0)
+    assert trace.x.tolist() == [1, 2]
+    assert trace.y.tolist() == [4, 4]
+    assert traces.latest(view, "grad_norm") == "4.000"
+    assert traces.metric_traces(view, "lr", "step", level=0) == []
+    assert traces.latest(view, "lr") == "–"
 
 
 def test_not_a_number_comes_through() -> None:
