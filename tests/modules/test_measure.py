@@ -33,13 +33,13 @@ def compare(module: nn.Module, names: Names) -> None:
     flat = logits.double().flatten(0, 1)  # (N, V)
     every = torch.arange(len(flat))
     mean = flat.mean(1)
-    for measured, expected in (
+    for measured, own in (
         (found.loss, F.cross_entropy(flat, targets.flatten())),
         (found.loss_any, -flat.log_softmax(1).mean()),
         (found.logit_std, flat.var(1, correction=0).mean().sqrt()),
         (found.own_logit, (flat[every, ids.flatten()] - mean).mean()),
     ):
-        assert measured == pytest.approx(float(expected), rel=1e-5, abs=1e-6)
+        assert measured == pytest.approx(float(own), rel=1e-5, abs=1e-6)
     stream, norms = gradients(module, hooked, ids, targets)
     assert found.grad_rms == pytest.approx(stream, rel=1e-5)
     for kind, values in norms.items():
@@ -150,7 +150,7 @@ def test_statistics_are_those_of_each_part() -> None:
     ids, targets = tokens()
     found = {t.key: t for t in measure(module, watch(module, ids), ids, targets).tensors}
     fused = module.get_parameter("gpt_neox.layers.0.attention.query_key_value.weight")
-    k = fused.unflatten(0, (4, 3, 12))[:, 1].detach()
+    k = fused.detach().view(4, 3, 12, WIDTH)[:, 1]
     stats = found["gpt_neox.layers.0.attention.query_key_value.weight/k"]
     assert stats.tensor_class == "k"
     assert stats.shape == (WIDTH, WIDTH)

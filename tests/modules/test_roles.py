@@ -87,7 +87,7 @@ def test_rows_of_queries_keys_and_values_side_by_side(
 ) -> None:
     name = f"{FAMILIES[family].blocks}.1.{FAMILIES[family].qkv}"
     found = roles(watch(model(family), tokens()[0]), name)
-    rows = torch.arange(sum(sizes)).split(sizes)
+    rows = torch.split(torch.arange(sum(sizes)), list(sizes))
     assert found == {role: own.tolist() for role, own in zip("qkv", rows, strict=True)}
 
 
@@ -175,6 +175,6 @@ def test_compiled_blocks_keep_the_names_of_their_parameters(family: str) -> None
     module = model(family)
     blocks = module.get_submodule(FAMILIES[family].blocks)
     plain = watch(module, tokens()[0])
-    blocks[1] = torch.compile(blocks[1])  # type: ignore[index, operator, assignment]
+    blocks[1] = torch.compile(blocks[1])  # type: ignore[index, operator]
     found = watch(module, tokens()[0])
     assert [(p.role, p.layer) for p in found.parts] == [(p.role, p.layer) for p in plain.parts]
