@@ -7,8 +7,13 @@ kept: a module whose blocks have values only while they run can be measured too.
 from __future__ import annotations
 
 import math
+<<<<<<< HEAD
 from collections.abc import Callable, Mapping
 from typing import Any
+=======
+from collections.abc import Callable
+from typing import Any, NoReturn
+>>>>>>> stream
 
 import torch
 from torch import Tensor, nn
@@ -80,16 +85,19 @@ class _Taken:
         self.squares: dict[tuple[str, int], list[tuple[float, int]]] = {}
         self.entropy: dict[int, list[float]] = {}
         self.dead: dict[int, list[tuple[float, int]]] = {}
+        # Which experts run, and so how many activations there are, may depend on the values.
+        self.missing = {
+            key: name
+            for key, (name, spots) in anatomy.spots.items()
+            if any(spot.what not in ("preact", "hidden") for spot in spots)
+        }
 
     def __call__(self, key: Any, name: str, args: tuple[Any, ...], result: Any) -> None:
         """Take what the spots at this node ask for."""
         expected, spots = self.anatomy.spots.get(key, (name, ()))
         if name != expected:
-            raise UserError(
-                f"the module computes otherwise than when it was watched: {name} instead of "
-                f"{expected} in {key[0] or 'its forward'}",
-                "watch it with the token ids that are measured",
-            )
+            _refuse(f"{name} instead of {expected} in {key[0] or 'its forward'}")
+        self.missing.pop(key, None)
         for spot in spots:
             if spot.what == "scores":
                 self._scores(spot.layer, args[0], result)
@@ -126,7 +134,14 @@ class _Taken:
         self.entropy.setdefault(layer, []).append(float(share.mean()) if len(share) else 1.0)
 
     def signals(self) -> Signals:
-        """The lists by block."""
+        """The lists by block.
+
+        Raises:
+            UserError: some place was not passed.
+        """
+        if self.missing:
+            (path, *_), name = next(iter(self.missing.items()))
+            _refuse(f"no {name} in {path or 'its forward'}")
         found = Signals()
         n = len(self.anatomy.blocks)
         nothing = math.nan, math.nan
@@ -152,6 +167,13 @@ class _Taken:
 
     def _pooled(self, what: str, layer: int) -> float:
         return math.sqrt(_mean(self.squares.get((what, layer), [])))
+
+
+def _refuse(difference: str) -> NoReturn:
+    raise UserError(
+        f"the module computes otherwise than when it was watched: {difference}",
+        "watch it with the token ids that are measured",
+    )
 
 
 def _mean(items: list[tuple[float, int]]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -121,7 +122,9 @@ def plain_operators() -> Iterator[None]:
 
 
 def as_written() -> contextlib.AbstractContextManager[Any]:
-    """Run compiled functions as they were written."""
+    """Run compiled functions as they were written; nothing is compiled before Dynamo is loaded."""
+    if "torch._dynamo" not in sys.modules:
+        return contextlib.nullcontext()
     stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
 

@@ -74,7 +74,7 @@ class _Finder:
         given: Override,
     ) -> None:
         self.given = given
-        self.trace, self.trunk, self.blocks = trace, trunk, blocks
+        self.trace = trace
         self.shapes = {name: p.shape for name, p in module.named_parameters()}
         self.stream = trunk.values
         self.slots: dict[int, str] = {}
@@ -240,19 +240,16 @@ class _Finder:
             self.found.hidden.append((p.layer, p.x))
         elif role == "gate" or (role == "fc" and not self._gated(p)):
             way = self.reach[p.node.index]
-            bends = (node for node in way.nodes if self._bends(node, way))
-            for node in bends:
-                taken = [self._unscaled(v, p.y) for v in self.trace.active(node)]
-                entry = p.layer, min(taken)  # of x·(1 + …x²) the x
-                if entry not in self.found.preact:
-                    self.found.preact.append(entry)
-                break
+            first = next((node for node in way.nodes if self._bends(node, way)), None)
+            if first is not None:  # of x·(1 + …x²) the x, which was made before the rest
+                taken = min(self._unscaled(v, p.y) for v in self.trace.active(first))
+                if (p.layer, taken) not in self.found.preact:
+                    self.found.preact.append((p.layer, taken))
 
     def _bends(self, node: Node, way: Reach) -> bool:
         """Whether an operator is not linear in a projection's result."""
-        square = node.name == "mul" and all(v in way.values for v in self.trace.active(node))
-        return node.name in NONLINEAR or (square and len(node.inputs) == 2 and
-                                          len(self.trace.active(node)) == 2)  # fmt: skip
+        own = [v for v in self.trace.active(node) if v in way.values]
+        return node.name in NONLINEAR or (node.name == "mul" and len(own) == 2)
 
     def _gated(self, p: Projection) -> bool:
         return any(use.role == "gate" for use in self.uses.get(p.source.parameter, ()))

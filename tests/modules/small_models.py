@@ -98,7 +98,8 @@ class Named(Base):
         self.bottom, self.top = Layer(), Layer()
 
     def body(self, x: Tensor) -> Tensor:
-        return self.top(self.bottom(x))
+        out: Tensor = self.top(self.bottom(x))
+        return out
 
 
 class Carried(Base):
