@@ -179,7 +179,7 @@ def _read_config(path: Path) -> Any:
             if isinstance(values.get(name), int) and values[name] > _MOST_LAYERS:
                 raise UserError(f"{path}: {name} is {values[name]:,}, more than {_MOST_LAYERS:,}")
         try:
-            config = CONFIG_MAPPING[kind].from_dict(values)
+            config = CONFIG_MAPPING[kind].from_json_file(path)  # it has numbers JSON has not
         except Exception as error:  # each class checks its values in its own way
             raise UserError(f"{path}: transformers refuses it: {_words(error)}") from error
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -124,6 +124,24 @@ class FreshStart:
         return writers[-1] if writers else None
 
 
+def unguarded(model: Any) -> list[str]:
+    """Parameters that ``_init_weights`` changes although they are flagged as loaded.
+
+    ``from_pretrained`` runs ``_init_weights`` after it has read the stored values, and only the
+    flag keeps them: code that writes past ``transformers.initialization`` damages them.
+
+    Args:
+        model: a ``PreTrainedModel`` on meta.
+    """
+    slots = Slots(model).all
+    before = [slot.current._version for slot in slots]
+    with _library_guards(), _own_random_numbers(), _protected(slots):
+        for _, module, owner in _in_library_order(model):
+            owner._init_weights(module)
+    pairs = zip(slots, before, strict=True)
+    return [slot.places[0][2] for slot, old in pairs if slot.current._version != old]
+
+
 def _draw(owner: Any, module: nn.Module) -> Callable[[], None]:
     def draw() -> None:
         owner._init_weights(module)
