@@ -6,7 +6,6 @@ looked at (``streaming.py``). What somebody's factory returns is taken as it is.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,14 @@ from typing import Any, Protocol, cast
 import torch
 from torch import nn
 
-from nanogpt_cli import foreign_files, host
-from nanogpt_cli.errors import UserError, nearest
-from nanogpt_cli.modules import user_code
+from nanogpt_cli import foreign_files
+from nanogpt_cli.errors import UserError
+from nanogpt_cli.modules import library, user_code
 from nanogpt_cli.modules.fresh import FreshStart, NotLeanError
+from nanogpt_cli.modules.library import in_one_line
 from nanogpt_cli.modules.stored import StoredWeights, files_of, quiet_library
 
 CONFIG = "config.json"
-_MOST_LAYERS = 100_000  # a configuration with more would keep Python busy for hours
 
 
 class Fill(Protocol):
@@ -89,7 +88,7 @@ def build(origin: str, seed: int = 0) -> Built:
         return _of_factory(origin, seed)
     path = Path(origin)
     folder = path.parent if path.name == CONFIG else path
-    config = _read_config(folder / CONFIG)
+    config = library.read_config(folder / CONFIG)
     files = [] if path.name == CONFIG else files_of(folder)
     if not files:
         return _fresh(config, str(path), seed)
@@ -144,7 +143,7 @@ def _leave_meta(module: nn.Module, reference: str) -> None:
         elif callable(initialise):
             module.apply(initialise)
     except Exception as error:
-        raise UserError(f"{reference}: giving it values raised {_words(error)}") from error
+        raise UserError(f"{reference}: giving it values raised {in_one_line(error)}") from error
     if empty := [n for n, t in _tensors(module) if t.is_floating_point() and bool(t.isnan().any())]:
         raise UserError(
             f"{reference} leaves {empty[0]} on the device meta, and none of its functions fills it",
@@ -156,73 +155,6 @@ def _tensors(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
     return [*module.named_parameters(), *module.named_buffers()]
 
 
-def _read_config(path: Path) -> Any:
-    """The library's configuration in a file; code that a repository brings along is never run."""
-    values = foreign_files.read_object(path)
-    with quiet_library():
-        from transformers import CONFIG_MAPPING
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-        kind = values.get("model_type")
-        if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-            hint = nearest(kind, CONFIG_MAPPING.keys()) if isinstance(kind, str) else ""
-            raise UserError(
-                f"{path}: transformers {_version()} knows no model_type {kind!r:.60}",
-                (f"nearest: {hint!r}; " if hint else "")
-                + "for a model with code of its own use --from path.py:factory",
-            )
-        if values.get("quantization_config"):
-            raise UserError(
-                f"{path}: quantised weights are not read", "use the weights before quantisation"
-            )
-        for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
-            if isinstance(values.get(name), int) and values[name] > _MOST_LAYERS:
-                raise UserError(f"{path}: {name} is {values[name]:,}, more than {_MOST_LAYERS:,}")
-        try:
-            config = CONFIG_MAPPING[kind].from_dict(values)
-        except Exception as error:  # each class checks its values in its own way
-            raise UserError(f"{path}: transformers refuses it: {_words(error)}") from error
-        if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-            raise UserError(
-                f"{path}: transformers {_version()} has no causal language model of the "
-                f"model_type {kind!r:.60}",
-                "only decoders are inspected",
-            )
-    return config
-
-
-def _version() -> str:
-    import transformers
-
-    return str(transformers.__version__)
-
-
-def _made(config: Any, where: str) -> Any:
-    """The library's model, in float32, on the device that is current."""
-    import transformers
-
-    library: Any = transformers.AutoModelForCausalLM
-
-    config = copy.deepcopy(config)  # building writes into it
-    for part in (config, config.get_text_config()):
-        part.use_cache = False  # one pass needs no cache, and a cache would tie blocks together
-    # Eager attention forms scores and softmax as tensors, and eager experts are plain products: an
-    # observer can see them. Fused kernels give the same output. A few classes have nothing eager.
-    chosen = [{"attn_implementation": "eager", "experts_implementation": "eager"}, {}]
-    with quiet_library():
-        for options in chosen:
-            try:
-                model = library.from_config(config, dtype=torch.float32, **options)
-            except Exception as error:
-                if options is chosen[-1] or not isinstance(error, ValueError):
-                    raise UserError(
-                        f"{where}: transformers cannot build it: {_words(error)}"
-                    ) from error
-            else:
-                return model.eval()
-    raise AssertionError
-
-
 def _fresh(config: Any, label: str, seed: int) -> Built:
     def redraw(other: int) -> Built:
         return _fresh(config, label, other)
@@ -230,7 +162,7 @@ def _fresh(config: Any, label: str, seed: int) -> Built:
     note = ""
     try:
         with torch.device("meta"):
-            model = _made(config, label)
+            model = library.made(config, label)
         with quiet_library():
             start = FreshStart(model, seed)
         return Built(model, label, start.fill, redraw)
@@ -239,29 +171,16 @@ def _fresh(config: Any, label: str, seed: int) -> Built:
     except (UserError, NotImplementedError, RuntimeError):
         pass  # a class that computes with values while it is built; if it is faulty, this says so
     with torch.random.fork_rng(devices=[]):
-        _check_memory(config, label)
+        library.check_memory(config, label)
         torch.manual_seed(seed)
-        return Built(_made(config, label), label, None, redraw, notes=(note,) if note else ())
-
-
-def _check_memory(config: Any, label: str) -> None:
-    """Refuse a model that has to be built whole, but is larger than the memory that is left."""
-    try:
-        with torch.device("meta"):
-            size = sum(4 * p.numel() for p in _made(config, label).parameters())
-    except Exception:
-        return  # its size is unknown, or building it reports what is wrong
-    if size > host.available_bytes():
-        raise UserError(
-            f"{label} has to be built whole and takes {size / 2**30:.1f} GiB, but "
-            f"{host.available_bytes() / 2**30:.1f} are free",
-            "use a smaller configuration of the same class",
+        return Built(
+            library.made(config, label), label, None, redraw, notes=(note,) if note else ()
         )
 
 
 def _stored(config: Any, files: list[Path], label: str) -> Built:
     with torch.device("meta"):
-        model = _made(config, label)
+        model = library.made(config, label)
     left_out: set[str] = set()
     with quiet_library():
         try:
@@ -270,7 +189,9 @@ def _stored(config: Any, files: list[Path], label: str) -> Built:
             left_out = set(error.left_out)
         weights = StoredWeights(model, files)
     if lost := left_out - dict(model.named_parameters()).keys() - weights.loaded:
-        return _stored_whole(config, files, label, min(lost))
+        model = library.read_whole(config, files[0].parent, label)
+        note = f"{label}: read whole, because its class makes {min(lost)} only with values"
+        return Built(model, label, None, None, True, (note,))
     notes = []
     if weights.unused:
         notes.append(
@@ -278,25 +199,3 @@ def _stored(config: Any, files: list[Path], label: str) -> Built:
             f"{weights.unused[0]!r:.80}"
         )
     return Built(model, label, weights.fill, None, True, tuple(notes))
-
-
-def _stored_whole(config: Any, files: list[Path], label: str, lost: str) -> Built:
-    """Stored weights read by the library itself, for classes that cannot be made on meta."""
-    import transformers
-
-    _check_memory(config, label)
-    library: Any = transformers.AutoModelForCausalLM
-    with quiet_library():
-        try:
-            model = library.from_pretrained(
-                files[0].parent, config=config, dtype=torch.float32, local_files_only=True,
-                trust_remote_code=False, use_safetensors=True, attn_implementation="eager",
-            )  # fmt: skip
-        except Exception as error:
-            raise UserError(f"{label}: transformers cannot read it: {_words(error)}") from error
-    note = f"{label}: read whole, because its class makes {lost} only with values"
-    return Built(model.eval(), label, None, None, True, (note,))
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -67,6 +67,11 @@ class WriteLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._found: dict[int, list[Write]] = defaultdict(list)
         self._alive: list[Tensor] = []  # an address must not be used twice
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; shielding from the compiler would import it, for a second."""
+        return False
+
     def of(self, tensor: Tensor) -> tuple[Write, ...]:
         """What was written into the memory of a tensor, in order."""
         return tuple(self._found.get(_memory(tensor), ()))

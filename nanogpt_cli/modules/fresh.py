@@ -9,7 +9,7 @@ draws from its own seed, so that its values do not depend on the parts around it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +38,13 @@ class _Writer:
     """A module whose ``_init_weights`` writes parameters: its own, and sometimes its children's."""
 
     path: str
-    draw: Callable[[], None]
+    module: nn.Module
+    owner: Any  # the PreTrainedModel around it
     slots: tuple[Slot, ...]
+
+    def draw(self, seed: int) -> None:
+        _seed(seed, self.path)
+        self.owner._init_weights(self.module)
 
 
 class FreshStart:
@@ -74,8 +79,7 @@ class FreshStart:
                 if drawn:
                     kept = [s for s in writer.slots if s not in drawn]
                     with _protected(kept):
-                        _seed(self.seed, writer.path)
-                        writer.draw()
+                        writer.draw(self.seed)
 
     def _may_write(self, writer: _Writer, slot: Slot) -> bool:
         return len(slot.places) == 1 or writer is self._drawer[slot]
@@ -103,7 +107,7 @@ class FreshStart:
                     after = zip(self.slots.below(module), before, strict=True)
                     written = tuple(slot for slot, old in after if slot.empty._version != old)
                     if written:
-                        found.append(_Writer(path, _draw(owner, module), written))
+                        found.append(_Writer(path, module, owner, written))
             results.append(buffers.contents())
         pairs = zip(buffers.names, *results, strict=True)
         return found, [name for name, first, second in pairs if first != second]
@@ -117,18 +121,28 @@ class FreshStart:
         targets = getattr(self.model, "all_tied_weights_keys", None) or {}
         sources = [m for m, _, name in slot.places if name not in targets]
         modules = {id(m) for m in (sources or [m for m, _, _ in slot.places])}
-        by_path = dict(self.model.named_modules())
         writers = [w for w in self._writers if slot in w.slots]
         if len(slot.places) > 1:
-            writers = [w for w in writers if id(by_path[w.path]) in modules] or writers
+            writers = [w for w in writers if id(w.module) in modules] or writers
         return writers[-1] if writers else None
 
 
-def _draw(owner: Any, module: nn.Module) -> Callable[[], None]:
-    def draw() -> None:
-        owner._init_weights(module)
+def unguarded(model: Any) -> list[str]:
+    """Parameters that ``_init_weights`` changes although they are flagged as loaded.
 
-    return draw
+    ``from_pretrained`` runs ``_init_weights`` after it has read the stored values, and only the
+    flag keeps them: code that writes past ``transformers.initialization`` damages them.
+
+    Args:
+        model: a ``PreTrainedModel`` on meta.
+    """
+    slots = Slots(model).all
+    before = [slot.current._version for slot in slots]
+    with _library_guards(), _own_random_numbers(), _protected(slots):
+        for _, module, owner in _in_library_order(model):
+            owner._init_weights(module)
+    pairs = zip(slots, before, strict=True)
+    return [slot.places[0][2] for slot, old in pairs if slot.current._version != old]
 
 
 def _in_library_order(model: Any) -> Iterator[tuple[str, nn.Module, Any]]:

@@ -64,6 +64,11 @@ class ParameterLaw:
         return int(found[1]) if found else -1
 
     @property
+    def distribution(self) -> str:
+        """The law without its numbers."""
+        return self.law.partition("(")[0]
+
+    @property
     def draws(self) -> tuple[Write, ...]:
         """The draws of the whole parameter by the module's own code."""
         return tuple(w for w in self.writes if w.random and w.whole and not w.default)
@@ -196,16 +201,21 @@ def depth_factors(laws: list[ParameterLaw]) -> dict[str, str]:
         for pattern, found in by_pattern(laws).items()
         if found[0].layer >= 0 and all(p.kind == "random" and len(p.shape) > 1 for p in found)
     }
-    stds = [p.std for found in matrices.values() for p in found]
-    if not stds:
+    members = [p for found in matrices.values() for p in found]
+    if not members:
         return {}
-    base = max(stds, key=lambda s: sum(math.isclose(s, other, rel_tol=0.03) for other in stds))
+    base = max(members, key=lambda p: sum(_alike(p, other) for other in members))
     count = max(len(found) for found in matrices.values())
     factors = {}
     for pattern, found in matrices.items():
-        if len(found) == count > 1 and (name := _factor(found, base, count)):
+        drawn_alike = all(p.distribution == base.distribution for p in found)
+        if len(found) == count > 1 and drawn_alike and (name := _factor(found, base.std, count)):
             factors[pattern] = name
     return factors
+
+
+def _alike(one: ParameterLaw, other: ParameterLaw) -> bool:
+    return one.distribution == other.distribution and math.isclose(one.std, other.std, rel_tol=0.03)
 
 
 def _factor(found: list[ParameterLaw], base: float, count: int) -> str:

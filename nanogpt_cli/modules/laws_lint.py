@@ -68,7 +68,8 @@ def _hard_coded(law: ParameterLaw) -> Finding | None:
     if math.isnan(law.ratio) or abs(law.ratio - 1) > 8 * law.error or law.error > 0.05:
         return None
     where = f" in {law.draws[-1].where}" if law.draws else ""
-    return (NOTE, "hard-coded-std", f"{law.law}{where}, whatever initializer_range is")
+    text = f"its std is {law.std:.3g}{where}, whatever initializer_range is"
+    return (NOTE, "hard-coded-std", text)
 
 
 def _depth(laws: list[ParameterLaw], roles: Mapping[str, str]) -> Iterator[Verdict]:

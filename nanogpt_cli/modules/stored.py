@@ -80,7 +80,6 @@ class StoredWeights:
         self.unused: list[str] = []
         # Full name of a parameter -> the stored tensors it is made of, as (file, name).
         self._sources: dict[str, list[tuple[Path, str]]] = defaultdict(list)
-        self._targets: dict[str, tuple[str, ...]] = {}
         self._map_names()
         self.slots = Slots(model)
         self._untie_where_stored_apart()

@@ -2,8 +2,9 @@
 
     python tests/modules/survey.py [MODEL_TYPE ...]
 
-prints one JSON line for each model type: its findings, and which tensors have no values when it is
-made on meta. Each runs in a process of its own, with a limit of time and memory.
+prints one JSON line for each model type: its findings, which tensors have no values when it is
+made on meta, and which loaded ones ``_init_weights`` changes. Each runs in a process of its own,
+with a limit of time and memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from nanogpt_cli.modules.fresh import FreshStart, NotLeanError
+from nanogpt_cli.modules.fresh import FreshStart, NotLeanError, unguarded
 from nanogpt_cli.modules.laws import config_doubled, read_laws
 from nanogpt_cli.modules.laws_lint import findings
 
@@ -52,6 +53,7 @@ SIZES: dict[str, Any] = {
     "pad_token_id": 0,
     "is_decoder": True,
     "sliding_window": 32,
+    "rescale_prenorm_residual": True,
 }
 
 
@@ -85,9 +87,10 @@ def look(model_type: str) -> dict[str, Any]:
 
     laws = read_laws(at, (lambda seed: at(seed, wide)) if has_range else None)
     lost: list[str] = []
+    with torch.device("meta"):
+        model = at(0)
+    damaged = unguarded(model)
     try:
-        with torch.device("meta"):
-            model = at(0)
         FreshStart(model, 0)
     except NotLeanError as error:
         lost = error.left_out
@@ -95,6 +98,7 @@ def look(model_type: str) -> dict[str, Any]:
         "parameters": len(laws),
         "findings": [f"{v.severity} {v.topic} {v.text}" for v in findings(laws)],
         "lost_on_meta": lost,
+        "damaged_by_loading": damaged,
     }
 
 

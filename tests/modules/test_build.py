@@ -16,6 +16,7 @@ from torch import nn
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.modules import user_code
 from nanogpt_cli.modules.build import Built, accepts, build, unwrapped
+from nanogpt_cli.modules.fresh import unguarded
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
 
@@ -377,3 +378,19 @@ def test_origins_are_told_apart(tmp_path: Path) -> None:
     assert accepts(str(written(tmp_path, "llama")))
     assert accepts(str(tmp_path / "config.json"))
     assert not user_code.is_reference("runs/a")
+
+
+@pytest.mark.parametrize("model_type", ["llama", "falcon_mamba", "nemotron_h"])
+def test_parameters_that_loading_damages_are_found(tmp_path: Path, model_type: str) -> None:
+    written(tmp_path, model_type, rescale_prenorm_residual=True)
+    model = library_model(tmp_path, 3)
+    model.save_pretrained(tmp_path)
+    library: Any = transformers.AutoModelForCausalLM
+    loaded = values(library.from_pretrained(tmp_path))
+    changed = {
+        name for name, value in values(model).items() if not torch.equal(value, loaded[name])
+    }
+    with torch.device("meta"):
+        empty = library.from_config(model.config)
+    assert set(unguarded(empty)) == changed
+    assert same(build(str(tmp_path)).whole(), model)  # as they are stored

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from survey import LAYERS, small_config
+from survey import LAYERS, look, small_config
 from torch import nn
 
 from nanogpt_cli.modules.build import build
@@ -242,3 +242,20 @@ def test_laws_of_a_start_on_meta_are_those_of_the_whole(tmp_path: Path, model_ty
         assert abs(law.std - other.std) <= 6 * (law.error + other.error) * other.std
     assert all(p.is_meta for p in built.module.parameters())
     assert depth_factors(lean) == depth_factors(list(whole.values()))
+
+
+# Norms, positions, heads, experts and ties of many kinds; GPT-2 alone draws with its depth.
+SURVEYED = ("falcon", "gemma3_text", "gpt2", "gpt_neox", "mixtral", "opt", "phi", "qwen2_moe")
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("model_type", SURVEYED)
+def test_decoders_of_the_library_start_as_the_survey_says(model_type: str) -> None:
+    found = look(model_type)
+    factors = [text.split()[2] for text in found["findings"] if "depth-factor" in text]
+    others = {text.split()[1] for text in found["findings"]} - {"depth-factor"}
+    scaled = ["transformer.h.*.attn.c_proj.weight:", "transformer.h.*.mlp.c_proj.weight:"]
+    assert factors == (scaled if model_type == "gpt2" else [])
+    assert others == ({"doubly-initialised"} if model_type == "gpt2" else set())
+    assert found["lost_on_meta"] == []
+    assert found["damaged_by_loading"] == []
