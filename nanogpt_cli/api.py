@@ -222,12 +222,8 @@ def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int =
     ids, targets = random_tokens(model.config, batch, min(length, model.config.block_size), seed)
     found = measure(source, ids, targets)
     verdicts = detect.judge(found.tensors, found.signals, model.config)
-<<<<<<< HEAD
     scheme = nearest_scheme(found.tensors, model.config).name
     return Report(verdicts, scheme, found)
-=======
-    nearest = detect.nearest_scheme(found.tensors, model.config).scheme.name
-    return Report(verdicts, nearest, found)
 
 
 def trainer_callback(watch: Watch) -> TrainerCallback:
@@ -241,4 +237,3 @@ def trainer_callback(watch: Watch) -> TrainerCallback:
     from nanogpt_cli.modules.trainer_callback import callback
 
     return callback(watch)
->>>>>>> watch

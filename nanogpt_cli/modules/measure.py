@@ -7,13 +7,8 @@ kept: a module whose blocks have values only while they run can be measured too.
 from __future__ import annotations
 
 import math
-<<<<<<< HEAD
 from collections.abc import Callable, Mapping
-from typing import Any
-=======
-from collections.abc import Callable
 from typing import Any, NoReturn
->>>>>>> stream
 
 import torch
 from torch import Tensor, nn
