@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _EMPTY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
@@ -42,6 +42,7 @@ class Write:
             initialisation.
         default: whether the constructor of a ``torch.nn`` layer did it.
         whole: whether it wrote the whole tensor.
+        module: identity of the module whose turn it was; 0 if the code visits none.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Write:
     where: str
     default: bool
     whole: bool
+    module: int = 0
 
     @property
     def random(self) -> bool:
@@ -96,13 +98,13 @@ class WriteLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not tensor.is_floating_point() or tensor.is_meta:
             return
         self._alive.append(tensor)
-        where, initialiser, default = _caller()
+        where, initialiser, default, module = _caller()
         if initialiser in _COMPOSED:
             if initialiser == "trunc_normal_" and kind == "copy":
                 return  # the second half of it: the draw was noted
             kind, arguments = _COMPOSED[initialiser], ()
         whole = tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
-        self._found[_memory(tensor)].append(Write(kind, arguments, where, default, whole))
+        self._found[_memory(tensor)].append(Write(kind, arguments, where, default, whole, module))
 
 
 def _memory(tensor: Tensor) -> int:
@@ -118,19 +120,31 @@ def _arguments(kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
     return tuple(float(value) for value in found.values() if isinstance(value, int | float))
 
 
-def _caller() -> tuple[str, str, bool]:
-    """Who writes: a place in the module's code, the initialiser, whether a layer's constructor."""
+def _caller() -> tuple[str, str, bool, int]:
+    """Who writes: place in the code, initialiser, whether a layer's constructor, whose turn."""
     frame: FrameType | None = sys._getframe(3)
     initialiser, constructor = "", False
     while frame is not None:
         path, name = Path(frame.f_code.co_filename), frame.f_code.co_name
         if not _of_a_library(path):
-            return f"{path.name}:{name}", initialiser, constructor
+            return f"{path.name}:{name}", initialiser, constructor, _visited(frame)
         if path.name == "init.py":
             initialiser = name
         constructor |= name == "__init__" and "modules" in path.parts
         frame = frame.f_back
-    return "", initialiser, constructor
+    return "", initialiser, constructor, 0
+
+
+def _visited(frame: FrameType | None) -> int:
+    """The module that ``Module.apply``, or a function with an argument ``module``, is at."""
+    while frame is not None:
+        names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+        if "module" in names or frame.f_code.co_name == "apply":
+            found = frame.f_locals.get("module", frame.f_locals.get("self"))
+            if isinstance(found, nn.Module):
+                return id(found)
+        frame = frame.f_back
+    return 0
 
 
 def _of_a_library(path: Path) -> bool:

@@ -57,8 +57,10 @@ def _drawn_twice(law: ParameterLaw) -> Finding | None:
     others = [d for d in draws if (d.kind, d.arguments) != (last.kind, last.arguments)]
     if not others:
         return None
-    text = f"{others[-1]} in {others[-1].where} and then as {last} in {last.where}, which stays"
-    if law.tied:
+    visits = [d for d in others if d.module != last.module]  # of another module, by another name
+    other = visits[-1] if law.tied and visits else others[-1]
+    text = f"{other} in {other.where} and then as {last} in {last.where}, which stays"
+    if law.tied and visits:
         topic = "overwritten-after-tying"
         return (WARN, topic, f"tied to {law.tied[0]} before it is drawn, as {text}")
     return (NOTE, "doubly-initialised", f"drawn as {text}")

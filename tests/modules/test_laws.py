@@ -179,6 +179,17 @@ def test_a_tied_table_that_is_drawn_by_two_laws_is_found() -> None:
     text = topics(Tied)["overwritten-after-tying"]
     assert "tied to head.weight before it is drawn, as normal(0, 1)" in text
     assert "then as normal(0, 0.02)" in text
+
+    class TiedAfterwards(Base):
+        def _init_weights(self, module: nn.Module) -> None:
+            super()._init_weights(module)
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=1.0)
+
+        def finish(self) -> None:
+            self.head.weight = self.wte.weight
+
+    assert topics(TiedAfterwards).keys() == {"doubly-initialised"}
     assert not topics(Same)  # a second draw by the same law does no harm
 
 
