@@ -9,6 +9,7 @@ from small_models import Banks, Base, C, Carried, Factorised, Flat, Looped, Name
 from torch import Tensor, nn
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.modules.blocks import likely_blocks
 from nanogpt_cli.modules.describe import describe
 from nanogpt_cli.modules.stream import Watched, watch
 
@@ -68,6 +69,11 @@ def test_nothing_changes_on_the_device_meta(family: str) -> None:
         assert (a.rows is None) == (b.rows is None)
         assert a.rows is None or torch.equal(a.rows, b.rows)  # type: ignore[arg-type]
     assert real.spots == without_values.spots
+
+
+def test_blocks_can_be_guessed_before_anything_runs() -> None:
+    assert likely_blocks(model("mixtral")) == watch(model("mixtral"), tokens()[0]).blocks
+    assert likely_blocks(Looped()) == ()
 
 
 def test_wrappers_are_taken_off() -> None:
