@@ -110,6 +110,18 @@ class NoStream(nn.Module):
         return out
 
 
+class OnlyTables(Looped):
+    """Adds a table of former tokens to that of tokens, and no more."""
+
+    def body(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward(self, ids: Tensor) -> Tensor:
+        former = self.w(ids.roll(1, -1).clone())
+        logits: Tensor = self.h(self.w(ids) + former)
+        return logits
+
+
 class LastOnly(Looped):
     def forward(self, ids: Tensor) -> Tensor:
         return super().forward(ids)[:, -1]
@@ -124,6 +136,7 @@ class Broken(Looped):
     "module, message",
     [
         (NoStream(), "no residual stream"),
+        (OnlyTables(), "only embeddings are added"),
         (LastOnly(), "no vector for each token id"),
         (Broken(), "forward pass failed: no luck"),
     ],
