@@ -156,12 +156,11 @@ class _Finder:
             return "router" if way.through(NONLINEAR) else "other"
         if not following:
             return "other"
-        if all(self.reach[i].linear and self._leads_to_attention(i) for i in following):
-            return "other"  # the first of two matrices that make queries, keys or values
+        makes = {self.slots[v] for i in following for _, v in self.reach[i].linear
+                 if v in self.slots}  # fmt: skip
+        if makes:  # the first of two matrices, as of latent attention
+            return makes.pop() if len(makes) == 1 else "other"
         return "gate" if self._opens(way) else "fc"
-
-    def _leads_to_attention(self, product: int) -> bool:
-        return any(v in self.slots for _, v in self.reach[product].linear)
 
     def _opens(self, way: Reach) -> bool:
         """Whether a projection is activated and then multiplied with another one."""

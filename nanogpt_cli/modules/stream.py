@@ -96,6 +96,8 @@ def watch(
     heads = attentions(trace)
     branches = Branches(trace, trunk, heads, given)
     computed = [a for a in trunk.additions if branches.computed(a)]
+    if not computed:
+        raise UserError("no residual stream: only embeddings are added to each other", HINT)
     attends = [branches.kind(a) in ("attn", "both") for a in computed]
     blocks = find_blocks(trace, trunk, computed, attends, given.blocks)
     roles = find_roles(module, trace, trunk, heads, blocks, given)

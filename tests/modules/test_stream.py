@@ -9,6 +9,7 @@ from small_models import Banks, Base, C, Carried, Factorised, Flat, Looped, Name
 from torch import Tensor, nn
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.modules.blocks import likely_blocks
 from nanogpt_cli.modules.describe import describe
 from nanogpt_cli.modules.stream import Watched, watch
 
@@ -70,6 +71,11 @@ def test_nothing_changes_on_the_device_meta(family: str) -> None:
     assert real.spots == without_values.spots
 
 
+def test_blocks_can_be_guessed_before_anything_runs() -> None:
+    assert likely_blocks(model("mixtral")) == watch(model("mixtral"), tokens()[0]).blocks
+    assert likely_blocks(Looped()) == ()
+
+
 def test_wrappers_are_taken_off() -> None:
     class Parallel(nn.Module):
         def __init__(self, module: nn.Module) -> None:
@@ -104,6 +110,18 @@ class NoStream(nn.Module):
         return out
 
 
+class OnlyTables(Looped):
+    """Adds a table of former tokens to that of tokens, and no more."""
+
+    def body(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward(self, ids: Tensor) -> Tensor:
+        former = self.w(ids.roll(1, -1).clone())
+        logits: Tensor = self.h(self.w(ids) + former)
+        return logits
+
+
 class LastOnly(Looped):
     def forward(self, ids: Tensor) -> Tensor:
         return super().forward(ids)[:, -1]
@@ -118,6 +136,7 @@ class Broken(Looped):
     "module, message",
     [
         (NoStream(), "no residual stream"),
+        (OnlyTables(), "only embeddings are added"),
         (LastOnly(), "no vector for each token id"),
         (Broken(), "forward pass failed: no luck"),
     ],
