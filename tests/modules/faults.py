@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 from nanogpt_cli import schemes
+from nanogpt_cli.modules import lint
 from nanogpt_cli.modules.anatomy import MATRICES, Part
 
 WIDTH, LAYERS, HEADS, WORDS, POSITIONS = 128, 6, 8, 512, 128
@@ -585,10 +587,8 @@ def _cached(kind: str) -> nn.Module:
     return _MADE[kind]
 
 
-def show() -> None:
-    """Print what the lint says of every fault in every shape, and how many are named."""
-    from nanogpt_cli.modules import lint
-
+def table() -> Iterator[str]:
+    """What the lint says of every fault in every shape, and how many are named."""
     named = total = 0
     for name, (_, pattern, kinds) in PLANTED.items():
         for kind in kinds:
@@ -597,9 +597,10 @@ def show() -> None:
             verdicts = lint.lint(found, tied=named_parts.is_tied(model))
             hits = [v for v in verdicts if re.search(pattern, v.text)]
             total, named = total + 1, named + bool(hits)
-            print(f"{name} | {kind} | {hits[0].severity + ' ' + hits[0].topic if hits else '-'}")
-    print(f"{named} of {total} named")
+            yield f"{name} | {kind} | {hits[0].severity + ' ' + hits[0].topic if hits else '-'}\n"
+    yield f"{named} of {total} named\n"
 
 
 if __name__ == "__main__":
-    show()
+    for line in table():
+        sys.stdout.write(line)
