@@ -59,9 +59,10 @@ def _one(group: list[Finding]) -> Verdict:
     first = max(group, key=lambda f: SEVERITIES.index(f.severity))
     layers = {f.part.layer for f in group if f.part.layer >= 0}
     also = ""
-    if len(group) > 1:
+    others = len({f.part.key for f in group}) - 1
+    if others:
         place = f" in {blocks(layers)}" if layers else ""
-        also = f" (so are {len(group) - 1} more: {first.part.role}{place})"
+        also = f" ({others} more like it: {first.part.role}{place})"
     advice = f": {first.advice}" if first.advice else ""
     return Verdict(
         first.severity, first.topic, f"{first.part.key}: {first.what}{also}{advice}", first.value

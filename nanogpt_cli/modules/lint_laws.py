@@ -20,6 +20,8 @@ from nanogpt_cli.schemes import Scheme, catalogue
 PROJECTIONS = ("attn_proj", "mlp_proj")
 _JUDGED = (*TABLES, *(role for role in MATRICES if role != "router"))
 _CLOSE = 0.03
+# Configurations set the std of all matrices themselves: from 0.006 (DeepSeek) to 0.05 of 0.02.
+_MAX_FACTOR = 5.0
 # Scales of blocks 0, 1, … that known schemes use, and two that are mistakes.
 _TRENDS = {"constant": 0.0, "1/√(l+1)": -0.5, "1/(l+1)": -1.0}
 
@@ -282,7 +284,7 @@ def _mistaken(scheme: Scheme) -> bool:
 
 
 def _miss(fit: Fit) -> float:
-    logs = [min(1.0, abs(math.log(r))) if r > 0 else 1.0 for r in fit.ratio.values()]
+    logs = [min(3.0, abs(math.log(r))) if r > 0 else 3.0 for r in fit.ratio.values()]
     return sum(logs) / len(logs)
 
 
@@ -329,6 +331,9 @@ def _on_fit(
         return
     about = f"nearest scheme: {fit.name} ({fit.scheme.about})"
     yield Verdict(OK, "nearest", about, fit.factor)
+    if not 1 / _MAX_FACTOR < fit.factor < _MAX_FACTOR:
+        text = f"every matrix is {fit.factor:.3g} times as large as {fit.scheme.name} has it"
+        yield Verdict(WARN, "scale", f"{text}: is a unit or a factor wrong?", fit.factor)
     yield from _remarks(fit, shape)
     for role in fit.off:
         r = fit.ratio[role]

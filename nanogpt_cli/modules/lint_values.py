@@ -36,11 +36,13 @@ def broken(s: Sketch) -> Iterator[Finding]:
         elif s.infinite == s.broken:
             advice = "beyond 65,504 in float16? cast to bfloat16 or float32 instead"
         yield Finding(FAIL, "not-finite", s.part, what, advice, float(s.broken))
+    elif s.part.role not in (*MATRICES, *TABLES):
+        return  # a key's bias has no gradient, and trains on the noise of rounding
     elif s.spread > _MAX_SPREAD:
         what = f"its values range over a factor of 2^{s.spread:.0f}"
         advice = "bytes in the wrong order or number format, or memory never written"
         yield Finding(FAIL, "garbage", s.part, what, advice, s.spread)
-    elif s.part.role in (*MATRICES, *TABLES) and s.reach > 1e4:
+    elif s.reach > 1e4:
         what = f"its largest value is {s.reach:.2g}"
         yield Finding(FAIL, "uninitialised", s.part, what, "memory never written?", s.reach)
     elif s.subnormal > 1e-3 or (s.std > 0 and s.reach < 1e-30):
@@ -66,6 +68,9 @@ def damage(s: Sketch) -> Iterator[Finding]:
 
 def _empty(s: Sketch) -> Iterator[Finding]:
     """Rows, columns and scattered values that are zero; a table may have one row for padding."""
+    if s.constant and s.low != 0:
+        advice = "filled with one value: all its outputs are alike; draw or load it"
+        yield Finding(FAIL, "constant", s.part, f"it is {s.low:.3g} throughout", advice, s.low)
     if s.constant:
         return
     for name, square in (("row", s.row_square), ("column", s.column_square)):
@@ -116,8 +121,8 @@ def _repeated(key: Tensor) -> tuple[int, int]:
 
 def _copies(s: Sketch) -> Iterator[Finding]:
     """Rows or columns that repeat others, or their negatives."""
-    if s.constant or s.constant_rows:
-        return
+    if s.constant or s.constant_rows or s.grid == "int8":
+        return  # lines of few levels are alike by chance
     for name, key in (("row", s.row_key), ("column", s.column_key)):
         n, distance = _repeated(key)
         if not n or (s.part.role in TABLES and n == 1):

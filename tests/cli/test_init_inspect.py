@@ -108,6 +108,15 @@ def test_lint_fails_only_on_a_failure() -> None:
     assert "copies its input" in page
 
 
+def test_lint_has_two_levels() -> None:
+    warned = [*SMALL, "--theory", "--init", "deepnorm"]  # made for another architecture
+    assert "architecture mismatch" in run(*warned, "--lint")
+    run(*warned, "--lint=warn", code=1)
+    run(*warned, "--lint", "warn", code=1)
+    with pytest.raises(UserError, match="--lint=loud: unknown level"):
+        run(*SMALL, "--lint=loud")
+
+
 def test_csv_has_a_line_per_block(tmp_path: Path) -> None:
     run(*SMALL, "--csv", str(tmp_path / "depth.csv"))
     rows = list(csv.DictReader((tmp_path / "depth.csv").open()))

@@ -349,3 +349,38 @@ def test_weights_of_no_scheme_are_called_that() -> None:
     texts = [v.text for v in foreign(model) if v.topic == "nearest"]
     assert len(texts) == 1
     assert "no scheme is near" in texts[0]
+
+
+def test_a_scheme_times_a_factor_is_named_with_it() -> None:
+    model = build(CONFIG, schemes.get("gpt2"), 0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(0.5)
+    found = foreign(model)
+    assert any(v.text == "nearest scheme: gpt2 × 0.5" for v in found)
+    assert "differs" not in topics(found)
+
+
+def test_the_nearest_scheme_is_also_judged_by_its_laws() -> None:
+    model = build(CONFIG, schemes.get("gpt2"), 0)
+    with torch.no_grad():
+        for p in each(model, "mlp.c_fc.weight"):
+            p.copy_(p.sign() * 0.02)
+        model.transformer.wte.weight.add_(0.002)
+    texts = [v.text for v in foreign(model) if v.topic == "law"]
+    assert any("c_fc" in text and "kurtosis 1.00" in text for text in texts)
+    assert any("wte" in text and "mean 0.00" in text for text in texts)
+
+
+def test_gains_around_zero_were_drawn_and_not_trained() -> None:
+    model = build(CONFIG, schemes.get("gpt2"), 0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in (*each(model, "ln_1.weight"), *each(model, "ln_2.weight")):
+            p.normal_(0, 0.02)
+    source = Stored(model.config, dict(model.named_parameters()).__getitem__)
+    found = measure(source, *random_tokens(model.config, 1, 16, seed=0), backward=False)
+    verdicts = detect.judge(found.tensors, found.signals, model.config)
+    assert "gain" in topics(verdicts)
+    assert not any(v.topic == "trained" for v in verdicts)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,7 @@ import transformers
 from torch import Tensor, nn
 
 from nanogpt_cli import schemes
+from nanogpt_cli.modules import lint
 from nanogpt_cli.modules.anatomy import MATRICES, Part
 
 WIDTH, LAYERS, HEADS, WORDS, POSITIONS = 128, 6, 8, 512, 128
@@ -461,6 +464,36 @@ def double_norm(p: Patient) -> None:
     p.change("norm", lambda x: 2 * x)
 
 
+def constant_table(p: Patient) -> None:
+    p.change("wte", lambda x: torch.full_like(x, 0.02))
+
+
+def signs_only(p: Patient) -> None:
+    p.change("fc", lambda x: x.sign() * 0.02, MIDDLE)
+
+
+def ten_times(p: Patient) -> None:
+    p.change(ALL, lambda x: 10 * x)
+
+
+def shared_projection(p: Patient) -> None:
+    first, *others = p.parts("attn_proj")
+    for part in others:
+        p.put(part, p.get(first))
+
+
+def masked(p: Patient) -> None:
+    p.change("q k v", torch.triu, MIDDLE)
+
+
+def columns_copied(p: Patient) -> None:
+    p.change("v", lambda x: x[:, : WIDTH // 2].repeat(1, 2), MIDDLE)
+
+
+def magnitudes(p: Patient) -> None:
+    p.change("mlp_proj", torch.abs, MIDDLE)
+
+
 EVERY = ("gpt2", "llama", "gpt_neox")
 # Each fault: what plants it, what a verdict that names it says (regular expression), and where.
 PLANTED: dict[str, tuple[Fault, str, tuple[str, ...]]] = {
@@ -527,6 +560,13 @@ PLANTED: dict[str, tuple[Fault, str, tuple[str, ...]]] = {
     "identical experts": (same_experts, r"layers\.2\..*repeat another", ("mixtral",)),
     "router biased": (router_bias, r"prefers some experts", ("mixtral",)),
     "heads of k and v copied": (kv_heads_copied, r"rows repeat another", ("llama",)),
+    "a constant table": (constant_table, r"is 0.02 throughout.*one value", EVERY),
+    "signs only": (signs_only, r"multiples of one step", EVERY),
+    "all × 10": (ten_times, r"every matrix is (9|10)\S* times", EVERY),
+    "one projection for all blocks": (shared_projection, r"blocks 0-5 are equal in attn", EVERY),
+    "a mask multiplied in": (masked, r"[45]\d% of its values are zero", EVERY),
+    "columns copied": (columns_copied, r"64 of 128 columns repeat another", EVERY),
+    "magnitudes only": (magnitudes, r"standard errors from zero", EVERY),
     "gains of 2": (double_norm, r"gain is 2 throughout", EVERY),
 }  # fmt: skip
 
@@ -545,3 +585,22 @@ def _cached(kind: str) -> nn.Module:
     if kind not in _MADE:
         _MADE[kind] = decoder(kind)
     return _MADE[kind]
+
+
+def table() -> Iterator[str]:
+    """What the lint says of every fault in every shape, and how many are named."""
+    named = total = 0
+    for name, (_, pattern, kinds) in PLANTED.items():
+        for kind in kinds:
+            model = patient(kind, name).model
+            found = lint.sketches_of(named_parts.parts_of(model))
+            verdicts = lint.lint(found, tied=named_parts.is_tied(model))
+            hits = [v for v in verdicts if re.search(pattern, v.text)]
+            total, named = total + 1, named + bool(hits)
+            yield f"{name} | {kind} | {hits[0].severity + ' ' + hits[0].topic if hits else '-'}\n"
+    yield f"{named} of {total} named\n"
+
+
+if __name__ == "__main__":
+    for line in table():
+        sys.stdout.write(line)

@@ -24,10 +24,10 @@ from nanogpt_cli.modules.sketch import Sketch, keys, sketch
 
 # What leaves no trace in independent weights: every entry has the same law before and after.
 INVISIBLE = {"square matrix transposed", "gate and fc swapped"}
+# Each mistake in one shape, in turn; `python tests/modules/faults.py` shows all of them in all.
 CASES = [
-    (kind, name)
-    for name, (_, _, kinds) in faults.PLANTED.items()
-    for kind in kinds
+    (kinds[i % len(kinds)], name)
+    for i, (name, (_, _, kinds)) in enumerate(faults.PLANTED.items())
     if name not in INVISIBLE
 ]
 
@@ -52,10 +52,9 @@ def test_a_planted_mistake_is_named(kind: str, name: str) -> None:
 @pytest.mark.numeric
 @pytest.mark.parametrize("kind", [*faults.EVERY, "mixtral", "gemma", "opt"])
 def test_a_clean_decoder_of_transformers_raises_no_alarm(kind: str) -> None:
-    for seed in range(2):
-        found = judged(faults.decoder(kind, seed))
-        assert not alarms(found)
-        assert any(v.topic == "nearest" and "no scheme" not in v.text for v in found)
+    found = judged(faults.decoder(kind, 1))
+    assert not alarms(found)
+    assert any(v.topic == "nearest" and "no scheme" not in v.text for v in found)
 
 
 SHAPES = (
