@@ -188,9 +188,8 @@ class Reader:
             part = parts[name]
             rows = len(part.rows) if part.rows is not None else self._shape(part)[0]
             if rows != heads * size:
-                raise UnclaimedError(
-                    f"{part.parameter} has {rows} rows for {heads} heads of {size}"
-                )
+                said = f"{heads} × {size} (heads × channels)"
+                raise UnclaimedError(f"{part.parameter} has {rows} rows, not {said}")
 
     def _hidden(self, parts: Parts) -> int:
         """Columns of the MLP's last matrix."""

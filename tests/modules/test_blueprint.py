@@ -156,4 +156,4 @@ def test_a_configuration_that_lies_is_no_traceback() -> None:
     other.config.num_attention_heads = 8
     found = plan_of(other)
     assert isinstance(found, str)
-    assert "for 8 heads" in found
+    assert "32 rows, not 1 × 8" in found
