@@ -15,6 +15,8 @@ def plan_of(module: nn.Module) -> Plan | str:
         return Reader(module).plan()
     except UnclaimedError as unknown:
         return str(unknown)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:  # others write these, too
+        return f"its configuration is not that of its model type ({error!s:.100})"
 
 
 def blueprint_of(module: nn.Module) -> Blueprint | str:

@@ -139,17 +139,17 @@ class Reader:
         post = self.settings.get("placement", self.family.placement) == "post"
         for name, relative in names.items():
             norm = name in NORM_NAMES
-            role = "norm" if norm else name if name in ("router", "attn_proj", "mlp_proj") else ""
+            role = ("qk_norm" if name in ("q_norm", "k_norm") else "norm") if norm else name
             path = f"{self.paths[number]}.{relative}"
             if norm:
                 self._module(path)
-            parts = self._part(path, role or name, number, required=not norm)
+            parts = self._part(path, role, number, required=not norm)
             if post and norm:
                 name = name.replace("norm_", "after_")
             for suffix, part in parts.items():
                 for piece, rows in self._pieces(name, part):
                     tag = piece if piece != name else ""
-                    role = part.role if part.role in ("bias", "norm") else piece
+                    role = piece if part.role == name else part.role
                     found[piece + suffix] = replace(part, role=role, rows=rows, tag=tag)
         return found
 
@@ -188,9 +188,8 @@ class Reader:
             part = parts[name]
             rows = len(part.rows) if part.rows is not None else self._shape(part)[0]
             if rows != heads * size:
-                raise UnclaimedError(
-                    f"{part.parameter} has {rows} rows for {heads} heads of {size}"
-                )
+                said = f"{heads} × {size} (heads × channels)"
+                raise UnclaimedError(f"{part.parameter} has {rows} rows, not {said}")
 
     def _hidden(self, parts: Parts) -> int:
         """Columns of the MLP's last matrix."""

@@ -183,11 +183,14 @@ def agrees(module: nn.Module, plan: Plan, ids: Tensor) -> float:
     parameters = dict(module.named_parameters(remove_duplicate=False))
     reference = Reference(plan, ids)
     with torch.no_grad():
-        own = logits_of(module(ids)).float()
-        reference.embed(parameters.__getitem__)
-        for number in range(len(plan.blocks)):
-            reference.block(number, parameters.__getitem__)
-        other = reference.head(parameters.__getitem__)
+        own = logits_of(module(ids))
+        try:
+            reference.embed(parameters.__getitem__)
+            for number in range(len(plan.blocks)):
+                reference.block(number, parameters.__getitem__)
+            other = reference.head(parameters.__getitem__)
+        except (RuntimeError, IndexError):  # its shapes are not those of the plan
+            return math.inf
     return apart(own, other)
 
 

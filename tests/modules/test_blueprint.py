@@ -142,3 +142,18 @@ def test_a_norm_with_a_bias_is_not_claimed() -> None:
     assert isinstance(found, str)
     assert found.startswith("transformer.h.1.ln_2.bias is not zero")
     assert math.isfinite(read(small("gpt2")).wte)
+
+
+def test_a_configuration_that_lies_is_no_traceback() -> None:
+    module = small("qwen2")
+    module.config.num_hidden_layers = 7
+    assert not isinstance(plan_of(module), str)  # the blocks count, not what is said of them
+    module.config.layer_types = ["full_attention"]
+    found = plan_of(module)
+    assert isinstance(found, str)
+    assert "is not that of its model type" in found
+    other = small("qwen2")
+    other.config.num_attention_heads = 8
+    found = plan_of(other)
+    assert isinstance(found, str)
+    assert "32 rows, not 1 × 8" in found
