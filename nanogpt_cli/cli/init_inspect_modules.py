@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from nanogpt_cli.modules.inspection import ModuleInspection, Sizes
     from nanogpt_cli.modules.stream import Watched
 
-# Drawing a larger start twice to read off its laws takes minutes.
-_MOST_DRAWN = 300_000_000
 _CONFIG = "config.json"
 # module:factory or path.py:factory, perhaps with arguments.
 _REFERENCE = re.compile(r"[\w./\\-]+:[A-Za-z_][\w.]*(\(.*\))?", re.S)
@@ -170,16 +168,12 @@ def _tokens(sizes: Sizes, ask: InspectOptions) -> tuple[Tensor, Tensor, str]:
 
 
 def _laws(built: Built, anatomy: Watched) -> list[Verdict]:
-    """Findings on the code that draws a start; none where drawing it again would take long."""
-    from nanogpt_cli.modules.laws import read_laws
+    """Findings on the code that draws the module's start."""
+    from nanogpt_cli.modules.laws import start_laws
     from nanogpt_cli.modules.laws_lint import findings
 
-    size = sum(p.numel() for p in built.module.parameters())
-    redraw = built.redraw
-    if redraw is None or size > _MOST_DRAWN:
-        return []
-    roles = {part.parameter: part.role for part in anatomy.parts}
-    return findings(read_laws(lambda seed: redraw(seed).whole()), roles)
+    laws = start_laws(built, [path for path in dict.fromkeys(anatomy.blocks) if path])
+    return findings(laws or [], {part.parameter: part.role for part in anatomy.parts})
 
 
 def _header(built: Built, sizes: Sizes, anatomy: Watched, tokens: str, seed: int) -> None:
@@ -213,9 +207,10 @@ def _measured(page: Page, ask: InspectOptions, n_tokens: int) -> None:
     out = console.stdout()
     result = page.result
     if result.unclaimed:
-        out.print(console.styled("\n", ("No theory", "bold"), f": {result.unclaimed}"))
+        lacks = "Theory leaves out" if result.expected else "No theory:"
+        out.print(console.styled("\n", (lacks, "bold"), f" {result.unclaimed}"))
     if result.ungraded:
-        out.print(console.styled(("No gradients", "bold"), f": {result.ungraded}"))
+        out.print(console.styled(("No gradients:", "bold"), f" {result.ungraded}"))
     output.measured(
         result.found, result.expected, n_embd=page.anatomy.width, tied=page.anatomy.tied,
         vocab_size=page.sizes.vocab_size if page.anatomy.head else 0, n_tokens=n_tokens,

@@ -14,7 +14,6 @@ from nanogpt_cli.init.lint import Verdict
 from nanogpt_cli.init.lint_signals import on_signals, on_trained
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.tensor_stats import TensorStats
-from nanogpt_cli.init.theory import expect_decoder
 from nanogpt_cli.modules.anatomy import Anatomy
 from nanogpt_cli.modules.blueprint import plan_of
 from nanogpt_cli.modules.build import Built
@@ -25,6 +24,7 @@ from nanogpt_cli.modules.reference import TOLERANCE, agrees
 from nanogpt_cli.modules.sketch import Sketch, sketch
 from nanogpt_cli.modules.stream import Watched
 from nanogpt_cli.modules.streaming import streamed
+from nanogpt_cli.modules.theory import expectation
 from nanogpt_cli.modules.witness import Witness
 
 OnProgress = Callable[[int, int], None]
@@ -62,7 +62,7 @@ class ModuleInspection:
     Attributes:
         found: signals by block and statistics of every matrix.
         expected: what theory expects of them, or ``None``.
-        unclaimed: why theory is not claimed; empty if it is.
+        unclaimed: why theory is not claimed, or what it leaves out; empty if all is there.
         ungraded: why there are no gradients; empty if there are, or none were wanted.
         verdicts: on the forward pass, the weights and the signals.
         trained: whether the weights are trained.
@@ -208,11 +208,12 @@ class _Seen:
         n, part = ids.numel(), (slice(None), slice(None))
         if n > _THEORY_TOKENS:
             part = (slice(0, 1), slice(0, _THEORY_TOKENS))
-        found = expect_decoder(blueprint, ids[part], targets[part], backward=backward)
-        if (few := ids[part].numel()) < n:
+        theory = expectation(blueprint, ids[part], targets[part], backward=backward)
+        found = theory.signals
+        if found is not None and (few := ids[part].numel()) < n:
             found.grad_rms = [g * few / n for g in found.grad_rms]
             found.weight_grad = {}
-        return found, ""
+        return found, theory.reason
 
 
 def _stream_gradients(

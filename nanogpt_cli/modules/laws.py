@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nanogpt_cli.init.detect import guess_law
@@ -19,6 +21,8 @@ from nanogpt_cli.modules.streaming import places
 
 # A start at one seed; the functions below call it with several.
 BuildAt = Callable[[int], nn.Module]
+# The most parameters of a start that is drawn three times whole, or twice block by block.
+_MOST_WHOLE, _MOST_STREAMED = 200_000_000, 1_500_000_000
 # Entries that agree in two draws by chance: float32 normals have about 2^24 different values.
 _CHANCE = 1e-3
 
@@ -132,6 +136,34 @@ def read_streamed_laws(built: Built, blocks: Sequence[str]) -> list[ParameterLaw
             slot.free()
             other.free()
     return list(found.values())
+
+
+def start_laws(built: Built, blocks: Sequence[str]) -> list[ParameterLaw] | None:
+    """The laws of a module's start; ``None`` where there is no start, or drawing it takes minutes.
+
+    A model of ``transformers`` is built as its users build it, by constructors and all, and once
+    more with a doubled ``initializer_range``; a large one without constructors, block by block.
+    """
+    redraw = built.redraw
+    if redraw is None:
+        return None
+    size = sum(p.numel() for p in built.module.parameters())
+    if size > _MOST_WHOLE:
+        lean = built.fill is not None and size <= _MOST_STREAMED
+        return read_streamed_laws(built, blocks) if lean else None
+    if built.fill is None:
+        return read_laws(lambda seed: redraw(seed).whole())
+    from nanogpt_cli.modules.library import made
+
+    wide = copy.deepcopy(built.module.config)
+
+    def at(seed: int, config: Any = built.module.config) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: nn.Module = made(config, built.label)
+            return model
+
+    return read_laws(at, (lambda seed: at(seed, wide)) if config_doubled(wide) else None)
 
 
 def _declares(module: nn.Module) -> bool:

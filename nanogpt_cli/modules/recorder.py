@@ -29,6 +29,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         on_node: see ``OnNode``.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; shielding from the compiler would import it, for a second."""
+        return False
+
     def __init__(
         self,
         module: nn.Module,
