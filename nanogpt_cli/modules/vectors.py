@@ -24,7 +24,7 @@ def vector_roles(
     """Yield (parameter, role, block) for each use that is no product of matrices."""
     shapes = {name: p.shape for name, p in module.named_parameters()}
     meets = {v: True for one in heads for v in (one.q, one.k)}
-    tables = _tables(trace, trunk)
+    tables = _tables(trunk, blocks)
     for node in trace.nodes:
         layer = layer_at(blocks, node.index)
         for value in node.inputs:
@@ -46,11 +46,10 @@ def vector_roles(
             yield source.parameter, role, layer
 
 
-def _tables(trace: Trace, trunk: Trunk) -> set[int]:
-    """Values that are added to the stream before anything was computed."""
-    first = next((a for a in trunk.additions if trace.values[a.added].active and not a.light), None)
-    end = first.node.index if first else len(trace.nodes)
-    return {v for a in trunk.additions if a.node.index < end for v in (a.added, a.carried)}
+def _tables(trunk: Trunk, blocks: list[Block]) -> set[int]:
+    """Values that are added to the stream before the first block."""
+    early = [a for a in trunk.additions if a.node.index < blocks[0].first]
+    return {v for a in early for v in (a.added, a.carried)}
 
 
 def _of_table(trace: Trace, node: Node, trunk: Trunk, tables: set[int]) -> str:
@@ -71,12 +70,24 @@ def _of_table(trace: Trace, node: Node, trunk: Trunk, tables: set[int]) -> str:
             todo.append(user.outputs[0])
     if not values & tables:
         return "other"
-    return "wpe" if node.key is None else "wte"
+    return "wpe" if node.key is None or _counted(trace, node) else "wte"
 
 
 def _computed(trace: Trace, node: Node) -> bool:
     """Whether what is looked up was chosen by products of matrices, as experts are."""
     return any(True for index in trace.active(node) for _ in back(trace, index))
+
+
+def _counted(trace: Trace, node: Node) -> bool:
+    """Whether what is looked up is a place that was counted, as where padding is skipped."""
+    todo = list(trace.active(node))
+    while todo:
+        before = trace.maker(todo.pop())
+        if before is not None:
+            if before.name in ("cumsum", "ne"):
+                return True
+            todo += trace.active(before)
+    return False
 
 
 def _factorised(trace: Trace, node: Node, trunk: Trunk) -> bool:
