@@ -46,7 +46,7 @@ class Match:
     @property
     def name(self) -> str:
         """The scheme's name, with the factor: ``gpt2 × 0.5``."""
-        return self.scheme.name + (f" × {self.factor:.3g}" if self.factor != 1 else "")
+        return self.scheme.name + (f" × {self.factor:.2g}" if self.factor != 1 else "")
 
 
 def nearest_scheme(tensors: list[TensorStats], config: GPTConfig) -> Match:

@@ -66,7 +66,7 @@ class Fit:
     @property
     def name(self) -> str:
         """Its name, with the factor: ``gpt2 × 0.5``."""
-        return self.scheme.name + (f" × {self.factor:.3g}" if self.factor != 1 else "")
+        return self.scheme.name + (f" × {self.factor:.2g}" if self.factor != 1 else "")
 
 
 def by_role(sketches: list[Sketch]) -> dict[str, list[Sketch]]:
