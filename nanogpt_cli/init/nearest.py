@@ -63,7 +63,8 @@ def nearest_scheme(tensors: list[TensorStats], config: GPTConfig) -> Match:
     for scheme in catalogue().values():
         factor = _factor(tensors, scheme, config)
         scaled.append(Match(scheme, _distance(tensors, scheme, config, factor), factor))
-    best = min(scaled, key=lambda match: match.distance)
+    # Some schemes are multiples of one another: the one with the factor nearest to 1 is meant.
+    best = min(scaled, key=lambda match: match.distance + 1e-3 * abs(math.log(match.factor)))
     return best if best.distance < _SCALED else plain
 
 

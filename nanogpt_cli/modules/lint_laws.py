@@ -285,7 +285,8 @@ def _mistaken(scheme: Scheme) -> bool:
 
 def _miss(fit: Fit) -> float:
     logs = [min(3.0, abs(math.log(r))) if r > 0 else 3.0 for r in fit.ratio.values()]
-    return sum(logs) / len(logs)
+    # Some schemes are multiples of one another: the one with the factor nearest to 1 is meant.
+    return sum(logs) / len(logs) + 0.02 * abs(math.log(fit.factor))
 
 
 def _fits(scheme: Scheme, roles: dict[str, list[Sketch]], shape: Shape) -> Iterator[Fit]:
