@@ -46,7 +46,7 @@ class Match:
     @property
     def name(self) -> str:
         """The scheme's name, with the factor: ``gpt2 × 0.5``."""
-        return self.scheme.name + (f" × {self.factor:.3g}" if self.factor != 1 else "")
+        return self.scheme.name + (f" × {self.factor:.2g}" if self.factor != 1 else "")
 
 
 def nearest_scheme(tensors: list[TensorStats], config: GPTConfig) -> Match:
@@ -63,7 +63,8 @@ def nearest_scheme(tensors: list[TensorStats], config: GPTConfig) -> Match:
     for scheme in catalogue().values():
         factor = _factor(tensors, scheme, config)
         scaled.append(Match(scheme, _distance(tensors, scheme, config, factor), factor))
-    best = min(scaled, key=lambda match: match.distance)
+    # Some schemes are multiples of one another: the one with the factor nearest to 1 is meant.
+    best = min(scaled, key=lambda match: match.distance + 1e-3 * abs(math.log(match.factor)))
     return best if best.distance < _SCALED else plain
 
 

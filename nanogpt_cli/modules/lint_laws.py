@@ -66,7 +66,7 @@ class Fit:
     @property
     def name(self) -> str:
         """Its name, with the factor: ``gpt2 × 0.5``."""
-        return self.scheme.name + (f" × {self.factor:.3g}" if self.factor != 1 else "")
+        return self.scheme.name + (f" × {self.factor:.2g}" if self.factor != 1 else "")
 
 
 def by_role(sketches: list[Sketch]) -> dict[str, list[Sketch]]:
@@ -285,7 +285,8 @@ def _mistaken(scheme: Scheme) -> bool:
 
 def _miss(fit: Fit) -> float:
     logs = [min(3.0, abs(math.log(r))) if r > 0 else 3.0 for r in fit.ratio.values()]
-    return sum(logs) / len(logs)
+    # Some schemes are multiples of one another: the one with the factor nearest to 1 is meant.
+    return sum(logs) / len(logs) + 0.02 * abs(math.log(fit.factor))
 
 
 def _fits(scheme: Scheme, roles: dict[str, list[Sketch]], shape: Shape) -> Iterator[Fit]:
