@@ -105,9 +105,9 @@ def inspect(built: Built, ask: InspectOptions, structure: Path | None, files: Fi
         UserError: the module fails, or no residual stream is found in it.
     """
     from nanogpt_cli.init import lint
-    from nanogpt_cli.modules import override, stream
+    from nanogpt_cli.modules import override
     from nanogpt_cli.modules.inspection import inspect as measure
-    from nanogpt_cli.modules.inspection import sizes_of
+    from nanogpt_cli.modules.inspection import sizes_of, watch
 
     files.check()
     given = override.read_override(structure) if structure else None
@@ -119,7 +119,7 @@ def inspect(built: Built, ask: InspectOptions, structure: Path | None, files: Fi
         )
     ids, targets, label = _tokens(sizes, ask)
     with console.stdout_kept(), naming(built.label):
-        anatomy = stream.watch(built.module, ids, override=given)
+        anatomy = watch(built, ids, given)
     if not ask.as_json:
         _header(built, sizes, anatomy, label, ask.seed)
     with console.stdout_kept(), console.progress_bar("measuring") as report, naming(built.label):

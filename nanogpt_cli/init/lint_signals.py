@@ -59,6 +59,7 @@ def on_signals(
     *,
     layer_norm: bool = True,
     head: bool = True,
+    known: bool = True,
 ) -> list[Verdict]:
     """Judge a forward and backward pass.
 
@@ -70,6 +71,7 @@ def on_signals(
         shallow: expected growth of the same scheme with 4 layers, to detect depth-independence.
         layer_norm: False where every LayerNorm was left out.
         head: False for a model without one, whose logits are not judged.
+        known: False for a module whose scores may contain more than query·key, such as ALiBi.
     """
     if broken := _not_finite(found, head=head):
         return [broken]
@@ -81,7 +83,7 @@ def on_signals(
         _gradients(found, expected, config),
         *((_loss(found, expected, config), _own_token(found, expected, config)) if head else ()),
         _token_share(found),
-        _attention(found, expected, config),
+        _attention(found, expected, config, WARN if known else NOTE),
         _activations(found, expected, config),
     )
     return [verdict for check in checks for verdict in check]
@@ -272,7 +274,9 @@ def _token_share(found: Signals) -> Iterator[Verdict]:
         yield Verdict(FAIL, "token-share", text, share)
 
 
-def _attention(found: Signals, expected: Signals | None, config: Sizes) -> Iterator[Verdict]:
+def _attention(
+    found: Signals, expected: Signals | None, config: Sizes, severity: str
+) -> Iterator[Verdict]:
     cosine, score = found.cosine[-1], max(found.score_std)
     likely_cosine = expected.cosine[-1] if expected else math.nan
     likely_score = max(expected.score_std) if expected else math.nan
@@ -286,12 +290,14 @@ def _attention(found: Signals, expected: Signals | None, config: Sizes) -> Itera
             scatter=_STREAM_SCATTER / math.sqrt(config.n_embd),
         ),
         _past(
-            f"attention scores have std {score:.2f}: some heads start nearly one-hot",
+            f"attention scores have std {score:.2f}: some heads start nearly one-hot"
+            + ("" if severity == WARN else ", unless that is how they tell distance"),
             "score-std",
             score,
             MAX_SCORE_STD,
             likely_score,
             scatter=_factor(likely_score, _SCORE_SCATTER, config.n_head),
+            severity=severity,
         ),
     )
     yield from (verdict for verdict in checks if verdict)

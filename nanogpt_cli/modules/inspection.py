@@ -9,17 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.init.inspect import Inspection
 from nanogpt_cli.init.lint import Verdict
 from nanogpt_cli.init.lint_signals import on_signals, on_trained
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.tensor_stats import TensorStats
+from nanogpt_cli.modules import stream
 from nanogpt_cli.modules.anatomy import Anatomy
+from nanogpt_cli.modules.blocks import likely_blocks
 from nanogpt_cli.modules.blueprint import plan_of
 from nanogpt_cli.modules.build import Built
 from nanogpt_cli.modules.gradients import stream_gradients
 from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained
 from nanogpt_cli.modules.measure import class_norms, observer, signals_of
+from nanogpt_cli.modules.override import Override
 from nanogpt_cli.modules.reference import TOLERANCE, agrees
 from nanogpt_cli.modules.sketch import Sketch, sketch
 from nanogpt_cli.modules.stream import Watched
@@ -97,6 +101,20 @@ def _stated(module: nn.Module, names: Sequence[str]) -> int:
     return 0
 
 
+def watch(built: Built, ids: Tensor, override: Override | None = None) -> Watched:
+    """Find the stream and the roles of a module; see ``stream.watch``.
+
+    On meta nothing is computed. Experts, which are chosen by value, need values for that.
+    """
+    try:
+        return stream.watch(built.module, ids, override=override)
+    except UserError:
+        if built.fill is None:
+            raise
+    with streamed(built, likely_blocks(built.module)):
+        return stream.watch(built.module, ids, override=override)
+
+
 def inspect(
     built: Built,
     anatomy: Watched,
@@ -143,7 +161,9 @@ def inspect(
         if not unclaimed:
             expected, unclaimed = seen.expected(ids, targets, backward=bool(signals.grad_rms))
         sizes = sizes_of(built.module, anatomy.width)
-        verdicts += on_signals(signals, sizes, expected, head=anatomy.head)
+        verdicts += on_signals(
+            signals, sizes, expected, head=anatomy.head, known=expected is not None
+        )
     found = Inspection(signals, seen.tensors)
     return ModuleInspection(found, expected, unclaimed, ungraded, verdicts, trained)
 

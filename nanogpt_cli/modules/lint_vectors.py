@@ -17,11 +17,15 @@ def on_vectors(sketches: list[Sketch]) -> Iterator[Finding]:
     biases = [s for s in sketches if s.part.role == "bias" and not s.broken]
     for s in gains:
         yield from _gain(s, gains)
-    matrices = {_owner(s): s for s in sketches if s.part.role in MATRICES and not s.broken}
+    known = (*MATRICES, "lm_head")
+    matrices = {_owner(s): s for s in sketches if s.part.role in known and not s.broken}
+    norms = {_owner(s) for s in gains}
     untouched = [_is_default(m) for m in matrices.values() if m.std > 0]
     default = sum(untouched) > len(untouched) / 2
     for s in biases:
-        yield from _bias(s, matrices.get(_owner(s)), default=default)
+        # What else is called a bias, such as the step sizes of Mamba, may start anywhere.
+        if _owner(s) in matrices or _owner(s) in norms:
+            yield from _bias(s, matrices.get(_owner(s)), default=default)
 
 
 def _owner(s: Sketch) -> str:

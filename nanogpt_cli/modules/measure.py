@@ -153,12 +153,13 @@ class _Taken:
             found.attn_entropy.append(sum(entropies) / len(entropies))
             found.near_zero.append(_mean(self.dead.get(layer, [])))
         token, position = self._added("token", 0) ** 2, self._added("position", 0) ** 2
-        found.token_share = token / (token + position) if token + position else 1.0
+        found.token_share = 1.0 if math.isnan(position) else token / max(token + position, 1e-300)
         return found
 
     def _added(self, what: str, layer: int) -> float:
-        """RMS of a sum of independent additions."""
-        return math.sqrt(sum(square for square, _ in self.squares.get((what, layer), [])))
+        """RMS of a sum of independent additions; NaN without any."""
+        squares = [square for square, _ in self.squares.get((what, layer), [])]
+        return math.sqrt(sum(squares)) if squares else math.nan
 
     def _pooled(self, what: str, layer: int) -> float:
         return math.sqrt(_mean(self.squares.get((what, layer), [])))
