@@ -34,6 +34,7 @@ from nanogpt_cli.modules.witness import Witness
 OnProgress = Callable[[int, int], None]
 # The most tokens that theory is computed on: its cost grows with their square.
 _THEORY_TOKENS = 512
+_FEW = 8  # positions on which a module's structure shows
 # What configurations call the number of positions, and of heads.
 _LENGTHS = (
     "max_position_embeddings", "n_positions", "block_size", "n_ctx", "max_seq_len",
@@ -166,6 +167,22 @@ def inspect(
         )
     found = Inspection(signals, seen.tensors)
     return ModuleInspection(found, expected, unclaimed, ungraded, verdicts, trained)
+
+
+def judge_weights(module: nn.Module, *, trained: bool | None = None) -> tuple[list[Verdict], bool]:
+    """Faults in the weights of a module that is in memory, and whether they are trained.
+
+    Args:
+        module: with values; its call maps token ids to logits.
+        trained: if it is known; else the weights tell.
+    """
+    ids = torch.arange(_FEW)[None] % max(1, sizes_of(module).vocab_size)
+    anatomy = stream.watch(module, ids)
+    parameters = dict(module.named_parameters())
+    with torch.no_grad():
+        sketches = [sketch(p, p.of(parameters[p.parameter]).float()) for p in anatomy.parts]
+    known = looks_trained(sketches) if trained is None else trained
+    return lint(sketches, tied=anatomy.tied, trained=known), known
 
 
 class _Seen:
