@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nanogpt_cli import recipe, schemes
 from nanogpt_cli.machine.distributed import Group, like
 from nanogpt_cli.model.gpt import GPT
-from nanogpt_cli.model.parameters import is_block_matrix
+from nanogpt_cli.model.parameters import is_block_matrix, stacked_matrices, tensor_class
 from nanogpt_cli.training.adamw import AdamW, Optimizer
 from nanogpt_cli.training.muon import Muon
 
@@ -55,7 +55,7 @@ def _groups(
 ) -> Iterator[tuple[str, str, nn.Parameter, dict[str, Any]]]:
     """(optimizer, name, parameter, options) of every parameter.
 
-    Matrices decay; vectors (biases, LayerNorm weights) do not. Muon takes the matrices of the
+    Matrices decay; vectors (biases, the gains of norms) do not. Muon takes the matrices of the
     blocks; embeddings and a head stay with AdamW.
     """
     config = model.config
@@ -65,16 +65,14 @@ def _groups(
         # Orthogonal updates have the size that a width asks for already (Yang et al. 2310.17813),
         # so of a scheme's factor Muon takes the part for depth alone.
         width = scheme.base_width if muon else config.n_embd
-        scale = scheme.lr_multiplier(
-            schemes.tensor_class(name), n_embd=width, n_layer=config.n_layer
-        )
+        scale = scheme.lr_multiplier(tensor_class(name), n_embd=width, n_layer=config.n_layer)
         options = {
             "lr_scale": scale,
             "weight_decay": optim.weight_decay if matrix else 0.0,
             "peak_lr": optim.muon_lr if muon else optim.lr,
         }
         if muon:
-            options["split"] = 3 if name.endswith("attn.c_attn.weight") else 1
+            options["split"] = stacked_matrices(name)
         yield "muon" if muon else "adamw", name, parameter, options
 
 
