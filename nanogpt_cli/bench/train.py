@@ -18,6 +18,7 @@ from nanogpt_cli.bench import history
 from nanogpt_cli.bench import turns as bench_turns
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.model import homes
 
 if TYPE_CHECKING:
     from nanogpt_cli.bench.turns import Loop
@@ -167,7 +168,8 @@ def _ceiling(chosen: Device) -> float:
 def _check(recipe: Recipe, against: Path | None) -> None:
     if not hasattr(signal, "SIGSTOP"):
         raise UserError("bench train stops and continues processes, which this system cannot do")
-    plain = recipe.model.activation == "gelu" and recipe.model.tied
+    model = recipe.model
+    plain = homes.home(model) == "gpt2" and model.activation == "gelu" and model.tied
     if against is not None and not plain:
         raise UserError(
             "nanoGPT has no model of this architecture", "it needs gelu and a tied head"

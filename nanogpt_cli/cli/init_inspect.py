@@ -186,8 +186,9 @@ def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files)
         UserError: something cannot be read or computed, or (after the page is printed) the weights
             contain NaN or infinity.
     """
-    from nanogpt_cli.init import lint
+    from nanogpt_cli.init import lint, scope
 
+    scope.check(subject.config)
     for path in (files.png, files.svg):
         if path:
             output.check_picture(path)

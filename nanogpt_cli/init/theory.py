@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nanogpt_cli.init import attention_theory as attention
+from nanogpt_cli.init import scope
 from nanogpt_cli.init.drawing import matrices_of
 from nanogpt_cli.init.kernels import KERNELS, Kernel, dead_share
 from nanogpt_cli.init.signals import Signals
@@ -341,6 +342,7 @@ def expect(
         layer_norm: False leaves every LayerNorm out (an ablation).
         sizes, last: see ``Recursion``.
     """
+    scope.check(config)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # threads would cost more than they gain on such small matrices
     try:

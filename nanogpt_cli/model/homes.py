@@ -27,6 +27,12 @@ def home(config: Keys) -> Home | None:
     return next((name for name in TITLES if not _misfits(config, name)), None)
 
 
+def describe(config: Keys) -> str:
+    """The home's title, or that there is none and why."""
+    found = home(config)
+    return TITLES[found] if found else f"ours only: {why_homeless(config)}"
+
+
 def why_homeless(config: Keys) -> str:
     """The keys that no home has, against the home that lacks fewest; "" if there is a home.
 
