@@ -28,6 +28,7 @@ from nanogpt_cli.model.config import LAYER_NORM_EPS as LAYER_NORM_EPS
 from nanogpt_cli.model.config import GPTConfig as GPTConfig
 from nanogpt_cli.model.config import Multipliers as Multipliers
 from nanogpt_cli.model.dropout import Noise
+from nanogpt_cli.model.rms_norm import RMSNorm
 from nanogpt_cli.model.rope import Rotation, rotation, turned
 
 # Receives (name, layer, tensor) during a forward pass; layer is -1 outside the blocks. Statistics
@@ -54,25 +55,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "swiglu": F.silu,
     "geglu": F.gelu,
 }
-
-
-class RMSNorm(nn.Module):
-    """Division by the root mean square of the last dimension (Zhang and Sennrich 2019)."""
-
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., size) to the same shape and dtype; computed in float32 at least."""
-        return rms_norm(x, self.weight, self.eps)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``x`` (..., C) divided by its root mean square, times ``weight`` (C,)."""
-    exact = torch.promote_types(x.dtype, torch.float32)
-    return F.rms_norm(x.to(exact), weight.shape, weight.to(exact), eps).to(x.dtype)
 
 
 def _layer_norm(config: GPTConfig) -> nn.LayerNorm:

@@ -27,9 +27,8 @@ from nanogpt_cli.model.gpt import (
     GatedMLP,
     GPTConfig,
     LlamaBlock,
-    RMSNorm,
-    rms_norm,
 )
+from nanogpt_cli.model.rms_norm import RMSNorm, rms_norm
 from nanogpt_cli.model.rope import Rotation, rotation
 
 # Memory to assume of a machine that does not say how much it has.

@@ -25,8 +25,8 @@ from nanogpt_cli.model.gpt import (
     GroupedAttention,
     LlamaBlock,
     PlainMLP,
-    RMSNorm,
 )
+from nanogpt_cli.model.rms_norm import RMSNorm
 from nanogpt_cli.training.kernels import LONG, Kernel, Node, Value, fuse
 
 EMBEDDINGS: Final = "embeddings"
