@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.model import homes
 
 if TYPE_CHECKING:
     from nanogpt_cli.model.gpt import GPT
@@ -27,6 +26,8 @@ def nanogpt(folder: Path, model: GPT, sampling: Sampling) -> Rival:
         UserError: the folder is no checkout of nanoGPT, or nanoGPT lacks this architecture.
     """
     import torch
+
+    from nanogpt_cli.model import homes
 
     theirs = _import(folder / "model.py" if folder.is_dir() else folder)
     config = model.config

@@ -18,7 +18,6 @@ from nanogpt_cli.bench import history
 from nanogpt_cli.bench import turns as bench_turns
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.model import homes
 
 if TYPE_CHECKING:
     from nanogpt_cli.bench.turns import Loop
@@ -166,6 +165,8 @@ def _ceiling(chosen: Device) -> float:
 
 
 def _check(recipe: Recipe, against: Path | None) -> None:
+    from nanogpt_cli.model import homes
+
     if not hasattr(signal, "SIGSTOP"):
         raise UserError("bench train stops and continues processes, which this system cannot do")
     model = recipe.model
