@@ -142,6 +142,12 @@ class MLP(nn.Module):
         return dropout.drop(self.c_proj(h), self.dropout * self.training, noise)
 
 
+def for_each_query(kv: Tensor, q: Tensor) -> Tensor:
+    """Keys or values (B, G, T, D) repeated for the query heads (B, H, ...) that share them."""
+    H, G = q.shape[1], kv.shape[1]
+    return kv if H == G else kv.repeat_interleave(H // G, dim=1)
+
+
 class GroupedAttention(nn.Module):
     """Causal attention with Llama's names: matrices apart, rotary positions, shared keys.
 
@@ -154,7 +160,6 @@ class GroupedAttention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_size = config.head_size
-        self.shared_by = config.n_head // config.kv_heads
         self.scale = config.attention_scale
         self.dropout = config.dropout
         bias = bool(config.bias)
@@ -178,10 +183,7 @@ class GroupedAttention(nn.Module):
         """Map (B, T, C) to (B, T, C). A probe is shown what attention reads, one key per query."""
         q = turned(self.q_norm(self._heads(self.q_proj(x))), turn)  # (B, H, T, D)
         k = turned(self.k_norm(self._heads(self.k_proj(x))), turn)  # (B, G, T, D)
-        k, v = (
-            t.repeat_interleave(self.shared_by, dim=1) if self.shared_by > 1 else t
-            for t in (k, self._heads(self.v_proj(x)))
-        )  # (B, H, T, D)
+        k, v = (for_each_query(t, q) for t in (k, self._heads(self.v_proj(x))))  # (B, H, T, D)
         if probe is not None:
             probe("q", self.layer, q)
             probe("k", self.layer, k)

@@ -17,7 +17,6 @@ TITLES: Final[dict[Home, str]] = {
     "gpt2": "GPT-2", "llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3",
 }  # fmt: skip
 
-
 # The keys of a model, as they are in a configuration or in a recipe.
 Keys = GPTConfig | recipe.Model
 

@@ -49,7 +49,8 @@ class _Eager(torch.autograd.Function):
         factor = mean_square.add_(eps).rsqrt_()  # (..., 1)
         normed = x * factor
         ctx.save_for_backward(normed, factor, weight)
-        return normed * weight
+        out: Tensor = normed * weight
+        return out
 
     @staticmethod
     @once_differentiable

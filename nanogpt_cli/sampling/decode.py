@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from nanogpt_cli import host
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.model.gpt import for_each_query
 from nanogpt_cli.model.rope import Rotation, turned
 from nanogpt_cli.sampling.decode_graph import Replay
 from nanogpt_cli.sampling.decode_one import SingleStep, Stored
@@ -73,15 +74,15 @@ class Decoder:
         if n > self.config.block_size:
             raise ValueError(f"window of {n} tokens, but block_size is {self.config.block_size}")
         positions = torch.arange(n, device=idx.device)
-        x = self._embed(idx, positions)
+        x, turn = self._embed(idx, positions), self._turn(positions)
         for number, layer in enumerate(self.weights.layers):
-            q, k, v = self._heads(layer, x, positions)  # (N, H, n, D), and G heads
+            q, k, v = self._heads(layer, x, turn)  # (N, H, n, D), and G heads
             for slot, row in zip(slots, which, strict=True):
                 self.cache[number, slot, 0, :, :n] = k[row]
                 self.cache[number, slot, 1, :, :n] = v[row]
             if number == len(self.weights.layers) - 1:  # only the last position is read further
                 q, x = q[:, :, -1:], x[:, -1:]
-            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], dim=1) for t in (k, v))
+            k, v = for_each_query(k, q), for_each_query(v, q)
             y = F.scaled_dot_product_attention(
                 q, k, v, is_causal=q.shape[2] > 1, scale=self.config.attention_scale
             )
@@ -145,8 +146,9 @@ class Decoder:
         """
         every = torch.arange(len(tokens), device=tokens.device) if rows is None else rows
         x = self._embed(tokens[:, None], positions[:, None])  # (B, 1, C)
+        turn = self._turn(positions[:, None, None])
         for layer, cache in zip(self.weights.layers, self.cache, strict=True):
-            q, k, v = self._heads(layer, x, positions[:, None, None])  # (B, H, 1, D), and G heads
+            q, k, v = self._heads(layer, x, turn)  # (B, H, 1, D), and G heads
             cache[every, :, :, positions] = torch.stack((k[:, :, 0], v[:, :, 0]), dim=1)
             past = cache[:, :, :, :n] if rows is None else cache[rows, :, :, :n]
             # The queries of a group are so many rows that read the same keys: (B, G, H/G, D).
@@ -157,18 +159,21 @@ class Decoder:
             x = self._finish_block(x, layer, y)
         return self._logits(x[:, -1])
 
-    def _heads(self, layer: Layer, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(
+        self, layer: Layer, x: Tensor, turn: Rotation | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, n, D), keys and values (B, G, n, D) of the stream (B, n, C)."""
-        D, sizes = self.config.head_size, (self.config.n_embd, *(self.config.kv_size,) * 2)
+        D, sizes = self.config.head_size, [self.config.n_embd, *[self.config.kv_size] * 2]
         qkv = torch.split(layer.c_attn(layer.ln_1(x)), sizes, dim=-1)
         q, k, v = (t.view(*t.shape[:2], -1, D).transpose(1, 2) for t in qkv)
         if layer.qk_norm is not None:
             q, k = layer.qk_norm[0](q), layer.qk_norm[1](k)
+        return turned(q, turn), turned(k, turn), v
+
+    def _turn(self, positions: Tensor) -> Rotation | None:
+        """The rotation at some positions, if the model has one."""
         turn = self.weights.turn
-        if turn is not None:
-            here = Rotation(turn.cos[positions], turn.sin[positions])
-            q, k = turned(q, here), turned(k, here)
-        return q, k, v
+        return None if turn is None else Rotation(turn.cos[positions], turn.sin[positions])
 
     def _finish_block(self, x: Tensor, layer: Layer, y: Tensor) -> Tensor:
         """The rest of a block, given attention's output ``y``, (B, H, n, D)."""
