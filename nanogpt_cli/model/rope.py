@@ -38,7 +38,7 @@ def turned(x: Tensor, by: Rotation | None) -> Tensor:
     exact = torch.promote_types(x.dtype, torch.float32)
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         way = _Eager.apply if torch.is_grad_enabled() else _into_place
-        found: Tensor = way(x.to(exact), *by)  # type: ignore[no-untyped-call]
+        found: Tensor = way(x.to(exact), *by)
     else:
         a, b = x.to(exact).chunk(2, dim=-1)
         found = torch.cat((a * by.cos - b * by.sin, b * by.cos + a * by.sin), dim=-1)
