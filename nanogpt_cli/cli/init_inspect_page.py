@@ -32,8 +32,9 @@ def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files)
         UserError: something cannot be read or computed, or (after the page is printed) the weights
             contain NaN or infinity.
     """
-    from nanogpt_cli.init import lint
+    from nanogpt_cli.init import lint, scope
 
+    scope.check(subject.config)
     files.check()
     if not ask.theory_only:
         inputs.check_memory(subject.config)

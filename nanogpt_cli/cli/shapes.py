@@ -142,7 +142,9 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
     },
     "recipe check": {
         "recipe": "the recipe as it was asked for", "valid": "true",
-        "keys_set": "keys that the recipe sets", "notes": "remarks as sentences",
+        "keys_set": "keys that the recipe sets",
+        "home": "gpt2, llama, qwen2 or qwen3, whose files hold the model exactly; else null",
+        "notes": "remarks as sentences",
     },
     "recipe diff": {
         "recipes": "names of the two recipes",
@@ -157,7 +159,9 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "notes": "settings that have no equivalent", "next": "the command that trains it",
     },
     "plan": {
-        "recipe": "the recipe as it was asked for", "parameters": "number of parameters",
+        "recipe": "the recipe as it was asked for",
+        "home": "gpt2, llama, qwen2 or qwen3, whose files hold the model exactly; else null",
+        "parameters": "number of parameters",
         "flops_per_token": "FLOPs to train on one token",
         "tokens_per_step": "tokens in a step, of all processes",
         "tokens": "tokens in the whole run", "epochs": "passes over the data",

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from nanogpt_cli.init import scope
 from nanogpt_cli.init.attention_theory import group_sizes
 from nanogpt_cli.init.drawing import matrices_of
 from nanogpt_cli.init.signals import Signals
@@ -41,8 +42,10 @@ def expected_stats(
     Returns:
         Lists over layers under the field names of ``layers`` events: resid_rms, attn_rms, mlp_rms,
         resid_kurtosis, preact_std, dead, attn_entropy, attn_score_std, weight_rms, and attn_first
-        where attention is nearly uniform.
+        where attention is nearly uniform. Empty for a model that theory does not know.
     """
+    if scope.beyond(config):
+        return {}
     if idx is None:
         idx, _ = random_tokens(config, 2, config.block_size, seed=0)
     idx = idx.cpu()
