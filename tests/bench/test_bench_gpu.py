@@ -282,11 +282,12 @@ def test_bad_input_is_refused_before_anything_runs(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_machine_without_a_gpu_is_told_how_to_try(tmp_path: Path) -> None:
+def test_a_machine_without_a_gpu_is_told_how_to_try(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "gpu.json"
-    process = programs.start([*PROGRAM[:-2], "--out", str(out)], text=True)
-    _, said = programs.finish(process)
-    assert process.returncode == 2
+    assert programs.nanogpt("bench", "gpu", "--out", str(out)) == 2
+    said = capfd.readouterr().err
     assert "error: PyTorch sees no GPU here" in said
     assert "nanogpt bench gpu --device cpu" in said
     assert not out.exists()
