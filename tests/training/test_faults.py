@@ -18,8 +18,8 @@ from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.training import checkpoint, retention
 
-# For the long version: NANOGPT_TEST_FAULTS=120 pytest -s tests/training/test_faults.py
-RUNS = int(os.environ.get("NANOGPT_TEST_FAULTS", "2"))
+# Each is interrupted at moments of its own. Two are in every suite, the others in the slow one.
+RUNS = [*range(2), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))]
 INTERRUPTIONS, STEPS = 6, 48
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -79,7 +79,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Path]:
     return run, data.folder
 
 
-@pytest.mark.parametrize("seed", range(RUNS))
+@pytest.mark.parametrize("seed", RUNS)
 def test_interrupted_at_random_moments_equals_uninterrupted(
     tmp_path: Path, calm: tuple[RunFolder, Path], seed: int
 ) -> None:
