@@ -1,7 +1,7 @@
 # `make check` is the one check: format, lint, strict types, tests.
 PYTHON ?= python
 
-.PHONY: check format lint types test test-portable help
+.PHONY: check format lint types test test-slow test-portable help
 
 check: lint types test  ## everything a change must pass
 
@@ -22,6 +22,9 @@ types:  ## strict types
 
 test:  ## the suite
 	$(PYTHON) -m pytest
+
+test-slow:  ## long series of what the suite shows once
+	$(PYTHON) -m pytest -m slow
 
 # PyTorch and MKL add in another order on each kind of processor; a tolerance must hold on all.
 test-portable:  ## the numeric tests as AVX2 and as plain SSE compute them
