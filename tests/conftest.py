@@ -47,7 +47,7 @@ settings.load_profile("same" if os.environ.get("CI") else "patient")
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Files, single tests and what is to be seen as it is printed run in this process (``-n 0``).
 
-    Another process is worth its start only where there is more to do, and a debugger needs this one.
+    Others are worth their start only where there is more to do, and a debugger needs this one.
     """
     some = [name for name in config.args if "::" in name or Path(name).is_file()]
     return 0 if some or config.option.capture == "no" else None
