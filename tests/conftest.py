@@ -47,9 +47,11 @@ settings.load_profile("same" if os.environ.get("CI") else "patient")
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     """Files, single tests and what is to be seen as it is printed run in this process (``-n 0``).
 
-    Others are worth their start only where there is more to do, and a debugger needs this one.
+    Others are worth their start only where there is more to do, and a debugger needs this one. So
+    does ``tests/gpu``, whose tests need the GPU to themselves.
     """
-    some = [name for name in config.args if "::" in name or Path(name).is_file()]
+    paths = [Path(name) for name in config.args]
+    some = any("::" in path.name or path.is_file() or path.name == "gpu" for path in paths)
     return 0 if some or config.option.capture == "no" else None
 
 

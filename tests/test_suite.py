@@ -70,6 +70,7 @@ def test_a_program_ends_with_its_test() -> None:
         ([TESTS / "text", TESTS / "run"], "fd", True),
         ([TESTS / "run", __file__], "fd", False),
         ([f"{TESTS / 'run'}::test_that"], "fd", False),
+        ([TESTS / "gpu"], "fd", False),
         ([TESTS], "no", False),
     ],
 )
