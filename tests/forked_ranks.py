@@ -19,6 +19,9 @@ import torch._dynamo  # which the first optimizer would import in every rank
 import torch.distributed as dist
 import torch.distributed.tensor  # noqa: F401 - as does each rank
 
+# No rank lives longer, whatever it waits for; whoever runs this waits a little longer.
+LIMIT_S = 110
+
 
 def fork(rank: int, world: int, told: int, script: str, arguments: list[str]) -> int:
     """Start a rank that runs the script once it is ``told`` the store's port; its process id."""
@@ -26,6 +29,7 @@ def fork(rank: int, world: int, told: int, script: str, arguments: list[str]) ->
     if pid:
         return pid
     code = 1
+    signal.alarm(LIMIT_S)
     try:
         os.environ |= {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
@@ -56,7 +60,7 @@ def main(count: str, script: str, *arguments: str) -> int:
     os.write(tell, f"{store.port:5d}".encode() * world)
     code = 0
     while ranks:
-        pid, status = os.wait()
+        pid, status = os.waitpid(-1, 0)
         ranks.discard(pid)
         if status:
             code = 1
