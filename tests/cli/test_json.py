@@ -46,13 +46,13 @@ ARGUMENTS = {
     "plan": ["debug", *TINY, "--flops", "1e9", "--memory", "8"],
     "data inspect": ["data/tiny-char"],
     "verify-resume": ["debug", *TINY, "--steps", "2"],
-    "bench race": ["--recipe", "debug", *TINY],
     "bench sample": ["debug", "-n", "2", "--repeats", "1", "--threads", "1"],
     "doctor": ["--no-compile"],
     "cache clear": ["--yes"],
 }  # fmt: skip
-# They take long; what they print is checked by eye.
+# They take long: their own tests look at what they print, or it is checked by eye.
 SLOW = {
+    "bench race",
     "bench train",
     "bench train --growth",
     "bench startup",
