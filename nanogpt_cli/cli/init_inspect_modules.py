@@ -89,6 +89,22 @@ def _as_gpt(built: Built, init: str) -> inputs.Subject | str:
         return f"measured as it is, because {other.message}"
 
 
+def of_subject(subject: inputs.Subject) -> Built:
+    """A GPT of this package with parts that only its own forward computes, as any module."""
+    from nanogpt_cli.init.drawing import undrawn
+    from nanogpt_cli.init.sources import load
+    from nanogpt_cli.model.gpt import GPT
+    from nanogpt_cli.modules.build import Built
+
+    with undrawn():
+        model = GPT(subject.config)
+    for name, parameter in model.named_parameters():
+        load(subject.source, name, parameter.detach())
+    scheme = subject.scheme
+    drawn = (f"drawn from {scheme.name}: {scheme.formula}",) if scheme else ()
+    return Built(model.eval(), subject.label, notes=(*subject.notes, *drawn))
+
+
 def check_study(study: str) -> None:
     """Refuse a study of schemes on a module that none of them applies to."""
     if study:

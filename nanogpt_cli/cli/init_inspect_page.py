@@ -32,9 +32,8 @@ def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files)
         UserError: something cannot be read or computed, or (after the page is printed) the weights
             contain NaN or infinity.
     """
-    from nanogpt_cli.init import lint, scope
+    from nanogpt_cli.init import lint
 
-    scope.check(subject.config)
     files.check()
     if not ask.theory_only:
         inputs.check_memory(subject.config)

@@ -1,4 +1,4 @@
-"""Which models the streamed inspection and its theory compute: GPT-2's, and no others."""
+"""Which models the streamed measurement computes: those with GPT-2's parts, and no others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from nanogpt_cli.model.config import LAYER_NORM_EPS, GPTConfig
 
 
 def beyond(config: GPTConfig) -> str:
-    """The first key, with its value, that neither inspection nor theory knows; "" if all are known.
+    """The first key, with its value, that the streamed measurement lacks; "" if it has them all.
 
     Any plain activation and SwiGLU in GPT-2's place, and any hidden size, are known.
     """
@@ -24,13 +24,13 @@ def beyond(config: GPTConfig) -> str:
 
 
 def check(config: GPTConfig) -> None:
-    """Refuse a model that is not GPT-2's kind, whose numbers would be those of another model.
+    """Refuse to stream a model with other parts, whose numbers would be those of another model.
 
     Raises:
         UserError: it has another part; the first such key is named.
     """
     if key := beyond(config):
         raise UserError(
-            f"init-inspect computes the parts of GPT-2 only, and this model has model.{key}",
-            "train it: its layers are measured at every statistics step",
+            f"only models with GPT-2's parts are measured here, and this one has model.{key}",
+            "theory alone compares it: leave out --measure",
         )

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nanogpt_cli.init import scope
 from nanogpt_cli.init.backward_theory import Backward
 from nanogpt_cli.init.blueprint import Blueprint, Variances
 from nanogpt_cli.init.forward_theory import Forward
@@ -48,7 +47,6 @@ def expect(
         layer_norm: False leaves every LayerNorm out (an ablation).
         sizes, last, dropout: see ``forward_theory.Forward``.
     """
-    scope.check(config)
     plan = Blueprint.of(config, scheme, layer_norm=layer_norm)
     more: dict[str, Any] = {"sizes": sizes, "last": last, "dropout": dropout}
     return expect_decoder(plan, idx, targets, backward=backward, **more)
