@@ -92,10 +92,7 @@ def test_commands_compute_it(run: Run, command: tuple[str, ...]) -> None:
     ("command", "said"),
     [
         (("export", "mine", "--to", "hf"), "Qwen3 models are not exported yet"),
-        (("init-inspect", "mine.toml"), 'this model has model.norm = "rms"'),
-        (("init-inspect", "mine.toml", "--theory"), 'this model has model.norm = "rms"'),
-        (("init-inspect", "--from", "runs/mine"), 'this model has model.norm = "rms"'),
-        (("init-inspect", "mine.toml", "--compare=normal"), 'model.norm = "rms"'),
+        (("init-inspect", "mine.toml", "--compare=normal", "--measure"), 'model.norm = "rms"'),
         (("recipe", "check", "mine.toml", "--set", "model.n_kv_head=3"), "n_kv_head = 2 would"),
         (("recipe", "check", "mine.toml", "--set", "model.n_embd=6"), 'position = "rope" turns'),
     ],
@@ -107,6 +104,19 @@ def test_what_is_not_computed_is_refused_in_a_line(
     assert done.code == 2, done.out + done.err
     assert said in done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("mine.toml",), ("--from", "runs/mine"), ("mine.toml", "--theory")]
+)
+def test_init_inspect_knows_the_parts(run: Run, arguments: tuple[str, ...]) -> None:
+    done = run("init-inspect", *arguments, "--input", "random", "--tokens", "16", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    assert (found["expected"] is None) == ("--from" in arguments)  # a start, or trained weights
+    shown = found["expected"] or found["measured"]
+    assert len(shown["stream_rms"]) == 3
+    assert shown["loss"] > 0
 
 
 @pytest.mark.parametrize(
