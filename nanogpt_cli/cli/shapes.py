@@ -97,6 +97,15 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "spectral": "with --all, the spectral norm of each matrix and Muon's relative step",
         "verdicts": "level, check and sentence of each verdict",
     },
+    "init-inspect --from": {
+        "module": "label, class, parameters and vocabulary of a module of another architecture",
+        "structure": "channels, blocks, writers, norms, and the role of each part of a parameter",
+        "trained": "whether its weights are trained",
+        "expected": "signals and loss by theory, or null",
+        "unclaimed": "why there is no theory, or what it leaves out",
+        "measured": "signals and loss", "weights": "statistics of each matrix",
+        "verdicts": "level, check and sentence of each verdict",
+    },
     "init-inspect --coord-check": {
         "over": "width or depth", "scales": "the widths or depths", "names": "what was watched",
         "size": "RMS of each by model and step", "change": "RMS of the change since step 0",

@@ -349,7 +349,8 @@ def test_weights_that_are_not_numbers_are_shown_and_refused(module: str, lint: l
     ("factory", "word"),
     [("other", "tells its vocabulary"), ("partial", "no attribute 'c_fc'"),
      ("raises", "no such luck"), ("leaves", "raised GeneratorExit: gone"),
-     ("Unreadable", "raised BaseException: not for you"), ("text", "nn.Module"), ("missing", "has no 'missing'"), ("Model", "needs arguments (config)")],
+     ("Unreadable", "raised BaseException: not for you"), ("text", "nn.Module"),
+     ("missing", "has no 'missing'"), ("Model", "needs arguments (config)")],
 )  # fmt: skip
 def test_a_module_that_is_no_decoder_is_refused(module: str, factory: str, word: str) -> None:
     with pytest.raises(UserError) as caught:
