@@ -86,14 +86,17 @@ def init_inspect(
         typer.Option(
             "--from",
             metavar="WHERE",
-            help="Another model: a run, checkpoint, ckpt.pt, a Hugging Face folder or config.json "
-            "of any architecture, or module:factory of a torch module (runs that code).",
+            help="A run, checkpoint, ckpt.pt, a Hugging Face folder or config.json of any "
+            "architecture, or module:factory of a torch module (runs that code).",
+            rich_help_panel="Other models and data",
         ),
     ] = "",
     structure: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.toml", help="Corrects the structure that --from found in a module."
+            metavar="FILE",
+            help="TOML that corrects the structure found in such a module.",
+            rich_help_panel="Other models and data",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of weights and tokens.")] = 0,
@@ -103,17 +106,16 @@ def init_inspect(
             "--input",
             help="random, a prepared folder or a data set's name; by default a recipe's own data "
             "if they are prepared, else random.",
+            rich_help_panel="Other models and data",
         ),
     ] = "",
     batch: Annotated[int, typer.Option(min=1, help="Sequences.")] = 1,
     length: Annotated[int, typer.Option("--tokens", min=2, help="Tokens per sequence.")] = 256,
     gradients: Annotated[
-        bool, typer.Option("--gradients/--no-gradients", help="Gradients as well.")
+        bool, typer.Option("--gradients/--no-gradients", help="Gradients.")
     ] = True,
-    theory_only: Annotated[
-        bool, typer.Option("--theory", help="Theory only, in about a second.")
-    ] = False,
-    full: Annotated[bool, typer.Option("--all", help="Every tensor, not only classes.")] = False,
+    theory_only: Annotated[bool, typer.Option("--theory", help="Theory only (a second).")] = False,
+    full: Annotated[bool, typer.Option("--all", help="Every tensor.")] = False,
     hist: Annotated[bool, typer.Option("--hist", help="Histograms of activations.")] = False,
     compare: Annotated[
         str, typer.Option(metavar="A,B,…", help="Schemes side by side.", rich_help_panel="Studies")
@@ -135,30 +137,22 @@ def init_inspect(
         ),
     ] = False,
     over: Annotated[
-        str, typer.Option(help="For --coord-check: width, depth", rich_help_panel="Studies")
+        str, typer.Option(help="Check: width, depth", rich_help_panel="Studies")
     ] = "width",
     widths: Annotated[
-        str, typer.Option(help="For --coord-check.", rich_help_panel="Studies")
+        str, typer.Option(help="Checked widths.", rich_help_panel="Studies")
     ] = "64,128,256",
     depths: Annotated[
-        str, typer.Option(help="For --coord-check.", rich_help_panel="Studies")
+        str, typer.Option(help="Checked depths.", rich_help_panel="Studies")
     ] = "2,4,8,16",
     optimizer: Annotated[
-        str, typer.Option(help="For --coord-check: adamw, muon", rich_help_panel="Studies")
+        str, typer.Option(help="Check: adamw, muon", rich_help_panel="Studies")
     ] = "adamw",
     warmup: Annotated[
         bool,
         typer.Option("--warmup", help="Which learning rate needs none.", rich_help_panel="Studies"),
     ] = False,
     list_schemes: Annotated[bool, typer.Option("--list", help="All schemes.")] = False,
-    lint: Annotated[
-        str,
-        typer.Option(
-            "--lint",
-            metavar="[=warn|fail]",
-            help="Exit code 1 on a failed check (✗); with =warn on a warning (!) too.",
-        ),
-    ] = "",
     as_json: Annotated[
         bool, typer.Option("--json", help="One line of JSON.", rich_help_panel="Output")
     ] = False,
@@ -174,6 +168,15 @@ def init_inspect(
     tui: Annotated[
         bool, typer.Option("--tui", help="Open the Layers view.", rich_help_panel="Output")
     ] = False,
+    lint: Annotated[
+        str,
+        typer.Option(
+            "--lint",
+            metavar="[=warn|fail]",
+            help="Exit code 1 on ✗ (=warn: also !).",
+            rich_help_panel="Output",
+        ),
+    ] = "",
 ) -> None:
     """Show how signals and gradients pass through a GPT before its first training step.
 

@@ -220,7 +220,8 @@ def _header(built: Built, sizes: Sizes, anatomy: Watched, tokens: str, seed: int
     grid.add_column()
     kind = type(built.module).__name__
     tied = "tied head" if anatomy.tied else "untied head" if anatomy.head else "no head"
-    about = f"{len(anatomy.blocks)} blocks, {anatomy.width} channels, "
+    n_blocks = len(anatomy.blocks)
+    about = f"{n_blocks} block{'s' if n_blocks != 1 else ''}, {anatomy.width} channels, "
     about += f"vocabulary {sizes.vocab_size}, {tied}"
     grid.add_row("module", console.styled((built.label, "bold cyan"), f": {kind}, {about}"))
     for i, line in enumerate(describe(anatomy)):

@@ -23,6 +23,7 @@ from nanogpt_cli.modules.streaming import places
 BuildAt = Callable[[int], nn.Module]
 # The most parameters of a start that is drawn three times whole, or twice block by block.
 _MOST_WHOLE, _MOST_STREAMED = 200_000_000, 1_500_000_000
+_MOST_OF_ONE = 1 << 26  # entries of its largest parameter: two draws are compared at once
 # Entries that agree in two draws by chance: float32 normals have about 2^24 different values.
 _CHANCE = 1e-3
 
@@ -149,7 +150,8 @@ def start_laws(built: Built, blocks: Sequence[str]) -> list[ParameterLaw] | None
         return None
     size = sum(p.numel() for p in built.module.parameters())
     if size > _MOST_WHOLE:
-        lean = built.fill is not None and size <= _MOST_STREAMED
+        largest = max(p.numel() for p in built.module.parameters())
+        lean = built.fill is not None and size <= _MOST_STREAMED and largest <= _MOST_OF_ONE
         return read_streamed_laws(built, blocks) if lean else None
     if built.fill is None:
         return read_laws(lambda seed: redraw(seed).whole())

@@ -16,7 +16,7 @@ from nanogpt_cli.init.blueprint import Blueprint, Variances
 from nanogpt_cli.modules.anatomy import Part
 
 Parts = Mapping[str, Part]
-_ROWS = 4096
+_AT_ONCE = 1 << 22  # values
 NORM_NAMES = ("norm_1", "norm_2", "after_1", "after_2", "q_norm", "k_norm")
 
 
@@ -80,7 +80,8 @@ class Plan:
         if name == "final" or name in NORM_NAMES:
             values = values + self.offset
         total = 0.0
-        for rows in torch.split(values, _ROWS):  # a copy in float64 of a whole table could be large
+        rows_at_once = max(1, _AT_ONCE * len(values) // max(1, values.numel()))
+        for rows in torch.split(values, rows_at_once):  # each is copied to float64
             total += float(torch.linalg.vector_norm(rows, dtype=torch.float64)) ** 2
         return total / max(1, values.numel())
 

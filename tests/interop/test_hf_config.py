@@ -24,6 +24,8 @@ def test_missing_and_renamed_keys_are_those_of_transformers() -> None:
         "n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 1024, "vocab_size": 50257,
         "dropout": 0.1, "bias": True, "activation": "gelu_tanh", "tied": True,
         "multipliers": {"embedding": 1.0, "residual": 1.0, "attention": None, "output": 1.0},
+        "norm": "layer", "norm_eps": 1e-5, "position": "learned", "rope_theta": 10000.0,
+        "qk_norm": False, "n_kv_head": 0, "hidden": 0,
     }  # fmt: skip
 
 

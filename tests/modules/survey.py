@@ -130,7 +130,7 @@ def main(chosen: list[str]) -> None:
         except EOFError:
             found = {"failed": "the process ended"}
         process.kill()
-        process.join()
+        process.join(timeout=SECONDS)
         name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
         line = {"type": model_type, "class": name} | found
         sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")

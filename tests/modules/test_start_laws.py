@@ -156,8 +156,8 @@ def test_a_second_draw_is_reported_with_the_first() -> None:
     found = topics(Twice)
     assert found.keys() == {"doubly-initialised", "depth-factor"}
     text = found["doubly-initialised"]
-    assert text.startswith("h.*.proj.weight (3): drawn as normal(0, 0.02) in test_laws.py")
-    assert "normal(0, 0.008165) in test_laws.py:scale, which stays" in text
+    assert text.startswith("h.*.proj.weight (3): drawn as normal(0, 0.02) in test_start_laws.py")
+    assert "normal(0, 0.008165) in test_start_laws.py:scale, which stays" in text
     assert found["depth-factor"] == "h.*.proj.weight: std has the depth factor 1/√(2L)"
 
 
