@@ -21,7 +21,7 @@ from nanogpt_cli.modules.blocks import likely_blocks
 from nanogpt_cli.modules.blueprint import plan_of
 from nanogpt_cli.modules.build import Built
 from nanogpt_cli.modules.gradients import stream_gradients
-from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained
+from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained, nearest_scheme
 from nanogpt_cli.modules.measure import class_norms, observer, signals_of
 from nanogpt_cli.modules.override import Override
 from nanogpt_cli.modules.reference import TOLERANCE, agrees
@@ -71,6 +71,7 @@ class ModuleInspection:
         ungraded: why there are no gradients; empty if there are, or none were wanted.
         verdicts: on the forward pass, the weights and the signals.
         trained: whether the weights are trained.
+        scheme: the known scheme that a start follows, as ``gpt2 × 0.5``; empty if none is near.
     """
 
     found: Inspection
@@ -79,6 +80,7 @@ class ModuleInspection:
     ungraded: str
     verdicts: list[Verdict]
     trained: bool
+    scheme: str
 
 
 def sizes_of(module: nn.Module, width: int = 0) -> Sizes:
@@ -166,7 +168,8 @@ def inspect(
             signals, sizes, expected, head=anatomy.head, known=expected is not None
         )
     found = Inspection(signals, seen.tensors)
-    return ModuleInspection(found, expected, unclaimed, ungraded, verdicts, trained)
+    scheme = "" if trained else nearest_scheme(seen.sketches, tied=anatomy.tied)
+    return ModuleInspection(found, expected, unclaimed, ungraded, verdicts, trained, scheme)
 
 
 def judge_weights(module: nn.Module, *, trained: bool | None = None) -> tuple[list[Verdict], bool]:
