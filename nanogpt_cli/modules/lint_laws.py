@@ -29,10 +29,12 @@ def on_laws(sketches: list[Sketch], shape: Shape, fused: int = 3) -> Iterator[Ve
     yield from known.values()
     yield from on_zeros(sketches)
     alive = {r: g for r, g in roles.items() if any(s.std > 0 for s in g)}
-    half = dict(_half_scaled(alive, shape))
-    yield from half.values()
+    half = list(_half_scaled(alive, shape))
+    yield from half
     best = nearest(roles, shape)
-    yield from on_fit(best, roles, shape, skip={*known, *half}, fused=fused)
+    yield from on_fit(
+        best, roles, shape, skip={*known, *(PROJECTIONS if half else ())}, fused=fused
+    )
     yield from _uncut(alive)
     yield from _uniform_bound(alive)
 
@@ -68,8 +70,8 @@ def on_zeros(sketches: list[Sketch]) -> Iterator[Verdict]:
             yield Verdict(WARN if role == "lm_head" else FAIL, "zero", text, 0.0)
 
 
-def _half_scaled(roles: dict[str, list[Sketch]], shape: Shape) -> Iterator[tuple[str, Verdict]]:
-    """A residual projection without GPT-2's depth factor, which the other one has; by role."""
+def _half_scaled(roles: dict[str, list[Sketch]], shape: Shape) -> Iterator[Verdict]:
+    """A residual projection without GPT-2's depth factor, which the other one has."""
     if not {*PROJECTIONS, "v", "fc"} <= roles.keys() or shape.L < 2:
         return
     std = {role: typical(roles[role]) for role in roles}
@@ -86,7 +88,7 @@ def _half_scaled(roles: dict[str, list[Sketch]], shape: Shape) -> Iterator[tuple
                 f"{role} has the plain std {std[role]:.3g} and only {other} the depth factor "
                 f"1/√(2L): both are added to the residual stream; scale both"
             )
-            yield role, Verdict(WARN, "half-scaled", text, std[role] / std[other])
+            yield Verdict(WARN, "half-scaled", text, std[role] / std[other])
 
 
 def _uncut(roles: dict[str, list[Sketch]]) -> Iterator[Verdict]:

@@ -105,11 +105,11 @@ def _law(scheme: Scheme, s: Sketch, shape: Shape) -> Law:
 
 
 def _off_roles(ratio: dict[str, float], roles: dict[str, list[Sketch]]) -> tuple[str, ...]:
-    return tuple(
-        role
-        for role, r in ratio.items()
-        if not (0 < r < math.inf) or abs(math.log(r)) > CLOSE + tolerance(roles[role])
-    )
+    def off(role: str, r: float) -> bool:
+        room = math.hypot(CLOSE, tolerance(roles[role]))
+        return not (0 < r < math.inf) or abs(math.log(r)) > room
+
+    return tuple(role for role, r in ratio.items() if off(role, r))
 
 
 def on_fit(
@@ -140,7 +140,8 @@ def on_fit(
     if not 1 / _MAX_FACTOR < fit.factor < _MAX_FACTOR:
         text = f"every matrix is {fit.factor:.3g} times as large as {fit.scheme.name} has it"
         yield Verdict(WARN, "scale", f"{text}: is a unit or a factor wrong?", fit.factor)
-    yield from _remarks(fit, shape)
+    if not skip.issuperset(PROJECTIONS):
+        yield from _remarks(fit, shape)
     for role in fit.off:
         r = fit.ratio[role]
         if role in skip or not 0 < r < math.inf or typical(roles[role]) == 0:
@@ -169,7 +170,8 @@ def _off_shape(fit: Fit, roles: dict[str, list[Sketch]], shape: Shape) -> Iterat
         n = min(s.samples for s in group)
         kurtosis = median(s.kurtosis for s in group)
         scatter = 0.05 + _KURTOSIS_ERRORS * math.sqrt(24 / n)
-        if law.kind == "orthogonal" or n < _KURTOSIS_VALUES:
+        few = any(s.grid == "int8" for s in group)  # levels, which are another finding
+        if law.kind == "orthogonal" or n < _KURTOSIS_VALUES or few:
             continue
         if abs(kurtosis - law.kurtosis) > scatter:
             odd.append((role, kurtosis, law))
