@@ -96,7 +96,7 @@ def _uncut(roles: dict[str, list[Sketch]]) -> Iterator[Verdict]:
 
     torch's trunc_normal_ takes absolute bounds: its default of ±2 is 100σ at std 0.02.
     """
-    kept: list[tuple[float, float, str]] = []
+    cuts: dict[str, tuple[float, float]] = {}
     for role, group in roles.items():
         live = [s for s in group if s.std > 0]
         furthest = max(s.reach / s.std for s in live)
@@ -104,18 +104,19 @@ def _uncut(roles: dict[str, list[Sketch]]) -> Iterator[Verdict]:
         rate = -sum(s.size for s in live) * math.log(max(1e-300, math.erf(furthest / math.sqrt(2))))
         found = cut_of(furthest)
         if found and rate > chance.limit(len(roles)) and median(s.kurtosis for s in live) < 2.95:
-            kept.append((found[0], typical(live) / found[1], role))
-    for role in [role for role in roles if role in MATRICES]:
-        reach, std = max(s.reach for s in roles[role]), typical(roles[role])
-        for cut, sigma, other in kept:
-            if reach > 1.1 * cut * sigma and same(std, sigma):
+            cuts[role] = found
+    kept = [(s, *cut) for role, cut in cuts.items() for s in roles[role] if s.std > 0]
+    for s in [s for role in roles if role in MATRICES and role not in cuts for s in roles[role]]:
+        for other, cut, true_std in kept:
+            sigma = other.std / true_std
+            if s.reach > 1.1 * cut * sigma and same(s.std, sigma):
                 text = (
-                    f"{role} reaches {reach / sigma:.1f}σ, but {other} is cut at ±{cut:g}σ: the "
-                    "bounds of its law have no effect; trunc_normal_ takes them in the weights' "
-                    "unit, not in σ"
+                    f"{s.part.role} reaches {s.reach / sigma:.1f}σ ({s.key}), but {other.part.role}"
+                    f" is cut at ±{cut:g}σ: the bounds of its law have no effect; trunc_normal_ "
+                    "takes them in the unit of the weights, not in σ"
                 )
-                yield Verdict(WARN, "truncation", text, reach / sigma)
-                break
+                yield Verdict(WARN, "truncation", text, s.reach / sigma)
+                return
 
 
 def _uniform_bound(roles: dict[str, list[Sketch]]) -> Iterator[Verdict]:

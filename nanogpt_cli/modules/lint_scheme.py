@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
@@ -16,6 +17,8 @@ from nanogpt_cli.schemes.laws import Law
 
 # Configurations set the std of all matrices themselves: from 0.006 (DeepSeek) to 0.05 of 0.02.
 _MAX_FACTOR = 5.0
+# Of a std that follows the width, Kaiming's √(2/d) is 2.2 times the smallest, that of ``gpt2-w``.
+_MAX_FACTOR_OF_WIDTH = 3.0
 # Standard errors √(24/n) of the kurtosis of n normal values that chance does not exceed, and the
 # smallest such n: at 4,096 values, skewness √(216/n) and excess 540/n of the estimate move a
 # probability of 1e-9 from 6 to 8 of them (Cornish & Fisher). Laws without tails scatter less.
@@ -137,7 +140,8 @@ def on_fit(
         return
     about = f"nearest scheme: {fit.name} ({fit.scheme.about})"
     yield Verdict(OK, "nearest", about, fit.factor)
-    if not 1 / _MAX_FACTOR < fit.factor < _MAX_FACTOR:
+    wide = re.search(r"\b(d|fan_in|fan_out)\b", fit.scheme.rules["q"].formula)
+    if not 1 / _MAX_FACTOR < fit.factor < (_MAX_FACTOR_OF_WIDTH if wide else _MAX_FACTOR):
         text = f"every matrix is {fit.factor:.3g} times as large as {fit.scheme.name} has it"
         yield Verdict(WARN, "scale", f"{text}: is a unit or a factor wrong?", fit.factor)
     if not skip.issuperset(PROJECTIONS):
