@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,6 @@ from nanogpt_cli.init import detect, lint, lint_signals
 from nanogpt_cli.init.drawing import build, configure
 from nanogpt_cli.init.inspect import measure
 from nanogpt_cli.init.lint import Verdict
-from nanogpt_cli.init.nearest import nearest_scheme
 from nanogpt_cli.init.sources import Drawn, Stored
 from nanogpt_cli.init.tensor_stats import by_class
 from nanogpt_cli.init.theory import expect, random_tokens
@@ -22,16 +20,14 @@ from nanogpt_cli.model.gpt import GPT, GPTConfig
 CONFIG = GPTConfig(6, 2, 128, 32, 1000, 0.0, False, "gelu")
 
 
-def foreign(model: GPT, scheme: str = "") -> list[Verdict]:
-    """Lint a model as ``--from`` does, with or without a declared scheme."""
-    declared = schemes.get(scheme) if scheme else None
+def judged(model: GPT, scheme: str) -> list[Verdict]:
+    """Lint a model by the scheme that it is declared to follow."""
+    declared = schemes.get(scheme)
     source = Stored(model.config, dict(model.named_parameters()).__getitem__, declared)
     idx, targets = random_tokens(model.config, 1, 16, seed=0)
     found = measure(source, idx, targets, backward=False)
     signals = lint_signals.on_signals(found.signals, model.config)
-    if declared is not None:
-        return lint.on_scheme(declared, by_class(found.tensors)) + signals
-    return detect.lint_foreign(found.tensors, model.config) + signals
+    return lint.on_scheme(declared, by_class(found.tensors)) + signals
 
 
 def topics(verdicts: list[Verdict]) -> set[str]:
@@ -49,14 +45,12 @@ def test_ten_percent_in_one_class_is_found_and_named(kind: str, factor: float) -
     rule = gpt2.rules[kind]
     changed = schemes.parse_custom({kind: f"{rule.kind}({factor} * ({rule.formula}))"})
     model = build(CONFIG, changed, 0)
-    declared = [v for v in foreign(model, "gpt2") if v.topic == "law"]
+    declared = [v for v in judged(model, "gpt2") if v.topic == "law"]
     assert len(declared) == 1
     assert declared[0].severity == lint.FAIL
     assert kind in declared[0].text
     std = 0.02 / math.sqrt(12) if kind.endswith("proj") else 0.02
     assert declared[0].value == pytest.approx(factor * std, rel=0.02)
-    unknown = [v for v in foreign(model) if v.topic == "differs"]
-    assert [v.text.partition(":")[0] for v in unknown] == [kind]
 
 
 def test_a_few_values_beyond_the_cut_are_enough() -> None:
@@ -67,22 +61,20 @@ def test_a_few_values_beyond_the_cut_are_enough() -> None:
     with torch.no_grad():
         for p in each(model, "c_fc.weight"):
             torch.nn.init.trunc_normal_(p, std=0.02)
-    (found,) = [v for v in foreign(model, "full-megatron") if v.topic == "law"]
+    (found,) = [v for v in judged(model, "full-megatron") if v.topic == "law"]
     assert "the law is cut at" in found.text
 
 
 def test_bounds_that_never_cut() -> None:
     """torch's trunc_normal_ has absolute bounds: at std 0.02 the default ±2 is 100 σ away."""
     model = build(CONFIG, schemes.get("full-megatron"), 0)
-    assert not topics(foreign(model, "full-megatron"))
+    assert not topics(judged(model, "full-megatron"))
     torch.manual_seed(0)
     with torch.no_grad():
         for p in each(model, "c_fc.weight"):
             torch.nn.init.trunc_normal_(p, std=0.02)
-    (found,) = [v for v in foreign(model, "full-megatron") if v.topic == "law"]
+    (found,) = [v for v in judged(model, "full-megatron") if v.topic == "law"]
     assert found.text.startswith("fc")
-    (unknown,) = [v for v in foreign(model) if v.topic == "truncation"]
-    assert unknown.text.startswith("fc reaches")
     declared = schemes.parse_custom({"fc": "truncated(0.02, 100)"})
     assert topics(lint.on_scheme(declared)) == {"truncation"}
 
@@ -93,7 +85,7 @@ def test_a_wrong_shape_of_distribution_is_found() -> None:
     with torch.no_grad():
         for p in each(model, "c_fc.weight"):
             p.uniform_(-0.02 * 3**0.5, 0.02 * 3**0.5)
-    (found,) = [v for v in foreign(model, "normal") if v.topic == "law"]
+    (found,) = [v for v in judged(model, "normal") if v.topic == "law"]
     assert "kurtosis 1.8" in found.text
 
 
@@ -186,5 +178,3 @@ def test_laws_are_named_from_moments(name: str, pattern: str) -> None:
     tensors = {t.key: t for t in measure(source, idx, targets).tensors}
     law = detect.guess_law(tensors["transformer.h.0.mlp.c_fc.weight"], CONFIG.n_layer)
     assert re.fullmatch(pattern + ".*", law)
-
-
