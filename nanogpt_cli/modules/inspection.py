@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -94,6 +95,16 @@ def sizes_of(module: nn.Module, width: int = 0) -> Sizes:
     )
 
 
+def _tolerance(module: nn.Module, anatomy: Anatomy) -> float:
+    """The difference of logits that rounding explains, as a share of the largest.
+
+    About ten operators of a block round in the format of the weights, each on its own.
+    """
+    formats = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    eps = max((torch.finfo(dtype).eps for dtype in formats), default=0.0)
+    return max(TOLERANCE, eps * math.sqrt(10 * max(1, len(anatomy.blocks))))
+
+
 def _stated(module: nn.Module, names: Sequence[str]) -> int:
     config = getattr(module, "config", None)
     for owner in (config, getattr(config, "text_config", None)):
@@ -154,7 +165,9 @@ def inspect(
     trained = looks_trained(seen.sketches)
     verdicts = lint(seen.sketches, tied=anatomy.tied, trained=trained)
     expected, unclaimed = None, seen.unclaimed
-    if seen.witness is not None and not (apart := seen.difference(logits)) <= TOLERANCE:
+    if seen.witness is not None and not (apart := seen.difference(logits)) <= _tolerance(
+        built.module, anatomy
+    ):
         unclaimed = "its own code computes something else than the model it is named after"
         verdicts.append(forward_mismatch(apart))
     if trained:

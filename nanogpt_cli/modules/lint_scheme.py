@@ -19,6 +19,9 @@ from nanogpt_cli.schemes.laws import Law
 _MAX_FACTOR = 5.0
 # Of a std that follows the width, Kaiming's √(2/d) is 2.2 times the smallest, that of ``gpt2-w``.
 _MAX_FACTOR_OF_WIDTH = 3.0
+_UNKNOWN = "drawn by another law than the other roles"
+# A table of so many times the scheme's std (its logarithm) has a scale of its own, by choice.
+_OWN = math.log(2)
 # Standard errors √(24/n) of the kurtosis of n normal values that chance does not exceed, and the
 # smallest such n: at 4,096 values, skewness √(216/n) and excess 540/n of the estimate move a
 # probability of 1e-9 from 6 to 8 of them (Cornish & Fisher). Laws without tails scatter less.
@@ -152,11 +155,16 @@ def on_fit(
             continue
         std = typical(roles[role])
         topic, why = _cause(role, roles[role], r, shape, fused)
+        choice = _choice(fit, role, roles[role], r, shape)
+        severity = (
+            NOTE
+            if choice or (role in TABLES and why == _UNKNOWN and abs(math.log(r)) > _OWN)
+            else WARN
+        )
         text = (
             f"{role}: std {std:.3g} is {r:.3g} times the {std / r:.3g} of {fit.name} "
-            f"({roles[role][0].key}): {why}"
+            f"({roles[role][0].key}): {choice or why}"
         )
-        severity = WARN
         if role == "wte" and shape.tied and std > 0.5:
             severity = FAIL
             text += "; it is tied to the head, and so large a head copies its input"
@@ -206,6 +214,22 @@ def _remarks(fit: Fit, shape: Shape) -> Iterator[Verdict]:
         yield Verdict(NOTE, "depth-factor", text)
 
 
+def _choice(fit: Fit, role: str, group: list[Sketch], r: float, shape: Shape) -> str:
+    """Why a std that is not the scheme's is a choice and no mistake; empty if nothing tells."""
+    s, std, near = group[0], typical(group), CLOSE + tolerance(group)
+    fan_in = s.shape[1]
+    if fit.scheme.name.startswith("pytorch") and role in ("q", "k", "v"):
+        if same(std, math.sqrt(2 / (4 * fan_in)), near):
+            return "torch's own default for nn.MultiheadAttention, Xavier's law of the fused matrix"
+    elif role == "lm_head":
+        law = fit.scheme.law("q", shape.values(s))
+        if same(std, fit.factor * law.true_std(*s.shape), near):
+            return "the head is drawn as the matrices of the blocks are"
+    elif role not in TABLES and fan_in != shape.d and same(r, math.sqrt(shape.d / fan_in), near):
+        return "it follows its fan-in, where the scheme follows the width"
+    return ""
+
+
 def _cause(
     role: str, group: list[Sketch], r: float, shape: Shape, fused: int
 ) -> tuple[str, str]:  # fmt: skip
@@ -248,4 +272,4 @@ def _cause(
             return topic, why
     if role in ("q", "k") and r > 1.5:
         return "hot", "attention starts sharper than the other matrices suggest"
-    return "law", "drawn by another law than the other roles"
+    return "law", _UNKNOWN
