@@ -1,7 +1,7 @@
 # `make check` is the one check: format, lint, strict types, tests.
 PYTHON ?= python
 
-.PHONY: check format lint types test test-portable help
+.PHONY: check format lint types test test-slow test-portable help
 
 check: lint types test  ## everything a change must pass
 
@@ -23,7 +23,10 @@ types:  ## strict types
 test:  ## the suite
 	$(PYTHON) -m pytest
 
+test-slow:  ## long series of what the suite shows once
+	$(PYTHON) -m pytest -m slow
+
 # PyTorch and MKL add in another order on each kind of processor; a tolerance must hold on all.
 test-portable:  ## the numeric tests as AVX2 and as plain SSE compute them
-	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(PYTHON) -m pytest -m numeric tests/machine tests/model tests/init tests/sampling tests/training
-	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(PYTHON) -m pytest -m numeric tests/machine tests/model tests/init tests/sampling tests/training
+	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(PYTHON) -m pytest -m numeric tests/machine tests/model tests/init tests/modules tests/sampling tests/training
+	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(PYTHON) -m pytest -m numeric tests/machine tests/model tests/init tests/modules tests/sampling tests/training

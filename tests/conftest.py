@@ -1,4 +1,7 @@
-"""Every test has a cache folder of its own; fetched assets are shared by the whole session."""
+"""Every test has a cache folder of its own; fetched assets are shared by the whole session.
+
+What is named by its folders, or not at all, is divided among processes, one a core.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,11 @@ from hypothesis import settings
 
 # As the program itself does: OpenMP threads must not spin. Read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Where each core has a process, threads of several only wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from nanogpt_cli import assets, places
+from nanogpt_cli import assets, files, places
 
 # A shell that starts the suite in the background ignores Ctrl-C for it, and `nohup` the end of the
 # terminal. Programs inherit what is ignored, and those which the tests signal would never stop.
@@ -36,6 +42,17 @@ for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH", "NO_COLOR", "FORCE_COLOR", "P
 settings.register_profile("patient", deadline=None)
 settings.register_profile("same", deadline=None, derandomize=True)
 settings.load_profile("same" if os.environ.get("CI") else "patient")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Files, single tests and what is to be seen as it is printed run in this process (``-n 0``).
+
+    Others are worth their start only where there is more to do, and a debugger needs this one. So
+    does ``tests/gpu``, whose tests need the GPU to themselves.
+    """
+    paths = [Path(name) for name in config.args]
+    some = any("::" in path.name or path.is_file() or path.name == "gpu" for path in paths)
+    return 0 if some or config.option.capture == "no" else None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,12 +81,16 @@ def no_program_outlives_its_test() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def session_asset(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """``session_asset(name)``: an asset fetched at most once a session; do not write to it."""
-    home = tmp_path_factory.mktemp("session-home")
+    base = tmp_path_factory.getbasetemp()
+    # The folders of processes that share the work lie beside each other.
+    home = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "session-home"
+    home.mkdir(exist_ok=True)
 
     def get(name: str) -> Path:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("NANOGPT_HOME", str(home))
-            return assets.fetch(name)
+            with files.locked(home / "lock", lambda: None):
+                return assets.fetch(name)
 
     return get
 

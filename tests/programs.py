@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, AnyStr
 
 import pytest
@@ -23,6 +25,12 @@ def nanogpt(*words: str) -> int:
             cli.main()
     assert ended.value.code is None or isinstance(ended.value.code, int)
     return ended.value.code or 0
+
+
+def as_ranks(count: int, script: str | Path, *arguments: str | Path) -> list[str]:
+    """A command that runs a script as so many ranks of one job, without PyTorch's launcher."""
+    ranks = Path(__file__).with_name("forked_ranks.py")
+    return [sys.executable, *map(str, (ranks, count, script, *arguments))]
 
 
 def start(command: list[str], **settings: Any) -> subprocess.Popen[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 import shlex
@@ -81,11 +82,17 @@ def named(text: str) -> list[str]:
     return [re.sub(r"\[[A-Z]+\]", "", code) for code in re.findall(r"`(nanogpt [^`\n]*)`", prose)]
 
 
+@functools.cache
+def loaded(name: str) -> Any:
+    """A command; the texts name each a hundred times, and making one takes a tenth of a second."""
+    return lazy.load(name)
+
+
 def parsed(line: str) -> tuple[Any, list[str]]:
     """The command that a line runs, and the arguments it is given."""
     words = shlex.split(line)
     assert words[1] in lazy.TABLE, line
-    command: Any = lazy.load(words[1])
+    command = loaded(words[1])
     rest = words[2:]
     while rest and rest[0] in getattr(command, "commands", {}):
         command, rest = command.commands[rest[0]], rest[1:]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import programs
 import pytest
@@ -60,3 +61,23 @@ def test_a_program_ends_with_its_test() -> None:
     assert process.stdout.readline() == "here\n"
     programs.end_all()
     assert process.poll() is not None
+
+
+@pytest.mark.parametrize(
+    ("named", "capture", "divided"),
+    [
+        ([TESTS], "fd", True),
+        ([TESTS / "text", TESTS / "run"], "fd", True),
+        ([TESTS / "run", __file__], "fd", False),
+        ([f"{TESTS / 'run'}::test_that"], "fd", False),
+        ([TESTS / "gpu"], "fd", False),
+        ([TESTS], "no", False),
+    ],
+)
+def test_folders_are_divided_among_processes_and_files_are_not(
+    named: list[Path | str], capture: str, divided: bool, pytestconfig: pytest.Config
+) -> None:
+    option = SimpleNamespace(capture=capture, numprocesses="auto")
+    asked = SimpleNamespace(args=[str(name) for name in named], option=option)
+    count = pytestconfig.hook.pytest_xdist_auto_num_workers(config=asked)
+    assert (count > 0) == divided

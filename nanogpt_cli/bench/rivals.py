@@ -27,10 +27,12 @@ def nanogpt(folder: Path, model: GPT, sampling: Sampling) -> Rival:
     """
     import torch
 
+    from nanogpt_cli.model import homes
+
     theirs = _import(folder / "model.py" if folder.is_dir() else folder)
     config = model.config
     names = ("n_layer", "n_head", "n_embd", "block_size", "vocab_size", "bias", "dropout")
-    if config.activation != "gelu" or not config.tied:
+    if homes.home(config) != "gpt2" or config.activation != "gelu" or not config.tied:
         raise UserError(
             "nanoGPT has no model of this architecture", "it needs gelu and a tied head"
         )

@@ -165,9 +165,12 @@ def _ceiling(chosen: Device) -> float:
 
 
 def _check(recipe: Recipe, against: Path | None) -> None:
+    from nanogpt_cli.model import homes
+
     if not hasattr(signal, "SIGSTOP"):
         raise UserError("bench train stops and continues processes, which this system cannot do")
-    plain = recipe.model.activation == "gelu" and recipe.model.tied
+    model = recipe.model
+    plain = homes.home(model) == "gpt2" and model.activation == "gelu" and model.tied
     if against is not None and not plain:
         raise UserError(
             "nanoGPT has no model of this architecture", "it needs gelu and a tied head"

@@ -205,6 +205,8 @@ def init_inspect(
         subject, tokenizer = found, "gpt2"
     else:
         subject, tokenizer = inputs.subject(recipe, preset, sets or [], options, seed, data)
+    from nanogpt_cli.init.scope import beyond
+
     ask = replace(ask, data=data or subject.data)
     if compare or ablate:
         studies.side_by_side(subject, ask, tokenizer, compare, ablate, measure)
@@ -215,6 +217,8 @@ def init_inspect(
         steps.coordinates(subject, over, scales, optimizer, seed, as_json, bool(lint))
     elif warmup:
         steps.warmup(subject, ask, tokenizer, bool(lint))
+    elif beyond(subject.config) and not theory_only:
+        _end(modules.inspect(modules.of_subject(subject), ask, None, files), lint)
     else:
         _end(page.inspect(subject, ask, tokenizer, files), lint)
     name = subject.scheme.name if subject.scheme else "custom"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +55,7 @@ def open_origin(
 
     with console.stdout_kept():
         built = build(origin, seed)
+    with _theirs(built):
         found = None if structure else _as_gpt(built, init)
     if isinstance(found, inputs.Subject):
         return found
@@ -89,6 +92,22 @@ def _as_gpt(built: Built, init: str) -> inputs.Subject | str:
         return f"measured as it is, because {other.message}"
 
 
+def of_subject(subject: inputs.Subject) -> Built:
+    """A GPT of this package with parts that only its own forward computes, as any module."""
+    from nanogpt_cli.init.drawing import undrawn
+    from nanogpt_cli.init.sources import load
+    from nanogpt_cli.model.gpt import GPT
+    from nanogpt_cli.modules.build import Built
+
+    with undrawn():
+        model = GPT(subject.config)
+    for name, parameter in model.named_parameters():
+        load(subject.source, name, parameter.detach())
+    scheme = subject.scheme
+    drawn = (f"drawn from {scheme.name}: {scheme.formula}",) if scheme else ()
+    return Built(model.eval(), subject.label, notes=(*subject.notes, *drawn))
+
+
 def check_study(study: str) -> None:
     """Refuse a study of schemes on a module that none of them applies to."""
     if study:
@@ -118,11 +137,11 @@ def inspect(built: Built, ask: InspectOptions, structure: Path | None, files: Fi
             "give the module a config with vocab_size",
         )
     ids, targets, label = _tokens(sizes, ask)
-    with console.stdout_kept(), naming(built.label):
+    with _theirs(built):
         anatomy = watch(built, ids, given)
     if not ask.as_json:
         _header(built, sizes, anatomy, label, ask.seed)
-    with console.stdout_kept(), console.progress_bar("measuring") as report, naming(built.label):
+    with _theirs(built), console.progress_bar("measuring") as report:
         result = measure(built, anatomy, ids, targets, backward=ask.gradients, progress=report)
         laws = _laws(built, anatomy)
     verdicts = [*result.verdicts, *laws]
@@ -160,6 +179,19 @@ class Page:
     def parameters(self) -> int:
         """Number of parameters, tied ones once."""
         return sum(p.numel() for p in self.built.module.parameters())
+
+
+@contextmanager
+def _theirs(built: Built) -> Iterator[None]:
+    """Context for whatever runs the module's code: its prints go to stderr, its errors are named.
+
+    An error of ours that its structure provokes is reported in the same way.
+    """
+    from nanogpt_cli.modules.user_code import guarded
+
+    failed = f"{built.label} cannot be inspected: it raised "
+    with console.stdout_kept(), guarded(failed), naming(built.label):
+        yield
 
 
 def _tokens(sizes: Sizes, ask: InspectOptions) -> tuple[Tensor, Tensor, str]:

@@ -52,6 +52,7 @@ def plan(
 
     from nanogpt_cli.machine import device as devices
     from nanogpt_cli.machine import gpus
+    from nanogpt_cli.model import homes
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.recipe import shares
     from nanogpt_cli.training import plan as core
@@ -84,9 +85,11 @@ def plan(
         found = replace(found, flops_per_second=rate, seconds=seconds)
     if as_json:
         estimate = asdict(guess) if guess else None
-        console.emit_json({"recipe": recipe, **found.to_json(), "estimate": estimate})
+        facts = {"recipe": recipe, "home": homes.home(config), **found.to_json()}
+        console.emit_json({**facts, "estimate": estimate})
     else:
         free = "" if room else " free"
+        typer.echo(f"{'architecture':24}{homes.describe(config)}")
         _show(found, device.name, device.precision, free, ", estimated" if guess else "")
         if guess:
             _show_estimate(guess)

@@ -65,6 +65,7 @@ def check(
     as_json: options.AsJson = False,
 ) -> None:
     """Check whether train would accept a recipe; if not, list every reason (exit code 2)."""
+    from nanogpt_cli.model import homes
     from nanogpt_cli.recipe import files as recipe_files
 
     loaded = recipe_files.load(recipe, sets or [])
@@ -73,10 +74,12 @@ def check(
     jobs.check_processes(loaded.recipe, asked)
     notes = [*loaded.notes, *jobs.check_data(loaded.recipe, processes)]
     if as_json:
-        facts = {"keys_set": sorted(loaded.origins), "notes": notes}
+        keys = sorted(loaded.origins)
+        facts = {"keys_set": keys, "home": homes.home(loaded.recipe.model), "notes": notes}
         console.emit_json({"recipe": recipe, "valid": True, **facts})
     else:
         typer.echo(f"{recipe} is valid: {len(loaded.origins)} keys set, the rest are defaults")
+        typer.echo(f"architecture: {homes.describe(loaded.recipe.model)}")
         for note in notes:
             console.say(note)
     console.next_command(shell.command(*asked.words()))

@@ -97,6 +97,15 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "spectral": "with --all, the spectral norm of each matrix and Muon's relative step",
         "verdicts": "level, check and sentence of each verdict",
     },
+    "init-inspect --from": {
+        "module": "label, class, parameters and vocabulary of a module of another architecture",
+        "structure": "channels, blocks, writers, norms, and the role of each part of a parameter",
+        "trained": "whether its weights are trained",
+        "expected": "signals and loss by theory, or null",
+        "unclaimed": "why there is no theory, or what it leaves out",
+        "measured": "signals and loss", "weights": "statistics of each matrix",
+        "verdicts": "level, check and sentence of each verdict",
+    },
     "init-inspect --coord-check": {
         "over": "width or depth", "scales": "the widths or depths", "names": "what was watched",
         "size": "RMS of each by model and step", "change": "RMS of the change since step 0",
@@ -142,7 +151,9 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
     },
     "recipe check": {
         "recipe": "the recipe as it was asked for", "valid": "true",
-        "keys_set": "keys that the recipe sets", "notes": "remarks as sentences",
+        "keys_set": "keys that the recipe sets",
+        "home": "gpt2, llama, qwen2 or qwen3, whose files hold the model exactly; else null",
+        "notes": "remarks as sentences",
     },
     "recipe diff": {
         "recipes": "names of the two recipes",
@@ -157,7 +168,9 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "notes": "settings that have no equivalent", "next": "the command that trains it",
     },
     "plan": {
-        "recipe": "the recipe as it was asked for", "parameters": "number of parameters",
+        "recipe": "the recipe as it was asked for",
+        "home": "gpt2, llama, qwen2 or qwen3, whose files hold the model exactly; else null",
+        "parameters": "number of parameters",
         "flops_per_token": "FLOPs to train on one token",
         "tokens_per_step": "tokens in a step, of all processes",
         "tokens": "tokens in the whole run", "epochs": "passes over the data",

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nanogpt_cli.init.drawing import matrices_of
-from nanogpt_cli.model.gpt import LAYER_NORM_EPS, GPTConfig
+from nanogpt_cli.model.config import GPTConfig
+from nanogpt_cli.model.parameters import layer_of, shapes, tensor_class
 from nanogpt_cli.schemes import Scheme
 
 # Where normalisation stands: before each branch; after each branch, before the addition; both; or
@@ -51,37 +52,41 @@ class Variances:
 
     @classmethod
     def of(cls, config: GPTConfig, scheme: Scheme, layer: int) -> Variances:
-        """Compute them from the laws of block ``layer``."""
+        """Compute them from the laws of block ``layer`` of our GPT."""
+        found: dict[str, float] = {}
+        for name in shapes(config):
+            if layer_of(name) != layer:
+                continue
+            module, _, leaf = name.partition(f".{layer}.")[2].rpartition(".")
+            for spec in matrices_of(name, config, scheme):
+                found |= dict.fromkeys(
+                    _moments_in(module, leaf, spec.tensor_class), spec.std**2 + spec.law.mean**2
+                )
+        found.setdefault("gate", found["fc"])  # GPT-2's naming has both in one parameter
+        found.setdefault("bias_gate", found.get("bias_fc", 0.0))
+        return cls(**found)
 
-        def second(name: str) -> list[float]:
-            full = f"transformer.h.{layer}.{name}"
-            return [p.std**2 + p.law.mean**2 for p in matrices_of(full, config, scheme)]
 
-        def bias(name: str) -> float:
-            return second(f"{name}.bias")[0] if config.bias else 0.0
+# Names of the moments that a module's gain or bias gives.
+_GAINS = {
+    "ln_1": "gain_1", "input_layernorm": "gain_1",
+    "ln_2": "gain_2", "post_attention_layernorm": "gain_2",
+    "self_attn.q_norm": "gain_q", "self_attn.k_norm": "gain_k",
+}  # fmt: skip
+_BIASES = {
+    "attn.c_attn": ("bias_q", "bias_k", "bias_v"),
+    "self_attn.q_proj": ("bias_q",), "self_attn.k_proj": ("bias_k",),
+    "self_attn.v_proj": ("bias_v",), "attn.c_proj": ("bias_attn",),
+    "self_attn.o_proj": ("bias_attn",), "mlp.c_fc": ("bias_fc",), "mlp.up_proj": ("bias_fc",),
+    "mlp.gate_proj": ("bias_gate",), "mlp.c_proj": ("bias_mlp",), "mlp.down_proj": ("bias_mlp",),
+}  # fmt: skip
 
-        q, k, v = second("attn.c_attn.weight")
-        qkv = bias("attn.c_attn")
-        (fc,) = second("mlp.c_fc.weight")  # with the gate, if there is one
-        hidden = bias("mlp.c_fc")
-        return cls(
-            q=q,
-            k=k,
-            v=v,
-            attn_proj=second("attn.c_proj.weight")[0],
-            fc=fc,
-            mlp_proj=second("mlp.c_proj.weight")[0],
-            gain_1=second("ln_1.weight")[0],
-            gain_2=second("ln_2.weight")[0],
-            bias_q=qkv,
-            bias_k=qkv,
-            bias_v=qkv,
-            bias_attn=bias("attn.c_proj"),
-            bias_fc=hidden,
-            bias_mlp=bias("mlp.c_proj"),
-            gate=fc,
-            bias_gate=hidden,
-        )
+
+def _moments_in(module: str, leaf: str, kind: str) -> tuple[str, ...]:
+    """Fields of ``Variances`` that a matrix or vector of a block gives."""
+    if leaf == "bias":
+        return _BIASES.get(module, ())  # those of norms are zero at the start
+    return (_GAINS.get(module, kind),)
 
 
 @dataclass(frozen=True)
@@ -177,33 +182,43 @@ class Blueprint:
     @classmethod
     def of(cls, config: GPTConfig, scheme: Scheme, *, layer_norm: bool = True) -> Blueprint:
         """That of our GPT; ``layer_norm=False`` leaves every LayerNorm out (an ablation)."""
-        factors = config.multipliers
-        gated = config.activation == "swiglu"
-        wte = moment("transformer.wte.weight", config, scheme)
+        factors, rope = config.multipliers, ()
+        if config.position == "rope":
+            D = config.head_size
+            rope = tuple(config.rope_theta ** (-n / D) for n in range(0, D, 2))
+        known = shapes(config)
+        names = {tensor_class(name): name for name in known if layer_of(name) < 0}
+        wte = moment(names["wte"], config, scheme)
         return cls(
             width=config.n_embd,
             n_head=config.n_head,
-            n_kv_head=config.n_head,
+            n_kv_head=config.kv_heads,
             head_size=config.head_size,
             hidden=config.hidden_size,
             vocab=config.vocab_size,
             layers=tuple(
-                Layer(Variances.of(config, scheme, layer), config.attention_scale)
+                Layer(Variances.of(config, scheme, layer), config.attention_scale, rope)
                 for layer in range(config.n_layer)
             ),
             wte=wte,
-            head=wte if config.tied else moment("lm_head.weight", config, scheme),
-            wpe=moment("transformer.wpe.weight", config, scheme),
-            final_gain=moment("transformer.ln_f.weight", config, scheme),
-            activation="silu" if gated else config.activation,
-            gated=gated,
-            norm="layer" if layer_norm else "none",
-            eps=LAYER_NORM_EPS,
+            head=wte if config.tied else moment(names["lm_head"], config, scheme),
+            wpe=moment(names["wpe"], config, scheme) if "wpe" in names else 0.0,
+            final_gain=moment(names["ln"], config, scheme),
+            activation=_GATES.get(config.activation, config.activation),
+            gated=config.gated,
+            norm=_NORMS[config.norm] if layer_norm else "none",
+            eps=config.norm_eps,
+            qk_norm=config.qk_norm,
             tied=config.tied,
             embedding=factors.embedding,
             residual=factors.residual,
             output=factors.output,
         )
+
+
+# The activation of a gated MLP, and the norms in the words of ``Blueprint``.
+_GATES = {"swiglu": "silu", "geglu": "gelu"}
+_NORMS: dict[str, Literal["layer", "rms"]] = {"layer": "layer", "rms": "rms"}
 
 
 def moment(name: str, config: GPTConfig, scheme: Scheme) -> float:

@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 from nanogpt_cli import host
 from nanogpt_cli.machine import threads
 from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
-from nanogpt_cli.model.parameters import layer_of, of_first_block, shapes
-from nanogpt_cli.schemes import Scheme, tensor_class
+from nanogpt_cli.model.parameters import layer_of, of_first_block, shapes, tensor_class
+from nanogpt_cli.schemes import Scheme
 from nanogpt_cli.schemes.laws import Law
 
 CHUNK_ROWS = 4096

@@ -13,7 +13,7 @@ from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.tensor_stats import TensorStats
 from nanogpt_cli.init.theory import expect, random_tokens
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.model.parameters import layer_of, shapes
+from nanogpt_cli.model.parameters import is_block_matrix, layer_of, shapes, tensor_class
 from nanogpt_cli.schemes import Scheme
 
 # Training measures the attention of this many final positions, which see the most.
@@ -21,7 +21,6 @@ QUERIES = 16
 # Up to this standard deviation of its logits, attention gives the first token the uniform share
 # within a few percent; with hotter attention the share differs from draw to draw.
 _NEARLY_UNIFORM = 0.15
-_MATRICES = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
 def expected_stats(
@@ -66,7 +65,8 @@ def _kurtosis(config: GPTConfig, scheme: Scheme, stream_rms: list[float]) -> lis
     """
     tables = [
         spec
-        for name in ("transformer.wte.weight", "transformer.wpe.weight")
+        for name in shapes(config)
+        if tensor_class(name) in ("wte", "wpe")
         for spec in matrices_of(name, config, scheme)
     ]
     variances = [(config.multipliers.embedding * spec.std) ** 2 for spec in tables]
@@ -99,7 +99,11 @@ def statistics(signals: Signals) -> dict[str, list[float]]:
 
 def weight_rms(config: GPTConfig, scheme: Scheme, layer: int) -> float:
     """Expected root mean square over all matrices of one block."""
-    names = [f"transformer.h.{layer}.{name}" for name in _MATRICES]
+    names = [
+        name
+        for name, shape in shapes(config).items()
+        if layer_of(name) == layer and is_block_matrix(name, shape)
+    ]
     found = [spec for name in names for spec in matrices_of(name, config, scheme)]
     total = sum(spec.size * (spec.std**2 + spec.law.mean**2) for spec in found)
     return math.sqrt(total / sum(spec.size for spec in found))

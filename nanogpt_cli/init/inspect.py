@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nanogpt_cli.init import scope
 from nanogpt_cli.init.drawing import undrawn
 from nanogpt_cli.init.probes import ForwardProbe, GradientProbe, Histogram, mean_cosine, rms
 from nanogpt_cli.init.signals import GRADIENT_CLASSES, Signals
@@ -57,6 +58,7 @@ def measure(
         histograms: whether to make histograms of pre-activations and residual stream by layer.
         progress: called with (blocks done, total blocks).
     """
+    scope.check(source.config)
     run = _Pass(source, idx, targets, layer_norm=layer_norm, progress=progress)
     if isinstance(source, Drawn) and (source.config.tied or backward):
         run.kept = {}

@@ -25,7 +25,8 @@ from torch import Tensor
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init.drawing import undrawn
 from nanogpt_cli.interop import import_again
-from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
+from nanogpt_cli.model import homes
+from nanogpt_cli.model.gpt import GPT, LAYER_NORM_EPS, GPTConfig, Multipliers
 from nanogpt_cli.model.parameters import shapes
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokenizer import Tokenizer
@@ -140,12 +141,33 @@ def plain_config(config: GPTConfig, tokenizer: Tokenizer | None) -> GPTConfig:
     Raises:
         UserError: the multipliers cannot be folded, or the tokenizer has more ids than the model.
     """
+    _check_written(config)
     factors = config.multipliers
     values = (factors.embedding, factors.residual, factors.output, config.attention_scale)
     if not all(math.isfinite(value) for value in values) or factors.embedding == 0:
         raise UserError(f"the model's multipliers cannot be folded into its weights: {factors}")
     check_vocabulary("the checkpoint", tokenizer, config)
     return replace(config, multipliers=Multipliers())
+
+
+def _check_written(config: GPTConfig) -> None:
+    """Refuse an architecture that no exporter writes.
+
+    Raises:
+        UserError: it has another home than GPT-2, or none; the key is named.
+    """
+    if config.naming == "gpt2" and not config.hidden and config.norm_eps == LAYER_NORM_EPS:
+        return  # each format says itself which activations it has
+    where = homes.home(config)
+    if where is None:
+        raise UserError(
+            f"no format that is written here holds this model: {homes.why_homeless(config)}",
+            "nanogpt sample and eval read the run itself",
+        )
+    raise UserError(
+        f"{homes.TITLES[where]} models are not exported yet",
+        "the checkpoint's model.safetensors has that architecture's own names",
+    )
 
 
 def check_vocabulary(label: str, tokenizer: Tokenizer | None, config: GPTConfig) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.model.parameters import shapes
-from nanogpt_cli.schemes import tensor_class
+from nanogpt_cli.model.config import GPTConfig
+from nanogpt_cli.model.parameters import shapes, tensor_class
+
+_BLOCK_MATRICES = ("qkv", "q", "k", "v", "attn_proj", "gate", "fc", "mlp_proj")
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,15 @@ class Account:
 def training_flops(config: GPTConfig) -> float:
     """Training FLOPs per token: 6N + 12·L·C·T (Chowdhery et al. 2022, appendix B).
 
-    N counts the parameters of the blocks, the final LayerNorm and the head. Embedding lookups cost
+    N counts the parameters of the blocks, the last norm and the head. Embedding lookups cost
     nothing, so the position table and the token table of an untied model are left out.
     """
-    found = shapes(config)
-    looked_up = ["transformer.wpe.weight"] + ([] if config.tied else ["transformer.wte.weight"])
-    total = sum(math.prod(shape) for name, shape in found.items() if name not in looked_up)
+    looked_up = ("wpe",) if config.tied else ("wpe", "wte")
+    total = sum(
+        math.prod(shape)
+        for name, shape in shapes(config).items()
+        if tensor_class(name) not in looked_up
+    )
     return 6.0 * total + 12.0 * config.n_layer * config.n_embd * config.block_size
 
 
@@ -65,7 +69,7 @@ def account(config: GPTConfig) -> Account:
     total = sum(by_class.values())
     tables = sum(by_class.get(kind, 0) for kind in ("wte", "wpe", "lm_head"))
     L, d, T = config.n_layer, config.n_embd, config.block_size
-    matrices = sum(by_class[kind] for kind in ("qkv", "attn_proj", "fc", "mlp_proj"))
+    matrices = sum(by_class.get(kind, 0) for kind in _BLOCK_MATRICES)
     head = config.vocab_size * d
     return Account(
         parameters=total,

@@ -1,121 +1,42 @@
-"""The GPT-2 architecture, with the names its checkpoints use.
+"""GPTs: the GPT-2 architecture, and today's parts, with the names that checkpoints use.
 
 Sources: the structure is that of GPT-2 (Radford et al. 2019; openai/gpt-2 ``src/model.py``) in the
 layout of nanoGPT's ``model.py``: pre-LayerNorm blocks, fused query/key/value projection, learned
 positions, a head tied to the token embedding. Linear weights are stored (out, in); Hugging Face
 stores the four block matrices transposed (``Conv1D``).
 
-Shapes in comments: B batch, T time, C = n_embd channels, H heads, D = C/H, V = vocab_size.
+A model with a part that GPT-2 lacks has the matrices and the names of Llama (Touvron et al. 2023,
+arXiv:2302.13971), Qwen2 and Qwen3: RMSNorm, rotary positions, grouped queries, norms of queries and
+keys, a gated MLP. ``GPTConfig.naming`` says which of the two a configuration has.
+
+Shapes in comments: B batch, T time, C = n_embd channels, H heads, G heads of keys and values,
+D = C/H, V = vocab_size.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanogpt_cli.model import dropout, limits
+from nanogpt_cli.model import dropout
 from nanogpt_cli.model import loss as losses
+from nanogpt_cli.model.config import LAYER_NORM_EPS as LAYER_NORM_EPS
+from nanogpt_cli.model.config import GPTConfig as GPTConfig
+from nanogpt_cli.model.config import Multipliers as Multipliers
 from nanogpt_cli.model.dropout import Noise
+from nanogpt_cli.model.rms_norm import RMSNorm
+from nanogpt_cli.model.rope import Rotation, rotation, turned
 
 # Receives (name, layer, tensor) during a forward pass; layer is -1 outside the blocks. Statistics
 # and inspection pass one to the eager module; a compiled module never gets one.
 Probe = Callable[[str, int, Tensor], None]
 
-LAYER_NORM_EPS = 1e-5
 # Up to this many positions, a CPU computes half-precision attention in float32.
 _SHORT = 512
-
-
-@dataclass(frozen=True)
-class Multipliers:
-    """Constant factors in the forward pass that a parametrisation such as µP asks for (1 in GPT-2).
-
-    Attributes:
-        embedding: multiplies the sum of token and position embedding.
-        residual: multiplies each branch before it is added to the residual stream.
-        attention: multiplies query·key; ``None`` means 1/√D.
-        output: multiplies the logits.
-    """
-
-    embedding: float = 1.0
-    residual: float = 1.0
-    attention: float | None = None
-    output: float = 1.0
-
-
-@dataclass(frozen=True)
-class GPTConfig:
-    """Everything that fixes the shape and the function of a GPT.
-
-    The defaults are those of the recipe. ``vocab_size`` counts the rows of the embedding, which may
-    be padded beyond the tokenizer's vocabulary.
-    """
-
-    n_layer: int
-    n_head: int
-    n_embd: int
-    block_size: int
-    vocab_size: int
-    dropout: float
-    bias: bool
-    activation: str
-    tied: bool = True
-    multipliers: Multipliers = Multipliers()
-
-    def __post_init__(self) -> None:
-        for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
-        if self.activation not in ACTIVATIONS and self.activation != "swiglu":
-            raise ValueError(f"unknown activation {self.activation!r}")
-
-    @property
-    def head_size(self) -> int:
-        """Channels per head, D."""
-        return self.n_embd // self.n_head
-
-    @property
-    def attention_scale(self) -> float:
-        """The factor on query·key."""
-        attention = self.multipliers.attention
-        return 1 / math.sqrt(self.head_size) if attention is None else attention
-
-    @property
-    def hidden_size(self) -> int:
-        """Rows of ``mlp.c_proj``'s input: 4C, or 8C/3 rounded up to 8 for the gated SwiGLU."""
-        if self.activation == "swiglu":
-            return 8 * math.ceil(self.n_embd / 3)
-        return 4 * self.n_embd
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for ``state.json``."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
-        """The inverse of ``to_dict``, for values from a file.
-
-        Raises:
-            ValueError: a key is missing or unknown, or a value is of another type or out of range.
-        """
-        limits.check_config(values)
-        factors = values.get("multipliers", {})
-        for kind, found in ((cls, values), (Multipliers, factors)):
-            if unknown := found.keys() - {item.name for item in fields(kind)}:
-                raise ValueError(f"{min(unknown)!r:.80} is no key of a model's configuration")
-        try:
-            return cls(**{**values, "multipliers": Multipliers(**factors)})
-        except TypeError as error:  # a key is missing
-            raise ValueError(f"not a model configuration: {error}") from error
 
 
 def relu2(x: Tensor) -> Tensor:
@@ -124,18 +45,27 @@ def relu2(x: Tensor) -> Tensor:
 
 
 # "gelu" is the exact erf form nanoGPT uses; "gelu_tanh" the approximation OpenAI's GPT-2 was
-# trained with. A checkpoint must keep the one it was trained with.
+# trained with. A checkpoint must keep the one it was trained with. Of gated MLPs, that of the gate.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "relu2": relu2,
     "silu": F.silu,
+    "swiglu": F.silu,
+    "geglu": F.gelu,
 }
 
 
 def _layer_norm(config: GPTConfig) -> nn.LayerNorm:
-    return nn.LayerNorm(config.n_embd, LAYER_NORM_EPS, bias=config.bias)
+    return nn.LayerNorm(config.n_embd, config.norm_eps, bias=config.bias is True)
+
+
+def _norm(config: GPTConfig) -> nn.Module:
+    """The norm in front of a branch or the head."""
+    if config.norm == "rms":
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return _layer_norm(config)
 
 
 def _attend(
@@ -164,8 +94,9 @@ class CausalSelfAttention(nn.Module):
         self.n_head = config.n_head
         self.scale = config.attention_scale
         self.dropout = config.dropout
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        bias = config.bias is True
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
@@ -188,16 +119,16 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.gated = config.activation == "swiglu"
-        self.activation = F.silu if self.gated else ACTIVATIONS[config.activation]
-        rows = config.hidden_size * (2 if self.gated else 1)
-        self.c_fc = nn.Linear(config.n_embd, rows, bias=config.bias)
-        self.c_proj = nn.Linear(config.hidden_size, config.n_embd, bias=config.bias)
+        self.gated = config.gated
+        self.activation = ACTIVATIONS[config.activation]
+        rows, bias = config.hidden_size * (2 if self.gated else 1), config.bias is True
+        self.c_fc = nn.Linear(config.n_embd, rows, bias=bias)
+        self.c_proj = nn.Linear(config.hidden_size, config.n_embd, bias=bias)
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        h = self.c_fc(x)  # (B, T, 4C); gate and value side by side for SwiGLU
+        h = self.c_fc(x)  # (B, T, 4C); gate and value side by side if gated
         value: Tensor | None = None
         if self.gated:
             h, value = h.chunk(2, dim=-1)
@@ -211,13 +142,126 @@ class MLP(nn.Module):
         return dropout.drop(self.c_proj(h), self.dropout * self.training, noise)
 
 
-class Block(nn.Module):
-    """One layer: attention and MLP, each behind a LayerNorm and added to the residual stream."""
+def for_each_query(kv: Tensor, q: Tensor) -> Tensor:
+    """Keys or values (B, G, T, D) repeated for the query heads (B, H, ...) that share them."""
+    H, G = q.shape[1], kv.shape[1]
+    return kv if H == G else kv.repeat_interleave(H // G, dim=1)
+
+
+class GroupedAttention(nn.Module):
+    """Causal attention with Llama's names: matrices apart, rotary positions, shared keys.
+
+    Each head of keys and values serves H/G query heads (Ainslie et al. 2023, arXiv:2305.13245).
+    ``qk_norm`` divides queries and keys by their root mean square, as Qwen3 does, before they are
+    turned.
+    """
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_size = config.head_size
+        self.scale = config.attention_scale
+        self.dropout = config.dropout
+        bias = bool(config.bias)
+        self.q_proj = nn.Linear(config.n_embd, config.n_embd, bias=bias)
+        self.k_proj = nn.Linear(config.n_embd, config.kv_size, bias=bias)
+        self.v_proj = nn.Linear(config.n_embd, config.kv_size, bias=bias)
+        self.o_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias is True)
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_size, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_size, config.norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        probe: Probe | None = None,
+        noise: Noise | None = None,
+        turn: Rotation | None = None,
+    ) -> Tensor:
+        """Map (B, T, C) to (B, T, C). A probe is shown what attention reads, one key per query."""
+        q = turned(self.q_norm(self._heads(self.q_proj(x))), turn)  # (B, H, T, D)
+        k = turned(self.k_norm(self._heads(self.k_proj(x))), turn)  # (B, G, T, D)
+        k, v = (for_each_query(t, q) for t in (k, self._heads(self.v_proj(x))))  # (B, H, T, D)
+        if probe is not None:
+            probe("q", self.layer, q)
+            probe("k", self.layer, k)
+            probe("v", self.layer, v)
+        p = self.dropout * self.training
+        y = _attend(q, k, v, scale=self.scale, p=p, noise=noise)
+        return dropout.drop(self.o_proj(y.transpose(1, 2).reshape(x.shape)), p, noise)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], -1, self.head_size).transpose(1, 2)
+
+
+class GatedMLP(nn.Module):
+    """Feed-forward network whose activations are multiplied with a second projection."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.activation = ACTIVATIONS[config.activation]
+        self.dropout = config.dropout
+        hidden, bias = config.hidden_size, config.bias is True
+        self.gate_proj = nn.Linear(config.n_embd, hidden, bias=bias)
+        self.up_proj = nn.Linear(config.n_embd, hidden, bias=bias)
+        self.down_proj = nn.Linear(hidden, config.n_embd, bias=bias)
+
+    def forward(self, x: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        gate = self.gate_proj(x)  # (B, T, hidden)
+        h = self.activation(gate) * self.up_proj(x)
+        if probe is not None:
+            probe("preact", self.layer, gate)
+            probe("hidden", self.layer, h)
+        return dropout.drop(self.down_proj(h), self.dropout * self.training, noise)
+
+
+class PlainMLP(nn.Module):
+    """Feed-forward network without a gate, beside parts that GPT-2 lacks."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.activation = ACTIVATIONS[config.activation]
+        self.dropout = config.dropout
+        bias = config.bias is True
+        self.up_proj = nn.Linear(config.n_embd, config.hidden_size, bias=bias)
+        self.down_proj = nn.Linear(config.hidden_size, config.n_embd, bias=bias)
+
+    def forward(self, x: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        preact = self.up_proj(x)  # (B, T, hidden)
+        h = self.activation(preact)
+        if probe is not None:
+            probe("preact", self.layer, preact)
+            probe("hidden", self.layer, h)
+        return dropout.drop(self.down_proj(h), self.dropout * self.training, noise)
+
+
+class _Layer(nn.Module):
+    """What the two kinds of block have in common: their branches' way into the residual stream."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
         self.residual = config.multipliers.residual
+
+    def _join(self, x: Tensor, name: str, branch: Tensor, probe: Probe | None) -> Tensor:
+        if self.residual != 1.0:
+            branch = branch * self.residual
+        if probe is not None:
+            probe(name, self.layer, branch)
+        return x + branch
+
+
+class Block(_Layer):
+    """One layer: attention and MLP, each behind a LayerNorm and added to the residual stream."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__(config, layer)
         self.ln_1 = _layer_norm(config)
         self.attn = CausalSelfAttention(config, layer)
         self.ln_2 = _layer_norm(config)
@@ -231,12 +275,32 @@ class Block(nn.Module):
             probe("resid", self.layer, x)
         return x
 
-    def _join(self, x: Tensor, name: str, branch: Tensor, probe: Probe | None) -> Tensor:
-        if self.residual != 1.0:
-            branch = branch * self.residual
+
+class LlamaBlock(_Layer):
+    """A ``Block`` with Llama's names, made of the parts that the configuration asks for."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.input_layernorm = _norm(config)
+        self.self_attn = GroupedAttention(config, layer)
+        self.post_attention_layernorm = _norm(config)
+        self.mlp = GatedMLP(config, layer) if config.gated else PlainMLP(config, layer)
+
+    def forward(
+        self,
+        x: Tensor,
+        probe: Probe | None = None,
+        noise: Noise | None = None,
+        turn: Rotation | None = None,
+    ) -> Tensor:
+        """As ``Block.forward``; ``turn`` is the rotation of queries and keys at each position."""
+        x = self._join(
+            x, "attn", self.self_attn(self.input_layernorm(x), probe, noise, turn), probe
+        )
+        x = self._join(x, "mlp", self.mlp(self.post_attention_layernorm(x), probe, noise), probe)
         if probe is not None:
-            probe(name, self.layer, branch)
-        return x + branch
+            probe("resid", self.layer, x)
+        return x
 
 
 class Transformer(nn.Module):
@@ -250,39 +314,100 @@ class Transformer(nn.Module):
         self.ln_f = _layer_norm(config)
 
 
-class GPT(nn.Module):
-    """A GPT-2 language model.
+class LlamaModel(nn.Module):
+    """Embedding, blocks and the final norm under Llama's names.
 
-    The constructor leaves PyTorch's own initial values in place; ``init.drawing.build`` gives the
-    model those of a named scheme.
+    Learned positions, which no model with these names has, are called ``embed_positions``.
     """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.position == "learned":
+            self.embed_positions = nn.Embedding(config.block_size, config.n_embd)
+        self.layers = nn.ModuleList(LlamaBlock(config, layer) for layer in range(config.n_layer))
+        self.norm = _norm(config)
+
+
+class GPT(nn.Module):
+    """A GPT language model.
+
+    The constructor leaves PyTorch's own initial values in place; ``init.drawing.build`` gives the
+    model those of a named scheme. Code for either naming reaches the parts by ``token_table``,
+    ``position_table``, ``blocks`` and ``last_norm``.
+    """
+
+    transformer: Transformer  # of models with GPT-2's names alone
+    model: LlamaModel  # of the others
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
         self.config = config
-        self.transformer = Transformer(config)
+        if config.naming == "gpt2":
+            self.transformer = Transformer(config)
+        else:
+            self.model = LlamaModel(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.tie()
+
+    @property
+    def token_table(self) -> nn.Embedding:
+        """The token embedding, (V, C)."""
+        return self.transformer.wte if self.config.naming == "gpt2" else self.model.embed_tokens
+
+    @property
+    def position_table(self) -> nn.Embedding | None:
+        """The position embedding, (block_size, C); ``None`` with rotary positions."""
+        if self.config.position == "rope":
+            return None
+        return self.transformer.wpe if self.config.naming == "gpt2" else self.model.embed_positions
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks in order: ``Block`` or ``LlamaBlock``."""
+        return self.transformer.h if self.config.naming == "gpt2" else self.model.layers
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm in front of the head."""
+        return self.transformer.ln_f if self.config.naming == "gpt2" else self.model.norm
 
     def tie(self) -> None:
         """Make the head and the token embedding share one tensor if the configuration says so."""
         if self.config.tied:
-            self.lm_head.weight = self.transformer.wte.weight
+            self.lm_head.weight = self.token_table.weight
 
     def embed(self, idx: Tensor, start: int = 0, noise: Noise | None = None) -> Tensor:
-        """Token plus position embedding (B, T, C) of (B, T) ids at positions from ``start`` on."""
+        """What the first block is given, (B, T, C), for (B, T) ids at positions from ``start`` on.
+
+        The sum of token and position embedding; with rotary positions the token embedding alone.
+        """
         T = idx.shape[1]
         if start + T > self.config.block_size:
             raise ValueError(f"{start + T} positions, but block_size is {self.config.block_size}")
-        positions = torch.arange(start, start + T, device=idx.device)
-        x: Tensor = self.transformer.wte(idx) + self.transformer.wpe(positions)
+        x: Tensor = self.token_table(idx)
+        if self.position_table is not None:
+            x = x + self.position_table(torch.arange(start, start + T, device=idx.device))
         if self.config.multipliers.embedding != 1.0:
             x = x * self.config.multipliers.embedding
         return dropout.drop(x, self.config.dropout * self.training, noise)
 
+    def stream(self, idx: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
+        """The residual stream (B, T, C) after the last block; arguments as of ``forward``."""
+        x = self.embed(idx, noise=noise)
+        if probe is not None:
+            probe("embed", -1, x)
+        turn: tuple[Rotation, ...] = ()
+        if self.config.position == "rope":
+            positions = torch.arange(idx.shape[1], device=idx.device)
+            turn = (rotation(positions, self.config.head_size, self.config.rope_theta),)
+        for block in self.blocks:
+            x = block(x, probe, noise, *turn)
+        return x
+
     def head(self, x: Tensor) -> Tensor:
         """Map the residual stream (B, T, C) to logits (B, T, V)."""
-        logits: Tensor = self.lm_head(self.transformer.ln_f(x))
+        logits: Tensor = self.lm_head(self.last_norm(x))
         if self.config.multipliers.output != 1.0:
             logits = logits * self.config.multipliers.output
         return logits
@@ -305,12 +430,7 @@ class GPT(nn.Module):
         Returns:
             logits (B, T, V) and the loss in nats (``None`` without targets).
         """
-        x = self.embed(idx, noise=noise)
-        if probe is not None:
-            probe("embed", -1, x)
-        for block in self.transformer.h:
-            x = block(x, probe, noise)
-        logits = self.head(x)
+        logits = self.head(self.stream(idx, probe, noise))
         if targets is None:
             return logits, None
         loss = F.cross_entropy(
@@ -324,25 +444,21 @@ class GPT(nn.Module):
         What training calls: a model that returned its logits too would keep them, and their
         gradient of zeros, through the backward pass.
         """
-        x = self.embed(idx, noise=noise)
-        for block in self.transformer.h:
-            x = block(x, None, noise)
-        return self.head_loss(x, targets)
+        return self.head_loss(self.stream(idx, None, noise), targets)
 
     def head_loss(self, x: Tensor, targets: Tensor) -> Tensor:
         """The mean cross-entropy of what the head makes of the residual stream (B, T, C)."""
-        x = self.transformer.ln_f(x)
+        x = self.last_norm(x)
         return losses.mean(x, self.lm_head.weight, targets, self.config.multipliers.output)
 
     def token_losses(self, idx: Tensor, targets: Tensor) -> Tensor:
         """The cross-entropy of every target in nats, float32 (B, T); without gradients."""
-        x = self.embed(idx)
-        for block in self.transformer.h:
-            x = block(x)
-        x = self.transformer.ln_f(x)
+        x = self.last_norm(self.stream(idx))
         return losses.each(x, self.lm_head.weight, targets, self.config.multipliers.output)
 
     def n_parameters(self, *, embedding: bool = True) -> int:
         """Count parameters, tied ones once; optionally without embedding tables and head."""
-        tables = {self.transformer.wte.weight, self.transformer.wpe.weight, self.lm_head.weight}
+        tables = {self.token_table.weight, self.lm_head.weight}
+        if self.position_table is not None:
+            tables.add(self.position_table.weight)
         return sum(p.numel() for p in self.parameters() if embedding or p not in tables)

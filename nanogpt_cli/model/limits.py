@@ -25,13 +25,22 @@ def check_config(values: Mapping[str, Any]) -> None:
     for name, most in LARGEST.items():
         if not is_whole(value := values.get(name)) or not 1 <= value <= most:
             raise ValueError(f"{name} must be a whole number from 1 to {most:,}, not {value!r:.80}")
-    for name in ("bias", "tied"):
-        if not isinstance(value := values.get(name, True), bool):
-            raise ValueError(f"{name} must be true or false, not {value!r:.80}")
+    for name, most in (("n_kv_head", recipe.MOST_CHANNELS), ("hidden", recipe.MOST_CHANNELS)):
+        if not is_whole(value := values.get(name, 0)) or not 0 <= value <= most:
+            raise ValueError(f"{name} must be a whole number from 0 to {most:,}, not {value!r:.80}")
+    for name in ("bias", "tied", "qk_norm"):
+        value = values.get(name, True)
+        if not isinstance(value, bool) and (name, value) != ("bias", "qkv"):
+            known = 'true, false or "qkv"' if name == "bias" else "true or false"
+            raise ValueError(f"{name} must be {known}, not {value!r:.80}")
+    for name in ("norm_eps", "rope_theta"):
+        if not is_number(value := values.get(name, 1.0)) or value <= 0:
+            raise ValueError(f"{name} must be a positive number, not {value!r:.80}")
     if not is_number(value := values.get("dropout", 0.0)) or not 0 <= value < 1:
         raise ValueError(f"dropout must be a number from 0 to below 1, not {value!r:.80}")
-    if not isinstance(value := values.get("activation", ""), str):
-        raise ValueError(f"activation must be a name, not {value!r:.80}")
+    for name in ("activation", "norm", "position"):
+        if not isinstance(value := values.get(name, ""), str):
+            raise ValueError(f"{name} must be a name, not {value!r:.80}")
     if not isinstance(factors := values.get("multipliers", {}), dict):
         raise ValueError(f"multipliers must be a table, not {factors!r:.80}")
     for name, value in factors.items():

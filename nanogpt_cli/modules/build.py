@@ -98,8 +98,9 @@ def build(origin: str, seed: int = 0) -> Built:
 def _of_factory(reference: str, seed: int) -> Built:
     with torch.random.fork_rng(devices=[]):
         made, by_factory = user_code.load(reference, seed)
-        module = unwrapped(made)
-        _leave_meta(module, reference)
+        with user_code.guarded(f"{reference} raised "):
+            module = unwrapped(made)
+            _leave_meta(module, reference)
     redraw = (lambda other: _of_factory(reference, other)) if by_factory else None
     return Built(module.eval(), reference, redraw=redraw)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from nanogpt_cli.init.blueprint import Placement
+from nanogpt_cli.model.config import GPTConfig
 
 Settings = Callable[[Any], dict[str, Any]]
 
@@ -265,6 +267,37 @@ FAMILIES: dict[str, Family] = {
 NANOGPT = Family(
     _GPT2, body="transformer", blocks="h", wte="wte", wpe="wpe", final="ln_f", norm="layer"
 )  # fmt: skip
+
+_GATES = {"swiglu": "silu", "geglu": "gelu"}
+
+
+def own(config: GPTConfig) -> tuple[Family, dict[str, Any], Any]:
+    """Family and settings of our GPT, and its configuration in the words of ``transformers``."""
+    factors = config.multipliers
+    settings = {
+        "embedding": factors.embedding,
+        "residual": factors.residual,
+        "output": factors.output,
+        "attention_scale": config.attention_scale,
+    }
+    rope = {"rope_theta": config.rope_theta} if config.position == "rope" else None
+    words = SimpleNamespace(
+        num_attention_heads=config.n_head,
+        num_key_value_heads=config.kv_heads,
+        head_dim=config.head_size,
+        activation=_GATES.get(config.activation, config.activation),
+        rope_parameters=rope,
+    )
+    if config.naming == "gpt2":
+        return NANOGPT, settings, words
+    names = {**_ATTENTION, **(_GATED if config.gated else _UP_DOWN), **_NORMS}
+    family = Family(
+        names | (_QK_NORM if config.qk_norm else {}),
+        wpe="embed_positions" if config.position == "learned" else "",
+        norm="rms" if config.norm == "rms" else "layer",
+    )
+    return family, settings, words
+
 
 ACTIVATIONS = {
     "gelu": "gelu",

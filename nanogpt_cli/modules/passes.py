@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nanogpt_cli.errors import UserError, in_words
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.modules.recorder import OnNode, Recorder
 from nanogpt_cli.modules.trace import Trace
 
@@ -101,7 +101,8 @@ def run(
     except UserError:
         raise
     except Exception as error:  # code of others may raise anything
-        raise UserError(f"the module's forward pass failed: {in_words(error)}", HINT) from error
+        words = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(f"the module's forward pass failed: {words}", HINT) from error
     finally:
         recorder.remove()
     if output is None:

@@ -13,7 +13,7 @@ from nanogpt_cli.init.blueprint import Blueprint, Layer, Variances
 from nanogpt_cli.model.gpt import ACTIVATIONS as OUR_ACTIVATIONS
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.modules.anatomy import Part
-from nanogpt_cli.modules.families import ACTIVATIONS, FAMILIES, NANOGPT, Family
+from nanogpt_cli.modules.families import ACTIVATIONS, FAMILIES, NANOGPT, Family, own
 from nanogpt_cli.modules.plan import NORM_NAMES, Parts, Plan
 
 
@@ -29,15 +29,18 @@ class Reader:
         self.config: Any = getattr(module, "config", None)
         self.parameters = dict(module.named_parameters(remove_duplicate=False))
         self.kind = str(getattr(self.config, "model_type", ""))
-        if self.kind in FAMILIES:
+        self.settings: dict[str, Any] = {}
+        if isinstance(module, GPT):
+            self.family, self.settings, self.config = own(module.config)
+        elif self.kind in FAMILIES:
             self.family = FAMILIES[self.kind]
+            self.settings = self.family.settings(self.config)
         elif _is_nanogpt(module):
             self.family = NANOGPT
         else:
             named = f"model type {self.kind!r:.40}" if self.kind else type(module).__name__
             raise UnclaimedError(f"{named} is not among the architectures that theory knows")
         family: Family = self.family
-        self.settings = family.settings(self.config) if family is not NANOGPT else {}
         self.body = self._module(family.body)
         found = getattr(self.body, family.blocks, None)
         if not isinstance(found, nn.ModuleList) or not len(found):
@@ -163,13 +166,13 @@ class Reader:
             return [("gate", stack[first]), ("fc", stack[~first])]
         if name == "qkv":
             return self._qkv(shape[-1] if part.transposed else shape[0])
-        if name == "fc" and self._own_gated():
+        if name == "fc" and self.family is NANOGPT and self._own_gated():
             rows = torch.arange(shape[0])
             return [("gate", rows[: shape[0] // 2]), ("fc", rows[shape[0] // 2 :])]
         return [(name, None)]
 
     def _own_gated(self) -> bool:
-        return isinstance(self.module, GPT) and self.config.activation == "swiglu"
+        return isinstance(self.module, GPT) and self.module.config.gated
 
     def _qkv(self, rows: int) -> list[tuple[str, Tensor | None]]:
         n_head = self._number("num_attention_heads", "n_head")
@@ -228,8 +231,6 @@ class Reader:
         for name in names:
             value = getattr(self.config, name, None)
             if isinstance(value, str):
-                if self._own_gated():
-                    return "silu"
                 known = value if value in OUR_ACTIVATIONS else ACTIVATIONS.get(value)
                 if known is None:
                     raise UnclaimedError(f"activation {value!r:.40} is unknown")

@@ -50,9 +50,9 @@ def load(reference: str, seed: int) -> tuple[nn.Module, bool]:
     place, name, call = match["place"], match["name"], match["call"]
     positional, keywords = _arguments(call, reference)
     torch.manual_seed(seed)
-    with _users_code(f"cannot import {place}: "):
+    with guarded(f"cannot import {place}: "):
         found: Any = _imported(place)
-    with _users_code(f"{reference} raised "):
+    with guarded(f"{reference} raised "):
         for part in name.split("."):
             if not hasattr(found, part):
                 raise UserError(f"{place} has no {part!r}", f"wanted by --from {reference}")
@@ -130,7 +130,7 @@ def _imported(place: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _users_code(failed: str) -> Iterator[None]:
+def guarded(failed: str) -> Iterator[None]:
     """Report whatever the user's code raises, ``SystemExit`` and the like included."""
     try:
         yield

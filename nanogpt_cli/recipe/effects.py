@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nanogpt_cli.recipe.sections import Recipe
+from nanogpt_cli.recipe.sections import Model, Recipe
 
 
 def without_effect(recipe: Recipe) -> list[str]:
@@ -40,6 +40,9 @@ def _sentences(recipe: Recipe) -> Iterator[str]:
         value = getattr(optim, name)
         if not used and value != type(optim).model_fields[name].default:
             yield f"optim.{name} = {value!r} has no effect without {needed}"
+    theta = recipe.model.rope_theta
+    if recipe.model.position != "rope" and theta != Model.model_fields["rope_theta"].default:
+        yield f'model.rope_theta = {theta:g} has no effect without model.position = "rope"'
     if optim.min_lr and optim.schedule == "constant":
         yield f'optim.min_lr = {optim.min_lr:g} has no effect with optim.schedule = "constant"'
     if recipe.sample.every and not recipe.sample.max_new_tokens:

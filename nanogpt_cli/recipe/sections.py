@@ -94,21 +94,55 @@ class Model(Section):
     dropout: Annotated[float, Field(ge=0, le=0.99)] = Field(
         0.0, description="Dropout after embeddings, attention and branches."
     )
-    bias: bool = Field(False, description="Biases in linear layers and LayerNorms.")
-    activation: Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu"] = Field(
-        "gelu", description="gelu is the exact (erf) form, as in nanoGPT."
+    bias: bool | Literal["qkv"] = Field(
+        False,
+        description="Biases in linear layers and LayerNorms; qkv: of queries, keys and values "
+        "alone, as in Qwen2.",
+    )
+    activation: Literal["gelu", "gelu_tanh", "relu", "relu2", "silu", "swiglu", "geglu"] = Field(
+        "gelu",
+        description="gelu is the exact (erf) form, as in nanoGPT; swiglu and geglu are gated.",
+    )
+    hidden: Annotated[int, Field(ge=0, le=MOST_CHANNELS)] = Field(
+        0, description="Hidden size of the MLP; 0: 4 n_embd, gated 8/3 n_embd rounded up to 8."
+    )
+    norm: Literal["layer", "rms"] = Field("layer", description="LayerNorm, or RMSNorm as in Llama.")
+    norm_eps: Rate = Field(1e-5, description="Epsilon of every norm.")
+    position: Literal["learned", "rope"] = Field(
+        "learned", description="A table of positions, or rotary embedding as in Llama."
+    )
+    rope_theta: Rate = Field(10_000.0, description="Base of the rotary wavelengths.")
+    qk_norm: bool = Field(
+        False, description="RMSNorm of each head's queries and keys, as in Qwen3."
+    )
+    n_kv_head: Annotated[int, Field(ge=0, le=MOST_CHANNELS)] = Field(
+        0,
+        description="Heads of keys and values, each shared by several query heads; 0: n_head.",
     )
     tied: bool = Field(True, description="The head shares the weights of the token embedding.")
     init: str = Field("gpt2", description="Initialisation scheme; nanogpt init-inspect --list.")
 
     @model_validator(mode="after")
-    def _heads_divide_channels(self) -> Model:
+    def _sizes_fit(self) -> Model:
         if self.n_embd % self.n_head:
             fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0]
             near = min(fits, key=lambda h: abs(h - self.n_head))
             raise ValueError(
                 f"n_head = {self.n_head} does not divide n_embd = {self.n_embd}; "
                 f"n_head = {near} would"
+            )
+        if self.n_kv_head and self.n_head % self.n_kv_head:
+            fits = [h for h in range(1, self.n_head + 1) if self.n_head % h == 0]
+            near = min(fits, key=lambda h: abs(h - self.n_kv_head))
+            raise ValueError(
+                f"n_kv_head = {self.n_kv_head} does not divide n_head = {self.n_head}; "
+                f"n_kv_head = {near} would"
+            )
+        size = self.n_embd // self.n_head
+        if self.position == "rope" and size % 2:
+            raise ValueError(
+                f'position = "rope" turns pairs of channels, and n_embd / n_head = {size} is odd; '
+                f"n_embd = {2 * self.n_embd} would do"
             )
         return self
 

@@ -6,7 +6,8 @@ only. ``sampling.sampler`` has the slow implementation that this one is checked 
 sequence with packed weights on a CPU takes the step of ``decode_one``; steps of all rows on a GPU
 are replayed by ``decode_graph``.
 
-Shapes: B rows in use, T = block_size, C channels, H heads, D = C/H, V rows of the embedding.
+Shapes: B rows in use, T = block_size, C channels, H heads, G heads of keys and values, D = C/H, V
+rows of the embedding. Keys are cached as they are compared: after their norm and rotation.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from torch.nn import functional as F
 
 from nanogpt_cli import host
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.model.gpt import for_each_query
+from nanogpt_cli.model.rope import Rotation, turned
 from nanogpt_cli.sampling.decode_graph import Replay
 from nanogpt_cli.sampling.decode_one import SingleStep, Stored
 from nanogpt_cli.sampling.weights import ASSUMED_MEMORY, Layer, Weights
@@ -45,7 +48,7 @@ class Decoder:
         # of a position are adjacent, so that one copy stores both. It starts as zeros, because
         # masked positions are multiplied by 0 and uninitialised memory may hold NaN.
         shape = (
-            len(weights.layers), rows, 2, config.n_head, config.block_size, config.head_size,
+            len(weights.layers), rows, 2, config.kv_heads, config.block_size, config.head_size,
         )  # fmt: skip
         check_room(weights, rows)
         self.cache = torch.zeros(shape, dtype=weights.wte.dtype, device=weights.wte.device)
@@ -70,14 +73,16 @@ class Decoder:
         n = idx.shape[1]
         if n > self.config.block_size:
             raise ValueError(f"window of {n} tokens, but block_size is {self.config.block_size}")
-        x = self._embed(idx, torch.arange(n, device=idx.device))
+        positions = torch.arange(n, device=idx.device)
+        x, turn = self._embed(idx, positions), self._turn(positions)
         for number, layer in enumerate(self.weights.layers):
-            q, k, v = self._heads(layer.c_attn(layer.ln_1(x)))  # each (N, H, n, D)
+            q, k, v = self._heads(layer, x, turn)  # (N, H, n, D), and G heads
             for slot, row in zip(slots, which, strict=True):
                 self.cache[number, slot, 0, :, :n] = k[row]
                 self.cache[number, slot, 1, :, :n] = v[row]
             if number == len(self.weights.layers) - 1:  # only the last position is read further
                 q, x = q[:, :, -1:], x[:, -1:]
+            k, v = for_each_query(k, q), for_each_query(v, q)
             y = F.scaled_dot_product_attention(
                 q, k, v, is_causal=q.shape[2] > 1, scale=self.config.attention_scale
             )
@@ -141,25 +146,40 @@ class Decoder:
         """
         every = torch.arange(len(tokens), device=tokens.device) if rows is None else rows
         x = self._embed(tokens[:, None], positions[:, None])  # (B, 1, C)
+        turn = self._turn(positions[:, None, None])
         for layer, cache in zip(self.weights.layers, self.cache, strict=True):
-            q, k, v = self._heads(layer.c_attn(layer.ln_1(x)))  # each (B, H, 1, D)
+            q, k, v = self._heads(layer, x, turn)  # (B, H, 1, D), and G heads
             cache[every, :, :, positions] = torch.stack((k[:, :, 0], v[:, :, 0]), dim=1)
             past = cache[:, :, :, :n] if rows is None else cache[rows, :, :, :n]
+            # The queries of a group are so many rows that read the same keys: (B, G, H/G, D).
             y = F.scaled_dot_product_attention(
-                q, past[:, 0], past[:, 1], attn_mask=mask, scale=self.config.attention_scale
-            )
+                q.view(len(q), k.shape[1], -1, q.shape[-1]),
+                past[:, 0], past[:, 1], attn_mask=mask, scale=self.config.attention_scale,
+            )  # fmt: skip
             x = self._finish_block(x, layer, y)
         return self._logits(x[:, -1])
 
-    def _heads(self, qkv: Tensor) -> list[Tensor]:
-        """Split (B, n, 3C) into query, key and value, (B, H, n, D) each."""
-        B, n, _ = qkv.shape
-        C, H = self.config.n_embd, self.config.n_head
-        return [t.view(B, n, H, C // H).transpose(1, 2) for t in qkv.chunk(3, dim=-1)]
+    def _heads(
+        self, layer: Layer, x: Tensor, turn: Rotation | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, n, D), keys and values (B, G, n, D) of the stream (B, n, C)."""
+        D, sizes = self.config.head_size, [self.config.n_embd, *[self.config.kv_size] * 2]
+        qkv = torch.split(layer.c_attn(layer.ln_1(x)), sizes, dim=-1)
+        q, k, v = (t.view(*t.shape[:2], -1, D).transpose(1, 2) for t in qkv)
+        if layer.qk_norm is not None:
+            q, k = layer.qk_norm[0](q), layer.qk_norm[1](k)
+        return turned(q, turn), turned(k, turn), v
+
+    def _turn(self, positions: Tensor) -> Rotation | None:
+        """The rotation at some positions, if the model has one."""
+        turn = self.weights.turn
+        return None if turn is None else Rotation(turn.cos[positions], turn.sin[positions])
 
     def _finish_block(self, x: Tensor, layer: Layer, y: Tensor) -> Tensor:
-        """The rest of a block, given attention's output ``y`` (B, H, n, D)."""
-        x = self._join(x, layer.attn_proj(y.transpose(1, 2).reshape(x.shape)))
+        """The rest of a block, given attention's output ``y``, (B, H, n, D)."""
+        if x.shape[1] > 1:
+            y = y.transpose(1, 2)
+        x = self._join(x, layer.attn_proj(y.reshape(x.shape)))
         hidden = self.weights.activation(layer.c_fc(layer.ln_2(x)))
         return self._join(x, layer.mlp_proj(hidden))
 
@@ -168,7 +188,9 @@ class Decoder:
         return x + (branch if residual == 1.0 else branch * residual)
 
     def _embed(self, idx: Tensor, positions: Tensor) -> Tensor:
-        x = self.weights.wte[idx] + self.weights.wpe[positions]
+        x = self.weights.wte[idx]
+        if self.weights.wpe is not None:
+            x = x + self.weights.wpe[positions]
         factor = self.config.multipliers.embedding
         return x if factor == 1.0 else x * factor
 
@@ -188,7 +210,7 @@ def check_room(weights: Weights, rows: int) -> None:
     """
     config, like = weights.config, weights.wte
     positions = len(weights.layers) * rows * config.block_size
-    nbytes = 2 * positions * config.n_embd * like.element_size()
+    nbytes = 2 * positions * config.kv_size * like.element_size()
     on_cuda = like.device.type == "cuda"
     installed = host.installed_bytes(ASSUMED_MEMORY)
     there = torch.cuda.mem_get_info(like.device)[1] if on_cuda else installed

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from nanogpt_cli.sampling.weights import TILE, Layer, Matrix, Norm, Tiles, Weights
+from nanogpt_cli.model.config import GPTConfig
+from nanogpt_cli.model.rope import Rotation
+from nanogpt_cli.sampling.weights import TILE, Layer, LayerNorm, Matrix, Norm, Tiles, Weights
 
 
 class Stored(NamedTuple):
-    """A slot's cache in one layer: the stored tensor (2, H, T, D) and views of keys and values."""
+    """A slot's cache in one layer: the stored tensor (2, G, T, D) and views of keys and values."""
 
     both: Tensor
-    keys: Tensor  # (1, H, T, D)
+    keys: Tensor  # (1, G, T, D)
     values: Tensor
 
 
@@ -36,20 +38,40 @@ class _Layer(NamedTuple):
     c_fc: Tiles
     mlp_proj: Tiles
     mlp_bias: Tensor | None
+    gains: Tensor | None  # of the norms of queries and keys, (H + G, D)
 
 
-def _layer(layer: Layer) -> _Layer:
+def _layer(layer: Layer, config: GPTConfig) -> _Layer:
     attn, mlp = layer.attn_proj, layer.mlp_proj
+    gains = None
+    if layer.qk_norm is not None:
+        q, k = (norm.weight for norm in layer.qk_norm)
+        gains = torch.cat((q.expand(config.n_head, -1), k.expand(config.kv_heads, -1)))
     return _Layer(
         layer.ln_1, _tiles(layer.c_attn), _tiles(attn), attn.bias,
-        layer.ln_2, _tiles(layer.c_fc), _tiles(mlp), mlp.bias,
+        layer.ln_2, _tiles(layer.c_fc), _tiles(mlp), mlp.bias, gains,
     )  # fmt: skip
+
+
+def _whole(turn: Rotation) -> Rotation:
+    """Cosines and sines for all D channels, to be multiplied with x and with its other half."""
+    cos, sin = turn
+    return Rotation(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
 
 
 def _tiles(matrix: Matrix) -> Tiles:
     if matrix.tiles is None:
         raise ValueError("the weights are not packed")
     return matrix.tiles
+
+
+def _normed(norm: Norm, x: Tensor) -> Tensor:
+    """``norm`` of one row (1, C). Of an RMSNorm the factor is a number, which takes fewer calls."""
+    if isinstance(norm, LayerNorm):
+        return norm(x)
+    row = x[0]
+    factor = (float(torch.dot(row, row)) / len(row) + norm.eps) ** -0.5
+    return torch.mul(x, norm.weight).mul_(factor)
 
 
 class SingleStep:
@@ -64,16 +86,20 @@ class SingleStep:
 
     def __init__(self, weights: Weights) -> None:
         config = weights.config
-        C, H = config.n_embd, config.n_head
-        self.weights, self.layers = weights, [_layer(layer) for layer in weights.layers]
+        C, H, G, D = config.n_embd, config.n_head, config.kv_heads, config.head_size
+        self.weights = weights
+        self.layers = [_layer(layer, config) for layer in weights.layers]
         self.head = _tiles(weights.head)
         self.embedding, self.residual = config.multipliers.embedding, config.multipliers.residual
         self.scale = config.attention_scale
         self.x = torch.empty(1, C)
         self.x_tiles = self.x.view(-1, 1, TILE)
-        self.qkv = torch.empty(3 * C // TILE, 1, TILE)
-        heads = self.qkv.view(3, H, C // H)
-        self.query, self.key_value = heads[0].view(1, H, 1, C // H), heads[1:]
+        self.qkv = torch.empty(len(self.layers[0].c_attn.weight), 1, TILE)
+        heads = self.qkv.view(-1)[: C + 2 * G * D].view(-1, D)
+        self.compared = heads[: H + G]  # queries and keys
+        self.query, self.key_value = heads[:H].view(1, G, H // G, D), heads[H:].view(2, G, D)
+        self.eps = config.norm_eps
+        self.turn = None if weights.turn is None else _whole(weights.turn)
         self.hidden = torch.empty(len(self.layers[0].c_fc.weight), 1, TILE)
         rows = weights.layers[0].c_fc.weight.shape[0]
         self.preact = self.hidden.view(1, -1)[:, :rows]
@@ -81,20 +107,34 @@ class SingleStep:
     def __call__(self, token: int, length: int, cache: Sequence[Stored]) -> Tensor:
         """Append a token at position ``length``; returns logits (1, V), without multiplier."""
         weights, x, n = self.weights, self.x, length + 1
-        torch.add(weights.wte.narrow(0, token, 1), weights.wpe.narrow(0, length, 1), out=x)
+        if weights.wpe is None:
+            x.copy_(weights.wte.narrow(0, token, 1))
+        else:
+            torch.add(weights.wte.narrow(0, token, 1), weights.wpe.narrow(0, length, 1), out=x)
         if self.embedding != 1.0:
             x.mul_(self.embedding)
         for layer, (both, keys, values) in zip(self.layers, cache, strict=True):
-            layer.c_attn.apply(layer.ln_1(x), self.qkv)
+            layer.c_attn.apply(_normed(layer.ln_1, x), self.qkv)
+            self._compare(layer.gains, length)
             both.select(2, length).copy_(self.key_value)
             y = F.scaled_dot_product_attention(
                 self.query, keys.narrow(2, 0, n), values.narrow(2, 0, n), scale=self.scale
             )
             self._join(y.view(x.shape), layer.attn_proj, layer.attn_bias)
-            layer.c_fc.apply(layer.ln_2(x), self.hidden)
+            layer.c_fc.apply(_normed(layer.ln_2, x), self.hidden)
             self._join(weights.activation(self.preact), layer.mlp_proj, layer.mlp_bias)
-        logits = self.head.apply(weights.ln_f(x))
+        logits = self.head.apply(_normed(weights.ln_f, x))
         return logits.view(1, -1)[:, : weights.head.weight.shape[0]]
+
+    def _compare(self, gains: Tensor | None, position: int) -> None:
+        """Normalise and turn queries and keys in place, where the model does that."""
+        if gains is not None:
+            normed = F.rms_norm(self.compared, self.compared.shape[1:], None, self.eps)
+            torch.mul(normed, gains, out=self.compared)
+        if self.turn is not None:
+            other = self.compared.roll(self.compared.shape[1] // 2, 1)
+            self.compared.mul_(self.turn.cos.select(0, position))
+            self.compared.addcmul_(other, self.turn.sin.select(0, position))
 
     def _join(self, branch: Tensor, tiles: Tiles, bias: Tensor | None) -> None:
         """Add a branch's product and bias to the residual stream."""

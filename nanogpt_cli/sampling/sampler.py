@@ -111,9 +111,7 @@ def reference_logits(model: GPT, window: Sequence[int]) -> np.ndarray[Any, np.dt
     Sequences are computed one at a time, so that the result does not depend on the batch.
     """
     idx = torch.tensor([list(window)], device=model.lm_head.weight.device)
-    x = model.embed(idx)
-    for block in model.transformer.h:
-        x = block(x)
+    x = model.stream(idx)
     logits: np.ndarray[Any, np.dtype[np.float32]] = model.head(x[:, -1])[0].float().cpu().numpy()
     return logits
 

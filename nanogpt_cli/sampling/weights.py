@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nanogpt_cli import host
-from nanogpt_cli.model.gpt import ACTIVATIONS, GPT, LAYER_NORM_EPS, Block, GPTConfig
+from nanogpt_cli.model.gpt import (
+    ACTIVATIONS,
+    GPT,
+    Block,
+    GatedMLP,
+    GPTConfig,
+    LlamaBlock,
+)
+from nanogpt_cli.model.rms_norm import RMSNorm, rms_norm
+from nanogpt_cli.model.rope import Rotation, rotation
 
 # Memory to assume of a machine that does not say how much it has.
 ASSUMED_MEMORY = 1 << 32
@@ -107,19 +116,42 @@ def _reserve(numbers: int) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Norm:
+class LayerNorm:
     """A LayerNorm over the last dimension."""
 
     weight: Tensor
     bias: Tensor | None
+    eps: float
 
     def __call__(self, x: Tensor) -> Tensor:
         """Normalise ``x``."""
-        return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, LAYER_NORM_EPS)
+        return torch.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class RootMeanSquare:
+    """An RMSNorm over the last dimension."""
+
+    weight: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalise ``x``."""
+        return rms_norm(x, self.weight, self.eps)
+
+
+Norm = LayerNorm | RootMeanSquare
 
 
 class Layer(NamedTuple):
-    """The weights of one block."""
+    """The weights of one block.
+
+    Attributes:
+        ln_1, ln_2: the norms in front of attention and MLP.
+        c_attn: queries, keys and values (C + 2·G·D, C).
+        c_fc: (hidden, C); of a gated MLP the gate above the other, (2·hidden, C).
+        qk_norm: of the queries and of the keys of a head, if there are any.
+    """
 
     ln_1: Norm
     c_attn: Matrix
@@ -127,6 +159,7 @@ class Layer(NamedTuple):
     ln_2: Norm
     c_fc: Matrix
     mlp_proj: Matrix
+    qk_norm: tuple[Norm, Norm] | None = None
 
     @property
     def matrices(self) -> tuple[Matrix, ...]:
@@ -141,16 +174,18 @@ class Weights:
     Attributes:
         config: the model's configuration.
         wte: token embedding (V, C).
-        wpe: position embedding (T, C).
+        wpe: position embedding (T, C), or ``None``.
+        turn: the rotation at each of T positions, or ``None``.
         layers: the weights of the blocks.
-        ln_f: the final LayerNorm.
+        ln_f: the last norm.
         head: the output projection (V, C).
         activation: activation function of the feed-forward network.
     """
 
     config: GPTConfig
     wte: Tensor
-    wpe: Tensor
+    wpe: Tensor | None
+    turn: Rotation | None
     layers: tuple[Layer, ...]
     ln_f: Norm
     head: Matrix
@@ -158,19 +193,26 @@ class Weights:
 
     @classmethod
     def of(cls, model: GPT, dtype: torch.dtype | None = None) -> Weights:
-        """The weights of ``model``, shared with it unless ``dtype`` differs from the model's."""
+        """The weights of ``model``, shared with it unless ``dtype`` differs from the model's.
+
+        What decoding reads side by side but a model with Llama's names holds apart is copied:
+        queries, keys and values, and the gate of an MLP with what it multiplies.
+        """
         config = model.config
-        wte = _taken(model.transformer.wte.weight, dtype)
+        wte = _taken(model.token_table.weight, dtype)
+        wpe = model.position_table
         return cls(
             config=config,
             wte=wte,
-            wpe=_taken(model.transformer.wpe.weight, dtype),
-            layers=tuple(_layer(block, dtype) for block in model.transformer.h),  # type: ignore[arg-type]
-            ln_f=_norm(model.transformer.ln_f, dtype),
-            head=Matrix(wte if config.tied else _taken(model.lm_head.weight, dtype), None),
-            activation=(
-                _swiglu if config.activation == "swiglu" else ACTIVATIONS[config.activation]
+            wpe=None if wpe is None else _taken(wpe.weight, dtype),
+            turn=_turn(config, wte.device),
+            layers=tuple(
+                _layer(block, dtype) if isinstance(block, Block) else _llama_layer(block, dtype)  # type: ignore[arg-type]
+                for block in model.blocks
             ),
+            ln_f=_norm(model.last_norm, dtype),
+            head=Matrix(wte if config.tied else _taken(model.lm_head.weight, dtype), None),
+            activation=_activation(config),
         )
 
     @property
@@ -228,8 +270,18 @@ def _optional(parameter: Tensor | None, dtype: torch.dtype | None) -> Tensor | N
     return None if parameter is None else _taken(parameter, dtype)
 
 
-def _norm(module: nn.LayerNorm, dtype: torch.dtype | None) -> Norm:
-    return Norm(_taken(module.weight, dtype), _optional(module.bias, dtype))
+def _norm(module: nn.Module, dtype: torch.dtype | None) -> Norm:
+    if isinstance(module, RMSNorm):
+        return RootMeanSquare(_taken(module.weight, dtype), module.eps)
+    assert isinstance(module, nn.LayerNorm)
+    return LayerNorm(_taken(module.weight, dtype), _optional(module.bias, dtype), module.eps)
+
+
+def _turn(config: GPTConfig, device: torch.device) -> Rotation | None:
+    if config.position == "learned":
+        return None
+    positions = torch.arange(config.block_size, device=device)
+    return rotation(positions, config.head_size, config.rope_theta)
 
 
 def _layer(block: Block, dtype: torch.dtype | None) -> Layer:
@@ -242,6 +294,40 @@ def _layer(block: Block, dtype: torch.dtype | None) -> Layer:
     )
 
 
-def _swiglu(x: Tensor) -> Tensor:
-    gate, value = x.chunk(2, dim=-1)
-    return F.silu(gate) * value
+def _llama_layer(block: LlamaBlock, dtype: torch.dtype | None) -> Layer:
+    attn, mlp = block.self_attn, block.mlp
+    wide = (mlp.gate_proj, mlp.up_proj) if isinstance(mlp, GatedMLP) else (mlp.up_proj,)
+    norms = None
+    if isinstance(attn.q_norm, RMSNorm):
+        norms = _norm(attn.q_norm, dtype), _norm(attn.k_norm, dtype)
+    return Layer(
+        _norm(block.input_layernorm, dtype),
+        _side_by_side(dtype, attn.q_proj, attn.k_proj, attn.v_proj),
+        _side_by_side(dtype, attn.o_proj),
+        _norm(block.post_attention_layernorm, dtype),
+        _side_by_side(dtype, *wide),
+        _side_by_side(dtype, mlp.down_proj),
+        norms,
+    )
+
+
+def _side_by_side(dtype: torch.dtype | None, *modules: nn.Linear) -> Matrix:
+    """The matrices of some layers, all with or all without bias, on top of each other."""
+    weights = [_taken(m.weight, dtype) for m in modules]
+    biases = [_taken(m.bias, dtype) for m in modules if m.bias is not None]
+    if len(modules) == 1:
+        return Matrix(weights[0], biases[0] if biases else None)
+    return Matrix(torch.cat(weights), torch.cat(biases) if biases else None)
+
+
+def _activation(config: GPTConfig) -> Callable[[Tensor], Tensor]:
+    """From what ``c_fc`` returns to what ``mlp_proj`` is given."""
+    activation = ACTIVATIONS[config.activation]
+    if not config.gated:
+        return activation
+
+    def gated(x: Tensor) -> Tensor:
+        gate, value = x.chunk(2, dim=-1)
+        return activation(gate) * value
+
+    return gated

@@ -9,11 +9,8 @@ from nanogpt_cli.schemes.scheme import (
     get,
     names,
     parse_custom,
-    tensor_class,
-    update_class,
 )
 
 __all__ = [
     "CLASSES", "GROUPS", "MULTIPLIERS", "Scheme", "catalogue", "get", "names", "parse_custom",
-    "tensor_class", "update_class",
 ]  # fmt: skip

@@ -2,15 +2,14 @@
 
 The catalogue is ``schemes.toml``; a recipe's ``[init]`` table is read by the same code.
 
-For an optimizer: ``lr_factor = get(name).lr_multiplier(update_class(parameter), n_embd=d,
-n_layer=L)`` is 1.0 except in the µP family, as are the factors on AdamW's ε and on weight decay.
-For a model: ``init.drawing.configure`` puts a scheme's
-multipliers into its configuration and ``init.drawing.build`` draws its values.
+For an optimizer: ``get(name).lr_multiplier(kind, n_embd=d, n_layer=L)`` is 1.0 except in the µP
+family, as are the factors on AdamW's ε and on weight decay; ``model.parameters.update_class`` gives
+a parameter's kind. For a model: ``init.drawing.configure`` puts a scheme's multipliers into its
+configuration and ``init.drawing.build`` draws its values.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +24,10 @@ from nanogpt_cli.schemes.laws import Law, Rule, evaluate
 CLASSES = (
     *("wte", "wpe", "q", "k", "v", "attn_proj", "fc", "mlp_proj", "lm_head"),
     *("ln", "ln_bias", "bias"),
+    "gate",
 )
 # From large to small: a later group overrides an earlier one, and a class overrides every group.
+# The gate of a gated MLP follows fc unless it is named.
 GROUPS = {
     "linear": ("q", "k", "v", "attn_proj", "fc", "mlp_proj"),
     "qkv": ("q", "k", "v"),
@@ -44,43 +45,6 @@ _UPDATED_AS = {
 }
 _FACTORS = ("lr", "eps", "decay")
 _TEXT_KEYS = ("about", "source", "mismatch")
-
-_CLASS_OF = {
-    "transformer.wte.weight": "wte",
-    "transformer.wpe.weight": "wpe",
-    "lm_head.weight": "lm_head",
-    "attn.c_attn.weight": "qkv",
-    "attn.c_proj.weight": "attn_proj",
-    "mlp.c_fc.weight": "fc",
-    "mlp.c_proj.weight": "mlp_proj",
-}
-
-
-def tensor_class(name: str) -> str:
-    """The class of a parameter, from its name; ``"qkv"`` for the fused c_attn matrix.
-
-    Raises:
-        ValueError: the name is not one of GPT-2's.
-    """
-    bare = re.sub(r"^transformer\.h\.\d+\.", "", name)
-    if bare in _CLASS_OF:
-        return _CLASS_OF[bare]
-    module, _, leaf = bare.removeprefix("transformer.").rpartition(".")
-    if module in ("ln_1", "ln_2", "ln_f"):
-        return "ln" if leaf == "weight" else "ln_bias"
-    if leaf == "bias":
-        return "bias"
-    raise ValueError(f"{name} is not a parameter of GPT-2")
-
-
-def update_class(name: str) -> str:
-    """The class of a parameter for an optimizer: ``tensor_class``, with the final LayerNorm apart.
-
-    Raises:
-        ValueError: the name is not one of GPT-2's.
-    """
-    kind = tensor_class(name)
-    return kind.replace("ln", FINAL_NORM) if name.startswith("transformer.ln_f.") else kind
 
 
 @dataclass(frozen=True)
@@ -170,7 +134,8 @@ def _expand(
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise UserError(f"{where}.{key} must be text such as 'normal(0.02)'")
     spread = {c: str(table[g]) for g, members in GROUPS.items() if g in table for c in members}
-    return spread | {c: str(table[c]) for c in classes if c in table}
+    spread |= {c: str(table[c]) for c in classes if c in table}
+    return ({"gate": spread["fc"]} if "fc" in spread else {}) | spread
 
 
 def _subtable(table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:

@@ -27,16 +27,22 @@ _ROUNDS = 6
 _CHUNK = 4096
 
 
-def permute(index: npt.NDArray[np.int64], size: int, *keys: int) -> Offsets:
-    """Images of ``index`` (0 ≤ index < size) under the permutation of range(size) named by keys."""
+def permute(
+    index: npt.NDArray[np.int64], size: int, *keys: int | npt.NDArray[np.uint64]
+) -> Offsets:
+    """Images of ``index`` (0 ≤ index < size) under permutations of range(size) named by keys.
+
+    A key is an integer for all of them, or an array with one for each.
+    """
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     mask, shift = np.uint64((1 << half) - 1), np.uint64(half)
     x = index.astype(np.uint64)
     todo = np.ones(x.shape, dtype=bool)
     while todo.any():
         left, right = x[todo] >> shift, x[todo] & mask
+        of_todo = [key[todo] if isinstance(key, np.ndarray) else key for key in keys]
         for round_ in range(_ROUNDS):
-            left, right = right, left ^ (mix(right, *keys, round_) & mask)
+            left, right = right, left ^ (mix(right, *of_todo, round_) & mask)
         x[todo] = (left << shift) | right
         todo = x >= size
     return x.astype(np.int64)
@@ -87,18 +93,12 @@ class Windows:
             return (mix(index.astype(np.uint64), self.seed, 1) % np.uint64(choices)).astype(
                 np.int64
             )
-        epochs = index // self.per_epoch
-        found = np.empty_like(index)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            place = permute(index[here] % self.per_epoch, self.per_epoch, self.seed, 2, int(epoch))
-            found[here] = place * self.block_size + self._phase(int(epoch))
-        return found
-
-    def _phase(self, epoch: int) -> int:
+        epochs = (index // self.per_epoch).astype(np.uint64)
+        place = permute(index % self.per_epoch, self.per_epoch, self.seed, 2, epochs)
         slack = self.n_tokens - 1 - self.per_epoch * self.block_size
         room = min(slack + 1, self.block_size)
-        return int(mix(epoch, self.seed, 3)) % room
+        phase = (mix(epochs, self.seed, 3) % np.uint64(room)).astype(np.int64)
+        return place * self.block_size + phase
 
 
 @functools.lru_cache(maxsize=4)

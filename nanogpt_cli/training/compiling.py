@@ -85,12 +85,12 @@ def _whole(stepper: Stepper, *, evaluations: bool) -> Callable[[], None]:
 
 def _by_block(model: GPT) -> Callable[[], None]:
     """Compile each block, and the head with the loss; returns what undoes it."""
-    for block in model.transformer.h:
+    for block in model.blocks:
         block.compile(dynamic=False)
     model.head_loss = torch.compile(model.head_loss, dynamic=False)  # type: ignore[method-assign]
 
     def undo() -> None:
-        for block in model.transformer.h:
+        for block in model.blocks:
             block._compiled_call_impl = None  # what Module.compile sets
         del model.head_loss
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nanogpt_cli import recipe, schemes
 from nanogpt_cli.machine.distributed import Group, like
 from nanogpt_cli.model.gpt import GPT
-from nanogpt_cli.model.parameters import is_block_matrix
+from nanogpt_cli.model.parameters import is_block_matrix, stacked_matrices, update_class
 from nanogpt_cli.training.adamw import AdamW, Optimizer
 from nanogpt_cli.training.muon import Muon
 
@@ -55,7 +55,7 @@ def _groups(
 ) -> Iterator[tuple[str, str, nn.Parameter, dict[str, Any]]]:
     """(optimizer, name, parameter, options) of every parameter.
 
-    Matrices decay; vectors (biases, LayerNorm weights) do not. Muon takes the matrices of the
+    Matrices decay; vectors (biases, the gains of norms) do not. Muon takes the matrices of the
     blocks; embeddings and a head stay with AdamW. A scheme of the µP family multiplies learning
     rate, decay and AdamW's ε of some classes.
     """
@@ -66,7 +66,7 @@ def _groups(
         # Orthogonal updates have the size that a width asks for already (Yang et al. 2310.17813),
         # so of a scheme's factor Muon takes the part for depth alone.
         width = scheme.base_width if muon else config.n_embd
-        kind, shape = schemes.update_class(name), {"n_embd": width, "n_layer": config.n_layer}
+        kind, shape = update_class(name), {"n_embd": width, "n_layer": config.n_layer}
         decay = optim.weight_decay * scheme.decay_multiplier(kind, **shape)
         options = {
             "lr_scale": scheme.lr_multiplier(kind, **shape),
@@ -74,7 +74,7 @@ def _groups(
             "peak_lr": optim.muon_lr if muon else optim.lr,
         }
         if muon:
-            options["split"] = 3 if name.endswith("attn.c_attn.weight") else 1
+            options["split"] = stacked_matrices(name)
         else:
             options["eps"] = optim.eps * scheme.eps_multiplier(kind, **shape)
         yield "muon" if muon else "adamw", name, parameter, options

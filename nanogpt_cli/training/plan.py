@@ -239,9 +239,25 @@ def activation_bytes(config: GPTConfig, micro_batch: int, device: Device) -> int
     They grow with each block as much as with the second.
     """
     if config.n_layer < 3:
-        return _traced(config, micro_batch, device)
-    one, two = (_traced(replace(config, n_layer=n), micro_batch, device) for n in (1, 2))
+        return _of_sequences(config, micro_batch, device)
+    one, two = (_of_sequences(replace(config, n_layer=n), micro_batch, device) for n in (1, 2))
     return two + (config.n_layer - 2) * (two - one)
+
+
+def _of_sequences(config: GPTConfig, micro_batch: int, device: Device) -> int:
+    """``activation_bytes`` of all blocks that ``config`` has.
+
+    Where the head works in pieces they grow with each sequence alike, from the second on: of one
+    alone, what is kept twice of several may be one tensor. Two of the smallest such sizes are
+    traced, since tracing takes as long as there are pieces.
+    """
+    T, V = config.block_size, config.vocab_size
+    plain = loss.logits_at_once(device.device, micro_batch * T, V) // (T * V)
+    smallest = max(2, plain + 1)
+    if micro_batch <= smallest + 1:
+        return _traced(config, micro_batch, device)
+    first, second = (_traced(config, smallest + n, device) for n in (0, 1))
+    return first + (micro_batch - smallest) * (second - first)
 
 
 class _Counted(Noise):

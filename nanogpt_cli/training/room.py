@@ -35,9 +35,11 @@ def _is_ample(config: GPTConfig, tokens: int, device: Device) -> bool:
         device: where.
     """
     C, V, L = config.n_embd, config.vocab_size, config.n_layer
-    parameters = (2 * V + config.block_size) * C + L * 16 * C * C
+    wide = max(0, config.hidden_size - 4 * C)  # beyond an MLP that the figures below stand for
+    parameters = (2 * V + config.block_size) * C + L * (16 * C + 3 * wide) * C
     # Several times what forward and backward pass keep: 100 values a channel, 10 a logit.
-    values = 8 * parameters + tokens * (L * (100 * C + 4 * config.n_head * config.block_size))
+    a_layer = 100 * C + 10 * wide + 4 * config.n_head * config.block_size
+    values = 8 * parameters + tokens * L * a_layer
     return 4 * (values + 10 * tokens * V) < available_bytes(device) // 2
 
 

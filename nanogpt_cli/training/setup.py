@@ -60,7 +60,7 @@ def _assemble(spec: RunSpec, start: Start | None) -> Stepper:
     group.own_slots(windows.batch)
     if group.joined and recipe.train.parallel == "fsdp":
         methods = ("loss", "token_losses")
-        distributed.shard(model, model.transformer.h, spec.device, methods=methods)
+        distributed.shard(model, model.blocks, spec.device, methods=methods)
     forward: Callable[..., Tensor] = model.loss
     if group.joined and recipe.train.parallel == "ddp":
         forward = distributed.replicate(_Loss(model), spec.device)

@@ -119,6 +119,13 @@ def model_config(recipe: Recipe, vocab_size: int) -> GPTConfig:
         bias=section.bias,
         activation=section.activation,
         tied=section.tied,
+        norm=section.norm,
+        norm_eps=section.norm_eps,
+        position=section.position,
+        rope_theta=section.rope_theta,
+        qk_norm=section.qk_norm,
+        n_kv_head=section.n_kv_head,
+        hidden=section.hidden,
     )
     return drawing.configure(plain, scheme_of(recipe))
 

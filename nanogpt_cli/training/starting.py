@@ -13,14 +13,12 @@ from nanogpt_cli import shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import drawing
 from nanogpt_cli.model.gpt import GPT, GPTConfig
+from nanogpt_cli.model.parameters import TOKEN_TABLES
 from nanogpt_cli.text import again
 from nanogpt_cli.text.tokenizer import CharTokenizer, Tokenizer
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import checkpoint
 from nanogpt_cli.training.spec import RunSpec
-
-# The tensors with a row for each token; a tied model has the first one only.
-TOKEN_TABLES = ("transformer.wte.weight", "lm_head.weight")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from nanogpt_cli.model.gpt import GPT, MLP, Block, CausalSelfAttention
+from nanogpt_cli.model.gpt import (
+    GPT,
+    MLP,
+    Block,
+    CausalSelfAttention,
+    GatedMLP,
+    GroupedAttention,
+    LlamaBlock,
+    PlainMLP,
+)
+from nanogpt_cli.model.rms_norm import RMSNorm
 from nanogpt_cli.training.kernels import LONG, Kernel, Node, Value, fuse
 
 EMBEDDINGS: Final = "embeddings"
@@ -65,7 +75,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for name, module in model.named_modules():
             part = _part(name, module)
             if part:
-                module.register_forward_pre_hook(self._enter(part, isinstance(module, Block)))
+                module.register_forward_pre_hook(
+                    self._enter(part, isinstance(module, Block | LlamaBlock))
+                )
                 module.register_forward_hook(self._leave)
         self._mark()
 
@@ -193,13 +205,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _part(name: str, module: nn.Module) -> str:
     """The part of the step that a module is, if it is one."""
-    if isinstance(module, nn.Linear) and ".attn." in name:
+    if isinstance(module, nn.Linear) and "attn." in name:
         return ATTENTION_PRODUCTS
     if isinstance(module, nn.Linear) and ".mlp." in name:
         return MLP_PRODUCTS
     kinds = {
-        nn.Embedding: EMBEDDINGS, nn.LayerNorm: NORMS, Block: NORMS,
-        CausalSelfAttention: ATTENTION, MLP: ACTIVATION,
+        nn.Embedding: EMBEDDINGS, nn.LayerNorm: NORMS, RMSNorm: NORMS, Block: NORMS,
+        LlamaBlock: NORMS, CausalSelfAttention: ATTENTION, GroupedAttention: ATTENTION,
+        MLP: ACTIVATION, GatedMLP: ACTIVATION, PlainMLP: ACTIVATION,
     }  # fmt: skip
     return kinds.get(type(module), "")
 

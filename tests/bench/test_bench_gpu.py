@@ -26,7 +26,8 @@ from nanogpt_cli.training.stepper import Stepper
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="ends groups of processes")
 
-PROGRAM = [sys.executable, "-m", "nanogpt_cli", "bench", "gpu", "--device", "cpu"]
+WORDS = ("bench", "gpu", "--device", "cpu")
+PROGRAM = [sys.executable, "-m", "nanogpt_cli", *WORDS]
 FAILING = "raise SystemExit('no such thing')"
 # Says which process it is, and never makes a step.
 HANGING = """
@@ -197,15 +198,15 @@ def test_random_texts_have_the_vocabulary_asked_for(tmp_path: Path) -> None:
         assert (len(text), len(set(text))) == (100_000, vocabulary)
 
 
-def test_an_item_that_fails_ends_with_its_error_and_the_others_go_on(tmp_path: Path) -> None:
+def test_an_item_that_fails_ends_with_its_error_and_the_others_go_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     against = checkout(tmp_path / "checkout", FAILING)
     out = tmp_path / "results" / "gpu.json"
     items = ["--only", "against", "--only", "decoding"]
-    process = programs.start(
-        [*PROGRAM, *items, "--against", str(against), "--out", str(out), "--json"], text=True
-    )
-    printed, said = programs.finish(process)
-    assert process.returncode == 1, said
+    code = programs.nanogpt(*WORDS, *items, "--against", str(against), "--out", str(out), "--json")
+    printed, said = capfd.readouterr()
+    assert code == 1, said
     found = json.loads(out.read_text())
     assert json.loads(printed) == found
     assert set(found) == set(shapes.SHAPES["bench gpu"])
@@ -218,13 +219,14 @@ def test_an_item_that_fails_ends_with_its_error_and_the_others_go_on(tmp_path: P
     assert said.splitlines()[-1] == "next: nanogpt docs benchmarks"
 
 
-def test_an_item_that_takes_too_long_is_ended_and_the_next_not_begun(tmp_path: Path) -> None:
+def test_an_item_that_takes_too_long_is_ended_and_the_next_not_begun(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A second is less than Python needs for PyTorch four times."""
     out = tmp_path / "gpu.json"
     items = ["--only", "training", "--only", "resume", "--minutes", "0.017"]
-    process = programs.start([*PROGRAM, *items, "--out", str(out)], text=True)
-    printed, _ = programs.finish(process)
-    assert process.returncode == 1
+    assert programs.nanogpt(*WORDS, *items, "--out", str(out)) == 1
+    printed = capfd.readouterr().out
     training, resume = json.loads(out.read_text())["items"]
     assert training["status"] == resume["status"] == "failed"
     assert training["error"] == "not done after 1 s"
@@ -282,11 +284,12 @@ def test_bad_input_is_refused_before_anything_runs(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_machine_without_a_gpu_is_told_how_to_try(tmp_path: Path) -> None:
+def test_a_machine_without_a_gpu_is_told_how_to_try(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "gpu.json"
-    process = programs.start([*PROGRAM[:-2], "--out", str(out)], text=True)
-    _, said = programs.finish(process)
-    assert process.returncode == 2
+    assert programs.nanogpt("bench", "gpu", "--out", str(out)) == 2
+    said = capfd.readouterr().err
     assert "error: PyTorch sees no GPU here" in said
     assert "nanogpt bench gpu --device cpu" in said
     assert not out.exists()

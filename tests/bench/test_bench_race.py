@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -60,8 +61,12 @@ def test_both_end_and_are_evaluated_on_the_whole_split(checkout: Path) -> None:
     nanogpt.write(source.from_model(model, None), checkout / "made", lambda _: None)
     result = CliRunner().invoke(app, command("--against", str(checkout), "--target", "9", "--json"))
     assert result.exit_code == 0, result.output
-    facts = json.loads(result.stdout)
+    (line,) = result.stdout.splitlines()
+    facts = json.loads(line)
     assert set(facts) == set(shapes.SHAPES["bench race"])
+    words = shlex.split(result.stderr.splitlines()[-1])
+    assert words[:4] == ["next:", "nanogpt", "train", "debug"]
+    assert words[4:] == ["--set", "train.device=cpu", *command()[4:]]
     assert [lap["name"] for lap in facts["laps"]] == ["nanogpt train", "nanoGPT", "nanogpt train"]
     first, theirs, second = facts["laps"]
     assert theirs["val_loss"] == pytest.approx(race._loss(model, data))

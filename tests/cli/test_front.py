@@ -19,10 +19,10 @@ from nanogpt_cli.cli import app, console, lazy
 ROOT = Path(__file__).parents[2]
 
 
-def nanogpt(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def nanogpt(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "nanogpt_cli", *arguments],
-        capture_output=True, text=True, cwd=cwd, check=False, timeout=LIMIT,
+        capture_output=True, text=True, check=False, timeout=LIMIT,
     )  # fmt: skip
 
 
@@ -118,13 +118,16 @@ def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
     ],
 )
 def test_bad_input_is_one_clear_message_and_exit_code_2(
-    tmp_path: Path, arguments: tuple[str, ...], said: str
-) -> None:
-    done = nanogpt(*arguments, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...], said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    code = programs.nanogpt(*arguments)
+    stdout, stderr = capfd.readouterr()
+    assert code == 2, stderr
+    assert said in stderr
+    assert "Traceback" not in stderr
+    assert stdout == ""
     assert list(tmp_path.iterdir()) == []
 
 

@@ -347,11 +347,12 @@ def test_weights_that_are_not_numbers_are_shown_and_refused(module: str, lint: l
 
 @pytest.mark.parametrize(
     ("factory", "word"),
-    [("other", "not a GPT-2"), ("partial", "h.2.mlp.c_fc.weight"), ("raises", "no such luck"),
-     ("leaves", "raised GeneratorExit: gone"), ("Unreadable", "raised BaseException: not for you"),
-     ("text", "nn.Module"), ("missing", "has no 'missing'"), ("Model", "needs arguments (config)")],
+    [("other", "tells its vocabulary"), ("partial", "no attribute 'c_fc'"),
+     ("raises", "no such luck"), ("leaves", "raised GeneratorExit: gone"),
+     ("Unreadable", "raised BaseException: not for you"), ("text", "nn.Module"),
+     ("missing", "has no 'missing'"), ("Model", "needs arguments (config)")],
 )  # fmt: skip
-def test_a_module_that_is_no_gpt_is_refused(module: str, factory: str, word: str) -> None:
+def test_a_module_that_is_no_decoder_is_refused(module: str, factory: str, word: str) -> None:
     with pytest.raises(UserError) as caught:
         run("--from", f"{module}:{factory}")
     assert word in str(caught.value)
@@ -417,16 +418,17 @@ def test_transformers_modules_and_folders_are_read(tmp_path: Path) -> None:
 
 def test_the_layers_view_gets_the_inspection(tmp_path: Path) -> None:
     from nanogpt_cli.cli import init_inspect_input as inputs
-    from nanogpt_cli.cli.init_inspect_output import write_run
+    from nanogpt_cli.cli.init_inspect_files import About, write_run
     from nanogpt_cli.init.inspect import measure
     from nanogpt_cli.tui.plain import summary
     from nanogpt_cli.tui.session import RunSession
 
     options = {"n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 50}
-    subject, _ = inputs.subject("", "", [], options, "", 0, "random")
+    subject, _ = inputs.subject("", "", [], options, 0, "random")
     idx, targets, _ = inputs.tokens(subject.config, "", 1, 16, 0)
     found = measure(subject.source, idx, targets, backward=False)
-    write_run(tmp_path / "run", subject, found.signals, None)
+    about = About(subject.label, subject.label, 1000, subject.config.vocab_size, 2)
+    write_run(tmp_path / "run", about, found.signals, None)
     session = RunSession(tmp_path / "run")
     session.poll(1 << 22, float("inf"))
     assert summary(session)

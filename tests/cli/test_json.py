@@ -28,6 +28,7 @@ ARGUMENTS = {
     "eval --certify": ["--run", "runs/debug"],
     "init-inspect": ["--n-layer", "1", "--n-embd", "16", "--n-head", "2", "--vocab-size", "20",
                      "--block-size", "16"],
+    "init-inspect --from": ["theirs.py:Model", "--tokens", "8"],
     "init-inspect --compare": ["--compare=normal", "--n-layer", "1", "--n-embd", "16",
                                "--n-head", "2", "--vocab-size", "20", "--block-size", "16"],
     "init-inspect --coord-check": ["--n-layer", "1", "--widths", "16,32", "--n-embd", "16",
@@ -46,13 +47,31 @@ ARGUMENTS = {
     "plan": ["debug", *TINY, "--flops", "1e9", "--memory", "8"],
     "data inspect": ["data/tiny-char"],
     "verify-resume": ["debug", *TINY, "--steps", "2"],
-    "bench race": ["--recipe", "debug", *TINY],
     "bench sample": ["debug", "-n", "2", "--repeats", "1", "--threads", "1"],
     "doctor": ["--no-compile"],
     "cache clear": ["--yes"],
 }  # fmt: skip
-# They take long; what they print is checked by eye.
+# A decoder of another architecture than GPT-2's: nothing but an MLP for each token.
+THEIRS = """
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(9, 8)
+        pieces = [nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8)) for _ in range(2)]
+        self.blocks = nn.ModuleList(pieces)
+        self.head = nn.Linear(8, 9)
+
+    def forward(self, ids):
+        x = self.table(ids)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+"""
+# They take long: their own tests look at what they print, or it is checked by eye.
 SLOW = {
+    "bench race",
     "bench train",
     "bench train --growth",
     "bench startup",
@@ -72,6 +91,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("NANOGPT_HOME", str(folder / "home"))
         Path("text.txt").write_text("a text of a few letters, again and again\n" * 60)
         Path("config.py").write_text("n_layer = 2\n")
+        Path("theirs.py").write_text(THEIRS)
         make = ["prepare", "text.txt", "--tokenizer", "char", "--out", "data/tiny-char"]
         away = ["export", "debug", "--to", "hf", "--no-verify", "--out", "away"]
         for arguments in (make, ["train", "debug", *TINY], away):

@@ -24,12 +24,15 @@ TEXT = "To be, or not to be: that is the question.\n" * 30
 
 
 @pytest.fixture
-def nanogpt(tmp_path: Path) -> Run:
-    def run(*args: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "nanogpt_cli", *map(str, args)],
-            cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False, input=stdin,
-        )  # fmt: skip
+def nanogpt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Run:
+    """The program in this process, in the test's own folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        code = programs.nanogpt(*words)
+        return subprocess.CompletedProcess(words, code, *capfd.readouterr())
 
     return run
 
@@ -72,8 +75,11 @@ def test_inspect_fails_on_damage(tmp_path: Path, nanogpt: Run) -> None:
     assert "no prepared data set is called 'nothing'" in missing.stderr
 
 
-def test_standard_input(tmp_path: Path, nanogpt: Run) -> None:
-    done = nanogpt("prepare", "-", "-t", "byte", "--out", "o", "--json", stdin=TEXT)
+def test_standard_input(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nanogpt_cli", "prepare", "-", "-t", "byte", "--out", "o", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT, check=False, input=TEXT,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["receipt"]["bytes"] == len(TEXT)
 

@@ -407,10 +407,12 @@ def test_a_gpu_without_bf16_samples_in_float32(
     assert session.generation.exact is not native
 
 
-def test_the_program_exits_with_two_on_bad_input(here: Path) -> None:
-    process = start("--run", "nosuch", "--prompt", "A")
-    out, err = (stream.decode() for stream in process.communicate(timeout=60))
-    assert (process.returncode, out) == (2, "")
+def test_the_program_exits_with_two_on_bad_input(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = programs.nanogpt("sample", "--run", "nosuch", "--prompt", "A")
+    out, err = capfd.readouterr()
+    assert (code, out) == (2, "")
     assert err.splitlines()[0] == "error: no run 'nosuch'"
     assert "Traceback" not in err
 

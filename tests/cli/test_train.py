@@ -1,4 +1,8 @@
-"""``nanogpt train`` and its neighbours as programs: signals, locks, folders, exit codes."""
+"""``nanogpt train`` and its neighbours: signals, locks, folders, exit codes.
+
+A program of its own is what gets a signal or loses its reader; all else runs in this process, which
+has imported PyTorch already.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import programs
 import pytest
 import smallest
-from programs import LIMIT, finish
+from programs import finish
+from torch import Tensor
 from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app, jobs
@@ -22,6 +27,7 @@ from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.training import progress
+from nanogpt_cli.training.optim import Optimizers
 from nanogpt_cli.training.trainer import Trainer
 
 TEXT = "the king walked under the trees while rain fell on the stone and the queen slept\n" * 120
@@ -31,29 +37,37 @@ RECIPE = smallest.recipe(
 )
 
 
+Program = Callable[..., tuple[int, str, str]]
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a text and a recipe."""
+    """A folder with a text and a recipe, in which the test works."""
     (tmp_path / "toy.txt").write_text(TEXT)
     (tmp_path / "toy.toml").write_text(RECIPE)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return tmp_path
 
 
-def start(place: Path, *arguments: str) -> subprocess.Popen[str]:
-    return programs.start([sys.executable, "-m", "nanogpt_cli", *arguments], cwd=place, text=True)
+@pytest.fixture
+def nanogpt(place: Path, capfd: pytest.CaptureFixture[str]) -> Program:
+    """The program in this process, in ``place``: (exit code, stdout, stderr)."""
+    del place
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = programs.nanogpt(*arguments)
+        return code, *capfd.readouterr()
+
+    return call
 
 
-def nanogpt(place: Path, *arguments: str) -> tuple[int, str, str]:
-    process = start(place, *arguments)
-    out, commentary = finish(process)
-    return process.returncode, out, commentary
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return programs.start([sys.executable, "-m", "nanogpt_cli", *arguments], text=True)
 
 
-def test_a_run_from_start_to_eval_and_a_second_one_beside_it(place: Path) -> None:
-    code, out, commentary = nanogpt(
-        place, "train", "toy.toml", "--json", "--set", 'log.sinks=["csv"]'
-    )
+def test_a_run_from_start_to_eval_and_a_second_one_beside_it(place: Path, nanogpt: Program) -> None:
+    code, out, commentary = nanogpt("train", "toy.toml", "--json", "--set", 'log.sinks=["csv"]')
     assert code == 0, commentary
     facts = json.loads(out)
     assert (facts["run"], facts["step"], facts["reason"]) == ("runs/toy", 6, "finished")
@@ -62,11 +76,11 @@ def test_a_run_from_start_to_eval_and_a_second_one_beside_it(place: Path) -> Non
     assert rows[0].startswith("step,time,loss,val_loss")
     assert len(rows) == 1 + 6 + 2
 
-    code, out, commentary = nanogpt(place, "train", "toy.toml")
+    code, out, commentary = nanogpt("train", "toy.toml")
     assert (code, out.strip()) == (0, "runs/toy-2")
     assert "runs/toy exists" in commentary
 
-    code, out, commentary = nanogpt(place, "eval", "toy", "--checkpoint", "last", "--json")
+    code, out, commentary = nanogpt("eval", "toy", "--checkpoint", "last", "--json")
     assert code == 0, commentary
     measured = json.loads(out)
     logged = [json.loads(line) for line in (place / "runs/toy/events.jsonl").open()]
@@ -77,15 +91,15 @@ def test_a_run_from_start_to_eval_and_a_second_one_beside_it(place: Path) -> Non
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
-    place: Path, number: signal.Signals
+    place: Path, nanogpt: Program, number: signal.Signals
 ) -> None:
     long = ["--set", "train.max_steps=1000000", "--set", "train.checkpoint_every=0"]
-    process = start(place, "train", "toy.toml", *long)
+    process = start("train", "toy.toml", *long)
     run = RunFolder(place / "runs" / "toy")
     programs.until(
         lambda: run.events.exists() and b'"type":"step"' in run.events.read_bytes(), process
     )
-    locked, _, refusal = nanogpt(place, "train", "toy", "--resume")
+    locked, _, refusal = nanogpt("train", "toy", "--resume")
     assert locked == 2
     assert "is being trained by another process" in refusal
     process.send_signal(number)
@@ -97,7 +111,7 @@ def test_a_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert last["checkpoint"] == f"checkpoints/step-{last['step']:06d}"
 
     limit = f"train.max_steps={last['step'] + 2}"
-    code, out, commentary = nanogpt(place, "train", "toy", "--resume", "--json", "--set", limit)
+    code, out, commentary = nanogpt("train", "toy", "--resume", "--json", "--set", limit)
     assert code == 0, commentary
     assert json.loads(out)["step"] == last["step"] + 2
 
@@ -117,7 +131,7 @@ def test_a_run_stopped_before_its_first_step_leaves_nothing(
 
 
 def test_a_reader_that_leaves_does_not_end_the_run(place: Path) -> None:
-    process = start(place, "train", "toy.toml")
+    process = start("train", "toy.toml")
     assert process.stderr is not None
     process.stderr.close()
     process.stderr = None
@@ -128,52 +142,40 @@ def test_a_reader_that_leaves_does_not_end_the_run(place: Path) -> None:
     assert (last["type"], last["reason"]) == ("run_ended", "finished")
 
 
-def test_a_damaged_checkpoint_is_named_and_the_previous_one_taken(place: Path) -> None:
-    assert nanogpt(place, "train", "toy.toml")[0] == 0
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_taken(
+    place: Path, nanogpt: Program
+) -> None:
+    assert nanogpt("train", "toy.toml")[0] == 0
     checkpoints = place / "runs" / "toy" / "checkpoints"
     os.truncate(checkpoints / "step-000006" / "model.safetensors", 100)
-    code, _, commentary = nanogpt(place, "train", "toy", "--resume", "--set", "train.max_steps=7")
+    code, _, commentary = nanogpt("train", "toy", "--resume", "--set", "train.max_steps=7")
     assert code == 0, commentary
     assert "step-000006/model.safetensors is damaged" in commentary
     assert "going on from runs/toy/checkpoints/step-000003" in commentary
     assert (checkpoints / "damaged-step-000006").is_dir()
 
 
-def test_verify_resume_passes_and_can_fail(place: Path) -> None:
-    code, out, commentary = nanogpt(place, "verify-resume", "toy.toml", "--steps", "6")
+def test_verify_resume_passes_and_can_fail(
+    nanogpt: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, out, commentary = nanogpt("verify-resume", "toy.toml", "--steps", "6")
     assert code == 0, commentary
     assert out.startswith("equal: ")
-    broken = (
-        "from nanogpt_cli.training import optim\n"
-        "load = optim.Optimizers.load_tensors\n"
-        "def lossy(self, tensors):\n"
-        "    load(self, {k: v for k, v in tensors.items() if not k.endswith('exp_avg_sq')})\n"
-        "    for part in self.members:\n"
-        "        for p, state in part.state.items(): state['exp_avg_sq'] = state['exp_avg'] ** 2\n"
-        "optim.Optimizers.load_tensors = lossy\n"
-        "import sys; sys.argv = ['nanogpt', 'verify-resume', 'toy.toml', '--steps', '6']\n"
-        "from nanogpt_cli.cli import main; main()\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", broken],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=LIMIT,
-    )
-    assert done.returncode == 1, done.stderr
-    assert done.stdout.startswith("differs: the loss of step 5")
+    load = Optimizers.load_tensors
+
+    def lossy(optimizers: Optimizers, tensors: dict[str, Tensor]) -> None:
+        load(optimizers, {k: v for k, v in tensors.items() if not k.endswith("exp_avg_sq")})
+        for part in optimizers.members:
+            for state in part.state.values():
+                state["exp_avg_sq"] = state["exp_avg"] ** 2
+
+    monkeypatch.setattr(Optimizers, "load_tensors", lossy)
+    code, out, commentary = nanogpt("verify-resume", "toy.toml", "--steps", "6")
+    assert code == 1, commentary
+    assert out.startswith("differs: the loss of step 5")
 
 
-def test_plan_and_lr_find(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process: four programs would import PyTorch four times."""
-    monkeypatch.chdir(place)
-
-    def nanogpt(*arguments: str) -> tuple[int, str, str]:
-        done = CliRunner().invoke(app, arguments)
-        return done.exit_code, done.stdout, done.stderr
-
+def test_plan_and_lr_find(place: Path, nanogpt: Program) -> None:
     code, out, commentary = nanogpt("plan", "toy.toml", "--json", "--flops", "1e9")
     assert code == 0, commentary
     assert json.loads(out)["fits"] is True
@@ -197,14 +199,8 @@ def test_plan_and_lr_find(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not (place / "runs").exists()
 
 
-def test_plan_estimates_gpus_that_are_not_there(place: Path) -> None:
-    del place
-
-    def nanogpt(*arguments: str) -> tuple[int, str, str]:
-        done = CliRunner().invoke(app, ("plan", "gpt2-124m", *arguments))
-        return done.exit_code, done.stdout, done.stderr
-
-    code, out, commentary = nanogpt("--gpu", "h200", "--gpus", "8", "--json")
+def test_plan_estimates_gpus_that_are_not_there(nanogpt: Program) -> None:
+    code, out, commentary = nanogpt("plan", "gpt2-124m", "--gpu", "h200", "--gpus", "8", "--json")
     assert code == 0, commentary
     found = json.loads(out)
     guess = found["estimate"]
@@ -213,11 +209,11 @@ def test_plan_estimates_gpus_that_are_not_there(place: Path) -> None:
         guess["step_seconds"]
     )
     assert guess["gpu_hours"] == pytest.approx(8 * found["seconds"] / 3600)
-    code, out, commentary = nanogpt("--gpu", "H200")
+    code, out, commentary = nanogpt("plan", "gpt2-124m", "--gpu", "H200")
     assert code == 0, commentary
     assert out.count("estimated") == 5  # the time, the table, and what follows from it
     assert "MLP products" in out
-    code, _, commentary = nanogpt("--gpu", "RTX 3090")
+    code, _, commentary = nanogpt("plan", "gpt2-124m", "--gpu", "RTX 3090")
     assert code == 1
     assert "does not fit: set train.batch_size = 32" in commentary
     refused = CliRunner().invoke(app, ("plan", "gpt2-124m", "--gpu", "H200", "--flops", "1e9"))
@@ -225,7 +221,7 @@ def test_plan_estimates_gpus_that_are_not_there(place: Path) -> None:
     assert refused.exception.hint == "leave one of them out"
 
 
-def test_bad_calls_are_one_line(place: Path) -> None:
+def test_bad_calls_are_one_line(nanogpt: Program) -> None:
     for arguments, words in [
         (["train"], "which recipe?"),
         (["train", "toy.toml", "--resume", "--from", "x"], "exclude each other"),
@@ -234,7 +230,7 @@ def test_bad_calls_are_one_line(place: Path) -> None:
         (["train", "toy.toml", "--device", "meta"], "not a device to train on"),
         (["replay", "nothing"], "no run 'nothing'"),
     ]:
-        code, out, commentary = nanogpt(place, *arguments)
+        code, out, commentary = nanogpt(*arguments)
         assert (code, out) == (2, ""), commentary
         assert words in commentary
         assert "Traceback" not in commentary

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 NEEDED = ("typer", "rich", "pydantic", "safetensors", "tomli-w", "platformdirs", "filelock")
 # For ``pytest tests/gpu`` there.
-TESTING = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")
+TESTING = ("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "hypothesis")
 # pip takes each tag by its letter; a wheel for an older system runs on a newer one.
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 _LIMIT_S = 600

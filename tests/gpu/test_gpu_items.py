@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ from nanogpt_cli.bench.on_gpu.items import ITEMS
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch sees no GPU"),
+    pytest.mark.skipif(
+        "PYTEST_XDIST_WORKER" in os.environ, reason="needs the GPU to itself: pytest tests/gpu"
+    ),
     pytest.mark.timeout(2 * max(item.limit_s for item in ITEMS.values())),
 ]
 

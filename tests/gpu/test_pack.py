@@ -62,13 +62,16 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
-def nanogpt(environment: dict[str, str], *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "nanogpt_cli", *words],
-        env=environment, capture_output=True, text=True, timeout=LIMIT, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+COMMANDS = """
+import json, sys
+from nanogpt_cli.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["nanogpt", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        assert not ended.code, words
+"""
 
 
 def test_a_run_and_the_items_do_without_the_rest(
@@ -78,13 +81,18 @@ def test_a_run_and_the_items_do_without_the_rest(
     sets = [f"data.name={tmp_path / 'text.txt'}", "train.max_steps=2", 'sample.prompt="a"',
             "optim.warmup_steps=1"]  # fmt: skip
     words = [word for setting in sets for word in ("--set", setting)]
-    run = json.loads(nanogpt(environment, "train", "debug", *words, "--out", str(tmp_path),
-                             "--json"))["run"]  # fmt: skip
-    nanogpt(environment, "sample", run, "-n", "5", "--json")
-    nanogpt(environment, "eval", run, "--json")
-    out = tmp_path / "gpu.json"
-    nanogpt(environment, "bench", "gpu", "--device", "cpu", "--only", "decoding",
-            "--out", str(out))  # fmt: skip
+    run, out = str(tmp_path / "debug"), tmp_path / "gpu.json"
+    commands = [
+        ["train", "debug", *words, "--out", str(tmp_path)],
+        ["sample", run, "-n", "5", "--json"],
+        ["eval", run, "--json"],
+        ["bench", "gpu", "--device", "cpu", "--only", "decoding", "--out", str(out)],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
+        env=environment, capture_output=True, text=True, timeout=LIMIT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     assert json.loads(out.read_text())["passed"]
 
 

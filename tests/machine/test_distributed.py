@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import programs
 import pytest
@@ -62,20 +63,19 @@ def compare(one: RunFolder, two: RunFolder) -> None:
             assert (ours[key] - theirs[key]).abs().max() < 1e-3, key
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+def alone(folder: Path, parts: dict[str, Any]) -> RunFolder:
     """Twelve steps on one process, in this one."""
-    folder = tmp_path_factory.mktemp("alone")
-    trainer = Trainer(shared_recipe("ddp", 12), toy_run.data(folder), RunFolder(folder))
+    folder.mkdir()
+    trainer = Trainer(shared_recipe("ddp", 12, parts), toy_run.data(folder), RunFolder(folder))
     with EventWriter(RunFolder(folder).events) as write:
         for event in trainer.run():
             write(event)
     return RunFolder(folder)
 
 
-def shared_recipe(parallel: str, max_steps: int) -> Recipe:
+def shared_recipe(parallel: str, max_steps: int, parts: dict[str, Any]) -> Recipe:
     return toy_run.recipe(
-        model={"dropout": 0.1},
+        model={"dropout": 0.1, **parts},
         train={"parallel": parallel, "max_steps": max_steps, "batch_size": 4},
         optim={"name": "muon", "schedule": "constant", "ema": 0.9},
         stats={"every": 3, "budget": 0.5},
@@ -83,23 +83,25 @@ def shared_recipe(parallel: str, max_steps: int) -> Recipe:
     )
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    ("parallel", "parts"), [("ddp", {}), ("fsdp", {}), ("fsdp", toy_run.MODERN)]
+)
 def test_two_processes_equal_one_and_resume_as_one(
-    tmp_path: Path, alone: RunFolder, parallel: str
+    tmp_path: Path, parallel: str, parts: dict[str, Any]
 ) -> None:
     """Six steps on two processes, the other six on one."""
     data = toy_run.data(tmp_path)
-    recipe = written(tmp_path, shared_recipe(parallel, 6), data.folder)
+    recipe = written(tmp_path, shared_recipe(parallel, 6, parts), data.folder)
     two = train(tmp_path, recipe, "--procs", 2, "--json")
     assert two.returncode == 0, two.stderr
     facts = json.loads(two.stdout.splitlines()[-1])
     assert (facts["reason"], facts["step"]) == ("finished", 6)
     run = RunFolder(tmp_path / facts["run"])
-    second = Trainer(shared_recipe(parallel, 12), data, run, checkpoint=retention.find(run))
+    second = Trainer(shared_recipe(parallel, 12, parts), data, run, checkpoint=retention.find(run))
     with EventWriter(run.events) as write:
         for event in second.run():
             write(event)
-    compare(alone, run)
+    compare(alone(tmp_path / "alone", parts), run)
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the rank in /proc")

@@ -26,6 +26,7 @@ def sentences(**sections: dict[str, Any]) -> list[str]:
         ("optim.decay_fraction", {"optim": {"decay_fraction": 0.5}}),
         ("optim.decay_shape", {"optim": {"decay_shape": "1-sqrt"}}),
         ("optim.min_lr", {"optim": {"min_lr": 1e-5, "schedule": "constant"}}),
+        ("model.rope_theta", {"model": {"rope_theta": 5000.0}}),
         ("sample.every", {"sample": {"every": 5, "max_new_tokens": 0}}),
     ],
 )

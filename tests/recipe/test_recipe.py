@@ -73,6 +73,14 @@ def test_all_mistakes_are_reported_at_once_with_their_lines(tmp_path: Path) -> N
     ("text", "expected"),
     [
         ("[model]\nn_head = 5\nn_embd = 64\n", "line 2: n_head = 5 does not divide n_embd = 64"),
+        (
+            "[model]\nn_head = 4\nn_embd = 64\nn_kv_head = 3\n",
+            "line 4: n_kv_head = 3 does not divide n_head = 4; n_kv_head = 2 would",
+        ),
+        (
+            '[model]\nn_head = 4\nn_embd = 20\nposition = "rope"\n',
+            'line 4: position = "rope" turns pairs of channels, and n_embd / n_head = 5 is odd',
+        ),
         ("[train]\nbatch_size = 0\n", "line 2: train.batch_size = 0"),
         ("[optim]\nlr = 1e-4\nmin_lr = 1e-3\n", "min_lr = 0.001 is above lr = 0.0001"),
         ("[optim]\nwarmup_steps = 2000\n", "line 2: optim.warmup_steps = 2000 is longer than"),

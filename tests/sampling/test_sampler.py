@@ -21,6 +21,10 @@ from nanogpt_cli.sampling.weights import Weights
 
 V = 61  # rows of the embedding; ids from 57 on are padding in these tests
 GREEDY = Sampling(temperature=0)
+MODERN: dict[str, object] = {
+    "norm": "rms", "position": "rope", "qk_norm": True, "n_kv_head": 2, "activation": "swiglu",
+    "bias": False, "tied": False,
+}  # fmt: skip
 
 
 def make(seed: int = 0, **changes: object) -> GPT:
@@ -87,6 +91,24 @@ def test_cached_equals_naive_across_the_context_boundary(
     assert alone[0, 0] == naive[0, 0]
 
 
+@pytest.mark.parametrize("context", ["slide", "roll"])
+def test_todays_parts_draw_the_same_tokens_cached_and_naive(context: sampler.Context) -> None:
+    """Beyond the block, cached keys lack what the new window has forgotten: it is read anew."""
+    model = make(**MODERN)
+    weights = Weights.of(model)
+    weights.pack()
+    prompts = [[1], [5, 6, 7], list(range(20)), list(range(40))]
+    sampling = Sampling(temperature=1.0, top_k=0)
+    generation = GenerationConfig(30, samples=2, sampling=sampling, vocab_size=57, context=context)
+    naive = run(model, prompts, replace(generation, cached=False))
+    assert run(model, prompts, generation) == naive
+    assert run(model, prompts, replace(generation, weights=weights)) == naive
+    alone = run(model, prompts[:1], replace(generation, weights=weights, samples=1))
+    assert alone[0, 0] == naive[0, 0]
+    shape = Decoder(weights, 3).cache.shape
+    assert shape == (3, 3, 2, 2, 24, 8)  # layers, texts, key and value, kv heads, positions, D
+
+
 def test_cached_equals_naive_on_many_seeds(model: GPT) -> None:
     for seed in range(40):
         generation = GenerationConfig(12, sampling=Sampling(temperature=1.5, top_k=20), seed=seed)
@@ -101,15 +123,26 @@ def test_cached_equals_naive_on_many_seeds(model: GPT) -> None:
         {"bias": False, "activation": "gelu_tanh"},
         {"activation": "swiglu", "tied": False},
         {"activation": "relu2", "multipliers": Multipliers(3.0, 0.5, 0.2, 0.25)},
+        MODERN,
+        MODERN | {"n_kv_head": 1, "bias": "qkv", "qk_norm": False, "n_embd": 48, "hidden": 31},
+        {"position": "rope", "multipliers": Multipliers(3.0, 0.5, 0.2, 0.25)},
+        {"norm": "rms", "activation": "geglu", "norm_eps": 1e-2, "n_kv_head": 4},
+        {"qk_norm": True, "bias": False},
     ],
 )
-def test_every_architecture_decodes_as_its_module_does(changes: dict[str, object]) -> None:
+@pytest.mark.parametrize("packing", [False, True])
+def test_every_architecture_decodes_as_its_module_does(
+    changes: dict[str, object], packing: bool
+) -> None:
     model = make(**changes)
     ids = torch.randint(0, V, (24,), generator=torch.Generator().manual_seed(1)).tolist()
     decoder = Decoder(Weights.of(model), 2)
     logits = [decoder.prefill([0, 1], [ids[:3], ids[:3]])]
     logits += [decoder.step([0, 1], [ids[n]] * 2, [n] * 2) for n in range(3, 24)]
-    single = Decoder(Weights.of(model), 1)
+    weights = Weights.of(model)
+    if packing:
+        weights.pack()
+    single = Decoder(weights, 1)
     single.prefill([0], [ids[:3]])
     for n, both in enumerate(logits, start=3):
         expected = torch.from_numpy(reference_logits(model, ids[:n]))

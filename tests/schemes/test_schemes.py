@@ -88,28 +88,6 @@ def test_mup_is_gpt2_at_its_base_width_and_slower_above() -> None:
     assert mup.multiplier("output", {"d": 1024, "L": 4, "D": 64}) == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("transformer.wte.weight", "wte"),
-        ("transformer.h.11.attn.c_attn.weight", "qkv"),
-        ("transformer.h.0.attn.c_proj.weight", "attn_proj"),
-        ("transformer.h.0.mlp.c_proj.weight", "mlp_proj"),
-        ("transformer.h.0.mlp.c_fc.bias", "bias"),
-        ("transformer.ln_f.weight", "ln"),
-        ("transformer.h.3.ln_2.bias", "ln_bias"),
-        ("lm_head.weight", "lm_head"),
-    ],
-)
-def test_the_class_comes_from_the_name(name: str, kind: str) -> None:
-    assert schemes.tensor_class(name) == kind
-
-
-def test_cproj_is_not_c_proj() -> None:
-    with pytest.raises(ValueError, match="cproj"):
-        schemes.tensor_class("transformer.h.0.attn.cproj.weight")
-
-
 @pytest.mark.parametrize(("alias", "name"), [("NanoGPT", "gpt2"), ("he", "kaiming"), ("µp", "mup")])
 def test_aliases(alias: str, name: str) -> None:
     assert schemes.get(alias).name == name

@@ -139,9 +139,17 @@ def hammer(
             raise SystemExit((folder / "stderr.log").read_text(encoding="utf-8"))
 
 
+def main(folder: str, data: str, interruptions: str, max_steps: str, *seeds: str) -> None:
+    """Train into ``calm`` without interruptions, then into ``seed-N`` for each seed."""
+    hammer(Path(folder, "calm"), Path(data), 0, int(max_steps), 0)
+    counts = {
+        seed: hammer(
+            Path(folder, f"seed-{seed}"), Path(data), int(interruptions), int(max_steps), int(seed)
+        )
+        for seed in seeds
+    }
+    sys.stdout.write(json.dumps(counts) + "\n")
+
+
 if __name__ == "__main__":
-    target, tokens, wanted_count, steps, first_seed = sys.argv[1:]
-    found = hammer(
-        Path(target), Path(tokens), int(wanted_count), int(steps), int(first_seed)
-    )  # fmt: skip
-    sys.stdout.write(json.dumps(found) + "\n")
+    main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""One of several ranks that train by Muon, in a job of PyTorch's launcher; writes what it did.
+"""One of several ranks that train by Muon, in a job of ``forked_ranks.py``; writes what it did.
 
 Arguments: a folder for the data, and one for ``PARALLEL-RANK.json``.
 """

@@ -25,6 +25,13 @@ def test_permutation_looks_random() -> None:
     assert not np.array_equal(images, permute(np.arange(size), size, 1337, 2, 1))
 
 
+def test_permutations_computed_together_are_those_of_each_key() -> None:
+    index, epochs = np.arange(90) % 9, np.arange(90, dtype=np.uint64) // 9
+    together = permute(index, 9, 1337, 2, epochs)
+    alone = [permute(np.arange(9), 9, 1337, 2, epoch) for epoch in range(10)]
+    assert np.array_equal(together, np.concatenate(alone))
+
+
 def test_hash_bits_are_balanced() -> None:
     values = mix(np.arange(20_000, dtype=np.uint64), 5)
     bits = (values[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)

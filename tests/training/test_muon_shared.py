@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import muon_driver
 import pytest
 import toy_run
-from programs import LIMIT
+from programs import LIMIT, as_ranks
 
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.machine.exchange import deal
@@ -23,9 +22,8 @@ WORLD = 2
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What each rank found, by the way to share."""
     folder = tmp_path_factory.mktemp("ranks")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [*launcher, f"--nproc-per-node={WORLD}", muon_driver.__file__, folder, folder],
+        as_ranks(WORLD, muon_driver.__file__, folder, folder),
         capture_output=True, text=True, check=False, timeout=LIMIT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

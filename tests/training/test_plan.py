@@ -11,7 +11,7 @@ from toy_run import recipe
 
 from nanogpt_cli import recipe as recipes
 from nanogpt_cli.machine import device
-from nanogpt_cli.model import accounting
+from nanogpt_cli.model import accounting, loss
 from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.training import plan, spec
@@ -116,3 +116,17 @@ def test_blocks_beyond_the_second_are_counted_without_tracing_them() -> None:
     config = replace(spec.model_config(recipe(), 50), n_layer=5, dropout=0.1)
     for size in (1, 3):
         assert plan.activation_bytes(config, size, CPU) == plan._traced(config, size, CPU)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_sequences_are_counted_without_tracing_every_piece_of_the_head(
+    dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(spec.model_config(recipe(), 51), n_layer=1, dropout=dropout)
+    monkeypatch.setitem(loss._AT_ONCE, "cpu", 3 * config.block_size * config.vocab_size)
+    traced = {size: plan._traced(config, size, CPU) for size in (1, 2, 3, 4, 5, 6, 9)}
+    monkeypatch.setattr(plan, "_traced", lambda _, size, __: traced[size])
+    for size in (1, 2, 3, 4, 5, 6, 9):
+        assert plan.activation_bytes(config, size, CPU) == traced[size]
+    del traced[9]  # five sequences say what nine need
+    assert plan.activation_bytes(config, 9, CPU) > traced[6]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,9 +61,13 @@ def test_broken_weights_are_blamed_on_an_earlier_update(tmp_path: Path) -> None:
     assert len(found.windows) == 8  # every window is broken by itself
 
 
-@pytest.mark.parametrize("step", [1, 3, 7, 12])
-def test_a_healthy_step_is_made_again_exactly(tmp_path: Path, step: int) -> None:
-    wanted = recipe(model={"dropout": 0.2}, optim={"name": "muon"})
+@pytest.mark.parametrize(
+    ("step", "model"), [(1, {}), (3, {}), (7, {}), (12, {}), (7, toy_run.MODERN)]
+)
+def test_a_healthy_step_is_made_again_exactly(
+    tmp_path: Path, step: int, model: dict[str, Any]
+) -> None:
+    wanted = recipe(model={"dropout": 0.2, **model}, optim={"name": "muon"})
     run, data = toy_run.folder(tmp_path / "run"), toy_run.data(tmp_path)
     files.write_text(run.recipe, recipe_files.to_toml(wanted))
     logged = {e.step: e for e in of_type(toy_run.run(Trainer(wanted, data, run)), events.Step)}

@@ -23,6 +23,12 @@ CASES = {
     "random order": {"data": {"order": "random"}},
     "bf16": {"train": {"precision": "bf16"}},
     "fp16": {"train": {"precision": "fp16"}},
+    "today's parts": {"model": toy_run.MODERN | {"dropout": 0.2}, "optim": {"ema": 0.9}},
+    "today's parts, muon, bf16": {
+        "model": toy_run.MODERN | {"bias": "qkv", "tied": False},
+        "optim": {"name": "muon"},
+        "train": {"precision": "bf16"},
+    },
     "mup multipliers": {"model": {"init": "mup", "tied": False}},
 }
 

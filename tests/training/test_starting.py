@@ -18,11 +18,12 @@ from toy_run import recipe
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import drawing
+from nanogpt_cli.model.parameters import TOKEN_TABLES
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.text import prepare, tokens
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import lr_find, progress, spec
-from nanogpt_cli.training.starting import TOKEN_TABLES, Start
+from nanogpt_cli.training.starting import Start
 from nanogpt_cli.training.trainer import Trainer
 
 ALPHABETS = {"a": "abcdefgh \n", "b": "stuvwxyz \n", "c": "stuvwxyz! \n", "d": "abcdef \n"}

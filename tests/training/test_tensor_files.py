@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from programs import LIMIT
+from programs import LIMIT, as_ranks
 from safetensors.torch import load_file, save_file
 
 from nanogpt_cli.training import tensor_files
@@ -115,9 +114,8 @@ with joining.joined() as group:
 def test_three_ranks_write_one_file_of_whole_tensors(tmp_path: Path) -> None:
     script = tmp_path / "ranks.py"
     script.write_text(RANKS)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [*launcher, "--nproc-per-node=3", script, tmp_path],
+        as_ranks(3, script, tmp_path),
         capture_output=True, text=True, check=False, timeout=LIMIT,
     )  # fmt: skip
     # What a rank has written says that all its assertions held; how PyTorch leaves is its affair.
