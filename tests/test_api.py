@@ -91,7 +91,7 @@ def test_inspect_says_what_is_wrong_with_a_module(recipe: ng.Recipe) -> None:
     assert len(report.measured.signals.stream_rms) == 3
     module.transformer.h[1].attn.c_attn.weight.data[0, 0] = float("nan")
     assert any(verdict.severity == "fail" for verdict in ng.inspect(module).verdicts)
-    with pytest.raises(ng.UserError, match="Linear: neither a configuration nor an nn.Embedding"):
+    with pytest.raises(ng.UserError, match="Linear: neither a configuration nor"):
         ng.inspect(torch.nn.Linear(3, 3))
     with pytest.raises(ng.UserError, match="on the device meta"):
         ng.inspect(torch.nn.Embedding(5, 5, device="meta"))
