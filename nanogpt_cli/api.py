@@ -7,12 +7,13 @@ may change; this module is stable.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_cli.errors import UserError
+from nanogpt_cli.errors import UserError, naming
 from nanogpt_cli.recipe import Data, Recipe
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run.events import Event
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from nanogpt_cli.init.inspect import Inspection
     from nanogpt_cli.init.lint import Verdict
+    from nanogpt_cli.init.signals import Signals
     from nanogpt_cli.interop import LoadedModel
     from nanogpt_cli.modules.watch import Watch
     from nanogpt_cli.text.tokens import TokenData
@@ -189,41 +191,60 @@ class Report:
 
     Attributes:
         verdicts: sentences with a severity ("ok", "note", "warn", "fail") and a number.
-        scheme: the initialisation scheme whose standard deviations come nearest.
+        scheme: the initialisation scheme that the weights follow, as ``gpt2`` or ``gpt2 × 0.5``;
+            empty if none is near or the weights are trained.
         measured: signals by depth and statistics of every matrix.
+        expected: what theory expects of the signals; ``None`` where it claims nothing.
     """
 
     verdicts: list[Verdict]
     scheme: str
     measured: Inspection
+    expected: Signals | None = None
 
 
 def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int = 0) -> Report:
     """Measure on random tokens how signals and gradients pass through a model.
 
     Args:
-        module: any module with GPT-2's parameter names: nanoGPT's, transformers', your own.
+        module: any decoder whose call maps token ids to logits: of transformers, nanoGPT or your
+            own. It runs in evaluation mode, and a copy of it on the CPU if it lies elsewhere.
         batch, length: shape (B, T) of the tokens; T is at most the model's context length.
         seed: seed of the random tokens.
 
     Raises:
-        UserError: the module is not a GPT-2; the message gives the first name or shape that
-            differs.
+        UserError: the module cannot be run on token ids, or no residual stream is found in it.
     """
-    from nanogpt_cli.init import detect
-    from nanogpt_cli.init.inspect import measure
-    from nanogpt_cli.init.nearest import nearest_scheme
-    from nanogpt_cli.init.sources import Stored
     from nanogpt_cli.init.theory import random_tokens
-    from nanogpt_cli.interop.module import adopt
+    from nanogpt_cli.modules import inspection
+    from nanogpt_cli.modules.build import Built
+    from nanogpt_cli.modules.passes import evaluation, unwrapped
 
-    model = adopt(module, type(module).__name__)
-    source = Stored(model.config, dict(model.named_parameters()).__getitem__)
-    ids, targets = random_tokens(model.config, batch, min(length, model.config.block_size), seed)
-    found = measure(source, ids, targets)
-    verdicts = detect.judge(found.tensors, found.signals, model.config)
-    scheme = nearest_scheme(found.tensors, model.config).name
-    return Report(verdicts, scheme, found)
+    name = type(module).__name__
+    module = unwrapped(module)
+    with naming(name):
+        sizes = inspection.sizes_of(module)
+        _check_inspectable(module, sizes.vocab_size)
+        if any(p.device.type != "cpu" for p in module.parameters()):
+            module = copy.deepcopy(module).cpu()
+        length = min(length, sizes.block_size or length)
+        ids, targets = random_tokens(sizes, batch, length, seed)
+        built = Built(module, name)
+        with evaluation(module):
+            found = inspection.inspect(built, inspection.watch(built, ids), ids, targets)
+    return Report(found.verdicts, found.scheme, found.found, found.expected)
+
+
+def _check_inspectable(module: nn.Module, vocab_size: int) -> None:
+    if any(p.is_meta for p in module.parameters()):
+        raise UserError(
+            "its parameters are on the device meta and have no values", "initialise it first"
+        )
+    if not vocab_size:
+        raise UserError(
+            "neither a configuration nor an nn.Embedding tells its vocabulary",
+            "give the module a config with vocab_size",
+        )
 
 
 def trainer_callback(watch: Watch) -> TrainerCallback:

@@ -86,9 +86,29 @@ def test_inspect_says_what_is_wrong_with_a_module(recipe: ng.Recipe) -> None:
     list(ng.train(recipe, out="runs"))
     module = ng.load_model("debug").model
     report = ng.inspect(module)
-    assert report.scheme.startswith("gpt2")
+    assert report.scheme == ""  # trained weights follow none
+    assert "these weights are trained" in report.verdicts[0].text
     assert len(report.measured.signals.stream_rms) == 3
     module.transformer.h[1].attn.c_attn.weight.data[0, 0] = float("nan")
     assert any(verdict.severity == "fail" for verdict in ng.inspect(module).verdicts)
-    with pytest.raises(ng.UserError, match="is not a GPT-2"):
+    with pytest.raises(ng.UserError, match="Linear: neither a configuration nor"):
         ng.inspect(torch.nn.Linear(3, 3))
+    with pytest.raises(ng.UserError, match="on the device meta"):
+        ng.inspect(torch.nn.Embedding(5, 5, device="meta"))
+
+
+def test_inspect_takes_modules_of_other_architectures() -> None:
+    import torch
+    import transformers
+
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 300}
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(intermediate_size=128, **sizes)
+    module = transformers.LlamaForCausalLM(config)
+    report = ng.inspect(module, batch=1, length=16)
+    assert module.training
+    assert report.scheme == "normal"
+    assert report.expected is not None
+    assert not [v for v in report.verdicts if v.severity in ("warn", "fail")]
+    module.model.layers[1].mlp.act_fn = torch.nn.Tanh()
+    assert any(v.topic == "forward" for v in ng.inspect(module, batch=1, length=16).verdicts)

@@ -73,6 +73,7 @@ class Subject:
         trained: whether the weights are known to be trained, and not to be judged as a start.
         data: folder of the prepared set of its recipe; empty if there is none.
         optim: how its recipe trains it; ``None`` for existing weights.
+        module: existing weights, in memory; ``None`` where they are drawn.
     """
 
     config: GPTConfig
@@ -83,6 +84,7 @@ class Subject:
     trained: bool = False
     data: str = ""
     optim: Optim | None = None
+    module: GPT | None = None
 
 
 def recipe_of(
@@ -226,7 +228,7 @@ def of_model(model: GPT, label: str, init: str) -> Subject:
     tensors = dict(model.named_parameters())
     scheme = schemes.get(init) if init else None
     source = Stored(model.config, tensors.__getitem__, scheme)
-    return Subject(model.config, scheme, source, label)
+    return Subject(model.config, scheme, source, label, module=model)
 
 
 def tokens(

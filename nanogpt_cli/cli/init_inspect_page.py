@@ -147,13 +147,13 @@ def _measure(subject: Subject, idx: Tensor, targets: Tensor, ask: InspectOptions
 
 
 def _judge(subject: Subject, expected: Signals | None, found: Inspection | None) -> list[Verdict]:
-    from nanogpt_cli.init import detect, lint, lint_signals
+    from nanogpt_cli.init import lint, lint_signals
     from nanogpt_cli.init.study import shallow_growth
     from nanogpt_cli.init.tensor_stats import by_class
 
     if subject.scheme is None or (subject.trained and found is not None):
         assert found is not None
-        return detect.judge(found.tensors, found.signals, subject.config, trained=subject.trained)
+        return _judge_stored(subject, found.signals)
     signals = found.signals if found else expected
     assert signals is not None
     beside, shallow = expected if found else None, shallow_growth(subject.config, subject.scheme)
@@ -161,6 +161,16 @@ def _judge(subject: Subject, expected: Signals | None, found: Inspection | None)
     return lint.on_scheme(subject.scheme, classes) + lint_signals.on_signals(
         signals, subject.config, beside, shallow
     )
+
+
+def _judge_stored(subject: Subject, signals: Signals) -> list[Verdict]:
+    """Judge weights of unknown origin, as a start or as trained."""
+    from nanogpt_cli.init.lint_signals import on_signals, on_trained
+    from nanogpt_cli.modules.inspection import judge_weights
+
+    assert subject.module is not None
+    verdicts, trained = judge_weights(subject.module, trained=True if subject.trained else None)
+    return verdicts + (on_trained(signals) if trained else on_signals(signals, subject.config))
 
 
 def _about(subject: Subject) -> About:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ from nanogpt_cli.modules.blocks import likely_blocks
 from nanogpt_cli.modules.blueprint import plan_of
 from nanogpt_cli.modules.build import Built
 from nanogpt_cli.modules.gradients import stream_gradients
-from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained
+from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained, nearest_scheme
 from nanogpt_cli.modules.measure import class_norms, observer, signals_of
 from nanogpt_cli.modules.override import Override
 from nanogpt_cli.modules.reference import TOLERANCE, agrees
@@ -71,6 +72,7 @@ class ModuleInspection:
         ungraded: why there are no gradients; empty if there are, or none were wanted.
         verdicts: on the forward pass, the weights and the signals.
         trained: whether the weights are trained.
+        scheme: the known scheme that a start follows, as ``gpt2 × 0.5``; empty if none is near.
     """
 
     found: Inspection
@@ -79,6 +81,7 @@ class ModuleInspection:
     ungraded: str
     verdicts: list[Verdict]
     trained: bool
+    scheme: str
 
 
 def sizes_of(module: nn.Module, width: int = 0) -> Sizes:
@@ -90,6 +93,16 @@ def sizes_of(module: nn.Module, width: int = 0) -> Sizes:
         _stated(module, ("vocab_size",)) or max(tables, default=0),
         _stated(module, _LENGTHS),
     )
+
+
+def _tolerance(module: nn.Module, anatomy: Anatomy) -> float:
+    """The difference of logits that rounding explains, as a share of the largest.
+
+    About ten operators of a block round in the format of the weights, each on its own.
+    """
+    formats = {p.dtype for p in module.parameters() if p.is_floating_point()}
+    eps = max((torch.finfo(dtype).eps for dtype in formats), default=0.0)
+    return max(TOLERANCE, eps * math.sqrt(10 * max(1, len(anatomy.blocks))))
 
 
 def _stated(module: nn.Module, names: Sequence[str]) -> int:
@@ -152,7 +165,9 @@ def inspect(
     trained = looks_trained(seen.sketches)
     verdicts = lint(seen.sketches, tied=anatomy.tied, trained=trained)
     expected, unclaimed = None, seen.unclaimed
-    if seen.witness is not None and not (apart := seen.difference(logits)) <= TOLERANCE:
+    if seen.witness is not None and not (apart := seen.difference(logits)) <= _tolerance(
+        built.module, anatomy
+    ):
         unclaimed = "its own code computes something else than the model it is named after"
         verdicts.append(forward_mismatch(apart))
     if trained:
@@ -166,7 +181,8 @@ def inspect(
             signals, sizes, expected, head=anatomy.head, known=expected is not None
         )
     found = Inspection(signals, seen.tensors)
-    return ModuleInspection(found, expected, unclaimed, ungraded, verdicts, trained)
+    scheme = "" if trained else nearest_scheme(seen.sketches, tied=anatomy.tied)
+    return ModuleInspection(found, expected, unclaimed, ungraded, verdicts, trained, scheme)
 
 
 def judge_weights(module: nn.Module, *, trained: bool | None = None) -> tuple[list[Verdict], bool]:

@@ -14,9 +14,10 @@ from statistics import median
 from torch import Tensor
 
 from nanogpt_cli.init.lint import FAIL, NOTE, OK, Verdict
-from nanogpt_cli.modules import lint_laws, lint_pairs, lint_values, lint_vectors
+from nanogpt_cli.modules import lint_laws, lint_pairs, lint_scheme, lint_values, lint_vectors
 from nanogpt_cli.modules.anatomy import MATRICES, Part
 from nanogpt_cli.modules.finding import Finding, merged
+from nanogpt_cli.modules.scales import Shape, by_role
 from nanogpt_cli.modules.sketch import Sketch, sketch
 
 _MATRICES = (*MATRICES, *lint_values.TABLES)
@@ -54,7 +55,7 @@ def lint(sketches: list[Sketch], *, tied: bool, trained: bool | None = None) -> 
         found += lint_values.damage(s)
     verdicts = lint_pairs.on_pairs(matrices, tied=tied, start=start)
     if start:
-        found, more = _as_start(sound, matrices, found)
+        found, more = _as_start(sound, matrices, found, tied=tied)
         verdicts += more
     else:
         zero = {s.part.role for s in matrices if s.zero}
@@ -68,7 +69,7 @@ _ORDER = (OK, NOTE, "warn", FAIL)
 
 
 def _as_start(
-    sound: list[Sketch], matrices: list[Sketch], found: list[Finding]
+    sound: list[Sketch], matrices: list[Sketch], found: list[Finding], *, tied: bool
 ) -> tuple[list[Finding], list[Verdict]]:
     """What independent draws of one law a role do not show."""
     tests = sum(sum(s.shape) for s in matrices)
@@ -81,16 +82,30 @@ def _as_start(
     ill = {f.part.key for f in found if f.topic in lint_values.CHANGES_STD}
     even = [s for s in matrices if s.key not in ill]
     verdicts = list(lint_pairs.fused_orthogonal(even))
-    return found, verdicts + list(lint_laws.on_laws(even, _shape(matrices)))
+    return found, verdicts + list(lint_laws.on_laws(even, _shape(matrices, tied=tied)))
 
 
-def _shape(matrices: list[Sketch]) -> lint_laws.Shape:
+def nearest_scheme(sketches: list[Sketch], *, tied: bool) -> str:
+    """The scheme that the weights of a start follow, as ``gpt2`` or ``gpt2 × 0.5``; empty if none.
+
+    Args:
+        sketches: those of all parts of the module.
+        tied: whether head and token embedding are one tensor.
+    """
+    matrices = [s for s in sketches if s.part.role in _MATRICES and not s.vector and not s.broken]
+    if tied:
+        matrices = [s for s in matrices if s.part.role != "lm_head"]
+    fit = lint_scheme.nearest(by_role(matrices), _shape(matrices, tied=tied))
+    return fit.name if fit and fit.near else ""
+
+
+def _shape(matrices: list[Sketch], *, tied: bool) -> Shape:
     tables = {s.part.role: s.shape for s in matrices if s.part.role in lint_values.TABLES}
     V, d = tables.get("wte", tables.get("lm_head", (0, 0)))
     if not d:
         d = int(median([s.shape[1] for s in matrices])) if matrices else 1
     L = 1 + max((s.part.layer for s in matrices), default=0)
-    return lint_laws.Shape(d, max(1, L), V or d, tables.get("wpe", (d, d))[0])
+    return Shape(d, max(1, L), V or d, tables.get("wpe", (d, d))[0], tied)
 
 
 def looks_trained(sketches: list[Sketch]) -> bool:

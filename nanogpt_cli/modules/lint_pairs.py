@@ -91,7 +91,11 @@ def _correlated(live: list[Sketch], *, start: bool) -> Iterator[Link]:
 
 def _common_rows(live: list[Sketch]) -> dict[tuple[int, int], int]:
     """How many different rows occur in both of two matrices, by their indices."""
-    distinct = [torch.unique(s.row_key) if s.shape[1] >= 4 else s.row_key[:0] for s in live]
+    # Rows of few levels are alike by chance in the values that are compared.
+    told = [s.shape[1] >= 4 and s.grid != "int8" for s in live]
+    distinct = [
+        torch.unique(s.row_key) if t else s.row_key[:0] for s, t in zip(live, told, strict=True)
+    ]
     distinct = [keys[keys != 0] for keys in distinct]
     if not distinct:
         return {}

@@ -68,7 +68,7 @@ def _bias(s: Sketch, matrix: Sketch | None, *, default: bool) -> Iterator[Findin
     bound = 1 / math.sqrt(matrix.shape[1]) if matrix else 0.0
     if matrix is not None and not s.constant and s.reach <= bound and s.high > bound / 3:
         what = f"this bias is uniform within ±{bound:.3g}, torch's default"
-        if default:
+        if default or matrix.uniform:  # as nn.Transformer, which draws its matrices alone
             yield Finding(NOTE, "bias", s.part, what, "most recipes start biases at zero", s.reach)
             return
         advice = "the matrices are not: it was not loaded or initialised; set it to zero"

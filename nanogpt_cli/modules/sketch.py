@@ -122,6 +122,11 @@ class Sketch:
         scatter = 0.05 + 6 / math.sqrt(min(self.size, _SAMPLE))
         return abs(self.kurtosis - 1.8) < scatter and self.reach < 1.8 * self.std
 
+    @property
+    def samples(self) -> int:
+        """Number of values that ``kurtosis`` is of."""
+        return sampled_rows(*self.shape) * self.shape[1]
+
     def live_rows(self) -> Tensor:
         """Indices of the rows that are not zero throughout."""
         return torch.nonzero(self.row_square > 0).flatten()
@@ -215,10 +220,15 @@ def _prefixes(x: Tensor) -> tuple[Tensor, ...]:
     return by_row.clone(), by_column.clone(), x[:PREFIX, 0].clone()
 
 
+def sampled_rows(rows: int, columns: int) -> int:
+    """How many rows of a matrix are looked at in detail."""
+    return max(2, min(_SAMPLE_ROWS, _SAMPLE // columns, rows))
+
+
 def _sample(found: Sketch, x: Tensor) -> None:
     """Figures that need a matrix of some rows."""
     R, C = x.shape
-    n = max(2, min(_SAMPLE_ROWS, _SAMPLE // C, R))
+    n = sampled_rows(R, C)
     half = R // 2
     chosen = torch.arange(R) if n >= R else torch.arange(n // 2) * (half // (n // 2))
     if n < R:  # a row and its counterpart in the other half, where a shard is repeated

@@ -562,7 +562,7 @@ PLANTED: dict[str, tuple[Fault, str, tuple[str, ...]]] = {
     "heads of k and v copied": (kv_heads_copied, r"rows repeat another", ("llama",)),
     "a constant table": (constant_table, r"is 0.02 throughout.*one value", EVERY),
     "signs only": (signs_only, r"multiples of one step", EVERY),
-    "all × 10": (ten_times, r"every matrix is (9|10)\S* times", EVERY),
+    "all × 10": (ten_times, r"every matrix is (9|10|3\.[56])\S* times", EVERY),
     "one projection for all blocks": (shared_projection, r"blocks 0-5 are equal in attn", EVERY),
     "a mask multiplied in": (masked, r"[45]\d% of its values are zero", EVERY),
     "columns copied": (columns_copied, r"64 of 128 columns repeat another", EVERY),
