@@ -131,10 +131,12 @@ def _entries(weights: FoldedWeights) -> Iterator[tuple[str, LazyTensor]]:
             yield prefix + name, LazyTensor((size,), partial(torch.zeros, size))
 
 
-def entry(weights: FoldedWeights, name: str) -> LazyTensor:
-    """A tensor as transformers stores it: the matrices of a block transposed."""
+def entry(
+    weights: FoldedWeights, name: str, transposed: re.Pattern[str] = _TRANSPOSED
+) -> LazyTensor:
+    """A tensor as transformers stores it; other formats have other matrices ``transposed``."""
     shape = weights.shapes[name]
-    if _TRANSPOSED.search(name):
+    if transposed.search(name):
         return LazyTensor(shape[::-1], lambda: weights.get(name).T.contiguous())
     return LazyTensor(shape, lambda: weights.get(name))
 
