@@ -13,6 +13,8 @@ from typing import Any, Final, Literal
 
 from nanogpt_cli.model.gpt import GPTConfig
 
+AUTO_TOKENIZER: Final = "AutoTokenizer"
+
 
 @dataclass(frozen=True)
 class Conventions:
@@ -26,6 +28,9 @@ class Conventions:
         defaults: transformers' values where a file leaves out a key that need not have one value.
         interleaved: whether llama.cpp turns channels 2i and 2i + 1 of a head, as in Meta's own
             files, and not i and i + D/2.
+        tokenizer_class: transformers' class that reads ``tokenizer.json`` as it is. For a model of
+            type qwen2, ``AutoTokenizer`` of transformers 5 puts Qwen2's own rules for splitting
+            words in the place of the file's.
     """
 
     model_class: str
@@ -34,6 +39,7 @@ class Conventions:
     fixed: Mapping[str, Any]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     interleaved: bool = False
+    tokenizer_class: str = AUTO_TOKENIZER
 
 
 _SLIDING: Final = {"use_sliding_window": False}
@@ -44,6 +50,7 @@ CONVENTIONS: Final = {
     ),
     "qwen2": Conventions(
         "Qwen2ForCausalLM", "qkv", False, _SLIDING, {"num_key_value_heads": 32},
+        tokenizer_class="PreTrainedTokenizerFast",
     ),
     "qwen3": Conventions(
         "Qwen3ForCausalLM", False, True, {"attention_bias": False, **_SLIDING},
@@ -79,3 +86,8 @@ def of(config: GPTConfig) -> Conventions:
         found for found in CONVENTIONS.values()
         if (found.bias, found.qk_norm) == (config.bias, config.qk_norm)
     )  # fmt: skip
+
+
+def tokenizer_class(config: GPTConfig) -> str:
+    """The class of transformers to read the tokenizer of a model's folder with."""
+    return AUTO_TOKENIZER if config.naming == "gpt2" else of(config).tokenizer_class

@@ -1,8 +1,9 @@
 """Writing ONNX with a key/value cache, under the names that transformers.js and optimum use.
 
 Inputs ``input_ids``, ``attention_mask``, ``position_ids``, ``past_key_values.N.key|value`` (B, G,
-P, D, P = 0 at first, G heads of keys and values); outputs ``logits``, ``present.N.key|value``. Prompts of different lengths
-are padded on the left; padding is masked, and positions come from the mask.
+P, D: G heads of keys and values, P = 0 at first); outputs ``logits``, ``present.N.key|value``.
+Prompts of different lengths are padded on the left; padding is masked, and positions come from the
+mask.
 """
 
 from __future__ import annotations

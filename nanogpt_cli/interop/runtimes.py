@@ -40,6 +40,8 @@ class Request:
         self.block_size: int = asked["block_size"]
         # Whether the artefact holds the model's own float32 values.
         self.float32: bool = asked["float32"]
+        # The class of transformers that reads the tokenizer.
+        self.tokenizer_class: str = asked["tokenizer_class"]
         # Byte offsets where the text may be cut without changing its tokens.
         self.cuts: list[int] = asked["cuts"]
         self.windows = np.load(folder / "windows.npy")
@@ -82,7 +84,7 @@ def run_transformers(artefact: Path, request: Request) -> None:
             written.append(out[0, len(prompt) :].tolist())
     facts: dict[str, Any] = {}
     if request.text:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(artefact)
+        tokenizer = getattr(transformers, request.tokenizer_class).from_pretrained(artefact)
         encoded = tokenizer(request.text, add_special_tokens=False)
         request.save_text(encoded["input_ids"], tokenizer.decode(encoded["input_ids"]))
         facts["token_type_ids"] = "token_type_ids" in encoded

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from nanogpt_cli.interop import LoadedModel, compare
+from nanogpt_cli.interop import LoadedModel, compare, llama
 from nanogpt_cli.interop.compare import Check, Reference
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model.gpt import GPT
@@ -230,6 +230,7 @@ def _write_request(folder: Path, source: Exportable, expected: Reference, *, flo
         "prompts": expected.prompts, "new_tokens": expected.new_tokens, "vocab_size": vocab_size,
         "full_vectors": max(16, min(_LEAST_POSITIONS, _FULL_NUMBERS // vocab_size)),
         "block_size": source.config.block_size, "float32": float32,
+        "tokenizer_class": llama.tokenizer_class(source.config),
         "cuts": _cuts(source.tokenizer, expected.text.encode()) if source.tokenizer else [],
     }  # fmt: skip
     (folder / "request.json").write_text(json.dumps(asked))
