@@ -34,7 +34,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     exact = torch.promote_types(x.dtype, torch.float32)
     given, gain = x.to(exact), weight.to(exact)
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+    eager = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if eager and x.device.type == "cpu":
         found: Tensor = _Eager.apply(given, gain, eps)  # type: ignore[no-untyped-call]
     else:
         found = F.rms_norm(given, gain.shape, gain, eps)

@@ -37,7 +37,8 @@ def turned(x: Tensor, by: Rotation | None) -> Tensor:
         return x
     exact = torch.promote_types(x.dtype, torch.float32)
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        found: Tensor = _Eager.apply(x.to(exact), *by)  # type: ignore[no-untyped-call]
+        way = _Eager.apply if torch.is_grad_enabled() else _into_place
+        found: Tensor = way(x.to(exact), *by)
     else:
         a, b = x.to(exact).chunk(2, dim=-1)
         found = torch.cat((a * by.cos - b * by.sin, b * by.cos + a * by.sin), dim=-1)
