@@ -163,8 +163,8 @@ def _limits(source: Exportable) -> str:
     ]  # fmt: skip
     if source.tokenizer is not None and llama.tokenizer_class(source.config) != AUTO_TOKENIZER:
         lines.append(
-            "- For every model of type `qwen2`, `AutoTokenizer` of transformers 5 puts Qwen2's rules "
-            "for splitting words in the place of this tokenizer's. The class above does not."
+            "- For every model of type `qwen2`, `AutoTokenizer` of transformers 5 puts Qwen2's "
+            "rules for splitting words in the place of this tokenizer's. The class above does not."
         )
     if source.tokenizer is not None and source.tokenizer.kind == "char":
         lines.append(

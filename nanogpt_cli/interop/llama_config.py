@@ -17,7 +17,7 @@ from nanogpt_cli.interop.llama import CONFIG_KEYS, CONVENTIONS, Conventions
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model import homes
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.model.limits import is_number, is_whole
+from nanogpt_cli.model.limits import is_number
 
 _ACTIVATIONS: Final = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu"}
 _FULL: Final = "full_attention"
@@ -66,15 +66,15 @@ def read(path: Path, values: Mapping[str, Any], notes: list[str]) -> GPTConfig:
         )
     if "auto_map" in values:
         notes.append(f"{path.name} names code of its own (auto_map), which is not run")
-    found = {key: values.get(name) for key, name in CONFIG_KEYS.items()}
+    found: dict[str, Any] = {key: values.get(name) for key, name in CONFIG_KEYS.items()}
     if found["n_kv_head"] is None:
         found["n_kv_head"] = found["n_head"]
     usual = {"norm_eps": 1e-6, "dropout": 0.0, "tied": False}
     found |= {key: value for key, value in usual.items() if CONFIG_KEYS[key] not in values}
     found["rope_theta"] = _theta(path, values)
     for key in ("hidden", "n_kv_head"):  # 0 has a meaning here, but none in such a file
-        if not is_whole(found[key]) or found[key] < 1:
-            raise UserError(f"{path}: {CONFIG_KEYS[key]} is {found[key]!r:.40}, not a size")
+        if found[key] == 0:
+            raise UserError(f"{path}: {CONFIG_KEYS[key]} is 0", "its weights say how large it is")
     config = config_of(path, {
         **found, "activation": _ACTIVATIONS[activation], "norm": "rms", "position": "rope",
         "bias": own.bias, "qk_norm": own.qk_norm,

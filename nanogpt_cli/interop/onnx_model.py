@@ -71,6 +71,7 @@ class Cached(nn.Module):
 def _block(
     block: Block | LlamaBlock, x: Tensor, cache: Cache, masked: Tensor, turn: Rotation | None
 ) -> tuple[Tensor, Cache]:
+    norm: nn.Module
     if isinstance(block, Block):
         q, k, v = _fused(block.attn, block.ln_1(x))
         scale, project, norm = block.attn.scale, block.attn.c_proj, block.ln_2
