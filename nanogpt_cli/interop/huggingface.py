@@ -177,7 +177,9 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
     config = (hf_config if gpt2 else llama_config).read(path, values, notes)
     with _tensors(folder) as tensors:
         named = native_names(tensors, config)
-        config, left_out = _without_zero_biases(config, values, tensors, named, notes)
+        left_out: frozenset[str] = frozenset()
+        if gpt2:
+            config, left_out = _without_zero_biases(config, values, tensors, named, notes)
         _check_head(path, config, named)
         model = build(
             config, tensors, named, left_out, transposed=_TRANSPOSED,

@@ -25,7 +25,8 @@ class Conventions:
         bias, qk_norm: the keys of ``GPTConfig`` that the home fixes.
         fixed: keys of ``config.json`` that change what transformers computes, with the value that
             is computed here; also transformers' value where a file leaves them out.
-        defaults: transformers' values where a file leaves out a key that need not have one value.
+        defaults: transformers' values of other keys where a file leaves them out, beside
+            ``DEFAULTS``.
         interleaved: whether llama.cpp turns channels 2i and 2i + 1 of a head, as in Meta's own
             files, and not i and i + D/2.
         tokenizer_class: transformers' class that reads ``tokenizer.json`` as it is. For a model of
@@ -42,6 +43,11 @@ class Conventions:
     tokenizer_class: str = AUTO_TOKENIZER
 
 
+# Transformers' values of keys that a file may leave out.
+DEFAULTS: Final = {
+    "num_key_value_heads": None, "hidden_act": "silu", "rms_norm_eps": 1e-6,
+    "attention_dropout": 0.0, "tie_word_embeddings": False,
+}  # fmt: skip
 _SLIDING: Final = {"use_sliding_window": False}
 CONVENTIONS: Final = {
     "llama": Conventions(

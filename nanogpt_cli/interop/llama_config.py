@@ -13,7 +13,7 @@ from typing import Any, Final
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import hf_config
 from nanogpt_cli.interop.foreign import config_of
-from nanogpt_cli.interop.llama import CONFIG_KEYS, CONVENTIONS, Conventions
+from nanogpt_cli.interop.llama import CONFIG_KEYS, CONVENTIONS, DEFAULTS, Conventions
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model import homes
 from nanogpt_cli.model.gpt import GPTConfig
@@ -57,8 +57,8 @@ def read(path: Path, values: Mapping[str, Any], notes: list[str]) -> GPTConfig:
     """
     own = CONVENTIONS[hf_config.model_type(path, values)]
     _refuse_variants(path, values, own)
-    values = {**own.defaults, **values}
-    activation = values.get("hidden_act", "silu")
+    values = {**DEFAULTS, **own.defaults, **values}
+    activation = values["hidden_act"]
     if not isinstance(activation, str) or activation not in _ACTIVATIONS:
         raise UserError(
             f"{path}: hidden_act {activation!r:.60} is not computed here",
@@ -66,15 +66,14 @@ def read(path: Path, values: Mapping[str, Any], notes: list[str]) -> GPTConfig:
         )
     if "auto_map" in values:
         notes.append(f"{path.name} names code of its own (auto_map), which is not run")
-    found: dict[str, Any] = {key: values.get(name) for key, name in CONFIG_KEYS.items()}
+    found = {key: values[name] for key, name in CONFIG_KEYS.items() if name in values}
     if found["n_kv_head"] is None:
-        found["n_kv_head"] = found["n_head"]
-    usual = {"norm_eps": 1e-6, "dropout": 0.0, "tied": False}
-    found |= {key: value for key, value in usual.items() if CONFIG_KEYS[key] not in values}
+        found["n_kv_head"] = found.get("n_head")
     found["rope_theta"] = _theta(path, values)
-    for key in ("hidden", "n_kv_head"):  # 0 has a meaning here, but none in such a file
-        if found[key] == 0:
-            raise UserError(f"{path}: {CONFIG_KEYS[key]} is 0", "its weights say how large it is")
+    for key, name in CONFIG_KEYS.items():
+        if not found.get(key, 0) and key not in ("dropout", "tied"):
+            said = f"is {found[key]!r:.40}" if key in found else "is missing"
+            raise UserError(f"{path}: {name} {said}", "transformers' save_pretrained() writes it")
     config = config_of(path, {
         **found, "activation": _ACTIVATIONS[activation], "norm": "rms", "position": "rope",
         "bias": own.bias, "qk_norm": own.qk_norm,
