@@ -20,7 +20,7 @@ from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.text import prepare
 from nanogpt_cli.text.tokens import TokenData, open_data
 
-_NEEDS = {"hf": "transformers", "gguf": "xllamacpp", "onnx": "onnxruntime", "pt2": "torch"}
+_NEEDS = {"hf": "transformers", "gguf": "xllamacpp"}
 _BLOCK = 32
 
 Trained = Callable[[str, str], Exportable]
@@ -51,7 +51,7 @@ def _train(home: str, data: TokenData) -> Exportable:
     model = GPT(config)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     ids = torch.from_numpy(data.train.astype(np.int64))
-    for _ in range(80):
+    for _ in range(200):
         starts = torch.randint(0, len(ids) - _BLOCK - 1, (16,))
         rows = torch.stack([ids[s : s + _BLOCK + 1] for s in starts.tolist()])
         loss = model.loss(rows[:, :-1], rows[:, 1:])
@@ -99,22 +99,6 @@ def test_transformers_computes_the_same(
     assert check.facts["argmax_agreement"] == 1.0
     assert check.facts["greedy_equal"] == check.facts["greedy_texts"] == 4
     assert check.facts["tokenizer_text_equal"]
-
-
-@pytest.mark.numeric
-@pytest.mark.parametrize(
-    ("home", "target"), [("llama", "onnx"), ("qwen3", "onnx"), ("qwen2", "pt2")]
-)
-def test_programs_compute_the_same(tmp_path: Path, home: str, target: str) -> None:
-    made = exportable(n_layer=1, vocab_size=40, **HOMES[home])
-    (check,) = proved(made, target, tmp_path)
-    assert check.problems == []
-    assert check.facts["positions"] >= 1000
-    assert check.facts["argmax_agreement"] == 1.0
-    assert check.facts["greedy_equal"] == check.facts["greedy_texts"] == 4
-    assert check.facts["max_abs_diff"] <= 1e-5
-    if target == "onnx":
-        assert check.facts["max_abs_diff_left_padded"] <= 1e-5
 
 
 @pytest.mark.numeric
@@ -175,7 +159,7 @@ def test_rows_of_queries_and_keys_are_in_the_order_of_llama_cpp(tmp_path: Path) 
     library = pytest.importorskip("gguf")
     for home in HOMES:
         made = exportable(char_tokenizer(eot=True), **HOMES[home])
-        reader = library.GGUFReader(gguf.write(made, tmp_path / "", quiet, "f32"))
+        reader = library.GGUFReader(gguf.write(made, tmp_path, quiet, "f32"))
         tensors = {tensor.name: tensor.data for tensor in reader.tensors}
         fields = {name: field.contents() for name, field in reader.fields.items()}
         assert fields["general.architecture"] == home
@@ -183,7 +167,7 @@ def test_rows_of_queries_and_keys_are_in_the_order_of_llama_cpp(tmp_path: Path) 
         assert fields[f"{home}.rope.freq_base"] == 500.0
         assert fields[f"{home}.rope.dimension_count"] == made.config.head_size == 8
         assert fields[f"{home}.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-6)
-        assert ("output.weight" in tensors) is False
+        assert "output.weight" not in tensors
         ours = made.weights.get("model.layers.1.self_attn.k_proj.weight").numpy()
         theirs = tensors["blk.1.attn_k.weight"]
         order = [0, 4, 1, 5, 2, 6, 3, 7] if home == "llama" else list(range(8))
