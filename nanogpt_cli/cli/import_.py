@@ -25,7 +25,7 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            help="A Hugging Face folder of a GPT-2, Llama, Qwen2 or Qwen3, a hub id (gpt2, gpt2-xl), "
+            help="A Hugging Face folder of a GPT-2, Llama, Qwen2 or Qwen3, a hub id (gpt2), "
             "nanoGPT's ckpt.pt, or a .bin of llm.c."
         ),
     ],
