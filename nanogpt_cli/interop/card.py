@@ -54,8 +54,8 @@ def _what(source: Exportable) -> str:
         ("vocabulary", f"{config.vocab_size:,} ({kind})"), ("activation", config.activation),
         ("biases", _biases(config)),
     ]  # fmt: skip
-    kind = homes.TITLES[homes.home(config) or "gpt2"]
-    notes = [f"A {kind} language model, exported by nanogpt-cli {__version__}.", "", *_table(rows)]
+    title = homes.TITLES[homes.home(config) or "gpt2"]
+    notes = [f"A {title} language model, exported by nanogpt-cli {__version__}.", "", *_table(rows)]
     if source.weights.original.multipliers != config.multipliers:
         notes += ["", "It was trained with signal multipliers, which are folded into the weights."]
     return "\n".join(notes)

@@ -155,7 +155,7 @@ Written = list[tuple[str, str]]
 def _hf(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:
     from nanogpt_cli.interop import huggingface
 
-    _say_what_is_decoded_otherwise(source, report)
+    _say_what_transformers_reads_otherwise(source, report)
     huggingface.write(source, folder, report)
     card.write(source, folder)
     return [("", "")]
@@ -180,12 +180,12 @@ def _gguf(
 def _onnx(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:
     from nanogpt_cli.interop import onnx
 
-    _say_what_is_decoded_otherwise(source, report)
+    _say_what_transformers_reads_otherwise(source, report)
     onnx.write(source, folder, report)
     return [("", "")]
 
 
-def _say_what_is_decoded_otherwise(source: Exportable, report: Reporter) -> None:
+def _say_what_transformers_reads_otherwise(source: Exportable, report: Reporter) -> None:
     reader = llama.tokenizer_class(source.config)
     if source.tokenizer is not None and reader != llama.AUTO_TOKENIZER:
         report(
