@@ -2,9 +2,9 @@
 
 The row that is added must never be written, and must not change what the other rows say. A row of
 zeros would get the logit 0, which may be likely. Each architecture has another way to give the new
-row a logit far below the others: a LayerNorm's output is constant in one direction, Qwen2 may have
-a bias in front of the softmax, and behind an RMSNorm a channel is added that is the same for every
-token.
+row a logit far below the others: a LayerNorm's output is constant in one direction, llama.cpp's Qwen2
+may have a bias of the logits, and in Llama and Qwen3 the stream gets a channel that is the same for
+every token.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from nanogpt_cli.model.parameters import tensor_class
 _LOGIT: Final = -50.0
 # Channels are added up to a multiple of it, which is the block of every quantisation.
 _BLOCK: Final = 32
-# The added channel, as a part of the smallest embedding: its share of a sum of squares is 1e-6/C.
+# The added channel, as a part of the smallest embedding: at most 1e-6/C of a sum of squares there.
 _SMALL: Final = 2.0**-10
-# The new row's logit where the stream is as large as the embedding. It stays below -100 up to a
-# stream of 10,000 times that.
+# The new row's logit where the stream is as large as the embedding. With a stream of 10,000 times
+# that it is still -100.
 _FAR: Final = -1e6
 
 
@@ -90,10 +90,12 @@ def biased_tensors(source: Exportable) -> dict[str, Tensor]:
 class Widened:
     """The tensors of a model with RMSNorm, one more token, and more channels in its stream.
 
-    All added channels but the first are 0. The first is small and the same for every token: blocks
-    neither read nor write it, and the last norm makes it as large as the stream is, turned round.
-    The mean square is now one over C' instead of C channels, so that gains shrink by √(C/C') and
-    epsilon by C/C'. The norms of queries and keys share that epsilon; their input shrinks with it.
+    All added channels but the first are 0. The first is small and the same for every token; blocks
+    neither read nor write it. The last norm divides it by the stream's root mean square, as it does
+    every channel, and the head multiplies the quotient by a large negative number in the new row.
+
+    Mean squares are now over C' instead of C channels, so that gains shrink by √(C/C') and epsilon
+    by C/C'. The norms of queries and keys share that epsilon, and their input shrinks by √(C/C').
 
     Attributes:
         channels: C', a multiple of 32.
