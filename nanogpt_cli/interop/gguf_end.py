@@ -2,9 +2,9 @@
 
 The row that is added must never be written, and must not change what the other rows say. A row of
 zeros would get the logit 0, which may be likely. Each architecture has another way to give the new
-row a logit far below the others: a LayerNorm's output is constant in one direction, llama.cpp's Qwen2
-may have a bias of the logits, and in Llama and Qwen3 the stream gets a channel that is the same for
-every token.
+row a logit far below the others: a LayerNorm's output is constant in one direction, llama.cpp's
+Qwen2 may have a bias of the logits, and in Llama and Qwen3 the stream gets a channel that is the
+same for every token.
 """
 
 from __future__ import annotations
