@@ -69,8 +69,10 @@ def proved(made: Exportable, target: str, out: Path, **options: Any) -> list[Che
 
 
 @pytest.mark.numeric
-@pytest.mark.parametrize("kind", ["char", "bpe:320"])
-@pytest.mark.parametrize("home", HOMES)
+@pytest.mark.parametrize(
+    ("home", "kind"),
+    [*((home, "char") for home in HOMES), ("llama", "bpe:320"), ("qwen3", "bpe:320")],
+)
 def test_llama_cpp_computes_the_same(
     tmp_path: Path, trained: Trained, home: str, kind: str
 ) -> None:
