@@ -62,17 +62,15 @@ def name_in_file(name: str) -> str:
 
 def add_sizes(writer: Any, source: Exportable, *, added_eot: bool) -> None:
     """Add an architecture's keys to a ``gguf.GGUFWriter``; arguments as of ``entries``."""
-    config = source.config
+    config, wide = source.config, _widened(source, added_eot=added_eot)
     writer.add_context_length(config.block_size)
+    writer.add_embedding_length(wide.channels if wide else config.n_embd)
     writer.add_block_count(config.n_layer)
     writer.add_feed_forward_length(config.hidden_size)
     writer.add_head_count(config.n_head)
     if config.naming == "gpt2":
-        writer.add_embedding_length(config.n_embd)
         writer.add_layer_norm_eps(LAYER_NORM_EPS)
         return
-    wide = _widened(source, added_eot=added_eot)
-    writer.add_embedding_length(wide.channels if wide else config.n_embd)
     writer.add_layer_norm_rms_eps(wide.norm_eps if wide else config.norm_eps)
     writer.add_vocab_size(config.vocab_size + added_eot)
     writer.add_head_count_kv(config.kv_heads)
