@@ -25,8 +25,8 @@ def import_(
     source: Annotated[
         str,
         typer.Argument(
-            help="A Hugging Face GPT-2 folder or hub id (gpt2, gpt2-xl), nanoGPT's ckpt.pt, or a "
-            ".bin of llm.c."
+            help="A Hugging Face folder of a GPT-2, Llama, Qwen2 or Qwen3, a hub id (gpt2), "
+            "nanoGPT's ckpt.pt, or a .bin of llm.c."
         ),
     ],
     name: Annotated[

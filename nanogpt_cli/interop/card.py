@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from nanogpt_cli import files
+from nanogpt_cli.interop import llama
 from nanogpt_cli.interop.compare import Check
+from nanogpt_cli.interop.llama import AUTO_TOKENIZER
 from nanogpt_cli.interop.source import Exportable
+from nanogpt_cli.model import homes
+from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.run import events
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.text.tokenizer import Tokenizer
@@ -34,7 +38,7 @@ def write(source: Exportable, folder: Path, checks: Sequence[Check] = ()) -> Non
 
 
 def _front_matter(source: Exportable) -> str:
-    tags = "- gpt2\n- nanogpt-cli"
+    tags = f"- {homes.home(source.config) or 'gpt2'}\n- nanogpt-cli"
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n"
         f"tags:\n{tags}\n---\n\n# {source.name}"
@@ -46,14 +50,29 @@ def _what(source: Exportable) -> str:
     kind = source.tokenizer.kind if source.tokenizer else "none"
     rows = [
         ("parameters", f"{source.weights.nbytes // 4:,}"), ("layers", config.n_layer),
-        ("heads", config.n_head), ("channels", config.n_embd), ("context", config.block_size),
+        ("heads", _heads(config)), ("channels", config.n_embd), ("context", config.block_size),
         ("vocabulary", f"{config.vocab_size:,} ({kind})"), ("activation", config.activation),
-        ("biases", "yes" if config.bias else "no (written as zeros where a format wants them)"),
+        ("biases", _biases(config)),
     ]  # fmt: skip
-    notes = [f"A GPT-2 language model, exported by nanogpt-cli {__version__}.", "", *_table(rows)]
+    title = homes.TITLES[homes.home(config) or "gpt2"]
+    notes = [f"A {title} language model, exported by nanogpt-cli {__version__}.", "", *_table(rows)]
     if source.weights.original.multipliers != config.multipliers:
         notes += ["", "It was trained with signal multipliers, which are folded into the weights."]
     return "\n".join(notes)
+
+
+def _heads(config: GPTConfig) -> str:
+    shared = f", {config.kv_heads} of keys and values" if config.n_kv_head else ""
+    return f"{config.n_head}{shared}"
+
+
+def _biases(config: GPTConfig) -> str:
+    if config.bias == "qkv":
+        return "of queries, keys and values"
+    if config.bias:
+        return "yes"
+    as_zeros = " (written as zeros where a format wants them)"
+    return "no" + as_zeros * (config.naming == "gpt2")
 
 
 def _table(rows: Sequence[tuple[str, Any]]) -> list[str]:
@@ -62,9 +81,10 @@ def _table(rows: Sequence[tuple[str, Any]]) -> list[str]:
 
 def _usage(source: Exportable) -> str:
     prompt = '"\\n"' if source.tokenizer is not None else "..."
+    reader = llama.tokenizer_class(source.config)
     return (
-        "## Use\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'tokenizer = AutoTokenizer.from_pretrained(".")\n'
+        f"## Use\n\n```python\nfrom transformers import AutoModelForCausalLM, {reader}\n\n"
+        f'tokenizer = {reader}.from_pretrained(".")\n'
         'model = AutoModelForCausalLM.from_pretrained(".")\n'
         f'inputs = tokenizer({prompt}, return_tensors="pt")\n'
         f"new = {source.config.block_size} - inputs.input_ids.shape[1]\n"
@@ -141,6 +161,11 @@ def _limits(source: Exportable) -> str:
         "## Limits", "",
         f"- At most {source.config.block_size} positions: prompt and new text together.",
     ]  # fmt: skip
+    if source.tokenizer is not None and llama.tokenizer_class(source.config) != AUTO_TOKENIZER:
+        lines.append(
+            "- For every model of type `qwen2`, `AutoTokenizer` of transformers 5 puts Qwen2's "
+            "rules for splitting words in the place of this tokenizer's. The class above does not."
+        )
     if source.tokenizer is not None and source.tokenizer.kind == "char":
         lines.append(
             "- The vocabulary consists of the characters of the training text. The runtimes' "

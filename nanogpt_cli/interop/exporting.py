@@ -12,7 +12,7 @@ from typing import Final
 from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.extras import install_command
-from nanogpt_cli.interop import card, verify
+from nanogpt_cli.interop import card, llama, verify
 from nanogpt_cli.interop.compare import Check
 from nanogpt_cli.interop.source import Exportable
 
@@ -155,7 +155,7 @@ Written = list[tuple[str, str]]
 def _hf(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:
     from nanogpt_cli.interop import huggingface
 
-    _say_what_is_decoded_otherwise(source, report)
+    _say_what_transformers_reads_otherwise(source, report)
     huggingface.write(source, folder, report)
     card.write(source, folder)
     return [("", "")]
@@ -180,12 +180,18 @@ def _gguf(
 def _onnx(source: Exportable, folder: Path, report: Reporter, _: Sequence[str]) -> Written:
     from nanogpt_cli.interop import onnx
 
-    _say_what_is_decoded_otherwise(source, report)
+    _say_what_transformers_reads_otherwise(source, report)
     onnx.write(source, folder, report)
     return [("", "")]
 
 
-def _say_what_is_decoded_otherwise(source: Exportable, report: Reporter) -> None:
+def _say_what_transformers_reads_otherwise(source: Exportable, report: Reporter) -> None:
+    reader = llama.tokenizer_class(source.config)
+    if source.tokenizer is not None and reader != llama.AUTO_TOKENIZER:
+        report(
+            f"warning: load the tokenizer with transformers' {reader}; its AutoTokenizer splits "
+            "words otherwise for every model of this type"
+        )
     if source.tokenizer is not None and (tokens := card.written_otherwise(source.tokenizer)):
         report(
             f"warning: transformers decodes {tokens}; the ids are right, and nanogpt sample writes "

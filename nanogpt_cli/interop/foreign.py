@@ -14,20 +14,20 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.model import homes
 from nanogpt_cli.model.gpt import GPT, GPTConfig
-from nanogpt_cli.model.parameters import shapes
+from nanogpt_cli.model.parameters import shapes, token_embedding
 from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
 from nanogpt_cli.training import checkpoint, tensor_files
 
 # torch.compile and DistributedDataParallel put these before every name.
 _PREFIXES = ("_orig_mod.", "module.")
-# Causal masks, which old releases stored as buffers.
-_MASKS = re.compile(r"\.attn\.(bias|masked_bias)$")
+# Causal masks and rotary frequencies, which old releases stored as buffers.
+_BUFFERS = re.compile(r"\.attn\.(bias|masked_bias)$|\.rotary_emb\.inv_freq$")
 # GPT-2's vocabulary, plain and padded to a multiple of 64; no other has this size by chance.
 GPT2_ROWS: Final = (VOCAB_SIZE, 50304)
-_BLOCK = re.compile(r"^transformer\.h\.(\d+)\.")
+_BLOCK = re.compile(r"^(?:transformer\.h|model\.layers)\.(\d+)\.")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-_EMBEDDING: Final = "transformer.wte.weight"
 _HEAD: Final = "lm_head.weight"
 
 
@@ -100,40 +100,46 @@ def config_of(
     try:
         return GPTConfig.from_dict(values)
     except ValueError as error:
-        name, space, rest = str(error).partition(" ")
-        raise UserError(f"{path}: {(names or {}).get(name, name)}{space}{rest}") from None
+        said = re.sub(r"\w+", lambda word: (names or {}).get(word[0], word[0]), str(error))
+        raise UserError(f"{path}: {said}") from None
 
 
-def native_names(tensors: TensorSource, *, tied: bool) -> dict[str, str]:
-    """Native name -> name in the file, without masks and without a head that is the embedding.
+def native_names(tensors: TensorSource, config: GPTConfig) -> dict[str, str]:
+    """Native name -> name in the file, without buffers and without a head that is the embedding.
 
     Args:
-        tensors: the file's tensors. Names may lack ``transformer.`` and begin with the prefixes of
-            wrappers, in whatever order those were applied.
-        tied: whether head and embedding are one tensor. Then either name may stand for it.
+        tensors: the file's tensors. Names may lack ``transformer.`` or ``model.`` and begin with
+            the prefixes of wrappers, in whatever order those were applied.
+        config: the configuration that the file claims. If it is tied, head and embedding are one
+            tensor, for which either name may stand.
 
     Raises:
         UserError: a tensor occurs twice, or a tied head differs from the embedding.
     """
     found: dict[str, str] = {}
     for name in tensors.shapes:
-        native = native_name(name)
-        if _MASKS.search(native):
+        native = native_name(name, config.naming)
+        if _BUFFERS.search(native):
             continue
         if native in found:
             raise UserError(f"{tensors.name} holds {native!r:.100} twice")
         found[native] = name
-    if tied and _HEAD in found:
-        head = found.pop(_HEAD)
-        if found.setdefault(_EMBEDDING, head) != head:
-            _check_tied(tensors, head, found[_EMBEDDING])
+    if config.tied and _HEAD in found:
+        head, embedding = found.pop(_HEAD), token_embedding(config)
+        if found.setdefault(embedding, head) != head:
+            _check_tied(tensors, head, found[embedding])
     return found
 
 
-def native_name(name: str) -> str:
-    """The name of a tensor here: behind no wrapper, and in ``transformer.`` unless in the head."""
-    bare = without_wrappers(name)
-    return bare if bare.startswith(("transformer.", "lm_head.")) else f"transformer.{bare}"
+def native_name(name: str, naming: str = "gpt2") -> str:
+    """The name of a tensor here: behind no wrapper, and within the body unless in the head.
+
+    Args:
+        name: the name in a file or module.
+        naming: see ``GPTConfig.naming``. The body is ``transformer`` in GPT-2, else ``model``.
+    """
+    bare, body = without_wrappers(name), "transformer." if naming == "gpt2" else "model."
+    return bare if bare.startswith((body, "lm_head.")) else body + bare
 
 
 def without_wrappers(name: str) -> str:
@@ -174,7 +180,7 @@ def build(
         named: native name -> name in the source.
         left_out: native names to ignore.
         transposed: matches the native names whose tensors the source stores transposed.
-        remedy: what to do about tensors that no GPT-2 has.
+        remedy: what to do about tensors that no such model has.
 
     Raises:
         UserError: a name or shape does not fit the configuration, or a tensor does not hold floats.
@@ -184,7 +190,7 @@ def build(
     wanted = shapes(config)
     # Ignored tensors must fit as well: a file with a wrong tensor is refused as a whole.
     everything = shapes(replace(config, bias=True)) if left_out else wanted
-    _check_names(everything, set(named), source, remedy)
+    _check_names(everything, set(named), source, _kind(config), remedy)
     flipped = {name for name in named if transposed is not None and transposed.search(name)}
     for name in named:
         expected, found_shape = everything[name], tensors.shapes[named[name]]
@@ -213,14 +219,22 @@ def _check_layers(config: GPTConfig, named: Mapping[str, str], source: str) -> N
         raise UserError(f"{source} holds {there} blocks, its configuration says {config.n_layer}")
 
 
-def _check_names(wanted: Mapping[str, object], there: set[str], source: str, remedy: str) -> None:
+def _kind(config: GPTConfig) -> str:
+    """What a model is called whose parameters have these names."""
+    home = homes.home(config)
+    return homes.TITLES[home] if home else "GPT-2" if config.naming == "gpt2" else "Llama"
+
+
+def _check_names(
+    wanted: Mapping[str, object], there: set[str], source: str, kind: str, remedy: str
+) -> None:
     missing = [name for name in wanted if name not in there]
     unknown = sorted(name for name in there if name not in wanted)
     if missing:
         raise UserError(f"{source} lacks {missing[0]}" + _more(missing))
     if unknown:
         more = _more(unknown)
-        raise UserError(f"{source} holds {unknown[0]!r:.100}{more}, which no GPT-2 has", remedy)
+        raise UserError(f"{source} holds {unknown[0]!r:.100}{more}, which no {kind} has", remedy)
 
 
 def _more(names: list[str]) -> str:

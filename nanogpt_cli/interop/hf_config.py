@@ -17,6 +17,7 @@ import torch
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop.foreign import config_of
 from nanogpt_cli.interop.source import Exportable
+from nanogpt_cli.model import homes
 from nanogpt_cli.model.gpt import GPT, LAYER_NORM_EPS, GPTConfig
 from nanogpt_cli.version import __version__
 
@@ -65,7 +66,6 @@ def to_json(source: Exportable) -> dict[str, Any]:
             f"transformers' GPT-2 has no activation {config.activation!r}",
             f"models with {', '.join(ACTIVATIONS)} can be exported to it",
         )
-    eot = None if source.tokenizer is None else source.tokenizer.eot
     return {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2",
         "activation_function": ACTIVATIONS[config.activation],
@@ -73,19 +73,46 @@ def to_json(source: Exportable) -> dict[str, Any]:
         "n_ctx": config.block_size, "n_embd": config.n_embd, "n_layer": config.n_layer,
         "n_head": config.n_head, "n_inner": None, "layer_norm_epsilon": LAYER_NORM_EPS,
         "embd_pdrop": config.dropout, "attn_pdrop": config.dropout, "resid_pdrop": config.dropout,
-        **_FIXED, "reorder_and_upcast_attn": False,
-        # Explicit nulls: a missing key means GPT-2's 50256.
-        "bos_token_id": eot, "eos_token_id": eot, "tie_word_embeddings": config.tied,
+        **_FIXED, "reorder_and_upcast_attn": False, **common(source),
+    }  # fmt: skip
+
+
+def common(source: Exportable) -> dict[str, Any]:
+    """The keys of ``config.json`` that every architecture has."""
+    eot = None if source.tokenizer is None else source.tokenizer.eot
+    return {
+        # Explicit nulls: a missing key means the architecture's own, such as GPT-2's 50256.
+        "bos_token_id": eot, "eos_token_id": eot, "tie_word_embeddings": source.config.tied,
         "use_cache": True, "dtype": "float32", "torch_dtype": "float32",
         "nanogpt_cli": {
-            "version": __version__, "bias": config.bias, "step": source.step,
+            "version": __version__, "bias": source.config.bias, "step": source.step,
             "tokenizer": source.tokenizer.kind if source.tokenizer else None,
         },
     }  # fmt: skip
 
 
+def model_type(path: Path, values: Mapping[str, Any]) -> homes.Home:
+    """The architecture that a ``config.json`` describes.
+
+    Raises:
+        UserError: it is none that is computed here.
+    """
+    kinds = values.get("architectures") or []
+    first = str(kinds[0]) if isinstance(kinds, list) and kinds else ""
+    # The oldest files name a class alone.
+    named = next((name for name in homes.TITLES if first.lower().startswith(name)), None)
+    kind = values.get("model_type", named)
+    known = next((name for name in homes.TITLES if name == kind), None)
+    if known is None:
+        raise UserError(
+            f"{path}: model_type {kind!r:.60} is not computed here",
+            f"models of these types can be imported: {', '.join(homes.TITLES)}",
+        )
+    return known
+
+
 def read(path: Path, values: Mapping[str, Any], notes: list[str]) -> GPTConfig:
-    """The configuration in a ``config.json``; all biases are assumed to be there.
+    """The configuration in a GPT-2's ``config.json``; all biases are assumed to be there.
 
     Args:
         path: the file, for messages.
@@ -95,13 +122,6 @@ def read(path: Path, values: Mapping[str, Any], notes: list[str]) -> GPTConfig:
     Raises:
         UserError: it describes a model that this package does not compute; the key is named.
     """
-    kinds = values.get("architectures") or []
-    gpt2 = isinstance(kinds, list) and any(str(kind).startswith("GPT2") for kind in kinds)
-    if values.get("model_type", "gpt2" if gpt2 else None) != "gpt2":
-        raise UserError(
-            f"{path} describes a {values.get('model_type')!r:.60} model, not gpt2",
-            "only the GPT-2 architecture can be imported",
-        )
     sizes = _sizes(path, values)
     _refuse_variants(path, values, sizes)
     activation = values.get("activation_function", "gelu_new")
@@ -162,6 +182,11 @@ def _refuse_variants(path: Path, values: Mapping[str, Any], sizes: Mapping[str, 
             "here",
             "write false in a copy of the folder if the weights have no crossattention",
         )
+    refuse_filled(path, values)
+
+
+def refuse_filled(path: Path, values: Mapping[str, Any]) -> None:
+    """Refuse a configuration in which a key of any architecture that must be empty is not."""
     for key, remedy in _EMPTY.items():
         if values.get(key):
             raise UserError(f"{path}: {key} is not supported", remedy)

@@ -1,8 +1,9 @@
-"""Writing and reading Hugging Face folders of the architecture ``gpt2``, without transformers.
+"""Writing and reading Hugging Face folders of GPT-2, Llama, Qwen2 and Qwen3, without transformers.
 
 Source of the names and fields: transformers' ``models/gpt2`` (configuration and modelling). Its
 ``Conv1D`` stores the four matrices of a block transposed. Names are written without the prefix
-``transformer.``, as in OpenAI's release, which every known reader accepts.
+``transformer.``, as in OpenAI's release, which every known reader accepts. The other three have the
+names and the layout of ``model/gpt.py`` (see ``llama.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 
 from nanogpt_cli import files, foreign_files, shell
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import LoadedModel, hf_config, safe_torch
+from nanogpt_cli.interop import LoadedModel, hf_config, llama, llama_config, safe_torch
 from nanogpt_cli.interop.foreign import (
     GPT2_ROWS,
     TensorSource,
@@ -43,7 +44,7 @@ _ZERO_BIASES = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c
 
 def check(source: Exportable) -> None:
     """Raise ``UserError`` if the architecture cannot represent the model or its tokenizer."""
-    hf_config.to_json(source)
+    _config_json(source)
     if source.tokenizer is not None:
         huggingface_files.to_json(source.tokenizer)
 
@@ -66,12 +67,17 @@ def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> No
 
 def write_json_files(source: Exportable, folder: Path) -> None:
     """Write ``config.json``, ``generation_config.json`` and the tokenizer's files."""
-    files.write_json(folder / CONFIG, hf_config.to_json(source))
+    files.write_json(folder / CONFIG, _config_json(source))
     eot = None if source.tokenizer is None else source.tokenizer.eot
     ids = {} if eot is None else {"bos_token_id": eot, "eos_token_id": eot, "pad_token_id": eot}
     files.write_json(folder / "generation_config.json", {"_from_model_config": True, **ids})
     if source.tokenizer is not None:
         _write_tokenizer(source.tokenizer, folder, source.config.block_size)
+
+
+def _config_json(source: Exportable) -> dict[str, Any]:
+    gpt2 = source.config.naming == "gpt2"
+    return hf_config.to_json(source) if gpt2 else llama_config.to_json(source)
 
 
 def _write_tokenizer(tokenizer: Tokenizer, folder: Path, block_size: int) -> None:
@@ -113,6 +119,9 @@ def _name_of(value: dict[str, Any], id: int) -> str:
 
 
 def _entries(weights: FoldedWeights) -> Iterator[tuple[str, LazyTensor]]:
+    if weights.config.naming != "gpt2":
+        yield from ((name, entry(weights, name)) for name in weights.shapes)
+        return
     prefix = "" if weights.config.tied else "transformer."
     for name in weights.shapes:
         target = name if name == "lm_head.weight" else prefix + name.removeprefix("transformer.")
@@ -122,10 +131,12 @@ def _entries(weights: FoldedWeights) -> Iterator[tuple[str, LazyTensor]]:
             yield prefix + name, LazyTensor((size,), partial(torch.zeros, size))
 
 
-def entry(weights: FoldedWeights, name: str) -> LazyTensor:
-    """A tensor as transformers stores it: the matrices of a block transposed."""
+def entry(
+    weights: FoldedWeights, name: str, transposed: re.Pattern[str] = _TRANSPOSED
+) -> LazyTensor:
+    """A tensor as transformers stores it; other formats have other matrices ``transposed``."""
     shape = weights.shapes[name]
-    if _TRANSPOSED.search(name):
+    if transposed.search(name):
         return LazyTensor(shape[::-1], lambda: weights.get(name).T.contiguous())
     return LazyTensor(shape, lambda: weights.get(name))
 
@@ -149,28 +160,33 @@ def folder_of(path: Path) -> Path | None:
 
 
 def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
-    """The model and tokenizer of a Hugging Face GPT-2 folder.
+    """The model and tokenizer of a Hugging Face folder.
 
     Args:
         folder: holds configuration and weights.
         tokenizer: replaces the folder's own, which is then not read.
 
     Raises:
-        UserError: a part is missing, damaged, or not that of a GPT-2; the message names it.
+        UserError: a part is missing, damaged, or of a model that is not computed here; the message
+            names it.
     """
     path = folder / CONFIG
     values = foreign_files.read_object(path)
     notes: list[str] = []
-    config = hf_config.read(path, values, notes)
+    gpt2 = hf_config.model_type(path, values) == "gpt2"
+    config = (hf_config if gpt2 else llama_config).read(path, values, notes)
     with _tensors(folder) as tensors:
-        named = native_names(tensors, tied=config.tied)
-        config, left_out = _without_zero_biases(config, values, tensors, named, notes)
+        named = native_names(tensors, config)
+        left_out: frozenset[str] = frozenset()
+        if gpt2:
+            config, left_out = _without_zero_biases(config, values, tensors, named, notes)
         _check_head(path, config, named)
         model = build(
             config, tensors, named, left_out, transposed=_TRANSPOSED,
-            remedy=_without_other_heads(folder),
+            remedy=_without_other_heads(folder, config),
         )  # fmt: skip
-    hf_config.fold_attention_scale(model, values, notes)
+    if gpt2:
+        hf_config.fold_attention_scale(model, values, notes)
     tokenizer = tokenizer or huggingface_files.read(folder)
     if tokenizer is None and config.vocab_size in GPT2_ROWS:
         tokenizer = tokenizers.get("gpt2")
@@ -190,12 +206,14 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
     return LoadedModel(model, tokenizer, str(folder), step, notes=tuple(notes))
 
 
-def _without_other_heads(folder: Path) -> str:
+def _without_other_heads(folder: Path, config: GPTConfig) -> str:
     """What to do about a model with another head or adapters."""
     alone = f"{folder}-lm"
+    gpt2 = config.naming == "gpt2"
+    kind = "GPT2LMHeadModel" if gpt2 else llama.of(config).model_class
     return (
         "save the language model alone, in transformers: "
-        f"GPT2LMHeadModel.from_pretrained({str(folder)!r}).save_pretrained({alone!r}), then "
+        f"{kind}.from_pretrained({str(folder)!r}).save_pretrained({alone!r}), then "
         + shell.hint("import", alone, "--tokenizer", folder)
     )
 
@@ -204,7 +222,7 @@ def _check_head(path: Path, config: GPTConfig, named: Mapping[str, str]) -> None
     if not config.tied and "lm_head.weight" not in named:
         raise UserError(
             f"{path}: tie_word_embeddings is false, but the weights lack lm_head.weight",
-            "write true if the output uses the embedding's weights, as in GPT-2",
+            "write true if the output uses the embedding's weights",
         )
 
 

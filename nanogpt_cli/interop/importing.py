@@ -77,7 +77,7 @@ def _read(path: Path, meta: Path | None, tokenizer: Tokenizer | None) -> LoadedM
         )
     raise UserError(
         f"{path} is not a checkpoint of a known format",
-        "name a Hugging Face GPT-2 folder (config.json beside model.safetensors or "
+        "name a Hugging Face folder (config.json beside model.safetensors or "
         "pytorch_model.bin), nanoGPT's ckpt.pt or llm.c's .bin",
     )
 

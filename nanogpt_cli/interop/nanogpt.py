@@ -32,6 +32,10 @@ _ARGUMENTS: Final = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab
 
 def check(source: Exportable) -> None:
     """Raise ``UserError`` if nanoGPT's model cannot represent this one."""
+    if source.config.naming != "gpt2":
+        raise UserError(
+            "nanoGPT has GPT-2's parts alone, this model has others", "--to hf has them"
+        )
     if source.config.activation != "gelu":
         raise UserError(
             f"nanoGPT computes GELU by erf; this model was trained with "
@@ -140,7 +144,7 @@ def read(
         raise UserError(f"{path} is not a nanoGPT checkpoint: it has no model_args")
     config = _config(path, value["model_args"])
     tensors = safe_torch.tensors_of(value.get("model"), path)
-    model = build(config, tensors, native_names(tensors, tied=True))
+    model = build(config, tensors, native_names(tensors, config))
     notes: tuple[str, ...] = ()
     if tokenizer is None:
         tokenizer, notes = _tokenizer(path, value.get("config"), meta, config)

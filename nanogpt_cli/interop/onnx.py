@@ -1,8 +1,9 @@
 """Writing ONNX with a key/value cache, under the names that transformers.js and optimum use.
 
-Inputs ``input_ids``, ``attention_mask``, ``position_ids``, ``past_key_values.N.key|value`` (B, H,
-P, D, P = 0 at first); outputs ``logits``, ``present.N.key|value``. Prompts of different lengths
-are padded on the left; padding is masked, and positions come from the mask.
+Inputs ``input_ids``, ``attention_mask``, ``position_ids``, ``past_key_values.N.key|value`` (B, G,
+P, D: G heads of keys and values, P = 0 at first); outputs ``logits``, ``present.N.key|value``.
+Prompts of different lengths are padded on the left; padding is masked, and positions come from the
+mask.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import torch
-from torch import Tensor, nn
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import huggingface
 from nanogpt_cli.interop import source as sources
+from nanogpt_cli.interop.onnx_model import MATRICES, Cached
 from nanogpt_cli.interop.source import Exportable
-from nanogpt_cli.model.gpt import GPT, Block, GPTConfig
+from nanogpt_cli.model.gpt import GPT, GPTConfig
+from nanogpt_cli.model.parameters import token_embedding
 from nanogpt_cli.training.tensor_files import LazyTensor, computed, little_endian
 
 OPSET: Final = 18
@@ -36,83 +38,8 @@ _INITIALIZER: Final = 5 << 3 | 2
 _RAW_DATA: Final = 9 << 3 | 2
 
 
-class Cached(nn.Module):
-    """A GPT that takes ids with a cache and returns the extended cache; it modifies ``model``.
-
-    Attention is written out, because a row of padding attends to nothing: there the library's fused
-    attention gives NaN, which would spread through the values.
-    """
-
-    def __init__(self, model: GPT) -> None:
-        super().__init__()
-        self.model = model
-        for part in list(model.transformer.h.modules()):
-            for name, child in part.named_children():
-                if isinstance(child, nn.Linear):
-                    setattr(part, name, _TransposedLinear(child))
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        past: list[tuple[Tensor, Tensor]],
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Ids and positions (B, T), mask (B, P + T), caches (B, H, P, D) to logits (B, T, V)."""
-        parts = self.model.transformer
-        x = parts.wte(input_ids) + parts.wpe(position_ids)
-        masked = self._masked(attention_mask, input_ids.shape[1])
-        present = []
-        for block, cache in zip(parts.h, past, strict=True):
-            assert isinstance(block, Block)
-            x, extended = self._block(block, x, cache, masked)
-            present.append(extended)
-        return self.model.lm_head(parts.ln_f(x)), present
-
-    @staticmethod
-    def _masked(mask: Tensor, T: int) -> Tensor:
-        """The keys that a query must not attend to, future and padding: bool (B, 1, T, P + T)."""
-        total = mask.shape[1]
-        keys = torch.arange(total, device=mask.device)
-        queries = keys[total - T :]
-        future = keys[None, :] > queries[:, None]
-        return future[None, None] | (mask == 0)[:, None, None]
-
-    @staticmethod
-    def _block(
-        block: Block, x: Tensor, cache: tuple[Tensor, Tensor], masked: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        attention = block.attn
-        B, T, C = x.shape
-        H = attention.n_head
-        q, k, v = attention.c_attn(block.ln_1(x)).split(C, dim=2)
-        q, k, v = (t.reshape(B, T, H, C // H).transpose(1, 2) for t in (q, k, v))
-        k, v = torch.cat([cache[0], k], dim=2), torch.cat([cache[1], v], dim=2)
-        scores = (q @ k.transpose(2, 3)) * attention.scale
-        scores = scores.masked_fill(masked, torch.finfo(scores.dtype).min)
-        y = (scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, C)
-        x = x + attention.c_proj(y)
-        return x + block.mlp(block.ln_2(x)), (k, v)
-
-
-class _TransposedLinear(nn.Module):
-    """A linear layer whose weight is stored as (in, out), which is the form ONNX multiplies by.
-
-    Otherwise the graph would transpose every weight each time a session starts.
-    """
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(linear.weight.T.contiguous())
-        self.bias = linear.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x @ self.weight
-        return y if self.bias is None else y + self.bias
-
-
 def check(source: Exportable) -> None:
-    """Raise ``UserError`` if the model does not fit into one file or GPT-2's configuration."""
+    """Raise ``UserError`` if the model does not fit into one file or a ``config.json``."""
     huggingface.check(source)
     if source.weights.nbytes > _LARGEST:
         raise UserError(
@@ -142,7 +69,7 @@ def _program(config: GPTConfig) -> Any:
     with sources.without_values(), torch.no_grad():
         # Two tensors: one object for both arguments would be traced as one input.
         ids, positions = (torch.zeros(2, 3, dtype=torch.int64) for _ in range(2))
-        past_shape = (2, config.n_head, 5, config.head_size)
+        past_shape = (2, config.kv_heads, 5, config.head_size)
         past = [(torch.zeros(past_shape), torch.zeros(past_shape)) for _ in range(config.n_layer)]
         mask = torch.ones(2, 8, dtype=torch.int64)
         return torch.onnx.export(
@@ -174,8 +101,8 @@ def _without_weights(program: Any, source: Exportable) -> dict[str, LazyTensor]:
         initializers.pop(name)
         native = name.removeprefix(_PREFIX)
         if native == "lm_head.weight" and source.config.tied:
-            native = "transformer.wte.weight"
-        entries[name] = huggingface.entry(source.weights, native)
+            native = token_embedding(source.config)
+        entries[name] = huggingface.entry(source.weights, native, transposed=MATRICES)
     assert len(entries) == len(source.weights.shapes), "the graph has other weights"
     return entries
 

@@ -20,6 +20,7 @@ from nanogpt_cli.interop import source as sources
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.interop.torchfile import Archive
 from nanogpt_cli.model.gpt import GPT, GPTConfig
+from nanogpt_cli.model.parameters import token_embedding
 
 _PREFIX: Final = "model."
 _WEIGHTS: Final = "data/weights/"
@@ -85,7 +86,7 @@ def _place(entries: dict[str, Any], source: Exportable) -> dict[str, str]:
     for name, entry in entries.items():
         native = name.removeprefix(_PREFIX)
         if native == "lm_head.weight" and source.config.tied:
-            native = "transformer.wte.weight"
+            native = token_embedding(source.config)
         entry["path_name"] = placed.setdefault(native, f"weight_{len(placed)}")
     assert placed.keys() == source.weights.shapes.keys(), "the program has other weights"
     return placed

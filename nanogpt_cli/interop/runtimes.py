@@ -22,6 +22,9 @@ import numpy as np
 
 # Bytes of a GGUF file below which one thread is fastest.
 _SMALL_FILE = 1 << 26
+# Members of enumerations in llama.cpp (``ggml_type``, ``llama_flash_attn_type``).
+_GGML_F32 = 0
+_NO_FLASH_ATTENTION = 0
 
 
 class Request:
@@ -35,6 +38,10 @@ class Request:
         self.vocab_size: int = asked["vocab_size"]
         self.full_vectors: int = asked["full_vectors"]
         self.block_size: int = asked["block_size"]
+        # Whether the artefact holds the model's own float32 values.
+        self.float32: bool = asked["float32"]
+        # The class of transformers that reads the tokenizer.
+        self.tokenizer_class: str = asked["tokenizer_class"]
         # Byte offsets where the text may be cut without changing its tokens.
         self.cuts: list[int] = asked["cuts"]
         self.windows = np.load(folder / "windows.npy")
@@ -77,7 +84,7 @@ def run_transformers(artefact: Path, request: Request) -> None:
             written.append(out[0, len(prompt) :].tolist())
     facts: dict[str, Any] = {}
     if request.text:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(artefact)
+        tokenizer = getattr(transformers, request.tokenizer_class).from_pretrained(artefact)
         encoded = tokenizer(request.text, add_special_tokens=False)
         request.save_text(encoded["input_ids"], tokenizer.decode(encoded["input_ids"]))
         facts["token_type_ids"] = "token_type_ids" in encoded
@@ -183,6 +190,10 @@ def run_llama_cpp(artefact: Path, request: Request) -> None:
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(artefact)
     parameters.n_ctx, parameters.n_parallel = request.block_size, 1
+    if request.float32:
+        # By default, keys, values and the fused attention's sums are of half precision.
+        parameters.cache_type_k = parameters.cache_type_v = _GGML_F32
+        parameters.flash_attn_type = _NO_FLASH_ATTENTION
     # For a small model, threads wait for each other longer than they compute.
     if artefact.stat().st_size < _SMALL_FILE:
         parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1

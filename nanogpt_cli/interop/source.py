@@ -6,7 +6,8 @@ needs memory for the largest tensors and never for the whole model.
 Folding is exact but for float32 rounding. With factors e (embedding), r (residual), a (attention)
 and o (output), ``wte`` and ``wpe`` are multiplied by e, both ``c_proj`` of a block by r, the query
 rows of ``c_attn`` by a·√D (because the target divides by √D), and ``ln_f`` by o, and also by 1/e if
-the head is the (scaled) embedding.
+the head is the (scaled) embedding. With Llama's names it is the same; queries that have a norm are
+multiplied through its weight.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,15 +29,17 @@ from nanogpt_cli.init.drawing import undrawn
 from nanogpt_cli.interop import import_again
 from nanogpt_cli.model import homes
 from nanogpt_cli.model.gpt import GPT, LAYER_NORM_EPS, GPTConfig, Multipliers
-from nanogpt_cli.model.parameters import shapes
+from nanogpt_cli.model.parameters import shapes, tensor_class
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokenizer import Tokenizer
 from nanogpt_cli.training import checkpoint, retention, tensor_files
 
+_BRANCH_ENDS = re.compile(r"\.(c_proj|o_proj|down_proj)\.")
+
 
 @dataclass(frozen=True)
 class FoldedWeights:
-    """The tensors of a GPT-2 without multipliers, under the names of ``model/gpt.py``.
+    """The tensors of a model without multipliers, under the names of ``model/gpt.py``.
 
     Attributes:
         config: configuration of the plain model, without multipliers. The embedding keeps every
@@ -66,17 +70,21 @@ class FoldedWeights:
 
 def _fold(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
     factors = config.multipliers
-    if name.startswith(("transformer.wte.", "transformer.wpe.")):
+    kind = tensor_class(name)
+    if kind in ("wte", "wpe"):
         return _scaled(tensor, factors.embedding)
-    if ".c_proj." in name:
+    if _BRANCH_ENDS.search(name):
         return _scaled(tensor, factors.residual)
-    if name.startswith("transformer.ln_f."):
+    if name.startswith(("transformer.ln_f.", "model.norm.")):
         return _scaled(tensor, factors.output / (factors.embedding if config.tied else 1.0))
-    if ".attn.c_attn." in name and factors.attention is not None:
-        scale = factors.attention * math.sqrt(config.head_size)
+    if factors.attention is None:
+        return tensor
+    scale = factors.attention * math.sqrt(config.head_size)
+    if ".attn.c_attn." in name:
         C = config.n_embd
         return torch.cat([_scaled(tensor[:C], scale), tensor[C:]])
-    return tensor
+    queries = ".self_attn.q_norm." if config.qk_norm else ".self_attn.q_proj."
+    return _scaled(tensor, scale) if queries in name else tensor
 
 
 def _scaled(tensor: Tensor, factor: float) -> Tensor:
@@ -154,20 +162,15 @@ def _check_written(config: GPTConfig) -> None:
     """Refuse an architecture that no exporter writes.
 
     Raises:
-        UserError: it has another home than GPT-2, or none; the key is named.
+        UserError: it has no home; the key is named.
     """
     if config.naming == "gpt2" and not config.hidden and config.norm_eps == LAYER_NORM_EPS:
         return  # each format says itself which activations it has
-    where = homes.home(config)
-    if where is None:
+    if homes.home(config) is None:
         raise UserError(
             f"no format that is written here holds this model: {homes.why_homeless(config)}",
             "nanogpt sample and eval read the run itself",
         )
-    raise UserError(
-        f"{homes.TITLES[where]} models are not exported yet",
-        "the checkpoint's model.safetensors has that architecture's own names",
-    )
 
 
 def check_vocabulary(label: str, tokenizer: Tokenizer | None, config: GPTConfig) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from nanogpt_cli.interop import LoadedModel, compare
+from nanogpt_cli.interop import LoadedModel, compare, llama
 from nanogpt_cli.interop.compare import Check, Reference
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model.gpt import GPT
@@ -89,7 +89,8 @@ def reference(source: Exportable) -> Reference:
     return Reference(
         windows=rows[:, :-1], targets=rows[:, 1:], logits=logits.numpy(), prompts=prompts,
         greedy=written, eot=source.tokenizer.eot if source.tokenizer else None,
-        new_tokens=new, origin=origin, **_expected_text(source.tokenizer, text),
+        new_tokens=new, origin=origin, gelu=source.config.activation.startswith("gelu"),
+        **_expected_text(source.tokenizer, text),
     )  # fmt: skip
 
 
@@ -197,7 +198,7 @@ def verify(
         return _read_back(source, artefact)
     with tempfile.TemporaryDirectory(prefix="nanogpt-verify-") as name:
         folder = Path(name)
-        _write_request(folder, source, expected)
+        _write_request(folder, source, expected, float32=artefact.variant in ("", "f32"))
         script = Path(__file__).with_name("runtimes.py")
         command = [python, "-P", str(script), artefact.runtime, str(artefact.path), str(folder)]
         try:
@@ -223,12 +224,13 @@ def _failed(artefact: Artefact, reason: str) -> Check:
                  [problem])  # fmt: skip
 
 
-def _write_request(folder: Path, source: Exportable, expected: Reference) -> None:
+def _write_request(folder: Path, source: Exportable, expected: Reference, *, float32: bool) -> None:
     vocab_size = source.config.vocab_size
     asked = {
         "prompts": expected.prompts, "new_tokens": expected.new_tokens, "vocab_size": vocab_size,
         "full_vectors": max(16, min(_LEAST_POSITIONS, _FULL_NUMBERS // vocab_size)),
-        "block_size": source.config.block_size,
+        "block_size": source.config.block_size, "float32": float32,
+        "tokenizer_class": llama.tokenizer_class(source.config),
         "cuts": _cuts(source.tokenizer, expected.text.encode()) if source.tokenizer else [],
     }  # fmt: skip
     (folder / "request.json").write_text(json.dumps(asked))

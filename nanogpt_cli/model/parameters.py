@@ -29,6 +29,11 @@ _FINAL_NORMS = ("ln_f", "norm")
 TOKEN_TABLES = ("transformer.wte.weight", "model.embed_tokens.weight", "lm_head.weight")
 
 
+def token_embedding(config: GPTConfig) -> str:
+    """The name of the token embedding, which is the head as well in a tied model."""
+    return TOKEN_TABLES[0 if config.naming == "gpt2" else 1]
+
+
 def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter of a GPT; a tied head is listed once, as the embedding."""
     if config.naming == "gpt2":

@@ -11,10 +11,12 @@ import programs
 import pytest
 import smallest
 import toy_run
+from tiny import same_tensors
 from toy_run import MODERN
 
 from nanogpt_cli import files
-from nanogpt_cli.training import checkpoint
+from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.training import checkpoint, retention
 
 MODEL = MODERN | {"n_head": 2, "n_embd": 16, "n_layer": 2, "block_size": 16}
 
@@ -88,10 +90,34 @@ def test_commands_compute_it(run: Run, command: tuple[str, ...]) -> None:
     assert done.code == 0, done.err
 
 
+def test_export_import_and_fine_tuning(run: Run) -> None:
+    assert run("export", "mine", "--to", "hf", "--no-verify").code == 0
+    folder = Path("runs/mine/exports/hf")
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "qwen3"
+    greedy = ("--prompt", "the ", "-n", "12", "--temperature", "0")
+    wrote = run("sample", "mine", *greedy).out
+    assert wrote
+    assert run("sample", str(folder), *greedy).out == wrote
+    done = run("import", str(folder), "--name", "again", "--data", "toy.txt")
+    assert done.code == 0, done.err
+    imported = checkpoint.load(retention.find(RunFolder(Path("runs/again")), "last")).model
+    trained = checkpoint.load(retention.find(RunFolder(Path("runs/mine")), "best")).model
+    assert same_tensors(imported, trained)
+    assert run("eval", "--run", "runs/again").code == 0
+    tuned = run(
+        "train", "runs/again/recipe.toml", "--from", "runs/again", "--set", "train.max_steps=2",
+        "--set", "run.name=tuned", "--set", "optim.warmup_steps=0",
+    )  # fmt: skip
+    assert tuned.code == 0, tuned.err
+    after = checkpoint.load(retention.find(RunFolder(Path("runs/tuned")), "last")).model
+    assert after.config == imported.config
+    assert not same_tensors(after, trained)
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (("export", "mine", "--to", "hf"), "Qwen3 models are not exported yet"),
+        (("export", "mine", "--to", "nanogpt"), "nanoGPT has GPT-2's parts alone"),
         (("init-inspect", "mine.toml", "--compare=normal", "--measure"), 'model.norm = "rms"'),
         (("recipe", "check", "mine.toml", "--set", "model.n_kv_head=3"), "n_kv_head = 2 would"),
         (("recipe", "check", "mine.toml", "--set", "model.n_embd=6"), 'position = "rope" turns'),

@@ -14,7 +14,7 @@ from tiny import TEXT, char_tokenizer, exportable, make_model, quiet
 from torch.nn import functional as F
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.interop import gguf, gguf_vocab, source
+from nanogpt_cli.interop import gguf, gguf_end, gguf_vocab, source
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text import bpe
 from nanogpt_cli.text.bpe import HuggingFaceTokenizer
@@ -80,7 +80,7 @@ def test_added_end_of_text_is_never_likely_and_changes_nothing(
         from nanogpt_cli.interop.source import from_model
 
         source = from_model(model, source.tokenizer)
-    replaced = gguf._with_end_of_text(source)
+    replaced = gguf_end.layer_norm_tensors(source)
     weight = source.weights.get("transformer.ln_f.weight")
     bias_before = source.weights.get("transformer.ln_f.bias") if bias else torch.zeros(32)
     name = "transformer.wte.weight" if tied else "lm_head.weight"

@@ -186,7 +186,7 @@ def test_activation_gpt2_lacks_is_refused(tmp_path: Path, activation: str) -> No
         ({"vocab_size": 10**9}, "vocab_size"), ({"vocab_size": 10**7}, "shape"),
         ({"n_positions": 4096}, "shape"), ({"n_head": 5}, "multiple"), ({"n_head": 0}, "n_head"),
         ({"n_head": "2"}, "n_head"), ({"n_layer": True}, "n_layer"), ({"n_layer": None}, "n_layer"),
-        ({"model_type": "llama"}, "llama"), ({"n_inner": 100}, "n_inner"),
+        ({"model_type": "llama"}, "hidden_size is missing"), ({"n_inner": 100}, "n_inner"),
         ({"layer_norm_epsilon": 1e-6}, "layer_norm_epsilon"),
         ({"scale_attn_by_inverse_layer_idx": 1}, "inverse"),
         ({"add_cross_attention": True}, "cross"), ({"activation_function": "mish"}, "mish"),

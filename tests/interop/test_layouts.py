@@ -483,7 +483,7 @@ REFUSED: dict[str, tuple[str, Callable[[Folder], Any]]] = {
     "quantised": ("quantization_config", changed(quantization_config={"bits": 4})),
     "pruned": ("pruned_heads", changed(pruned_heads={"0": [1]})),
     "two names for two sizes": ("num_attention_heads", changed(num_attention_heads=4)),
-    "another architecture": ("'llama'", changed(model_type="llama")),
+    "another architecture": ("'mistral'", changed(model_type="mistral")),
     "wrong heads": ("n_embd 16 is not a multiple of n_head 3", changed(n_head=3)),
     "an adapter": ("adapter", adapter),
     "no weights": ("no weights", lambda folder: their_model().config.save_pretrained(folder)),

@@ -45,6 +45,14 @@ def exportable(tokenizer: Tokenizer | None = None, **changes: Any) -> Exportable
     )
 
 
+# What the homes beside GPT-2 are made of, with grouped queries and a hidden size of its own.
+_LLAMA: dict[str, Any] = {
+    "norm": "rms", "norm_eps": 1e-6, "position": "rope", "rope_theta": 500.0, "bias": False,
+    "activation": "swiglu", "hidden": 72, "n_head": 4, "n_kv_head": 2,
+}  # fmt: skip
+HOMES = {"llama": _LLAMA, "qwen2": _LLAMA | {"bias": "qkv"}, "qwen3": _LLAMA | {"qk_norm": True}}
+
+
 def logits(model: GPT, ids: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(ids)[0]

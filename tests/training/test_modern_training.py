@@ -16,7 +16,7 @@ from nanogpt_cli.init import study
 from nanogpt_cli.init.theory import expect, random_tokens
 from nanogpt_cli.interop import source
 from nanogpt_cli.machine import device, distributed, gpus, joining
-from nanogpt_cli.model import accounting
+from nanogpt_cli.model import accounting, homes
 from nanogpt_cli.recipe import Optim
 from nanogpt_cli.run import events
 from nanogpt_cli.training import checkpoint, plan, retention, roofline, setup, spec, traffic
@@ -140,8 +140,7 @@ def test_checkpoints_have_the_names_of_their_home(tmp_path: Path) -> None:
     assert "model.layers.0.mlp.gate_proj.weight" in names
     assert not any(name.startswith("transformer.") or "lm_head" in name for name in names)
     assert checkpoint.load(folder).model.config == trainer.model.config
-    with pytest.raises(UserError, match="Qwen3 models are not exported yet"):
-        source.from_run(run)
+    assert homes.home(source.from_run(run).config) == "qwen3"
     ours_only = Trainer(recipe(model={"norm": "rms"}), data).model
     with pytest.raises(UserError, match='norm = "rms"'):
         source.from_model(ours_only, data.tokenizer)
