@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -173,12 +174,24 @@ def watch(built: Built, ids: Tensor, override: Override | None = None) -> Watche
     On meta nothing is computed. Experts, which are chosen by value, need values for that.
     """
     try:
-        return stream.watch(built.module, ids, override=override)
+        with _kept_buffers(built.module):
+            return stream.watch(built.module, ids, override=override)
     except UserError:
         if built.fill is None:
             raise
     with streamed(built, likely_blocks(built.module)):
         return stream.watch(built.module, ids, override=override)
+
+
+@contextmanager
+def _kept_buffers(module: nn.Module) -> Iterator[None]:
+    """Give back buffers that a pass replaces, as by some on the device of its activations: meta."""
+    kept = [(child, dict(child._buffers)) for child in module.modules()]
+    try:
+        yield
+    finally:
+        for child, buffers in kept:
+            child._buffers.update(buffers)
 
 
 def inspect(
