@@ -126,11 +126,12 @@ def inspect(built: Built, ask: InspectOptions, structure: Path | None, files: Fi
     from nanogpt_cli.init import lint
     from nanogpt_cli.modules import override
     from nanogpt_cli.modules.inspection import inspect as measure
-    from nanogpt_cli.modules.inspection import sizes_of, watch
+    from nanogpt_cli.modules.inspection import tried_sizes, watch
 
     files.check()
     given = override.read_override(structure) if structure else None
-    sizes = sizes_of(built.module)
+    with _theirs(built):
+        sizes = tried_sizes(built, ask.batch, ask.length)
     if not sizes.vocab_size:
         raise UserError(
             f"{built.label}: neither a configuration nor an nn.Embedding tells its vocabulary",

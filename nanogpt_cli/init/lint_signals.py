@@ -60,6 +60,7 @@ def on_signals(
     layer_norm: bool = True,
     head: bool = True,
     known: bool = True,
+    normed: bool = False,
 ) -> list[Verdict]:
     """Judge a forward and backward pass.
 
@@ -72,15 +73,17 @@ def on_signals(
         layer_norm: False where every LayerNorm was left out.
         head: False for a model without one, whose logits are not judged.
         known: False for a module whose scores may contain more than query·key, such as ALiBi.
+        normed: True where the stream itself is normalised behind each addition (post-norm). Its
+            first size then says nothing.
     """
     if broken := _not_finite(found, head=head):
         return [broken]
     checks: tuple[Iterator[Verdict], ...] = (
-        _growth(found, expected, config, shallow),
+        *(() if normed else (_growth(found, expected, config, shallow),)),
         _deviation(found, expected, config),
         _branches(found, MIN_BRANCH if layer_norm else MIN_BRANCH_WITHOUT_NORM),
-        _first_block(found, expected, config),
-        _gradients(found, expected, config),
+        *(() if normed else (_first_block(found, expected, config),)),
+        _gradients(found, expected, config, normed=normed),
         *((_loss(found, expected, config), _own_token(found, expected, config)) if head else ()),
         _token_share(found),
         _attention(found, expected, config, WARN if known else NOTE),
@@ -89,9 +92,9 @@ def on_signals(
     return [verdict for check in checks for verdict in check]
 
 
-def on_trained(found: Signals) -> list[Verdict]:
+def on_trained(found: Signals, *, head: bool = True) -> list[Verdict]:
     """Judge a pass through a trained model, which may break most limits of a start."""
-    if broken := _not_finite(found):
+    if broken := _not_finite(found, head=head):
         return [broken]
     dead = max(found.near_zero)
     text = f"at most {dead:.0%} of a block's hidden units are dead (near zero on every token)"
@@ -214,12 +217,19 @@ def _first_block(found: Signals, expected: Signals | None, config: Sizes) -> Ite
         yield past
 
 
-def _gradients(found: Signals, expected: Signals | None, config: Sizes) -> Iterator[Verdict]:
+def _gradients(
+    found: Signals, expected: Signals | None, config: Sizes, *, normed: bool
+) -> Iterator[Verdict]:
+    where = "at the embedding"
+    if normed and len(found.grad_rms) > 1:  # behind the first norm all depths have one size
+        where = "after the first block"
+        found = replace(found, grad_rms=found.grad_rms[1:])
+        expected = replace(expected, grad_rms=expected.grad_rms[1:]) if expected else None
     ratio = found.gradient_ratio
     theory = expected.gradient_ratio if expected else math.nan
     if math.isnan(ratio):
         return
-    text = f"gradient at the embedding {ratio:.3g} times that after the last block"
+    text = f"gradient {where} {ratio:.3g} times that after the last block"
     inverse, inverse_theory = (1 / x if x else math.inf for x in (ratio, theory))
     found_past = [
         _past(f"{text}: {why}", "gradients", r, MAX_GRADIENT_RATIO, t,

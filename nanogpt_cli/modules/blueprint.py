@@ -15,7 +15,7 @@ def plan_of(module: nn.Module) -> Plan | str:
         return Reader(module).plan()
     except UnclaimedError as unknown:
         return str(unknown)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:  # others write these, too
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         return f"its configuration is not that of its model type ({error!s:.100})"
 
 

@@ -48,6 +48,7 @@ class Built:
         fill: gives values to everything below a submodule.
         redraw: another draw of the same start, by its seed; ``None`` for stored weights.
         trained: whether these are stored weights and no fresh start.
+        fresh: whether it is known that nobody trained them.
         notes: remarks for the user.
     """
 
@@ -56,6 +57,7 @@ class Built:
     fill: Fill | None = None
     redraw: Callable[[int], Built] | None = None
     trained: bool = False
+    fresh: bool = False
     notes: tuple[str, ...] = ()
 
     def whole(self) -> nn.Module:
@@ -101,8 +103,9 @@ def _of_factory(reference: str, seed: int) -> Built:
         with user_code.guarded(f"{reference} raised "):
             module = unwrapped(made)
             _leave_meta(module, reference)
+            module.eval()
     redraw = (lambda other: _of_factory(reference, other)) if by_factory else None
-    return Built(module.eval(), reference, redraw=redraw)
+    return Built(module, reference, redraw=redraw)
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -162,11 +165,11 @@ def _fresh(config: Any, label: str, seed: int) -> Built:
 
     note = ""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
             model = library.made(config, label)
         with quiet_library():
             start = FreshStart(model, seed)
-        return Built(model, label, start.fill, redraw)
+        return Built(model, label, start.fill, redraw, fresh=True)
     except NotLeanError as error:
         note = f"{label}: built whole, because {error}"
     except (UserError, NotImplementedError, RuntimeError):
@@ -175,8 +178,9 @@ def _fresh(config: Any, label: str, seed: int) -> Built:
         library.check_memory(config, label)
         torch.manual_seed(seed)
         return Built(
-            library.made(config, label), label, None, redraw, notes=(note,) if note else ()
-        )
+            library.made(config, label), label, None, redraw, fresh=True,
+            notes=(note,) if note else (),
+        )  # fmt: skip
 
 
 def _stored(config: Any, files: list[Path], label: str) -> Built:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+=======
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+>>>>>>> break1
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +28,16 @@ from nanogpt_cli.modules.blocks import likely_blocks
 from nanogpt_cli.modules.blueprint import plan_of
 from nanogpt_cli.modules.build import Built
 from nanogpt_cli.modules.gradients import stream_gradients
+<<<<<<< HEAD
 from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained, nearest_scheme
 from nanogpt_cli.modules.measure import class_norms, observer, signals_of
+=======
+from nanogpt_cli.modules.library import in_one_line
+from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained
+from nanogpt_cli.modules.measure import class_norms, measure_gradients, observer, signals_of
+>>>>>>> break1
 from nanogpt_cli.modules.override import Override
+from nanogpt_cli.modules.passes import first_run, unwrapped
 from nanogpt_cli.modules.reference import TOLERANCE, agrees
 from nanogpt_cli.modules.sketch import Sketch, sketch
 from nanogpt_cli.modules.stream import Watched
@@ -84,17 +97,26 @@ class ModuleInspection:
     scheme: str
 
 
-def sizes_of(module: nn.Module, width: int = 0) -> Sizes:
-    """What the configuration says; the vocabulary otherwise from the largest embedding."""
+def sizes_of(module: nn.Module, width: int = 0, rows: int = 0) -> Sizes:
+    """What the configuration says.
+
+    Args:
+        module: any.
+        width: channels of its stream, where they are known.
+        rows: of the table in which it looks its ids up. The vocabulary is not larger, whatever the
+            configuration says; if neither is known, it is the largest embedding's.
+    """
     tables = [m.num_embeddings for m in module.modules() if isinstance(m, nn.Embedding)]
+    known = [n for n in (_stated(module, ("vocab_size",)), rows) if n]
     return Sizes(
         width,
         _stated(module, _HEADS) or 1,
-        _stated(module, ("vocab_size",)) or max(tables, default=0),
+        min(known, default=max(tables, default=0)),
         _stated(module, _LENGTHS),
     )
 
 
+<<<<<<< HEAD
 def _tolerance(module: nn.Module, anatomy: Anatomy) -> float:
     """The difference of logits that rounding explains, as a share of the largest.
 
@@ -103,6 +125,55 @@ def _tolerance(module: nn.Module, anatomy: Anatomy) -> float:
     formats = {p.dtype for p in module.parameters() if p.is_floating_point()}
     eps = max((torch.finfo(dtype).eps for dtype in formats), default=0.0)
     return max(TOLERANCE, eps * math.sqrt(10 * max(1, len(anatomy.blocks))))
+=======
+def tried_sizes(built: Built, batch: int, length: int) -> Sizes:
+    """Sizes of which those that no configuration states are found by running the module.
+
+    It runs on ids that are 0. If it fails on sequences of ``length``, the longest that it takes is
+    sought by halving, since a table of positions, a mask or a check in its code may be the limit.
+
+    Args:
+        built: the module; one without values states its sizes.
+        batch, length: shape of the ids that it will be inspected on.
+
+    Raises:
+        UserError: it fails on sequences of any length.
+    """
+    sizes = sizes_of(built.module)
+    if built.fill is not None:
+        return sizes
+
+    def rows(tokens: int) -> int:
+        """Rows of the first table in which ids are looked up; 0 if there is none."""
+        ids = torch.zeros(batch, tokens, dtype=torch.int64)
+        trace, _ = first_run(unwrapped(built.module), ids, None)
+        tables = [trace.values[node.inputs[0]].shape[0] for node in stream.lookups(trace)]
+        return tables[0] if tables else 0
+
+    longest = min(length, sizes.block_size or length)
+    try:
+        found = rows(longest)
+    except UserError as failed:
+        try:
+            found = rows(2)
+        except UserError:
+            raise failed from None
+        sizes = replace(sizes, block_size=_longest(rows, 2, longest))
+    return replace(sizes_of(built.module, rows=found), block_size=sizes.block_size)
+
+
+def _longest(run: Callable[[int], object], low: int, high: int) -> int:
+    """The most tokens that ``run`` takes, if it takes ``low`` and refuses ``high``."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            run(middle)
+        except UserError:
+            high = middle
+        else:
+            low = middle
+    return low
+>>>>>>> break1
 
 
 def _stated(module: nn.Module, names: Sequence[str]) -> int:
@@ -115,18 +186,36 @@ def _stated(module: nn.Module, names: Sequence[str]) -> int:
     return 0
 
 
+def _table_rows(module: nn.Module, anatomy: Anatomy) -> int:
+    """Rows of the token embedding; 0 if it is not found."""
+    shapes = {name: p.shape for name, p in module.named_parameters()}
+    return next((shapes[p.parameter][0] for p in anatomy.of_role("wte")), 0)
+
+
 def watch(built: Built, ids: Tensor, override: Override | None = None) -> Watched:
     """Find the stream and the roles of a module; see ``stream.watch``.
 
     On meta nothing is computed. Experts, which are chosen by value, need values for that.
     """
     try:
-        return stream.watch(built.module, ids, override=override)
+        with _kept_buffers(built.module):
+            return stream.watch(built.module, ids, override=override)
     except UserError:
         if built.fill is None:
             raise
     with streamed(built, likely_blocks(built.module)):
         return stream.watch(built.module, ids, override=override)
+
+
+@contextmanager
+def _kept_buffers(module: nn.Module) -> Iterator[None]:
+    """Give back buffers that a pass replaces, as by some on the device of its activations: meta."""
+    kept = [(child, dict(child._buffers)) for child in module.modules()]
+    try:
+        yield
+    finally:
+        for child, buffers in kept:
+            child._buffers.update(buffers)
 
 
 def inspect(
@@ -154,15 +243,17 @@ def inspect(
     lean = built.fill is not None
     seen = _Seen(built.module, anatomy, ids, blocks, progress)
     with streamed(built, blocks, seen):
-        signals, logits = signals_of(
-            built.module, anatomy, ids, targets, backward=backward and not lean
-        )
+        signals, logits = signals_of(built.module, anatomy, ids, targets)
     ungraded = ""
-    if backward and lean:
-        ungraded = _stream_gradients(signals, built, anatomy, blocks, ids, targets)
-    elif backward and not signals.grad_rms:
-        ungraded = "its blocks are not called one after another, or it has no head"
-    trained = looks_trained(seen.sketches)
+    if backward:
+        try:
+            if lean:
+                ungraded = _stream_gradients(signals, built, anatomy, blocks, ids, targets)
+            else:
+                ungraded = measure_gradients(signals, built.module, anatomy, ids, targets)
+        except Exception as error:  # a forward pass need not be one that can be differentiated
+            ungraded = f"its backward pass raised {in_one_line(error)}"
+    trained = not built.fresh and looks_trained(seen.sketches)
     verdicts = lint(seen.sketches, tied=anatomy.tied, trained=trained)
     expected, unclaimed = None, seen.unclaimed
     if seen.witness is not None and not (apart := seen.difference(logits)) <= _tolerance(
@@ -172,14 +263,15 @@ def inspect(
         verdicts.append(forward_mismatch(apart))
     if trained:
         unclaimed = unclaimed or "theory is of a start, and these weights are trained"
-        verdicts += on_trained(signals)
+        verdicts += on_trained(signals, head=anatomy.head)
     else:
         if not unclaimed:
             expected, unclaimed = seen.expected(ids, targets, backward=bool(signals.grad_rms))
-        sizes = sizes_of(built.module, anatomy.width)
+        sizes = sizes_of(built.module, anatomy.width, _table_rows(built.module, anatomy))
         verdicts += on_signals(
-            signals, sizes, expected, head=anatomy.head, known=expected is not None
-        )
+            signals, sizes, expected, head=anatomy.head, known=expected is not None,
+            normed=anatomy.normed,
+        )  # fmt: skip
     found = Inspection(signals, seen.tensors)
     scheme = "" if trained else nearest_scheme(seen.sketches, tied=anatomy.tied)
     return ModuleInspection(found, expected, unclaimed, ungraded, verdicts, trained, scheme)
@@ -240,7 +332,11 @@ class _Seen:
             if part.parameter in own:
                 self.sketches.append(sketch(part, part.of(own[part.parameter]).float()))
         if self.witness is not None:
-            self.witness.observe(path, submodule)
+            try:
+                self.witness.observe(path, submodule)
+            except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+                self.witness = None
+                self.unclaimed = "its weights are not those that its configuration describes"
 
     def difference(self, logits: Tensor) -> float:
         """How far the module's own logits are from those of its plan; see ``reference.agrees``."""

@@ -20,7 +20,7 @@ from nanogpt_cli.init.probes import NEAR_ZERO, mean_cosine, rms
 from nanogpt_cli.init.signals import GRADIENT_CLASSES, Signals
 from nanogpt_cli.init.tensor_stats import TensorStats, measure_tensor
 from nanogpt_cli.modules.anatomy import MATRICES, Anatomy
-from nanogpt_cli.modules.passes import evaluation, find_output, run, unwrapped
+from nanogpt_cli.modules.passes import as_written, evaluation, find_output, run, same_noise, unwrapped
 from nanogpt_cli.modules.stream import Spot, Watched
 from nanogpt_cli.modules.trace import tensors
 
@@ -67,7 +67,7 @@ def signals_of(
     if anatomy.head:
         _measure_logits(signals, output.detach(), ids, targets)
     if backward:
-        _measure_gradients(signals, module, anatomy, ids, targets)
+        measure_gradients(signals, module, anatomy, ids, targets)
     return signals, output.detach()
 
 
@@ -168,7 +168,7 @@ class _Taken:
 def _refuse(difference: str) -> NoReturn:
     raise UserError(
         f"the module computes otherwise than when it was watched: {difference}",
-        "watch it with the token ids that are measured",
+        "it must do the same at every call: does it draw random numbers, or keep something?",
     )
 
 
@@ -209,22 +209,34 @@ def in_order(logits: Tensor, ids: Tensor) -> Tensor:
     return logits.reshape(-1, logits.shape[-1])
 
 
-def _measure_gradients(
+def measure_gradients(
     signals: Signals, module: nn.Module, anatomy: Watched, ids: Tensor, targets: Tensor
-) -> None:
-    """Gradients by plain autograd, with the stream taken from the blocks' arguments and results."""
-    if not all(anatomy.blocks) or not anatomy.head:
-        return
+) -> str:
+    """Gradients by plain autograd, with the stream taken from the blocks' arguments and results.
+
+    Returns:
+        why there are none; empty if they were written into ``signals``.
+    """
+    if not all(anatomy.blocks):
+        return "its blocks are no modules of their own"
+    if not anatomy.head:
+        return "it has no head, and thus no loss"
+    module = unwrapped(module)
     parameters = dict(module.named_parameters())
     wanted = {part.parameter for part in anatomy.of_role(*_CLASS)}
     frozen = [p for p in parameters.values() if not p.requires_grad]
     try:
         for p in frozen:
             p.requires_grad_()
-        with evaluation(module), torch.enable_grad(), _StreamTensors(module, anatomy) as stream:
+        with (
+            evaluation(module), same_noise(), as_written(), torch.enable_grad(),
+            _StreamTensors(module, anatomy) as stream,
+        ):  # fmt: skip
             output = find_output(anatomy.forward(module, ids), ids)
             assert output is not None  # the first pass gave one
             loss = F.cross_entropy(in_order(output, ids).float(), targets.reshape(-1))
+            if not loss.requires_grad:
+                return "its forward pass turns gradients off"
             names = sorted(wanted)
             inputs = [*stream.tensors, *(parameters[name] for name in names)]
             found = torch.autograd.grad(loss, inputs, allow_unused=True)
@@ -232,10 +244,11 @@ def _measure_gradients(
         for p in frozen:
             p.requires_grad_(False)
     if len(stream.tensors) != len(anatomy.blocks) + 1:
-        return
+        return "its blocks are not called one after another"
     n = len(stream.tensors)
     signals.grad_rms = [rms(g) if g is not None else 0.0 for g in found[:n]]
     _class_norms(signals, anatomy, dict(zip(names, found[n:], strict=True)))
+    return ""
 
 
 def _class_norms(signals: Signals, anatomy: Anatomy, gradients: dict[str, Tensor | None]) -> None:

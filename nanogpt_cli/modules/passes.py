@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -33,9 +34,12 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def call(module: nn.Module, ids: Tensor) -> Any:
     """What a language model makes of token ids (B, T), without a cache of keys and values."""
-    if "use_cache" in inspect.signature(module.forward).parameters:
-        return module(ids, use_cache=False)
-    return module(ids)
+    known = inspect.signature(module.forward).parameters
+    options = {"use_cache": False} if "use_cache" in known else {}
+    first = next(iter(known.values()), None)
+    if first is not None and first.kind is first.KEYWORD_ONLY:
+        return module(**{first.name: ids}, **options)
+    return module(ids, **options)
 
 
 def call_with_targets(module: nn.Module, ids: Tensor) -> Any:
@@ -46,7 +50,8 @@ def call_with_targets(module: nn.Module, ids: Tensor) -> Any:
 def find_output(result: Any, ids: Tensor) -> Tensor | None:
     """The logits or last state in a module's result: one vector for each of the (B, T) ids."""
     for name in ("logits", "last_hidden_state"):
-        if isinstance(found := getattr(result, name, None), Tensor):
+        found = result.get(name) if isinstance(result, dict) else getattr(result, name, None)
+        if isinstance(found, Tensor):
             return found
     return next((t for t in _floating(result) if t.numel() // t.shape[-1] == ids.numel()), None)
 
@@ -61,6 +66,8 @@ def _floating(result: Any) -> Iterator[Tensor]:
     elif isinstance(result, dict):
         for item in result.values():
             yield from _floating(item)
+    elif dataclasses.is_dataclass(result):
+        yield from _floating(vars(result))
 
 
 def first_run(module: nn.Module, ids: Tensor, forward: Forward | None) -> tuple[Trace, Forward]:
@@ -69,9 +76,11 @@ def first_run(module: nn.Module, ids: Tensor, forward: Forward | None) -> tuple[
     Raises:
         UserError: as ``run``.
     """
-    if forward is None and "targets" in inspect.signature(module.forward).parameters:
-        with contextlib.suppress(_NoVectorsError):
-            return run(module, ids, call)[0], call
+    targets = inspect.signature(module.forward).parameters.get("targets")
+    if forward is None and targets is not None:
+        if targets.default is not targets.empty:
+            with contextlib.suppress(_NoVectorsError):
+                return run(module, ids, call)[0], call
         forward = call_with_targets
     forward = forward or call
     return run(module, ids, forward)[0], forward
@@ -94,7 +103,7 @@ def run(
     """
     recorder = Recorder(module, ids, on_node)
     try:
-        with evaluation(module), plain_operators(), recorder:
+        with evaluation(module), same_noise(), plain_operators(), recorder:
             output = find_output(forward(module, ids), ids)
             if output is not None:
                 recorder.trace.output = recorder.value(output)
@@ -107,6 +116,11 @@ def run(
         recorder.remove()
     if output is None:
         raise _NoVectorsError("the module's result holds no vector for each token id", HINT)
+    if output.is_inference():
+        raise UserError(
+            "the module runs in torch.inference_mode, which hides most of its operators",
+            "use torch.no_grad in its forward, or leave that to whoever calls it",
+        )
     return recorder.trace, output
 
 
@@ -128,6 +142,14 @@ def as_written() -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
     stance: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
+
+
+@contextlib.contextmanager
+def same_noise() -> Iterator[None]:
+    """Let what a forward pass draws be the same in every pass, and leave the process's state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 @contextlib.contextmanager

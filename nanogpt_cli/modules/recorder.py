@@ -137,7 +137,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if name == "_local_scalar_dense" and args[0].is_meta:
             return replay(self.trace, inputs[0], self._ids).item()
         result = _called(func, name, args, kwargs)
-        active = any(self.trace.values[v].active for v in inputs)
+        # Rows that are looked up are clipped in place (max_norm), but remain those of the table.
+        clipped = name == "embedding_renorm"
+        active = not clipped and any(self.trace.values[v].active for v in inputs)
         index = len(self.trace.nodes)
         memories = {_memory(t) for t in tensors((args, kwargs))}
         outputs = []

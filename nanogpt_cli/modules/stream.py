@@ -54,6 +54,7 @@ class Watched(Anatomy):
         entries: which of the tensors in a block's arguments is the stream, by block.
         exit: which of the tensors in the last block's result is.
         head: whether the module's result is logits.
+        normed: whether blocks carry on what a norm makes of the stream (post-norm).
         steps: what happens to the stream, in order: (block, ``norm`` or a kind of addition). A kind
             follows ``normed`` if the branch is normalised before it is added, and ``parallel`` if
             it reads what the addition before it reads.
@@ -66,6 +67,7 @@ class Watched(Anatomy):
     entries: tuple[int, ...] = ()
     exit: int = 0
     head: bool = True
+    normed: bool = False
     steps: tuple[tuple[int, str], ...] = ()
 
 
@@ -113,6 +115,10 @@ def watch(
         entries=tuple(_place(trace, b, b.enters, "inputs") for b in blocks),
         exit=_place(trace, blocks[-1], blocks[-1].leaves, "outputs"),
         steps=_steps(trace, trunk, branches, blocks),
+        normed=any(
+            node.outputs[0] in trunk.values and layer_at(blocks, node.index) >= 0
+            for node, _ in trunk.norms
+        ),
         head=roles.tied or any(part.role == "lm_head" for part in roles.parts),
     )
 

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -50,9 +51,9 @@ def load(reference: str, seed: int) -> tuple[nn.Module, bool]:
     place, name, call = match["place"], match["name"], match["call"]
     positional, keywords = _arguments(call, reference)
     torch.manual_seed(seed)
-    with guarded(f"cannot import {place}: "):
+    with guarded(f"cannot import {place}: "), _settings_kept():
         found: Any = _imported(place)
-    with guarded(f"{reference} raised "):
+    with guarded(f"{reference} raised "), _settings_kept():
         for part in name.split("."):
             if not hasattr(found, part):
                 raise UserError(f"{place} has no {part!r}", f"wanted by --from {reference}")
@@ -127,6 +128,23 @@ def _imported(place: str) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@contextlib.contextmanager
+def _settings_kept() -> Iterator[None]:
+    """Undo what the user's code sets for the whole process: our own code runs in it as well."""
+    dtype, device, grad = (
+        torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    )  # fmt: skip
+    folder = Path.cwd()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)
+        torch.set_grad_enabled(grad)
+        os.chdir(folder)
 
 
 @contextlib.contextmanager
