@@ -89,17 +89,20 @@ class Reference:
             logits = logits + values(outside["lm_head.bias"].parameter)
         return _capped(logits, shape.logit_cap)
 
-    def _norm(self, x: Tensor, parts: Parts, name: str, values: Values) -> Tensor:
-        """x normalised over its last axis, with the gain and bias of the part ``name``."""
-        x = self._plain_norm(x)
+    def _norm(self, x: Tensor, parts: Parts, name: str, values: Values, kind: str = "") -> Tensor:
+        """x normalised over its last axis, with the gain and bias of the part ``name``.
+
+        ``kind`` is "layer" or "rms"; by default it is that of the stream's norms.
+        """
+        x = self._plain_norm(x, kind)
         if name in parts:
             x = x * (_of(parts[name], values) + self.plan.offset)
         if f"{name}.bias" in parts:
             x = x + _of(parts[f"{name}.bias"], values)
         return x
 
-    def _plain_norm(self, x: Tensor) -> Tensor:
-        if self.shape.norm == "layer":
+    def _plain_norm(self, x: Tensor, kind: str = "") -> Tensor:
+        if (kind or self.shape.norm) == "layer":
             x = x - x.mean(-1, keepdim=True)
         return x * (x.square().mean(-1, keepdim=True) + self.shape.eps).rsqrt()
 
@@ -120,12 +123,16 @@ class Reference:
         return _linear(y.transpose(1, 2).reshape(B, T, H * D), parts, "attn_proj", values)
 
     def _qk_norm(self, t: Tensor, parts: Parts, name: str, values: Values) -> Tensor:
-        """Queries or keys normalised per head, or over all heads where the gain is that long."""
+        """Queries or keys normalised per head, or over all heads where the gain is that long.
+
+        It is RMSNorm in every family, also where the stream has LayerNorm.
+        """
         D = self.shape.head_size
         whole = name in parts and len(_of(parts[name], values)) != D
         if whole:
-            return self._norm(t, parts, name, values)
-        return self._norm(t.reshape(*t.shape[:-1], -1, D), parts, name, values).flatten(-2)
+            return self._norm(t, parts, name, values, "rms")
+        heads = t.reshape(*t.shape[:-1], -1, D)
+        return self._norm(heads, parts, name, values, "rms").flatten(-2)
 
     def _turn(self, x: Tensor, layer: Layer) -> Tensor:
         """Queries or keys (B, H, T, D) turned by their positions."""

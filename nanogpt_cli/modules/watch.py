@@ -18,7 +18,7 @@ import statistics
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -26,9 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from nanogpt_cli.modules import watch_arguments as checked
 from nanogpt_cli.modules.watch_forward import ForwardPass
 from nanogpt_cli.modules.watch_log import Log
-from nanogpt_cli.modules.watch_target import Inputs, Target
+from nanogpt_cli.modules.watch_target import LOST, Inputs, Target
 from nanogpt_cli.modules.watch_time import OwnTime
 from nanogpt_cli.modules.watch_update import Update
 from nanogpt_cli.run import events
@@ -66,7 +67,8 @@ class Watch:
         path: the run folder.
 
     Raises:
-        UserError: there are no blocks to be found, or the folder cannot be written.
+        UserError: there are no blocks to be found, the folder cannot be written, or an argument is
+            of another kind.
     """
 
     def __init__(
@@ -83,12 +85,14 @@ class Watch:
         tokens_per_step: int = 0,
         resume: int | None = None,
     ) -> None:
+        self.optimizers = checked.optimizers(optimizer)
+        self.fixed, self.budget = checked.whole("every", every), checked.share("budget", budget)
+        self.every = self.fixed or _LEAST
+        self.step_number = 0 if resume is None else checked.whole("resume", resume)
+        self.path = checked.folder(folder)
+        self._tokens_per_step = checked.whole("tokens_per_step", tokens_per_step)
+        max_steps = checked.whole("max_steps", max_steps)
         self.target = Target(model, blocks, batch)
-        self.optimizers: list[Optimizer] = []
-        self.every, self.fixed, self.budget = every or _LEAST, every, budget
-        self.step_number = resume or 0
-        self.path = Path(folder)
-        self._tokens_per_step = tokens_per_step
         self._timer = OwnTime(self.target.device)
         self._recent: deque[float] = deque(maxlen=50)
         self._sampled_at = self.step_number
@@ -96,9 +100,8 @@ class Watch:
         self._forward: ForwardPass | None = None
         self._update: Update | None = None
         self._best = math.inf
-        self._told = False
+        self._told: set[str] = set()
         self._log: Log | None = None
-        self.follow(optimizer)
         if self.target.leads:
             self._log = self._open(max_steps, resume is not None)
             self.path = self._log.path
@@ -107,8 +110,7 @@ class Watch:
 
     def follow(self, optimizer: Optimizer | Sequence[Optimizer]) -> None:
         """Take statistics of these optimizers' steps from the next sample on."""
-        found = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-        self.optimizers = [getattr(one, "optimizer", one) for one in found]  # accelerate's wrapper
+        self.optimizers = checked.optimizers(optimizer)
 
     def step(
         self,
@@ -124,9 +126,15 @@ class Watch:
             lr: the learning rate; by default that of the optimizer's first group.
             grad_norm: the norm of the whole gradient, as ``clip_grad_norm_`` returns it; by default
                 it is measured on the steps that are sampled.
+
+        Raises:
+            UserError: one of them is not one number.
         """
         if (log := self._log) is None or log.closed:
             return
+        loss = None if loss is None else checked.number("loss", loss)
+        lr = None if lr is None else float(checked.number("lr", lr))
+        grad_norm = None if grad_norm is None else checked.number("grad_norm", grad_norm)
         self.step_number += 1
         seconds = time.perf_counter() - self._last
         if not self._tokens_per_step:
@@ -150,7 +158,7 @@ class Watch:
         """Note a validation loss, in nats per token, of the weights after the last step."""
         if self._log is None:
             return
-        value = float(loss)
+        value = float(checked.number("loss", loss))
         best = value < self._best
         self._best = min(self._best, value)
         self._log.write(events.Eval(step=self.step_number, val_loss=value, best=best))
@@ -181,7 +189,7 @@ class Watch:
     ) -> None:
         if error is None or (isinstance(error, SystemExit) and not error.code):
             self.close()
-        elif isinstance(error, KeyboardInterrupt):
+        elif isinstance(error, (KeyboardInterrupt, GeneratorExit)):  # a generator that was closed
             self.close("stopped")
         else:
             text = "".join(traceback.format_exception(kind, error, trace))
@@ -205,6 +213,13 @@ class Watch:
     def _arm(self) -> None:
         """Set the hooks for the next step."""
         target = self.target
+        with self._timer():
+            there = target.find_again()
+        if not there:
+            assert self._log is not None
+            self._sampled_at = self.step_number
+            self._tell(self._log, [LOST])
+            return
         if not target.probes:
             self._forward = ForwardPass(target.raw, target.blocks, self._timer)
         self._update = Update(target.blocks, self.optimizers, self._timer)
@@ -226,9 +241,13 @@ class Watch:
         self._plan()
         every, cost = self.every, self._cost()
         log.write(events.Layers(step=self.step_number, stats=stats, every=every, cost=cost))
-        if not self._told:
-            self._told = True
-            for message in self.target.missing(stats, forward.error, bool(self.optimizers)):
+        self._tell(log, self.target.missing(stats, forward.error, bool(self.optimizers)))
+
+    def _tell(self, log: Log, messages: Iterable[str]) -> None:
+        """Write what was not said before."""
+        for message in messages:
+            if message not in self._told:
+                self._told.add(message)
                 log.write(events.Note(step=self.step_number, message=message))
 
     def _plan(self) -> None:

@@ -32,7 +32,7 @@ class Log:
     """Events of one run folder.
 
     Args:
-        folder: to be created; ``NAME-2`` and so on where it exists.
+        folder: an absolute path, to be created; ``NAME-2`` and so on where it exists.
         resume: write into ``folder`` itself.
         vocab_size: for the alarms; 0 where there is no vocabulary.
 
@@ -40,13 +40,17 @@ class Log:
         closed: whether nothing is written any more: the disk failed, or ``close`` was called.
 
     Raises:
-        UserError: the folder cannot be created or written, or another process writes to it.
+        UserError: the folder cannot be created or written, another process writes to it, or there
+            is no run to resume.
     """
 
     def __init__(self, folder: Path, *, resume: bool, vocab_size: int) -> None:
-        path = folder.expanduser().resolve()
-        with files.readable_os_errors("create the run folder", path):
-            run = RunFolder(path) if resume else fresh_run(path.name, path.parent)
+        if resume and not (folder / "events.jsonl").is_file():
+            raise UserError(
+                f"there is no run at {folder} to go on with", "without resume= a new one begins"
+            )
+        with files.readable_os_errors("create the run folder", folder):
+            run = RunFolder(folder) if resume else fresh_run(folder.name, folder.parent)
         self.path, self.closed = run.path, False
 
         def refuse() -> None:
@@ -66,18 +70,8 @@ class Log:
     def step(
         self, event: events.Step, loss: Tensor | float, grad_norm: Tensor | float | None
     ) -> None:
-        """Write a step; what lies on a GPU is read later, several steps at once.
-
-        Raises:
-            UserError: the loss or the norm is not one number.
-        """
+        """Write a step; what lies on a GPU is read later, several steps at once."""
         values = [loss, 0.0 if grad_norm is None else grad_norm]
-        for name, value in zip(("loss", "grad_norm"), values, strict=True):
-            if isinstance(value, Tensor) and value.numel() != 1:
-                raise UserError(
-                    f"{name} has {value.numel()} values, one is expected",
-                    "give the mean over the step's tokens: loss.mean()",
-                )
         device = next((x.device for x in values if isinstance(x, Tensor)), torch.device("cpu"))
         dtype = torch.float64 if device.type == "cpu" else torch.float32
         pair = torch.stack(

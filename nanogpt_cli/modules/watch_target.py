@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,11 @@ from nanogpt_cli.user_input import whole_from_environment
 
 Inputs = tuple[Any, ...] | Mapping[str, Any]
 _SEQUENCES = 2
+# What is said of a model whose blocks are not those that a watch began with.
+LOST = (
+    "no statistics of layers: the model's blocks were replaced by others, more or fewer; "
+    "begin another Watch"
+)
 
 
 class Target:
@@ -35,9 +40,20 @@ class Target:
     def __init__(
         self, model: nn.Module, blocks: str | Sequence[nn.Module], batch: Inputs | None
     ) -> None:
+        if not isinstance(model, nn.Module):
+            raise UserError(
+                f"the model is of type {type(model).__name__}, a torch module is expected"
+            )
+        if batch is not None and not isinstance(batch, (tuple, list, Mapping)):
+            raise UserError(
+                f"batch= is of type {type(batch).__name__}, a tuple or a dict is expected",
+                "batch=(ids,), or batch={'input_ids': ids}",
+            )
         self.raw = unwrapped(model)
-        self.blocks = find_blocks(self.raw, blocks)
+        self.blocks, self._wanted = find_blocks(self.raw, blocks), blocks
         parameters = list(self.raw.parameters())
+        if not parameters:
+            raise UserError(f"{type(self.raw).__name__} has no parameters to be watched")
         if any(is_split(p) for p in parameters):
             raise UserError(
                 "the model's parameters are split over processes (FSDP2, tensor parallelism)",
@@ -63,6 +79,20 @@ class Target:
         self._handles: list[RemovableHandle] = [
             model.register_forward_pre_hook(self._see, with_kwargs=True)
         ]
+
+    def find_again(self) -> bool:
+        """Follow a loop that has put other blocks in place of some; whether all are there."""
+        inside = set(self.raw.modules())
+        if all(block in inside for block in self.blocks):
+            return True
+        try:
+            found = find_blocks(self.raw, self._wanted)
+        except UserError:
+            return False
+        if len(found) != len(self.blocks):
+            return False
+        self.blocks = found
+        return True
 
     def remove(self) -> None:
         """Take all hooks away and forget the batch."""
@@ -145,6 +175,13 @@ class Target:
                 )
         if not optimizers:
             yield "no gradients, updates and learning rates: give Watch the optimizer="
+        elif "resid_rms" in stats and "grad_norm" not in stats:
+            yield (
+                "no gradients and updates in this step: the optimizer left it out, or got no "
+                "gradient for one of the blocks (frozen, or not in its groups)"
+            )
+        elif "grad_norm" in stats and "update_ratio" not in stats:
+            yield "no updates: the optimizer got no gradient for some matrices of the blocks"
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -181,7 +218,7 @@ def find_blocks(model: nn.Module, wanted: str | Sequence[nn.Module] = "") -> lis
         path = wanted or max(sizes, key=lambda path: sizes[path], default="")
         blocks = lists.get(path, [])
     else:
-        blocks = list(wanted)
+        blocks = list(wanted) if isinstance(wanted, Iterable) else []
     inside = set(model.modules())
     if not blocks or not all(block in inside for block in blocks):
         raise UserError(

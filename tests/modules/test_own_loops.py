@@ -524,3 +524,107 @@ def test_a_llama_of_transformers(attention: str, tmp_path: Path) -> None:
             float(entropy.mean((0, 2)).min()), rel=1e-4
         )
     assert {"resid_rms", "attn_rms", "mlp_rms", "weight_rms"} <= set(found.stats)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"optimizer": "adam"}, "optimizer= .* type str"),
+        ({"optimizer": [None]}, "optimizer= .* type NoneType"),
+        ({"every": -3}, "every=-3"),
+        ({"every": 2.5}, "every=2.5"),
+        ({"budget": math.nan}, "budget=nan"),
+        ({"max_steps": "many"}, "max_steps='many'"),
+        ({"tokens_per_step": -1}, "tokens_per_step=-1"),
+        ({"resume": True}, "resume=True"),
+        ({"resume": 2}, "no run at"),
+        ({"blocks": 3}, "no list of blocks"),
+        ({"batch": torch.zeros(2, T)}, "batch= is of type Tensor"),
+        ({"folder": ""}, "not a path"),
+        ({"folder": "a\0b"}, "not a path"),
+        ({"model": None}, "type NoneType"),
+        ({"model": nn.Sequential(nn.ReLU(), nn.ReLU())}, "no parameters"),
+    ],
+)
+def test_wrong_arguments_are_named_and_leave_no_folder(
+    arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    wanted = {"model": Model(), "folder": tmp_path / "run", **arguments}
+    with pytest.raises(ng.UserError, match=message):
+        Watch(**wanted)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"loss": "1.2"}, {"loss": [1.0, 2.0]}, {"loss": torch.tensor(1 + 2j)},
+        {"loss": torch.ones((), device="meta")}, {"loss": 1.0, "lr": "high"},
+        {"loss": 1.0, "grad_norm": [1.0]},
+    ],
+)  # fmt: skip
+def test_a_step_s_wrong_values_are_named_and_count_for_nothing(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    watch = Watch(Model(), tmp_path / "run")
+    with pytest.raises(ng.UserError, match=next(reversed(values))):
+        watch.step(**values)
+    watch.step(loss=1.0, lr=torch.tensor(0.5))  # type: ignore[arg-type]
+    watch.close()
+    (step,) = [e for e in log(tmp_path / "run") if isinstance(e, events.Step)]
+    assert (step.step, step.loss, step.lr) == (1, 1.0, 0.5)
+
+
+def test_a_block_put_in_place_of_another_is_watched_in_its_stead(tmp_path: Path) -> None:
+    model = Model()
+    watch = Watch(model, tmp_path / "run", every=1)
+    for step in range(3):
+        loss_of(model, step)
+        watch.step(loss=1.0)
+        if step == 0:
+            model.stack[1] = Block()
+            with torch.no_grad():
+                for p in model.stack[1].parameters():
+                    p.fill_(3.0)
+    watch.close()
+    last = samples(tmp_path / "run")[-1].stats
+    assert last["weight_rms"][1] == 3.0
+    assert len(last["resid_rms"]) == len(model.stack)
+
+
+def test_fewer_blocks_than_before_end_the_statistics_with_a_note(tmp_path: Path) -> None:
+    model = Model()
+    watch = Watch(model, tmp_path / "run", every=1)
+    for step in range(4):
+        loss_of(model, step)
+        watch.step(loss=1.0)
+        if step == 1:
+            model.stack = nn.ModuleList(list(model.stack)[:1])
+    watch.close()
+    assert [e.step for e in samples(tmp_path / "run")][:2] == [1, 2]
+    notes = [e.message for e in log(tmp_path / "run") if isinstance(e, events.Note)]
+    assert sum("replaced by others" in note for note in notes) == 1
+
+
+def test_a_frozen_block_is_said_to_have_no_gradient(tmp_path: Path) -> None:
+    model = Model()
+    model.stack[0].requires_grad_(False)
+    train(model, tmp_path / "run", steps=3, every=1)
+    notes = [e.message for e in log(tmp_path / "run") if isinstance(e, events.Note)]
+    assert [note for note in notes if "frozen" in note]
+    assert "grad_norm" not in samples(tmp_path / "run")[0].stats
+
+
+def test_a_generator_that_is_closed_has_stopped(tmp_path: Path) -> None:
+    def loop() -> Any:
+        with Watch(Model(), tmp_path / "run") as watch:
+            while True:
+                watch.step(loss=1.0)
+                yield
+
+    steps = loop()
+    next(steps)
+    steps.close()
+    assert [e.reason for e in log(tmp_path / "run") if isinstance(e, events.RunEnded)] == [
+        "stopped"
+    ]

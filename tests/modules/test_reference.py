@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from nanogpt_cli import schemes
 from nanogpt_cli.init.drawing import build, configure
-from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.model.config import GATED, PLAIN, GPTConfig
 from nanogpt_cli.modules.blueprint import blueprint_of, plan_of
 from nanogpt_cli.modules.families import FAMILIES
 from nanogpt_cli.modules.reference import TOLERANCE, agrees
@@ -22,12 +23,12 @@ from nanogpt_cli.modules.witness import Witness
 pytest.importorskip("transformers")
 
 
-def shaken(module: nn.Module) -> nn.Module:
+def shaken(module: nn.Module, noise: float = 0.02) -> nn.Module:
     """With noise on every parameter, so that no gain is 1 and no bias 0."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(noise * torch.randn(parameter.shape, generator=generator))
     return module
 
 
@@ -94,6 +95,24 @@ def other_eps(module: nn.Module) -> None:
     for name, part in module.named_modules():
         if name.endswith("norm"):
             part.register_forward_pre_hook(lambda _m, args: (args[0] + 0.02,))
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("number", range(24))
+def test_our_own_parts_in_any_combination_are_reproduced(number: int) -> None:
+    draw = random.Random(number)
+    config = GPTConfig(
+        n_layer=2, n_head=4, n_embd=4 * draw.choice([2, 6, 16]), block_size=12, vocab_size=31,
+        dropout=0.0, bias=draw.choice([False, True, "qkv"]), activation=draw.choice(PLAIN + GATED),
+        tied=draw.random() < 0.5, norm=draw.choice(["layer", "rms"]), norm_eps=1e-3,
+        position=draw.choice(["learned", "rope"]), qk_norm=draw.random() < 0.5,
+        n_kv_head=draw.choice([0, 1, 2]), hidden=draw.choice([0, 5, 64]), rope_theta=50.0,
+    )  # fmt: skip
+    scheme = schemes.get("gpt2")
+    module = shaken(build(configure(config, scheme), scheme, number), 0.3).eval()
+    plan = plan_of(module)
+    assert not isinstance(plan, str), plan
+    assert agrees(module, plan, torch.arange(24).view(2, 12)) < 1e-4, config
 
 
 @pytest.mark.parametrize("change", [without_sum, doubled, other_activation, other_eps])
