@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-=======
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
->>>>>>> break1
 
 import torch
 from torch import Tensor, nn
@@ -28,14 +23,9 @@ from nanogpt_cli.modules.blocks import likely_blocks
 from nanogpt_cli.modules.blueprint import plan_of
 from nanogpt_cli.modules.build import Built
 from nanogpt_cli.modules.gradients import stream_gradients
-<<<<<<< HEAD
-from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained, nearest_scheme
-from nanogpt_cli.modules.measure import class_norms, observer, signals_of
-=======
 from nanogpt_cli.modules.library import in_one_line
-from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained
+from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained, nearest_scheme
 from nanogpt_cli.modules.measure import class_norms, measure_gradients, observer, signals_of
->>>>>>> break1
 from nanogpt_cli.modules.override import Override
 from nanogpt_cli.modules.passes import first_run, unwrapped
 from nanogpt_cli.modules.reference import TOLERANCE, agrees
@@ -116,7 +106,6 @@ def sizes_of(module: nn.Module, width: int = 0, rows: int = 0) -> Sizes:
     )
 
 
-<<<<<<< HEAD
 def _tolerance(module: nn.Module, anatomy: Anatomy) -> float:
     """The difference of logits that rounding explains, as a share of the largest.
 
@@ -125,7 +114,8 @@ def _tolerance(module: nn.Module, anatomy: Anatomy) -> float:
     formats = {p.dtype for p in module.parameters() if p.is_floating_point()}
     eps = max((torch.finfo(dtype).eps for dtype in formats), default=0.0)
     return max(TOLERANCE, eps * math.sqrt(10 * max(1, len(anatomy.blocks))))
-=======
+
+
 def tried_sizes(built: Built, batch: int, length: int) -> Sizes:
     """Sizes of which those that no configuration states are found by running the module.
 
@@ -173,7 +163,6 @@ def _longest(run: Callable[[int], object], low: int, high: int) -> int:
         else:
             low = middle
     return low
->>>>>>> break1
 
 
 def _stated(module: nn.Module, names: Sequence[str]) -> int:
