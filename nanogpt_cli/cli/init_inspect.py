@@ -132,9 +132,7 @@ def init_inspect(
     scan: Annotated[str, typer.Option(help="depth, width", rich_help_panel="Studies")] = "",
     coord_check: Annotated[
         bool,
-        typer.Option(
-            "--coord-check", help="First steps over widths or depths.", rich_help_panel="Studies"
-        ),
+        typer.Option("--coord-check", help="First steps over sizes.", rich_help_panel="Studies"),
     ] = False,
     over: Annotated[
         str, typer.Option(help="Check: width, depth", rich_help_panel="Studies")
@@ -150,7 +148,7 @@ def init_inspect(
     ] = "adamw",
     warmup: Annotated[
         bool,
-        typer.Option("--warmup", help="Which learning rate needs none.", rich_help_panel="Studies"),
+        typer.Option("--warmup", help="Rate that needs none.", rich_help_panel="Studies"),
     ] = False,
     list_schemes: Annotated[bool, typer.Option("--list", help="All schemes.")] = False,
     as_json: Annotated[

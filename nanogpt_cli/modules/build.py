@@ -196,11 +196,11 @@ def _stored(config: Any, files: list[Path], label: str) -> Built:
     if lost := left_out - dict(model.named_parameters()).keys() - weights.loaded:
         model = library.read_whole(config, files[0].parent, label)
         note = f"{label}: read whole, because its class makes {min(lost)} only with values"
-        return Built(model, label, None, None, True, (note,))
+        return Built(model, label, trained=True, notes=(note,))
     notes = []
     if weights.unused:
         notes.append(
             f"{label}: {len(weights.unused)} stored tensors are not used, such as "
             f"{weights.unused[0]!r:.80}"
         )
-    return Built(model, label, weights.fill, None, True, tuple(notes))
+    return Built(model, label, weights.fill, trained=True, notes=tuple(notes))

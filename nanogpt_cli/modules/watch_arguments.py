@@ -59,9 +59,10 @@ def share(name: str, value: object) -> float:
     Raises:
         UserError: it is something else.
     """
-    if not isinstance(value, Real) or not 0 <= value < math.inf:
+    number = float(value) if isinstance(value, Real) else math.nan
+    if not 0 <= number < math.inf:
         raise UserError(f"{name}={value!r:.80} is not a share", "0.01 stands for one per cent")
-    return float(value)
+    return number
 
 
 def optimizers(given: object) -> list[Optimizer]:
