@@ -20,7 +20,14 @@ from nanogpt_cli.init.probes import NEAR_ZERO, mean_cosine, rms
 from nanogpt_cli.init.signals import GRADIENT_CLASSES, Signals
 from nanogpt_cli.init.tensor_stats import TensorStats, measure_tensor
 from nanogpt_cli.modules.anatomy import MATRICES, Anatomy
-from nanogpt_cli.modules.passes import as_written, evaluation, find_output, run, same_noise, unwrapped
+from nanogpt_cli.modules.passes import (
+    as_written,
+    evaluation,
+    find_output,
+    run,
+    same_noise,
+    unwrapped,
+)
 from nanogpt_cli.modules.stream import Spot, Watched
 from nanogpt_cli.modules.trace import tensors
 
