@@ -51,7 +51,12 @@ class Files:
     tui: bool
 
     def check(self) -> None:
-        """Refuse pictures that could not be drawn, before anything is computed."""
+        """Refuse what could not be drawn, before anything is computed."""
+        if self.tui:
+            from nanogpt_cli.tui import terminal
+
+            if reason := terminal.why_not():
+                raise UserError(f"--tui opens no dashboard: {reason}", "leave it out")
         for path in (self.png, self.svg):
             if path:
                 _check_picture(path)

@@ -129,6 +129,11 @@ def inspect(built: Built, ask: InspectOptions, structure: Path | None, files: Fi
     from nanogpt_cli.modules.inspection import tried_sizes, watch
 
     files.check()
+    for option, asked in (("--theory", ask.theory_only), ("--hist", ask.hist)):
+        if asked:
+            raise UserError(
+                f"{option} is for a GPT of this package", "leave it out: a module is measured"
+            )
     given = override.read_override(structure) if structure else None
     with _theirs(built):
         sizes = tried_sizes(built, ask.batch, ask.length)

@@ -436,6 +436,7 @@ def test_the_layers_view_gets_the_inspection(tmp_path: Path) -> None:
 
 
 def test_the_layers_view_reads_what_it_is_opened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanogpt_cli.tui import terminal
     from nanogpt_cli.tui.app import Dashboard
 
     opened: list[tuple[bool, str, bool]] = []
@@ -446,6 +447,7 @@ def test_the_layers_view_reads_what_it_is_opened_on(monkeypatch: pytest.MonkeyPa
         opened.append((app.live, app.start_page, session.view.ended is not None))
 
     monkeypatch.setattr(Dashboard, "run", look)
+    monkeypatch.setattr(terminal, "why_not", lambda: "")
     run(*SMALL, "--theory", "--tui")
     assert opened == [(True, "layers", True)]
 

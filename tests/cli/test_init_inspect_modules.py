@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +152,9 @@ def test_the_depth_table_is_written(run: Program, llama: Path, tmp_path: Path) -
         (("--compare", "gpt2"), "--compare needs a GPT"),
         (("--scan", "depth"), "--scan needs a GPT"),
         (("--coord-check",), "--coord-check needs a GPT"),
+        (("--theory",), "--theory is for a GPT"),
+        (("--hist",), "--hist is for a GPT"),
+        (("--tui",), "--tui opens no dashboard"),
         (("--init", "gpt2"), "--init names a scheme for GPT-2"),
         (("--n-layer", "3"), "--from defines the model itself"),
         (("--input", "nowhere"), "nowhere"),
@@ -178,3 +183,145 @@ def test_a_broken_configuration_is_one_line(
     lines = run.refused("--from", tmp_path / "config.json").strip().splitlines()
     assert said in lines[0] + lines[-1]
     assert len(lines) <= 2
+
+
+FACTORIES = """
+import os
+from dataclasses import dataclass
+import torch
+from few_positions import Decoder
+
+
+@dataclass
+class Result:
+    prediction: torch.Tensor
+
+
+class KeywordOnly(Decoder):
+    def forward(self, *, input_ids):
+        return Result(super().forward(input_ids))
+
+
+class WithoutGradients(Decoder):
+    @torch.no_grad()
+    def forward(self, ids):
+        return super().forward(ids)
+
+
+class Inference(Decoder):
+    @torch.inference_mode()
+    def forward(self, ids):
+        return super().forward(ids)
+
+
+class Noisy(Decoder):
+    def embed(self, ids):
+        x = super().embed(ids)
+        return x + 0.01 * torch.randn_like(x)
+
+
+class Clipped(Decoder):
+    def __init__(self):
+        super().__init__()
+        self.wte.max_norm = 1.0
+
+
+def settings():
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    model = Decoder()
+    torch.set_grad_enabled(False)
+    os.chdir("/")
+    return model.to_empty(device="cpu").apply(start)
+
+
+def start(module):
+    for parameter in module.parameters(recurse=False):
+        torch.nn.init.normal_(parameter, std=0.02)
+
+
+def exported():
+    ids = torch.zeros(1, 8, dtype=torch.int64)
+    return torch.export.export(Decoder().eval(), (ids,)).module()
+"""
+DECODER = """
+import torch
+from torch import nn
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(32), nn.Linear(32, 64), nn.Linear(64, 32)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(self.norm(x))))
+
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(11, 32), nn.Embedding(20, 32)
+        self.layers, self.head = nn.ModuleList(Layer() for _ in range(3)), nn.Linear(32, 11)
+
+    def embed(self, ids):
+        return self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+"""
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file of factories of a decoder with fewer tokens than positions, and few positions."""
+    (tmp_path / "few_positions.py").write_text(DECODER)
+    path = tmp_path / "factories.py"
+    path.write_text(FACTORIES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "few_positions", raising=False)
+    yield path
+    sys.modules.pop("few_positions", None)
+
+
+@pytest.mark.parametrize("name", ["Decoder", "KeywordOnly", "WithoutGradients", "Noisy", "Clipped"])
+def test_what_no_configuration_states_is_found(run: Program, code: Path, name: str) -> None:
+    before = torch.random.get_rng_state()
+    found = run.json("--from", f"{code}:{name}")  # 32 tokens are asked for, and 20 fit
+    assert found["module"]["vocab_size"] == 11
+    assert len(found["structure"]["blocks"]) == 3
+    assert bool(found["measured"]["grad_rms"]) == (name != "WithoutGradients")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert "20 random tokens" in " ".join(run("--from", f"{code}:{name}")[1].split())
+
+
+def test_settings_of_the_users_code_end_with_it(run: Program, code: Path) -> None:
+    folder = Path.cwd()
+    run.json("--from", f"{code}:settings")
+    assert torch.get_default_dtype() == torch.float32
+    assert torch.get_default_device().type == "cpu"
+    assert torch.is_grad_enabled()
+    assert Path.cwd() == folder
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("Inference", "inference_mode"), ("exported", "eval() is not supported")]
+)
+def test_what_cannot_be_seen_is_refused(run: Program, code: Path, name: str, said: str) -> None:
+    assert said in run.refused("--from", f"{code}:{name}")
+
+
+def test_post_norm_is_no_fault(run: Program, tmp_path: Path) -> None:
+    config = transformers.OpenAIGPTConfig(vocab_size=300, n_embd=64, n_layer=3, n_head=4)
+    config.save_pretrained(tmp_path)
+    assert not alarms(run.json("--from", tmp_path / "config.json"))
+
+
+def test_buffers_that_a_pass_moves_are_given_back(run: Program, tmp_path: Path) -> None:
+    config = transformers.CTRLConfig(vocab_size=300, n_embd=64, n_layer=3, n_head=4, dff=128)
+    config.save_pretrained(tmp_path)
+    found = run.json("--from", tmp_path / "config.json")
+    assert len(found["structure"]["blocks"]) == 3
