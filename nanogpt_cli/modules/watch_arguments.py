@@ -59,7 +59,7 @@ def share(name: str, value: object) -> float:
     Raises:
         UserError: it is something else.
     """
-    if not isinstance(value, Real) or not 0 <= value < math.inf:
+    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
         raise UserError(f"{name}={value!r:.80} is not a share", "0.01 stands for one per cent")
     return float(value)
 
