@@ -33,7 +33,7 @@ def number(name: str, value: object) -> Tensor | float:
         if value.is_meta or value.is_complex():
             kind = "has no value (device meta)" if value.is_meta else "is a complex number"
             raise UserError(f"{name} {kind}", advice)
-        return value
+        return value.detach()
     if not isinstance(value, Real):
         raise UserError(f"{name} is of type {type(value).__name__}, a number is expected", advice)
     try:
