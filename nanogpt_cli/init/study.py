@@ -119,7 +119,7 @@ def scan(config: GPTConfig, scheme: Scheme, what: str) -> Iterator[tuple[int, Va
             shape = replace(config, n_layer=value)
         else:
             D = config.head_size if value % config.head_size == 0 else value
-            shape = replace(config, n_embd=value, n_head=value // D)
+            shape = config.widened(value, D)
         yield value, Variant(str(value), configure(shape, scheme), scheme)
 
 

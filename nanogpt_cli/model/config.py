@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from nanogpt_cli.model import limits
@@ -118,6 +118,21 @@ class GPTConfig:
     @property
     def _usual_hidden(self) -> int:
         return 8 * math.ceil(self.n_embd / 3) if self.gated else 4 * self.n_embd
+
+    def widened(self, width: int, head_size: int = 0) -> GPTConfig:
+        """This model with another width, for studies over widths.
+
+        Heads keep their size (or have ``head_size``) and as many query heads as possible share keys
+        and values as here. An MLP of a hidden size of its own keeps its proportion to the width.
+
+        Args:
+            width: channels, a multiple of the head size.
+            head_size: channels per head; 0: as here.
+        """
+        n_head = width // (head_size or self.head_size)
+        shared = math.gcd(n_head, self.n_head // self.kv_heads)
+        hidden = max(1, round(self.hidden * width / self.n_embd)) if self.hidden else 0
+        return replace(self, n_embd=width, n_head=n_head, n_kv_head=n_head // shared, hidden=hidden)
 
     @property
     def naming(self) -> Literal["gpt2", "llama"]:

@@ -33,7 +33,7 @@ def number(name: str, value: object) -> Tensor | float:
         if value.is_meta or value.is_complex():
             kind = "has no value (device meta)" if value.is_meta else "is a complex number"
             raise UserError(f"{name} {kind}", advice)
-        return value
+        return value.detach()
     if not isinstance(value, Real):
         raise UserError(f"{name} is of type {type(value).__name__}, a number is expected", advice)
     try:
@@ -59,8 +59,12 @@ def share(name: str, value: object) -> float:
     Raises:
         UserError: it is something else.
     """
+<<<<<<< HEAD
     number = float(value) if isinstance(value, Real) else math.nan
     if not 0 <= number < math.inf:
+=======
+    if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+>>>>>>> break2
         raise UserError(f"{name}={value!r:.80} is not a share", "0.01 stands for one per cent")
     return number
 

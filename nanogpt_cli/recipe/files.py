@@ -312,7 +312,7 @@ def _validate(draft: _Draft, source: str) -> Loaded:
     except ValidationError as error:
         found = [
             line
-            for item in error.errors()
+            for item in problems.joined(error.errors())
             for line in problems.describe(item, draft.origins, source)
         ]
         count = f"{len(found)} problems" if len(found) > 1 else "a problem"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -47,6 +47,22 @@ def suggest(path: str) -> str:
     """The nearest valid ``section.key`` in words."""
     close = nearest_key(path)
     return f"did you mean {close}?" if close else ""
+
+
+def joined(errors: Iterable[Any]) -> list[dict[str, Any]]:
+    """pydantic's errors, with one for each value: it reports every type that a key may have."""
+    found: list[dict[str, Any]] = []
+    for item in errors:
+        *_, before = found or [{"loc": ()}]
+        kinds = [error["loc"][2:3] for error in (before, item)]
+        one_of_several = all(kind and isinstance(kind[0], str) for kind in kinds)
+        if one_of_several and before["loc"][:2] == item["loc"][:2]:
+            other = item["msg"].removeprefix("Input should be ")
+            if other not in before["msg"]:
+                before["msg"] += f" or {other}"
+        else:
+            found.append(dict(item))
+    return found
 
 
 def describe(item: Any, origins: Mapping[str, str], source: str) -> list[str]:

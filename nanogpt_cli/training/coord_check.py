@@ -202,7 +202,9 @@ def _shapes(config: GPTConfig, over: str, scales: Sequence[int]) -> list[GPTConf
     for width in scales:
         if width % D:
             raise UserError(f"width {width} is not a multiple of the head size {D}")
-    return [replace(config, n_embd=w, n_head=w // D, dropout=0.0) for w in scales]
+    if config.position == "rope" and D % 2:
+        raise UserError(f"heads of {D} channels are odd, and rope turns pairs of channels")
+    return [replace(config.widened(w, D), dropout=0.0) for w in scales]
 
 
 def _mean(rows: list[list[float]]) -> list[float]:

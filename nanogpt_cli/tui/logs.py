@@ -197,7 +197,8 @@ def detail_rows(event: events.Event, width: int, advice: str) -> list[Row]:
     if isinstance(event, events.Eval):
         bits = event.bits_per_byte
         parts += [(f"{units.number(bits)} bits per byte", "text")] if bits is not None else []
-        parts += [(f"took {units.duration(event.seconds)}", "dim")]
+        if event.seconds:  # unknown of the evaluations of somebody else's loop
+            parts += [(f"took {units.duration(event.seconds)}", "dim")]
     if isinstance(event, events.Incident) and event.path:
         parts += [(f"recorded in {event.path}", "dim")]
     parts += [("", "text"), (advice, "text")] if advice else []

@@ -419,3 +419,9 @@ def test_new_takes_the_options_with_which_the_text_was_prepared(
     assert "next: nanogpt train 'my chat.toml'" in new(
         "--data", str(made), "--out", "my chat.toml", "--yes"
     )
+
+
+def test_a_key_of_several_types_has_one_problem(tmp_path: Path) -> None:
+    text = problems(write(tmp_path, "[model]\nbias = 'k'\n"))
+    assert "has a problem" in text
+    assert "line 2: model.bias = 'k': input should be a valid boolean or 'qkv'" in text

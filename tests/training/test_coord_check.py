@@ -124,3 +124,22 @@ def test_a_branch_at_zero_has_no_exponent() -> None:
 def test_a_check_needs_two_fitting_widths(widths: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="width"):
         coord_check(configure(CONFIG, schemes.get("gpt2")), schemes.get("gpt2"), widths)
+
+
+def test_other_widths_keep_grouped_keys_and_the_mlp_s_proportion() -> None:
+    config = GPTConfig(
+        2, 4, 32, 8, 11, 0.0, False, "swiglu", norm="rms", position="rope", n_kv_head=2, hidden=48
+    )
+    shapes = [config.widened(width) for width in (8, 16, 24, 64)]
+    assert [(c.n_head, c.kv_heads, c.hidden_size) for c in shapes] == [
+        (1, 1, 12), (2, 1, 24), (3, 3, 36), (8, 4, 96),
+    ]  # fmt: skip
+    assert config.widened(32) == config
+    found = coord_check(config, schemes.get("mup"), (8, 16, 32), steps=1)
+    assert all(math.isfinite(loss) for losses in found.losses for loss in losses)
+
+
+def test_heads_that_rope_cannot_turn_are_named() -> None:
+    config = GPTConfig(1, 2, 8, 8, 11, 0.0, False, "gelu", position="rope")
+    with pytest.raises(UserError, match="rope"):
+        coord_check(config, schemes.get("mup"), (3, 6))
