@@ -158,36 +158,40 @@ def _moments(found: Sketch, x: Tensor) -> None:
     step = max(1, _CHUNK // C)
     column_sum, column_square = torch.zeros(2, C, dtype=torch.float64)
     column_zeros = torch.zeros(C, dtype=torch.int64)
-    row_sum, row_square, zeros, bounds = [], [], [], []
+    # Made before the loop: small results between large temporary ones would leave holes in memory.
+    row_sum, row_square = torch.zeros(2, R, dtype=torch.float64)
+    by_row = torch.zeros(R, dtype=torch.int64)
+    low, high = math.inf, -math.inf
+    scratch = torch.empty(min(step, R), C)
     for start in range(0, R, step):
         chunk = x[start : start + step]
-        bounds.append(torch.stack(torch.aminmax(chunk)))
-        if not bool(torch.isfinite(bounds[-1]).all()):
+        rows = slice(start, start + len(chunk))
+        smallest, largest = (float(bound) for bound in torch.aminmax(chunk))
+        if not math.isfinite(smallest + largest):
             bad = ~torch.isfinite(chunk)
             if found.first_broken < 0:
                 found.first_broken = start + int(bad.any(1).int().argmax())
             found.broken += int(bad.sum())
             found.infinite += int(torch.isinf(chunk).sum())
             continue
-        square = chunk.square()
-        row_sum.append(chunk.sum(1).double())
-        row_square.append(square.sum(1).double())
+        low, high = min(low, smallest), max(high, largest)
+        square = torch.square(chunk, out=scratch[: len(chunk)])
+        row_sum[rows] = chunk.sum(1).double()
+        row_square[rows] = square.sum(1).double()
         column_sum += chunk.sum(0).double()
         column_square += square.sum(0).double()
         empty = chunk == 0
-        zeros.append(empty.sum(1))
+        by_row[rows] = empty.sum(1)
         column_zeros += empty.sum(0)
     if found.broken:
         return
-    low, high = torch.stack(bounds)[:, 0].min(), torch.stack(bounds)[:, 1].max()
-    found.low, found.high = float(low), float(high)
-    found.row_mean, found.row_square = torch.cat(row_sum) / C, torch.cat(row_square) / C
+    found.low, found.high = low, high
+    found.row_mean, found.row_square = row_sum / C, row_square / C
     found.column_mean, found.column_square = column_sum / R, column_square / R
     found.mean = float(found.row_mean.mean())
     found.std = math.sqrt(max(0.0, float(found.row_square.mean()) - found.mean**2))
     if found.low == found.high:
         found.mean, found.std = found.low, 0.0
-    by_row = torch.cat(zeros)
     live = (int((by_row < C).sum()), int((column_zeros < R).sum()))
     dead = R * C - live[0] * live[1]
     found.zeros = max(0, int(by_row.sum()) - dead) / max(1, live[0] * live[1])

@@ -59,14 +59,9 @@ def share(name: str, value: object) -> float:
     Raises:
         UserError: it is something else.
     """
-<<<<<<< HEAD
-    number = float(value) if isinstance(value, Real) else math.nan
-    if not 0 <= number < math.inf:
-=======
     if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
->>>>>>> break2
         raise UserError(f"{name}={value!r:.80} is not a share", "0.01 stands for one per cent")
-    return number
+    return float(value)
 
 
 def optimizers(given: object) -> list[Optimizer]:
