@@ -47,7 +47,7 @@ def coordinates(
     config = subject.config
     if over == "depth" and config.n_embd > _WIDEST and config.head_size <= _WIDEST:
         n_head = _WIDEST // config.head_size
-        config = replace(config, n_embd=n_head * config.head_size, n_head=n_head)
+        config = config.widened(n_head * config.head_size)
     sizes = _sizes(over, scales)
     with console.progress_bar("training") as report:
         found = coord_check(
