@@ -28,10 +28,15 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def naming(source: object) -> Iterator[None]:
-    """Prefix any ``UserError`` raised inside with ``source``, the file that it is about."""
+    """Prefix any ``UserError`` raised inside with ``source``, the file that it is about.
+
+    One that names it already stays as it is.
+    """
     try:
         yield
     except UserError as error:
+        if error.message.startswith(f"{source}: "):
+            raise
         raise UserError(f"{source}: {error.message}", error.hint) from error
 
 

@@ -48,8 +48,8 @@ class Built:
         fill: gives values to everything below a submodule.
         redraw: another draw of the same start, by its seed; ``None`` for stored weights.
         trained: whether these are stored weights and no fresh start.
-        fresh: whether it is known that nobody trained them.
         notes: remarks for the user.
+        fresh: whether it is known that nobody trained these values.
     """
 
     module: nn.Module
@@ -57,8 +57,8 @@ class Built:
     fill: Fill | None = None
     redraw: Callable[[int], Built] | None = None
     trained: bool = False
-    fresh: bool = False
     notes: tuple[str, ...] = ()
+    fresh: bool = False
 
     def whole(self) -> nn.Module:
         """The module with all its values, for models that fit in memory."""

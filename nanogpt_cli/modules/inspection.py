@@ -144,6 +144,8 @@ def tried_sizes(built: Built, batch: int, length: int) -> Sizes:
     try:
         found = rows(longest)
     except UserError as failed:
+        if not sizes.vocab_size:
+            return sizes  # it may be no language model at all, which says more
         try:
             found = rows(2)
         except UserError:
@@ -245,9 +247,14 @@ def inspect(
     trained = not built.fresh and looks_trained(seen.sketches)
     verdicts = lint(seen.sketches, tied=anatomy.tied, trained=trained)
     expected, unclaimed = None, seen.unclaimed
+<<<<<<< HEAD
     if seen.witness is not None and not (apart := seen.difference(logits)) <= _tolerance(
         built.module, anatomy
     ):
+=======
+    comparable = seen.witness is not None and bool(logits.isfinite().all())
+    if comparable and not (apart := seen.difference(logits)) <= TOLERANCE:
+>>>>>>> break1
         unclaimed = "its own code computes something else than the model it is named after"
         verdicts.append(forward_mismatch(apart))
     if trained:

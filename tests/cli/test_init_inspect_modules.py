@@ -325,3 +325,25 @@ def test_buffers_that_a_pass_moves_are_given_back(run: Program, tmp_path: Path) 
     config.save_pretrained(tmp_path)
     found = run.json("--from", tmp_path / "config.json")
     assert len(found["structure"]["blocks"]) == 3
+
+
+@pytest.mark.parametrize("fault", ["nan", "shape"])
+def test_one_damaged_matrix_is_said_once(
+    run: Program, llama: Path, tmp_path: Path, fault: str
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights, name = load_file(llama / "model.safetensors"), "model.layers.1.mlp.up_proj.weight"
+    if fault == "nan":
+        weights[name][2, 3] = torch.nan
+    else:
+        weights[name] = torch.zeros(5, 64)
+    (tmp_path / "config.json").write_bytes((llama / "config.json").read_bytes())
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    if fault == "nan":
+        assert not [text for text in alarms(run.json("--from", tmp_path)) if "own logits" in text]
+    else:
+        code, out, err = run("--from", tmp_path, "--tokens", 16, "--json")
+        assert (code, out) == (2, "")
+        assert err.count(str(tmp_path)) == 1
+        assert name in err
