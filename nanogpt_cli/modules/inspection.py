@@ -247,14 +247,9 @@ def inspect(
     trained = not built.fresh and looks_trained(seen.sketches)
     verdicts = lint(seen.sketches, tied=anatomy.tied, trained=trained)
     expected, unclaimed = None, seen.unclaimed
-<<<<<<< HEAD
-    if seen.witness is not None and not (apart := seen.difference(logits)) <= _tolerance(
-        built.module, anatomy
-    ):
-=======
     comparable = seen.witness is not None and bool(logits.isfinite().all())
-    if comparable and not (apart := seen.difference(logits)) <= TOLERANCE:
->>>>>>> break1
+    allowed = _tolerance(built.module, anatomy)
+    if comparable and not (apart := seen.difference(logits)) <= allowed:
         unclaimed = "its own code computes something else than the model it is named after"
         verdicts.append(forward_mismatch(apart))
     if trained:
