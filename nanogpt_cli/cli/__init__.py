@@ -71,6 +71,9 @@ def main() -> NoReturn:
     joining = sys.modules.get("nanogpt_cli.machine.joining")
     if joining is not None and joining.past_ranks:
         _leave_at_once(code)
+    # If Ctrl-C came while an `exec` of source ran, as dataclasses do, CPython remembers it although
+    # it was caught, and ends the process as killed by it. Another one makes it forget.
+    exec("")
     sys.exit(code)
 
 

@@ -183,3 +183,20 @@ def test_ctrl_c_while_the_program_loads_is_no_traceback(loaded: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=LIMIT
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: stopped\n")
+
+
+def test_a_ctrl_c_that_was_caught_does_not_change_how_the_program_ends() -> None:
+    """CPython remembers one that came within ``exec`` of source."""
+    script = """
+import sys
+from nanogpt_cli import cli
+try:
+    exec("raise KeyboardInterrupt")
+except KeyboardInterrupt:
+    pass
+sys.argv = ["nanogpt", "--version"]
+cli.main()
+"""
+    process = programs.start([sys.executable, "-c", script])
+    programs.finish(process)
+    assert process.returncode == 0

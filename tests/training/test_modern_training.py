@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from toy_run import MODERN, losses, of_type, recipe
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import study
+from nanogpt_cli.init.inspect import measure
+from nanogpt_cli.init.sources import Drawn
 from nanogpt_cli.init.theory import expect, random_tokens
 from nanogpt_cli.interop import source
 from nanogpt_cli.machine import device, distributed, gpus, joining
@@ -83,7 +86,7 @@ def test_optimizers_take_what_is_theirs(tmp_path: Path) -> None:
     assert taken["model.embed_tokens.weight"] == ("AdamW", 0.1, 1)
 
 
-def test_statistics_are_complete_and_nothing_is_expected_of_another_model(tmp_path: Path) -> None:
+def test_statistics_are_complete_and_expected(tmp_path: Path) -> None:
     trainer = Trainer(modern(stats={"every": 4, "budget": 1.0}), toy_run.data(tmp_path))
     found = toy_run.run(trainer)
     plain = Trainer(recipe(stats={"every": 4, "budget": 1.0}), toy_run.data(tmp_path))
@@ -92,8 +95,12 @@ def test_statistics_are_complete_and_nothing_is_expected_of_another_model(tmp_pa
     assert ours.keys() == gpt2.keys()
     assert all(len(row) == 2 for row in ours.values())
     started, of_gpt2 = (of_type(f, events.RunStarted)[0] for f in (found, theirs))
-    assert not started.expected
-    assert of_gpt2.expected
+    # Where attention is not nearly uniform, nothing is expected of the first token's share.
+    assert started.expected.keys() | {"attn_first"} == of_gpt2.expected.keys() | {"attn_first"}
+    first = of_type(found, events.Layers)[0].stats
+    # 16 channels scatter widely; the right formula is within a factor of 2.
+    for name in ("resid_rms", "mlp_rms", "weight_rms"):
+        assert first[name] == pytest.approx(started.expected[name], rel=1.0)
 
 
 def test_statistics_of_attention_are_those_of_its_scores(tmp_path: Path) -> None:
@@ -165,13 +172,13 @@ def test_forecasts_follow_the_model() -> None:
 
 
 @pytest.mark.parametrize("key", [{"norm": "rms"}, {"position": "rope"}, {"activation": "geglu"}])
-def test_theory_refuses_what_it_does_not_know(key: dict[str, Any]) -> None:
-    config = spec.model_config(recipe(model=key), 50)
+def test_only_gpt2_is_streamed_and_theory_knows_all(key: dict[str, Any]) -> None:
+    config, scheme = spec.model_config(recipe(model=key), 50), spec.scheme_of(recipe())
     idx, targets = random_tokens(config, 1, 8, seed=0)
     with pytest.raises(UserError, match=f"model.{next(iter(key))}"):
-        expect(config, spec.scheme_of(recipe()), idx, targets)
-    with pytest.raises(UserError, match="parts of GPT-2"):
-        study.shallow_growth(config, spec.scheme_of(recipe()))
+        measure(Drawn(config, scheme, 0), idx, targets)
+    assert math.isfinite(expect(config, scheme, idx, targets).loss)
+    assert study.shallow_growth(config, scheme) > 1
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
