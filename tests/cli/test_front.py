@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -185,8 +186,8 @@ def test_ctrl_c_while_the_program_loads_is_no_traceback(loaded: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: stopped\n")
 
 
-def test_a_ctrl_c_that_was_caught_does_not_change_how_the_program_ends() -> None:
-    """CPython remembers one that came within ``exec`` of source."""
+def test_a_ctrl_c_that_was_caught_does_not_change_how_the_program_ends(tmp_path: Path) -> None:
+    """CPython remembers one that came within ``exec`` of source, if it was started with -m."""
     script = """
 from nanogpt_cli import cli
 
@@ -199,6 +200,10 @@ def interrupted(_):
 cli._outcome = interrupted
 cli.main()
 """
-    process = programs.start([sys.executable, "-c", script])
+    (tmp_path / "interrupted.py").write_text(script)
+    search = os.pathsep.join([str(tmp_path), str(ROOT)])
+    process = programs.start(
+        [sys.executable, "-m", "interrupted"], env={**os.environ, "PYTHONPATH": search}
+    )
     programs.finish(process)
     assert process.returncode == 0
