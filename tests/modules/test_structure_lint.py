@@ -90,6 +90,28 @@ def test_a_model_in_bfloat16_gets_a_note() -> None:
     assert "its 44 matrices is exactly representable in bfloat16" in found.text
 
 
+@pytest.mark.parametrize("kind", faults.EVERY)
+def test_a_matrix_that_is_the_transpose_of_another_one_is_named(kind: str) -> None:
+    patient = faults.Patient(kind, faults.decoder(kind))
+    pairs = zip(patient.parts("fc"), patient.parts("mlp_proj"), strict=True)
+    for fc, projection in pairs:
+        patient.put(fc, patient.get(projection).T)
+    (text,) = [t for t in alarms(judged(patient.model)) if t.startswith("transposed-copy")]
+    assert fc.key.replace("5", "0", 1) in text
+    assert "transposition, in blocks 0-5" in text
+
+
+def test_a_stray_channel_of_a_gain_is_named() -> None:
+    patient = faults.Patient("llama", faults.decoder("llama"))
+    part = patient.parts("norm")[3]
+    gain = patient.get(part)
+    gain[7] = 50.0
+    patient.put(part, gain)
+    (text,) = alarms(judged(patient.model))
+    assert text.startswith(f"gain: {part.key}: 1 of 128 channels (7)")
+    assert "the furthest 50" in text
+
+
 class Layer(nn.Module):
     """A pre-norm block with an MLP of its own or one that it is given."""
 
