@@ -270,6 +270,11 @@ def _cause(
         (std, math.sqrt(2 / (fan_in + fan_out)), "law", "Xavier's law"),
         (r, 2.0, "law", "doubled"),
     ]  # fmt: skip
+    if role not in TABLES:  # whose stds are often chosen, also ones such as these
+        known += [
+            (std, (std / r) ** 2, "law", "its square: a variance in place of a std"),
+            (std, math.sqrt(std / r), "law", "its root: the std was taken for a variance"),
+        ]
     for found, value, topic, why in known:
         if same(found, value, near):
             return topic, why
