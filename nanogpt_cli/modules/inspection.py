@@ -245,7 +245,8 @@ def inspect(
         except Exception as error:  # a forward pass need not be one that can be differentiated
             ungraded = f"its backward pass raised {in_one_line(error)}"
     trained = not built.fresh and looks_trained(seen.sketches)
-    verdicts = lint(seen.sketches, tied=anatomy.tied, trained=trained)
+    depth = len(anatomy.blocks)
+    verdicts = lint(seen.sketches, tied=anatomy.tied, trained=trained, depth=depth)
     expected, unclaimed = None, seen.unclaimed
     comparable = seen.witness is not None and bool(logits.isfinite().all())
     allowed = _tolerance(built.module, anatomy)
@@ -264,7 +265,7 @@ def inspect(
             normed=anatomy.normed,
         )  # fmt: skip
     found = Inspection(signals, seen.tensors)
-    scheme = "" if trained else nearest_scheme(seen.sketches, tied=anatomy.tied)
+    scheme = "" if trained else nearest_scheme(seen.sketches, tied=anatomy.tied, depth=depth)
     return ModuleInspection(found, expected, unclaimed, ungraded, verdicts, trained, scheme)
 
 
@@ -281,7 +282,8 @@ def judge_weights(module: nn.Module, *, trained: bool | None = None) -> tuple[li
     with torch.no_grad():
         sketches = [sketch(p, p.of(parameters[p.parameter]).float()) for p in anatomy.parts]
     known = looks_trained(sketches) if trained is None else trained
-    return lint(sketches, tied=anatomy.tied, trained=known), known
+    found = lint(sketches, tied=anatomy.tied, trained=known, depth=len(anatomy.blocks))
+    return found, known
 
 
 class _Seen:

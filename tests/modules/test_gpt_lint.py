@@ -165,6 +165,21 @@ def test_signals_fail_where_a_table_is_far_too_large() -> None:
         assert any(v.topic == topic and v.severity == lint.FAIL for v in signals(model))
 
 
+@pytest.mark.numeric
+@pytest.mark.parametrize(
+    ("std", "why"), [(0.02**2, "a variance in place of a std"), (0.02**0.5, "taken for a variance")]
+)
+def test_a_std_and_a_variance_mistaken_for_each_other_are_named(std: float, why: str) -> None:
+    model = build(CONFIG, schemes.get("gpt2"), 0)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for p in each(model, "c_fc.weight"):
+            p.normal_(0, std)
+    (found,) = [v for v in weights(model) if v.severity == lint.WARN]
+    assert found.text.startswith("fc: std")
+    assert why in found.text
+
+
 def test_several_faults_do_not_hide_each_other() -> None:
     model = build(CONFIG, schemes.get("gpt2"), 3)
     torch.manual_seed(3)

@@ -11,6 +11,7 @@ import faults
 import named_parts
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from nanogpt_cli import schemes
@@ -21,6 +22,10 @@ from nanogpt_cli.modules.anatomy import Part
 from nanogpt_cli.modules.faults import chance, lint
 from nanogpt_cli.modules.faults.finding import spans
 from nanogpt_cli.modules.faults.sketch import Sketch, keys, sketch
+from nanogpt_cli.modules.graph import stream
+from nanogpt_cli.modules.inspection import judge_weights
+from nanogpt_cli.modules.starts.laws import depth_factors, read_laws
+from nanogpt_cli.modules.starts.laws_lint import findings
 
 # What leaves no trace in independent weights: every entry has the same law before and after.
 INVISIBLE = {"square matrix transposed", "gate and fc swapped"}
@@ -81,8 +86,139 @@ def test_a_multiple_of_a_scheme_is_named_as_one() -> None:
 
 
 def test_a_model_in_bfloat16_gets_a_note() -> None:
-    found = [v for v in judged(faults.decoder("llama").bfloat16()) if v.topic == "precision"]
-    assert {v.severity for v in found} == {NOTE}
+    (found,) = [v for v in judged(faults.decoder("llama").bfloat16()) if v.topic == "precision"]
+    assert found.severity == NOTE
+    assert "its 44 matrices is exactly representable in bfloat16" in found.text
+
+
+@pytest.mark.parametrize("kind", faults.EVERY)
+def test_a_matrix_that_is_the_transpose_of_another_one_is_named(kind: str) -> None:
+    patient = faults.Patient(kind, faults.decoder(kind))
+    pairs = zip(patient.parts("fc"), patient.parts("mlp_proj"), strict=True)
+    for fc, projection in pairs:
+        patient.put(fc, patient.get(projection).T)
+    (text,) = [t for t in alarms(judged(patient.model)) if t.startswith("transposed-copy")]
+    assert fc.key.replace("5", "0", 1) in text
+    assert "transposition, in blocks 0-5" in text
+
+
+def test_a_stray_channel_of_a_gain_is_named() -> None:
+    patient = faults.Patient("llama", faults.decoder("llama"))
+    part = patient.parts("norm")[3]
+    gain = patient.get(part)
+    gain[7] = 50.0
+    patient.put(part, gain)
+    (text,) = alarms(judged(patient.model))
+    assert text.startswith(f"gain: {part.key}: 1 of 128 channels (7)")
+    assert "the furthest 50" in text
+
+
+class Layer(nn.Module):
+    """A pre-norm block with an MLP of its own or one that it is given."""
+
+    def __init__(self, mlp: nn.Module | None = None) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(4))
+        self.norms = nn.ModuleList(nn.LayerNorm(64) for _ in range(2))
+        self.mlp = mlp or two_matrices()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norms[0](x)
+        q, k, v = (head(y).unflatten(-1, (2, 32)).transpose(1, 2) for head in self.heads[:3])
+        y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.heads[3](y.transpose(1, 2).flatten(2))
+        out: Tensor = x + self.mlp(self.norms[1](x))
+        return out
+
+
+def two_matrices() -> nn.Module:
+    up, down = nn.Linear(64, 256, bias=False), nn.Linear(256, 64, bias=False)
+    return nn.Sequential(up, nn.GELU(), down)
+
+
+class Decoder(nn.Module):
+    """A decoder that runs each of its blocks ``times`` times, drawn by GPT-2's law."""
+
+    def __init__(self, layers: list[Layer], times: int = 1) -> None:
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(256, 64), nn.Embedding(32, 64)
+        self.layers, self.times = nn.ModuleList(layers), times
+        self.norm, self.head = nn.LayerNorm(64), nn.Linear(64, 256, bias=False)
+        for name, p in self.named_parameters():
+            if p.dim() > 1:
+                writes = name.endswith(("3.weight", "mlp.2.weight"))
+                nn.init.normal_(p, 0, 0.02 / math.sqrt(2 * len(layers) * times if writes else 1))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[-1]))
+        for layer in list(self.layers) * self.times:
+            x = layer(x)
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+
+def one_mlp(seed: int) -> Decoder:
+    torch.manual_seed(seed)
+    mlp = two_matrices()
+    return Decoder([Layer(mlp) for _ in range(4)])
+
+
+@pytest.mark.numeric
+def test_a_block_that_runs_several_times_counts_so_often() -> None:
+    torch.manual_seed(0)
+    decoder = Decoder([Layer()], times=4).eval()
+    found, _ = judge_weights(decoder, trained=False)
+    assert not alarms(found)
+    assert any(v.text.startswith("nearest scheme: gpt2 (") for v in found)
+    with torch.no_grad():
+        decoder.layers[0].get_parameter("heads.3.weight").mul_(math.sqrt(8))
+    (text,) = alarms(judge_weights(decoder, trained=False)[0])
+    assert text.startswith("half-scaled: attn_proj")
+
+
+@pytest.mark.numeric
+def test_an_mlp_that_all_blocks_share_has_no_depth_factor_to_miss() -> None:
+    laws = read_laws(one_mlp)
+    roles = {p.parameter: p.role for p in stream.watch(one_mlp(0), torch.arange(8)[None]).parts}
+    assert {roles[law.name] for law in laws} >= {"attn_proj", "mlp_proj"}
+    assert not alarms(findings(laws, roles))
+    # Of four MLPs of their own, one law without the factor is a finding.
+    assert depth_factors(laws).keys() == {"layers.*.heads.3.weight"}
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize(("table", "gain"), [(0.5, 0.5), (0.01, 1.0)])
+def test_orthogonal_matrices_are_told_from_others_by_their_norms(table: float, gain: float) -> None:
+    """Gain 0.5 throughout beside tables of any std, and one role of another gain."""
+    torch.manual_seed(0)
+    decoder = Decoder([Layer() for _ in range(4)]).eval()
+    for name, p in decoder.named_parameters():
+        if p.dim() > 1:
+            if name.startswith("layers"):
+                nn.init.orthogonal_(p, gain if name.endswith("mlp.0.weight") else 0.5)
+            else:
+                nn.init.normal_(p, 0, table)
+    for module in (decoder, decoder.bfloat16()):
+        found, _ = judge_weights(module, trained=False)
+        assert any(v.text.startswith("nearest scheme: orthogonal × 0.5") for v in found)
+        assert ["fc: std" in text for text in alarms(found)] == [True] * (gain != 0.5)
+
+
+@pytest.mark.numeric
+def test_recurrent_blocks_are_not_compared_with_those_that_have_an_mlp_alone() -> None:
+    config = transformers.AutoConfig.for_model(
+        "recurrent_gemma", hidden_size=64, num_hidden_layers=9, num_attention_heads=4,
+        num_key_value_heads=1, vocab_size=256, intermediate_size=192, lru_width=64,
+        attention_window_size=32, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    assert not alarms(judge_weights(model, trained=False)[0])
+    with torch.no_grad():
+        model.get_parameter("model.layers.5.mlp_block.up_proj.weight").mul_(2)
+    (text,) = alarms(judge_weights(model, trained=False)[0])
+    assert "block 5" in text
+    assert "up_proj" in text
 
 
 def trained(kind: str, steps: int) -> nn.Module:

@@ -30,7 +30,9 @@ def sketches_of(parts: Iterable[tuple[Part, Tensor]]) -> list[Sketch]:
     return [sketch(part, values) for part, values in parts]
 
 
-def lint(sketches: list[Sketch], *, tied: bool, trained: bool | None = None) -> list[Verdict]:
+def lint(
+    sketches: list[Sketch], *, tied: bool, trained: bool | None = None, depth: int = 0
+) -> list[Verdict]:
     """Judge the weights of a module.
 
     Args:
@@ -38,6 +40,8 @@ def lint(sketches: list[Sketch], *, tied: bool, trained: bool | None = None) -> 
         tied: whether head and token embedding are one tensor.
         trained: whether the weights are known to be trained, or known to be a start; ``None`` to
             find out from the weights.
+        depth: how many blocks run one after another, where that is known; some modules run the
+            same block several times.
 
     Returns:
         Findings in the order of their severity; one of topic ``weights`` says what was judged.
@@ -55,12 +59,13 @@ def lint(sketches: list[Sketch], *, tied: bool, trained: bool | None = None) -> 
         found += lint_values.damage(s)
     verdicts = lint_pairs.on_pairs(matrices, tied=tied, start=start)
     if start:
-        found, more = _as_start(sound, matrices, found, tied=tied)
+        found, more = _as_start(sound, matrices, found, _shape(matrices, tied=tied, depth=depth))
         verdicts += more
     else:
         zero = {s.part.role for s in matrices if s.zero}
         verdicts += lint_laws.on_zeros(matrices) if zero else []
-    found += lint_values.precision(matrices)
+    verdicts += lint_values.stored_in(matrices)
+    found += lint_values.cast(matrices)
     verdicts = _summary(verdicts + merged(found), len(sketches), start=start)
     return sorted(verdicts, key=lambda v: -_ORDER.index(v.severity))
 
@@ -69,7 +74,7 @@ _ORDER = (OK, NOTE, "warn", FAIL)
 
 
 def _as_start(
-    sound: list[Sketch], matrices: list[Sketch], found: list[Finding], *, tied: bool
+    sound: list[Sketch], matrices: list[Sketch], found: list[Finding], shape: Shape
 ) -> tuple[list[Finding], list[Verdict]]:
     """What independent draws of one law a role do not show."""
     tests = sum(sum(s.shape) for s in matrices)
@@ -82,29 +87,30 @@ def _as_start(
     ill = {f.part.key for f in found if f.topic in lint_values.CHANGES_STD}
     even = [s for s in matrices if s.key not in ill]
     verdicts = list(lint_pairs.fused_orthogonal(even))
-    return found, verdicts + list(lint_laws.on_laws(even, _shape(matrices, tied=tied)))
+    return found, verdicts + list(lint_laws.on_laws(even, shape))
 
 
-def nearest_scheme(sketches: list[Sketch], *, tied: bool) -> str:
+def nearest_scheme(sketches: list[Sketch], *, tied: bool, depth: int = 0) -> str:
     """The scheme that the weights of a start follow, as ``gpt2`` or ``gpt2 × 0.5``; empty if none.
 
     Args:
         sketches: those of all parts of the module.
         tied: whether head and token embedding are one tensor.
+        depth: see ``lint``.
     """
     matrices = [s for s in sketches if s.part.role in _MATRICES and not s.vector and not s.broken]
     if tied:
         matrices = [s for s in matrices if s.part.role != "lm_head"]
-    fit = lint_scheme.nearest(by_role(matrices), _shape(matrices, tied=tied))
+    fit = lint_scheme.nearest(by_role(matrices), _shape(matrices, tied=tied, depth=depth))
     return fit.name if fit and fit.near else ""
 
 
-def _shape(matrices: list[Sketch], *, tied: bool) -> Shape:
+def _shape(matrices: list[Sketch], *, tied: bool, depth: int) -> Shape:
     tables = {s.part.role: s.shape for s in matrices if s.part.role in lint_values.TABLES}
     V, d = tables.get("wte", tables.get("lm_head", (0, 0)))
     if not d:
         d = int(median([s.shape[1] for s in matrices])) if matrices else 1
-    L = 1 + max((s.part.layer for s in matrices), default=0)
+    L = max(depth, 1 + max((s.part.layer for s in matrices), default=0))
     return Shape(d, max(1, L), V or d, tables.get("wpe", (d, d))[0], tied)
 
 

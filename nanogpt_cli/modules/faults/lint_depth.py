@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import torch
 
@@ -18,6 +19,26 @@ _TRENDS = {"constant": 0.0, "1/√(l+1)": -0.5, "1/(l+1)": -1.0}
 
 def over_depth(role: str, group: list[Sketch], shape: Shape) -> Verdict | None:
     """The verdict on a role with a block out of its trend, or with a trend that no scheme has."""
+    found = (_on_trend(role, kind, shape) for kind in _kinds(group))
+    return next((verdict for verdict in found if verdict), None)
+
+
+def _kinds(group: list[Sketch]) -> list[list[Sketch]]:
+    """A role's matrices, those apart that cannot be compared between blocks.
+
+    Blocks of a hybrid have other matrices of one role: a recurrent one and an MLP have a gate each.
+    Where a block has several shapes, a kind is those of one shape, as many in each of its blocks.
+    """
+    held = Counter((s.part.layer, s.shape) for s in group)
+    if len(set(held.values())) == 1 and len({layer for layer, _ in held}) == len(held):
+        return [group]
+    kinds: dict[tuple[tuple[int, int], int], list[Sketch]] = {}
+    for s in group:
+        kinds.setdefault((s.shape, held[s.part.layer, s.shape]), []).append(s)
+    return list(kinds.values())
+
+
+def _on_trend(role: str, group: list[Sketch], shape: Shape) -> Verdict | None:
     layers = _layers(group)
     if len(layers) < 3:
         return None

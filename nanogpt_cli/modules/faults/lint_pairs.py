@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import permutations
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ def on_pairs(sketches: list[Sketch], *, tied: bool, start: bool) -> list[Verdict
         a, b = live[i], live[j]
         r = found[a.key, b.key].r if (a.key, b.key) in found else 0.0
         found[a.key, b.key] = Link(a, b, r, n)
-    return list(_worded(list(found.values())))
+    return list(_worded(list(found.values()))) + list(_turned(live))
 
 
 def _flat(s: Sketch) -> bool:
@@ -89,14 +90,43 @@ def _correlated(live: list[Sketch], *, start: bool) -> Iterator[Link]:
                 yield Link(live[i], live[j], float(r[i, j]), 0)
 
 
+def _told(s: Sketch, keys: Tensor, length: int) -> Tensor:
+    """The different keys of lines that are not zero, if lines of this length can be told apart."""
+    # Lines of few levels are alike by chance in the values that are compared.
+    return torch.unique(keys[keys != 0]) if length >= 4 and s.grid != "int8" else keys[:0]
+
+
+def _turned(live: list[Sketch]) -> Iterator[Verdict]:
+    """Matrices of one block whose rows are the columns of another one."""
+    blocks_of: dict[int, list[Sketch]] = {}
+    for s in live:
+        if s.part.layer >= 0:
+            blocks_of.setdefault(s.part.layer, []).append(s)
+    found = [
+        (a, b)
+        for group in blocks_of.values()
+        for a, b in permutations(group, 2)
+        if a.shape[1] == b.shape[0] and a.part.parameter != b.part.parameter and _is_turned(a, b)
+    ]
+    if found:
+        a, b = found[0]
+        layers = {s.part.layer for pair in found for s in pair}
+        text = (
+            f"{a.key} and {b.key} are equal but for a transposition, in {blocks(layers)}: share "
+            "one parameter if that is meant, or draw each on its own"
+        )
+        yield Verdict(WARN, "transposed-copy", text, float(len(found)))
+
+
+def _is_turned(a: Sketch, b: Sketch) -> bool:
+    rows, columns = _told(a, a.row_key, a.shape[1]), _told(b, b.column_key, b.shape[0])
+    common = int(torch.isin(rows, columns).sum())
+    return common > 1 and common >= 0.99 * min(len(rows), len(columns))
+
+
 def _common_rows(live: list[Sketch]) -> dict[tuple[int, int], int]:
     """How many different rows occur in both of two matrices, by their indices."""
-    # Rows of few levels are alike by chance in the values that are compared.
-    told = [s.shape[1] >= 4 and s.grid != "int8" for s in live]
-    distinct = [
-        torch.unique(s.row_key) if t else s.row_key[:0] for s, t in zip(live, told, strict=True)
-    ]
-    distinct = [keys[keys != 0] for keys in distinct]
+    distinct = [_told(s, s.row_key, s.shape[1]) for s in live]
     if not distinct:
         return {}
     owner = torch.cat([torch.full((len(k),), i) for i, k in enumerate(distinct)])

@@ -83,7 +83,7 @@ def _miss(fit: Fit) -> float:
 
 def _fits(scheme: Scheme, roles: dict[str, list[Sketch]], shape: Shape) -> Iterator[Fit]:
     ratio: dict[str, float] = {}
-    beyond = total = 0
+    beyond = total = unlike = inner = 0
     for role, group in roles.items():
         found = []
         for s in group:
@@ -91,11 +91,14 @@ def _fits(scheme: Scheme, roles: dict[str, list[Sketch]], shape: Shape) -> Itera
             std = law.true_std(*s.shape)
             beyond += law.kind == "truncated" and s.reach > 1.2 * law.cut * s.std
             total += 1
+            if s.part.layer >= 0 and s.std > 0 and std > 0:
+                unlike += s.orthogonal != (law.kind == "orthogonal")
+                inner += 1
             if s.std > 0 or std == 0:
                 found.append(1.0 if s.std == std == 0 else s.std / std if std > 0 else math.inf)
         ratio[role] = median(found) if found else 0.0
-    if beyond > total / 2:
-        return  # a law that is cut has no such values
+    if beyond > total / 2 or unlike > inner / 2:
+        return  # a law that is cut has no such values, and one that is orthogonal has equal norms
     off = _off_roles(ratio, roles)
     yield Fit(scheme, 1.0, ratio, off)
     finite = [r for role, r in ratio.items() if 0 < r < math.inf and typical(roles[role]) > 0]
@@ -267,6 +270,11 @@ def _cause(
         (std, math.sqrt(2 / (fan_in + fan_out)), "law", "Xavier's law"),
         (r, 2.0, "law", "doubled"),
     ]  # fmt: skip
+    if role not in TABLES:  # whose stds are often chosen, also ones such as these
+        known += [
+            (std, (std / r) ** 2, "law", "its square: a variance in place of a std"),
+            (std, math.sqrt(std / r), "law", "its root: the std was taken for a variance"),
+        ]
     for found, value, topic, why in known:
         if same(found, value, near):
             return topic, why

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nanogpt_cli.init.lint import FAIL, NOTE, WARN
+from nanogpt_cli.init.lint import FAIL, NOTE, WARN, Verdict
 from nanogpt_cli.modules.anatomy import MATRICES
 from nanogpt_cli.modules.faults import chance
 from nanogpt_cli.modules.faults.finding import Finding, spans
@@ -246,19 +246,36 @@ def _clipped(s: Sketch) -> Iterator[Finding]:
         yield Finding(WARN, "clipped", s.part, what, advice, s.at_bounds)
 
 
-def precision(sketches: list[Sketch]) -> Iterator[Finding]:
+def stored_in(sketches: list[Sketch]) -> Iterator[Verdict]:
+    """The 16-bit format of a module whose matrices all have it."""
+    live = _told_formats(sketches)
+    grids = sorted({s.grid for s in live})
+    if live and set(grids) <= _FORMAT.keys():
+        text = (
+            f"every value of its {len(live)} matrices is exactly representable in "
+            f"{' or '.join(_FORMAT[grid] for grid in grids)}: drawn or stored in it; keep master "
+            "weights in float32 to train on from them"
+        )
+        yield Verdict(NOTE, "precision", text)
+
+
+def cast(sketches: list[Sketch]) -> Iterator[Finding]:
     """Matrices whose values are all bf16 or float16 beside others that are not."""
-    live = [s for s in sketches if not s.vector and not s.broken and s.std > 0 and s.size >= 64]
-    rounded = [s for s in live if s.grid in ("bf16", "fp16")]
-    whole = len(rounded) == len(live)
-    for s in rounded:
+    live = _told_formats(sketches)
+    rounded = [s for s in live if s.grid in _FORMAT]
+    for s in rounded if len(rounded) < len(live) else ():
         what = f"every value is exactly representable in {_FORMAT[s.grid]}"
-        if whole or s.part.role in TABLES:
+        if s.part.role in TABLES:
             advice = "drawn or stored in it; keep master weights in float32 to train on from them"
             yield Finding(NOTE, "precision", s.part, what, advice)
         else:
             advice = "other matrices are not: it was cast and cast back; draw it in float32"
             yield Finding(WARN, "rounded", s.part, what, advice)
+
+
+def _told_formats(sketches: list[Sketch]) -> list[Sketch]:
+    """Matrices with values enough to tell the format that they were rounded to."""
+    return [s for s in sketches if not s.vector and not s.broken and s.std > 0 and s.size >= 64]
 
 
 _FORMAT = {"bf16": "bfloat16", "fp16": "float16"}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import torch
+
 from nanogpt_cli.init.lint import FAIL, NOTE, WARN
 from nanogpt_cli.modules.anatomy import MATRICES
-from nanogpt_cli.modules.faults.finding import Finding
+from nanogpt_cli.modules.faults.finding import Finding, spans
 from nanogpt_cli.modules.faults.sketch import Sketch
 
 
@@ -34,7 +36,14 @@ def _owner(s: Sketch) -> str:
 
 
 def _gain(s: Sketch, gains: list[Sketch]) -> Iterator[Finding]:
-    if not s.constant:
+    square = s.column_square
+    odd = torch.nonzero(square != square.median()).flatten().tolist()
+    if 0 < len(odd) < s.size / 4:
+        end = s.high if s.high - s.mean > s.mean - s.low else s.low
+        what = f"{len(odd):,} of {s.size:,} channels ({spans(odd)}) are unlike the rest of this "
+        what += f"gain, the furthest {end:.3g}"
+        yield Finding(WARN, "gain", s.part, what, "a norm's gain starts at 1", end)
+    elif not s.constant:
         what = f"this gain has mean {s.mean:.3g} and std {s.std:.3g}"
         advice = "drawn as if it were a matrix; a norm's gain starts at 1"
         yield Finding(WARN, "gain-drawn", s.part, what, advice, s.std)

@@ -23,6 +23,7 @@ _SAMPLE = 1 << 18
 _KEY_VALUES = 16  # of a row, that tell it from others
 _GRID_ROWS = 8
 _SMALLEST_NORMAL = 2.0**-126
+_EVEN_LINES = 8  # whose norms are not alike by chance
 # The 90 % quantile of χ²_1: a tenth of independent rows exceed it.
 _TENTH = 2.706
 # −ln of the chance that a matrix of independent values is called structured.
@@ -121,6 +122,19 @@ class Sketch:
         """Whether the values look uniform: kurtosis 1.8 ± its scatter, largest value √3 σ."""
         scatter = 0.05 + 6 / math.sqrt(min(self.size, _SAMPLE))
         return abs(self.kurtosis - 1.8) < scatter and self.reach < 1.8 * self.std
+
+    @property
+    def orthogonal(self) -> bool:
+        """Whether it looks (semi-)orthogonal: the columns, or rows if fewer, have equal norms.
+
+        Mean squares of n independent values scatter by √(2/n) for a normal law and by √(0.8/n) for
+        a uniform one; those of an orthogonal matrix do so by rounding alone, also of bfloat16.
+        """
+        R, C = self.shape
+        square, n = (self.column_square, R) if R >= C else (self.row_square, C)
+        if self.std == 0 or self.grid == "int8" or len(square) < _EVEN_LINES:
+            return False
+        return float(square.std() / square.mean()) < 0.1 * math.sqrt(2 / n)
 
     @property
     def samples(self) -> int:

@@ -13,7 +13,7 @@ from nanogpt_cli.modules.graph.attention_ops import Attention, back
 from nanogpt_cli.modules.graph.blocks import Block
 from nanogpt_cli.modules.graph.flow import CHOOSING, NONLINEAR, Reach, channels, labels, reach
 from nanogpt_cli.modules.graph.override import Override
-from nanogpt_cli.modules.graph.parts import Use, make_parts, same, template
+from nanogpt_cli.modules.graph.parts import Use, make_parts, same
 from nanogpt_cli.modules.graph.products import Projection, projections
 from nanogpt_cli.modules.graph.trace import Node, Trace
 from nanogpt_cli.modules.graph.trunk import Trunk
@@ -75,6 +75,7 @@ class _Finder:
     ) -> None:
         self.given = given
         self.trace = trace
+        self.blocks = blocks
         self.shapes = {name: p.shape for name, p in module.named_parameters()}
         self.stream = trunk.values
         self.slots: dict[int, str] = {}
@@ -99,13 +100,18 @@ class _Finder:
     def matrices(self) -> None:
         """Give every projection its role."""
         for p in self.all:
-            like = template(p.source.parameter), p.features
+            like = self._place(p), p.features
             pieces = self.solved.get(like) if p.source.parameter not in self.banks else None
             if pieces is None:
                 pieces = self.solved[like] = list(self._pieces(p))
             for role, chosen in pieces:
                 self._add(p, role, chosen)
                 self._watch_mlp(p, role)
+
+    def _place(self, p: Projection) -> str:
+        """The name of a matrix within its block, which its like in other blocks have too."""
+        path = self.blocks[p.layer].path if p.layer >= 0 else ""
+        return p.source.parameter.removeprefix(f"{path}.")
 
     def _add(self, p: Projection, role: str, chosen: Tensor | None) -> None:
         name = p.source.parameter

@@ -87,7 +87,11 @@ def _depth(laws: list[ParameterLaw], roles: Mapping[str, str]) -> Iterator[Verdi
             yield Verdict(WARN, "depth-factor", text)
         else:
             yield Verdict(NOTE, "depth-factor", text)
-    present = {role for role in role_of.values() if role in _WRITERS}
+    # One matrix that all blocks share, or one in some of them, cannot be read for such a factor.
+    groups = by_pattern(laws)
+    blocks = max(len(groups[pattern]) for pattern in factors)
+    present = {role_of[pattern] for pattern, group in groups.items() if len(group) == blocks}
+    present &= {*_WRITERS}
     scaled = {role_of[pattern] for pattern in factors} & present
     if scaled and (left := present - scaled):
         text = (
