@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nanogpt_cli.init.lint import Verdict
     from nanogpt_cli.init.signals import Signals
     from nanogpt_cli.interop import LoadedModel
-    from nanogpt_cli.modules.watch import Watch
+    from nanogpt_cli.modules.loops.watch import Watch
     from nanogpt_cli.text.tokens import TokenData
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "Watch":  # a class that needs torch when it is made
-        from nanogpt_cli.modules.watch import Watch
+        from nanogpt_cli.modules.loops.watch import Watch
 
         return Watch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -217,8 +217,8 @@ def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int =
     """
     from nanogpt_cli.init.theory import random_tokens
     from nanogpt_cli.modules import inspection
-    from nanogpt_cli.modules.build import Built
-    from nanogpt_cli.modules.passes import evaluation, unwrapped
+    from nanogpt_cli.modules.graph.passes import evaluation, unwrapped
+    from nanogpt_cli.modules.starts.build import Built
 
     name = type(module).__name__
     module = unwrapped(module)
@@ -255,6 +255,6 @@ def trainer_callback(watch: Watch) -> TrainerCallback:
     Raises:
         UserError: transformers is not installed.
     """
-    from nanogpt_cli.modules.trainer_callback import callback
+    from nanogpt_cli.modules.loops.trainer_callback import callback
 
     return callback(watch)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nanogpt_cli.init.lint import Verdict
-    from nanogpt_cli.modules.build import Built
+    from nanogpt_cli.modules.graph.stream import Watched
     from nanogpt_cli.modules.inspection import ModuleInspection, Sizes
-    from nanogpt_cli.modules.stream import Watched
+    from nanogpt_cli.modules.starts.build import Built
 
 _CONFIG = "config.json"
 # module:factory or path.py:factory, perhaps with arguments.
@@ -51,7 +51,7 @@ def open_origin(
                 f"--structure corrects what is found in a module, and {origin} is read as a GPT"
             )
         return inputs.stored(origin, init)
-    from nanogpt_cli.modules.build import build
+    from nanogpt_cli.modules.starts.build import build
 
     with console.stdout_kept():
         built = build(origin, seed)
@@ -97,7 +97,7 @@ def of_subject(subject: inputs.Subject) -> Built:
     from nanogpt_cli.init.drawing import undrawn
     from nanogpt_cli.init.sources import load
     from nanogpt_cli.model.gpt import GPT
-    from nanogpt_cli.modules.build import Built
+    from nanogpt_cli.modules.starts.build import Built
 
     with undrawn():
         model = GPT(subject.config)
@@ -124,7 +124,7 @@ def inspect(built: Built, ask: InspectOptions, structure: Path | None, files: Fi
         UserError: the module fails, or no residual stream is found in it.
     """
     from nanogpt_cli.init import lint
-    from nanogpt_cli.modules import override
+    from nanogpt_cli.modules.graph import override
     from nanogpt_cli.modules.inspection import inspect as measure
     from nanogpt_cli.modules.inspection import tried_sizes, watch
 
@@ -193,7 +193,7 @@ def _theirs(built: Built) -> Iterator[None]:
 
     An error of ours that its structure provokes is reported in the same way.
     """
-    from nanogpt_cli.modules.user_code import guarded
+    from nanogpt_cli.modules.starts.user_code import guarded
 
     failed = f"{built.label} cannot be inspected: it raised "
     with console.stdout_kept(), guarded(failed), naming(built.label):
@@ -207,8 +207,8 @@ def _tokens(sizes: Sizes, ask: InspectOptions) -> tuple[Tensor, Tensor, str]:
 
 def _laws(built: Built, anatomy: Watched) -> list[Verdict]:
     """Findings on the code that draws the module's start."""
-    from nanogpt_cli.modules.laws import start_laws
-    from nanogpt_cli.modules.laws_lint import findings
+    from nanogpt_cli.modules.starts.laws import start_laws
+    from nanogpt_cli.modules.starts.laws_lint import findings
 
     laws = start_laws(built, [path for path in dict.fromkeys(anatomy.blocks) if path])
     return findings(laws or [], {part.parameter: part.role for part in anatomy.parts})
@@ -218,7 +218,7 @@ def _header(built: Built, sizes: Sizes, anatomy: Watched, tokens: str, seed: int
     """Print what the module is and the graph that was found in it."""
     from rich.table import Table
 
-    from nanogpt_cli.modules.describe import describe
+    from nanogpt_cli.modules.graph.describe import describe
 
     n = console.count
     grid = Table.grid(padding=(0, 2))

@@ -17,21 +17,21 @@ from nanogpt_cli.init.lint import Verdict
 from nanogpt_cli.init.lint_signals import on_signals, on_trained
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.tensor_stats import TensorStats
-from nanogpt_cli.modules import stream
 from nanogpt_cli.modules.anatomy import Anatomy
-from nanogpt_cli.modules.blocks import likely_blocks
 from nanogpt_cli.modules.blueprint import plan_of
-from nanogpt_cli.modules.build import Built
-from nanogpt_cli.modules.gradients import stream_gradients
-from nanogpt_cli.modules.library import in_one_line
-from nanogpt_cli.modules.lint import forward_mismatch, lint, looks_trained, nearest_scheme
+from nanogpt_cli.modules.faults.lint import forward_mismatch, lint, looks_trained, nearest_scheme
+from nanogpt_cli.modules.faults.sketch import Sketch, sketch
+from nanogpt_cli.modules.graph import stream
+from nanogpt_cli.modules.graph.blocks import likely_blocks
+from nanogpt_cli.modules.graph.override import Override
+from nanogpt_cli.modules.graph.passes import first_run, unwrapped
+from nanogpt_cli.modules.graph.stream import Watched
 from nanogpt_cli.modules.measure import class_norms, measure_gradients, observer, signals_of
-from nanogpt_cli.modules.override import Override
-from nanogpt_cli.modules.passes import first_run, unwrapped
 from nanogpt_cli.modules.reference import TOLERANCE, agrees
-from nanogpt_cli.modules.sketch import Sketch, sketch
-from nanogpt_cli.modules.stream import Watched
-from nanogpt_cli.modules.streaming import streamed
+from nanogpt_cli.modules.starts.build import Built
+from nanogpt_cli.modules.starts.gradients import stream_gradients
+from nanogpt_cli.modules.starts.library import in_one_line
+from nanogpt_cli.modules.starts.streaming import streamed
 from nanogpt_cli.modules.theory import expectation
 from nanogpt_cli.modules.witness import Witness
 

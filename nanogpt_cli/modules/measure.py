@@ -20,7 +20,7 @@ from nanogpt_cli.init.probes import NEAR_ZERO, mean_cosine, rms
 from nanogpt_cli.init.signals import GRADIENT_CLASSES, Signals
 from nanogpt_cli.init.tensor_stats import TensorStats, measure_tensor
 from nanogpt_cli.modules.anatomy import MATRICES, Anatomy
-from nanogpt_cli.modules.passes import (
+from nanogpt_cli.modules.graph.passes import (
     as_written,
     evaluation,
     find_output,
@@ -28,8 +28,8 @@ from nanogpt_cli.modules.passes import (
     same_noise,
     unwrapped,
 )
-from nanogpt_cli.modules.stream import Spot, Watched
-from nanogpt_cli.modules.trace import tensors
+from nanogpt_cli.modules.graph.stream import Spot, Watched
+from nanogpt_cli.modules.graph.trace import tensors
 
 # Scores at or below this are masked: libraries add -10,000, the smallest number or -infinity.
 _MASKED = -9_000.0

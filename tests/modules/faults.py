@@ -16,8 +16,8 @@ import transformers
 from torch import Tensor, nn
 
 from nanogpt_cli import schemes
-from nanogpt_cli.modules import lint
 from nanogpt_cli.modules.anatomy import MATRICES, Part
+from nanogpt_cli.modules.faults import lint
 
 WIDTH, LAYERS, HEADS, WORDS, POSITIONS = 128, 6, 8, 512, 128
 

@@ -21,9 +21,9 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from nanogpt_cli.modules.fresh import FreshStart, NotLeanError, unguarded
-from nanogpt_cli.modules.laws import config_doubled, read_laws
-from nanogpt_cli.modules.laws_lint import findings
+from nanogpt_cli.modules.starts.fresh import FreshStart, NotLeanError, unguarded
+from nanogpt_cli.modules.starts.laws import config_doubled, read_laws
+from nanogpt_cli.modules.starts.laws_lint import findings
 
 LAYERS = 3
 SECONDS = 60

@@ -14,9 +14,9 @@ from survey import small_config
 from torch import nn
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.modules import user_code
-from nanogpt_cli.modules.build import Built, accepts, build, unwrapped
-from nanogpt_cli.modules.fresh import unguarded
+from nanogpt_cli.modules.starts import user_code
+from nanogpt_cli.modules.starts.build import Built, accepts, build, unwrapped
+from nanogpt_cli.modules.starts.fresh import unguarded
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
 

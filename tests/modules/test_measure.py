@@ -17,8 +17,8 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import inspect
 from nanogpt_cli.init.sources import Stored
 from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
+from nanogpt_cli.modules.graph.stream import watch
 from nanogpt_cli.modules.measure import measure, observer
-from nanogpt_cli.modules.stream import watch
 
 
 def compare(module: nn.Module, names: Names) -> None:

@@ -10,9 +10,9 @@ import torch
 from small_models import Carried, Looped, T, V
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.modules.graph.override import parse_override, read_override
+from nanogpt_cli.modules.graph.stream import watch
 from nanogpt_cli.modules.measure import measure
-from nanogpt_cli.modules.override import parse_override, read_override
-from nanogpt_cli.modules.stream import watch
 
 IDS = torch.arange(2 * T).view(2, T) % V
 

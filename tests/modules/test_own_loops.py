@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import nanogpt_cli as ng
-from nanogpt_cli.modules import watch_log
-from nanogpt_cli.modules.watch import Watch
-from nanogpt_cli.modules.watch_target import find_blocks, unwrapped
+from nanogpt_cli.modules.loops import watch_log
+from nanogpt_cli.modules.loops.watch import Watch
+from nanogpt_cli.modules.loops.watch_target import find_blocks, unwrapped
 from nanogpt_cli.run import events
 from nanogpt_cli.run.follow import EventReader
 

@@ -9,9 +9,9 @@ from small_models import Banks, Base, C, Carried, Factorised, Flat, Looped, Name
 from torch import Tensor, nn
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.modules.blocks import likely_blocks
-from nanogpt_cli.modules.describe import describe
-from nanogpt_cli.modules.stream import Watched, watch
+from nanogpt_cli.modules.graph.blocks import likely_blocks
+from nanogpt_cli.modules.graph.describe import describe
+from nanogpt_cli.modules.graph.stream import Watched, watch
 
 IDS = torch.arange(2 * T).view(2, T) % V
 PAIR = ["attn", "mlp"]

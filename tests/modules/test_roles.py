@@ -11,7 +11,7 @@ from small_models import Banks, C, Carried, Factorised, Layer, Looped, T, V
 from torch import nn
 
 from nanogpt_cli.modules.anatomy import MATRICES
-from nanogpt_cli.modules.stream import Watched, watch
+from nanogpt_cli.modules.graph.stream import Watched, watch
 
 IDS = torch.arange(2 * T).view(2, T) % V
 

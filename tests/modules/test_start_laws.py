@@ -13,15 +13,15 @@ import torch
 from survey import LAYERS, look, small_config
 from torch import nn
 
-from nanogpt_cli.modules.build import build
-from nanogpt_cli.modules.laws import (
+from nanogpt_cli.modules.starts.build import build
+from nanogpt_cli.modules.starts.laws import (
     ParameterLaw,
     config_doubled,
     depth_factors,
     read_laws,
     read_streamed_laws,
 )
-from nanogpt_cli.modules.laws_lint import findings
+from nanogpt_cli.modules.starts.laws_lint import findings
 
 transformers = pytest.importorskip("transformers", minversion="5.0")
 

@@ -12,9 +12,9 @@ from test_build import TYPES, library_model, values, written
 from torch import Tensor, nn
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.modules.build import Built, build
-from nanogpt_cli.modules.gradients import stream_gradients
-from nanogpt_cli.modules.streaming import logits_of, streamed
+from nanogpt_cli.modules.starts.build import Built, build
+from nanogpt_cli.modules.starts.gradients import stream_gradients
+from nanogpt_cli.modules.starts.streaming import logits_of, streamed
 
 IDS = torch.randint(1, 150, (2, 17), generator=torch.Generator().manual_seed(0))
 INPUT, TARGETS = IDS[:, :-1], IDS[:, 1:].contiguous()

@@ -18,13 +18,14 @@ from nanogpt_cli import schemes
 from nanogpt_cli.init.drawing import build
 from nanogpt_cli.init.lint import FAIL, NOTE, WARN, Verdict, worst
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.modules import chance, lint, stream
 from nanogpt_cli.modules.anatomy import Part
-from nanogpt_cli.modules.finding import spans
+from nanogpt_cli.modules.faults import chance, lint
+from nanogpt_cli.modules.faults.finding import spans
+from nanogpt_cli.modules.faults.sketch import Sketch, keys, sketch
+from nanogpt_cli.modules.graph import stream
 from nanogpt_cli.modules.inspection import judge_weights
-from nanogpt_cli.modules.laws import depth_factors, read_laws
-from nanogpt_cli.modules.laws_lint import findings
-from nanogpt_cli.modules.sketch import Sketch, keys, sketch
+from nanogpt_cli.modules.starts.laws import depth_factors, read_laws
+from nanogpt_cli.modules.starts.laws_lint import findings
 
 # What leaves no trace in independent weights: every entry has the same law before and after.
 INVISIBLE = {"square matrix transposed", "gate and fc swapped"}

@@ -1,0 +1,1 @@
+"""A lint that sees structure in weights."""

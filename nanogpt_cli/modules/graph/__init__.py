@@ -1,0 +1,1 @@
+"""The graph of one forward pass: residual stream, blocks, and roles of the parameters."""

@@ -1,0 +1,1 @@
+"""Layer statistics of other people's training loops."""

@@ -1,0 +1,1 @@
+"""Modules from their origin, with values part by part, and how their initial values are drawn."""
