@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli import host
 
@@ -68,3 +68,22 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in _WORDS)
     )
+
+
+def give_back() -> None:
+    """Return freed memory to the system where the C library (glibc) keeps it for later.
+
+    It keeps what lies between pieces that are still in use, which after gigabytes of temporary
+    tensors can be hundreds of megabytes.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@functools.cache
+def _trim() -> Any:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library, or another system
+        return None

@@ -1,13 +1,17 @@
-"""Memory that a process freed: whether it is reused."""
+"""Memory that a process freed: whether it is reused, or given back."""
 
 from __future__ import annotations
 
 import platform
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from programs import LIMIT
+
+from nanogpt_cli.machine import memory
 
 _FAULTS = """
 import resource
@@ -32,3 +36,19 @@ def test_freed_memory_is_reused_without_page_faults() -> None:
     )
     default, kept = map(int, done.stdout.split())
     assert kept < default / 10
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim is glibc's")
+def test_freed_memory_between_used_pieces_is_given_back() -> None:
+    pieces = [bytearray(b"x" * 100_000) for _ in range(2000)]  # 200 MB, in the heap
+    del pieces[::2]
+    before = resident()
+    memory.give_back()
+    assert before - resident() > 50 << 20
+    assert all(piece[0] == ord("x") for piece in pieces)
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * resource.getpagesize()

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.machine import memory
 from nanogpt_cli.modules.starts.build import Built, Fill
 from nanogpt_cli.modules.starts.meta import Slot, Slots
 
@@ -109,6 +110,8 @@ class _Stream:
             # A tied parameter is needed again, by the head after the embedding.
             if slot not in self._kept and len(slot.places) == 1:
                 slot.free()
+        if block:
+            memory.give_back()
 
     def close(self) -> None:
         """Remove the hooks, and leave the module on meta as it was."""
