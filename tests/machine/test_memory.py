@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -51,4 +51,4 @@ def test_freed_memory_between_used_pieces_is_given_back() -> None:
 def resident() -> int:
     """Bytes of this process that are in memory."""
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * resource.getpagesize()
+    return int(pages) * mmap.PAGESIZE
