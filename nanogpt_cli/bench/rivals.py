@@ -69,7 +69,7 @@ def huggingface_transformers(model: GPT, sampling: Sampling) -> Rival:
     library.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         huggingface.write(from_model(model, None), Path(folder), lambda _: None)
-        other = library.GPT2LMHeadModel.from_pretrained(folder).eval()
+        other = library.AutoModelForCausalLM.from_pretrained(folder).eval()
     top_k = sampling.top_k or None
 
     def run(prompt: Sequence[int], new: int) -> object:

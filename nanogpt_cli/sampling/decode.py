@@ -7,7 +7,8 @@ sequence with packed weights on a CPU takes the step of ``decode_one``; steps of
 are replayed by ``decode_graph``.
 
 Shapes: B rows in use, T = block_size, C channels, H heads, G heads of keys and values, D = C/H, V
-rows of the embedding. Keys are cached as they are compared: after their norm and rotation.
+rows of the embedding. Keys are cached as they are compared: after their norm and rotation, with the
+channels in the order of ``weights.pairs_together``.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ from torch.nn import functional as F
 from nanogpt_cli import host
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.model.gpt import for_each_query
-from nanogpt_cli.model.rope import Rotation, turned
 from nanogpt_cli.sampling.decode_graph import Replay
 from nanogpt_cli.sampling.decode_one import SingleStep, Stored
-from nanogpt_cli.sampling.weights import ASSUMED_MEMORY, Layer, Weights
+from nanogpt_cli.sampling.weights import ASSUMED_MEMORY, Layer, Weights, rotated
 
 
 class Decoder:
@@ -159,21 +159,19 @@ class Decoder:
             x = self._finish_block(x, layer, y)
         return self._logits(x[:, -1])
 
-    def _heads(
-        self, layer: Layer, x: Tensor, turn: Rotation | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, layer: Layer, x: Tensor, turn: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, n, D), keys and values (B, G, n, D) of the stream (B, n, C)."""
         D, sizes = self.config.head_size, [self.config.n_embd, *[self.config.kv_size] * 2]
         qkv = torch.split(layer.c_attn(layer.ln_1(x)), sizes, dim=-1)
         q, k, v = (t.view(*t.shape[:2], -1, D).transpose(1, 2) for t in qkv)
         if layer.qk_norm is not None:
             q, k = layer.qk_norm[0](q), layer.qk_norm[1](k)
-        return turned(q, turn), turned(k, turn), v
+        return rotated(q, turn), rotated(k, turn), v
 
-    def _turn(self, positions: Tensor) -> Rotation | None:
+    def _turn(self, positions: Tensor) -> Tensor | None:
         """The rotation at some positions, if the model has one."""
         turn = self.weights.turn
-        return None if turn is None else Rotation(turn.cos[positions], turn.sin[positions])
+        return None if turn is None else turn[positions]
 
     def _finish_block(self, x: Tensor, layer: Layer, y: Tensor) -> Tensor:
         """The rest of a block, given attention's output ``y``, (B, H, n, D)."""

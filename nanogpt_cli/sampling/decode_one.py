@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nanogpt_cli.model.config import GPTConfig
-from nanogpt_cli.model.rope import Rotation
 from nanogpt_cli.sampling.weights import TILE, Layer, LayerNorm, Matrix, Norm, Tiles, Weights
 
 
@@ -53,25 +52,10 @@ def _layer(layer: Layer, config: GPTConfig) -> _Layer:
     )  # fmt: skip
 
 
-def _whole(turn: Rotation) -> Rotation:
-    """Cosines and sines for all D channels, to be multiplied with x and with its other half."""
-    cos, sin = turn
-    return Rotation(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
-
-
 def _tiles(matrix: Matrix) -> Tiles:
     if matrix.tiles is None:
         raise ValueError("the weights are not packed")
     return matrix.tiles
-
-
-def _normed(norm: Norm, x: Tensor) -> Tensor:
-    """``norm`` of one row (1, C). Of an RMSNorm the factor is a number, which takes fewer calls."""
-    if isinstance(norm, LayerNorm):
-        return norm(x)
-    row = x[0]
-    factor = (float(torch.dot(row, row)) / len(row) + norm.eps) ** -0.5
-    return torch.mul(x, norm.weight).mul_(factor)
 
 
 class SingleStep:
@@ -97,12 +81,18 @@ class SingleStep:
         self.qkv = torch.empty(len(self.layers[0].c_attn.weight), 1, TILE)
         heads = self.qkv.view(-1)[: C + 2 * G * D].view(-1, D)
         self.compared = heads[: H + G]  # queries and keys
+        self.row, self.column = self.compared[:, None], self.compared[..., None]
+        self.squares = torch.empty(H + G, 1, 1)
+        self.factors = self.squares[:, 0]
         self.query, self.key_value = heads[:H].view(1, G, H // G, D), heads[H:].view(2, G, D)
-        self.eps = config.norm_eps
-        self.turn = None if weights.turn is None else _whole(weights.turn)
+        self.eps = torch.full((1, 1, 1), config.norm_eps)
+        self.turn, self.planes = weights.turn, self.compared
+        if self.turn is not None:
+            self.planes = torch.view_as_complex(self.compared.unflatten(-1, (-1, 2)))
         self.hidden = torch.empty(len(self.layers[0].c_fc.weight), 1, TILE)
         rows = weights.layers[0].c_fc.weight.shape[0]
         self.preact = self.hidden.view(1, -1)[:, :rows]
+        self.gained = torch.empty_like(self.x)
 
     def __call__(self, token: int, length: int, cache: Sequence[Stored]) -> Tensor:
         """Append a token at position ``length``; returns logits (1, V), without multiplier."""
@@ -114,27 +104,36 @@ class SingleStep:
         if self.embedding != 1.0:
             x.mul_(self.embedding)
         for layer, (both, keys, values) in zip(self.layers, cache, strict=True):
-            layer.c_attn.apply(_normed(layer.ln_1, x), self.qkv)
+            layer.c_attn.scaled(*self._normed(layer.ln_1), self.qkv)
             self._compare(layer.gains, length)
             both.select(2, length).copy_(self.key_value)
             y = F.scaled_dot_product_attention(
                 self.query, keys.narrow(2, 0, n), values.narrow(2, 0, n), scale=self.scale
             )
             self._join(y.view(x.shape), layer.attn_proj, layer.attn_bias)
-            layer.c_fc.apply(_normed(layer.ln_2, x), self.hidden)
+            layer.c_fc.scaled(*self._normed(layer.ln_2), self.hidden)
             self._join(weights.activation(self.preact), layer.mlp_proj, layer.mlp_bias)
-        logits = self.head.apply(_normed(weights.ln_f, x))
+        logits = torch.empty(len(self.head.weight), 1, TILE)
+        self.head.scaled(*self._normed(weights.ln_f), logits)
         return logits.view(1, -1)[:, : weights.head.weight.shape[0]]
 
+    def _normed(self, norm: Norm) -> tuple[Tensor, float]:
+        """``norm`` of the stream as a row (1, C) and a factor for the product that it enters."""
+        if isinstance(norm, LayerNorm):
+            return norm(self.x), 1.0
+        row = self.x[0]
+        factor = (float(torch.dot(row, row)) / len(row) + norm.eps) ** -0.5
+        return torch.mul(self.x, norm.weight, out=self.gained), factor
+
     def _compare(self, gains: Tensor | None, position: int) -> None:
-        """Normalise and turn queries and keys in place, where the model does that."""
+        """Normalise and rotate queries and keys in place, where the model does that."""
         if gains is not None:
-            normed = F.rms_norm(self.compared, self.compared.shape[1:], None, self.eps)
-            torch.mul(normed, gains, out=self.compared)
+            D = self.compared.shape[1]
+            torch.baddbmm(self.eps, self.row, self.column, alpha=1 / D, out=self.squares)
+            self.squares.rsqrt_()
+            self.compared.mul_(gains).mul_(self.factors)
         if self.turn is not None:
-            other = self.compared.roll(self.compared.shape[1] // 2, 1)
-            self.compared.mul_(self.turn.cos.select(0, position))
-            self.compared.addcmul_(other, self.turn.sin.select(0, position))
+            self.planes.mul_(self.turn.select(0, position))
 
     def _join(self, branch: Tensor, tiles: Tiles, bias: Tensor | None) -> None:
         """Add a branch's product and bias to the residual stream."""

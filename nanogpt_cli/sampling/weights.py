@@ -29,7 +29,7 @@ from nanogpt_cli.model.gpt import (
     LlamaBlock,
 )
 from nanogpt_cli.model.rms_norm import RMSNorm, rms_norm
-from nanogpt_cli.model.rope import Rotation, rotation
+from nanogpt_cli.model.rope import rotation
 
 # Memory to assume of a machine that does not say how much it has.
 ASSUMED_MEMORY = 1 << 32
@@ -43,12 +43,20 @@ class Tiles(NamedTuple):
     weight: Tensor
     bias: Tensor | None
 
-    def apply(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Multiply the rows of ``x`` (B, I), into ``out`` if given; returns (⌈O/16⌉, B, 16)."""
+    def apply(self, x: Tensor) -> Tensor:
+        """Multiply the rows of ``x`` (B, I); returns (⌈O/16⌉, B, 16)."""
         x = x.expand(self.weight.shape[0], -1, -1)
         if self.bias is None:
-            return torch.bmm(x, self.weight, out=out)
-        return torch.baddbmm(self.bias, x, self.weight, out=out)
+            return torch.bmm(x, self.weight)
+        return torch.baddbmm(self.bias, x, self.weight)
+
+    def scaled(self, x: Tensor, factor: float, out: Tensor) -> None:
+        """Multiply one row ``x`` (1, I) times ``factor``, into ``out`` (⌈O/16⌉, 1, 16)."""
+        x = x.expand(self.weight.shape[0], -1, -1)
+        if self.bias is None:
+            torch.baddbmm(out, x, self.weight, beta=0, alpha=factor, out=out)
+        else:
+            torch.baddbmm(self.bias, x, self.weight, alpha=factor, out=out)
 
 
 class Matrix:
@@ -148,7 +156,8 @@ class Layer(NamedTuple):
 
     Attributes:
         ln_1, ln_2: the norms in front of attention and MLP.
-        c_attn: queries, keys and values (C + 2·G·D, C).
+        c_attn: queries, keys and values (C + 2·G·D, C). With rotary positions, the two channels
+            of a plane are neighbours in each head's queries and keys; see ``pairs_together``.
         c_fc: (hidden, C); of a gated MLP the gate above the other, (2·hidden, C).
         qk_norm: of the queries and of the keys of a head, if there are any.
     """
@@ -175,7 +184,7 @@ class Weights:
         config: the model's configuration.
         wte: token embedding (V, C).
         wpe: position embedding (T, C), or ``None``.
-        turn: the rotation at each of T positions, or ``None``.
+        turn: the rotation at each of T positions as complex numbers (T, D/2), or ``None``.
         layers: the weights of the blocks.
         ln_f: the last norm.
         head: the output projection (V, C).
@@ -185,7 +194,7 @@ class Weights:
     config: GPTConfig
     wte: Tensor
     wpe: Tensor | None
-    turn: Rotation | None
+    turn: Tensor | None
     layers: tuple[Layer, ...]
     ln_f: Norm
     head: Matrix
@@ -207,7 +216,9 @@ class Weights:
             wpe=None if wpe is None else _taken(wpe.weight, dtype),
             turn=_turn(config, wte.device),
             layers=tuple(
-                _layer(block, dtype) if isinstance(block, Block) else _llama_layer(block, dtype)  # type: ignore[arg-type]
+                _layer(block, dtype)
+                if isinstance(block, Block)
+                else _llama_layer(block, config, dtype)  # type: ignore[arg-type]
                 for block in model.blocks
             ),
             ln_f=_norm(model.last_norm, dtype),
@@ -277,11 +288,29 @@ def _norm(module: nn.Module, dtype: torch.dtype | None) -> Norm:
     return LayerNorm(_taken(module.weight, dtype), _optional(module.bias, dtype), module.eps)
 
 
-def _turn(config: GPTConfig, device: torch.device) -> Rotation | None:
+def _turn(config: GPTConfig, device: torch.device) -> Tensor | None:
     if config.position == "learned":
         return None
     positions = torch.arange(config.block_size, device=device)
-    return rotation(positions, config.head_size, config.rope_theta)
+    return torch.complex(*rotation(positions, config.head_size, config.rope_theta))
+
+
+def pairs_together(x: Tensor, head_size: int) -> Tensor:
+    """The rows of ``x`` (heads·D, ...) with rows i and i + D/2 of a head next to each other.
+
+    Two channels that a rotation mixes are then the parts of one complex number, and rotating is
+    one product. Scores are sums over the channels, whose order does not matter.
+    """
+    halves = x.unflatten(0, (-1, 2, head_size // 2))
+    return halves.transpose(1, 2).flatten(0, 2)
+
+
+def rotated(x: Tensor, by: Tensor | None) -> Tensor:
+    """Rotate (..., n, D), neighbours together, by complex (..., n, D/2); ``None`` does nothing."""
+    if by is None:
+        return x
+    planes = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(planes * by).flatten(-2).to(x.dtype)
 
 
 def _layer(block: Block, dtype: torch.dtype | None) -> Layer:
@@ -294,21 +323,39 @@ def _layer(block: Block, dtype: torch.dtype | None) -> Layer:
     )
 
 
-def _llama_layer(block: LlamaBlock, dtype: torch.dtype | None) -> Layer:
+def _llama_layer(block: LlamaBlock, config: GPTConfig, dtype: torch.dtype | None) -> Layer:
     attn, mlp = block.self_attn, block.mlp
     wide = (mlp.gate_proj, mlp.up_proj) if isinstance(mlp, GatedMLP) else (mlp.up_proj,)
+    c_attn = _side_by_side(dtype, attn.q_proj, attn.k_proj, attn.v_proj)
     norms = None
     if isinstance(attn.q_norm, RMSNorm):
         norms = _norm(attn.q_norm, dtype), _norm(attn.k_norm, dtype)
+    if config.position == "rope":
+        c_attn, norms = _paired(c_attn, config), norms and _paired_gains(*norms)
     return Layer(
         _norm(block.input_layernorm, dtype),
-        _side_by_side(dtype, attn.q_proj, attn.k_proj, attn.v_proj),
+        c_attn,
         _side_by_side(dtype, attn.o_proj),
         _norm(block.post_attention_layernorm, dtype),
         _side_by_side(dtype, *wide),
         _side_by_side(dtype, mlp.down_proj),
         norms,
     )
+
+
+def _paired(c_attn: Matrix, config: GPTConfig) -> Matrix:
+    compared = config.n_embd + config.kv_size
+
+    def paired(rows: Tensor) -> Tensor:
+        return torch.cat((pairs_together(rows[:compared], config.head_size), rows[compared:]))
+
+    bias = None if c_attn.bias is None else paired(c_attn.bias)
+    return Matrix(paired(c_attn.weight), bias)
+
+
+def _paired_gains(*norms: Norm) -> tuple[Norm, Norm]:
+    q, k = (replace(n, weight=pairs_together(n.weight, len(n.weight))) for n in norms)
+    return q, k
 
 
 def _side_by_side(dtype: torch.dtype | None, *modules: nn.Linear) -> Matrix:

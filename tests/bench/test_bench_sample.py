@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +73,16 @@ def test_a_prompt_that_fills_the_context_is_refused(here: Path) -> None:
     assert "no room" in error.message
 
 
-def test_transformers_runs_on_the_same_weights(model: GPT) -> None:
+@pytest.mark.parametrize("qk_norm", [None, False, True], ids=["gpt2", "llama", "qwen3"])
+def test_transformers_runs_on_the_same_weights(model: GPT, qk_norm: bool | None) -> None:
+    if qk_norm is not None:
+        parts: dict[str, Any] = {
+            "norm": "rms",
+            "position": "rope",
+            "activation": "swiglu",
+            "bias": False,
+        }
+        model = GPT(replace(model.config, **parts, qk_norm=qk_norm, n_kv_head=1)).eval()
     greedy = Sampling(temperature=0)
     ours = [token.id for token in generate(model, [[1, 2]], GenerationConfig(10, sampling=greedy))]
     # One token to choose from is greedy in any sampler.
