@@ -88,7 +88,7 @@ class SingleStep:
         self.eps = torch.full((1, 1, 1), config.norm_eps)
         self.turn, self.planes = weights.turn, self.compared
         if self.turn is not None:
-            self.planes = torch.view_as_complex(self.compared.unflatten(-1, (-1, 2)))
+            self.planes = torch.view_as_complex(self.compared.view(H + G, -1, 2))
         self.hidden = torch.empty(len(self.layers[0].c_fc.weight), 1, TILE)
         rows = weights.layers[0].c_fc.weight.shape[0]
         self.preact = self.hidden.view(1, -1)[:, :rows]

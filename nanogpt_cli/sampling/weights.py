@@ -301,7 +301,7 @@ def pairs_together(x: Tensor, head_size: int) -> Tensor:
     Two channels that a rotation mixes are then the parts of one complex number, and rotating is
     one product. Scores are sums over the channels, whose order does not matter.
     """
-    halves = x.unflatten(0, (-1, 2, head_size // 2))
+    halves = x.reshape(-1, 2, head_size // 2, *x.shape[1:])
     return halves.transpose(1, 2).flatten(0, 2)
 
 
@@ -309,7 +309,7 @@ def rotated(x: Tensor, by: Tensor | None) -> Tensor:
     """Rotate (..., n, D), neighbours together, by complex (..., n, D/2); ``None`` does nothing."""
     if by is None:
         return x
-    planes = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    planes = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
     return torch.view_as_real(planes * by).flatten(-2).to(x.dtype)
 
 
