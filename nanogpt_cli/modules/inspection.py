@@ -17,6 +17,7 @@ from nanogpt_cli.init.lint import Verdict
 from nanogpt_cli.init.lint_signals import on_signals, on_trained
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.tensor_stats import TensorStats
+from nanogpt_cli.model.rms_norm import RMSNorm
 from nanogpt_cli.modules.anatomy import Anatomy
 from nanogpt_cli.modules.blueprint import plan_of
 from nanogpt_cli.modules.faults.lint import forward_mismatch, lint, looks_trained, nearest_scheme
@@ -282,8 +283,22 @@ def judge_weights(module: nn.Module, *, trained: bool | None = None) -> tuple[li
     with torch.no_grad():
         sketches = [sketch(p, p.of(parameters[p.parameter]).float()) for p in anatomy.parts]
     known = looks_trained(sketches) if trained is None else trained
-    found = lint(sketches, tied=anatomy.tied, trained=known, depth=len(anatomy.blocks))
+    found = lint(
+        sketches, tied=anatomy.tied, trained=known, depth=len(anatomy.blocks),
+        plain_gains=_plain_gains(module, sketches),
+    )  # fmt: skip
     return found, known
+
+
+def _plain_gains(module: nn.Module, sketches: list[Sketch]) -> frozenset[str]:
+    """The gains that are multiplied with as they are; some models' norms take 1 + gain."""
+    plain = (RMSNorm, nn.RMSNorm, nn.LayerNorm)
+    return frozenset(
+        s.key
+        for s in sketches
+        if s.part.role in ("norm", "qk_norm")
+        and isinstance(module.get_submodule(s.part.parameter.rpartition(".")[0]), plain)
+    )
 
 
 class _Seen:

@@ -31,7 +31,12 @@ def sketches_of(parts: Iterable[tuple[Part, Tensor]]) -> list[Sketch]:
 
 
 def lint(
-    sketches: list[Sketch], *, tied: bool, trained: bool | None = None, depth: int = 0
+    sketches: list[Sketch],
+    *,
+    tied: bool,
+    trained: bool | None = None,
+    depth: int = 0,
+    plain_gains: frozenset[str] = frozenset(),
 ) -> list[Verdict]:
     """Judge the weights of a module.
 
@@ -42,6 +47,7 @@ def lint(
             find out from the weights.
         depth: how many blocks run one after another, where that is known; some modules run the
             same block several times.
+        plain_gains: the keys of gains known to be multiplied with as they are, not as 1 + gain.
 
     Returns:
         Findings in the order of their severity; one of topic ``weights`` says what was judged.
@@ -59,7 +65,9 @@ def lint(
         found += lint_values.damage(s)
     verdicts = lint_pairs.on_pairs(matrices, tied=tied, start=start)
     if start:
-        found, more = _as_start(sound, matrices, found, _shape(matrices, tied=tied, depth=depth))
+        found, more = _as_start(
+            sound, matrices, found, _shape(matrices, tied=tied, depth=depth), plain_gains
+        )
         verdicts += more
     else:
         zero = {s.part.role for s in matrices if s.zero}
@@ -74,7 +82,11 @@ _ORDER = (OK, NOTE, "warn", FAIL)
 
 
 def _as_start(
-    sound: list[Sketch], matrices: list[Sketch], found: list[Finding], shape: Shape
+    sound: list[Sketch],
+    matrices: list[Sketch],
+    found: list[Finding],
+    shape: Shape,
+    plain_gains: frozenset[str],
 ) -> tuple[list[Finding], list[Verdict]]:
     """What independent draws of one law a role do not show."""
     tests = sum(sum(s.shape) for s in matrices)
@@ -82,7 +94,7 @@ def _as_start(
     for s in matrices:
         if s.std > 0 and s.key not in ill:
             found += lint_values.odd(s, tests)
-    found += lint_vectors.on_vectors(sound)
+    found += lint_vectors.on_vectors(sound, plain_gains)
     # A matrix with empty or odd lines has another std than the law that drew the rest.
     ill = {f.part.key for f in found if f.topic in lint_values.CHANGES_STD}
     even = [s for s in matrices if s.key not in ill]

@@ -78,8 +78,10 @@ def _correlated(live: list[Sketch], *, start: bool) -> Iterator[Link]:
     for order in range(3):
         x, mask = torch.zeros(2, len(live), PREFIX)
         for i, s in enumerate(live):
-            n = len(s.prefix[order])
-            x[i, :n], mask[i, :n] = (s.prefix[order] - s.mean) / s.std, 1.0
+            values = s.prefix[order]
+            there = (values != 0).float()  # two heads of zeros are not copies of each other
+            x[i, : len(values)] = (values - s.mean) / s.std * there
+            mask[i, : len(values)] = there
         shared, square = mask @ mask.T, x.square() @ mask.T
         r = (x @ x.T) / (square * square.T).sqrt().clamp_min(1e-30)
         rate = chance.of_correlation(r.clamp(-1, 1), shared)

@@ -13,12 +13,12 @@ from nanogpt_cli.modules.faults.finding import Finding, spans
 from nanogpt_cli.modules.faults.sketch import Sketch
 
 
-def on_vectors(sketches: list[Sketch]) -> Iterator[Finding]:
-    """Judge gains and biases of weights that are a start."""
+def on_vectors(sketches: list[Sketch], plain_gains: frozenset[str]) -> Iterator[Finding]:
+    """Judge gains and biases of weights that are a start; ``plain_gains`` as of ``lint.lint``."""
     gains = [s for s in sketches if s.part.role in ("norm", "qk_norm") and not s.broken]
     biases = [s for s in sketches if s.part.role == "bias" and not s.broken]
     for s in gains:
-        yield from _gain(s, gains)
+        yield from _gain(s, gains, plain=s.key in plain_gains)
     known = (*MATRICES, "lm_head")
     matrices = {_owner(s): s for s in sketches if s.part.role in known and not s.broken}
     norms = {_owner(s) for s in gains}
@@ -35,7 +35,7 @@ def _owner(s: Sketch) -> str:
     return s.part.parameter.rpartition(".")[0]
 
 
-def _gain(s: Sketch, gains: list[Sketch]) -> Iterator[Finding]:
+def _gain(s: Sketch, gains: list[Sketch], *, plain: bool) -> Iterator[Finding]:
     square = s.column_square
     odd = torch.nonzero(square != square.median()).flatten().tolist()
     if 0 < len(odd) < s.size / 4:
@@ -50,8 +50,8 @@ def _gain(s: Sketch, gains: list[Sketch]) -> Iterator[Finding]:
     elif s.low == 0:
         # Gemma's norms multiply with 1 + gain, all of which start at zero.
         ones = [g for g in gains if g.part.role == s.part.role and g.constant and g.low != 0]
-        if ones:
-            what = "this gain is zero, but others are not"
+        if ones or plain:
+            what = "this gain is zero, but others are not" if ones else "this gain is zero"
             advice = "nothing passes the norm; a gain starts at 1"
             yield Finding(FAIL, "gain", s.part, what, advice, 0.0)
     elif s.low != 1:

@@ -257,9 +257,9 @@ def _sample(found: Sketch, x: Tensor) -> None:
     spans = rows.amax(1) - rows.amin(1)
     share = float(((spans == 0) & (rows[:, 0] != 0)).double().mean())
     found.constant_rows = round(share * R) if found.std > 0 and C > 1 else 0
-    if all(_on_integers(row) for row in rows[:_GRID_ROWS]) and C >= 32:
-        found.grid = "int8"
     live = rows[spans > 0]
+    if C >= 32 and len(live) and all(_on_integers(row) for row in live[:_GRID_ROWS]):
+        found.grid = "int8"
     if len(live) > 1:
         _directions(found, live.double())
     found.structured = found.structured or _uneven(found)
