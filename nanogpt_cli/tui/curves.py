@@ -1,0 +1,294 @@
+"""Curves of several runs for a picture: one line for runs that differ in the seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+
+from nanogpt_cli import charts, units
+from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.tui import heat, traces
+from nanogpt_cli.tui.history import METRICS, numbers
+from nanogpt_cli.tui.recipes import differing, flat, short
+from nanogpt_cli.tui.series import Floats
+from nanogpt_cli.tui.view import RunView
+
+EVALUATED: Final = ("val_loss", "bits_per_byte")
+LAYERS: Final = "layers/"  # begins the name of a statistic, where a metric has the same
+AXES: Final = {"step": "optimizer step", "tokens": "tokens", "time": "training time"}
+BANDS: Final = {
+    "range": "from the lowest to the highest",
+    "sd": "± one standard deviation",
+    "none": "",
+}
+# Keys that say which run it is and not what it does.
+_IDENTITY: Final = ("run.name", "run.seed")
+_NOISY: Final = 0.9  # weight of the past in the moving average of metrics that jump
+_FEW: Final = 40  # up to this many points of a curve are marked one by one
+THEORY: Final = 0.1  # relative half width of the band, as on the Layers page
+_LABELS: Final = {**traces.LABELS, "loss": "training loss", "bits_per_byte": "bits per byte"}
+_UNITS: Final = {"loss": " (nats per token)", "val_loss": " (nats per token)"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to draw: see ``nanogpt runs plot --help``.
+
+    Args:
+        metric: a metric of steps or evaluations, a statistic of layers over depth, or
+            ``STATISTIC/LAYER`` over time.
+        x: one of ``AXES``.
+        smooth: weight of the past in an exponential moving average; ``None``: as the metric needs.
+        band: one of ``BANDS``.
+        at: the step whose statistic is drawn over depth; ``None``: the first one measured.
+    """
+
+    metric: str = "val_loss"
+    x: str = "step"
+    smooth: float | None = None
+    band: str = "range"
+    at: int | None = None
+    log_x: bool = False
+    log_y: bool = False
+    title: str = ""
+
+    @property
+    def statistic(self) -> str:
+        """The statistic of layers that is wanted; "" if it is a metric of the whole run."""
+        name, slash, _ = self.metric.removeprefix(LAYERS).partition("/")
+        whole = self.metric == name and not slash and name in (*METRICS, *EVALUATED)
+        return "" if whole else name
+
+    @property
+    def layer(self) -> str:
+        """The layer whose statistic is wanted over time; "" for all of them over depth."""
+        return self.metric.removeprefix(LAYERS).partition("/")[2]
+
+    @property
+    def beta(self) -> float:
+        """The smoothing that applies to the metric."""
+        if self.metric not in METRICS:
+            return 0.0
+        noisy = _NOISY if self.metric in traces.SMOOTHED else 0.0
+        return noisy if self.smooth is None else self.smooth
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: the mean over ``runs`` at ``x``, with the edges of its band.
+
+    ``theory`` has the values expected before the first step, one for each x or one for all.
+    """
+
+    label: str
+    runs: tuple[str, ...]
+    x: Floats
+    y: Floats
+    low: Floats
+    high: Floats
+    diverged: bool = False
+    step: int | None = None
+    theory: tuple[float, ...] = ()
+
+
+def known_metrics(views: Sequence[RunView]) -> list[str]:
+    """Every metric of which at least one run holds a value."""
+    steps = [m for m in METRICS if any(v.steps.measured(m).any() for v in views)]
+    evals = [m for m in EVALUATED if any(np.isfinite(v.evals[m]).any() for v in views)]
+    layers = heat.order(list({name for view in views for name in view.layers.names()}))
+    return [*evals, *steps, *(LAYERS * (name in METRICS) + name for name in layers)]
+
+
+def curves(views: Sequence[RunView], wanted: Wanted) -> list[Curve]:
+    """The curves to draw, in the order of the runs; runs without the metric are left out.
+
+    Raises:
+        UserError: no run holds the metric.
+    """
+    _check(views, wanted)
+    found = [(view, curve) for view in views if len((curve := _curve(view, wanted)).x)]
+    if not found:
+        raise UserError(
+            f"nothing to draw: no run holds a finite value of {wanted.metric}",
+            f"metrics they hold: {', '.join(known_metrics(views)) or 'none'}",
+        )
+    groups = _groups([view for view, _ in found])
+    labels = _names([[found[i][0] for i in group] for group in groups])
+    return [
+        _joined(label, [found[i][1] for i in group], wanted)
+        for label, group in zip(labels, groups, strict=True)
+    ]
+
+
+def _check(views: Sequence[RunView], wanted: Wanted) -> None:
+    """Refuse a metric that no run holds, naming those that they do."""
+    known = known_metrics(views)
+    name, layer = wanted.statistic, wanted.layer
+    if not name and wanted.metric in known:
+        return
+    if name and any(name in view.layers.names() for view in views):
+        count = max(view.layers.values(name).shape[1] for view in views)
+        whole = layer.isdecimal() and layer.isascii() and len(layer) < 9
+        if layer and not (whole and int(layer) < count):
+            raise UserError(
+                f"--metric {wanted.metric}: {layer!r} is no layer",
+                f"layers of {name}: 0 to {count - 1}",
+            )
+        return
+    held = f"metrics of these runs: {', '.join(known) or 'none yet'}"
+    if not name:
+        raise UserError(f"nothing to draw: no run holds a value of {wanted.metric} yet", held)
+    close = nearest(wanted.metric, known)
+    hint = f"did you mean {close!r}? {held}" if close else held
+    raise UserError(f"--metric {wanted.metric}: no run holds such a metric", hint)
+
+
+def _curve(view: RunView, wanted: Wanted) -> Curve:
+    """What one run holds of a metric; finite values only."""
+    name, layer = wanted.statistic or wanted.metric, wanted.layer
+    step, theory = None, numbers(view.expected.get(wanted.statistic, []))
+    if wanted.statistic and not layer:
+        at, values = view.layers.steps(name), view.layers.values(name)
+        if not len(at):
+            at, values = np.zeros(1), np.empty((1, 0), np.float32)
+        row = 0 if wanted.at is None else int(np.abs(at - wanted.at).argmin())
+        x, y, step = np.arange(values.shape[1], dtype=float), values[row], int(at[row])
+    elif layer:
+        at, values, n = view.layers.steps(name), view.layers.values(name), int(layer)
+        x = np.array([view.steps.at(wanted.x, step) for step in at])
+        y = values[:, n] if n < values.shape[1] else np.full(len(x), np.nan)
+        theory = theory[n : n + 1]
+    elif name in EVALUATED:
+        x, y = view.evals[wanted.x], view.evals[name]
+    else:
+        known = view.steps.measured(name)
+        y = view.steps.smooth(name, wanted.beta) if wanted.beta else view.steps[name]
+        # The average goes on through steps that were not finite; there the curve has a gap.
+        y = np.where(np.isfinite(view.steps[name]), y, np.nan)
+        x, y = view.steps[wanted.x][known], y[known]
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    expected = tuple(map(float, theory)) if np.isfinite(theory).all() else ()
+    return Curve(view.name, (view.name,), x, y, y, y, view.diverged, step, expected)
+
+
+def _groups(views: Sequence[RunView]) -> list[list[int]]:
+    """Indices of the runs that differ in name and seed alone; a diverged run stands alone."""
+    found: dict[Any, list[int]] = {}
+    for index, view in enumerate(views):
+        recipe = _recipe(view)
+        alone = view.diverged or not recipe
+        key: Any = index if alone else tuple(sorted((k, repr(v)) for k, v in recipe.items()))
+        found.setdefault(key, []).append(index)
+    return list(found.values())
+
+
+def _recipe(view: RunView) -> dict[str, Any]:
+    recipe = dict(flat(view.started.recipe)) if view.started else {}
+    return {key: value for key, value in recipe.items() if key not in _IDENTITY}
+
+
+def _names(groups: Sequence[Sequence[RunView]]) -> list[str]:
+    """Labels of the curves: what the names of their runs have in common, made distinct."""
+    labels = []
+    for views in groups:
+        names = [view.name for view in views]
+        common = names[0] if len(names) == 1 else _common(names)
+        labels.append(common)
+    if "" in labels or len(set(labels)) < len(labels):
+        rows = differing([_recipe(views[0]) for views in groups])
+        for n, views in enumerate(groups):
+            told = ", ".join(f"{key}={short(values[n])}" for key, values in rows[:3])
+            labels[n] = " ".join(filter(None, (labels[n] or views[0].name, told)))
+    for n, views in enumerate(groups):
+        labels[n] += f" ({len(views)} seeds)" if len(views) > 1 else ""
+        labels[n] += " (diverged)" if views[0].diverged else ""
+    return labels
+
+
+def _common(names: Sequence[str]) -> str:
+    """What names begin with in common, without the sign that separated the rest."""
+    low, high = min(names), max(names)
+    same = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+    return low[:same].rstrip("-_. ")
+
+
+def _joined(label: str, parts: Sequence[Curve], wanted: Wanted) -> Curve:
+    """The mean and the band over several runs, where all of them have values.
+
+    They are taken at the positions of the first run; the others are interpolated linearly, which
+    changes nothing where they were measured at the same ones.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return replace(first, label=label)
+    low, high = max(p.x[0] for p in parts), min(p.x[-1] for p in parts)
+    x = first.x[(first.x >= low) & (first.x <= high)]
+    values = np.stack([np.interp(x, part.x, part.y) for part in parts])
+    mean = values.mean(0)
+    spread = values.std(0, ddof=1)
+    edges = {"range": (values.min(0), values.max(0)), "sd": (mean - spread, mean + spread)}
+    bottom, top = edges.get(wanted.band, (mean, mean))
+    runs = tuple(name for part in parts for name in part.runs)
+    return replace(first, label=label, runs=runs, x=x, y=mean, low=bottom, high=top)
+
+
+def figure(found: Sequence[Curve], wanted: Wanted) -> charts.Figure:
+    """The picture of curves."""
+    metric, layer = wanted.metric, wanted.layer
+    statistic = heat.statistic(wanted.statistic) if wanted.statistic else None
+    depth = statistic is not None and not layer
+    y_label = statistic.label if statistic else _LABELS[metric] + _UNITS.get(metric, "")
+    y_label += f", layer {layer}" if layer else ""
+    marks = _theory(found, depth)
+    for colour, curve in enumerate(found):
+        fits = not curve.diverged or all(c.diverged for c in found)
+        if len(curve.runs) > 1 and wanted.band != "none":
+            x, low, high = list(curve.x), list(curve.low), list(curve.high)
+            marks.append(charts.Mark("", x, low, "band", colour, high))
+        kind: charts.Kind = "dotted line" if len(curve.x) <= _FEW else "line"
+        marks.append(
+            charts.Mark(curve.label, list(curve.x), list(curve.y), kind, colour, fits=fits)
+        )
+    log_y = wanted.log_y or bool(statistic and statistic.log and depth)
+    panel = charts.Panel(
+        "", marks, "block" if depth else AXES[wanted.x], y_label, wanted.log_x, log_y,
+        "block" if depth else "time" if wanted.x == "time" else "",
+    )  # fmt: skip
+    title = wanted.title or (f"{y_label} by depth" if depth else "")
+    return charts.Figure(title, [panel], 1, _notes(found, wanted, any(m.colour < 0 for m in marks)))
+
+
+def _theory(found: Sequence[Curve], depth: bool) -> list[charts.Mark]:
+    """What theory expects before the first step, once for all curves that share it."""
+    marks: list[charts.Mark] = []
+    for n, theory in enumerate(dict.fromkeys(c.theory for c in found if c.theory)):
+        ends = [float(found[0].x[0]), max(float(c.x[-1]) for c in found)]
+        x = [float(i) for i in range(len(theory))] if depth else ends
+        y = list(theory) if depth else [theory[0]] * 2
+        label = "theory at the start" if n == 0 else ""
+        low, high = [v * (1 - THEORY) for v in y], [v * (1 + THEORY) for v in y]
+        marks += [charts.Mark("", x, low, "band", -1, high), charts.Mark(label, x, y, "dash", -1)]
+    return marks
+
+
+def _notes(found: Sequence[Curve], wanted: Wanted, theory: bool) -> list[str]:
+    """What a reader has to know to read the picture."""
+    notes = []
+    if any(len(curve.runs) > 1 for curve in found):
+        notes.append(f"Lines are means over seeds{BANDS[wanted.band]}.")
+    if beta := wanted.beta:
+        notes.append(f"Smoothed: exponential moving average, weight of the past {beta:g}.")
+    steps = sorted({curve.step for curve in found if curve.step is not None})
+    if steps:
+        few = ", ".join(f"{step:,}" for step in steps[:4]) + (", …" if len(steps) > 4 else "")
+        notes.append(f"Measured at step {few}.")
+    if theory:
+        notes.append(f"Grey: what theory expects before the first step, ±{units.percent(THEORY)}.")
+    if 0 < sum(curve.diverged for curve in found) < len(found):
+        notes.append("The y axis fits the runs that did not diverge.")
+    return notes
