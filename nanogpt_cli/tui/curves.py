@@ -20,8 +20,8 @@ EVALUATED: Final = ("val_loss", "bits_per_byte")
 LAYERS: Final = "layers/"  # begins the name of a statistic, where a metric has the same
 AXES: Final = {"step": "optimizer step", "tokens": "tokens", "time": "training time"}
 BANDS: Final = {
-    "range": "from the lowest to the highest",
-    "sd": "± one standard deviation",
+    "range": "; bands reach from the lowest to the highest seed",
+    "sd": "; bands are ± one standard deviation",
     "none": "",
 }
 # Keys that say which run it is and not what it does.

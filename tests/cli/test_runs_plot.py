@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import statistics
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import programs
 import pytest
-from programs import nanogpt
 
+from nanogpt_cli import places
 from nanogpt_cli.cli import complete
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
@@ -19,6 +22,14 @@ from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.training import stats
 
 STEPS = 40
+
+
+def nanogpt(*words: object) -> tuple[int, str, str]:
+    """The exit code, stdout and stderr of a command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = programs.nanogpt(*map(str, words))
+    return code, out.getvalue(), err.getvalue()
 
 
 def loss(lr: float, seed: int, step: int) -> float:
@@ -51,6 +62,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+MUON = ("muon-1", "muon-2", "muon-3")
 SLOW = ("slow-1", "slow-2", "slow-4")
 
 
@@ -198,6 +210,23 @@ def test_a_run_without_the_metric_is_named(root: Path) -> None:
         log(events.RunStarted(name="empty"))
     _, _, err = nanogpt("runs", "plot", "empty", "fast", "--out", root, "--json")
     assert "left out: empty" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("runs-loss.svg", [*MUON, "adamw-1", "adamw-2", "adamw-3"]),
+        ("runs-depth.svg", [*MUON, "--metric", "resid_rms"]),
+    ],
+)
+def test_the_manuals_pictures_are_what_is_drawn(
+    tmp_path: Path, name: str, arguments: list[str]
+) -> None:
+    """From the logs they were drawn from, without what these pictures do not show."""
+    logs = Path(__file__).with_name("drawn_runs")
+    nanogpt("runs", "plot", *arguments, "--out", logs, "--svg", tmp_path / name)
+    committed = places.docs_folder() / name
+    assert (tmp_path / name).read_text("utf-8") == committed.read_text("utf-8")
 
 
 def test_a_shell_completes_every_statistic() -> None:
