@@ -66,7 +66,8 @@ def _by_matplotlib(figure: charts.Figure, kind: str) -> bytes:
         for mark in panel.marks:
             _mark(axes, mark)
         if any(mark.label for mark in panel.marks):
-            axes.legend(fontsize=8, frameon=False)
+            outside: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3}
+            axes.legend(fontsize=8, frameon=False, **({} if panel.title else outside))
         (x_range, y_range) = charts.bounds(panel)
         if panel.log_x:
             axes.set_xscale("log")

@@ -131,5 +131,5 @@ def _csv(found: list[Curve]) -> str:
 def _as_json(curve: Curve) -> dict[str, Any]:
     columns = {"x": curve.x, "mean": curve.y, "low": curve.low, "high": curve.high}
     told = {"label": curve.label, "runs": list(curve.runs), "diverged": curve.diverged}
-    told |= {"step": curve.step, "theory": list(curve.theory)}
+    told |= {"steps": list(curve.steps), "theory": list(curve.theory)}
     return told | {name: list(map(float, column)) for name, column in columns.items()}

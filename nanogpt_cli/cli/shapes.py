@@ -131,8 +131,8 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "metric": "what was drawn", "x": "step, tokens or time",
         "smoothing": "weight of the past in the moving average; 0 without one",
         "band": "range, sd or none",
-        "curves": "label, runs, diverged, step and theory of each curve, with its points: x, mean, "
-        "low and high",
+        "curves": "label, runs, diverged, steps and theory of each curve, and its points: x, "
+        "mean, low and high",
     },
     "replay": {
         "step": "the step that was repeated", "source": "where its weights came from",

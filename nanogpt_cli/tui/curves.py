@@ -20,12 +20,13 @@ EVALUATED: Final = ("val_loss", "bits_per_byte")
 LAYERS: Final = "layers/"  # begins the name of a statistic, where a metric has the same
 AXES: Final = {"step": "optimizer step", "tokens": "tokens", "time": "training time"}
 BANDS: Final = {
-    "range": "; bands reach from the lowest to the highest seed",
+    "range": "; bands reach from the lowest to the highest run",
     "sd": "; bands are ± one standard deviation",
     "none": "",
 }
 # Keys that say which run it is and not what it does.
-_IDENTITY: Final = ("run.name", "run.seed")
+SEED: Final = "run.seed"
+_IDENTITY: Final = ("run.name", SEED)
 _NOISY: Final = 0.9  # weight of the past in the moving average of metrics that jump
 _FEW: Final = 40  # up to this many points of a curve are marked one by one
 THEORY: Final = 0.1  # relative half width of the band, as on the Layers page
@@ -80,7 +81,9 @@ class Wanted:
 class Curve:
     """One line: the mean over ``runs`` at ``x``, with the edges of its band.
 
-    ``theory`` has the values expected before the first step, one for each x or one for all.
+    ``steps`` are those at which
+    a statistic over depth was sampled; ``theory`` has the values expected before the first step,
+    one for each x or one for all.
     """
 
     label: str
@@ -90,7 +93,7 @@ class Curve:
     low: Floats
     high: Floats
     diverged: bool = False
-    step: int | None = None
+    steps: tuple[int, ...] = ()
     theory: tuple[float, ...] = ()
 
 
@@ -127,6 +130,15 @@ def _check(views: Sequence[RunView], wanted: Wanted) -> None:
     """Refuse a metric that no run holds, naming those that they do."""
     known = known_metrics(views)
     name, layer = wanted.statistic, wanted.layer
+    if wanted.smooth and wanted.metric not in METRICS:
+        raise UserError(
+            f"--smooth is for metrics of every step, and {wanted.metric} is not one", "leave it out"
+        )
+    if wanted.at is not None and (not name or layer):
+        raise UserError(
+            f"--at chooses a step of a statistic over depth, and {wanted.metric} is not one",
+            "leave it out, or name one: --metric resid_rms",
+        )
     if not name and wanted.metric in known:
         return
     if name and any(name in view.layers.names() for view in views):
@@ -149,13 +161,15 @@ def _check(views: Sequence[RunView], wanted: Wanted) -> None:
 def _curve(view: RunView, wanted: Wanted) -> Curve:
     """What one run holds of a metric; finite values only."""
     name, layer = wanted.statistic or wanted.metric, wanted.layer
-    step, theory = None, numbers(view.expected.get(wanted.statistic, []))
+    steps: tuple[int, ...] = ()
+    theory = numbers(view.expected.get(wanted.statistic, []))
     if wanted.statistic and not layer:
         at, values = view.layers.steps(name), view.layers.values(name)
         if not len(at):
             at, values = np.zeros(1), np.empty((1, 0), np.float32)
         row = 0 if wanted.at is None else int(np.abs(at - wanted.at).argmin())
-        x, y, step = np.arange(values.shape[1], dtype=float), values[row], int(at[row])
+        x, y = np.arange(values.shape[1], dtype=float), values[row]
+        steps = (int(at[row]),)
     elif layer:
         at, values, n = view.layers.steps(name), view.layers.values(name), int(layer)
         x = np.array([view.steps.at(wanted.x, step) for step in at])
@@ -173,7 +187,7 @@ def _curve(view: RunView, wanted: Wanted) -> Curve:
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
     expected = tuple(map(float, theory)) if np.isfinite(theory).all() else ()
-    return Curve(view.name, (view.name,), x, y, y, y, view.diverged, step, expected)
+    return Curve(view.name, (view.name,), x, y, y, y, view.diverged, steps, expected)
 
 
 def _groups(views: Sequence[RunView]) -> list[list[int]]:
@@ -205,7 +219,9 @@ def _names(groups: Sequence[Sequence[RunView]]) -> list[str]:
             told = ", ".join(f"{key}={short(values[n])}" for key, values in rows[:3])
             labels[n] = " ".join(filter(None, (labels[n] or views[0].name, told)))
     for n, views in enumerate(groups):
-        labels[n] += f" ({len(views)} seeds)" if len(views) > 1 else ""
+        seeds = {repr(dict(flat(view.started.recipe)).get(SEED)) for view in views if view.started}
+        noun = "seeds" if len(seeds) == len(views) else "runs"
+        labels[n] += f" ({len(views)} {noun})" if len(views) > 1 else ""
         labels[n] += " (diverged)" if views[0].diverged else ""
     return labels
 
@@ -234,7 +250,8 @@ def _joined(label: str, parts: Sequence[Curve], wanted: Wanted) -> Curve:
     edges = {"range": (values.min(0), values.max(0)), "sd": (mean - spread, mean + spread)}
     bottom, top = edges.get(wanted.band, (mean, mean))
     runs = tuple(name for part in parts for name in part.runs)
-    return replace(first, label=label, runs=runs, x=x, y=mean, low=bottom, high=top)
+    steps = tuple(sorted({step for part in parts for step in part.steps}))
+    return replace(first, label=label, runs=runs, x=x, y=mean, low=bottom, high=top, steps=steps)
 
 
 def figure(found: Sequence[Curve], wanted: Wanted) -> charts.Figure:
@@ -280,10 +297,10 @@ def _notes(found: Sequence[Curve], wanted: Wanted, theory: bool) -> list[str]:
     """What a reader has to know to read the picture."""
     notes = []
     if any(len(curve.runs) > 1 for curve in found):
-        notes.append(f"Lines are means over seeds{BANDS[wanted.band]}.")
+        notes.append(f"Lines are means over runs of one recipe{BANDS[wanted.band]}.")
     if beta := wanted.beta:
         notes.append(f"Smoothed: exponential moving average, weight of the past {beta:g}.")
-    steps = sorted({curve.step for curve in found if curve.step is not None})
+    steps = sorted({step for curve in found for step in curve.steps})
     if steps:
         few = ", ".join(f"{step:,}" for step in steps[:4]) + (", …" if len(steps) > 4 else "")
         notes.append(f"Measured at step {few}.")

@@ -154,7 +154,7 @@ def test_the_same_inspection_draws_the_same_picture(
     assert {"0", "1", "2", "3"} <= set(ticks)
     assert not [tick for tick in ticks if tick.endswith(".5") and tick[0] in "0123"]
     rows = list(csv.DictReader((tmp_path / "d.csv").open()))
-    dots = [group for group in root.iter() if group.tag.endswith("}g")][0]
+    dots = next(group for group in root.iter() if group.tag.endswith("}g"))
     heights = [float(e.attrib["cy"]) for e in dots if e.tag.endswith("circle")]
     values = [math.log(float(row["stream_rms_measured"])) for row in rows]
     slopes = [(b - a) / (d - c) for a, b, c, d in

@@ -117,12 +117,12 @@ def test_axes_and_smoothing(root: Path) -> None:
 
 def test_statistics_of_layers_over_depth_and_over_time(root: Path) -> None:
     first = plot(root, *SLOW, "--metric", "resid_rms")["slow (3 seeds)"]
-    assert first["step"] == 1
+    assert first["steps"] == [1]
     assert first["x"] == [0, 1]
     assert first["mean"] == pytest.approx([0.2 + 7 / 300, 0.31], rel=1e-6)
     assert first["theory"] == [0.2, 0.3]
     later = plot(root, "fast", "--metric", "resid_rms", "--at", "17")["fast"]
-    assert later["step"] == 20
+    assert later["steps"] == [20]
     one = plot(root, "fast", "--metric", "resid_rms/1")["fast"]
     assert one["x"] == [1, 20]
     assert one["mean"] == pytest.approx([0.31, 6.2], rel=1e-6)
@@ -142,7 +142,7 @@ def test_a_diverged_run_stands_alone_and_does_not_flatten_the_others(root: Path)
     assert code == 0
     assert f"wrote {picture}" in err
     shown = texts(picture)
-    for words in ("fast-boom (diverged)", "slow (3 seeds)", "from the lowest to the highest seed",
+    for words in ("fast-boom (diverged)", "slow (3 seeds)", "from the lowest to the highest run",
                   "The y axis fits the runs that did not diverge", "validation loss"):  # fmt: skip
         assert words in shown
     assert "e2" not in shown.replace("between", "")  # no tick of 1e29
@@ -166,6 +166,36 @@ def test_equal_names_are_told_apart_by_the_recipe(root: Path) -> None:
     assert list(found) == ["twin optim.lr=0.1 (2 seeds)", "twin optim.lr=0.2 (2 seeds)"]
 
 
+def test_two_runs_of_one_seed_are_not_called_seeds(root: Path) -> None:
+    write(root, "slow-1-again", 0.01, 1)
+    assert list(plot(root, "slow-1", "slow-1-again")) == ["slow-1 (2 runs)"]
+
+
+def test_a_step_that_was_not_finite_leaves_no_trace_in_the_mean(root: Path) -> None:
+    with EventWriter(RunFolder(root / "nan").events) as log:
+        log(events.RunStarted(name="nan"))
+        for step in (1, 2, 3):
+            value = float("nan") if step == 2 else 1.0
+            log(events.Step(step=step, loss=value, lr=None, grad_norm=None, tokens=step,
+                            tokens_per_s=None))  # fmt: skip
+    curve = plot(root, "nan", "--metric", "loss")["nan"]
+    assert (curve["x"], curve["mean"]) == ([1, 3], [1, 1])
+
+
+def test_any_log_is_drawn_or_refused(root: Path) -> None:
+    """Names and recipes of another program may hold anything."""
+    folder = RunFolder(root / "odd")
+    with EventWriter(folder.events) as log:
+        log(events.RunStarted(name="<b>\x1b[31m", recipe={"a": [1, {"b": None}], "run": "x"},
+                              expected={"dead": "none", "<i>": [None, 1.0]}))  # fmt: skip
+        log(events.Layers(step=1, stats={"dead": [0.0, None], "<i>": [float("inf"), 2.0]}))
+    for metric in ("dead", "<i>"):
+        picture = root / "odd.svg"
+        code, _, err = nanogpt("runs", "plot", folder.path, "--metric", metric, "--svg", picture)
+        assert code == 0, err
+        ElementTree.fromstring(picture.read_text("utf-8"))
+
+
 def test_logs_without_a_recipe_are_not_taken_for_seeds(root: Path) -> None:
     for name in ("x-1", "x-2"):
         with EventWriter(RunFolder(root / name).events) as log:
@@ -184,6 +214,8 @@ def test_logs_without_a_recipe_are_not_taken_for_seeds(root: Path) -> None:
         (["empty"], ["nothing to draw", "none yet"]),
         (["fast", "--x", "epochs"], ["--x epochs", "tokens"]),
         (["fast", "--band", "max"], ["--band max", "range"]),
+        (["fast", "--smooth", "0.5"], ["--smooth is for metrics of every step"]),
+        (["fast", "--at", "3"], ["--at chooses a step", "--metric resid_rms"]),
         (["fast", "--svg", "a.jpg"], [".png, .svg or .pdf"]),
         (["fats"], ["no run 'fats'", "'fast'"]),
     ],
