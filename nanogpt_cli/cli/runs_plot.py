@@ -69,7 +69,7 @@ def plot(
       nanogpt runs plot small small-2 --svg loss.svg
       nanogpt runs plot small --metric resid_rms --svg depth.svg
     """
-    from nanogpt_cli.tui import curves
+    from nanogpt_cli.tui import curve_figure, curves
 
     for option, value, known in (("--x", x, curves.AXES), ("--band", band, curves.BANDS)):
         if value not in known:
@@ -87,7 +87,7 @@ def plot(
         if view.name not in drawn:
             console.say(f"left out: {view.name} holds no finite value of {metric}")
     for path in filter(None, (svg, png)):
-        pictures.write(path, curves.figure(found, wanted))
+        pictures.write(path, curve_figure.figure(found, wanted))
         console.say(f"wrote {path}")
     if table:
         with files.readable_os_errors("write the numbers", table):

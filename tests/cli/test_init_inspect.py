@@ -135,6 +135,7 @@ def test_a_picture_is_refused_before_anything_is_computed(monkeypatch: pytest.Mo
         run("--n-layer", "1000", "--png", "x.png")
 
 
+@pytest.mark.numeric
 def test_the_same_inspection_draws_the_same_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

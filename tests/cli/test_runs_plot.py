@@ -72,6 +72,7 @@ def plot(root: Path, *arguments: str) -> dict[str, dict[str, Any]]:
     return {curve["label"]: curve for curve in json.loads(out)["curves"]}
 
 
+@pytest.mark.numeric
 def test_runs_that_differ_in_the_seed_alone_are_one_line_with_a_band(root: Path) -> None:
     found = plot(root, *SLOW, "fast")
     assert list(found) == ["slow (3 seeds)", "fast"]
@@ -100,6 +101,7 @@ def test_a_mean_covers_what_all_runs_reached_and_interpolates(root: Path) -> Non
     assert found["high"] == [10, 20, 30]
 
 
+@pytest.mark.numeric
 def test_axes_and_smoothing(root: Path) -> None:
     by = {axis: plot(root, "fast", "--metric", "loss", "--x", axis, "--smooth", "0")["fast"]
           for axis in ("step", "tokens", "time")}  # fmt: skip
