@@ -34,7 +34,7 @@ EXTRAS: Mapping[str, Extra] = {
         "check an export in its own runtime",
         ("gguf", "onnx", "onnxscript", "transformers", "onnxruntime", "xllamacpp"),
     ),
-    "plot": Extra("init-inspect --png and --svg: figures as files", ("matplotlib",)),
+    "plot": Extra("pictures as .png and .pdf; .svg needs nothing", ("matplotlib",)),
     "tensorboard": Extra('log.sinks = ["tensorboard"]', ("tensorboard",)),
     "wandb": Extra('log.sinks = ["wandb"]', ("wandb",)),
     "trackio": Extra('log.sinks = ["trackio"]', ("trackio",)),

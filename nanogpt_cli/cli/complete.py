@@ -126,12 +126,20 @@ def _words(*words: str) -> Words:
     return lambda _: words
 
 
+METRICS: Final = (
+    "val_loss", "bits_per_byte", "loss", "lr", "grad_norm", "tokens_per_s", "step_s", "resid_rms",
+    "resid_kurtosis", "attn_rms", "mlp_rms", "preact_std", "layers/grad_norm", "update_ratio",
+    "weight_rms", "dead", "attn_entropy", "attn_entropy_min", "attn_first", "attn_logit_max",
+    "attn_score_std",
+)  # fmt: skip
 BY_NAME: Final[dict[str, Words]] = {
     "RUN": runs, "--run": runs, "RUNS": runs, "SOURCE": runs, "--from": runs,
     "A": recipes_or_runs, "B": recipes_or_runs, "RECIPE": recipes, "--extends": recipes,
     "train RECIPE": recipes_or_runs,
     "NAME|PATH": prepared, "prepare NAME|PATH": named_sets, "--data": data,
     "clear NAME": cached, "TOPIC": topics,
+    "--metric": _words(*METRICS), "--x": _words("step", "tokens", "time"),
+    "--band": _words("range", "sd", "none"),
     "--set": keys, "--init": schemes,
     "--device": _words("auto", "cpu", "cuda", "mps"),
     "--checkpoint": _words("best", "last"),

@@ -158,11 +158,9 @@ def init_inspect(
         Path | None, typer.Option(help="Depth table as CSV.", rich_help_panel="Output")
     ] = None,
     png: Annotated[
-        Path | None, typer.Option(help="Picture; needs [plot].", rich_help_panel="Output")
+        Path | None, typer.Option(help="Also .pdf; needs [plot].", rich_help_panel="Output")
     ] = None,
-    svg: Annotated[
-        Path | None, typer.Option(help="Picture; needs [plot].", rich_help_panel="Output")
-    ] = None,
+    svg: Annotated[Path | None, typer.Option(help="Picture.", rich_help_panel="Output")] = None,
     tui: Annotated[
         bool, typer.Option("--tui", help="Open the Layers view.", rich_help_panel="Output")
     ] = False,

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import tempfile
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_cli import files
-from nanogpt_cli.cli import console
+from nanogpt_cli import charts, files
+from nanogpt_cli.cli import console, pictures
 from nanogpt_cli.cli import init_inspect_tables as tables
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.printable import printable
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.log import EventWriter
@@ -38,7 +35,6 @@ _LABELS = {
     "mlp_rms": "MLP",
     "grad_rms": "gradient",
 }
-_COLOURS = ("#0072B2", "#D55E00")  # Okabe & Ito: distinct for colour-blind readers
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Files:
                 raise UserError(f"--tui opens no dashboard: {reason}", "leave it out")
         for path in (self.png, self.svg):
             if path:
-                _check_picture(path)
+                pictures.check(path)
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ def write(
         console.say(f"wrote {wanted.csv}")
     for path in (wanted.png, wanted.svg):
         if path:
-            _draw_picture(path, about.title, signals, expected, verdicts)
+            pictures.write(path, figure(about.title, signals, expected, verdicts))
             console.say(f"wrote {path}")
     if wanted.tui:
         _open_dashboard(about, signals, expected)
@@ -118,88 +114,39 @@ def _series(name: str, values: Any) -> list[tuple[str, list[float]]]:
     return [(name, values)] if isinstance(values, list) and values else []
 
 
-def _check_picture(path: Path) -> str:
-    """The picture format that the suffix of ``path`` names, checked before anything is computed.
+def figure(
+    title: str, measured: Signals | None, expected: Signals | None, found: Sequence[Verdict]
+) -> charts.Figure:
+    """Four panels over depth, measured values as points and expected ones as lines.
 
-    Raises:
-        UserError: matplotlib is not installed, or the suffix names no picture format.
+    The verdicts stand below.
     """
-    kind = path.suffix.lstrip(".").lower()
-    if kind not in ("png", "svg", "pdf"):
-        raise UserError(f"{path}: pictures are .png, .svg or .pdf")
-    if importlib.util.find_spec("matplotlib") is None:
-        hint = "pip install 'nanogpt-cli[plot]', or use --csv"
-        raise UserError("pictures need matplotlib", hint)
-    return kind
+    panels = []
+    for heading, names, log in _PANELS:
+        marks = [
+            mark
+            for colour, name in enumerate(names)
+            for mark in _marks(name, colour, measured, expected)
+        ]
+        panels.append(charts.Panel(heading, marks, "block", log_y=log, x_axis="block"))
+    said = [f"{tables.MARKS[v.severity]} {v.text}" for v in tables.by_severity(found)]
+    return charts.Figure(title, panels, 2, said)
 
 
-def _draw_picture(
-    path: Path,
-    title: str,
-    measured: Signals | None,
-    expected: Signals | None,
-    found: Sequence[Verdict],
-) -> None:
-    """Draw four panels over depth, with measured values as points and expected ones as lines.
-
-    The verdicts stand below. The same numbers give the same bytes, so a committed picture changes
-    only with its content.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    said = [piece for v in tables.by_severity(found) for piece in _verdict_lines(v)]
-    figure = Figure(figsize=(10, 6.4 + 0.18 * len(said)), layout="constrained")
-    figure.suptitle(printable(title), parse_math=False)  # a label may contain any characters
-    figure.supxlabel(
-        "\n".join(said), x=0.02, ha="left", fontsize=9, family="monospace", parse_math=False
-    )
-    for axes, (heading, names, log) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
-        axes.set_title(heading, fontsize=10)
-        axes.set_xlabel("block")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-        for name, colour in zip(names, _COLOURS, strict=False):
-            _panel(axes, name, colour, measured, expected)
-        if log and axes.lines:
-            _log_axis(axes)
-        if axes.lines:
-            axes.legend(fontsize=8, frameon=False)
-    buffer, kind = io.BytesIO(), _check_picture(path)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        still = {"metadata": {"Date": None}} if kind == "svg" else {}
-        figure.savefig(buffer, format=kind, dpi=150, **still)
-    files.write_bytes(path, buffer.getvalue())
-
-
-def _verdict_lines(verdict: Verdict) -> list[str]:
-    """A verdict after its mark, wrapped to the width of the picture."""
-    mark = tables.MARKS[verdict.severity]
-    lines = textwrap.wrap(printable(verdict.text), 120)
-    return [f"{mark} {line}" if n == 0 else f"  {line}" for n, line in enumerate(lines)]
-
-
-def _log_axis(axes: Any) -> None:
-    """A logarithmic axis labelled with plain numbers."""
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-    # For less than two decades, powers of ten alone would give too few labels.
-    steps = range(2, 10) if high < 3 * low else (2, 3, 5) if high < 100 * low else ()
-    axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if int(f"{y:e}"[0]) in steps else "")
-
-
-def _panel(
-    axes: Any, name: str, colour: str, measured: Signals | None, expected: Signals | None
-) -> None:
-    for signals, style, label in ((expected, "-", "expected"), (measured, ".", "measured")):
+def _marks(
+    name: str, colour: int, measured: Signals | None, expected: Signals | None
+) -> Iterator[charts.Mark]:
+    kinds: tuple[tuple[Signals | None, charts.Kind, str], ...] = (
+        (expected, "line", "expected"), (measured, "dots", "measured"),
+    )  # fmt: skip
+    for signals, kind, label in kinds:
         values = [] if signals is None else getattr(signals, name)
         if not values or max(values) <= 0:
             continue
         first = 0 if name in ("stream_rms", "grad_rms", "cosine") else 1
         x = range(first, first + len(values))
-        axes.plot(x, values, style, color=colour, label=f"{_LABELS.get(name, name)}, {label}")
+        label = f"{_LABELS.get(name, name)}, {label}"
+        yield charts.Mark(label, x, values, kind, colour)
 
 
 def _open_dashboard(about: About, measured: Signals | None, expected: Signals | None) -> None:

@@ -28,7 +28,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "How a GPT starts, and why it trains: theory and measure.",
         ),
         "eval": ("evaluate", "Loss, perplexity and bits per byte over a whole split."),
-        "runs": ("runs", "List runs, compare two."),
+        "runs": ("runs", "List runs, compare two, draw several."),
         "replay": ("replay", "Run a bad step again and find the first tensor that broke."),
     },
     "Carry it elsewhere": {

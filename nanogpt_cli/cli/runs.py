@@ -1,4 +1,4 @@
-"""``nanogpt runs``: list runs, compare two, write one as CSV."""
+"""``nanogpt runs``: list runs, compare two, draw several, write one as CSV."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_cli import shell, units
-from nanogpt_cli.cli import console, options
+from nanogpt_cli.cli import console, options, runs_plot
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.run import sinks
@@ -19,7 +19,7 @@ from nanogpt_cli.run.follow import EventReader
 if TYPE_CHECKING:
     from nanogpt_cli.run.folder import RunFolder
 
-group = typer.Typer(help="List runs, compare two.", invoke_without_command=True)
+group = typer.Typer(help="List runs, compare two, draw several.", invoke_without_command=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -57,6 +57,9 @@ def _show(rows: list[dict[str, Any]]) -> None:
         spare=("tokens", "size", "when"), shorten=("run",),
     )  # fmt: skip
     console.print_table(table)
+
+
+group.command()(runs_plot.plot)
 
 
 @group.command()

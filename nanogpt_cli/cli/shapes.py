@@ -127,6 +127,13 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
     "runs diff": {
         "runs": "names of the two runs", "values": "each key that differs, with its two values",
     },
+    "runs plot": {
+        "metric": "what was drawn", "x": "step, tokens or time",
+        "smoothing": "weight of the past in the moving average; 0 without one",
+        "band": "range, sd or none",
+        "curves": "label, runs, diverged, steps and theory of each curve, and its points: x, "
+        "mean, low and high",
+    },
     "replay": {
         "step": "the step that was repeated", "source": "where its weights came from",
         "passes": "loss, gradient norm and first bad tensor of each way to compute the step",

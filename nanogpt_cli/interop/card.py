@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from nanogpt_cli import files
+from nanogpt_cli import charts, files
 from nanogpt_cli.interop import llama
 from nanogpt_cli.interop.compare import Check
 from nanogpt_cli.interop.llama import AUTO_TOKENIZER
@@ -19,10 +19,9 @@ from nanogpt_cli.text.tokenizer import Tokenizer
 from nanogpt_cli.version import __version__
 
 CURVES: Final = "curves.svg"
-_WIDTH, _HEIGHT, _MARGIN = 720, 320, 48
 _MOST_POINTS: Final = 600
 _MOST_TOKENS: Final = 8
-_COLOURS: Final = {"train": "#4c78a8", "validation": "#e45756"}
+_LABELS: Final = {"train": "training loss", "validation": "validation loss"}
 
 Points = list[tuple[int, float]]
 
@@ -230,42 +229,14 @@ def _curves(source: Exportable) -> dict[str, Points]:
 
 def _svg(curves: dict[str, Points]) -> str:
     """Both losses over steps; long runs are averaged over groups of equally many steps."""
-    curves = {name: _thinned(points) for name, points in curves.items() if points}
-    everything = [point for points in curves.values() for point in points]
-    last = max(step for step, _ in everything) or 1
-    low, high = min(loss for _, loss in everything), max(loss for _, loss in everything)
-    span = (high - low) or 1.0
-
-    def place(step: int, loss: float) -> str:
-        x = _MARGIN + (_WIDTH - 2 * _MARGIN) * step / last
-        y = _HEIGHT - _MARGIN - (_HEIGHT - 2 * _MARGIN) * (loss - low) / span
-        return f"{x:.1f},{y:.1f}"
-
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
-        *_axes(last, low, high),
-    ]
-    for number, (name, points) in enumerate(curves.items()):
-        path = " ".join(place(step, loss) for step, loss in points)
-        colour = _COLOURS[name]
-        lines.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
-        )
-        y = 20 + 16 * number
-        lines.append(f'<text x="{_WIDTH - 150}" y="{y}" fill="{colour}">{name} loss</text>')
-    return "\n".join([*lines, "</svg>"]) + "\n"
-
-
-def _axes(last: int, low: float, high: float) -> list[str]:
-    bottom, right = _HEIGHT - _MARGIN, _WIDTH - _MARGIN
-    return [
-        f'<path d="M{_MARGIN},{_MARGIN} V{bottom} H{right}" fill="none" stroke="#888"/>',
-        f'<text x="{right}" y="{bottom + 18}" text-anchor="end">step {last:,}</text>',
-        f'<text x="{_MARGIN - 6}" y="{bottom}" text-anchor="end">{low:.2f}</text>',
-        f'<text x="{_MARGIN - 6}" y="{_MARGIN + 4}" text-anchor="end">{high:.2f}</text>',
-    ]
+    marks = []
+    for colour, (name, points) in enumerate(curves.items()):
+        if thin := _thinned(points):
+            steps, losses = zip(*thin, strict=True)
+            kind: charts.Kind = "line" if name == "train" else "dotted line"
+            marks.append(charts.Mark(_LABELS[name], steps, losses, kind, colour))
+    panel = charts.Panel("", marks, "optimizer step", "loss (nats per token)")
+    return charts.svg(charts.Figure("", [panel]))
 
 
 def _thinned(points: Points) -> Points:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nanogpt_cli import units
-from nanogpt_cli.tui import palette, ticks
+from nanogpt_cli.tui import palette
 from nanogpt_cli.tui.draw import Scale
 from nanogpt_cli.tui.plot import Row, cell_of
-from nanogpt_cli.tui.series import Floats
+from nanogpt_cli.tui.series import Floats, robust_range
 
 Grid = NDArray[np.floating]
 RAMP = " .:-=+*#%@"
@@ -136,7 +136,7 @@ def color_range(stat: Statistic, grid: Grid) -> tuple[float, float]:
 
     ``color_bar`` shows whether values lie beyond.
     """
-    robust = ticks.nice_robust([grid[grid > 0] if stat.log else grid.reshape(-1)])
+    robust = robust_range([grid[grid > 0] if stat.log else grid.reshape(-1)])
     low, high = robust or (0.0, 1.0)
     low, high = (
         stat.low if stat.low is not None else low,

@@ -10,9 +10,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt_cli.tui import draw, ticks
+from nanogpt_cli import ticks
+from nanogpt_cli.tui import draw
 from nanogpt_cli.tui.draw import Envelope, Scale
-from nanogpt_cli.tui.series import Floats
+from nanogpt_cli.tui.series import Floats, robust_range
 
 Row = list[tuple[str, str]]  # (text, colour key) pairs
 _POINTS = {False: ord("●"), True: ord("o")}
@@ -121,7 +122,7 @@ def _y_scale(bands: list[Envelope], options: PlotOptions) -> Scale:
         if len(low) and len(high)
     ]
     if options.robust and spans:
-        robust = ticks.nice_robust([*lows, *highs])
+        robust = robust_range([*lows, *highs])
         spans = [robust] if robust else spans
     low, high = ticks.padded_bounds(spans, options.log_y)
     return Scale(low, high, options.log_y)

@@ -120,3 +120,12 @@ def thin(columns: Columns, by: tuple[str, ...], group: int = 16) -> NDArray[np.i
         keep[rows + np.where(finite, values, -np.inf).argmax(1)] = True
         keep[:count] |= ~finite.reshape(-1)
     return np.flatnonzero(keep)
+
+
+def robust_range(parts: list[Floats]) -> tuple[float, float] | None:
+    """The 2 to 98 percent range of all finite values, ``None`` when there are none."""
+    values = np.concatenate([p[np.isfinite(p)] for p in parts]) if parts else np.empty(0)
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [0.02, 0.98])
+    return float(low), float(high)

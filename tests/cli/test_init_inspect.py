@@ -4,8 +4,10 @@ import csv
 import json
 import math
 import re
+import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import smallest
@@ -133,18 +135,40 @@ def test_a_picture_is_refused_before_anything_is_computed(monkeypatch: pytest.Mo
         run("--n-layer", "1000", "--png", "x.png")
 
 
-def test_the_same_inspection_draws_the_same_picture(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+@pytest.mark.numeric
+def test_the_same_inspection_draws_the_same_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without matplotlib, and with the numbers that --csv writes."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     for name in ("a", "b"):
-        run(*SMALL, "--svg", str(tmp_path / f"{name}.svg"), "--png", str(tmp_path / f"{name}.png"))
+        run(*SMALL, "--svg", str(tmp_path / f"{name}.svg"), "--csv", str(tmp_path / "d.csv"))
     picture = (tmp_path / "a.svg").read_text()
-    assert "GPT-2: 3 layers × 64 channels, init gpt2" in picture
-    assert "✓ all 27 tensors follow their laws" in picture
-    ticks = re.findall(r">(\d+(?:\.\d+)?)</text>", picture)
-    assert {"0", "1", "2", "3"} <= set(ticks)
-    assert not [tick for tick in ticks if tick.endswith(".5")]
     assert picture == (tmp_path / "b.svg").read_text()
+    assert len(picture) < 30_000
+    root = ElementTree.fromstring(picture)
+    shown = [element.text or "" for element in root.iter() if element.text]
+    assert "GPT-2: 3 layers × 64 channels, init gpt2" in shown
+    assert any("✓ all 27 tensors follow their laws" in text for text in shown)
+    assert shown.count("stream, measured") == shown.count("MLP, expected") == 1
+    ticks = [text for text in shown if re.fullmatch(r"\d+(?:\.\d+)?", text)]
+    assert {"0", "1", "2", "3"} <= set(ticks)
+    assert not [tick for tick in ticks if tick.endswith(".5") and tick[0] in "0123"]
+    rows = list(csv.DictReader((tmp_path / "d.csv").open()))
+    dots = next(group for group in root.iter() if group.tag.endswith("}g"))
+    heights = [float(e.attrib["cy"]) for e in dots if e.tag.endswith("circle")]
+    values = [math.log(float(row["stream_rms_measured"])) for row in rows]
+    slopes = [(b - a) / (d - c) for a, b, c, d in
+              zip(heights, heights[1:], values, values[1:], strict=False)]  # fmt: skip
+    assert len(heights) == 4
+    assert slopes == pytest.approx([slopes[0]] * 3, rel=0.05)  # a straight line in log(value)
+
+
+def test_png_and_pdf_are_drawn_by_matplotlib(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run(*SMALL, "--png", str(tmp_path / "a.png"), "--svg", str(tmp_path / "a.pdf"))
     assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG"
+    assert (tmp_path / "a.pdf").read_bytes()[:4] == b"%PDF"
 
 
 def test_comparisons_show_a_row_each() -> None:

@@ -13,10 +13,12 @@ from nanogpt_cli.errors import UserError
 # Names that several commands share though each means its own thing, because it is the word for it.
 OWN = {
     "--batch": "sequences at once, of init-inspect's input or eval's windows",
+    "--csv": "a file for numbers: over depth, of curves",
     "--data": "a data set: to evaluate on, to train on",
     "--from": "weights to begin with, or to look at",
     "--list": "the names there are",
     "--name": "of what is made",
+    "--png": "the picture's file",
     "--recipe": "shapes to measure with",
     "--seconds": "length of a window or turn",
     "--split": "prepare makes it, eval reads one",

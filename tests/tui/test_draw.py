@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nanogpt_cli import units
-from nanogpt_cli.tui import draw, heat, ticks
+from nanogpt_cli import ticks, units
+from nanogpt_cli.tui import draw, heat
 from nanogpt_cli.tui.draw import Scale
 from nanogpt_cli.tui.plot import PlotOptions, Trace, plot
 from nanogpt_cli.tui.series import Columns, Smoothed, thin

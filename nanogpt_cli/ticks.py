@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from nanogpt_cli import units
 
 
@@ -113,12 +111,3 @@ def padded_bounds(values: list[tuple[float, float]], log: bool) -> tuple[float, 
         spread = (high - low) * 0.03
     low, high = low - spread, high + spread
     return (float(10.0**low), float(10.0**high)) if log else (float(low), float(high))
-
-
-def nice_robust(parts: list[np.ndarray]) -> tuple[float, float] | None:
-    """The 2 to 98 percent range of all finite values, ``None`` when there are none."""
-    values = np.concatenate([p[np.isfinite(p)] for p in parts]) if parts else np.empty(0)
-    if not len(values):
-        return None
-    low, high = np.quantile(values, [0.02, 0.98])
-    return float(low), float(high)
