@@ -17,6 +17,7 @@ def beyond(config: GPTConfig) -> str:
         f'position = "{config.position}"': config.position != "learned",
         "qk_norm = true": config.qk_norm,
         f"n_kv_head = {config.n_kv_head}": config.kv_heads != config.n_head,
+        f"head_dim = {config.head_dim}": config.head_dim != 0,
         f'bias = "{config.bias}"': config.bias == "qkv",
         f'activation = "{config.activation}"': config.activation == "geglu",
     }

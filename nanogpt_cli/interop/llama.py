@@ -68,7 +68,8 @@ CONVENTIONS: Final = {
 CONFIG_KEYS: Final = {
     "vocab_size": "vocab_size", "n_embd": "hidden_size", "hidden": "intermediate_size",
     "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
-    "n_kv_head": "num_key_value_heads", "block_size": "max_position_embeddings",
+    "n_kv_head": "num_key_value_heads", "head_dim": "head_dim",
+    "block_size": "max_position_embeddings",
     "norm_eps": "rms_norm_eps", "rope_theta": "rope_theta", "dropout": "attention_dropout",
     "tied": "tie_word_embeddings",
 }  # fmt: skip

@@ -34,11 +34,13 @@ def to_json(source: Exportable) -> dict[str, Any]:
     home = homes.home(config)
     assert home in CONVENTIONS, "a model without such a home is refused before"
     own = CONVENTIONS[home]
-    sizes = {"hidden": config.hidden_size, "n_kv_head": config.kv_heads}
+    sizes = {
+        "hidden": config.hidden_size, "n_kv_head": config.kv_heads, "head_dim": config.head_size,
+    }  # fmt: skip
     values = {name: sizes.get(key, getattr(config, key)) for key, name in CONFIG_KEYS.items()}
     return {
         "architectures": [own.model_class], "model_type": home, "hidden_act": "silu", **values,
-        "head_dim": config.head_size, **own.fixed, "rope_scaling": None,
+        **own.fixed, "rope_scaling": None,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         **hf_config.common(source), "pad_token_id": None,
     }  # fmt: skip
@@ -69,22 +71,19 @@ def read(path: Path, values: Mapping[str, Any], notes: list[str]) -> GPTConfig:
     found = {key: values[name] for key, name in CONFIG_KEYS.items() if name in values}
     if found["n_kv_head"] is None:
         found["n_kv_head"] = found.get("n_head")
+    if found.get("head_dim", 0) is None:
+        del found["head_dim"]  # the usual one
     found["rope_theta"] = _theta(path, values)
     for key, name in CONFIG_KEYS.items():
+        if key == "head_dim" and key not in found:
+            continue
         if not found.get(key, 0) and key not in ("dropout", "tied"):
             said = f"is {found[key]!r:.40}" if key in found else "is missing"
             raise UserError(f"{path}: {name} {said}", "transformers' save_pretrained() writes it")
-    config = config_of(path, {
+    return config_of(path, {
         **found, "activation": _ACTIVATIONS[activation], "norm": "rms", "position": "rope",
         "bias": own.bias, "qk_norm": own.qk_norm,
     }, CONFIG_KEYS)  # fmt: skip
-    if values.get("head_dim") not in (None, config.head_size):
-        raise UserError(
-            f"{path}: head_dim {values['head_dim']!r:.40} is not hidden_size / num_attention_heads "
-            f"= {config.head_size}",
-            "heads of another size are not computed here; transformers runs this model",
-        )
-    return config
 
 
 def _refuse_variants(path: Path, values: Mapping[str, Any], own: Conventions) -> None:

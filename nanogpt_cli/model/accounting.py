@@ -43,7 +43,7 @@ class Account:
 
 
 def training_flops(config: GPTConfig) -> float:
-    """Training FLOPs per token: 6N + 12·L·C·T (Chowdhery et al. 2022, appendix B).
+    """Training FLOPs per token: 6N + 12·L·H·D·T (Chowdhery et al. 2022, appendix B).
 
     N counts the parameters of the blocks, the last norm and the head. Embedding lookups cost
     nothing, so the position table and the token table of an untied model are left out.
@@ -54,7 +54,7 @@ def training_flops(config: GPTConfig) -> float:
         for name, shape in shapes(config).items()
         if tensor_class(name) not in looked_up
     )
-    return 6.0 * total + 12.0 * config.n_layer * config.n_embd * config.block_size
+    return 6.0 * total + 12.0 * config.n_layer * config.q_size * config.block_size
 
 
 def account(config: GPTConfig) -> Account:
@@ -76,7 +76,7 @@ def account(config: GPTConfig) -> Account:
         embedding=tables,
         decayed=decayed,
         by_class=by_class,
-        flops_forward=2 * (matrices + head) + 2 * L * d * (T + 1),
+        flops_forward=2 * (matrices + head) + 2 * L * config.q_size * (T + 1),
         flops_training=training_flops(config),
         memory={
             "weights": 4 * total,

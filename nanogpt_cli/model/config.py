@@ -39,9 +39,9 @@ class GPTConfig:
     """Everything that fixes the shape and the function of a GPT.
 
     The defaults are those of the recipe, whose keys have the same names. ``vocab_size`` counts the
-    rows of the embedding, which may be padded beyond the tokenizer's vocabulary. In ``n_kv_head``
-    and ``hidden``, 0 stands for the usual value; that value itself is stored as 0, so that equal
-    models have equal configurations.
+    rows of the embedding, which may be padded beyond the tokenizer's vocabulary. In ``n_kv_head``,
+    ``hidden`` and ``head_dim``, 0 stands for the usual value; that value itself is stored as 0, so
+    that equal models have equal configurations.
     """
 
     n_layer: int
@@ -61,12 +61,13 @@ class GPTConfig:
     qk_norm: bool = False
     n_kv_head: int = 0
     hidden: int = 0
+    head_dim: int = 0
 
     def __post_init__(self) -> None:
         for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.n_embd % self.n_head:
+        if not self.head_dim and self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         for name, known in (
             ("activation", PLAIN + GATED), ("norm", NORMS), ("position", POSITIONS),
@@ -83,11 +84,18 @@ class GPTConfig:
             object.__setattr__(self, "n_kv_head", 0)
         if self.hidden == self._usual_hidden:
             object.__setattr__(self, "hidden", 0)
+        if self.head_dim * self.n_head == self.n_embd:
+            object.__setattr__(self, "head_dim", 0)
 
     @property
     def head_size(self) -> int:
         """Channels per head, D."""
-        return self.n_embd // self.n_head
+        return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def q_size(self) -> int:
+        """Channels of all queries of a position, and of what attention returns: H·D."""
+        return self.n_head * self.head_size
 
     @property
     def kv_heads(self) -> int:
@@ -123,13 +131,17 @@ class GPTConfig:
         """This model with another width, for studies over widths.
 
         Heads keep their size (or have ``head_size``) and as many query heads as possible share keys
-        and values as here. An MLP of a hidden size of its own keeps its proportion to the width.
+        and values as here. What has a size of its own, MLP or heads, keeps its proportion to the
+        width.
 
         Args:
             width: channels, a multiple of the head size.
             head_size: channels per head; 0: as here.
         """
-        n_head = width // (head_size or self.head_size)
+        if self.head_dim:
+            n_head = max(1, width * self.n_head // self.n_embd)
+        else:
+            n_head = width // (head_size or self.head_size)
         shared = math.gcd(n_head, self.n_head // self.kv_heads)
         hidden = max(1, round(self.hidden * width / self.n_embd)) if self.hidden else 0
         return replace(self, n_embd=width, n_head=n_head, n_kv_head=n_head // shared, hidden=hidden)
@@ -137,8 +149,10 @@ class GPTConfig:
     @property
     def naming(self) -> Literal["gpt2", "llama"]:
         """Whose names the parameters have: GPT-2's where its matrices hold them, else Llama's."""
-        parts = (self.norm, self.position, self.qk_norm, self.kv_heads, self.bias == "qkv")
-        return "gpt2" if parts == ("layer", "learned", False, self.n_head, False) else "llama"
+        parts = (self.norm, self.position, self.qk_norm, self.bias == "qkv")
+        heads = (self.kv_heads, self.head_dim)
+        plain = parts == ("layer", "learned", False, False) and heads == (self.n_head, 0)
+        return "gpt2" if plain else "llama"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for ``state.json``."""

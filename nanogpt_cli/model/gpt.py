@@ -10,7 +10,7 @@ arXiv:2302.13971), Qwen2 and Qwen3: RMSNorm, rotary positions, grouped queries, 
 keys, a gated MLP. ``GPTConfig.naming`` says which of the two a configuration has.
 
 Shapes in comments: B batch, T time, C = n_embd channels, H heads, G heads of keys and values,
-D = C/H, V = vocab_size.
+D = head_size (C/H unless a model says otherwise), V = vocab_size.
 """
 
 from __future__ import annotations
@@ -163,10 +163,10 @@ class GroupedAttention(nn.Module):
         self.scale = config.attention_scale
         self.dropout = config.dropout
         bias = bool(config.bias)
-        self.q_proj = nn.Linear(config.n_embd, config.n_embd, bias=bias)
+        self.q_proj = nn.Linear(config.n_embd, config.q_size, bias=bias)
         self.k_proj = nn.Linear(config.n_embd, config.kv_size, bias=bias)
         self.v_proj = nn.Linear(config.n_embd, config.kv_size, bias=bias)
-        self.o_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias is True)
+        self.o_proj = nn.Linear(config.q_size, config.n_embd, bias=config.bias is True)
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
         if config.qk_norm:
@@ -190,7 +190,7 @@ class GroupedAttention(nn.Module):
             probe("v", self.layer, v)
         p = self.dropout * self.training
         y = _attend(q, k, v, scale=self.scale, p=p, noise=noise)
-        return dropout.drop(self.o_proj(y.transpose(1, 2).reshape(x.shape)), p, noise)
+        return dropout.drop(self.o_proj(y.transpose(1, 2).flatten(2)), p, noise)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:2], -1, self.head_size).transpose(1, 2)

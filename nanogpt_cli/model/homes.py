@@ -59,6 +59,9 @@ def _misfits(config: Keys, name: Home) -> list[tuple[str, str]]:
             found.append((f"hidden = {config.hidden}", f"4 n_embd = {4 * config.n_embd}"))
         if config.norm_eps != LAYER_NORM_EPS:
             found.append((f"norm_eps = {config.norm_eps:g}", f"{LAYER_NORM_EPS:g}"))
+        if config.head_dim * config.n_head not in (0, config.n_embd):
+            said = f"n_embd / n_head = {config.n_embd / config.n_head:g}"
+            found.append((f"head_dim = {config.head_dim}", said))
         if own != config.n_head:
             found.append((f"n_kv_head = {own}", f"n_head = {config.n_head}"))
     elif config.activation != "swiglu":

@@ -25,7 +25,8 @@ def check_config(values: Mapping[str, Any]) -> None:
     for name, most in LARGEST.items():
         if not is_whole(value := values.get(name)) or not 1 <= value <= most:
             raise ValueError(f"{name} must be a whole number from 1 to {most:,}, not {value!r:.80}")
-    for name, most in (("n_kv_head", recipe.MOST_CHANNELS), ("hidden", recipe.MOST_CHANNELS)):
+    most = recipe.MOST_CHANNELS
+    for name in ("n_kv_head", "hidden", "head_dim"):
         if not is_whole(value := values.get(name, 0)) or not 0 <= value <= most:
             raise ValueError(f"{name} must be a whole number from 0 to {most:,}, not {value!r:.80}")
     for name in ("bias", "tied", "qk_norm"):

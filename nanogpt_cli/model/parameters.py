@@ -70,10 +70,10 @@ def _gpt2_block(config: GPTConfig) -> _Shapes:
 def _llama_block(config: GPTConfig) -> _Shapes:
     C, H, bias = config.n_embd, config.hidden_size, config.bias is True
     yield from _norm("input_layernorm", config)
-    yield from _linear("self_attn.q_proj", C, C, bias=bool(config.bias))
+    yield from _linear("self_attn.q_proj", config.q_size, C, bias=bool(config.bias))
     yield from _linear("self_attn.k_proj", config.kv_size, C, bias=bool(config.bias))
     yield from _linear("self_attn.v_proj", config.kv_size, C, bias=bool(config.bias))
-    yield from _linear("self_attn.o_proj", C, C, bias=bias)
+    yield from _linear("self_attn.o_proj", C, config.q_size, bias=bias)
     if config.qk_norm:
         yield "self_attn.q_norm.weight", (config.head_size,)
         yield "self_attn.k_norm.weight", (config.head_size,)

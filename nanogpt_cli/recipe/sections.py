@@ -119,12 +119,15 @@ class Model(Section):
         0,
         description="Heads of keys and values, each shared by several query heads; 0: n_head.",
     )
+    head_dim: Annotated[int, Field(ge=0, le=MOST_CHANNELS)] = Field(
+        0, description="Channels of a head; 0: n_embd / n_head."
+    )
     tied: bool = Field(True, description="The head shares the weights of the token embedding.")
     init: str = Field("gpt2", description="Initialisation scheme; nanogpt init-inspect --list.")
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Model:
-        if self.n_embd % self.n_head:
+        if not self.head_dim and self.n_embd % self.n_head:
             fits = [h for h in range(1, self.n_embd + 1) if self.n_embd % h == 0]
             near = min(fits, key=lambda h: abs(h - self.n_head))
             raise ValueError(
@@ -138,8 +141,13 @@ class Model(Section):
                 f"n_kv_head = {self.n_kv_head} does not divide n_head = {self.n_head}; "
                 f"n_kv_head = {near} would"
             )
+        if self.position == "rope" and self.head_dim % 2:
+            raise ValueError(
+                f'position = "rope" turns pairs of channels, and head_dim = {self.head_dim} '
+                f"is odd; head_dim = {self.head_dim + 1} would do"
+            )
         size = self.n_embd // self.n_head
-        if self.position == "rope" and size % 2:
+        if self.position == "rope" and not self.head_dim and size % 2:
             raise ValueError(
                 f'position = "rope" turns pairs of channels, and n_embd / n_head = {size} is odd; '
                 f"n_embd = {2 * self.n_embd} would do"

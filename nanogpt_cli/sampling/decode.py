@@ -6,9 +6,9 @@ only. ``sampling.sampler`` has the slow implementation that this one is checked 
 sequence with packed weights on a CPU takes the step of ``decode_one``; steps of all rows on a GPU
 are replayed by ``decode_graph``.
 
-Shapes: B rows in use, T = block_size, C channels, H heads, G heads of keys and values, D = C/H, V
-rows of the embedding. Keys are cached as they are compared: after their norm and rotation, with the
-channels in the order of ``weights.pairs_together``.
+Shapes: B rows in use, T = block_size, C channels, H heads, G heads of keys and values, D = head
+size, V rows of the embedding. Keys are cached as they are compared: after their norm and rotation,
+with the channels in the order of ``weights.pairs_together``.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Decoder:
 
     def _heads(self, layer: Layer, x: Tensor, turn: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, H, n, D), keys and values (B, G, n, D) of the stream (B, n, C)."""
-        D, sizes = self.config.head_size, [self.config.n_embd, *[self.config.kv_size] * 2]
+        D, sizes = self.config.head_size, [self.config.q_size, *[self.config.kv_size] * 2]
         qkv = torch.split(layer.c_attn(layer.ln_1(x)), sizes, dim=-1)
         q, k, v = (t.view(*t.shape[:2], -1, D).transpose(1, 2) for t in qkv)
         if layer.qk_norm is not None:
@@ -177,7 +177,7 @@ class Decoder:
         """The rest of a block, given attention's output ``y``, (B, H, n, D)."""
         if x.shape[1] > 1:
             y = y.transpose(1, 2)
-        x = self._join(x, layer.attn_proj(y.reshape(x.shape)))
+        x = self._join(x, layer.attn_proj(y.reshape(*x.shape[:2], -1)))
         hidden = self.weights.activation(layer.c_fc(layer.ln_2(x)))
         return self._join(x, layer.mlp_proj(hidden))
 

@@ -79,7 +79,7 @@ class SingleStep:
         self.x = torch.empty(1, C)
         self.x_tiles = self.x.view(-1, 1, TILE)
         self.qkv = torch.empty(len(self.layers[0].c_attn.weight), 1, TILE)
-        heads = self.qkv.view(-1)[: C + 2 * G * D].view(-1, D)
+        heads = self.qkv.view(-1)[: (H + 2 * G) * D].view(-1, D)
         self.compared = heads[: H + G]  # queries and keys
         self.row, self.column = self.compared[:, None], self.compared[..., None]
         self.squares = torch.empty(H + G, 1, 1)
@@ -110,7 +110,7 @@ class SingleStep:
             y = F.scaled_dot_product_attention(
                 self.query, keys.narrow(2, 0, n), values.narrow(2, 0, n), scale=self.scale
             )
-            self._join(y.view(x.shape), layer.attn_proj, layer.attn_bias)
+            self._join(y.view(1, -1), layer.attn_proj, layer.attn_bias)
             layer.c_fc.scaled(*self._normed(layer.ln_2), self.hidden)
             self._join(weights.activation(self.preact), layer.mlp_proj, layer.mlp_bias)
         logits = torch.empty(len(self.head.weight), 1, TILE)

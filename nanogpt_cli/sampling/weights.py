@@ -156,7 +156,7 @@ class Layer(NamedTuple):
 
     Attributes:
         ln_1, ln_2: the norms in front of attention and MLP.
-        c_attn: queries, keys and values (C + 2·G·D, C). With rotary positions, the two channels
+        c_attn: queries, keys and values (H·D + 2·G·D, C). With rotary positions, the two channels
             of a plane are neighbours in each head's queries and keys; see ``pairs_together``.
         c_fc: (hidden, C); of a gated MLP the gate above the other, (2·hidden, C).
         qk_norm: of the queries and of the keys of a head, if there are any.
@@ -344,7 +344,7 @@ def _llama_layer(block: LlamaBlock, config: GPTConfig, dtype: torch.dtype | None
 
 
 def _paired(c_attn: Matrix, config: GPTConfig) -> Matrix:
-    compared = config.n_embd + config.kv_size
+    compared = config.q_size + config.kv_size
 
     def paired(rows: Tensor) -> Tensor:
         return torch.cat((pairs_together(rows[:compared], config.head_size), rows[compared:]))

@@ -35,7 +35,8 @@ def _is_ample(config: GPTConfig, tokens: int, device: Device) -> bool:
         device: where.
     """
     C, V, L = config.n_embd, config.vocab_size, config.n_layer
-    wide = max(0, config.hidden_size - 4 * C)  # beyond an MLP that the figures below stand for
+    # Beyond an MLP and heads that the figures below stand for.
+    wide = max(0, config.hidden_size - 4 * C) + max(0, config.q_size - C)
     parameters = (2 * V + config.block_size) * C + L * (16 * C + 3 * wide) * C
     # Several times what forward and backward pass keep: 100 values a channel, 10 a logit.
     a_layer = 100 * C + 10 * wide + 4 * config.n_head * config.block_size

@@ -126,6 +126,7 @@ def model_config(recipe: Recipe, vocab_size: int) -> GPTConfig:
         qk_norm=section.qk_norm,
         n_kv_head=section.n_kv_head,
         hidden=section.hidden,
+        head_dim=section.head_dim,
     )
     return drawing.configure(plain, scheme_of(recipe))
 

@@ -23,6 +23,7 @@ SHAPES: list[dict[str, Any]] = [
     {"dropout": 0.1},
     {"n_kv_head": 1, "tied": False, "hidden": 31, "vocab_size": 64},
     {"n_kv_head": 4, "n_head": 4, "n_embd": 24, "hidden": 64},
+    {"head_dim": 12, "n_head": 6, "n_embd": 30, "n_kv_head": 1},
 ]
 
 
@@ -149,6 +150,13 @@ def test_gelu_gate_of_a_llama_is_computed(tmp_path: Path) -> None:
         assert (theirs(ids).logits - logits(found, ids)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("given", ["remove", None])
+def test_heads_have_their_usual_size_unless_said_otherwise(tmp_path: Path, given: Any) -> None:
+    source = exportable(**HOMES["llama"])
+    folder = edited(written(source, tmp_path), head_dim=given)
+    assert huggingface.read(folder).model.config == source.config
+
+
 def test_bare_names_and_old_buffers_are_read(tmp_path: Path) -> None:
     source = exportable(**HOMES["llama"])
     folder = written(source, tmp_path)
@@ -177,7 +185,10 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 500.0}
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window"),
         ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
         ("qwen3", {"layer_types": 5}, "layer_types"),
-        ("llama", {"head_dim": 16}, "head_dim 16"), ("qwen3", {"head_dim": "remove"}, "128"),
+        ("llama", {"head_dim": 16}, "_proj.weight has shape"),
+        ("llama", {"head_dim": -4}, "head_d"),
+        ("qwen3", {"head_dim": "remove"}, r"says \[128\]"),
+        ("llama", {"head_dim": 7}, "even head size, not 7"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
         ("llama", {"hidden_act": "relu"}, "hidden_act"), ("llama", {"hidden_act": []}, "hidden_a"),
         ("llama", {"num_key_value_heads": 3}, "num_attention_heads 4 is not a multiple"),
@@ -186,7 +197,8 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 500.0}
         ("llama", {"num_key_value_heads": 1}, "k_proj.weight has shape"),
         ("llama", {"intermediate_size": -1}, "intermediate_size must be"),
         ("llama", {"hidden_size": "remove"}, "hidden_size is missing"),
-        ("llama", {"hidden_size": 30}, "hidden_size 30 is not a multiple"),
+        ("llama", {"hidden_size": 30}, "has shape"),
+        ("llama", {"hidden_size": 30, "head_dim": None}, "30 is not a multiple"),
         ("llama", {"num_hidden_layers": 10**9}, "num_hidden_layers"),
         ("llama", {"rms_norm_eps": 0}, "rms_norm_eps"), ("llama", {"attention_dropout": 2}, "drop"),
         ("llama", {"tie_word_embeddings": False}, "lm_head"),
@@ -208,6 +220,57 @@ def test_what_is_not_computed_is_refused_by_its_key(
         huggingface.read(folder)
     assert "\n" not in refused.value.message
     assert "config.json" in refused.value.message or "model.safetensors" in refused.value.message
+
+
+# Another valid value of every field of a configuration that has something to do with the model.
+OTHER: dict[str, Any] = {
+    "vocab_size": 51, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 6, "hidden_act": "gelu",
+    "max_position_embeddings": 25, "initializer_range": 0.5, "rms_norm_eps": 0.1,
+    "use_cache": False, "tie_word_embeddings": True, "rope_parameters": YARN,
+    "attention_bias": True, "attention_dropout": 0.5, "mlp_bias": True, "pretraining_tp": 2,
+    "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0,
+    "layer_types": ["full_attention", "sliding_attention"],
+    "pad_token_id": 3, "bos_token_id": 4, "eos_token_id": 5, "chunk_size_feed_forward": 2,
+    "is_encoder_decoder": True, "output_attentions": False, "output_hidden_states": True,
+    "return_dict": False, "dtype": "float16", "id2label": {"0": "a"}, "label2id": {"a": 0},
+    "problem_type": "regression", "architectures": ["Other"],
+}  # fmt: skip
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("home", HOMES)
+def test_every_field_is_obeyed_or_refused(tmp_path: Path, home: str) -> None:
+    """Whatever a valid configuration says: transformers' logits, or one line; never others."""
+    kind = getattr(transformers, llama.CONVENTIONS[home].model_class)
+    fields = json.loads(kind.config_class().to_json_string(use_diff=False))
+    unknown = fields.keys() - OTHER.keys() - {"model_type", "transformers_version", "_name_or_path"}
+    assert not unknown, "a newer transformers has a field that OTHER does not know"
+    ids = torch.randint(0, 50, (2, 20), generator=torch.Generator().manual_seed(3))
+    read, refusals = 0, list[str]()
+    for field in fields.keys() & OTHER.keys():
+        folder = tmp_path / field
+        try:
+            theirs = their_model(home, **{field: OTHER[field]})
+        except (ValueError, TypeError, KeyError):
+            continue  # their class does not take it either
+        theirs.save_pretrained(folder)
+        edited(folder, **{field: OTHER[field]})
+        try:
+            ours = huggingface.read(folder).model
+        except UserError as refused:
+            refusals.append(refused.message)
+            continue
+        read += 1
+        reopened = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        reopened.config.return_dict = True
+        with torch.no_grad():
+            expected = reopened(ids).logits
+            torch.testing.assert_close(ours(ids)[0], expected, rtol=1e-4, atol=1e-5, msg=field)
+    assert read > 15
+    assert not any("\n" in message for message in refusals)
 
 
 @pytest.mark.parametrize("name", ["layers.0.self_attn.sinks", "layers.0.mlp.experts.0.weight"])

@@ -62,6 +62,8 @@ SHAPES = [
     {"n_kv_head": 1, "hidden": 31, "rope_theta": 500.0},
     {"n_head": 3, "n_embd": 42, "vocab_size": 97, "block_size": 7, "norm_eps": 1e-3},
     {"n_layer": 1, "n_head": 1, "n_embd": 10, "vocab_size": 1, "tied": False},
+    {"head_dim": 10, "n_kv_head": 2},  # as Qwen3-0.6B, whose heads are wider than the stream
+    {"head_dim": 6, "n_head": 6, "n_kv_head": 1},
 ]
 
 

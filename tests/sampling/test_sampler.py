@@ -128,6 +128,8 @@ def test_cached_equals_naive_on_many_seeds(model: GPT) -> None:
         {"position": "rope", "multipliers": Multipliers(3.0, 0.5, 0.2, 0.25)},
         {"norm": "rms", "activation": "geglu", "norm_eps": 1e-2, "n_kv_head": 4},
         {"qk_norm": True, "bias": False},
+        MODERN | {"head_dim": 12, "n_kv_head": 1},
+        MODERN | {"head_dim": 16, "n_head": 6, "n_kv_head": 3, "bias": "qkv"},
     ],
 )
 @pytest.mark.parametrize("packing", [False, True])
