@@ -82,7 +82,7 @@ def test_every_key_has_an_action_and_a_place_in_the_help() -> None:
 def test_footer_fits_and_always_offers_help(page: str, width: int) -> None:
     text = "".join(piece for piece, _ in keys.footer(page, width, readonly=width % 2 == 0))
     assert "? help" in text
-    assert "q detach" in text
+    assert "q leave" in text
     assert len(text) <= width
 
 
@@ -109,9 +109,9 @@ async def test_zoom_pan_fit_follow_and_crosshair(runs: Path) -> None:
 
 async def test_axes_and_smoothing(runs: Path) -> None:
     async with opened(load(runs / "small-shakespeare")) as pilot:
-        assert "ema .98 ─ step" in screen(pilot)
+        assert "smoothed over 50 steps ─ by step" in screen(pilot)
         await press(pilot, "S", "S")
-        assert "ema .6 ─ step" in screen(pilot)
+        assert "smoothed over 2.5 steps ─ by step" in screen(pilot)
         await press(pilot, "x")
         assert "tokens" in screen(pilot).splitlines()[1]
         assert "30M" in screen(pilot)
@@ -120,23 +120,25 @@ async def test_axes_and_smoothing(runs: Path) -> None:
         await press(pilot, "x")
         assert "FLOPs" in screen(pilot)
         await press(pilot, "x", "X")
-        assert "log step" in screen(pilot)
+        assert "by step, log scale" in screen(pilot)
         await press(pilot, "y")
         assert "log y" in screen(pilot)
 
 
 @pytest.mark.parametrize(
     ("planned", "note"),
-    [(20, "raw"), (220, "ema .9"), (100_000, "ema .98")],
+    [(20, "not smoothed"), (220, "over 10 steps"), (100_000, "over 50 steps")],
 )
 async def test_smoothing_fits_the_planned_length(planned: int, note: str, tmp_path: Path) -> None:
     recorded.write_run(tmp_path / "run", steps=20, max_steps=planned)
     async with opened(load(tmp_path / "run")) as pilot:
         assert f"{note} ─ step" in screen(pilot)
         await press(pilot, *"ssss", "S")
-        assert "ema .98 ─ step" in screen(pilot)  # one below the most, whatever the start
+        assert "smoothed over 50 steps ─ by step" in screen(
+            pilot
+        )  # one below the most, whatever the start
         await press(pilot, *"SSSSSS", "s")
-        assert "ema .6 ─ step" in screen(pilot)
+        assert "smoothed over 2.5 steps ─ by step" in screen(pilot)
 
 
 async def test_smoothing_does_not_change_with_the_zoom(runs: Path) -> None:
@@ -202,7 +204,7 @@ async def test_alarm_jumps_to_its_step(runs: Path) -> None:
     async with opened(load(runs / "deep")) as pilot:
         await press(pilot, "5", "slash", *"finite", "enter")
         shown = screen(pilot)
-        assert "h.23: gradient of" in shown
+        assert "layer 23: gradient of" in shown
         assert "precision float32" in shown
         await press(pilot, "enter")
         app = dashboard(pilot)
@@ -241,7 +243,9 @@ async def test_a_diverged_run_does_not_flatten_the_comparison(runs: Path) -> Non
             assert chart.drawn is not None
             assert chart.drawn.y.high < 6
             assert "y axis without diverged runs" in screen(pilot)
-            assert "ema .9 ─ step" in screen(pilot)  # for the shortest, whatever the order
+            assert "smoothed over 10 steps ─ by step" in screen(
+                pilot
+            )  # for the shortest, whatever the order
 
 
 @pytest.mark.parametrize("size", [(80, 24), (60, 15)])
