@@ -122,6 +122,13 @@ def topics(_: Any) -> Iterator[str]:
     yield from sorted(path.stem for path in places.docs_folder().glob("*.md"))
 
 
+def explained(_: Any) -> Iterable[str]:
+    """Alarms and findings."""
+    from nanogpt_cli.explain import registry
+
+    return registry.names()
+
+
 def _words(*words: str) -> Words:
     return lambda _: words
 
@@ -131,7 +138,7 @@ BY_NAME: Final[dict[str, Words]] = {
     "A": recipes_or_runs, "B": recipes_or_runs, "RECIPE": recipes, "--extends": recipes,
     "train RECIPE": recipes_or_runs,
     "NAME|PATH": prepared, "prepare NAME|PATH": named_sets, "--data": data,
-    "clear NAME": cached, "TOPIC": topics,
+    "clear NAME": cached, "TOPIC": topics, "explain TOPIC": explained,
     "--set": keys, "--init": schemes,
     "--device": _words("auto", "cpu", "cuda", "mps"),
     "--checkpoint": _words("best", "last"),

@@ -65,5 +65,4 @@ def on_page(page: str, statistics: Sequence[str] = ()) -> list[tuple[str, str]]:
 
 def plain(text: str) -> str:
     """A word with ASCII marks, for terminals that have no others."""
-    return text.translate(str.maketrans({"✖": "x", "▲": "!", "✓": "v", "×": "x", "●": "o",
-                                         "░": ".", "▒": ":", "▓": "+", "█": "#"}))  # fmt: skip
+    return text.translate(str.maketrans("✖▲✓×●░▒▓█", "x!vxo.:+#"))
