@@ -9,16 +9,18 @@ import pytest
 import recorded
 from helpers import SIZES, dashboard, load, opened, press, screen
 
+from nanogpt_cli.run import events
 from nanogpt_cli.run.commands import take_commands
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.tui import keys
 from nanogpt_cli.tui.app import HELD, Dashboard
 from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.keys import KEYS, PAGES
+from nanogpt_cli.tui.logs import detail_rows
 
 LEAVING = {"Q", "ctrl+c", "q", "ctrl+q"}
 # What is the same on all pages is pressed on one of them, turn by turn.
-EVERYWHERE = [key for key in KEYS if key.pages == PAGES and key.group != "Lists"]
+EVERYWHERE = [key for key in KEYS if key.pages == PAGES]
 
 
 def presses_on(page: str) -> list[str]:
@@ -211,6 +213,32 @@ async def test_alarm_jumps_to_its_step(runs: Path) -> None:
         assert app.page.id == "overview"
         assert app.desk.window.cursor == 900
         assert "×" in screen(pilot)
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)])
+async def test_logs_open_on_the_alarm_that_is_active(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Not on the evaluations after it; with the command that explains it."""
+    folder = recorded.write_run(tmp_path / "run", layers=2, steps=400, max_steps=400)
+    alarm = events.Alarm(step=100, kind="dead_units", layer=1, severity="warning",
+                         message="60% of layer 1's MLP units are silent", advice="wait")  # fmt: skip
+    log = folder / "events.jsonl"
+    lines = log.read_text().splitlines()
+    at = next(n for n, line in enumerate(lines) if '"step":101,' in line)
+    log.write_text("\n".join([*lines[:at], events.encode(alarm), *lines[at:]]) + "\n")
+    async with opened(load(folder), size) as pilot:
+        await press(pilot, "5")
+        shown = screen(pilot)
+        assert "60% of layer 1's MLP units are silent" in shown
+        assert "what it means: nanogpt explain dead-units" in shown
+        await press(pilot, *["j"] * 50)
+        assert "explain dead-units" not in screen(pilot)
+
+
+async def test_a_foreign_logs_alarm_shows_no_command(tmp_path: Path) -> None:
+    """Its kind is text from outside, and no page of ours."""
+    alarm = events.Alarm(step=1, kind="x; reboot", severity="error", message="m", advice="a")
+    rows = detail_rows(alarm, 60, "a")
+    assert not any("explain" in text for row in rows for text, _ in row)
 
 
 async def test_comparison(runs: Path) -> None:
