@@ -113,8 +113,9 @@ TOPICS: Final[dict[str, Topic]] = {
         "log10 is {update_ratio:.2f}.",
     ),
     "dead-units": Topic(
-        "MLP units are silent",
-        "A hidden unit of an MLP that is near zero on every token adds nothing, and little or no "
+        "MLP units are dead",
+        "A hidden unit of an MLP is dead if it is near zero on every token: it adds nothing, "
+        "and little or no "
         "gradient reaches it. With ReLU it may never come back; GELU and SiLU let some through.",
         "More than {max_dead:.0%} of a layer's hidden units stay near zero on every token of the "
         "measured batch.",
@@ -123,7 +124,7 @@ TOPICS: Final[dict[str, Topic]] = {
         (_LAYERS, _LOWER_LR,
          Action("Take a smooth activation:", "nanogpt train RECIPE --set model.activation=gelu")),
         "At the start {dead:.1%} of the units of {model_layers:.0f} layers of {model_width:.0f} "
-        "channels are silent, by theory.",
+        "channels are dead, by theory.",
     ),
     "attention-logits": Topic(
         "attention logits have become large",
@@ -171,7 +172,7 @@ TOPICS: Final[dict[str, Topic]] = {
         "near the rounding error carry no direction.",
         "The smallest gradient norm of a layer is below {min_gradient:g} of the largest.",
         ("an initialisation without or with a wrong residual scaling", "a layer of zero weights",
-         "a layer whose units are silent (nanogpt explain dead-units)"),
+         "a layer whose units are dead (nanogpt explain dead-units)"),
         (_LAYERS, _INSPECT),
         "At the start the gradient of the stream at the embedding is {gradient_ratio:.2f} times "
         "that after {model_layers:.0f} layers of {model_width:.0f} channels, by theory.",

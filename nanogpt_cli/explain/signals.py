@@ -76,7 +76,7 @@ TOPICS: Final[dict[str, Topic]] = {
     ),
     "finite": Topic(
         "all numbers are finite",
-        "Nothing is wrong. These weights are trained, so this and silent units are all that is "
+        "Nothing is wrong. These weights are trained, so this and dead units are all that is "
         "judged of the pass through them.",
         "Loss, stream and gradients are finite in every block.",
         ("the model computes as it should",),
@@ -195,8 +195,9 @@ TOPICS: Final[dict[str, Topic]] = {
         _THEORY + "{preact:.2f}.",
     ),
     "silent-units": Topic(
-        "hidden units are silent from the start",
-        "A unit that is near zero on every token adds nothing and gets next to no gradient.",
+        "hidden units are dead from the start",
+        "A unit is dead if it is near zero on every token: it adds nothing and gets next to no "
+        "gradient.",
         "More than {max_near_zero:.0%} of a block's hidden units.",
         ("ReLU behind a shared offset", "a bias drawn far below zero"),
         (Action("Compare activations:", "nanogpt init-inspect --activation gelu"),),

@@ -249,7 +249,7 @@ class Alarms:
         for layer, share in enumerate(stats.get("dead", ())):
             if share > MAX_DEAD:
                 yield _Finding(
-                    "dead_units", "warning", f"{share:.0%} of layer {layer}'s MLP units are silent",
+                    "dead_units", "warning", f"{share:.0%} of layer {layer}'s MLP units are dead",
                     "lower the learning rate or the weight decay; smooth activations recover "
                     "better", layer, share,
                 )  # fmt: skip

@@ -98,7 +98,7 @@ class LogsPage(Page):
                 row[0] = (row[0][0], severity(event))
         pane.set_rows(rows)
         active = len(self.desk.view.active_alarms)
-        said = f"{active} alarm{'s' * (active != 1)} active" if active else "no alarm is active"
+        said = f"{active} alarm{'s' * (active != 1)} active" if active else "no alarm active"
         pane.set_title(f"events ─ {said}", self.desk.session.problems())
 
     def _draw_output(self, pane: Pane) -> None:

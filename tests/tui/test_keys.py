@@ -220,7 +220,7 @@ async def test_logs_open_on_the_alarm_that_is_active(tmp_path: Path, size: tuple
     """Not on the evaluations after it; with the command that explains it."""
     folder = recorded.write_run(tmp_path / "run", layers=2, steps=400, max_steps=400)
     alarm = events.Alarm(step=100, kind="dead_units", layer=1, severity="warning",
-                         message="60% of layer 1's MLP units are silent", advice="wait")  # fmt: skip
+                         message="60% of layer 1's units are dead", advice="wait")  # fmt: skip
     log = folder / "events.jsonl"
     lines = log.read_text().splitlines()
     at = next(n for n, line in enumerate(lines) if '"step":101,' in line)
@@ -228,7 +228,7 @@ async def test_logs_open_on_the_alarm_that_is_active(tmp_path: Path, size: tuple
     async with opened(load(folder), size) as pilot:
         await press(pilot, "5")
         shown = screen(pilot)
-        assert "60% of layer 1's MLP units are silent" in shown
+        assert "60% of layer 1's units are dead" in shown
         assert "what it means: nanogpt explain dead-units" in shown
         await press(pilot, *["j"] * 50)
         assert "explain dead-units" not in screen(pilot)
