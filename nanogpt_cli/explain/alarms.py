@@ -29,8 +29,9 @@ def _quiet(name: str) -> str:
 TOPICS: Final[dict[str, Topic]] = {
     "non-finite": Topic(
         "a number is NaN or infinite",
-        "The loss or the gradient norm of a step was not a number any more. Every weight that such "
-        "a gradient changes is lost, so the step is recorded and not taken.",
+        "The loss or the gradient norm of a step was not a number any more. An update from it "
+        "would spoil every weight, so the step is recorded and train.on_nonfinite decides what "
+        "follows.",
         "Every step: loss and gradient norm must be finite. In fp16 an infinite gradient alone is "
         "no alarm: the loss scaler tries out scales. The largest fp16 number is {fp16_max:,.0f}.",
         ("the learning rate is too high, or the warmup too short", "an overflow in fp16",
@@ -108,9 +109,10 @@ TOPICS: Final[dict[str, Topic]] = {
         ("the learning rate does not fit", "weights that started far too small or too large",
          "a schedule that has ended: its last steps are tiny by design"),
         (_LAYERS, _FIND_LR, _INSPECT),
-        "Adam changes each weight by about the learning rate: with {default_lr:g} and weights of "
-        "RMS {weight_rms:.3g}, as {model_layers:.0f} layers of {model_width:.0f} channels start, "
-        "log10 is {update_ratio:.2f}.",
+        "Adam first changes each weight by about the learning rate: with {default_lr:g} and "
+        "weights of RMS {weight_rms:.3g}, as {scheme} draws {model_layers:.0f} layers of "
+        "{model_width:.0f} "
+        "channels, log10 is {update_ratio:.2f}. It falls later, as gradients disagree.",
     ),
     "dead-units": Topic(
         "MLP units are dead",

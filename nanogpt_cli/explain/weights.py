@@ -28,6 +28,10 @@ _NO_COPIES = (
     "No two of {pairs:,.0f} pairs of rows drawn now correlate by more than {row_correlation:.2f}."
 )
 _STD = _SOUND + "std {std:.5f}, within a part in a hundred of the law's."
+_GROWTH = (
+    "{scheme} at {model_layers:.0f} layers of {model_width:.0f} channels, by theory: the stream "
+    "grows by ×{growth:.2f}."
+)
 _ALIKE = _SOUND + "rows are {row_low:.2f} to {row_high:.2f} times as large as the median row."
 
 TOPICS: Final[dict[str, Topic]] = {
@@ -64,15 +68,14 @@ TOPICS: Final[dict[str, Topic]] = {
         "The std of a projection, against that of the nearest scheme: √(2L) or √2 apart, up to "
         "chance. In code: which names are drawn with a factor of depth.",
         "a name that the code looks for (c_proj.weight) and this module does not have",
-        "√L in place of √(2L)", healthy="At {model_layers:.0f} layers the stream then grows by "
-        "×{growth:.2f}, by theory.", do=(_DEPTH,),
+        "√L in place of √(2L)", healthy=_GROWTH, do=(_DEPTH,),
     ),
     "plain-projections": _of(
         "no depth factor at all", "Residual projections have the std of the other matrices, so the "
         "stream grows with the root of the depth. Many models train well so.",
         "The nearest scheme is normal, which has one std for all matrices.",
         "a choice, or a scaling loop that matched no name",
-        healthy="With the factor, ×{growth:.2f} over {model_layers:.0f} layers, by theory.",
+        healthy=_GROWTH,
         do=(_DEPTH,),
     ),
     "half-scaled": _of(
@@ -81,7 +84,7 @@ TOPICS: Final[dict[str, Topic]] = {
         "up most of it.",
         "One has the std of the other matrices, the other that divided by √(2L), up to chance.",
         "a name such as c_proj that matches in one of both modules alone",
-        healthy="With both, ×{growth:.2f} over {model_layers:.0f} layers, by theory.", do=(_DEPTH,),
+        healthy=_GROWTH, do=(_DEPTH,),
     ),
     "wrong-matrix": _of(
         "the depth factor is on the wrong matrix",
