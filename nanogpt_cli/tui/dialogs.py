@@ -40,22 +40,29 @@ class HelpScreen(ModalScreen[None]):
         with Vertical(id="dialog") as dialog, VerticalScroll():
             dialog.border_title = f"{self.page_name.capitalize()}: words, and keys below"
             dialog.border_subtitle = "j k scroll   esc closes"
+            yield Static(self.words())
             yield Static(self.text())
 
-    def text(self) -> Table:
-        """Words, then keys by group; those without effect on the current page are dimmed."""
+    def words(self) -> Table:
+        """The words of the page, and what they mean."""
         table = Table.grid(padding=(0, 2))
         table.add_column(justify="right", max_width=22)
         table.add_column()
-        ascii_only = self.desk.ascii_only
         for word, meaning in words.on_page(self.page_name, self.desk.view.layers.names()):
-            shown = words.plain(word) if ascii_only else word
+            shown = words.plain(word) if self.desk.ascii_only else word
             table.add_row(Text(shown, style="bold"), Text(meaning))
+        return table
+
+    def text(self) -> Table:
+        """The keys by group; those without effect on the current page are dimmed."""
+        table = Table.grid(padding=(0, 2))
+        table.add_column(justify="right")
+        table.add_column()
         group = ""
         for key in keys.KEYS:
             if key.group != group:
                 group = key.group
-                table.add_row("", Text(f"\n{group}" if table.row_count else group, style="bold"))
+                table.add_row("", Text(f"\n{group}", style="bold"))
             here = self.page_name in key.pages and not (key.control and self.readonly)
             shown = ", ".join([key.shown]) + (" =" if key.shown == "+" else "")
             note = "  (read-only)" if key.control and self.readonly else ""

@@ -55,9 +55,9 @@ _WORDS = {
 
 
 def on_page(page: str, statistics: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Words and their meanings; where a heat map is, also the statistics that were measured."""
+    """Words and their meanings; on the page of layers also the statistics that were measured."""
     found = list(_WORDS[page])
-    if page in ("overview", "layers"):
+    if page == "layers":
         known = [heat.statistic(name) for name in heat.order(statistics)]
         found += [(stat.label, stat.about) for stat in known if stat.about]
     return found

@@ -134,11 +134,10 @@ async def test_axes_and_smoothing(runs: Path) -> None:
 async def test_smoothing_fits_the_planned_length(planned: int, note: str, tmp_path: Path) -> None:
     recorded.write_run(tmp_path / "run", steps=20, max_steps=planned)
     async with opened(load(tmp_path / "run")) as pilot:
-        assert f"{note} ─ step" in screen(pilot)
+        assert f"{note} ─ by step" in screen(pilot)
         await press(pilot, *"ssss", "S")
-        assert "smoothed over 50 steps ─ by step" in screen(
-            pilot
-        )  # one below the most, whatever the start
+        # One below the most, whatever the start.
+        assert "smoothed over 50 steps ─ by step" in screen(pilot)
         await press(pilot, *"SSSSSS", "s")
         assert "smoothed over 2.5 steps ─ by step" in screen(pilot)
 
@@ -271,9 +270,8 @@ async def test_a_diverged_run_does_not_flatten_the_comparison(runs: Path) -> Non
             assert chart.drawn is not None
             assert chart.drawn.y.high < 6
             assert "y axis without diverged runs" in screen(pilot)
-            assert "smoothed over 10 steps ─ by step" in screen(
-                pilot
-            )  # for the shortest, whatever the order
+            # For the shortest, whatever the order.
+            assert "smoothed over 10 steps ─ by step" in screen(pilot)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (60, 15)])

@@ -144,10 +144,10 @@ def test_train_look_around_leave_come_back_and_stop(data: Path, terminal: Termin
 
     for key, words in (
         ("2", ("layers × time", "by depth")),
-        ("3", ("best at equal tokens",)),
+        ("3", ("best validation loss",)),
         ("4", ("samples",)),
         ("5", ("events", "output")),
-        ("?", ("this help", "logarithmic y axis")),
+        ("?", ("this help", "incident")),
     ):
         terminal.keys(key)
         terminal.wait(*words)
