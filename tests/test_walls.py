@@ -57,6 +57,8 @@ FORBIDDEN = {
     "training": (*TERMINAL, *HEAVY),
     "interop": (*TERMINAL, *HEAVY),
     "modules": (*TERMINAL, *HEAVY),
+    # A list of topics and its completion need no torch.
+    "explain": ("torch", "numpy", *TERMINAL, *HEAVY),
     "view": ("torch", "typer", "textual", *HEAVY),
     "tui": ("torch", "typer", *HEAVY, *(f"nanogpt_cli.{room}" for room in (*COMPUTING, "text"))),
     # Their help must come at once: what they need is imported when they run. (Of ``sampling``

@@ -122,6 +122,13 @@ def topics(_: Any) -> Iterator[str]:
     yield from sorted(path.stem for path in places.docs_folder().glob("*.md"))
 
 
+def explained(_: Any) -> Iterable[str]:
+    """Alarms and findings."""
+    from nanogpt_cli.explain import registry
+
+    return registry.names()
+
+
 def _words(*words: str) -> Words:
     return lambda _: words
 
@@ -137,7 +144,7 @@ BY_NAME: Final[dict[str, Words]] = {
     "A": recipes_or_runs, "B": recipes_or_runs, "RECIPE": recipes, "--extends": recipes,
     "train RECIPE": recipes_or_runs,
     "NAME|PATH": prepared, "prepare NAME|PATH": named_sets, "--data": data,
-    "clear NAME": cached, "TOPIC": topics,
+    "clear NAME": cached, "TOPIC": topics, "explain TOPIC": explained,
     "--metric": _words(*METRICS), "--x": _words("step", "tokens", "time"),
     "--band": _words("range", "sd", "none"),
     "--set": keys, "--init": schemes,

@@ -165,8 +165,13 @@ def measured(
 
 
 def judge(found: list[Verdict]) -> None:
-    """Print the verdicts."""
+    """Print the verdicts, and once the command that explains them, with their names."""
     console.stdout().print(tables.verdicts(found))
+    names = list(dict.fromkeys(v.topic for v in tables.by_severity(found)))
+    if names:
+        chosen, more = names[0], f" (or {', '.join(names[1:])})" if names[1:] else ""
+        text = f"What it means: nanogpt explain {chosen}{more}"
+        console.stdout().print(console.styled((text, "dim")))
 
 
 def as_json(

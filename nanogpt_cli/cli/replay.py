@@ -31,7 +31,7 @@ def replay(
     out: options.RunsFolder = RUNS,
     as_json: options.AsJson = False,
 ) -> None:
-    """Repeat one step in several ways: as the run did, in fp32, with math attention, uncompiled.
+    """Repeat one step in several ways: as the run did, in fp32, and so on.
 
     Reports the first tensor that is not finite, and which change cures it. Exit code 1 means that
     the step is not finite when computed as the run did.

@@ -283,6 +283,12 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "entries": "kind, name, path and bytes of each entry",
     },
     "cache clear": {"deleted": "names of what was deleted", "bytes": "bytes freed"},
+    "explain": {
+        "name": "the topic", "kind": "alarm, signal or weights", "title": "what is the matter",
+        "says": "what it means", "judged": "how it is found, with the limits",
+        "causes": "the usual ones", "actions": "text and command of each thing to do",
+        "healthy": "how it is where nothing is wrong", "facts": "name and value of each number",
+    },
     "docs": {"pages": "topic, title and path of each; with TOPIC that page alone, and its text"},
 }  # fmt: skip
 

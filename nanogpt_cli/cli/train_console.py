@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from nanogpt_cli.cli import console
-from nanogpt_cli.run import events
+from nanogpt_cli.run import events, explained
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -28,6 +28,7 @@ class TrainConsole:
         self._max_steps = 0
         self._last_line = 0.0
         self._diverging = False
+        self._explained: set[str] = set()
 
     def __enter__(self) -> TrainConsole:
         return self
@@ -64,6 +65,7 @@ class TrainConsole:
                 self._diverging = self._diverging or event.kind == "divergence"
                 self._line(f"step {event.step:>6}  {event.severity}: {event.message}")
                 self._line(f"             {event.advice}", dim=True)
+                self._offer(event.kind)
             case events.Incident():
                 self._line(f"step {event.step:>6}  incident: {event.message} ({event.action})")
             case events.Command():
@@ -73,6 +75,12 @@ class TrainConsole:
                 self._line(event.message, dim=True)
             case _:
                 pass
+
+    def _offer(self, kind: str) -> None:
+        """Name the page about an alarm, once for each kind."""
+        if kind not in self._explained and (command := explained.command(kind)):
+            self._explained.add(kind)
+            self._line(f"             what it means: {command}", dim=True)
 
     def _line(self, text: str, *, dim: bool = False) -> None:
         target = self._progress.console if self._progress else console.stderr()

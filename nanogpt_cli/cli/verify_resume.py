@@ -23,7 +23,9 @@ def verify_resume(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file or name.")],
     sets: options.Sets = None,
     steps: Annotated[int, typer.Option("--steps", min=2, help="Steps of both runs.")] = 20,
-    stop: Annotated[int, typer.Option("--stop-at", metavar="STEP", help="0: halfway.", min=0)] = 0,
+    stop: Annotated[
+        int, typer.Option("--stop-at", metavar="STEP", help="Step of the stop; 0: halfway.", min=0)
+    ] = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """Train twice, once with a stop and a resume, and compare every tensor and loss bit by bit.

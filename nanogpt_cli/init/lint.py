@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from nanogpt_cli.init.tensor_stats import KS_LIMIT, ClassStats, TensorStats
+from nanogpt_cli.init.tensor_stats import KS_LIMIT, Z_LIMIT, ClassStats, TensorStats
 from nanogpt_cli.schemes import Scheme
 from nanogpt_cli.schemes.laws import LARGEST_NORMAL
 
@@ -100,7 +100,7 @@ def _why(t: TensorStats) -> str:
     if t.law.kind == "truncated" and t.exceeds(t.law):
         reach = t.reach / t.law.scale
         return f"values reach {reach:.1f}σ, but the law is cut at ±{t.law.cut:g}σ"
-    if abs(t.z) >= 5.5:
+    if abs(t.z) >= Z_LIMIT:
         return f"std {t.std:.4g} is {ratio:.3f} times the expected {t.expected_std:.4g} ({t.law})"
     if t.ks_scaled >= KS_LIMIT:
         return f"not {t.law}: Kolmogorov-Smirnov distance {t.ks:.4f}, kurtosis {t.kurtosis:.2f}"

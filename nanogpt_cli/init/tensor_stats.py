@@ -15,6 +15,8 @@ SAMPLE = 32_768
 _QUANTILES = 4096
 # P(√n·D > 3) ≈ 3e-8 for the Kolmogorov-Smirnov distance: a deep model has thousands of tensors.
 KS_LIMIT = 3.0
+# Standard errors that chance does not exceed.
+Z_LIMIT = 5.5
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,9 @@ class TensorStats:
             )
         if self.exceeds(self.law):
             return False
-        centred = abs(self.mean) <= 5.5 * self.expected_std / math.sqrt(self.size) + 1e-12
+        centred = abs(self.mean) <= Z_LIMIT * self.expected_std / math.sqrt(self.size) + 1e-12
         shaped = math.isnan(self.ks) or self.ks_scaled < KS_LIMIT
-        return abs(self.z) < 5.5 and centred and shaped
+        return abs(self.z) < Z_LIMIT and centred and shaped
 
 
 class Accumulator:

@@ -17,12 +17,29 @@ from nanogpt_cli.run.events import Alarm, Eval, Event, Incident, Layers, RunStar
 
 # Observations a condition must hold (or be absent) before its alarm is raised (or cleared).
 _PATIENCE = 3
-_CLIPPED_WINDOW = 200
+LOSS_WINDOW = CLIPPED_WINDOW = 200
+MAX_CLIPPED = 0.9
 # A run has diverged when so many losses in a row are all this far (in nats, and in robust standard
 # deviations of the loss) above the level it had reached.
-_DIVERGED_STEPS = 5
-_DIVERGED_RISE = 1.0
-_DIVERGED_SIGMAS = 8.0
+DIVERGED_STEPS = 5
+DIVERGED_RISE = 1.0
+DIVERGED_SIGMAS = 8.0
+# A loss is a spike when it is this far above the median of the recent ones.
+SPIKE_RISE, SPIKE_SIGMAS = 0.5, 8.0
+# No loss of a window after the first steps is this far below ln V: nothing has been learned.
+STUCK_FROM, STUCK_WINDOW, STUCK_MARGIN = 200, 50, 0.1
+# The newest speeds, as a share of the usual.
+SLOW, SPEED_WINDOW = 0.7, 10
+# log10 of update over weight. Early steps are large by design: warmup ends and Adam's second moment
+# settles.
+UPDATE_FROM, UPDATE_LOW, UPDATE_HIGH = 100, -5.0, -1.0
+MAX_DEAD = 0.5
+MAX_LOGIT = 50.0
+MIN_ENTROPY = 0.02
+MAX_STREAM = 300.0
+MIN_GRADIENT = 1e-3
+# Evaluations in a row, each with a higher validation loss than the one before.
+OVERFIT_RISES = 3
 # Medians over the last steps are taken anew after this many of them.
 _REFRESH = 10
 
@@ -57,9 +74,9 @@ class Alarms:
     vocab_size: int
     expected: Mapping[str, Sequence[float]] = field(default_factory=dict)
     _states: dict[tuple[str, int | None], _State] = field(default_factory=dict)
-    _losses: deque[float] = field(default_factory=lambda: deque(maxlen=200))
-    _clipped: deque[bool] = field(default_factory=lambda: deque(maxlen=_CLIPPED_WINDOW))
-    _speeds: deque[float] = field(default_factory=lambda: deque(maxlen=200))
+    _losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
+    _clipped: deque[bool] = field(default_factory=lambda: deque(maxlen=CLIPPED_WINDOW))
+    _speeds: deque[float] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
     _evals: list[Eval] = field(default_factory=list)
     _train_at_eval: list[float] = field(default_factory=list)
     _middle: float = math.inf
@@ -141,7 +158,7 @@ class Alarms:
         if self._will_diverge(event.loss):
             yield _Finding(
                 "divergence", "error",
-                f"the run has diverged: loss {event.loss:.3g}, and {_DIVERGED_STEPS} steps in a "
+                f"the run has diverged: loss {event.loss:.3g}, and {DIVERGED_STEPS} steps in a "
                 f"row far above the {self._level:.3g} it had reached",
                 "lower the learning rate or warm up longer, and begin again or from an earlier "
                 "checkpoint", value=event.loss,
@@ -155,15 +172,15 @@ class Alarms:
         self._seen += 1
         self._note_level()
         share = sum(self._clipped) / len(self._clipped)
-        if len(self._clipped) == _CLIPPED_WINDOW and share > 0.9:
+        if len(self._clipped) == CLIPPED_WINDOW and share > MAX_CLIPPED:
             yield _Finding(
                 "always_clipped", "warning",
-                f"{share:.0%} of the last {_CLIPPED_WINDOW} gradients were clipped",
+                f"{share:.0%} of the last {CLIPPED_WINDOW} gradients were clipped",
                 "grad_clip now sets the step size: raise it, or lower the learning rate",
                 value=share,
             )  # fmt: skip
         yield from self._stuck(event)
-        if self._slow < 0.7:
+        if self._slow < SLOW:
             yield _Finding(
                 "slow", "info", f"throughput fell to {self._slow:.0%} of the usual",
                 "something else uses the machine", value=self._slow,
@@ -171,20 +188,20 @@ class Alarms:
 
     def is_spike(self, loss: float) -> bool:
         """Whether a loss is far above the recent ones, by the median absolute deviation."""
-        return loss > self._middle + max(0.5, 8 * self._spread)
+        return loss > self._middle + max(SPIKE_RISE, SPIKE_SIGMAS * self._spread)
 
     def _will_diverge(self, loss: float) -> bool:
         """Whether this loss and those before it are all far above the level reached."""
-        limit = self._level + max(_DIVERGED_RISE, _DIVERGED_SIGMAS * self._level_spread)
-        last = [*itertools.islice(reversed(self._losses), _DIVERGED_STEPS - 1), loss]
-        return len(last) == _DIVERGED_STEPS and min(last) > limit
+        limit = self._level + max(DIVERGED_RISE, DIVERGED_SIGMAS * self._level_spread)
+        last = [*itertools.islice(reversed(self._losses), DIVERGED_STEPS - 1), loss]
+        return len(last) == DIVERGED_STEPS and min(last) > limit
 
     def _note_level(self) -> None:
         """The lowest level of the loss so far: a median of losses that are not the newest ones."""
         if self._spread:
             level, spread = self._middle, self._spread
         else:
-            level, spread = median(list(self._losses)[: 1 - _DIVERGED_STEPS] or self._losses), 0.0
+            level, spread = median(list(self._losses)[: 1 - DIVERGED_STEPS] or self._losses), 0.0
         if level < self._level:
             self._level, self._level_spread = level, spread
 
@@ -200,16 +217,16 @@ class Alarms:
             self._spread = max(1.4826 * deviation, 1e-3)  # sigma of a normal distribution
         if len(self._speeds) == self._speeds.maxlen:
             speeds = list(self._speeds)
-            self._slow = median(speeds[-10:]) / max(median(speeds), 1e-9)
+            self._slow = median(speeds[-SPEED_WINDOW:]) / max(median(speeds), 1e-9)
 
     def _stuck(self, event: Step) -> Iterator[_Finding]:
         if self.vocab_size < 2:
             return
         floor = math.log(self.vocab_size)
-        if event.step < 200 or event.loss <= floor - 0.1:
+        if event.step < STUCK_FROM or event.loss <= floor - STUCK_MARGIN:
             return
-        recent = list(self._losses)[-50:]
-        if len(recent) == 50 and min(recent) > floor - 0.1:
+        recent = list(self._losses)[-STUCK_WINDOW:]
+        if len(recent) == STUCK_WINDOW and min(recent) > floor - STUCK_MARGIN:
             yield _Finding(
                 "stuck", "warning", f"loss is still {median(recent):.2f}, ln(vocabulary) "
                 f"is {floor:.2f}: nothing has been learned",
@@ -220,9 +237,9 @@ class Alarms:
     def _on_layers(self, event: Layers) -> Iterator[_Finding]:
         stats = event.stats
         for layer, ratio in enumerate(stats.get("update_ratio", ())):
-            # Early steps are large by design: warmup ends and Adam's second moment settles.
-            if event.step >= 100 and not -5.0 <= ratio <= -1.0 and math.isfinite(ratio):
-                fast = ratio > -1.0
+            usual = event.step < UPDATE_FROM or UPDATE_LOW <= ratio <= UPDATE_HIGH
+            if not usual and math.isfinite(ratio):
+                fast = ratio > UPDATE_HIGH
                 yield _Finding(
                     "update_ratio", "warning",
                     f"layer {layer} changes by 10^{ratio:.1f} of its weights a step",
@@ -230,21 +247,21 @@ class Alarms:
                     "hardly learns", layer, ratio,
                 )  # fmt: skip
         for layer, share in enumerate(stats.get("dead", ())):
-            if share > 0.5:
+            if share > MAX_DEAD:
                 yield _Finding(
-                    "dead_units", "warning", f"{share:.0%} of layer {layer}'s MLP units are silent",
+                    "dead_units", "warning", f"{share:.0%} of layer {layer}'s MLP units are dead",
                     "lower the learning rate or the weight decay; smooth activations recover "
                     "better", layer, share,
                 )  # fmt: skip
         for layer, logit in enumerate(stats.get("attn_logit_max", ())):
-            if logit > 50:
+            if logit > MAX_LOGIT:
                 yield _Finding(
                     "attention_logits", "warning",
                     f"layer {layer}'s largest attention logit is {logit:.0f}",
                     "attention is about to saturate: lower the learning rate", layer, logit,
                 )  # fmt: skip
         for layer, entropy in enumerate(stats.get("attn_entropy", ())):
-            if entropy < 0.02:
+            if entropy < MIN_ENTROPY:
                 yield _Finding(
                     "entropy_collapse", "warning",
                     f"layer {layer} attends to single positions (entropy {entropy:.3f} of ln t)",
@@ -259,7 +276,7 @@ class Alarms:
         if not rms or len(expected) != len(rms):
             return
         factor = rms[-1] / max(expected[-1], 1e-12)
-        if factor > 300:
+        if factor > MAX_STREAM:
             yield _Finding(
                 "activation_growth", "warning",
                 f"the residual stream leaves the last layer {factor:.0f} times larger than at "
@@ -269,7 +286,7 @@ class Alarms:
 
     def _vanishing(self, grads: Sequence[float]) -> Iterator[_Finding]:
         finite = [g for g in grads if math.isfinite(g)]
-        if len(finite) < 2 or min(finite) >= 1e-3 * max(finite):
+        if len(finite) < 2 or min(finite) >= MIN_GRADIENT * max(finite):
             return
         weakest = min(range(len(grads)), key=lambda i: grads[i])
         yield _Finding(
@@ -286,10 +303,10 @@ class Alarms:
             self._train_at_eval.pop()
         self._evals.append(event)
         self._train_at_eval.append(median(self._losses) if self._losses else math.nan)
-        if len(self._evals) < 4:
+        if len(self._evals) <= OVERFIT_RISES:
             return
-        val = [e.val_loss for e in self._evals[-4:]]
-        train = self._train_at_eval[-4:]
+        val = [e.val_loss for e in self._evals[-OVERFIT_RISES - 1 :]]
+        train = self._train_at_eval[-OVERFIT_RISES - 1 :]
         if val == sorted(val) and val[0] < val[-1] and train == sorted(train, reverse=True):
             best = min(self._evals, key=lambda e: e.val_loss)
             yield _Finding(

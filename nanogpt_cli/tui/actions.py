@@ -70,7 +70,7 @@ class DashboardActions(App[DashboardExit]):
 
     async def action_help(self) -> None:
         """Show all keys."""
-        await self.push_screen(HelpScreen(self.page.id or "", self.desk.readonly))
+        await self.push_screen(HelpScreen(self.page.id or "", self.desk))
 
     def action_zoom_pane(self) -> None:
         """Maximise the focused pane, or restore it."""

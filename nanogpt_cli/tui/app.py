@@ -176,12 +176,16 @@ class Dashboard(DashboardActions):
 
     def _draw_lines(self) -> None:
         top = self.query_one("#header", Line)
-        row = header.header(
-            self.desk.view, self.desk.state(), self.size.width, held=self.desk.held,
-            ascii_only=self.ascii_only,
-        )  # fmt: skip
+        name, sessions = self.page.id or "", self.desk.sessions
+        if name == "compare" and len(sessions) > 1:
+            runs = [(session.view.name, session.state()) for session in sessions]
+            row = header.comparing(runs, self.size.width, ascii_only=self.ascii_only)
+        else:
+            row = header.header(
+                self.desk.view, self.desk.state(), self.size.width, held=self.desk.held,
+                ascii_only=self.ascii_only,
+            )  # fmt: skip
         top.set_rows([row])
-        name = self.page.id or ""
         bottom = self.query_one("#footer", Line)
         footer = keys.footer(name, self.size.width, self.desk.readonly)
         said = [(units.shortened(text, self.size.width), key) for text, key in self._notice]

@@ -97,7 +97,8 @@ class ComparePage(Page):
     def _draw_runs(self, pane: Pane) -> None:
         views = [session.view for _, session in self.shown()]
         tokens = common_tokens(views)
-        heads = ("", "run", "state", "step", "tokens", "best val", f"at {units.si(tokens)}")
+        by = f"by {units.si(tokens)} tokens"
+        heads = ("", "run", "state", "step", "tokens", "best val loss", by)
         lines, keys = [], []
         numbers = {id(session): index for index, session in self.shown()}
         for session in self.desk.sessions:
@@ -116,7 +117,7 @@ class ComparePage(Page):
             text, old = row[0]
             row[:] = [(text[:3], key), (text[3:], old if key != "dim" or old == "select" else key)]
         pane.set_rows(rows)
-        pane.set_title("runs ─ best at equal tokens", "enter adds or hides a run")
+        pane.set_title("runs ─ best validation loss", "enter adds or hides a run")
 
     def metric(self, step: int) -> None:
         """Show the next metric."""
@@ -138,6 +139,10 @@ class ComparePage(Page):
         if self.selected - len(sessions) < len(neighbours):
             run = neighbours[self.selected - len(sessions)]
             sessions.append(RunSession(run.path, clock=self.desk.session.clock))
+
+    def alternate(self) -> None:
+        """On a narrow screen, show what differs in place of the runs, and back."""
+        self.toggle_class("-other")
 
     def set_filter(self, pattern: str) -> None:
         """Show only runs whose name matches."""
@@ -178,6 +183,9 @@ def draw_differences(pane: Pane, sessions: list[RunSession]) -> None:
         pane.empty("choose a second run with j/k and enter", "what differs")
         return
     recipes = [s.view.started.recipe if s.view.started else {} for s in sessions]
+    names: Row = [(" ", "dim")]
+    for index, session in enumerate(sessions):
+        names.append((f"{units.shortened(session.view.name, 16)}  ", palette.run_color(index)))
     rows: list[Row] = []
     for key, values in differing(recipes):
         row: Row = [(f" {key}  ", "dim")]
@@ -187,5 +195,5 @@ def draw_differences(pane: Pane, sessions: list[RunSession]) -> None:
     if not rows:
         pane.empty("the recipes are the same", "what differs")
         return
-    pane.set_rows(rows)
+    pane.set_rows([names, *rows])
     pane.set_title(f"what differs ─ {len(rows)} key{'s' * (len(rows) > 1)}")

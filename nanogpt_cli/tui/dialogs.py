@@ -12,14 +12,15 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from nanogpt_cli.tui import keys
+from nanogpt_cli.tui import keys, words
+from nanogpt_cli.tui.desk import Desk
 
 
 class HelpScreen(ModalScreen[None]):
-    """Shows every key, from the same table as the bindings."""
+    """Explains the words of a page, then every key, from the same table as the bindings."""
 
     CSS = """
-    HelpScreen #dialog { width: auto; height: 90%; }
+    HelpScreen #dialog { width: auto; height: 90%; padding: 0 1; }
     HelpScreen VerticalScroll { width: 78; max-width: 100%; height: 1fr; }
     """
     BINDINGS: ClassVar[list[Any]] = [
@@ -28,15 +29,29 @@ class HelpScreen(ModalScreen[None]):
         Binding("k,up", "scroll(-2)", "up"),
     ]
 
-    def __init__(self, page: str, readonly: bool) -> None:
+    def __init__(self, page: str, desk: Desk) -> None:
         super().__init__()
         self.page_name = page
-        self.readonly = readonly
+        self.desk = desk
+        self.readonly = desk.readonly
 
     def compose(self) -> ComposeResult:
         """Yield the table of keys."""
-        with Vertical(id="dialog"), VerticalScroll():
+        with Vertical(id="dialog") as dialog, VerticalScroll():
+            dialog.border_title = f"{self.page_name.capitalize()}: words, and keys below"
+            dialog.border_subtitle = "j k scroll   esc closes"
+            yield Static(self.words())
             yield Static(self.text())
+
+    def words(self) -> Table:
+        """The words of the page, and what they mean."""
+        table = Table.grid(padding=(0, 2))
+        table.add_column(justify="right", max_width=22)
+        table.add_column()
+        for word, meaning in words.on_page(self.page_name, self.desk.view.layers.names()):
+            shown = words.plain(word) if self.desk.ascii_only else word
+            table.add_row(Text(shown, style="bold"), Text(meaning))
+        return table
 
     def text(self) -> Table:
         """The keys by group; those without effect on the current page are dimmed."""
@@ -47,7 +62,7 @@ class HelpScreen(ModalScreen[None]):
         for key in keys.KEYS:
             if key.group != group:
                 group = key.group
-                table.add_row("", Text(f"\n{group}" if table.row_count else group, style="bold"))
+                table.add_row("", Text(f"\n{group}", style="bold"))
             here = self.page_name in key.pages and not (key.control and self.readonly)
             shown = ", ".join([key.shown]) + (" =" if key.shown == "+" else "")
             note = "  (read-only)" if key.control and self.readonly else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.cells import cell_len, set_cell_size
 
 from nanogpt_cli import units
@@ -29,6 +31,24 @@ def header(
     return row
 
 
+def comparing(
+    sessions: Sequence[tuple[str, State]], width: int, *, ascii_only: bool = False
+) -> Row:
+    """One row that names every run being compared, with its state, as far as they fit."""
+    row: Row = [(f" {len(sessions)} runs", "title")]
+    for name, state in sessions:
+        sign = _sign(state, ascii_only)
+        pieces: Row = [("  ", "plain"), (f"{name} ", "text"), (f"{sign} {state.word}", state.key)]
+        if sum(cell_len(text) for text, _ in [*row, *pieces]) > width - 3:
+            return [*row, (" …", "dim")]
+        row += pieces
+    return row
+
+
+def _sign(state: State, ascii_only: bool) -> str:
+    return {"●": "*", "▲": "!", "✖": "x", "○": "o"}[state.symbol] if ascii_only else state.symbol
+
+
 def _width(fields: list[tuple[int, Row]]) -> int:
     return 1 + sum(2 + sum(cell_len(text) for text, _ in pieces) for _, pieces in fields) - 2
 
@@ -37,7 +57,7 @@ def _fields(view: RunView, state: State, held: bool, ascii_only: bool) -> list[t
     """Fields in reading order, each with its rank; those of low rank are kept longest."""
     step, alarms = view.last_step, view.active_alarms
     loss = step.loss if step else None
-    sign = {"●": "*", "▲": "!", "✖": "x", "○": "o"}[state.symbol] if ascii_only else state.symbol
+    sign = _sign(state, ascii_only)
     fields: list[tuple[int, Row]] = [
         (0, [(view.name, "title")]),
         (1, [(f"{sign} {state.word}", state.key)]),

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 PAGES = ("overview", "layers", "compare", "samples", "logs")
 _CHARTED = ("overview", "layers", "compare")
+_LISTED = ("layers", "compare", "samples", "logs")
+_TURNED = ("layers", "samples", "logs")
+_NAMED = 64  # columns from which the footer has room for the names of all pages
 
 
 @dataclass(frozen=True)
@@ -22,49 +25,55 @@ class Key:
     control: bool = False  # sends a command to the trainer; disabled when read-only
 
 
+_X = "Along the x axis (all charts, on every page)"
+_Y = "The y axis (the chart with the focus, which keeps it)"
+_LISTS = "Lists and heat maps"
+
 KEYS = (
-    Key("1", "1", "page('overview')", "loss, speed, heat map, latest sample", "Pages"),
-    Key("2", "2", "page('layers')", "every statistic of every layer", "Pages"),
-    Key("3", "3", "page('compare')", "several runs in one chart", "Pages"),
-    Key("4", "4", "page('samples')", "what the model wrote, through training", "Pages"),
-    Key("5", "5", "page('logs')", "alarms, events, the trainer's output", "Pages"),
-    Key("question_mark", "?", "help", "this help", "Pages"),
+    Key("1", "1", "page('overview')", "Overview: loss, speed, heat map, newest sample", "Pages"),
+    Key("2", "2", "page('layers')", "Layers: every statistic of every layer", "Pages"),
+    Key("3", "3", "page('compare')", "Compare: several runs in one chart", "Pages"),
+    Key("4", "4", "page('samples')", "Samples: what the model wrote, through training", "Pages"),
+    Key("5", "5", "page('logs')", "Logs: alarms, events, the trainer's output", "Pages"),
+    Key("question_mark", "?", "help", "this help: the words and keys of the page", "Pages"),
     Key("ctrl+p", "ctrl+p", "command_palette", "find a command by name", "Pages"),
-    Key("tab", "tab", "app.focus_next", "next pane", "Pages"),
-    Key("shift+tab", "shift+tab", "app.focus_previous", "previous pane", "Pages"),
+    Key("tab", "tab", "app.focus_next", "focus the next pane", "Pages"),
+    Key("shift+tab", "shift+tab", "app.focus_previous", "focus the previous pane", "Pages"),
     Key("z", "z", "zoom_pane", "maximise the focused pane, and back", "Pages"),
     Key("escape", "esc", "leave", "back: leave a layer, a filter, the crosshair", "Pages"),
-    Key("plus,equals_sign", "+", "zoom(1.5)", "zoom in", "Charts", _CHARTED, "zoom"),
-    Key("minus", "-", "zoom(0.6667)", "zoom out", "Charts", _CHARTED),
-    Key("h,left", "h ←", "pan(-1)", "left: the window, or the crosshair", "Charts", _CHARTED),
-    Key("l,right", "l →", "pan(1)", "right: the window, or the crosshair", "Charts", _CHARTED),
-    Key("H,shift+left", "H", "pan(-10)", "left, ten times as far", "Charts", _CHARTED),
-    Key("L,shift+right", "L", "pan(10)", "right, ten times as far", "Charts", _CHARTED),
-    Key("0", "0", "fit", "show everything", "Charts", _CHARTED),
-    Key("f", "f", "follow", "follow the newest step", "Charts", _CHARTED),
-    Key("c", "c", "crosshair", "crosshair with read-out", "Charts", _CHARTED, "crosshair"),
-    Key("y", "y", "log_y", "logarithmic y axis", "Charts", _CHARTED, "log y"),
-    Key("X", "X", "log_x", "logarithmic x axis", "Charts", _CHARTED),
-    Key("x", "x", "axis", "x axis: step, tokens, time, FLOPs", "Charts", _CHARTED, "x axis"),
-    Key("s", "s", "smooth(1)", "smoother", "Charts", _CHARTED, "smooth"),
-    Key("S", "S", "smooth(-1)", "less smooth", "Charts", _CHARTED),
-    Key("o", "o", "robust", "y axis without outliers (2-98 %)", "Charts", _CHARTED),
-    Key("Y", "Y", "freeze_y", "hold the y axis where it is", "Charts", _CHARTED),
-    Key("left_square_bracket", "[", "metric(-1)", "previous statistic or metric", "Lists",
-        _CHARTED, "[ ] statistic"),
-    Key("right_square_bracket", "]", "metric(1)", "next statistic or metric", "Lists", _CHARTED),
-    Key("j,down", "j ↓", "row(1)", "next row", "Lists"),
-    Key("k,up", "k ↑", "row(-1)", "previous row", "Lists"),
-    Key("n,pagedown", "n", "turn(1)", "next page or sample", "Lists"),
-    Key("p,pageup", "p", "turn(-1)", "previous page or sample", "Lists"),
-    Key("enter", "enter", "open", "open the row: a layer, a run, the step of an alarm", "Lists",
-        footer="open"),
-    Key("slash", "/", "filter", "filter: text, glob*, /regex/, !not", "Lists",
+    Key("plus,equals_sign", "+", "zoom(1.5)", "zoom in", _X, _CHARTED, "zoom"),
+    Key("minus", "-", "zoom(0.6667)", "zoom out", _X, _CHARTED),
+    Key("h,left", "h ←", "pan(-1)", "left: the window, or the crosshair", _X, _CHARTED),
+    Key("l,right", "l →", "pan(1)", "right: the window, or the crosshair", _X, _CHARTED),
+    Key("H,shift+left", "H", "pan(-10)", "left, ten times as far", _X, _CHARTED),
+    Key("L,shift+right", "L", "pan(10)", "right, ten times as far", _X, _CHARTED),
+    Key("0", "0", "fit", "show everything", _X, _CHARTED),
+    Key("f", "f", "follow", "follow the newest step", _X, _CHARTED),
+    Key("c", "c", "crosshair", "crosshair: reads the values at one step", _X, _CHARTED,
+        "crosshair"),
+    Key("x", "x", "axis", "x axis: step, tokens, time, FLOPs", _X, _CHARTED, "x axis"),
+    Key("X", "X", "log_x", "logarithmic x axis, and back", _X, _CHARTED),
+    Key("s", "s", "smooth(1)", "smooth over more steps", _X, _CHARTED, "smooth"),
+    Key("S", "S", "smooth(-1)", "smooth over fewer steps", _X, _CHARTED),
+    Key("y", "y", "log_y", "logarithmic y axis, and back", _Y, _CHARTED, "log y"),
+    Key("o", "o", "robust", "y axis over the middle 96 % of the values", _Y, _CHARTED),
+    Key("Y", "Y", "freeze_y", "hold the y axis as it is now", _Y, _CHARTED),
+    Key("left_square_bracket", "[", "metric(-1)", "previous statistic", _LISTS, _CHARTED,
+        "[ ] statistic"),
+    Key("right_square_bracket", "]", "metric(1)",
+        "next statistic (Compare has its own)", _LISTS, _CHARTED),
+    Key("j,down", "j ↓", "row(1)", "next row", _LISTS, _LISTED),
+    Key("k,up", "k ↑", "row(-1)", "previous row", _LISTS, _LISTED),
+    Key("n,pagedown", "n", "turn(1)", "next page of charts, next sample or event", _LISTS, _TURNED),
+    Key("p,pageup", "p", "turn(-1)", "the one before", _LISTS, _TURNED),
+    Key("enter", "enter", "open", "open the row: a layer, a run, the step of an event", _LISTS,
+        ("layers", "compare", "logs"), "open"),
+    Key("slash", "/", "filter", "filter this page: text, glob*, /regex/, !not", _LISTS,
         ("layers", "compare", "logs"), "filter"),
-    Key("d", "d", "alternate", "the other side: histograms, differences, output", "Lists",
-        ("layers", "samples", "logs"), "other view"),
-    Key("C", "C", "color_map", "next colour map of the heat maps", "Lists", ("overview", "layers")),
-    Key("N", "N", "normalise", "heat map: each layer on its own scale", "Lists",
+    Key("d", "d", "alternate", "other view: histograms, differences, new words, output",
+        _LISTS, ("layers", "compare", "samples", "logs"), "other view"),
+    Key("C", "C", "color_map", "next colours of the heat maps", _LISTS, ("overview", "layers")),
+    Key("N", "N", "normalise", "heat maps: each layer against its own median", _LISTS,
         ("overview", "layers")),
     Key("space", "space", "hold", "hold the display; reading goes on", "Display", footer="hold"),
     Key("t", "t", "theme", "next theme", "Display"),
@@ -77,39 +86,22 @@ KEYS = (
     Key("M", "M", "ask('lr')", "multiply the learning rate", "Training", control=True),
     Key("Q,ctrl+c", "Q", "ask('stop')", "stop training, checkpoint saved", "Training",
         control=True),
-    Key("q,ctrl+q", "q", "detach", "leave the dashboard; the run is not touched", "Training",
-        footer="detach"),
+    Key("q,ctrl+q", "q", "detach", "leave the dashboard; training goes on", "Training",
+        footer="leave"),
 )  # fmt: skip
 
 
 def footer(page: str, width: int, readonly: bool) -> list[tuple[str, str]]:
-    """The bottom line: pages, as many keys as fit, and always help and detach."""
-    number = {name: str(i) for i, name in enumerate(PAGES, 1)}
-    long = [
-        piece
-        for name in PAGES
-        for piece in (
-            (f" {number[name]}", "key"),
-            (f" {name.capitalize()} ", "select" if name == page else "dim"),
-        )
-    ]
-    short = [
-        piece
-        for name in PAGES
-        for piece in (
-            (f" {number[name]}", "key"),
-            (f"{name.capitalize() if name == page else ''} ", "select" if name == page else "dim"),
-        )
-    ]
-    always = [(" ?", "key"), (" help ", "dim"), (" q", "key"), (" detach ", "dim")]
-    pages = long if width >= 100 else short
+    """The bottom line: pages, as many keys as fit, and always help and how to leave."""
+    always = [(" ?", "key"), (" help ", "dim"), (" q", "key"), (" leave ", "dim")]
+    pages = _pages(page, width)
     if not readonly or width < 80:
         note: list[tuple[str, str]] = []
     else:
         note = [(" read-only ", "warning")]
     used = sum(len(text) for text, _ in pages + always + note)
     middle: list[tuple[str, str]] = []
-    for key in KEYS:
+    for key in sorted(KEYS, key=lambda key: key.action.partition("(")[0] not in _FIRST[page]):
         if not key.footer or page not in key.pages or key.action == "detach":
             continue
         if key.control and readonly:
@@ -124,6 +116,28 @@ def footer(page: str, width: int, readonly: bool) -> list[tuple[str, str]]:
     gap = max(0, width - used)
     return [*pages, (" " * (gap // 2), "plain"), *middle, (" " * (gap - gap // 2), "plain"),
             *note, *always]  # fmt: skip
+
+
+# What a page is used for most, which its footer names even where few keys fit.
+_FIRST = {
+    "overview": ("crosshair", "zoom"),
+    "layers": ("metric", "open"),
+    "compare": ("open", "alternate"),
+    "samples": ("ask", "alternate"),
+    "logs": ("open", "filter"),
+}
+
+
+def _pages(page: str, width: int) -> list[tuple[str, str]]:
+    """Numbers and names of the pages; where those do not fit, the name of the one in front."""
+    gap, pieces = " " if width >= 100 else "", []
+    for number, name in enumerate(PAGES, 1):
+        shown = name.capitalize() if width >= _NAMED or name == page else ""
+        look = "select" if name == page else "dim"
+        pieces += [(f" {number}", "key"), (f"{gap}{shown}{gap}", look)]
+        if width < _NAMED:
+            pieces.append((" ", "dim"))
+    return pieces
 
 
 def actions_on(page: str) -> set[str]:

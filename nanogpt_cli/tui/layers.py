@@ -152,8 +152,10 @@ class LayerTable(Pane):
         for layer in range(first, min(desk.view.layers.layers, first + self.size.height - 1)):
             rows.append(self._line(desk, layer, shown, layer == selected))
         self.set_rows(rows)
-        where = "newest" if desk.window.cursor is None else "at the crosshair"
-        self.set_title(f"layers ─ {where}", "enter opens a layer")
+        where = "newest values" if desk.window.cursor is None else "values at the crosshair"
+        odd = any("!" in text for row in rows[1:] for text, _ in row)
+        where += " ─ ! outside the usual range" if odd else ""
+        self.set_title(f"layers ─ past and {where}", "enter opens a layer")
 
     def _line(self, desk: Desk, layer: int, names: list[str], selected: bool) -> Row:
         row: Row = [(f" h.{layer}".ljust(6), "select" if selected else "text")]

@@ -9,7 +9,7 @@ from textual.containers import Horizontal
 from textual.widget import Widget
 
 from nanogpt_cli import units
-from nanogpt_cli.run import events
+from nanogpt_cli.run import events, explained
 from nanogpt_cli.tui import patterns
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.page import Page
@@ -17,10 +17,7 @@ from nanogpt_cli.tui.panes import Pane, printable, table, wrap
 from nanogpt_cli.tui.plot import Row
 
 _BAD_ENDS = ("non_finite", "diverged", "error")
-_NO_OUTPUT = (
-    "nothing: a trainer writes its output to stdout.log only behind the dashboard (train --tui), "
-    "else to its own terminal"
-)
+_NO_OUTPUT = "none kept: the trainer wrote it to its own terminal (train --tui keeps it)"
 
 
 class LogsPage(Page):
@@ -28,7 +25,7 @@ class LogsPage(Page):
 
     def __init__(self, desk: Desk, id: str) -> None:
         super().__init__(desk, id)
-        self.chosen: int | None = None
+        self.chosen: int | None = None  # None: what matters most
 
     def compose(self) -> ComposeResult:
         """Yield events, detail and output."""
@@ -52,7 +49,7 @@ class LogsPage(Page):
     def update(self, slow: bool = True) -> None:  # noqa: ARG002
         """Draw all three panes."""
         found = self.found()
-        index = len(found) - 1 if self.chosen is None else min(self.chosen, len(found) - 1)
+        index = self._index(found)
         listing, detail = self.query_one("#events", Pane), self.query_one("#detail", Pane)
         if found:
             self._draw_list(listing, found, index)
@@ -64,6 +61,18 @@ class LogsPage(Page):
             listing.set_title("events", self.desk.session.problems())
             detail.empty("", "what happened")
         self._draw_output(self.query_one("#output", Pane))
+
+    def _index(self, found: Sequence[events.Event]) -> int:
+        """The chosen event; until one is chosen the newest alarm that is active, else the newest.
+
+        An alarm is what this page is opened for, and later evaluations would push it off a small
+        screen.
+        """
+        if self.chosen is not None:
+            return min(self.chosen, len(found) - 1)
+        active = {id(alarm) for alarm in self.desk.view.active_alarms}
+        raised = (i for i in reversed(range(len(found))) if id(found[i]) in active)
+        return next(raised, len(found) - 1)
 
     def _advice(self, event: events.Event) -> str:
         """What to do about an event; about a bad end, what the last alarm before it says."""
@@ -95,6 +104,7 @@ class LogsPage(Page):
     def _draw_output(self, pane: Pane) -> None:
         state, width = self.desk.state(), pane.size.width
         text = self.desk.session.output()
+        self.set_class(not text.strip(), "-silent")  # its room is then for the events
         if not text.strip():
             pane.empty(_NO_OUTPUT, "output")
             return
@@ -113,11 +123,11 @@ class LogsPage(Page):
 
     def row(self, step: int) -> None:
         """Choose the next or previous event."""
-        count = len(self.found())
-        if count:
-            here = count - 1 if self.chosen is None else self.chosen
-            index = min(max(here + step, 0), count - 1)
-            self.chosen = None if index == count - 1 else index
+        found = self.found()
+        if found:
+            index = min(max(self._index(found) + step, 0), len(found) - 1)
+            newest = index == len(found) - 1 and not self.desk.view.active_alarms
+            self.chosen = None if newest else index
 
     turn = row
 
@@ -126,7 +136,7 @@ class LogsPage(Page):
         found = self.found()
         if not found:
             return
-        step = float(getattr(found[-1 if self.chosen is None else self.chosen], "step", 0))
+        step = float(getattr(found[self._index(found)], "step", 0))
         window, view = self.desk.window, self.desk.view
         around = max(50.0, view.step * 0.05)
         low, high = max(0.0, step - around), min(max(step + around, 1.0), max(view.step, 1))
@@ -166,8 +176,9 @@ def sign(event: events.Event, ascii_only: bool = False) -> str:
 def story(event: events.Event) -> tuple[str, str]:
     """An event in two columns: its kind, and one line about it."""
     if isinstance(event, events.Alarm):
-        where = f"h.{event.layer}: " if event.layer is not None else ""
-        over = "" if event.active else " (cleared)"
+        named = event.layer is None or f"layer {event.layer}" in event.message
+        where = "" if named else f"layer {event.layer}: "
+        over = "" if event.active or "normal" in event.message else " (cleared)"
         return event.kind.replace("_", " "), printable(f"{where}{event.message}{over}")
     if isinstance(event, events.Eval):
         best = ", best so far" if event.best else ""
@@ -192,16 +203,19 @@ def detail_rows(event: events.Event, width: int, advice: str) -> list[Row]:
     kind, line = story(event)
     rows: list[Row] = [[(f" {kind}", "title")]]
     parts: list[tuple[str, str]] = [(line, severity(event))]
-    if isinstance(event, events.Alarm):
-        parts += [(f"value {units.number(event.value)}", "dim")] if event.value is not None else []
+    parts += [(advice, "text")] if advice else []
+    if isinstance(event, events.Alarm | events.Incident):
+        asked = explained.command(event.kind)
+        parts += [(f"what it means: {asked}", "key")] if asked else []
+    if isinstance(event, events.Alarm) and event.value is not None:
+        parts += [(f"measured: {units.number(event.value)}", "dim")]
     if isinstance(event, events.Eval):
         bits = event.bits_per_byte
         parts += [(f"{units.number(bits)} bits per byte", "text")] if bits is not None else []
         if event.seconds:  # unknown of the evaluations of somebody else's loop
             parts += [(f"took {units.duration(event.seconds)}", "dim")]
     if isinstance(event, events.Incident) and event.path:
-        parts += [(f"recorded in {event.path}", "dim")]
-    parts += [("", "text"), (advice, "text")] if advice else []
+        parts += [(f"recorded in {event.path}; repeat the step: nanogpt replay", "dim")]
     for text, key in parts:
         rows += [[(f" {piece}", key)] for piece in wrap(text, max(8, width - 2))]
     return rows

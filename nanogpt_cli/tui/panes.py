@@ -88,7 +88,8 @@ class HeatPane(Pane):
             normalise=desk.normalise, cursor=desk.window.cursor, selected=selected,
         )  # fmt: skip
         self.set_rows(picture.rows)
-        self.set_title(title + _scale_note(stat, desk, picture), _heat_note(view, picture, desk))
+        note = _heat_note(view, picture, desk, self.size.width - 4)
+        self.set_title(title + _scale_note(stat, desk, picture), note)
 
 
 def sample_axis(view: RunView, axis: str, name: str) -> Floats:
@@ -110,20 +111,24 @@ def _stats_off(view: RunView) -> bool:
 def _scale_note(stat: heat.Statistic, desk: Desk, picture: heat.HeatMap) -> str:
     notes = []
     if stat.log and picture.ends[0] > 0:
-        notes.append("log")
+        notes.append("log scale")
     if desk.normalise:
         notes.append("each layer against its median")
     if picture.pooled > 1:
-        notes.append(f"{picture.pooled} layers a colour")
+        notes.append(f"most extreme of each {picture.pooled} layers")
     return " ─ " + " · ".join(notes) if notes else ""
 
 
-def _heat_note(view: RunView, picture: heat.HeatMap, desk: Desk) -> str:
+def _heat_note(view: RunView, picture: heat.HeatMap, desk: Desk, width: int) -> str:
+    """How often the statistics are measured and at what cost, and the colour scale."""
     bar = heat.color_bar(picture, desk.ramp)
     last = view.last_layers
     if last is None or not last.every:
         return bar
-    return f"every {last.every} steps · {units.percent(last.cost)} of the time   {bar}"
+    often = f"measured every {last.every} steps"
+    cost = f"{often}, which takes {units.percent(last.cost)} of the training time"
+    shown = (f"{text}   {bar}" for text in (cost, often))
+    return next((text for text in shown if len(text) <= width), bar)
 
 
 class SparkStrip(RowsWidget):

@@ -75,15 +75,15 @@ def alarm_marks(view: RunView, axis: str, most: int = 40) -> list[Mark]:
 
 
 def smoothing_note(level: int) -> str:
-    """The current smoothing, for a title."""
+    """The current smoothing, for a title: an average with weights βᵏ spans 1/(1 − β) steps."""
     beta = SMOOTHING[level]
-    return f"ema {beta:g}".replace("0.", ".") if beta else "raw"
+    return f"smoothed over {1 / (1 - beta):.3g} steps" if beta else "not smoothed"
 
 
 def axis_note(axis: str, log: bool) -> str:
     """The current x axis, for a title."""
-    names = {"step": "step", "tokens": "tokens", "time": "time", "flops": "FLOPs"}
-    return f"log {names[axis]}" if log else names[axis]
+    names = {"step": "by step", "tokens": "by tokens", "time": "by time", "flops": "by FLOPs"}
+    return f"{names[axis]}, log scale" if log else names[axis]
 
 
 def latest(view: RunView, metric: str) -> str:

@@ -35,6 +35,7 @@ ARGUMENTS = {
                                    "--n-head", "2", "--vocab-size", "20", "--block-size", "16"],
     "init-inspect --warmup": ["--n-layer", "1", "--n-embd", "16", "--n-head", "2",
                               "--vocab-size", "20", "--block-size", "16"],
+    "explain": ["growth", "--n-layer", "2", "--n-embd", "64"],
     "runs diff": ["debug", "debug"],
     "runs plot": ["debug"],
     "replay": ["debug", "3"],

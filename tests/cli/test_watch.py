@@ -73,8 +73,11 @@ def test_svg_is_a_picture_and_the_same_every_time(runs: Path, tmp_path: Path) ->
 
 def test_several_runs_are_compared(runs: Path) -> None:
     shown = watch("good", "other", "--out", str(runs), "--once")
-    assert "best at equal tokens" in shown
-    assert "best at equal tokens" not in watch("good", "--out", str(runs), "--once")
+    assert "best validation loss" in shown
+    assert shown.startswith(" 2 runs  ")  # not the header of the first alone
+    alone = watch("good", "--out", str(runs), "--once")
+    assert "best validation loss" not in alone
+    assert "best validation loss" in watch("--compare", "good", "--out", str(runs), "--once")
     page = watch("good", "other", "--out", str(runs), "--once", "--page", "overview")
     assert "learning rate" in page
 

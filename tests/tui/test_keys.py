@@ -9,16 +9,18 @@ import pytest
 import recorded
 from helpers import SIZES, dashboard, load, opened, press, screen
 
+from nanogpt_cli.run import events
 from nanogpt_cli.run.commands import take_commands
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.tui import keys
 from nanogpt_cli.tui.app import HELD, Dashboard
 from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.keys import KEYS, PAGES
+from nanogpt_cli.tui.logs import detail_rows
 
 LEAVING = {"Q", "ctrl+c", "q", "ctrl+q"}
 # What is the same on all pages is pressed on one of them, turn by turn.
-EVERYWHERE = [key for key in KEYS if key.pages == PAGES and key.group != "Lists"]
+EVERYWHERE = [key for key in KEYS if key.pages == PAGES]
 
 
 def presses_on(page: str) -> list[str]:
@@ -82,7 +84,7 @@ def test_every_key_has_an_action_and_a_place_in_the_help() -> None:
 def test_footer_fits_and_always_offers_help(page: str, width: int) -> None:
     text = "".join(piece for piece, _ in keys.footer(page, width, readonly=width % 2 == 0))
     assert "? help" in text
-    assert "q detach" in text
+    assert "q leave" in text
     assert len(text) <= width
 
 
@@ -109,9 +111,9 @@ async def test_zoom_pan_fit_follow_and_crosshair(runs: Path) -> None:
 
 async def test_axes_and_smoothing(runs: Path) -> None:
     async with opened(load(runs / "small-shakespeare")) as pilot:
-        assert "ema .98 ─ step" in screen(pilot)
+        assert "smoothed over 50 steps ─ by step" in screen(pilot)
         await press(pilot, "S", "S")
-        assert "ema .6 ─ step" in screen(pilot)
+        assert "smoothed over 2.5 steps ─ by step" in screen(pilot)
         await press(pilot, "x")
         assert "tokens" in screen(pilot).splitlines()[1]
         assert "30M" in screen(pilot)
@@ -120,23 +122,24 @@ async def test_axes_and_smoothing(runs: Path) -> None:
         await press(pilot, "x")
         assert "FLOPs" in screen(pilot)
         await press(pilot, "x", "X")
-        assert "log step" in screen(pilot)
+        assert "by step, log scale" in screen(pilot)
         await press(pilot, "y")
         assert "log y" in screen(pilot)
 
 
 @pytest.mark.parametrize(
     ("planned", "note"),
-    [(20, "raw"), (220, "ema .9"), (100_000, "ema .98")],
+    [(20, "not smoothed"), (220, "over 10 steps"), (100_000, "over 50 steps")],
 )
 async def test_smoothing_fits_the_planned_length(planned: int, note: str, tmp_path: Path) -> None:
     recorded.write_run(tmp_path / "run", steps=20, max_steps=planned)
     async with opened(load(tmp_path / "run")) as pilot:
-        assert f"{note} ─ step" in screen(pilot)
+        assert f"{note} ─ by step" in screen(pilot)
         await press(pilot, *"ssss", "S")
-        assert "ema .98 ─ step" in screen(pilot)  # one below the most, whatever the start
+        # One below the most, whatever the start.
+        assert "smoothed over 50 steps ─ by step" in screen(pilot)
         await press(pilot, *"SSSSSS", "s")
-        assert "ema .6 ─ step" in screen(pilot)
+        assert "smoothed over 2.5 steps ─ by step" in screen(pilot)
 
 
 async def test_smoothing_does_not_change_with_the_zoom(runs: Path) -> None:
@@ -202,13 +205,39 @@ async def test_alarm_jumps_to_its_step(runs: Path) -> None:
     async with opened(load(runs / "deep")) as pilot:
         await press(pilot, "5", "slash", *"finite", "enter")
         shown = screen(pilot)
-        assert "h.23: gradient of" in shown
+        assert "layer 23: gradient of" in shown
         assert "precision float32" in shown
         await press(pilot, "enter")
         app = dashboard(pilot)
         assert app.page.id == "overview"
         assert app.desk.window.cursor == 900
         assert "×" in screen(pilot)
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24)])
+async def test_logs_open_on_the_alarm_that_is_active(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Not on the evaluations after it; with the command that explains it."""
+    folder = recorded.write_run(tmp_path / "run", layers=2, steps=400, max_steps=400)
+    alarm = events.Alarm(step=100, kind="dead_units", layer=1, severity="warning",
+                         message="60% of layer 1's units are dead", advice="wait")  # fmt: skip
+    log = folder / "events.jsonl"
+    lines = log.read_text().splitlines()
+    at = next(n for n, line in enumerate(lines) if '"step":101,' in line)
+    log.write_text("\n".join([*lines[:at], events.encode(alarm), *lines[at:]]) + "\n")
+    async with opened(load(folder), size) as pilot:
+        await press(pilot, "5")
+        shown = screen(pilot)
+        assert "60% of layer 1's units are dead" in shown
+        assert "what it means: nanogpt explain dead-units" in shown
+        await press(pilot, *["j"] * 50)
+        assert "explain dead-units" not in screen(pilot)
+
+
+async def test_a_foreign_logs_alarm_shows_no_command(tmp_path: Path) -> None:
+    """Its kind is text from outside, and no page of ours."""
+    alarm = events.Alarm(step=1, kind="x; reboot", severity="error", message="m", advice="a")
+    rows = detail_rows(alarm, 60, "a")
+    assert not any("explain" in text for row in rows for text, _ in row)
 
 
 async def test_comparison(runs: Path) -> None:
@@ -241,7 +270,8 @@ async def test_a_diverged_run_does_not_flatten_the_comparison(runs: Path) -> Non
             assert chart.drawn is not None
             assert chart.drawn.y.high < 6
             assert "y axis without diverged runs" in screen(pilot)
-            assert "ema .9 ─ step" in screen(pilot)  # for the shortest, whatever the order
+            # For the shortest, whatever the order.
+            assert "smoothed over 10 steps ─ by step" in screen(pilot)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (60, 15)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,17 @@ from textual.color import Color
 
 from nanogpt_cli import units
 from nanogpt_cli.run import events
-from nanogpt_cli.tui import dialogs, header, keys, liveness, panes, patterns
+from nanogpt_cli.tui import dialogs, header, heat, keys, liveness, panes, patterns, words
+from nanogpt_cli.tui.compare import ComparePage
+from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.harmless import Harmless
 from nanogpt_cli.tui.history import StatisticHistory, Steps
+from nanogpt_cli.tui.layers import LayersPage
+from nanogpt_cli.tui.logs import LogsPage
+from nanogpt_cli.tui.overview import OverviewPage
+from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.samples import SamplesPage
+from nanogpt_cli.tui.session import RunSession
 from nanogpt_cli.tui.view import RunView
 
 texts = st.text(st.characters(exclude_categories=["C"]), max_size=30)
@@ -116,11 +125,44 @@ def test_the_harmless_filter_leaves_no_control_character(text: str) -> None:
     assert not any(unicodedata.category(character) == "Cc" for character in segment.text)
 
 
-def test_the_help_dialog_has_a_row_for_every_key() -> None:
+def test_the_help_dialog_has_a_row_for_every_key_and_word(tmp_path: Path) -> None:
     groups = {key.group for key in keys.KEYS}
-    assert dialogs.HelpScreen("overview", readonly=True).text().row_count == (
-        len(keys.KEYS) + len(groups)
-    )
+    desk = Desk([RunSession(tmp_path)], readonly=True)
+    said = words.on_page("overview", desk.view.layers.names())
+    dialog = dialogs.HelpScreen("overview", desk)
+    assert dialog.text().row_count == len(keys.KEYS) + len(groups)
+    assert dialog.words().row_count == len(said)
+
+
+def test_every_page_and_statistic_has_its_words() -> None:
+    for page in keys.PAGES:
+        assert words.on_page(page), page
+        for word, meaning in words.on_page(page):
+            assert all(map(str.strip, (word, meaning)))
+            assert words.plain(word).isascii(), word
+    assert all(stat.about for stat in heat.STATISTICS.values())
+    said = dict(words.on_page("layers", list(heat.STATISTICS)))
+    assert {stat.label for stat in heat.STATISTICS.values()} <= said.keys()
+
+
+def test_a_key_of_the_y_axis_says_that_the_chart_keeps_it() -> None:
+    """The rule of the help: keys of one group act alike."""
+    group = {key.action.partition("(")[0]: key.group for key in keys.KEYS}
+    shared = {group[name] for name in ("zoom", "pan", "axis", "log_x", "smooth", "crosshair")}
+    own = {group[name] for name in ("log_y", "robust", "freeze_y")}
+    assert len(shared) == len(own) == 1
+    assert "every page" in shared.pop()
+    assert "focus" in own.pop()
+
+
+@pytest.mark.parametrize("page", keys.PAGES)
+def test_keys_of_a_page_do_something_there(page: str) -> None:
+    """A key that a footer or the help offers on a page is one that the page answers."""
+    pages = {"overview": OverviewPage, "layers": LayersPage, "compare": ComparePage,
+             "samples": SamplesPage, "logs": LogsPage}  # fmt: skip
+    for name in ("metric", "row", "turn", "open", "alternate"):
+        answered = getattr(pages[page], name) is not getattr(Page, name)
+        assert (name in keys.actions_on(page)) == answered, name
 
 
 @pytest.mark.parametrize(("line", "share"), [("", 0.5), (',"processes":4', 0.125)])

@@ -128,7 +128,7 @@ def fitting(shown: str, width: int) -> str:
     """The screen if it is a whole overview of that width."""
     lines = shown.splitlines()
     whole = len(lines) > 2 and "debug" in lines[0] and len(lines[1]) == width
-    return shown if whole and "q detach" in shown and "╭─ loss" in lines[1] else ""
+    return shown if whole and "q leave" in shown and "╭─ loss" in lines[1] else ""
 
 
 def test_train_look_around_leave_come_back_and_stop(data: Path, terminal: Terminal) -> None:
@@ -144,10 +144,10 @@ def test_train_look_around_leave_come_back_and_stop(data: Path, terminal: Termin
 
     for key, words in (
         ("2", ("layers × time", "by depth")),
-        ("3", ("best at equal tokens",)),
+        ("3", ("best validation loss",)),
         ("4", ("samples",)),
         ("5", ("events", "output")),
-        ("?", ("this help", "logarithmic y axis")),
+        ("?", ("this help", "incident")),
     ):
         terminal.keys(key)
         terminal.wait(*words)

@@ -16,9 +16,9 @@ from nanogpt_cli.schemes import Scheme, catalogue
 from nanogpt_cli.schemes.laws import Law
 
 # Configurations set the std of all matrices themselves: from 0.006 (DeepSeek) to 0.05 of 0.02.
-_MAX_FACTOR = 5.0
+MAX_FACTOR = 5.0
 # Of a std that follows the width, Kaiming's √(2/d) is 2.2 times the smallest, that of ``gpt2-w``.
-_MAX_FACTOR_OF_WIDTH = 3.0
+MAX_FACTOR_OF_WIDTH = 3.0
 _UNKNOWN = "drawn by another law than the other roles"
 # A table of so many times the scheme's std (its logarithm) has a scale of its own, by choice.
 _OWN = math.log(2)
@@ -147,7 +147,7 @@ def on_fit(
     about = f"nearest scheme: {fit.name} ({fit.scheme.about})"
     yield Verdict(OK, "nearest", about, fit.factor)
     wide = re.search(r"\b(d|fan_in|fan_out)\b", fit.scheme.rules["q"].formula)
-    if not 1 / _MAX_FACTOR < fit.factor < (_MAX_FACTOR_OF_WIDTH if wide else _MAX_FACTOR):
+    if not 1 / MAX_FACTOR < fit.factor < (MAX_FACTOR_OF_WIDTH if wide else MAX_FACTOR):
         text = f"every matrix is {fit.factor:.3g} times as large as {fit.scheme.name} has it"
         yield Verdict(WARN, "scale", f"{text}: is a unit or a factor wrong?", fit.factor)
     if not skip.issuperset(PROJECTIONS):

@@ -15,11 +15,11 @@ from nanogpt_cli.modules.faults.sketch import Sketch
 
 TABLES = ("wte", "wpe", "lm_head")
 # A normal law has 3.7, a uniform one 3.2, float32 of random bytes about 200.
-_MAX_SPREAD = 16.0
+MAX_SPREAD = 16.0
 # Of values; a normal law in float32 has none, one in bf16 about 1e-5.
-_MAX_ZEROS = 0.005
+MAX_ZEROS = 0.005
 # bf16 rounds up to 0.4 % of a uniform law's values to either bound, and 0.1 % of a cut normal's.
-_MAX_AT_BOUND = 0.01
+MAX_AT_BOUND = 0.01
 # Topics of faults that change a matrix's std, whatever its law.
 CHANGES_STD = ("zero-lines", "odd-lines", "sparse", "clipped", "underflow", "mean", "rank")
 _SEGMENTS = (2, 3, 4, 8, 16)
@@ -31,14 +31,14 @@ def broken(s: Sketch) -> Iterator[Finding]:
         what = f"{s.broken:,} of {s.size:,} values are NaN or infinite, the first in row "
         what += str(s.first_broken)
         advice = "the file or the step that wrote it is damaged; load or draw it again"
-        if s.spread > _MAX_SPREAD:
+        if s.spread > MAX_SPREAD:
             advice = "read with the wrong byte order or number format; convert it first"
         elif s.infinite == s.broken:
             advice = "beyond 65,504 in float16? cast to bfloat16 or float32 instead"
         yield Finding(FAIL, "not-finite", s.part, what, advice, float(s.broken))
     elif s.part.role not in (*MATRICES, *TABLES):
         return  # a key's bias has no gradient, and trains on the noise of rounding
-    elif s.spread > _MAX_SPREAD:
+    elif s.spread > MAX_SPREAD:
         what = f"its values range over a factor of 2^{s.spread:.0f}"
         advice = "bytes in the wrong order or number format, or memory never written"
         yield Finding(FAIL, "garbage", s.part, what, advice, s.spread)
@@ -86,7 +86,7 @@ def _empty(s: Sketch) -> Iterator[Finding]:
         elif s.part.role in ("q", "k", "v") and name == "row":
             advice = "a head or part of one was never written"
         yield Finding(WARN, "zero-lines", s.part, f"{are} zero{where}", advice, float(len(empty)))
-    if s.zeros > _MAX_ZEROS:
+    if s.zeros > MAX_ZEROS:
         if s.grid and s.reach < 2**-14:
             what = f"{s.zeros:.0%} of its values are zero and the others at most {s.reach:.2g}"
             advice = "underflow in float16; scale in float32 and keep bfloat16 or float32"
@@ -240,7 +240,7 @@ def _shifted(s: Sketch, limit: float) -> Iterator[Finding]:
 
 
 def _clipped(s: Sketch) -> Iterator[Finding]:
-    if s.at_bounds > _MAX_AT_BOUND and s.grid != "int8":
+    if s.at_bounds > MAX_AT_BOUND and s.grid != "int8":
         what = f"{s.at_bounds:.1%} of its values are {s.low:.3g} and as many {s.high:.3g}"
         advice = "clamped after drawing; to cut a normal law, redraw what lies beyond"
         yield Finding(WARN, "clipped", s.part, what, advice, s.at_bounds)

@@ -1,0 +1,159 @@
+"""The numbers on pages about alarms and findings: limits of the code that judges, healthy values.
+
+Healthy values are computed when a page is asked for: by theory, for a model of a given shape; from
+a matrix that is drawn now; or from a made-up run that is fed to the alarms.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+RUN_STEPS, RUN_VOCABULARY, RUN_END, RUN_SCATTER = 1000, 65, 1.5, 0.05
+CELLS = 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The model whose healthy values are shown; the default is GPT-2's, in the middle of its text.
+
+    Attributes:
+        n_layer, n_embd: blocks and channels; heads have 64 channels where that divides the width.
+        init: name of the scheme.
+    """
+
+    n_layer: int = 12
+    n_embd: int = 768
+    init: str = "gpt2"
+
+
+def limits() -> dict[str, float]:
+    """Limits of the alarms."""
+    from nanogpt_cli.recipe.sections import Optim
+    from nanogpt_cli.training import alarms as a
+
+    return {
+        "fp16_max": (2 - 2**-10) * 2.0**15, "loss_window": a.LOSS_WINDOW,
+        "spike_rise": a.SPIKE_RISE, "spike_sigmas": a.SPIKE_SIGMAS,
+        "diverged_steps": a.DIVERGED_STEPS, "diverged_rise": a.DIVERGED_RISE,
+        "diverged_sigmas": a.DIVERGED_SIGMAS, "max_clipped": a.MAX_CLIPPED,
+        "clipped_window": a.CLIPPED_WINDOW, "stuck_from": a.STUCK_FROM,
+        "stuck_window": a.STUCK_WINDOW, "stuck_margin": a.STUCK_MARGIN, "slow": a.SLOW,
+        "speed_window": a.SPEED_WINDOW, "update_from": a.UPDATE_FROM,
+        "update_low": a.UPDATE_LOW, "update_high": a.UPDATE_HIGH, "max_dead": a.MAX_DEAD,
+        "max_logit": a.MAX_LOGIT, "min_entropy": a.MIN_ENTROPY, "max_stream": a.MAX_STREAM,
+        "min_gradient": a.MIN_GRADIENT, "overfit_rises": a.OVERFIT_RISES,
+        "default_lr": Optim().lr,
+    }  # fmt: skip
+
+
+def lint_limits() -> dict[str, float]:
+    """Limits of the lint."""
+    from nanogpt_cli.init import lint_signals as s
+    from nanogpt_cli.init.tensor_stats import KS_LIMIT, Z_LIMIT
+    from nanogpt_cli.modules.faults import chance, lint_scheme, lint_values, scales
+    from nanogpt_cli.schemes.laws import LARGEST_NORMAL
+
+    return {
+        "largest_normal": LARGEST_NORMAL, "ks_limit": KS_LIMIT, "z_limit": Z_LIMIT,
+        "close": scales.CLOSE,
+        "max_growth": s.MAX_GROWTH, "min_branch": s.MIN_BRANCH,
+        "min_branch_bare": s.MIN_BRANCH_WITHOUT_NORM, "deviation_note": s.DEVIATION_NOTE,
+        "deviation_warn": s.DEVIATION_WARN, "max_first": s.MAX_FIRST_STEP,
+        "max_gradient": s.MAX_GRADIENT_RATIO, "max_excess": s.MAX_LOSS_EXCESS,
+        "min_share": s.MIN_TOKEN_SHARE, "max_cosine": s.MAX_COSINE, "max_score": s.MAX_SCORE_STD,
+        "min_preact": s.MIN_PREACT_VARIANCE, "max_near_zero": s.MAX_NEAR_ZERO,
+        "alpha": chance.ALPHA, "max_spread": lint_values.MAX_SPREAD,
+        "max_zeros": lint_values.MAX_ZEROS, "max_at_bound": lint_values.MAX_AT_BOUND,
+        "max_factor": lint_scheme.MAX_FACTOR, "max_factor_width": lint_scheme.MAX_FACTOR_OF_WIDTH,
+    }  # fmt: skip
+
+
+def quiet_run() -> dict[str, float]:
+    """How often each alarm is raised by a made-up run in which nothing is wrong."""
+    from nanogpt_cli.run import events
+    from nanogpt_cli.run.explained import ALARMS
+    from nanogpt_cli.training.alarms import Alarms
+
+    start, rng, judge = math.log(RUN_VOCABULARY), random.Random(0), Alarms(RUN_VOCABULARY)
+    raised: Counter[str] = Counter()
+    for step in range(1, RUN_STEPS + 1):
+        level = RUN_END + (start - RUN_END) * math.exp(-10 * step / RUN_STEPS)
+        found = judge.update(
+            events.Step(step=step, loss=rng.gauss(level, RUN_SCATTER), lr=1e-3, grad_norm=0.5,
+                        tokens=step, tokens_per_s=1e5)
+        )  # fmt: skip
+        if step % (RUN_STEPS // 10) == 0:
+            found += judge.update(events.Eval(step=step, val_loss=level))
+        raised.update(alarm.kind for alarm in found if alarm.active)
+    sizes = {"steps": RUN_STEPS, "start": start, "end": RUN_END, "scatter": RUN_SCATTER,
+             "vocab": RUN_VOCABULARY}  # fmt: skip
+    return {f"run_{k}": float(v) for k, v in (sizes | {k: raised[k] for k in ALARMS}).items()}
+
+
+def start_of(shape: Shape) -> dict[str, float]:
+    """Signals before the first step, by theory, of a model of a shape."""
+    from nanogpt_cli import schemes
+    from nanogpt_cli.init import theory
+    from nanogpt_cli.init.drawing import configure
+    from nanogpt_cli.init.expected import weight_rms
+    from nanogpt_cli.model.gpt import GPTConfig
+    from nanogpt_cli.recipe.sections import Optim
+
+    scheme, d = schemes.get(shape.init), shape.n_embd
+    heads = d // 64 if d % 64 == 0 else 1
+    config = configure(
+        GPTConfig(shape.n_layer, heads, d, 1024, 50304, 0.0, bias=True, activation="gelu"), scheme
+    )
+    found = theory.expect(config, scheme, *theory.random_tokens(config, 1, 128, 0))
+    branches = (*found.attn_rms, *found.mlp_rms)
+    stream, log_v = found.stream_rms, math.log(config.vocab_size)
+    rms = weight_rms(config, scheme, 0)
+    return {
+        "model_layers": shape.n_layer, "model_width": d, "growth": found.growth,
+        "gradient_ratio": found.gradient_ratio, "score_std": max(found.score_std),
+        "entropy": min(found.attn_entropy), "dead": max(found.near_zero), "weight_rms": rms,
+        "update_ratio": math.log10(Optim().lr / rms) if rms else math.inf,
+        "branch": math.sqrt(sum(x * x for x in branches) / len(branches)) / stream[0],
+        "first_step": stream[1] / stream[0], "loss": found.loss_any, "log_v": log_v,
+        "excess": found.loss_any - log_v, "own_logit": found.own_logit,
+        "token_share": found.token_share, "cosine": found.cosine[-1],
+        "preact": found.preact_std[0] ** 2,
+    }  # fmt: skip
+
+
+def drawn() -> dict[str, float]:
+    """What the lint sees of a square matrix of std 0.02 that is drawn now."""
+    import torch
+
+    from nanogpt_cli.modules.anatomy import Part
+    from nanogpt_cli.modules.faults.sketch import sketch
+
+    values = torch.randn(CELLS, CELLS, generator=torch.Generator().manual_seed(0)) * 0.02
+    s = sketch(Part("h.0.mlp.c_proj.weight", "mlp_proj", 0), values)
+    r, pairs = s.pairs
+    rows = (s.row_square / s.row_square.median()).sqrt()
+    return {
+        "side": CELLS, "cells": s.size, "std": s.std, "kurtosis": s.kurtosis, "reach": s.reach,
+        "reach_sigma": s.reach / s.std, "mean_errors": abs(s.mean) / s.std * math.sqrt(s.size),
+        "zeros": s.zeros, "at_bounds": s.at_bounds, "rank": s.rank, "sampled": s.sampled,
+        "row_correlation": abs(r), "pairs": pairs, "row_low": float(rows.min()),
+        "row_high": float(rows.max()), "spread": s.spread, "subnormal": s.subnormal,
+        "constant_rows": s.constant_rows,
+    }  # fmt: skip
+
+
+def of(names: Iterable[str], shape: Shape) -> dict[str, float]:
+    """The numbers of these names; sources are asked by cost, until all are known."""
+    wanted = set(names)
+    found: dict[str, float] = {}
+    sources: tuple[Callable[[], dict[str, float]], ...] = (
+        limits, quiet_run, lint_limits, drawn, lambda: start_of(shape),
+    )  # fmt: skip
+    for source in sources:
+        if wanted - found.keys():
+            found |= source()
+    return {name: float(found[name]) for name in wanted}

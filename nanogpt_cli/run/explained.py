@@ -1,0 +1,19 @@
+"""Which page of ``nanogpt explain`` tells what an alarm means."""
+
+from __future__ import annotations
+
+ALARMS = (
+    "non_finite", "loss_spike", "divergence", "always_clipped", "stuck", "slow", "update_ratio",
+    "dead_units", "attention_logits", "entropy_collapse", "activation_growth",
+    "vanishing_gradient", "overfitting",
+)  # fmt: skip
+
+
+def topic(kind: str) -> str:
+    """An alarm's kind as the name of its page, such as ``dead-units``."""
+    return kind.replace("_", "-")
+
+
+def command(kind: str) -> str:
+    """The command that explains a kind of alarm; empty for one of another program's log."""
+    return f"nanogpt explain {topic(kind)}" if kind in ALARMS else ""
