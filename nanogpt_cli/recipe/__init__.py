@@ -4,6 +4,7 @@ from nanogpt_cli.recipe.sections import (
     MOST_CHANNELS,
     MOST_LAYERS,
     MOST_ROWS,
+    SMALLEST_EPS,
     Count,
     Data,
     Log,
@@ -23,7 +24,7 @@ from nanogpt_cli.recipe.sections import (
 )
 
 __all__ = [
-    "MOST_CHANNELS", "MOST_LAYERS", "MOST_ROWS", "Count", "Data", "Log", "Model", "NonNegative",
+    "MOST_CHANNELS", "MOST_LAYERS", "MOST_ROWS", "SMALLEST_EPS", "Count", "Data", "Log", "Model", "NonNegative",
     "Optim", "Positive", "Rate", "Recipe", "Run", "Sample", "Section", "Share", "Size", "Stats",
     "Train",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ Positive = Annotated[int, Field(ge=1, le=_MANY)]
 Count = Annotated[int, Field(ge=0, le=_MANY)]
 # Limits of a model's shape. A larger number is a typing error, reported here and not minutes later.
 MOST_LAYERS = 1000
+SMALLEST_EPS = 1e-30  # much smaller numbers are zero in float32
 MOST_CHANNELS = 2**20  # and heads, and positions
 MOST_ROWS = 2**24
 Size = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
@@ -107,7 +108,9 @@ class Model(Section):
         0, description="Hidden size of the MLP; 0: 4 n_embd, gated 8/3 n_embd rounded up to 8."
     )
     norm: Literal["layer", "rms"] = Field("layer", description="LayerNorm, or RMSNorm as in Llama.")
-    norm_eps: Rate = Field(1e-5, description="Epsilon of every norm.")
+    norm_eps: Annotated[float, Field(ge=SMALLEST_EPS, le=1)] = Field(
+        1e-5, description="Epsilon of every norm."
+    )
     position: Literal["learned", "rope"] = Field(
         "learned", description="A table of positions, or rotary embedding as in Llama."
     )
