@@ -18,7 +18,8 @@ Positive = Annotated[int, Field(ge=1, le=_MANY)]
 Count = Annotated[int, Field(ge=0, le=_MANY)]
 # Limits of a model's shape. A larger number is a typing error, reported here and not minutes later.
 MOST_LAYERS = 1000
-SMALLEST_EPS = 1e-30  # much smaller numbers are zero in float32
+LARGEST_THETA = 1e12  # of rotary positions; far larger ones are infinite in float32
+SMALLEST_EPS = 1e-12  # of norms; far smaller numbers are zero in float32
 MOST_CHANNELS = 2**20  # and heads, and positions
 MOST_ROWS = 2**24
 Size = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
@@ -114,7 +115,9 @@ class Model(Section):
     position: Literal["learned", "rope"] = Field(
         "learned", description="A table of positions, or rotary embedding as in Llama."
     )
-    rope_theta: Rate = Field(10_000.0, description="Base of the rotary wavelengths.")
+    rope_theta: Annotated[float, Field(gt=0, le=LARGEST_THETA)] = Field(
+        10_000.0, description="Base of the rotary wavelengths."
+    )
     qk_norm: bool = Field(
         False, description="RMSNorm of each head's queries and keys, as in Qwen3."
     )
