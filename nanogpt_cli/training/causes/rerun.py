@@ -6,18 +6,19 @@ step made again has the bits of the logged one wherever the machine computes ali
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nanogpt_cli.errors import UserError
+from nanogpt_cli.machine import device
 from nanogpt_cli.machine.distributed import Group
+from nanogpt_cli.machine.environment import versions
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run.folder import RunFolder
@@ -26,7 +27,7 @@ from nanogpt_cli.training import checkpoint, progress, retention
 from nanogpt_cli.training.causes.record import Record, Session
 from nanogpt_cli.training.room import check_memory
 from nanogpt_cli.training.setup import assemble
-from nanogpt_cli.training.spec import RunSpec, resolve
+from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.stepper import Measured, Stepper
 
 
@@ -38,37 +39,29 @@ class Change:
         sets: overrides ``KEY=VALUE`` of every session's recipe.
         skip: steps (from 1) whose update is left out.
         factor: of the learning rate, in place of what the user asked for; ``None`` keeps that.
-        recipe: a whole table of values in place of ``sets``, e.g. an earlier session's.
     """
 
     sets: tuple[str, ...] = ()
     skip: frozenset[int] = frozenset()
     factor: float | None = None
-    recipe: Mapping[str, Any] | None = None
 
 
 NOTHING = Change()
 
 
-@dataclass
-class Saved:
-    """All tensors of a stepper after ``step``, copied."""
-
-    step: int
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    average: dict[str, Tensor]
-    scaler: dict[str, Any]
-
-
 class Ranks(Stepper):
-    """Steps as several DDP processes make them, in one: each rank's gradient, then their mean.
+    """Steps as several DDP processes make them, in one: each rank's gradient, then their sum.
 
     A sum of two is the same in any order, so two processes are repeated bit for bit; with more the
-    last bits depend on the order in which the ranks' gradients met.
+    last bits depend on the order in which the ranks' gradients meet.
+
+    Args:
+        world: number of processes; the others as of ``Stepper``.
     """
 
-    world = 1
+    def __init__(self, *arguments: Any, world: int, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.world = world
 
     def _accumulate(self, step: int) -> Tensor:
         total = torch.zeros((), device=self.device.device)
@@ -77,40 +70,16 @@ class Ranks(Stepper):
         for rank in range(self.world):
             self.slots = Group(rank, self.world).own_slots(self.windows.batch)
             self.optimizers.zero_grad()
-            total += super()._accumulate(step)
+            total = total + super()._accumulate(step)
             grads = [p.grad for p in parameters if p.grad is not None]
-            summed = torch._foreach_add(summed, grads) if summed else grads  # type: ignore[assignment]
+            if summed:
+                torch._foreach_add_(summed, grads)
+            else:
+                summed = grads
         for parameter, grad in zip(parameters, summed, strict=True):
             parameter.grad = grad
         self.slots = range(self.windows.batch)
         return total
-
-
-def save(stepper: Stepper, step: int) -> Saved:
-    """Copy a stepper's tensors."""
-
-    def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-    return Saved(
-        step,
-        copied(checkpoint.model_tensors(stepper.model)),
-        copied(stepper.optimizers.tensors()),
-        copied(stepper.average.values),
-        dict(stepper.scaler.state_dict()),
-    )
-
-
-@torch.no_grad()
-def load(stepper: Stepper, saved: Saved) -> None:
-    """Give a stepper the tensors of another one."""
-    for name, parameter in checkpoint.model_tensors(stepper.model).items():
-        parameter.copy_(saved.model[name])
-    if saved.optimizer:
-        stepper.optimizers.load_tensors(saved.optimizer)
-    if saved.average:
-        stepper.average.load(saved.average)
-    stepper.scaler.load_state_dict(stepper.scaler.state_dict() | saved.scaler)
 
 
 @dataclass
@@ -121,12 +90,14 @@ class Rerun:
         run: the run.
         record: its log.
         data: the tokens it was trained on.
+
+    Raises:
+        UserError: these are other tokens.
     """
 
     run: RunFolder
     record: Record
     data: TokenData
-    broken: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.record.sessions:
@@ -141,86 +112,99 @@ class Rerun:
         """Steps after which steps below ``before`` can begin, the nearest first; 0 is the start."""
         return [s for s in reversed(retention.list_steps(self.run)) if 0 < s < before] + [0]
 
-    def start(self, step: int, change: Change = NOTHING) -> tuple[Stepper, Saved | None]:
-        """A stepper as the run had it after ``step``.
-
-        Raises:
-            UserError: the checkpoint is damaged or does not fit.
-        """
-        stepper = self.stepper(step + 1, change)
-        if step:
-            folder = checkpoint.folder_of(self.run, step)
-            checkpoint.verify(folder)
-            progress.restore(folder, stepper, self.data)
-        return stepper, None
+    def session(self, step: int) -> Session:
+        """The session that made ``step``."""
+        return self.record.session(step) or self.record.sessions[0]
 
     def recipe(self, step: int, change: Change = NOTHING) -> Recipe:
-        """The recipe that ``step`` is made with.
+        """The recipe that ``step`` is made with, uncompiled.
 
         Raises:
             UserError: it is another version's, or the change does not fit it.
         """
-        session = self.record.session(step) or self.record.sessions[0]
-        values = dict(change.recipe or session.recipe)
-        if session.precision and values.get("train", {}).get("precision") in ("auto", None):
-            values["train"] = values.get("train", {}) | {"precision": session.precision}
+        session = self.session(step)
+        values = dict(session.recipe)
+        train = values.get("train")
+        if session.precision and isinstance(train, dict) and train.get("precision") == "auto":
+            values["train"] = train | {"precision": session.precision}
         values = recipe_files.overridden(values, change.sets)
-        recipe = recipe_files.from_values(values, f"the log of {self.run.path}")
-        train = recipe.train.model_copy(update={"compile": False, "device": self._device(recipe)})
-        return recipe.model_copy(update={"train": train})
+        recipe = recipe_files.from_values(values, f"the recipe in {self.run.events}")
+        plain = recipe.train.model_copy(update={"compile": False})
+        return recipe.model_copy(update={"train": plain})
 
-    def _device(self, recipe: Recipe) -> str:
-        return recipe.train.device
-
-    def stepper(self, step: int, change: Change = NOTHING) -> Stepper:
+    def assembled(self, step: int, change: Change = NOTHING) -> Stepper:
         """A fresh stepper with the recipe of ``step`` and the scheme's initial values."""
-        session = self.record.session(step) or self.record.sessions[0]
-        recipe = self.recipe(step, change)
-        spec = resolve(recipe, self.data, state={"recipe": {"train": {"parts": 1}}}
-                       if session.processes > 1 else None)  # fmt: skip
+        processes = self.session(step).processes
+        # Joined processes do not divide a micro-batch, and neither does who repeats their steps.
+        whole = {"recipe": {"train": {"parts": 1}}} if processes > 1 else None
+        spec = resolve(self.recipe(step, change), self.data, state=whole)
         check_memory(spec)
-        stepper = assemble(spec)
-        if session.processes > 1:
-            stepper.__class__ = Ranks
-            assert isinstance(stepper, Ranks)
-            stepper.world = session.processes
-        return stepper
+        return assemble(spec, kind=partial(Ranks, world=processes) if processes > 1 else Stepper)
+
+
+class Course:
+    """The steps of a run in the making; another session's recipe brings another stepper.
+
+    Args:
+        rerun: of the run.
+        after: the step of a checkpoint, or 0 for the initial values.
+        change: what to do differently.
+
+    Raises:
+        UserError: the checkpoint is damaged or does not fit, or the change does not.
+    """
+
+    def __init__(self, rerun: Rerun, after: int, change: Change = NOTHING) -> None:
+        self.rerun, self.change, self.done = rerun, change, after
+        self.stepper = rerun.assembled(after + 1, change)
+        if after:
+            folder = checkpoint.folder_of(rerun.run, after)
+            checkpoint.verify(folder)
+            progress.restore(folder, self.stepper, rerun.data)
 
     def steps(
-        self,
-        stepper: Stepper,
-        first: int,
-        last: int,
-        change: Change = NOTHING,
-        *,
-        before: Callable[[Stepper, int], None] = lambda *_: None,
-        after: Callable[[Stepper, Measured], None] = lambda *_: None,
+        self, last: int, *, measured: Callable[[Stepper], None] = lambda _: None
     ) -> Iterator[Measured]:
-        """Make the steps from ``first`` to ``last`` (both from 1) with ``stepper``.
+        """Make the steps up to ``last``, and yield each after its update.
 
         Args:
-            stepper: as after ``first - 1``.
-            change: what to do differently.
-            before: called before each step.
-            after: called between the measurement of a step and its update.
+            last: from 1.
+            measured: called between the gradient of a step and its update.
         """
-        current = self.record.session(first)
-        for step in range(first, last + 1):
-            session = self.record.session(step)
-            if session is not current:
-                current, fresh = session, self.stepper(step, change)
-                load(fresh, save(stepper, step - 1))
-                stepper.__class__, stepper.__dict__ = fresh.__class__, fresh.__dict__
-            before(stepper, step)
-            factor = self.record.factor(step) if change.factor is None else change.factor
-            measured = stepper.measure(step - 1, factor)
-            after(stepper, measured)
-            skip = step in self.record.skipped or step in change.skip
-            if measured.finite and not skip:
-                stepper.apply(measured)
+        record = self.rerun.record
+        while self.done < last:
+            step = self.done + 1
+            if self.done and record.session(step) is not record.session(self.done):
+                fresh = self.rerun.assembled(step, self.change)
+                _hand_over(self.stepper, fresh)
+                self.stepper = fresh
+            factor = self.change.factor
+            found = self.stepper.measure(
+                step - 1, record.factor(step) if factor is None else factor
+            )
+            measured(self.stepper)
+            skip = step in record.skipped or step in self.change.skip
+            if found.finite and not skip:
+                self.stepper.apply(found)
             else:
-                stepper.discard()
-            yield measured
+                self.stepper.discard()
+            self.done = step
+            yield found
+
+
+@torch.no_grad()
+def _hand_over(old: Stepper, new: Stepper) -> None:
+    """Give a stepper the tensors of another one, as a resume does."""
+    tensors = checkpoint.model_tensors(old.model)
+    for name, parameter in checkpoint.model_tensors(new.model).items():
+        parameter.copy_(tensors[name])
+    if moments := old.optimizers.tensors():
+        new.optimizers.load_tensors(moments)
+    if old.average.values:
+        new.average.load(old.average.values)
+    else:
+        new.average.restart()
+    new.scaler.load_state_dict(new.scaler.state_dict() | old.scaler.state_dict())
 
 
 @dataclass(frozen=True)
@@ -255,9 +239,7 @@ class Agreement:
 _CLOSE = 0.02
 
 
-def compare(
-    rerun: Rerun, made: Mapping[int, float], until: int
-) -> Agreement:
+def compare(rerun: Rerun, made: Mapping[int, float], until: int) -> Agreement:
     """Compare losses made again with the logged ones up to ``until``."""
     first = min(made, default=0)
     equal, differs, largest = 0, 0, 0.0
@@ -279,12 +261,7 @@ def compare(
 
 def reasons(rerun: Rerun, step: int) -> Iterator[str]:
     """What is not as it was when ``step`` was made, as far as the run says."""
-    import platform
-
-    from nanogpt_cli.machine import device
-    from nanogpt_cli.machine.environment import versions
-
-    session = rerun.record.session(step) or rerun.record.sessions[0]
+    session = rerun.session(step)
     now = versions()
     then = rerun.versions | ({"nanogpt-cli": session.version} if session.version else {})
     for key, name in (("nanogpt-cli", "nanogpt-cli"), ("torch", "PyTorch"), ("numpy", "NumPy"),

@@ -11,7 +11,7 @@ from statistics import fmean, median
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.training.causes import bands, trials
 from nanogpt_cli.training.causes.record import Event, Record
-from nanogpt_cli.training.causes.rerun import Rerun
+from nanogpt_cli.training.causes.rerun import Course, Rerun
 from nanogpt_cli.training.causes.trials import Evidence, Trial
 
 # Steps after the event that tell whether a change has cured it.
@@ -164,15 +164,14 @@ def run(
     begun, made = clock(), 0
     tried: list[tuple[Trial, dict[int, float], bool]] = []
     refused: list[tuple[Trial, str]] = []
-    waiting = trials.candidates(known)
-    per_step = 0.0
-    while waiting:
-        trial = waiting[0]
+    untried: list[Trial] = []
+    per_step = known.step_s
+    for trial in trials.candidates(known):
         start = 0 if trial.scratch else known.start
         planned = (judged.last - start) * per_step
-        if tried and clock() - begun + 0.6 * planned > seconds:
-            break
-        waiting.pop(0)
+        if tried and clock() - begun + planned > seconds:
+            untried.append(trial)
+            continue
         report(f"{trial.words}: steps {start + 1} to {judged.last}")
         before = clock()
         try:
@@ -181,22 +180,21 @@ def run(
             refused.append((trial, str(error).splitlines()[0]))
             continue
         made += len(losses)
-        per_step = max(per_step, (clock() - before) / max(1, len(losses)))
+        per_step = (clock() - before) / max(1, len(losses))
         tried.append((trial, losses, whole))
     outcomes, excess = _judge(tried, judged)
-    return Found(outcomes, tuple(waiting), tuple(refused), judged, excess, made)
+    return Found(outcomes, tuple(untried), tuple(refused), judged, excess, made)
 
 
 def _try(
     rerun: Rerun, trial: Trial, start: int, judged: Window
 ) -> tuple[dict[int, float], bool]:
     """Losses of the steps from ``start`` on; whether the trial came to the end of the window."""
-    stepper, _ = rerun.start(start, trial.change)
+    course = Course(rerun, start, trial.change)
     losses: dict[int, float] = {}
     above = 0
-    for step, measured in enumerate(
-        rerun.steps(stepper, start + 1, judged.last, trial.change), start + 1
-    ):
+    for measured in course.steps(judged.last):
+        step = course.done
         losses[step] = measured.loss
         base = judged.base.get(step, judged.cap)
         hopeless = step >= judged.first and judged.bounded(measured.loss) >= judged.cap

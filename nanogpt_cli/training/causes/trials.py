@@ -17,6 +17,8 @@ from nanogpt_cli.training.causes.rerun import Change
 JUMPS = ("non_finite", "loss_spike", "divergence", "asked")
 # A learning rate, warmup or scheme is what a run begins with: after so many steps it is no news.
 _EARLY = 100
+# A batch whose loss is so many standard deviations above that of others is of another kind.
+_OTHER_DATA = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Evidence:
         start: the step after which the trials begin.
         batch_excess: loss of the step's batch over that of other batches with the same weights,
             in their standard deviations; 0 where it is not known.
+        step_s: seconds that a step takes.
     """
 
     record: Record
@@ -63,6 +66,7 @@ class Evidence:
     scratch: bool
     start: int
     batch_excess: float = 0.0
+    step_s: float = 0.0
 
     @property
     def early(self) -> bool:
@@ -96,14 +100,16 @@ def _literal(value: Any) -> str:
 
 
 def _data(known: Evidence) -> Iterator[Trial]:
-    step = known.event.step
+    """The step whose loss jumps, or the one before, whose update may have done it."""
     if known.event.kind not in JUMPS:
         return
-    yield Trial(
-        "data", f"step {step} left out", f"the data of step {step}",
-        Change(skip=frozenset({step})), specific=0,
-        likely=10.0 if known.batch_excess > 4 else 3.0,
-    )  # fmt: skip
+    own = known.batch_excess > _OTHER_DATA
+    for step, likely in ((known.story.onset, 10.0 if own else 3.0), (known.story.onset - 1, 2.8)):
+        if step > known.start and not (own and step < known.story.onset):
+            yield Trial(
+                "data", f"step {step} left out", f"the data of step {step}",
+                Change(skip=frozenset({step})), specific=0, likely=likely,
+            )  # fmt: skip
 
 
 def _reverted(known: Evidence) -> Iterator[Trial]:
@@ -163,12 +169,11 @@ def _scheme(known: Evidence) -> Iterator[Trial]:
     if recipe.model.init == "custom":
         plain = schemes.get(str(recipe.init.get("base", "gpt2"))).name
         if any(key in recipe.init for key in ("lr", "eps", "decay")):
-            table = {k: v for k, v in recipe.init.items() if k not in ("lr", "eps", "decay")}
-            values = recipe.model_dump(mode="json") | {"init": table}
+            keys = [key for key in ("lr", "eps", "decay") if key in recipe.init]
             yield Trial(
-                "multipliers", "no factors of [init] on the optimizer",
-                "the factors in [init] on the learning rate, epsilon or decay",
-                Change(recipe=values), scratch=False, specific=2, likely=7.0,
+                "multipliers", f"no [init] {', '.join(keys)}",
+                f"the factors on the optimizer in [init], {', '.join(keys)}",
+                Change(sets=tuple(f"init.{key}={{}}" for key in keys)), specific=2, likely=8.2,
             )  # fmt: skip
     else:
         plain = "gpt2-w" if schemes.get(recipe.model.init).name == "gpt2" else "gpt2"
@@ -274,11 +279,6 @@ def _rate(optim: Any, factor: float, words: str, specific: int, likely: float) -
         "lr", f"learning rate {words}", f"the learning rate, {rate}",
         Change(sets=_set(*pairs)), specific=specific, likely=likely,
     )  # fmt: skip
-
-
-def is_finite_jump(event: Event) -> bool:
-    """Whether the event is a jump to a finite loss."""
-    return event.kind in JUMPS and event.kind != "non_finite"
 
 
 def cap(record: Record) -> float:
