@@ -130,6 +130,8 @@ def _replay(
     agreement = result.agreement
     assert agreement is not None
     story = result.story = chain.tell(record, event)  # with statistics of every step
+    if result.problem:
+        return
     if not agreement.close:
         result.problem = f"the steps made again differ from the log since step {agreement.differs}"
         return
@@ -183,6 +185,11 @@ def _make_again(
         for measured in course.steps(step, measured=watch.before):
             losses[step] = measured.loss
             watch.after(result.record, step)
+            if step == event.step and event.kind == "non_finite" and measured.finite:
+                result.problem = (
+                    f"step {step} is finite when it is made again: compiled kernels or another "
+                    "machine made it not finite"
+                )
     result.start = start
     result.agreement = compare(rerun, losses, known)
     return course, len(losses)
