@@ -62,7 +62,6 @@ class Request:
         words += [] if self.out == RUNS else ["--out", self.out]
         return words + (["--procs", self.processes] if self.processes > 1 else [])
 
-
     def going_on(self) -> list[object]:
         """The words that say where to go on and which updates to leave out."""
         words: list[object] = ["--before", self.before] if self.before else []

@@ -42,7 +42,10 @@ def train(
     before: Annotated[
         int,
         typer.Option(
-            "--before", min=0, metavar="STEP", show_default=False,
+            "--before",
+            min=0,
+            metavar="STEP",
+            show_default=False,
             help="With --resume: from the newest whole checkpoint before this step; later ones are "
             "set aside.",
         ),
@@ -50,7 +53,9 @@ def train(
     skip_step: Annotated[
         list[int] | None,
         typer.Option(
-            "--skip-step", min=1, metavar="STEP",
+            "--skip-step",
+            min=1,
+            metavar="STEP",
             help="Leave the update of this step out; repeatable.",
         ),
     ] = None,

@@ -24,7 +24,8 @@ def why(
     step: Annotated[
         int,
         typer.Argument(
-            metavar="[STEP]", min=0,
+            metavar="[STEP]",
+            min=0,
             help="The step to explain; by default the run's incident, else its worst spike.",
         ),
     ] = 0,

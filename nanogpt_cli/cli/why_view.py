@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -89,15 +90,15 @@ def _chart(found: Diagnosis) -> Iterator[str]:
     shown = [(name, row) for name, row in story.rows.items() if any(s <= stop for s, _ in row[1])]
     if not shown:
         return
-    yield ""
     for name, (layer, points) in shown:
         words = WATCHED[name].words if name in WATCHED else name
         label = words if layer is None else f"{words}, layer {layer}"
         link = when.get(name)
         value = units.number(_at(points, event.step))
-        left = f"  out since {link.step}" if link and link.layer in (layer, None) else ""
-        yield f"{label:<34} {_spark(points, start, stop)} {value:>8}{left}"
-    yield f"{'':<34} {f'step {start}':<{_CHART - 10}}{f'step {stop}':>10}"
+        left = f" since {link.step}" if link and link.layer in (layer, None) else ""
+        bars = _spark(points, start, stop, lowest=name in WATCHED and WATCHED[name].down)
+        yield f"{label:<32} {bars} {value:>7}{left}"
+    yield f"{'':<32} {f'step {start}':<{_CHART - 10}}{f'step {stop}':>10}"
 
 
 def _at(points: Sequence[tuple[int, float]], step: int) -> float | None:
@@ -105,19 +106,25 @@ def _at(points: Sequence[tuple[int, float]], step: int) -> float | None:
     return known[-1] if known else None
 
 
-def _spark(points: Sequence[tuple[int, float]], start: int, stop: int) -> str:
-    """Values over steps in ``_CHART`` cells; a value that is not finite is drawn at the top."""
+def _spark(
+    points: Sequence[tuple[int, float]], start: int, stop: int, *, lowest: bool = False
+) -> str:
+    """Values over steps in ``_CHART`` cells, each with its worst one; not finite is the top."""
     import numpy as np
 
     from nanogpt_cli.tui.draw import sparkline
 
-    steps = [start + round(i * (stop - start) / (2 * _CHART - 1)) for i in range(2 * _CHART)]
-    values = [_at(points, step) for step in steps]
-    finite = [v for v in values if v is not None and math.isfinite(v)]
-    top = max(finite, default=0.0)
-    drawn = [math.nan if v is None else v if math.isfinite(v) else top for v in values]
-    line = sparkline(np.array(drawn), _CHART, ascii_only=not console.draws(sys.stdout))
-    return f"{line:<{_CHART}}"
+    worst = min if lowest else max
+    finite = [v for s, v in points if start <= s <= stop and math.isfinite(v)]
+    edges = [start + i * (stop + 1 - start) / _CHART for i in range(_CHART + 1)]
+    drawn = []
+    for low, high in itertools.pairwise(edges):
+        here = [v if math.isfinite(v) else max(finite, default=0.0)
+                for s, v in points if low <= s < high]  # fmt: skip
+        last = _at(points, int(low))
+        drawn.append(worst(here) if here else math.nan if last is None else last)
+    bars = sparkline(np.array(drawn), _CHART, ascii_only=not console.draws(sys.stdout))
+    return bars.replace("×", " ")
 
 
 def _replay(found: Diagnosis) -> Iterator[str]:
@@ -168,8 +175,7 @@ def _own_loss(found: Diagnosis) -> float:
     assert found.found is not None
     window = found.found.window
     values = [
-        window.bounded(window.base.get(s, window.cap))
-        for s in range(window.first, window.last + 1)
+        window.bounded(window.base.get(s, window.cap)) for s in range(window.first, window.last + 1)
     ]
     return sum(values) / len(values)
 

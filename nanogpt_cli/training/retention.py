@@ -134,9 +134,7 @@ def find(run: RunFolder, which: str = "last") -> Path:
     )
 
 
-def newest_intact(
-    run: RunFolder, before: int = 0
-) -> tuple[Path | None, list[tuple[Path, str]]]:
+def newest_intact(run: RunFolder, before: int = 0) -> tuple[Path | None, list[tuple[Path, str]]]:
     """The newest checkpoint that verifies; the newer ones and what is wrong with them.
 
     Args:

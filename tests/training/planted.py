@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import toy_run
 
 from nanogpt_cli import files
@@ -135,28 +133,42 @@ TUNING: dict[str, Fault] = {
     "lr x100": Fault(("lr",), {"optim": {"lr": 6e-1}}),
     "no warmup at depth": Fault(
         ("warmup",),
-        {"model": {"n_layer": 12, "n_embd": 32, "init": "gpt2"}, "optim": {"lr": 2e-2, "warmup_steps": 0}},
+        {
+            "model": {"n_layer": 12, "n_embd": 32, "init": "gpt2"},
+            "optim": {"lr": 2e-2, "warmup_steps": 0},
+        },
     ),
     "beta2 0.999": Fault(("beta2",), {"optim": {"betas": [0.9, 0.9999], "lr": 1e-2}}),
     "one corrupted batch": Fault(("data",), corrupt=((101, 16),)),
     "one layer x30": Fault(
         ("init",),
-        {"init": {"base": "gpt2-w", "linear": f"normal({_STD} * (1 + 29 * max(0, 1 - (l-1)^2)))"},
-         "model": {"init": "custom"}},
+        {
+            "init": {
+                "base": "gpt2-w",
+                "linear": f"normal({_STD} * (1 + 29 * max(0, 1 - (l-1)^2)))",
+            },
+            "model": {"init": "custom"},
+        },
     ),
     "huge attention logits": Fault(
-        ("init", "qk_norm"), {"init": {"base": "gpt2-w", "qkv": "normal(1.5)"}, "model": {"init": "custom"}},
+        ("init", "qk_norm"),
+        {"init": {"base": "gpt2-w", "qkv": "normal(1.5)"}, "model": {"init": "custom"}},
     ),
     "fp16 overflow": Fault(
         ("precision",),
-        {"init": {"base": "gpt2-w", "fc": "normal(2e4)", "mlp_proj": "normal(1e-7)"},
-         "model": {"init": "custom"}, "train": {"precision": "fp16", "max_steps": 100},
-         "optim": {"lr": 1e-3}},
+        {
+            "init": {"base": "gpt2-w", "fc": "normal(2e4)", "mlp_proj": "normal(1e-7)"},
+            "model": {"init": "custom"},
+            "train": {"precision": "fp16", "max_steps": 100},
+            "optim": {"lr": 1e-3},
+        },
     ),
     "dead units": Fault(
         ("init",),
-        {"init": {"base": "gpt2-w", "bias": "constant(-6)"},
-         "model": {"init": "custom", "bias": True, "activation": "relu"}},
+        {
+            "init": {"base": "gpt2-w", "bias": "constant(-6)"},
+            "model": {"init": "custom", "bias": True, "activation": "relu"},
+        },
     ),
     "frozen layer": Fault(
         ("init",),
@@ -167,4 +179,40 @@ TUNING: dict[str, Fault] = {
     ),
     "healthy": Fault(()),
 }
-Hook = Callable[[torch.nn.Module], None]
+# Written after the ranking was tuned, and not used for it.
+UNSEEN: dict[str, Fault] = {
+    "two corrupted documents": Fault(("data",), corrupt=((62, 6), (97, 9))),
+    "weight decay 10": Fault(("weight_decay",), {"optim": {"weight_decay": 10.0, "lr": 1e-2}}),
+    "Muon's momentum 0.999": Fault(
+        ("momentum",), {"optim": {"name": "muon", "muon_lr": 2e-2, "momentum": 0.999}}
+    ),
+    "warmup cut after a resume": Fault(
+        ("resume",),
+        {"optim": {"lr": 1e-1, "warmup_steps": 150}},
+        resume=(40, {"optim": {"lr": 1e-1, "warmup_steps": 0}}),
+    ),
+    "one class's learning rate x30": Fault(
+        ("multipliers", "init"),
+        {"init": {"base": "gpt2-w", "lr": {"fc": "30"}}, "model": {"init": "custom"}},
+    ),
+    "initial std 0.2": Fault(
+        ("init",),
+        {
+            "init": {"base": "gpt2-w", "embedding": "normal(0.2)", "linear": "normal(0.2)"},
+            "model": {"init": "custom"},
+        },
+    ),
+    "learning rate x30 from the dashboard": Fault(("command",), command=(60, "lr", "30")),
+    "a corrupted batch under Muon": Fault(
+        ("data",), {"optim": {"name": "muon", "muon_lr": 2e-2}}, corrupt=((71, 12),)
+    ),
+    "Muon's learning rate x30": Fault(("lr",), {"optim": {"name": "muon", "muon_lr": 0.6}}),
+    "attention scaled by 3": Fault(
+        ("init", "qk_norm"),
+        {
+            "init": {"base": "gpt2-w", "multipliers": {"attention": "30"}},
+            "model": {"init": "custom"},
+        },
+    ),
+    "learning rate x30 at a resume": Fault(("resume",), resume=(80, {"optim": {"lr": 9e-2}})),
+}

@@ -5,6 +5,7 @@ Works on the log alone, or on statistics that a replay has measured at every ste
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ WATCHED: dict[str, _Watched] = {
     "dead": _Watched("silent MLP units", floor=0.2, above=0.5),
     "resid_rms": _Watched("residual stream", log=True, floor=_FACTOR, above=300.0),
     "resid_kurtosis": _Watched("kurtosis of the stream", log=True, floor=_FACTOR),
-    "grad_norm": _Watched("gradient norm of the layer", log=True, floor=math.log(2.5)),
+    "grad_norm": _Watched("gradient norm", log=True, floor=math.log(2.5)),
 }
 _GLOBAL: dict[str, _Watched] = {
     GRADIENT: _Watched(GRADIENT, log=True, floor=math.log(2.5)),
@@ -115,7 +116,7 @@ def tell(record: Record, event: Event) -> Story:
     found = _departed(losses, event.step, _GLOBAL[LOSS])
     onset = min(found.step, event.step) if found else event.step
     links = [Link(LOSS, None, found.step, found.value, found.usual)] if found else []
-    norms = sorted(record.grad_norms.items())[-10**6 :]
+    norms = sorted(record.grad_norms.items())[-(10**6) :]
     if gone := _departed(norms, onset, _GLOBAL[GRADIENT]):
         links.append(Link(GRADIENT, None, gone.step, gone.value, gone.usual))
     links += _layer_links(record, onset)
@@ -124,9 +125,7 @@ def tell(record: Record, event: Event) -> Story:
     return Story(onset, tuple(links), _rows(record, event, links), healthy, _every(record, onset))
 
 
-def _finite_first(
-    losses: list[tuple[int, float]], event: Event
-) -> list[tuple[int, float]]:
+def _finite_first(losses: list[tuple[int, float]], event: Event) -> list[tuple[int, float]]:
     """The losses up to the event; that of a step that ended the run is not in the log."""
     known = [(s, v) for s, v in losses if s <= event.step]
     if event.kind == "non_finite" and (not known or known[-1][0] < event.step):
@@ -145,9 +144,7 @@ def _departed(points: list[tuple[int, float]], until: int, how: _Watched) -> Dep
     known = [(step, value) for step, value in points if step <= until][-_LOOK_BACK:]
     if how.log:
         known = [(step, _log(value)) for step, value in known]
-    found = bands.departure(
-        known, until, upward=how.up, downward=how.down, floor=how.floor
-    )
+    found = bands.departure(known, until, upward=how.up, downward=how.down, floor=how.floor)
     if found is None or not how.log:
         return found
     return Departure(found.step, _exp(found.value), _exp(found.usual), found.sigmas)
@@ -196,7 +193,7 @@ def _beyond_limit(
 
 def _every(record: Record, onset: int) -> int:
     steps = [step for step in sorted(record.layers) if step <= onset][-8:]
-    return min((b - a for a, b in zip(steps, steps[1:], strict=False)), default=0)
+    return min((b - a for a, b in itertools.pairwise(steps)), default=0)
 
 
 def _rows(

@@ -1,4 +1,4 @@
-"""The sequences of one step: which of them have the loss, which make the gradient, and their text."""
+"""The sequences of one step: their losses, their shares of the gradient, their text."""
 
 from __future__ import annotations
 

@@ -107,9 +107,7 @@ def read(run: RunFolder) -> Record:
     if not found.incidents:  # a run that went back has left its incident behind
         found.incidents = [e for e in log if isinstance(e, events.Incident)]
     if not found.losses and not found.incidents:
-        raise UserError(
-            f"{run.events} has no step of training", "name a run that was trained here"
-        )
+        raise UserError(f"{run.events} has no step of training", "name a run that was trained here")
     return found
 
 

@@ -66,6 +66,8 @@ class Window:
         healthy: the healthy course by step, as the steps before forecast it; empty where there were
             too few, and the best trial stands for it.
         cap: losses above count as this.
+        spread: by which single losses differ from their course, in nats; the forecast is no
+            better than that.
     """
 
     first: int
@@ -73,6 +75,7 @@ class Window:
     base: Mapping[int, float]
     healthy: Mapping[int, float]
     cap: float
+    spread: float = 0.0
 
     def bounded(self, loss: float) -> float:
         """A loss that NaN and infinities do not make useless."""
@@ -125,21 +128,27 @@ def window(record: Record, event: Event, onset: int, most: int) -> Window:
         first = max(1, last - AFTER)
     steps = range(first, last + 1)
     base = {s: record.losses[s] for s in steps if s in record.losses}
-    healthy = forecast(record, onset, steps) if event.kind in trials.JUMPS else {}
-    return Window(first, last, base, healthy, trials.cap(record))
+    healthy: dict[int, float] = {}
+    spread = 0.0
+    if event.kind in trials.JUMPS:
+        healthy, spread = forecast(record, onset, steps)
+    return Window(first, last, base, healthy, trials.cap(record), spread)
 
 
-def forecast(record: Record, onset: int, steps: Sequence[int]) -> dict[int, float]:
-    """The healthy course of the loss: a robust line through the steps before, flattening out."""
+def forecast(record: Record, onset: int, steps: Sequence[int]) -> tuple[dict[int, float], float]:
+    """The healthy course of the loss, and the spread around it.
+
+    It is a robust line through the steps before the event that flattens out.
+    """
     before = [(s, v) for s, v in sorted(record.losses.items()) if s < onset and math.isfinite(v)]
     before = before[-40:]
     if len(before) < 20:
-        return {}
+        return {}, 0.0
     line = bands.fit(before)
     last = before[-1][0]
     slope = min(0.0, line.slope)
     middle = median(v - slope * (s - last) for s, v in before)
-    return {s: middle + slope * min(s - last, 20) / 2 for s in steps}
+    return {s: middle + slope * min(s - last, 20) / 2 for s in steps}, line.spread
 
 
 def run(
@@ -186,9 +195,7 @@ def run(
     return Found(outcomes, tuple(untried), tuple(refused), judged, excess, made)
 
 
-def _try(
-    rerun: Rerun, trial: Trial, start: int, judged: Window
-) -> tuple[dict[int, float], bool]:
+def _try(rerun: Rerun, trial: Trial, start: int, judged: Window) -> tuple[dict[int, float], bool]:
     """Losses of the steps from ``start`` on; whether the trial came to the end of the window."""
     course = Course(rerun, start, trial.change)
     losses: dict[int, float] = {}
@@ -209,7 +216,7 @@ def _judge(
     tried: Sequence[tuple[Trial, dict[int, float], bool]], judged: Window
 ) -> tuple[tuple[Outcome, ...], float]:
     """Rank what was tried; and the run's own excess."""
-    healthy = judged.healthy or _best(tried, judged)
+    healthy = _healthy(tried, judged)
 
     def excess(losses: Mapping[int, float], steps: Sequence[int]) -> float:
         values = [
@@ -229,20 +236,32 @@ def _judge(
     return tuple(_ranked(found)), base
 
 
+def _healthy(
+    tried: Sequence[tuple[Trial, dict[int, float], bool]], judged: Window
+) -> dict[int, float]:
+    """The forecast, raised to the best trial as far as its uncertainty goes."""
+    best = _best(tried, judged)
+    if not judged.healthy:
+        return best
+    lift = fmean(best.values()) - fmean(judged.healthy.values())
+    lift = min(max(lift, 0.0), judged.spread)
+    return {step: loss + lift for step, loss in judged.healthy.items()}
+
+
 def _best(
     tried: Sequence[tuple[Trial, dict[int, float], bool]], judged: Window
 ) -> dict[int, float]:
-    """The course of the best trial, for want of healthy steps of the run's own."""
-    def mean(losses: Mapping[int, float]) -> float:
-        return fmean(
-            judged.bounded(losses.get(s, judged.cap)) for s in range(judged.first, judged.last + 1)
-        )
-
-    courses = [losses for _, losses, whole in tried if whole]
-    best = min(courses, key=mean) if courses else judged.base
-    return {
-        s: judged.bounded(best.get(s, judged.cap)) for s in range(judged.first, judged.last + 1)
-    }
+    """The course of the best trial, over the steps that count for it."""
+    courses = [judged.base]
+    courses += [
+        {s: losses.get(s, judged.cap) for s in judged.judged(trial)}
+        for trial, losses, whole in tried
+        if whole and judged.judged(trial)
+    ]
+    bounded = [{s: judged.bounded(v) for s, v in c.items()} for c in courses if c]
+    best = min(bounded, key=lambda c: fmean(c.values()), default={})
+    usual = fmean(best.values()) if best else judged.cap
+    return {s: best.get(s, usual) for s in range(judged.first, judged.last + 1)}
 
 
 def _ranked(found: Sequence[Outcome]) -> list[Outcome]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -115,7 +116,7 @@ def _data(known: Evidence) -> Iterator[Trial]:
 def _reverted(known: Evidence) -> Iterator[Trial]:
     """What a resume has changed, put back one key at a time."""
     sessions = [s for s in known.record.sessions if s.step < known.event.step]
-    for before, after in zip(sessions, sessions[1:], strict=False):
+    for before, after in itertools.pairwise(sessions):
         for key, old, new in _differences(before.recipe, after.recipe):
             if after.step < known.start:
                 continue
@@ -257,26 +258,33 @@ def _qk_norm(known: Evidence) -> Iterator[Trial]:
 def _rates(known: Evidence) -> Iterator[Trial]:
     optim = known.recipe.optim
     slow = known.event.kind in ("stuck", "frozen") or (
-        known.event.kind == "update_ratio" and "of its weights" in known.event.message
+        known.event.kind == "update_ratio"
+        and "of its weights" in known.event.message
         and (known.story.first is None or known.story.first.value < -5)
     )
     for divisor, specific, likely in ((3.0, 7, 6.0), (10.0, 8, 5.5), (30.0, 9, 2.0)):
+        if optim.name == "muon":
+            yield _muon_rate(optim.muon_lr, divisor, specific, likely + 0.1)
         yield _rate(optim, 1 / divisor, f"÷ {divisor:g}", specific, likely)
     if slow:
         yield replace(_rate(optim, 3.0, "× 3", 7, 6.5), kind="lr_up")
+
+
+def _muon_rate(rate: float, divisor: float, specific: int, likely: float) -> Trial:
+    return Trial(
+        "lr", f"Muon's learning rate ÷ {divisor:g}", f"Muon's learning rate, {rate:.3g}",
+        Change(sets=_set(("optim.muon_lr", rate / divisor))), specific=specific, likely=likely,
+    )  # fmt: skip
 
 
 def _rate(optim: Any, factor: float, words: str, specific: int, likely: float) -> Trial:
     pairs = [("optim.lr", optim.lr * factor)]
     if optim.min_lr:
         pairs.append(("optim.min_lr", optim.min_lr * factor))
-    rate = f"{optim.lr:.3g}"
-    if optim.name == "muon":
-        pairs.append(("optim.muon_lr", optim.muon_lr * factor))
-        rate = f"{optim.lr:.3g}, Muon's {optim.muon_lr:.3g}"
-    pairs.sort(key=lambda pair: pair[0] != "optim.min_lr" if factor < 1 else 0)
+    whose = "AdamW's learning rate" if optim.name == "muon" else "learning rate"
+    the = "" if optim.name == "muon" else "the "
     return Trial(
-        "lr", f"learning rate {words}", f"the learning rate, {rate}",
+        "lr", f"{whose} {words}", f"{the}{whose}, {optim.lr:.3g}",
         Change(sets=_set(*pairs)), specific=specific, likely=likely,
     )  # fmt: skip
 
