@@ -44,6 +44,7 @@ class Fault:
         sections: overrides of ``BASE``.
         corrupt: (step, sequences) whose windows hold noise instead of text.
         resume: (step, sections): the run is stopped there and goes on with these changes.
+        stop: the step at which the last session ends; 0: all steps are made.
         command: (step, name, argument) sent from the dashboard.
         kind: of the event that is to be explained; "" for any.
     """
@@ -52,6 +53,7 @@ class Fault:
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
     corrupt: tuple[tuple[int, int], ...] = ()
     resume: tuple[int, dict[str, dict[str, Any]]] | None = None
+    stop: int = 0
     command: tuple[int, str, str] | None = None
     kind: str = ""
 
@@ -84,7 +86,7 @@ def trained(
     run: RunFolder, recipe: Recipe, data: TokenData, fault: Fault, *, resume: bool = False
 ) -> None:
     """Train to the end, or up to where the run is to be stopped."""
-    stop = fault.resume[0] if fault.resume and not resume else 0
+    stop = fault.resume[0] if fault.resume and not resume else fault.stop
     asked: list[bool] = []
 
     def start() -> Trainer:
@@ -184,16 +186,17 @@ UNSEEN: dict[str, Fault] = {
     "two corrupted documents": Fault(("data",), corrupt=((62, 6), (97, 9))),
     "weight decay 10": Fault(("weight_decay",), {"optim": {"weight_decay": 10.0, "lr": 1e-2}}),
     "Muon's momentum 0.999": Fault(
-        ("momentum",), {"optim": {"name": "muon", "muon_lr": 2e-2, "momentum": 0.999}}
+        ("momentum",), {"optim": {"name": "muon", "muon_lr": 1e-1, "momentum": 0.999}}
     ),
     "warmup cut after a resume": Fault(
         ("resume",),
-        {"optim": {"lr": 1e-1, "warmup_steps": 150}},
-        resume=(40, {"optim": {"lr": 1e-1, "warmup_steps": 0}}),
+        {"optim": {"lr": 3e-1, "warmup_steps": 2000}, "train": {"max_steps": 2000}},
+        resume=(40, {"optim": {"lr": 3e-1, "warmup_steps": 0}}),
+        stop=110,
     ),
-    "one class's learning rate x30": Fault(
+    "learning rate x100 of one class": Fault(
         ("multipliers", "init"),
-        {"init": {"base": "gpt2-w", "lr": {"fc": "30"}}, "model": {"init": "custom"}},
+        {"init": {"base": "gpt2-w", "lr": {"qkv": "100"}}, "model": {"init": "custom"}},
     ),
     "initial std 0.2": Fault(
         ("init",),
@@ -207,7 +210,7 @@ UNSEEN: dict[str, Fault] = {
         ("data",), {"optim": {"name": "muon", "muon_lr": 2e-2}}, corrupt=((71, 12),)
     ),
     "Muon's learning rate x30": Fault(("lr",), {"optim": {"name": "muon", "muon_lr": 0.6}}),
-    "attention scaled by 3": Fault(
+    "attention scaled by 30": Fault(
         ("init", "qk_norm"),
         {
             "init": {"base": "gpt2-w", "multipliers": {"attention": "30"}},

@@ -24,7 +24,11 @@ from nanogpt_cli.training.causes.diagnosis import Diagnosis, diagnose
 from nanogpt_cli.training.trainer import Trainer
 
 pytestmark = [pytest.mark.numeric, pytest.mark.timeout(600)]
-SHORT = {"train": {"max_steps": 90, "checkpoint_every": 30}, "stats": {"every": 5}}
+SHORT = {
+    "model": {"n_layer": 2, "n_embd": 32},
+    "train": {"max_steps": 90, "checkpoint_every": 30},
+    "stats": {"every": 5},
+}
 
 
 def explained(fault: Fault, folder: Path, text: str, budget: float = 600.0) -> Diagnosis:
