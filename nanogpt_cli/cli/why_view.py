@@ -155,10 +155,11 @@ def _cures(found: Diagnosis) -> Iterator[str]:
         return
     window, own = tried.window, _own_loss(found)
     source = "the steps before" if window.healthy else "the best change"
-    yield (
-        f"mean loss of steps {window.first} to {window.last}: {own:.4g}, of which "
-        f"{tried.excess:.3g} is excess by {source}"
-    )
+    mean = f"mean loss of steps {window.first} to {window.last}: {own:.4g}"
+    if tried.excess:
+        yield f"{mean}, which is {tried.excess:.3g} above the course of {source}"
+    else:
+        yield f"{mean}; no change has a lower one"
     yield f"{'':<34} {'cures':>6} {'loss':>8} {'steps':>6}"
     for outcome in tried.outcomes[:_TRIALS]:
         share = f"{max(0.0, outcome.effect):.0%}" if outcome.complete else "no"

@@ -24,6 +24,8 @@ _CURED = 0.5
 _EQUAL = 0.12
 # A trial is given up after so many steps of the window without any effect.
 _PATIENCE = 12
+# Learning rates beyond those among the candidates, where nothing else cures.
+_FURTHER, _FURTHEST = 100.0, 1e6
 # The smallest excess (nats per step of the window) that is worth explaining.
 LEAST = 0.02
 
@@ -175,7 +177,15 @@ def run(
     refused: list[tuple[Trial, str]] = []
     untried: list[Trial] = []
     per_step = known.step_s
-    for trial in trials.candidates(known):
+    waiting, divisor = trials.candidates(known), _FURTHER
+    lowest = [trial for trial in waiting if trial.kind == "lr"][-2:]
+    while waiting or divisor <= _FURTHEST:
+        if not waiting:  # far too high a learning rate is found by going down
+            if untried or _is_enough(tried, judged, lowest):
+                break
+            waiting, divisor = trials.lower_rates(known, divisor), divisor * 10
+            lowest = list(waiting)
+        trial = waiting.pop(0)
         start = 0 if trial.scratch else known.start
         planned = (judged.last - start) * per_step
         if tried and clock() - begun + planned > seconds:
@@ -193,6 +203,20 @@ def run(
         tried.append((trial, losses, whole))
     outcomes, excess = _judge(tried, judged)
     return Found(outcomes, tuple(untried), tuple(refused), judged, excess, made)
+
+
+def _is_enough(
+    tried: Sequence[tuple[Trial, dict[int, float], bool]],
+    judged: Window,
+    lowest: Sequence[Trial],
+) -> bool:
+    """Whether a change cures, and a still lower learning rate would not do better."""
+    outcomes, _ = _judge(tried, judged)
+    cures = [outcome for outcome in outcomes if outcome.cures]
+    if judged.healthy or not cures:
+        return bool(cures)
+    best = max(cures, key=lambda outcome: outcome.effect)
+    return best.trial not in lowest
 
 
 def _try(rerun: Rerun, trial: Trial, start: int, judged: Window) -> tuple[dict[int, float], bool]:

@@ -270,6 +270,15 @@ def _rates(known: Evidence) -> Iterator[Trial]:
         yield replace(_rate(optim, 3.0, "× 3", 7, 6.5), kind="lr_up")
 
 
+def lower_rates(known: Evidence, divisor: float) -> list[Trial]:
+    """The learning rate divided by far more than usual."""
+    optim = known.recipe.optim
+    found = [_rate(optim, 1 / divisor, f"÷ {divisor:g}", 9, 0.0)]
+    if optim.name == "muon":
+        found.append(_muon_rate(optim.muon_lr, divisor, 9, 0.0))
+    return found
+
+
 def _muon_rate(rate: float, divisor: float, specific: int, likely: float) -> Trial:
     return Trial(
         "lr", f"Muon's learning rate ÷ {divisor:g}", f"Muon's learning rate, {rate:.3g}",
@@ -284,7 +293,7 @@ def _rate(optim: Any, factor: float, words: str, specific: int, likely: float) -
     whose = "AdamW's learning rate" if optim.name == "muon" else "learning rate"
     the = "" if optim.name == "muon" else "the "
     return Trial(
-        "lr", f"{whose} {words}", f"{the}{whose}, {optim.lr:.3g}",
+        "lr", f"{whose} {words}", f"{the}{whose}, {optim.lr:.4g}",
         Change(sets=_set(*pairs)), specific=specific, likely=likely,
     )  # fmt: skip
 
