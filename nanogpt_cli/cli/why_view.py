@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,11 +166,16 @@ def _cures(found: Diagnosis) -> Iterator[str]:
         share = f"{max(0.0, outcome.effect):.0%}" if outcome.complete else "no"
         yield f"{outcome.trial.words:<34} {share:>6} {outcome.loss:>8.4g} {outcome.steps:>6}"
     if rest := tried.outcomes[_TRIALS:]:
-        yield f"less: {', '.join(outcome.trial.words for outcome in rest)}"
+        yield from _listed("less", [outcome.trial.words for outcome in rest])
     if tried.untried:
-        yield f"no time for: {', '.join(trial.words for trial in tried.untried)} (--budget)"
+        yield from _listed("no time for", [trial.words for trial in tried.untried])
     for trial, reason in tried.refused:
         yield f"cannot be tried: {trial.words}: {reason}"
+
+
+def _listed(word: str, changes: Sequence[str]) -> list[str]:
+    """A list that is broken into lines of 78 columns."""
+    return textwrap.wrap(f"{word}: {', '.join(changes)}", 76, subsequent_indent="  ")
 
 
 def _own_loss(found: Diagnosis) -> float:

@@ -36,6 +36,7 @@ ARGUMENTS = {
     "init-inspect --warmup": ["--n-layer", "1", "--n-embd", "16", "--n-head", "2",
                               "--vocab-size", "20", "--block-size", "16"],
     "runs diff": ["debug", "debug"],
+    "why": ["debug", "3", "--budget", "20s"],
     "replay": ["debug", "3"],
     "export": ["debug", "--to", "nanogpt", "--no-verify", "--out", "exported"],
     "import": ["away/hf", "--name", "back"],
