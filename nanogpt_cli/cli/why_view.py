@@ -235,6 +235,8 @@ def verdict(found: Diagnosis) -> str:
     best = found.found.best if found.found else None
     if best is not None and found.found is not None:
         return f"the cause is {best.trial.cause}: {best.trial.words} cures {best.effect:.0%} of it"
+    if found.found is None and found.event.kind == "asked" and found.agreement:
+        return f"there is nothing to cure: {found.problem}"
     if found.found is None:
         first = found.story.first if found.story else None
         since = f"; it began with {first.words} at step {first.step}" if first else ""

@@ -133,6 +133,9 @@ def _replay(
     story = result.story = chain.tell(record, event)  # with statistics of every step
     if result.problem:
         return
+    if event.kind == "asked" and not any(link.name == chain.LOSS for link in story.links):
+        result.problem = f"the loss of step {event.step} is within its band"
+        return
     if not agreement.close:
         result.problem = f"the steps made again differ from the log since step {agreement.differs}"
         return
