@@ -133,14 +133,6 @@ _STD = "sqrt(2 / (5*d))"
 TUNING: dict[str, Fault] = {
     "lr x10": Fault(("lr",), {"optim": {"lr": 6e-2, "grad_clip": 0.0}}),
     "lr x100": Fault(("lr",), {"optim": {"lr": 6e-1}}),
-    "no warmup at depth": Fault(
-        ("warmup",),
-        {
-            "model": {"n_layer": 12, "n_embd": 32, "init": "gpt2"},
-            "optim": {"lr": 2e-2, "warmup_steps": 0},
-        },
-    ),
-    "beta2 0.999": Fault(("beta2",), {"optim": {"betas": [0.9, 0.9999], "lr": 1e-2}}),
     "one corrupted batch": Fault(("data",), corrupt=((101, 16),)),
     "one layer x30": Fault(
         ("init",),

@@ -25,7 +25,6 @@ from nanogpt_cli.training.trainer import Trainer
 
 pytestmark = [pytest.mark.numeric, pytest.mark.timeout(600)]
 SHORT = {
-    "model": {"n_layer": 2, "n_embd": 32},
     "train": {"max_steps": 90, "checkpoint_every": 30},
     "stats": {"every": 5},
 }
