@@ -30,6 +30,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "explain": ("explain", "What an alarm or a finding means, and what to do about it."),
         "eval": ("evaluate", "Loss, perplexity and bits per byte over a whole split."),
         "runs": ("runs", "List runs, compare two, draw several."),
+        "why": ("why", "Why the loss jumped: since when, which change cures it, what to type."),
         "replay": ("replay", "Run a bad step again and find the first tensor that broke."),
     },
     "Carry it elsewhere": {

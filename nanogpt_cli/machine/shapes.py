@@ -84,7 +84,7 @@ class _Cuda(TorchFunctionMode):
 
 def _flash(
     q: Tensor, k: Tensor, v: Tensor, *,
-    is_causal: bool, scale: float, dropout_p: float, enable_gqa: bool = False,
+    is_causal: bool, scale: float, dropout_p: float, enable_gqa: bool,  # noqa: ARG001
 ) -> Tensor:  # fmt: skip
     """Attention by the kernel that CUDA takes in half precision, which writes no scores.
 

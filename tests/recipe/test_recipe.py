@@ -430,4 +430,4 @@ def test_a_key_of_several_types_has_one_problem(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["norm_eps=1e-300", "norm_eps=2", "rope_theta=1e308"])
 def test_numbers_that_float32_does_not_hold_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=text.partition("=")[0]):
-        files.load("modern", [f"model.{text}"])
+        recipe_files.load("modern", [f"model.{text}"])
