@@ -147,7 +147,8 @@ def _measure(subject: Subject, idx: Tensor, targets: Tensor, ask: InspectOptions
 
 
 def _judge(subject: Subject, expected: Signals | None, found: Inspection | None) -> list[Verdict]:
-    from nanogpt_cli.init import lint, lint_signals
+    from nanogpt_cli.init import lint, lint_parts, lint_signals
+    from nanogpt_cli.init.blueprint import Blueprint
     from nanogpt_cli.init.study import shallow_growth
     from nanogpt_cli.init.tensor_stats import by_class
 
@@ -158,9 +159,10 @@ def _judge(subject: Subject, expected: Signals | None, found: Inspection | None)
     assert signals is not None
     beside, shallow = expected if found else None, shallow_growth(subject.config, subject.scheme)
     classes = by_class(found.tensors) if found else []
-    return lint.on_scheme(subject.scheme, classes) + lint_signals.on_signals(
-        signals, subject.config, beside, shallow
-    )
+    verdicts = lint.on_scheme(subject.scheme, classes)
+    verdicts += lint_signals.on_signals(signals, subject.config, beside, shallow)
+    plan = Blueprint.of(subject.config, subject.scheme)
+    return verdicts + lint_parts.on_parts(plan, subject.config.block_size, signals.stream_rms[0])
 
 
 def _judge_stored(subject: Subject, signals: Signals) -> list[Verdict]:
