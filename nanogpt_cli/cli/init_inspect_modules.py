@@ -154,7 +154,7 @@ def inspect(built: Built, ask: InspectOptions, structure: Path | None, files: Fi
     verdicts = [*result.verdicts, *laws]
     page = Page(built, sizes, anatomy, result, verdicts)
     if not ask.as_json:
-        judged = answers.Judged(f"measured on {label}, seed {ask.seed}", result.trained)
+        judged = answers.Judged(f"{label}, seed {ask.seed}", result.trained)
         shown = answers.answer(verdicts, judged, whole=ask.details)
         _measured(page, output.Extent(ask.details, ask.full, shown), ids.numel())
     n_layer = len(anatomy.blocks)

@@ -75,7 +75,7 @@ def _show(
 ) -> None:
     """Print the answer, then the chart and tables behind it."""
     c = subject.config
-    basis = f"measured on {tokens}, seed {ask.seed}" if found else f"theory for {tokens}"
+    basis = f"{tokens}, seed {ask.seed}" if found else f"theory for {tokens}"
     scheme = subject.scheme.name if subject.scheme and not subject.trained else ""
     judged = answers.Judged(basis, subject.trained and found is not None, scheme)
     shown = answers.answer(verdicts, judged, whole=ask.details)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MARKS = {"ok": "✓", "note": "i", "warn": "!", "fail": "✗"}
 _COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
-_SHOWN = 5  # lines on the first page, so that chart and weights still fit
+_SHOWN = 6  # lines on the first page, so that chart and weights still fit
 _FINDINGS = 3  # on the first page, each with what to do
 _TRAIN = "nanogpt train"
 
@@ -129,11 +129,12 @@ def _words(verdict: Verdict) -> str:
     plain = {
         "growth": f"signals grow ×{value:.3g} from the embedding to the last block; up to "
         f"×{limits.MAX_GROWTH:g} is fine",
-        "theory": f"they are within {value:.1%} of what theory expects at every depth",
+        "theory": f"signals are within {value:.1%} of what theory expects at every depth",
         "gradients": f"gradients grow ×{value:.3g} from the last block to the first; up to "
         f"×{limits.MAX_GRADIENT_RATIO:g} is fine",
         "loss": f"the loss starts at that of a blind guess {value:+.2f}; up to "
         f"+{limits.MAX_LOSS_EXCESS:g} is fine",
+        "nearest": verdict.text.partition(" (")[0],
     }
     return plain.get(verdict.topic, verdict.text) if verdict.severity == "ok" else verdict.text
 
@@ -145,8 +146,9 @@ def _advice(verdict: Verdict, judged: Judged) -> str:
     topic = next((t[verdict.topic] for t in registry.KINDS.values() if verdict.topic in t), None)
     if topic is None:
         return ""
-    for action in topic.actions if judged.scheme else ():
-        drawn_so = action.command.endswith(f"model.init={judged.scheme}")
-        if action.command.startswith(_TRAIN) and not drawn_so:
-            return f"{action.text} {action.command}"
-    return f"usual cause: {topic.causes[0]}"
+    if not judged.scheme:
+        return f"usual cause: {topic.causes[0]}"
+    drawn_so = f"model.init={judged.scheme}"
+    possible = [a for a in topic.actions if not a.command.endswith(drawn_so)]
+    action = min(possible, key=lambda a: not a.command.startswith(_TRAIN), default=None)
+    return f"{action.text} {action.command}" if action else ""
