@@ -115,10 +115,8 @@ def init_inspect(
         bool, typer.Option("--gradients/--no-gradients", help="Gradients.")
     ] = True,
     theory_only: Annotated[bool, typer.Option("--theory", help="Theory only (a second).")] = False,
-    details: Annotated[
-        bool, typer.Option("--details", help="Also tables by depth, gradients, loss.")
-    ] = False,
-    full: Annotated[bool, typer.Option("--all", help="Details of every tensor.")] = False,
+    details: Annotated[bool, typer.Option("--details", help="Every table.")] = False,
+    full: Annotated[bool, typer.Option("--all", help="Every tensor.")] = False,
     hist: Annotated[bool, typer.Option("--hist", help="Histograms of activations.")] = False,
     compare: Annotated[
         str, typer.Option(metavar="A,B,…", help="Schemes side by side.", rich_help_panel="Studies")

@@ -175,7 +175,7 @@ class Extent:
     @property
     def chart(self) -> int:
         """Rows of the chart."""
-        return 12 if self.details else 9 - min(3, self.findings)
+        return 12 if self.details else 8 - min(3, self.findings)
 
 
 def measured(
