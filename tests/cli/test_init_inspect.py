@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -25,8 +26,10 @@ SMALL = ["--n-layer", "3", "--n-embd", "64", "--n-head", "2", "--vocab-size", "3
 
 
 @pytest.fixture(autouse=True)
-def of_its_own_width() -> None:
+def of_its_own_width() -> Iterator[None]:
     """Let every test choose the width of the terminal, which is read once in a process."""
+    console.stdout.cache_clear()
+    yield
     console.stdout.cache_clear()
 
 
