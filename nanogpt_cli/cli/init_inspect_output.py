@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from nanogpt_cli.init.signals import Signals
     from nanogpt_cli.model.gpt import GPTConfig
 
+# Lines of the first page; a lower terminal does not get its table.
+_PAGE = 38
 _WIDTH = 100
 
 
@@ -173,9 +175,15 @@ class Extent:
     findings: int = 0
 
     @property
+    def low(self) -> bool:
+        """Whether the first page would push its answer off the screen."""
+        out = console.stdout()
+        return not self.details and out.is_terminal and out.height < _PAGE
+
+    @property
     def chart(self) -> int:
         """Rows of the chart."""
-        return 12 if self.details else 8 - min(3, self.findings)
+        return 12 if self.details else 8 - min(3, self.findings) - self.low
 
 
 def measured(
@@ -223,9 +231,12 @@ def measured(
 def _print_weights(table: Table, extent: Extent) -> None:
     """Print the table of weights, on the first page without blank lines around it."""
     table.show_edge = extent.details
-    console.stdout().print(table)
+    if not extent.low:
+        console.stdout().print(table)
     if not extent.details:
         text = "Tables by depth, of gradients and of the loss: add --details"
+        if extent.low:
+            text = "Tables of weights, by depth, of gradients and of the loss: add --details"
         console.stdout().print(console.styled((text, "dim")))
 
 
