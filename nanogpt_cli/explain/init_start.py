@@ -116,4 +116,4 @@ _ENGLISH: Final = Words(
     ),
 )  # fmt: skip
 
-CONCEPT: Final = Concept({"en": _ENGLISH, "de": GERMAN}, compute)
+CONCEPTS: Final = {"init": Concept({"en": _ENGLISH, "de": GERMAN}, compute)}

@@ -14,7 +14,9 @@ from nanogpt_cli.explain.values import Shape
 
 # Concept -> its module, in the order of the list.
 CONCEPTS: Final[Mapping[str, str]] = {
-    "init": "init_start",
+    "init": "init_start", "std": "depth", "activation": "activation",
+    "residual-scaling": "depth", "warmup": "steps", "bits-per-byte": "measures",
+    "resume": "measures", "tying": "head", "muon": "steps", "mup": "width", "modern": "parts",
 }  # fmt: skip
 KINDS: dict[str, dict[str, Topic]] = {
     ALARM: alarms.TOPICS, SIGNAL: signals.TOPICS, WEIGHTS: weights.TOPICS,
@@ -30,7 +32,7 @@ def names() -> list[str]:
 def concept_of(name: str) -> Concept:
     """A concept by its name."""
     module = import_module(f"nanogpt_cli.explain.{CONCEPTS[name]}")
-    found: Concept = module.CONCEPT
+    found: Concept = module.CONCEPTS[name]
     return found
 
 

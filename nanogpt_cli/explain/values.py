@@ -41,7 +41,7 @@ class Model:
     label: str = "GPT-2"
     optim: Optim | None = None
     max_steps: int = 0
-    _known: dict[tuple[GPTConfig, str, bool], Signals] = field(
+    _known: dict[tuple[GPTConfig, str, str, bool], Signals] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -68,12 +68,16 @@ class Model:
         chosen = schemes.get(scheme) if scheme else self.scheme
         return replace(self, config=replace(self.config, **sizes), scheme=chosen)  # type: ignore[arg-type]
 
+    def with_scheme(self, scheme: Scheme) -> Model:
+        """This model, drawn by another scheme."""
+        return replace(self, scheme=scheme)
+
     def start(self, *, backward: bool = False) -> Signals:
         """Signals before the first step, by theory."""
         from nanogpt_cli.init import theory
         from nanogpt_cli.init.drawing import configure
 
-        key = (self.config, self.scheme.name, backward)
+        key = (self.config, self.scheme.name, self.scheme.formula, backward)
         if key not in self._known:
             config = configure(self.config, self.scheme)
             tokens = theory.random_tokens(config, 1, min(TOKENS, config.block_size), 0)
