@@ -36,7 +36,8 @@ def show(page: ConceptPage) -> None:
                 out.print(Text(line))
 
     out.print(console.styled((page.name, "bold"), f": {page.question}"))
-    out.print(Text(page.model, "dim"))
+    if page.model:
+        out.print(Text(page.model, "dim"))
     for text in page.paragraphs:
         say("", text)
     if page.table:

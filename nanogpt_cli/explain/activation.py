@@ -55,18 +55,17 @@ def _compute(model: Model) -> Found:
 _WORDS: Final = Words(
     "Does GELU matter?",
     (
-        "A little. nanoGPT takes GELU, as GPT-2 did. On the Gaussian pre-activations of the start, "
-        "of variance {variance:.3f} here ({d} channels, std {fc:.3g}), activations differ in how "
-        "many outputs are near zero and in how much gradient they let through:",
+        "A little. On the Gaussian pre-activations of the start, of variance {variance:.3f} here "
+        "({d} channels, std {fc:.3g}), activations differ in how many outputs are near zero and in "
+        "how much gradient passes:",
     ),
-    (Action("Train with another one:", "nanogpt train small --set model.activation=relu"),
-     Action("See it at the start:", "nanogpt init-inspect --activation relu")),
+    (Action("See it at the start:", "nanogpt init-inspect --activation relu"),),
     table=(
-        ("", "silent", "mean gradient", "gradient RMS", "2nd moment", "loss", "less GELU's"),
+        ("", "silent", "mean gradient", "gradient RMS", "2nd moment", "loss", "minus GELU's"),
         *(
             (label, f"{{{name}_silent:.1%}}", f"{{{name}_slope:.2f}}", f"{{{name}_rms:.2f}}",
              f"{{{name}_second:.4f}}", f"{{{name}_loss:.3f}}",
-             f"{{{name}_low:+.3f}} to {{{name}_high:+.3f}}")
+             "–" if name == "gelu" else f"{{{name}_low:+.3f}} to {{{name}_high:+.3f}}")
             for name, label in _LABELS.items()
         ),
     ),

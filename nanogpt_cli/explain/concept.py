@@ -88,10 +88,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Concept:
-    """Texts by language, of which English is always one, and what computes their numbers."""
+    """Texts by language, of which English is always one, and what computes their numbers.
+
+    ``of_model`` tells whether these are of the model that is named, or hold for all.
+    """
 
     words: Mapping[str, Words]
     compute: Callable[[Model], Found]
+    of_model: bool = True
 
     @property
     def question(self) -> str:
@@ -166,7 +170,8 @@ def filled(name: str, concept: Concept, model: Model, language: str = "en") -> C
         drawn.log_y, drawn.x_axis,
     )  # fmt: skip
     return ConceptPage(
-        name, CONCEPT, fill(words.question), language, model.described(language),
+        name, CONCEPT, fill(words.question), language,
+        model.described(language) if concept.of_model else "",
         tuple(map(fill, words.paragraphs)),
         tuple(tuple(map(fill, row)) for row in words.table),
         picture,

@@ -50,7 +50,7 @@ _WHY_002: Final = Words(
         "before each branch make up for the rest, so that the exact value matters little:",
     ),
     (
-        Action("Measure a std of your own:", "nanogpt init-inspect --init gpt2-w"),
+        Action("Measure the scheme that follows the width:", "nanogpt init-inspect --init gpt2-w"),
         Action("Compare schemes side by side:",
                "nanogpt init-inspect --compare normal,gpt2-w,pytorch"),
     ),

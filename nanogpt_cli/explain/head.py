@@ -55,8 +55,8 @@ _WORDS: Final = Words(
         "Training state: weights, gradients and AdamW's two moments in float32.",
         "Own logit: the score of the token just read, above the mean. The stream still holds that "
         "token's own row, so a tied head begins by expecting it again: with probability "
-        "{tied_p:.2g} in place of 1/V = {uniform:.2g}. Blocks soon drown it. A scheme that leaves "
-        "the stream small or the table large makes this a loud error (nanogpt explain own-token).",
+        "{tied_p:.2g} in place of 1/V = {uniform:.2g}. The more the "
+        "blocks add to the stream, the less of it is left (nanogpt explain own-token).",
         "One tensor can start by one law only: with two, head and table may differ, as in schemes "
         "that start the head at zero. The gradient of a tied matrix is the sum of both uses; every "
         "row gets some at each step, also of tokens that do not occur.",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from nanogpt_cli.explain.concept import Concept, Found, PictureWords, Value, Words
 from nanogpt_cli.explain.page import Action
 from nanogpt_cli.explain.values import Model
+
+if TYPE_CHECKING:
+    from nanogpt_cli.model.config import GPTConfig
 
 _COUNTS: Final = (1, 10, 100)
 _STEPS_SHOWN: Final = 3  # times the warmup
@@ -66,9 +69,9 @@ _WARMUP: Final = Words(
         "And the size it divides by is poorly known at first: with β₂ = {beta:g} the average "
         "amounts to {batches1:.0f} batch at step 1, {batches10:.1f} at step 10 and "
         "{batches100:.1f} at step 100. Warmup takes small steps meanwhile.",
-        "A smaller peak does without; a deeper model or a higher peak needs it with every "
-        "initialisation. Residual scaling is no substitute: it makes projections smaller, and so "
-        "their first step larger beside them.",
+        "A small peak does without; deeper models and higher peaks needed it with every scheme that "
+        "was measured (nanogpt docs initialisation). Residual scaling is no substitute: it makes "
+        "projections smaller, and so their first step larger beside them.",
     ),
 )  # fmt: skip
 
@@ -90,6 +93,18 @@ def singular_values() -> tuple[list[float], list[float]]:
     return (before / before[0]).tolist(), after.tolist()
 
 
+def _matrices(c: GPTConfig) -> list[tuple[int, int]]:
+    """The matrices of a block, queries, keys and values each by itself."""
+    kv, hidden = (c.kv_size, c.n_embd), (c.hidden_size, c.n_embd)
+    return [(c.q_size, c.n_embd), kv, kv, (c.n_embd, c.q_size), *[hidden] * (1 + c.gated),
+            hidden[::-1]]  # fmt: skip
+
+
+def block_parameters(config: GPTConfig) -> int:
+    """Parameters that Muon takes: all matrices of the blocks."""
+    return config.n_layer * sum(rows * columns for rows, columns in _matrices(config))
+
+
 def muon_cost(rows: int, columns: int, steps: int) -> float:
     """FLOPs to make a matrix orthogonal: three products an iteration, on its shorter side."""
     small, large = sorted((rows, columns))
@@ -101,11 +116,8 @@ def _muon(model: Model) -> Found:
     from nanogpt_cli.recipe.sections import Optim, Recipe
 
     c, optim, sizes = model.config, model.optim or Optim(), account(model.config)
-    d, kv, hidden = c.n_embd, c.kv_size, c.hidden_size
-    matrices = [(c.q_size, d), (kv, d), (kv, d), (d, c.q_size), *[(hidden, d)] * (1 + c.gated),
-                (d, hidden)]  # fmt: skip
-    in_blocks = c.n_layer * sum(a * b for a, b in matrices)
-    cost = c.n_layer * sum(muon_cost(a, b, optim.ns_steps) for a, b in matrices)
+    in_blocks = block_parameters(c)
+    cost = c.n_layer * sum(muon_cost(a, b, optim.ns_steps) for a, b in _matrices(c))
     tokens = Recipe().train.batch_size * c.block_size
     before, after = singular_values()
     values: dict[str, Value] = {
@@ -114,7 +126,7 @@ def _muon(model: Model) -> Found:
         "share": in_blocks / sizes.parameters, "adamw_bytes": 8 * sizes.parameters / 2**20,
         "muon_bytes": (8 * sizes.parameters - 4 * in_blocks) / 2**20,
         "overhead": cost / (sizes.flops_training * tokens), "tokens": tokens,
-        "lr": optim.lr, "muon_lr": optim.muon_lr, "wide": math.sqrt(4),
+        "lr": optim.lr, "muon_lr": optim.muon_lr,
     }  # fmt: skip
     units = {"adamw_bytes": "MiB", "muon_bytes": "MiB", "in_blocks": "million parameters"}
     return Found(values, curves=(tuple(before), tuple(after)), units=units)
@@ -139,9 +151,9 @@ _MUON: Final = Words(
         "({share:.0%}); tables, head, norms and biases stay with AdamW. It keeps one moment where "
         "AdamW keeps two: {muon_bytes:,.0f} MiB of optimizer state instead of "
         "{adamw_bytes:,.0f}.",
-        "The iterations cost {overhead:.1%} of the arithmetic of a step of {tokens:,} tokens, less "
-        "with larger steps. Its learning rate (optim.muon_lr, {muon_lr:g}) is the size of a step "
-        "in every direction and does not compare with AdamW's ({lr:g}).",
+        "The iterations cost up to {overhead:.1%} of the arithmetic of a step of {tokens:,} tokens, "
+        "less with larger steps. Its learning rate (optim.muon_lr, {muon_lr:g}) is about the size "
+        "of a step in every direction and does not compare with AdamW's ({lr:g}).",
     ),
 )  # fmt: skip
 
