@@ -44,23 +44,27 @@ def explain(
         str, typer.Argument(metavar="[RECIPE]", help="The model: a recipe's name or file.")
     ] = "",
     n_layer: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Its blocks. [12]")
+        int | None, typer.Option(metavar="N", min=1, help="Blocks; 12 by default.")
     ] = None,
     n_embd: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Its channels. [768]")
+        int | None, typer.Option(metavar="N", min=1, help="Channels; 768 by default.")
     ] = None,
     init: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Its scheme; init-inspect --list. [gpt2]")
+        str | None,
+        typer.Option(metavar="TEXT", help="Scheme; gpt2 by default, init-inspect --list has all."),
     ] = None,
     sets: options.Sets = None,
     origin: Annotated[
         str,
         typer.Option(
-            "--from", metavar="RUN|FOLDER",
+            "--from",
+            metavar="RUN|FOLDER",
             help="The model of a run, or of a Hugging Face folder (its config.json alone).",
         ),
     ] = "",
-    lang: Annotated[str, typer.Option(metavar="en|de", help="de: German, for the topic init.")] = "en",
+    lang: Annotated[
+        str, typer.Option(metavar="en|de", help="de: German, for the topic init.")
+    ] = "en",
     as_json: options.AsJson = False,
 ) -> None:
     """Explain how a GPT works, or what an alarm or a finding means, on one screen.

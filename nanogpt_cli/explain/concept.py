@@ -164,7 +164,7 @@ def filled(name: str, concept: Concept, model: Model, language: str = "en") -> C
         return tuple(Fact(key, known[key], found.units.get(key, "")) for key in _fields(*texts))
 
     drawn = words.picture
-    picture = drawn and Picture(
+    picture = None if drawn is None else Picture(
         fill(drawn.title),
         tuple(Curve(fill(n), v) for n, v in zip(drawn.curves, found.curves, strict=True)),
         drawn.log_y, drawn.x_axis,

@@ -7,7 +7,14 @@ from typing import Final
 
 from nanogpt_cli.explain.activation_moments import moments
 from nanogpt_cli.explain.concept import (
-    FALSE, HALF, TRUE, ClaimWords, Concept, Found, PictureWords, Words,
+    FALSE,
+    HALF,
+    TRUE,
+    ClaimWords,
+    Concept,
+    Found,
+    PictureWords,
+    Words,
 )  # fmt: skip
 from nanogpt_cli.explain.init_german import GERMAN
 from nanogpt_cli.explain.page import Action
@@ -53,7 +60,8 @@ def compute(model: Model) -> Found:
         "logit_std": signals.logit_std, "loss": signals.loss_any, "log_v": log_v,
         "excess": signals.loss_any - log_v, "token_share": signals.token_share,
         "proj_std": proj, "fc_std": fc, "times_002": 0.02 * plain,
-        "sqrt_2L": plain * math.sqrt(2 / config.n_layer), "per_width": 0.02 / math.sqrt(config.n_embd),
+        "sqrt_2L": plain * math.sqrt(2 / config.n_layer),
+        "per_width": 0.02 / math.sqrt(config.n_embd),
         "silent": now.silent, "silent_relu": moments("relu", config.n_embd * fc**2).silent,
         "lr": lr, "step_fc": _share(lr, fc), "step_proj": _share(lr, proj),
         "step_plain": _share(lr, plain),
@@ -62,7 +70,8 @@ def compute(model: Model) -> Found:
     alike = abs(grown["growth"] / grown["growth_other"] - 1) < _ALIKE
     relu = config.activation in ("relu", "relu2")
     verdicts = {
-        "times": _equal(proj, 0.02 * plain), "root": _equal(proj, plain * math.sqrt(2 / config.n_layer)),
+        "times": _equal(proj, 0.02 * plain),
+        "root": _equal(proj, plain * math.sqrt(2 / config.n_layer)),
         "width": _equal(fc, 0.02 / math.sqrt(config.n_embd)), "relu": FALSE if relu else TRUE,
         "variance": (FALSE, HALF, TRUE)[flat + alike],
         # A smaller first step would be a reason; by residual scaling it becomes larger.

@@ -29,7 +29,7 @@ def sample_text() -> str:
     return "".join((places.docs_folder() / page).read_text(encoding="utf-8") for page in pages)
 
 
-def _bits(model: Model) -> Found:
+def _bits(_: Model) -> Found:
     from nanogpt_cli.text import bpe
     from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer
 
@@ -116,7 +116,8 @@ def _resume(model: Model) -> Found:
         moments -= 4 * block_parameters(model.config)
     values: dict[str, Value] = {
         "weights": 4 * sizes.parameters / mib, "moments": moments / mib,
-        "checkpoint": (4 * sizes.parameters + moments) / mib, "optimizer": optim.name, "same": same, "total": total, "steps": _STEPS,
+        "checkpoint": (4 * sizes.parameters + moments) / mib, "optimizer": optim.name,
+        "same": same, "total": total, "steps": _STEPS,
         "every": Train().checkpoint_every, "keep": Train().keep,
     }  # fmt: skip
     return Found(values, units=dict.fromkeys(("weights", "moments", "checkpoint"), "MiB"))
@@ -140,13 +141,14 @@ _RESUME: Final = Words(
         ("in all", "{checkpoint:,.1f}"),
     ),
     after=(
-        "It also holds the step, the recipe, the best loss so far and the tokenizer: kilobytes. Weights alone "
-        "would not do: without moments the optimizer begins anew with large first steps "
-        "(nanogpt explain warmup).",
-        "By default a checkpoint is written every {every} steps, under a temporary name and renamed when it is "
-        "whole; the newest {keep} and the best are kept. Ctrl-C finishes the step and saves. Two "
-        "things must stay the same: the machine's kind and number format, and train.parts, which "
-        "the run records, because sums in another order round differently.",
+        "It also holds the step, the recipe, the best loss so far and the tokenizer: kilobytes. "
+        "Weights alone would not do: without moments the optimizer begins anew with large first "
+        "steps (nanogpt explain warmup).",
+        "By default a checkpoint is written every {every} steps, under a temporary name and "
+        "renamed when it is whole; the newest {keep} and the best are kept. Ctrl-C finishes the "
+        "step and saves. Two things must stay the same, because sums in another order round "
+        "differently: the kind of machine, with its number format, and train.parts, which the run "
+        "records.",
     ),
 )  # fmt: skip
 

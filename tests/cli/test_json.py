@@ -143,4 +143,5 @@ def check(line: str) -> None:
 def test_every_command_is_documented() -> None:
     from test_language import ALL, FORMATS
 
-    assert {name for name, _ in ALL} - FORMATS == {n.split(" --")[0] for n in shapes.SHAPES}
+    documented = {n.split(" --")[0] for n in shapes.SHAPES} - {"explain init", "explain growth"}
+    assert {name for name, _ in ALL} - FORMATS == documented  # those two: pages of either kind
