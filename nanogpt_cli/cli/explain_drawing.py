@@ -6,9 +6,11 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Final
 
-from nanogpt_cli.cli import console
+from nanogpt_cli.cli import console, help_page
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from nanogpt_cli.explain.concept import Claim, ConceptPage, Picture
 
 _WIDEST: Final = 100
@@ -27,23 +29,22 @@ def show(page: ConceptPage) -> None:
     """Print a page, as wide as the terminal up to ``_WIDEST``."""
     from rich.text import Text
 
-    out = console.stdout()
-    width = min(_WIDEST, out.width)
+    width = min(_WIDEST, help_page.terminal_width())
 
     def say(*texts: str) -> None:
         for text in texts:
             for line in textwrap.wrap(text, width) or [""]:
-                out.print(Text(line))
+                _put(Text(line))
 
-    out.print(console.styled((page.name, "bold"), f": {page.question}"))
+    _put(console.styled((page.name, "bold"), f": {page.question}"))
     if page.model:
-        out.print(Text(page.model, "dim"))
+        _put(Text(page.model, "dim"))
     for text in page.paragraphs:
         say("", text)
     if page.table:
         say("")
         for i, line in enumerate(_table(page.table, width)):
-            out.print(Text(line, "bold" if i == 0 else ""))
+            _put(Text(line, "bold" if i == 0 else ""))
     if page.picture:
         say("")
         _draw(page.picture, width)
@@ -57,45 +58,67 @@ def show(page: ConceptPage) -> None:
         _action(action.text, action.command, width)
 
 
+def _put(text: Text) -> None:
+    """Print a line that is as wide as it shall be."""
+    console.stdout().print(text, soft_wrap=True)
+
+
 def _action(text: str, command: str, width: int) -> None:
     if len(text) + len(command) + 2 <= width:
-        console.stdout().print(console.styled(f"{text} ", (command, "cyan")))
+        _put(console.styled(f"{text} ", (command, "cyan")))
     else:
-        console.stdout().print(console.styled(text))
-        console.stdout().print(console.styled("  ", (command, "cyan")))
+        _put(console.styled(text))
+        _put(console.styled("  ", (command, "cyan")))
 
 
 def _table(rows: tuple[tuple[str, ...], ...], width: int) -> list[str]:
-    """Columns as wide as they need; the last one wraps. Columns of numbers end together."""
+    """Columns as wide as they need, those of numbers ending together.
+
+    A last column of words wraps. Columns of numbers that do not fit follow below, beside the first
+    one again.
+    """
     columns = list(zip(*rows, strict=True))
     sizes = [max(map(len, column)) for column in columns]
-    left = sum(sizes[:-1]) + 2 * (len(sizes) - 1)
-    number = [all(cell[:1] in "+-−×0123456789–" for cell in column[1:]) for column in columns]
-    lines = []
-    for row in rows:
-        cells = [f"{cell:>{size}}" if right else f"{cell:<{size}}"
-                 for cell, size, right in zip(row[:-1], sizes, number, strict=False)]  # fmt: skip
-        last = f"{row[-1]:>{sizes[-1]}}" if number[-1] else row[-1]
-        wrapped = textwrap.wrap(last, max(20, width - left), drop_whitespace=not number[-1]) or [""]
-        lines.append("  ".join([*cells, wrapped[0]]).rstrip())
-        lines += [" " * left + more for more in wrapped[1:]]
-    return lines
+    numbers = [all(cell[:1] in "+-−×∞–0123456789" for cell in column[1:]) for column in columns]
+    gap = 2 if sum(sizes) + 2 * (len(sizes) - 1) <= width or not numbers[-1] else 1
+    ends = [f"{{:>{size}}}" if right else f"{{:<{size}}}"
+            for size, right in zip(sizes, numbers, strict=True)]  # fmt: skip
+    if not numbers[-1]:
+        left = sum(sizes[:-1]) + gap * (len(sizes) - 1)
+        lines = []
+        for row in rows:
+            first, *more = textwrap.wrap(row[-1], max(20, width - left)) or [""]
+            cells = [end.format(cell) for end, cell in zip(ends, row[:-1], strict=False)]
+            lines += [(" " * gap).join([*cells, first]).rstrip()]
+            lines += [" " * left + line for line in more]
+        return lines
+    chosen = [[0]]
+    for n in range(1, len(columns)):
+        taken = sum(sizes[i] + gap for i in chosen[-1]) + sizes[n]
+        chosen = [*chosen[:-1], [*chosen[-1], n]] if taken <= width else [*chosen, [0, n]]
+    return [
+        (" " * gap).join(ends[n].format(row[n]) for n in shown).rstrip()
+        for shown in chosen
+        for row in rows
+    ]
 
 
 def _claims(claims: tuple[Claim, ...], language: str, width: int) -> None:
     from rich.text import Text
 
     words = _VERDICTS[language]
-    out, size = console.stdout(), max(map(len, words.values()))
-    out.print(Text(_CLAIMS[language], "bold"))
+    size = max(map(len, words.values()))
+    _put(Text(_CLAIMS[language], "bold"))
     text_size = max(len(claim.text) for claim in claims)
     margin = size + text_size + 4
     for claim in claims:
         lines = textwrap.wrap(claim.why, max(24, width - margin)) or [""]
         verdict = (f"{words[claim.verdict]:<{size}}", _STYLES[claim.verdict])
-        out.print(console.styled(verdict, f"  {claim.text:<{text_size}}  {lines[0]}"))
+        out.print(
+            console.styled(verdict, f"  {claim.text:<{text_size}}  {lines[0]}"), soft_wrap=True
+        )
         for line in lines[1:]:
-            out.print(Text(" " * margin + line))
+            _put(Text(" " * margin + line))
 
 
 def _draw(picture: Picture, width: int) -> None:
@@ -115,11 +138,13 @@ def _draw(picture: Picture, width: int) -> None:
         traces.append(Trace(curve.name, np.arange(len(y), dtype=np.float64), y, colour, kind))
     x = max(1.0, max(len(curve.values) for curve in picture.curves) - 1.0)
     chosen = PlotOptions(log_y=picture.log_y, x_axis=picture.x_axis, ascii_only=plain)
-    out = console.stdout()
-    out.print(console.styled(*title))
+    names = " ".join(curve.name for curve in picture.curves)
+    if len(picture.title) + len(names) + 6 * len(picture.curves) > width:
+        title[1] = "\n"
+    _put(console.styled(*title))
     for row in plot(traces, (0.0, x), width, _HEIGHT, chosen).rows:
         text = Text()
         for piece, key in row:
             text.append(piece, key if key in _COLOURS else "dim" if key == "axis" else "")
         text.rstrip()
-        out.print(text)
+        _put(text)

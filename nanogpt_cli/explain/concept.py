@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -155,7 +156,7 @@ def filled(name: str, concept: Concept, model: Model, language: str = "en") -> C
     words, found = concept.words[language], concept.compute(model)
     known: dict[str, Value] = {**model.values(), **found.values}
 
-    write = _German() if language == "de" else string.Formatter()
+    write = _German() if language == "de" else _English()
 
     def fill(text: str) -> str:
         return write.vformat(text, (), known)
@@ -183,11 +184,21 @@ def filled(name: str, concept: Concept, model: Model, language: str = "en") -> C
     )  # fmt: skip
 
 
-class _German(string.Formatter):
+class _English(string.Formatter):
+    """Numbers as Python writes them, but for ∞ and for what is not known."""
+
+    def format_field(self, value: object, format_spec: str) -> str:
+        if isinstance(value, float) and not math.isfinite(value):
+            return "–" if math.isnan(value) else "∞"
+        text: str = super().format_field(value, format_spec)
+        return text
+
+
+class _German(_English):
     """Numbers with a decimal comma, and a space before the percent sign."""
 
     def format_field(self, value: object, format_spec: str) -> str:
-        text: str = super().format_field(value, format_spec)
+        text = super().format_field(value, format_spec)
         if isinstance(value, float):
             text = text.replace(",", " ").replace(".", ",").replace("%", " %")
         return text

@@ -70,8 +70,8 @@ _WARMUP: Final = Words(
         "amounts to {batches1:.0f} batch at step 1, {batches10:.1f} at step 10 and "
         "{batches100:.1f} at step 100. Warmup takes small steps meanwhile.",
         "A small peak does without; deeper models and higher peaks needed it with every scheme "
-        "that was measured (nanogpt docs initialisation). Residual scaling is no substitute: it makes "
-        "projections smaller, and so their first step larger beside them.",
+        "that was measured (nanogpt docs initialisation). Residual scaling is no substitute: "
+        "it makes projections smaller, and so their first step larger beside them.",
     ),
 )  # fmt: skip
 
@@ -152,8 +152,9 @@ _MUON: Final = Words(
         "AdamW keeps two: {muon_bytes:,.0f} MiB of optimizer state instead of "
         "{adamw_bytes:,.0f}.",
         "The iterations cost up to {overhead:.1%} of the arithmetic of a step of {tokens:,} "
-        "tokens, less with larger steps. Its learning rate (optim.muon_lr, {muon_lr:g}) is about the size "
-        "of a step in every direction and does not compare with AdamW's ({lr:g}).",
+        "tokens, less with larger steps. Its learning rate (optim.muon_lr, {muon_lr:g}) is "
+        "about the size of a step in every direction and does not compare with AdamW's "
+        "({lr:g}).",
     ),
 )  # fmt: skip
 

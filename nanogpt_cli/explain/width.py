@@ -60,9 +60,9 @@ _WORDS: Final = Words(
     ),
     after=(
         "“Rate × width” bounds how far the first step can change an output of a matrix: "
-        "{step0:.2f} to {step2:.2f} with gpt2, {mup_step0:.2f} at every width with mup. Scores and stream keep "
-        "their size too. Logits shrink at the start as 1/√m, by design: what the head learns "
-        "adds up over the width, and stays of one size.",
+        "{step0:.2f} to {step2:.2f} with gpt2, {mup_step0:.2f} at every width with mup. Scores "
+        "and stream keep their size too. Logits shrink at the start as 1/√m, by design: what "
+        "the head learns adds up over the width, and stays of one size.",
     ),
 )  # fmt: skip
 

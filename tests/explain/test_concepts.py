@@ -72,7 +72,7 @@ def check_command(command: str) -> None:
 
 
 @pytest.mark.parametrize("name", registry.CONCEPTS)
-@pytest.mark.parametrize("shape", [SMALL, Shape(), Shape(48)], ids=["small", "gpt2", "deep"])
+@pytest.mark.parametrize("shape", [Shape(), Shape(48)], ids=["gpt2", "deep"])
 def test_a_page_fits_a_screen_and_its_commands_exist(
     name: str, shape: Shape, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -458,6 +458,30 @@ def test_topics_without_theory_do_not_import_torch() -> None:
     )
     _, said = programs.finish(programs.start([sys.executable, "-c", program]))
     assert said == b""
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+@pytest.mark.parametrize("name", registry.CONCEPTS)
+def test_a_narrow_screen_loses_no_number(
+    name: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    out, _, _ = run("explain", name, "--n-layer", "2", "--n-embd", "64")
+    table = page(name).table
+    numeric = [row for row in table[1:] if re.match(r"[×\d]", row[-1])]
+    for row in numeric:
+        for cell in row[1:]:
+            assert re.search(rf"(^|\s){re.escape(cell)}(\s|$)", out), cell
+    if numeric:
+        assert all(len(line) <= columns for line in out.splitlines() if re.search("×", line))
+
+
+def test_a_scheme_of_zeros_is_told_without_numbers_that_are_none() -> None:
+    for name in registry.CONCEPTS:
+        out, _, code = run("explain", name, "--init", "zero-proj", "--n-layer", "2")
+        assert code == 0
+        assert not re.search(r"\binf|\bnan\b", out)
+    assert "∞" in run("explain", "warmup", "--init", "zero-proj", "--n-layer", "2")[0]
 
 
 def test_values_are_kept_apart_by_scheme() -> None:
