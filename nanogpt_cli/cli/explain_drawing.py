@@ -114,9 +114,7 @@ def _claims(claims: tuple[Claim, ...], language: str, width: int) -> None:
     for claim in claims:
         lines = textwrap.wrap(claim.why, max(24, width - margin)) or [""]
         verdict = (f"{words[claim.verdict]:<{size}}", _STYLES[claim.verdict])
-        out.print(
-            console.styled(verdict, f"  {claim.text:<{text_size}}  {lines[0]}"), soft_wrap=True
-        )
+        _put(console.styled(verdict, f"  {claim.text:<{text_size}}  {lines[0]}"))
         for line in lines[1:]:
             _put(Text(" " * margin + line))
 
