@@ -10,11 +10,33 @@ from nanogpt_cli.errors import UserError
 
 # str.isdigit() also accepts "²", which int() refuses, and int() refuses thousands of digits.
 _WHOLE = re.compile(r"[0-9]{1,18}")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{0,9})?) ?(s|m|h|)")
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
+_LONGEST = 30 * 86400.0  # seconds
 
 
 def whole(text: str) -> int | None:
     """The number that up to 18 ASCII digits give; None for any other text."""
     return int(text) if _WHOLE.fullmatch(text) else None
+
+
+def seconds(text: str, what: str) -> float:
+    """A duration as people write it: ``90``, ``90s``, ``2m``, ``1.5h``.
+
+    Args:
+        text: what was given.
+        what: what to call it in the message, such as ``--budget``.
+
+    Raises:
+        UserError: it is none, or is not positive.
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    value = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 0 < value <= _LONGEST:
+        raise UserError(
+            f"{what} {text!r:.80} is not a duration", "write seconds, minutes or hours: 90s, 2m, 1h"
+        )
+    return value
 
 
 def whole_from_environment(name: str, default: int) -> int:

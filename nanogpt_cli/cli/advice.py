@@ -21,8 +21,8 @@ def after(run: RunFolder, reason: str = "", processes: int = 1) -> str:
     path = shell.path_word(run.path)
     if reason in ("", "waiting", "silent"):
         return shell.command("watch", path)
-    if reason in ("non_finite", "diverged") and any(run.incidents.glob("step-*")):
-        return shell.command("replay", path)
+    if reason in ("non_finite", "diverged"):
+        return shell.command("why", path)
     if not any(run.checkpoints.glob("step-*")):
         return shell.command(*(("watch", path) if run.events.is_file() else ("train", "small")))
     if reason in ("stopped", "error", "crashed"):

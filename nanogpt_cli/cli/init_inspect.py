@@ -115,6 +115,7 @@ def init_inspect(
         bool, typer.Option("--gradients/--no-gradients", help="Gradients.")
     ] = True,
     theory_only: Annotated[bool, typer.Option("--theory", help="Theory only (a second).")] = False,
+    details: Annotated[bool, typer.Option("--details", help="Every table.")] = False,
     full: Annotated[bool, typer.Option("--all", help="Every tensor.")] = False,
     hist: Annotated[bool, typer.Option("--hist", help="Histograms of activations.")] = False,
     compare: Annotated[
@@ -189,7 +190,11 @@ def init_inspect(
         **{"n_layer": n_layer, "n_embd": n_embd, "n_head": n_head, "block_size": block_size},
         **{"vocab_size": vocab_size, "init": init, "activation": activation, "bias": bias},
     }
-    ask = InspectOptions(seed, data, batch, length, gradients, theory_only, full, hist, as_json)
+    ask = InspectOptions(
+        seed, data, batch, length, gradients, theory_only, full, hist, as_json,
+        details=details or full or hist,
+    )  # fmt: skip
+    given = _given(recipe, preset, sets or [], options, origin)
     files = Files(csv, png, svg, tui)
     if origin:
         inputs.check_alone(recipe, preset, sets or [], options)
@@ -200,7 +205,7 @@ def init_inspect(
                       ("--scan", scan), ("--coord-check", coord_check), ("--warmup", warmup))
                       if asked), "")
             )  # fmt: skip
-            _end(modules.inspect(found, ask, structure, files), lint)
+            _end(modules.inspect(found, ask, structure, files), lint, _deeper(given, ask))
         subject, tokenizer = found, "gpt2"
     else:
         subject, tokenizer = inputs.subject(recipe, preset, sets or [], options, seed, data)
@@ -217,16 +222,46 @@ def init_inspect(
     elif warmup:
         steps.warmup(subject, ask, tokenizer, bool(lint))
     elif beyond(subject.config) and not theory_only:
-        _end(modules.inspect(modules.of_subject(subject), ask, None, files), lint)
+        built = modules.of_subject(subject)
+        _end(modules.inspect(built, ask, None, files), lint, _deeper(given, ask))
     else:
-        _end(page.inspect(subject, ask, tokenizer, files), lint)
+        compared = subject.scheme is not None and not origin
+        following = _others(given, subject) if compared else _deeper(given, ask)
+        _end(page.inspect(subject, ask, tokenizer, files), lint, following)
     name = subject.scheme.name if subject.scheme else "custom"
     name = "gpt2" if name == "custom" else name  # a custom scheme cannot be requested by name
     console.next_command(shell.command("train", "small", *shell.setting("model.init", name)))
 
 
-def _end(worst: str, lint: str) -> NoReturn:
+def _given(
+    recipe: str, preset: str, sets: list[str], options: dict[str, Any], origin: str
+) -> list[str]:
+    """The arguments that name the model, for a proposal that is about the same one."""
+    words = [recipe] if recipe else []
+    for name, value in {"preset": preset or None, **options, "from": origin or None}.items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words + [word for one in sets for word in ("--set", one)]
+
+
+def _others(given: list[str], subject: Subject) -> str:
+    """The command that compares the model's scheme with other ones."""
+    assert subject.scheme is not None
+    others = [n for n in ("gpt2", "normal", "pytorch", "mup") if n != subject.scheme.name]
+    return shell.command("init-inspect", *given, "--compare", ",".join(others))
+
+
+def _deeper(given: list[str], ask: InspectOptions) -> str:
+    """The command that shows more of a model whose scheme cannot be varied."""
+    if ask.details:
+        return "nanogpt docs initialisation"
+    return shell.command("init-inspect", *given, "--details")
+
+
+def _end(worst: str, lint: str, following: str) -> NoReturn:
     """End with the exit code that ``--lint`` asks for, given the gravest severity of a verdict."""
     failed = lint and worst in ("fail", lint)
-    console.next_command("nanogpt init-inspect --compare normal,pytorch,mup")
+    console.next_command(following)
     raise typer.Exit(1 if failed else 0)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli import charts, files
 from nanogpt_cli.cli import console, pictures
-from nanogpt_cli.cli import init_inspect_tables as tables
+from nanogpt_cli.cli import init_inspect_verdicts as answers
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
@@ -129,7 +129,7 @@ def figure(
             for mark in _marks(name, colour, measured, expected)
         ]
         panels.append(charts.Panel(heading, marks, "block", log_y=log, x_axis="block"))
-    said = [f"{tables.MARKS[v.severity]} {v.text}" for v in tables.by_severity(found)]
+    said = [f"{answers.MARKS[v.severity]} {v.text}" for v in answers.by_severity(found)]
     return charts.Figure(title, panels, 2, said)
 
 

@@ -58,6 +58,7 @@ class InspectOptions:
     full: bool
     hist: bool
     as_json: bool
+    details: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from nanogpt_cli.cli import console
 from nanogpt_cli.cli import init_inspect_files as outputs
 from nanogpt_cli.cli import init_inspect_input as inputs
 from nanogpt_cli.cli import init_inspect_output as output
+from nanogpt_cli.cli import init_inspect_verdicts as answers
 from nanogpt_cli.cli.init_inspect_files import About, Files
 from nanogpt_cli.cli.init_inspect_input import InspectOptions
 from nanogpt_cli.errors import UserError, naming
@@ -146,14 +147,16 @@ def inspect(built: Built, ask: InspectOptions, structure: Path | None, files: Fi
     with _theirs(built):
         anatomy = watch(built, ids, given)
     if not ask.as_json:
-        _header(built, sizes, anatomy, label, ask.seed)
+        _header(built, sizes, anatomy, f"{label}, seed {ask.seed}", details=ask.details)
     with _theirs(built), console.progress_bar("measuring") as report:
         result = measure(built, anatomy, ids, targets, backward=ask.gradients, progress=report)
         laws = _laws(built, anatomy)
     verdicts = [*result.verdicts, *laws]
     page = Page(built, sizes, anatomy, result, verdicts)
     if not ask.as_json:
-        _measured(page, ask, ids.numel())
+        judged = answers.Judged(f"{label}, seed {ask.seed}", result.trained)
+        shown = answers.answer(verdicts, judged, whole=ask.details)
+        _measured(page, output.Extent(ask.details, ask.full, shown), ids.numel())
     n_layer = len(anatomy.blocks)
     title = f"{built.label}: {n_layer} blocks × {anatomy.width} channels"
     about = About(built.label, title, page.parameters, sizes.vocab_size, n_layer)
@@ -214,35 +217,28 @@ def _laws(built: Built, anatomy: Watched) -> list[Verdict]:
     return findings(laws or [], {part.parameter: part.role for part in anatomy.parts})
 
 
-def _header(built: Built, sizes: Sizes, anatomy: Watched, tokens: str, seed: int) -> None:
-    """Print what the module is and the graph that was found in it."""
-    from rich.table import Table
-
+def _header(built: Built, sizes: Sizes, anatomy: Watched, tokens: str, *, details: bool) -> None:
+    """Print what the module is, with ``details`` also the graph that was found in it."""
     from nanogpt_cli.modules.graph.describe import describe
 
-    n = console.count
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(style="bold")
-    grid.add_column()
-    kind = type(built.module).__name__
-    tied = "tied head" if anatomy.tied else "untied head" if anatomy.head else "no head"
     n_blocks = len(anatomy.blocks)
-    about = f"{n_blocks} block{'s' if n_blocks != 1 else ''}, {anatomy.width} channels, "
-    about += f"vocabulary {sizes.vocab_size}, {tied}"
-    grid.add_row("module", console.styled((built.label, "bold cyan"), f": {kind}, {about}"))
-    for i, line in enumerate(describe(anatomy)):
-        grid.add_row("found" if i == 0 else "", console.styled(line))
-    total = sum(p.numel() for p in built.module.parameters())
-    lean = ", with the values of one block at a time" if built.fill is not None else ""
-    grid.add_row("size", f"{n(total)} parameters{lean}")
-    grid.add_row("input", f"{tokens}, seed {seed}, evaluation mode")
-    for note in built.notes:
-        grid.add_row("note", console.styled((note, "yellow")))
-    console.stdout().print(grid)
+    size = f"{console.count(sum(p.numel() for p in built.module.parameters()))} parameters"
+    about = f": {type(built.module).__name__}, {n_blocks} block{'s' if n_blocks != 1 else ''}, "
+    about += f"{anatomy.width} channels, "
+    tied = "tied head" if anatomy.tied else "untied head" if anatomy.head else "no head"
+    about += f"vocabulary {sizes.vocab_size}, {tied}" if details else size
+    rows = [("module", console.styled((built.label, "bold cyan"), about))]
+    if details:
+        for i, line in enumerate(describe(anatomy)):
+            rows.append(("found" if i == 0 else "", console.styled(line)))
+        lean = ", with the values of one block at a time" if built.fill is not None else ""
+        rows.append(("size", console.styled(size + lean)))
+        rows.append(("input", console.styled(f"{tokens}, evaluation mode")))
+    output.lines(rows, built.notes)
 
 
-def _measured(page: Page, ask: InspectOptions, n_tokens: int) -> None:
-    """Print tables and verdicts."""
+def _measured(page: Page, extent: output.Extent, n_tokens: int) -> None:
+    """Print what is not known, the chart and the tables."""
     out = console.stdout()
     result = page.result
     if result.unclaimed:
@@ -253,9 +249,8 @@ def _measured(page: Page, ask: InspectOptions, n_tokens: int) -> None:
     output.measured(
         result.found, result.expected, n_embd=page.anatomy.width, tied=page.anatomy.tied,
         vocab_size=page.sizes.vocab_size if page.anatomy.head else 0, n_tokens=n_tokens,
-        full=ask.full,
+        extent=extent,
     )  # fmt: skip
-    output.judge(page.verdicts)
 
 
 def _as_json(page: Page) -> dict[str, Any]:

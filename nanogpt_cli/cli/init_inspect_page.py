@@ -10,6 +10,7 @@ from nanogpt_cli.cli import init_inspect_files as outputs
 from nanogpt_cli.cli import init_inspect_input as inputs
 from nanogpt_cli.cli import init_inspect_output as output
 from nanogpt_cli.cli import init_inspect_spectral as spectral
+from nanogpt_cli.cli import init_inspect_verdicts as answers
 from nanogpt_cli.cli.init_inspect_files import About, Files
 from nanogpt_cli.cli.init_inspect_input import InspectOptions, Subject
 from nanogpt_cli.errors import UserError
@@ -43,32 +44,49 @@ def inspect(subject: Subject, ask: InspectOptions, tokenizer: str, files: Files)
     quiet = ask.as_json
     training = _dropout_factors(subject, idx, targets)
     if not quiet:
-        output.header(subject, label, ask.seed, training)
+        output.header(subject, label, ask.seed, training, details=ask.details)
     expected = _theory(subject, idx, targets, ask, quiet)
     found = None
     if not ask.theory_only or expected is None:
         found = _measure(subject, idx, targets, ask)
         expected = _beside(subject, idx, targets, ask)
-        if not quiet:
-            c = subject.config
-            output.measured(
-                found, expected, n_embd=c.n_embd, vocab_size=c.vocab_size, tied=c.tied,
-                n_tokens=idx.numel(), full=ask.full,
-            )  # fmt: skip
-    elif not quiet:
-        output.declared(subject, expected)
+    verdicts = _judge(subject, expected, found)
+    if not quiet:
+        _show(subject, ask, label, expected, found, verdicts, idx.numel())
     norms = spectral.measure(subject) if ask.full and found else []
     if norms and not quiet:
         spectral.show(norms, subject)
-    verdicts = _judge(subject, expected, found)
-    if not quiet:
-        output.judge(verdicts)
     outputs.write(files, _about(subject), expected, found, verdicts)
     if quiet:
         answer = output.as_json(subject, expected, found, verdicts, training)
         console.emit_json(answer | {"spectral": spectral.as_json(norms, subject)})
     _refuse_broken(found)
     return lint.worst(verdicts)
+
+
+def _show(
+    subject: Subject,
+    ask: InspectOptions,
+    tokens: str,
+    expected: Signals | None,
+    found: Inspection | None,
+    verdicts: list[Verdict],
+    n_tokens: int,
+) -> None:
+    """Print the answer, then the chart and tables behind it."""
+    c = subject.config
+    basis = f"{tokens}, seed {ask.seed}" if found else f"theory for {tokens}"
+    scheme = subject.scheme.name if subject.scheme and not subject.trained else ""
+    judged = answers.Judged(basis, subject.trained and found is not None, scheme)
+    shown = answers.answer(verdicts, judged, whole=ask.details)
+    extent = output.Extent(ask.details, ask.full, shown)
+    if found:
+        output.measured(
+            found, expected, n_embd=c.n_embd, vocab_size=c.vocab_size, tied=c.tied,
+            n_tokens=n_tokens, extent=extent,
+        )  # fmt: skip
+    elif expected:
+        output.declared(subject, expected, extent)
 
 
 def _refuse_broken(found: Inspection | None) -> None:
@@ -94,8 +112,12 @@ def _theory(
     expected = expect(
         subject.config, subject.scheme, idx[part], targets[part], backward=ask.gradients
     )
-    if not quiet:
+    if quiet:
+        return expected
+    if ask.details:
         output.theory(expected, subject.config.vocab_size, time.perf_counter() - begin)
+    elif not ask.theory_only and not subject.trained:
+        answers.early(_judge(subject, expected, None), time.perf_counter() - begin)
     return expected
 
 
@@ -147,7 +169,8 @@ def _measure(subject: Subject, idx: Tensor, targets: Tensor, ask: InspectOptions
 
 
 def _judge(subject: Subject, expected: Signals | None, found: Inspection | None) -> list[Verdict]:
-    from nanogpt_cli.init import lint, lint_signals
+    from nanogpt_cli.init import lint, lint_parts, lint_signals
+    from nanogpt_cli.init.blueprint import Blueprint
     from nanogpt_cli.init.study import shallow_growth
     from nanogpt_cli.init.tensor_stats import by_class
 
@@ -158,9 +181,10 @@ def _judge(subject: Subject, expected: Signals | None, found: Inspection | None)
     assert signals is not None
     beside, shallow = expected if found else None, shallow_growth(subject.config, subject.scheme)
     classes = by_class(found.tensors) if found else []
-    return lint.on_scheme(subject.scheme, classes) + lint_signals.on_signals(
-        signals, subject.config, beside, shallow
-    )
+    verdicts = lint.on_scheme(subject.scheme, classes)
+    verdicts += lint_signals.on_signals(signals, subject.config, beside, shallow)
+    plan = Blueprint.of(subject.config, subject.scheme)
+    return verdicts + lint_parts.on_parts(plan, subject.config.block_size, signals.stream_rms[0])
 
 
 def _judge_stored(subject: Subject, signals: Signals) -> list[Verdict]:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from nanogpt_cli.init.lint import Verdict
     from nanogpt_cli.init.probes import Histogram
     from nanogpt_cli.init.signals import Signals
     from nanogpt_cli.init.tensor_stats import ClassStats, TensorStats
@@ -25,8 +24,6 @@ _PAIR = 17  # terminal cells for a measured and an expected number
 _NAME = 12
 # Narrower terminals get neither the law, which the scheme's formula gives, nor the largest value.
 _LAW_FROM, _EXTREME_FROM = 100, 70
-_COLOURS = {"ok": "green", "note": "cyan", "warn": "yellow", "fail": "bold red"}
-MARKS = {"ok": "✓", "note": "i", "warn": "!", "fail": "✗"}
 _PLOT_STYLES = {"stream": "cyan", "grad": "magenta", "theory": "bright_black", "axis": "dim"}
 
 
@@ -296,25 +293,4 @@ def loss(rows: dict[str, Signals], vocab_size: int, n_tokens: int) -> Table:
         style = "" if name == "measured" else "dim"
         more = (f"{s.loss_any - log_v:+.3f}", f"{s.logit_std:.3f}", f"{s.own_logit:.2f}")
         table.add_row(name, *values, *more, style=style)
-    return table
-
-
-def by_severity(found: Sequence[Verdict]) -> list[Verdict]:
-    """The gravest first."""
-    from nanogpt_cli.init.lint import SEVERITIES
-
-    return sorted(found, key=lambda v: -SEVERITIES.index(v.severity))
-
-
-def verdicts(found: Sequence[Verdict]) -> Table:
-    """One line per verdict with a mark, coloured by severity, the gravest first."""
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 1))
-    table.title, table.title_justify, table.title_style = "Verdicts", "left", "bold"
-    for v in by_severity(found):
-        colour = _COLOURS[v.severity]
-        style = colour if v.severity in ("warn", "fail") else ""
-        mark = console.styled(" ", (MARKS[v.severity], colour))
-        table.add_row(mark, console.styled((v.text, style)))
     return table

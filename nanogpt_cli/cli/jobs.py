@@ -35,6 +35,8 @@ class Request:
         folder: the run folder that another process has made, or "".
         processes: that share each step.
         certify: prove first that the validation tokens are the bytes of their source.
+        before: with ``resume``, go on from the newest checkpoint before this step; 0: the newest.
+        skip: steps (from 1) whose update is left out.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Request:
     folder: str = ""
     processes: int = 1
     certify: bool = False
+    before: int = 0
+    skip: tuple[int, ...] = ()
 
     def words(self, *more: str) -> list[object]:
         """The words of the command that asks for the same, with more overrides."""
@@ -54,8 +58,14 @@ class Request:
         words += ["--from", self.source] if self.source else []
         words += ["--new-tokens"] if self.new_tokens else []
         words += ["--certify"] if self.certify else []
+        words += self.going_on()
         words += [] if self.out == RUNS else ["--out", self.out]
         return words + (["--procs", self.processes] if self.processes > 1 else [])
+
+    def going_on(self) -> list[object]:
+        """The words that say where to go on and which updates to leave out."""
+        words: list[object] = ["--before", self.before] if self.before else []
+        return words + [word for step in self.skip for word in ("--skip-step", step)]
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class Job:
         resume: go on from the newest whole checkpoint.
         source: the model to begin with, or "".
         new_tokens: draw its token embeddings anew.
+        before, skip: as of ``Request``.
         made_here: this process has made the run folder, and removes it if the run cannot begin.
         start: the model itself, where it is loaded already.
         proof: of the validation split's bytes, with ``--certify``, where it was made already.
@@ -80,6 +91,8 @@ class Job:
     resume: bool
     source: str = ""
     new_tokens: bool = False
+    before: int = 0
+    skip: tuple[int, ...] = ()
     made_here: bool = False
     start: Start | None = field(default=None, compare=False)
     proof: Certificate | None = field(default=None, compare=False)
@@ -93,6 +106,8 @@ class Job:
             "resume": self.resume,
             "source": self.source,
             "new_tokens": self.new_tokens,
+            "before": self.before,
+            "skip": list(self.skip),
         }
 
     @classmethod
@@ -104,7 +119,7 @@ class Job:
         run = RunFolder(Path(values["run"]))
         return cls(
             recipe, Path(values["data"]), run, values["resume"], values["source"],
-            values["new_tokens"],
+            values["new_tokens"], values["before"], tuple(values["skip"]),
         )  # fmt: skip
 
     def loaded(self) -> Start | None:
@@ -169,7 +184,7 @@ def begun(asked: Request) -> Job:
         console.say(f"{asked.out / recipe.run.name} exists; this run is {run.path}")
     return Job(
         recipe, data, run, resume=False, source=asked.source, new_tokens=asked.new_tokens,
-        made_here=not asked.folder, start=start, proof=proof,
+        skip=asked.skip, made_here=not asked.folder, start=start, proof=proof,
     )  # fmt: skip
 
 
@@ -257,7 +272,7 @@ def restarted(asked: Request) -> Job | None:
     newest = RunFolder(Path(asked.folder)) if asked.folder else next(iter(tried), None)
     if newest is None or not any(newest.checkpoints.glob("step-*")):
         return None
-    return resumed(replace(asked, name=str(newest.path), sets=()))
+    return resumed(replace(asked, name=str(newest.path), sets=(), skip=()))
 
 
 def resumed(asked: Request) -> Job:
@@ -276,11 +291,14 @@ def resumed(asked: Request) -> Job:
         console.say(note)
     check_processes(loaded.recipe, replace(asked, name=str(run.path)))
     planned = loaded.recipe.train.max_steps
-    if max(retention.list_steps(run), default=0) >= planned:
+    if not asked.before and max(retention.list_steps(run), default=0) >= planned:
         console.say(f"all {planned} steps are made; --set train.max_steps=N makes the run longer")
     asked_data = loaded.recipe.data.model_dump(mode="json")
     data = progress.data_folder(progress.newest_state(run), asked_data, console.say)
-    return Job(loaded.recipe, data, run, resume=True, proof=_proved(data, asked))
+    return Job(
+        loaded.recipe, data, run, resume=True, before=asked.before, skip=asked.skip,
+        proof=_proved(data, asked),
+    )  # fmt: skip
 
 
 def _proved(data: Path, asked: Request) -> Certificate | None:
@@ -321,5 +339,7 @@ def check_request(asked: Request) -> None:
         )
     if asked.resume and asked.source:
         raise UserError("--resume and --from exclude each other", "--from begins a new run")
+    if asked.before and not asked.resume:
+        raise UserError("--before goes with --resume", "a run without it begins at its first step")
     if asked.new_tokens and not asked.source:
         raise UserError("--new-tokens goes with --from", "a run without it begins anew as a whole")

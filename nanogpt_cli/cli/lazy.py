@@ -30,6 +30,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "explain": ("explain", "How a GPT works; what an alarm or a finding means."),
         "eval": ("evaluate", "Loss, perplexity and bits per byte over a whole split."),
         "runs": ("runs", "List runs, compare two, draw several."),
+        "why": ("why", "Why the loss jumped: since when, which change cures it, what to type."),
         "replay": ("replay", "Run a bad step again and find the first tensor that broke."),
     },
     "Carry it elsewhere": {

@@ -134,6 +134,23 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "curves": "label, runs, diverged, steps and theory of each curve, and its points: x, "
         "mean, low and high",
     },
+    "why": {
+        "run": "path of the run's folder", "step": "the step that is explained; null if none is",
+        "kind": "non_finite, loss_spike, divergence, bad_start, an alarm's kind, or asked",
+        "message": "what the log says of it", "onset": "first step whose loss left its band",
+        "chain": "statistic, layer, step, value and usual value of all that left its band",
+        "replay": "start; first and equal, the steps with the bits of the log; differs, since "
+        "which step not; largest difference; why; problem, why there are no trials",
+        "window": "first and last step of the comparison, the run's own excess over the healthy "
+        "course in nats, and where the healthy course comes from",
+        "trials": "kind, change, sets, skip, loss, effect, steps and cures of each, best first",
+        "untried": "changes that the budget left no time for",
+        "refused": "changes that cannot be made, each with its reason",
+        "documents": "offset, loss, share of the gradient, text, file and place of the step's "
+        "sequences, worst first", "batch": "loss of the step's batch, of others, and the excess",
+        "fix": "command, and changes: key -> value now and then; null without a cure",
+        "verdict": "the finding as a sentence", "seconds": "seconds that it took",
+    },
     "replay": {
         "step": "the step that was repeated", "source": "where its weights came from",
         "passes": "loss, gradient norm and first bad tensor of each way to compute the step",

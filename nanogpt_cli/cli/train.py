@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,6 +39,26 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run from its newest whole checkpoint.")
     ] = False,
+    before: Annotated[
+        int,
+        typer.Option(
+            "--before",
+            min=0,
+            metavar="STEP",
+            show_default=False,
+            help="With --resume: from the newest whole checkpoint before this step; later ones are "
+            "set aside.",
+        ),
+    ] = 0,
+    skip_step: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--skip-step",
+            min=1,
+            metavar="STEP",
+            help="Leave the update of this step out; repeatable.",
+        ),
+    ] = None,
     start_from: Annotated[
         str,
         typer.Option(
@@ -92,7 +113,7 @@ def train(
     overrides += [f"train.device={device!r}"] if device else []
     asked = Request(
         recipe, tuple(overrides), out, resume, start_from, new_tokens, folder,
-        _launched() or processes, certify,
+        _launched() or processes, certify, before, tuple(skip_step or ()),
     )  # fmt: skip
     jobs.check_request(asked)
     if certify and (tui or lr_find):
@@ -105,8 +126,8 @@ def train(
         return
 
     def make_job(again: bool = False) -> Job:
-        if resume:
-            return jobs.resumed(asked)
+        if resume:  # who is started again has begun to go on
+            return jobs.resumed(replace(asked, before=0, skip=()) if again else asked)
         return (jobs.restarted(asked) if again else None) or jobs.begun(asked)
 
     if _launched():
@@ -143,6 +164,7 @@ def _in_other_processes(job: Job, asked: Request, tui: bool, restarts: int, as_j
     arguments += ["--resume"] if job.resume else ["--run-folder", str(run.path)]
     arguments += ["--from", job.source] if job.source else []
     arguments += ["--new-tokens"] if job.new_tokens else []
+    arguments += map(str, asked.going_on())
     if tui:
         shared = ["--procs", str(processes), "--restarts", str(restarts)]
         launch.run_with_dashboard(run, arguments + (shared if processes > 1 else []))

@@ -119,18 +119,23 @@ def _say_what_is_kept(folder: RunFolder, stop: _StopSignal) -> None:
 
 def _trainer(job: Job, group: Group, stop: _StopSignal) -> Trainer:
     from nanogpt_cli.text.tokens import open_data
+    from nanogpt_cli.training import retention
     from nanogpt_cli.training.drive import newest_checkpoint
     from nanogpt_cli.training.trainer import Trainer
 
     tokens = open_data(job.data)
     checkpoint = None
     if job.resume:
-        newest = str(newest_checkpoint(job.run, console.say)) if group.leads else None
-        checkpoint = Path(group.share(newest))
-    return Trainer(
+        found = newest_checkpoint(job.run, console.say, job.before) if group.leads else None
+        checkpoint = Path(group.share(str(found)))
+    trainer = Trainer(
         job.recipe, tokens, job.run, checkpoint=checkpoint, start=job.loaded(), group=group,
-        should_stop=stop,
+        should_stop=stop, skip=job.skip,
     )  # fmt: skip
+    if job.before and group.leads:  # now that nothing can refuse it any more
+        for undone in retention.undo_after(job.run, trainer.progress.step):
+            console.say(f"{undone.name} is kept as {undone}")
+    return trainer
 
 
 class _StopSignal:

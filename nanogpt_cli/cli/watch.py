@@ -48,9 +48,6 @@ def watch(
         str,
         typer.Option(metavar="NAME", help="overview, layers, compare, samples or logs."),
     ] = "",
-    compare: Annotated[
-        bool, typer.Option("--compare", help="As --page compare; opens for several runs anyway.")
-    ] = False,
     readonly: Annotated[
         bool, typer.Option("--readonly", help="Disable the keys that send commands to the trainer.")
     ] = False,
@@ -70,7 +67,7 @@ def watch(
       nanogpt watch small --svg small.svg
     """
     sessions = _open(runs or [], out, exact=json)
-    page = _page(page, len(sessions), compare=compare)
+    page = _page(page, len(sessions))
     if json:
         _print_json(sessions)
         _next(sessions[0])
@@ -97,11 +94,11 @@ def _open(names: list[str], root: Path, *, exact: bool) -> list[RunSession]:
     return [RunSession(run.path, exact=exact) for run in found]
 
 
-def _page(page: str, runs: int, *, compare: bool) -> str:
+def _page(page: str, runs: int) -> str:
     """The page to open: several runs are there to be compared."""
     from nanogpt_cli.tui.keys import PAGES
 
-    page = page or ("compare" if compare or runs > 1 else "overview")
+    page = page or ("compare" if runs > 1 else "overview")
     if page not in PAGES:
         close = nearest(page, PAGES)
         hint = f"did you mean {close!r}?" if close else f"one of: {', '.join(PAGES)}"

@@ -137,6 +137,26 @@ TOPICS: Final[dict[str, Topic]] = {
         (_COMPARE, _DEPTH),
         _THEORY + "{gradient_ratio:.2f}.",
     ),
+    "rope-period": Topic(
+        "rotary positions that repeat within the context",
+        "Rotary embedding turns pairs of channels by angles that grow with the position, each pair "
+        "at its own speed. Once the slowest pair has come round, a far position looks like a near "
+        "one to the attention.",
+        "A warning if the slowest pair of every layer comes round in less than the context.",
+        ("a small rope_theta", "narrow heads: fewer pairs reach the slow angles"),
+        (Action("Raise it for one run:", "nanogpt train modern --set model.rope_theta=10000"),),
+        "The default theta of {rope_theta:,.0f} and heads of {rope_head:.0f} channels: after "
+        "{rope_period:,.0f} positions.",
+    ),
+    "norm-epsilon": Topic(
+        "an epsilon larger than what is normalised",
+        "A norm divides by √(mean square + epsilon). Where epsilon is the larger of the two, the "
+        "norm returns almost what it got, scaled by a constant.",
+        "A warning if epsilon exceeds the mean square of the stream before the first block.",
+        ("norm_eps written as 1 or 0.1", "an embedding with a tiny std"),
+        (Action("Lower it for one run:", "nanogpt train modern --set model.norm_eps=1e-5"),),
+        _THEORY + "the mean square is {first_square:.2g}, and the default epsilon {norm_eps:g}.",
+    ),
     "loss": Topic(
         "the loss before the first step",
         "A model that knows nothing has loss ln V. What is above it comes from logits that are "

@@ -202,6 +202,7 @@ def start_of(shape: Shape) -> dict[str, float]:
     model = shape.model()
     config, scheme = model.config, model.scheme
     found = model.start(backward=True)
+    D = config.head_size
     branches = (*found.attn_rms, *found.mlp_rms)
     stream, log_v = found.stream_rms, math.log(config.vocab_size)
     rms = weight_rms(config, scheme, 0)
@@ -214,7 +215,9 @@ def start_of(shape: Shape) -> dict[str, float]:
         "first_step": stream[1] / stream[0], "loss": found.loss_any, "log_v": log_v,
         "excess": found.loss_any - log_v, "own_logit": found.own_logit,
         "token_share": found.token_share, "cosine": found.cosine[-1],
-        "preact": found.preact_std[0] ** 2,
+        "preact": found.preact_std[0] ** 2, "first_square": stream[0] ** 2,
+        "norm_eps": config.norm_eps, "rope_theta": config.rope_theta, "rope_head": D,
+        "rope_period": 2 * math.pi * config.rope_theta ** ((D - 2) / D),
     }  # fmt: skip
 
 

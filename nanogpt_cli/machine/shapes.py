@@ -83,9 +83,13 @@ class _Cuda(TorchFunctionMode):
 
 
 def _flash(
-    q: Tensor, k: Tensor, v: Tensor, *, is_causal: bool, scale: float, dropout_p: float
-) -> Tensor:
-    """Attention by the kernel that CUDA takes in half precision, which writes no scores."""
+    q: Tensor, k: Tensor, v: Tensor, *,
+    is_causal: bool, scale: float, dropout_p: float, enable_gqa: bool,  # noqa: ARG001
+) -> Tensor:  # fmt: skip
+    """Attention by the kernel that CUDA takes in half precision, which writes no scores.
+
+    It takes fewer heads of keys and values than of queries (``enable_gqa``) as they are.
+    """
     found: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
         q, k, v, dropout_p, is_causal, scale=scale
     )[0]

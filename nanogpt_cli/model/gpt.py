@@ -68,17 +68,31 @@ def _norm(config: GPTConfig) -> nn.Module:
     return _layer_norm(config)
 
 
+def for_each_query(kv: Tensor, q: Tensor) -> Tensor:
+    """Keys or values (B, G, T, D) repeated for the query heads (B, H, ...) that share them."""
+    H, G = q.shape[1], kv.shape[1]
+    return kv if H == G else kv.repeat_interleave(H // G, dim=1)
+
+
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, *, scale: float, p: float, noise: Noise | None = None
 ) -> Tensor:
-    """Causal attention of (B, H, T, D) queries, keys and values; ``p`` is the dropout probability.
+    """Causal attention of (B, H, T, D) queries to (B, G, T, D) keys and values, p the dropout.
 
     For short contexts, PyTorch's fused CPU kernel is slower in half precision than in float32: its
     backward pass takes five times as long at 64 positions and a quarter longer at 256.
     """
     if p and noise is not None:
+        k, v = for_each_query(k, q), for_each_query(v, q)
         return dropout.attend(q, k, v, scale=scale, p=p, noise=noise)
-    attend = partial(F.scaled_dot_product_attention, is_causal=True, scale=scale, dropout_p=p)
+    # On GPUs, only the kernel for half precision knows shared keys; others would store the scores.
+    shared = q.shape[1] != k.shape[1] and (q.device.type == "cpu" or q.dtype.itemsize == 2)
+    if not shared:
+        k, v = for_each_query(k, q), for_each_query(v, q)
+    attend = partial(
+        F.scaled_dot_product_attention,
+        is_causal=True, scale=scale, dropout_p=p, enable_gqa=shared,
+    )  # fmt: skip
     if q.device.type != "cpu" or q.dtype == torch.float32 or q.shape[2] > _SHORT:
         return attend(q, k, v)
     with torch.autocast("cpu", enabled=False):
@@ -142,12 +156,6 @@ class MLP(nn.Module):
         return dropout.drop(self.c_proj(h), self.dropout * self.training, noise)
 
 
-def for_each_query(kv: Tensor, q: Tensor) -> Tensor:
-    """Keys or values (B, G, T, D) repeated for the query heads (B, H, ...) that share them."""
-    H, G = q.shape[1], kv.shape[1]
-    return kv if H == G else kv.repeat_interleave(H // G, dim=1)
-
-
 class GroupedAttention(nn.Module):
     """Causal attention with Llama's names: matrices apart, rotary positions, shared keys.
 
@@ -183,11 +191,11 @@ class GroupedAttention(nn.Module):
         """Map (B, T, C) to (B, T, C). A probe is shown what attention reads, one key per query."""
         q = turned(self.q_norm(self._heads(self.q_proj(x))), turn)  # (B, H, T, D)
         k = turned(self.k_norm(self._heads(self.k_proj(x))), turn)  # (B, G, T, D)
-        k, v = (for_each_query(t, q) for t in (k, self._heads(self.v_proj(x))))  # (B, H, T, D)
+        v = self._heads(self.v_proj(x))  # (B, G, T, D)
         if probe is not None:
             probe("q", self.layer, q)
-            probe("k", self.layer, k)
-            probe("v", self.layer, v)
+            probe("k", self.layer, for_each_query(k, q))
+            probe("v", self.layer, for_each_query(v, q))
         p = self.dropout * self.training
         y = _attend(q, k, v, scale=self.scale, p=p, noise=noise)
         return dropout.drop(self.o_proj(y.transpose(1, 2).flatten(2)), p, noise)

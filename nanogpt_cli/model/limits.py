@@ -37,6 +37,10 @@ def check_config(values: Mapping[str, Any]) -> None:
     for name in ("norm_eps", "rope_theta"):
         if not is_number(value := values.get(name, 1.0)) or value <= 0:
             raise ValueError(f"{name} must be a positive number, not {value!r:.80}")
+    if values.get("norm_eps", 1.0) < recipe.SMALLEST_EPS:
+        raise ValueError(f"norm_eps {values['norm_eps']:g} is below {recipe.SMALLEST_EPS:g}")
+    if values.get("rope_theta", 1.0) > recipe.LARGEST_THETA:
+        raise ValueError(f"rope_theta {values['rope_theta']:g} is above {recipe.LARGEST_THETA:g}")
     if not is_number(value := values.get("dropout", 0.0)) or not 0 <= value < 1:
         raise ValueError(f"dropout must be a number from 0 to below 1, not {value!r:.80}")
     for name in ("activation", "norm", "position"):

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init.inspect import Inspection
 from nanogpt_cli.init.lint import Verdict
+from nanogpt_cli.init.lint_parts import on_parts
 from nanogpt_cli.init.lint_signals import on_signals, on_trained
 from nanogpt_cli.init.signals import Signals
 from nanogpt_cli.init.tensor_stats import TensorStats
@@ -265,6 +266,9 @@ def inspect(
             signals, sizes, expected, head=anatomy.head, known=expected is not None,
             normed=anatomy.normed,
         )  # fmt: skip
+        plan = seen.witness.blueprint() if expected is not None and seen.witness else ""
+        if not isinstance(plan, str):
+            verdicts += on_parts(plan, sizes.block_size, signals.stream_rms[0])
     found = Inspection(signals, seen.tensors)
     scheme = "" if trained else nearest_scheme(seen.sketches, tied=anatomy.tied, depth=depth)
     return ModuleInspection(found, expected, unclaimed, ungraded, verdicts, trained, scheme)

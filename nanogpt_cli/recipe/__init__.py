@@ -1,9 +1,11 @@
 """Recipes: their sections with every default, reading their files, and writing new ones."""
 
 from nanogpt_cli.recipe.sections import (
+    LARGEST_THETA,
     MOST_CHANNELS,
     MOST_LAYERS,
     MOST_ROWS,
+    SMALLEST_EPS,
     Count,
     Data,
     Log,
@@ -23,7 +25,7 @@ from nanogpt_cli.recipe.sections import (
 )
 
 __all__ = [
-    "MOST_CHANNELS", "MOST_LAYERS", "MOST_ROWS", "Count", "Data", "Log", "Model", "NonNegative",
-    "Optim", "Positive", "Rate", "Recipe", "Run", "Sample", "Section", "Share", "Size", "Stats",
-    "Train",
+    "LARGEST_THETA", "MOST_CHANNELS", "MOST_LAYERS", "MOST_ROWS", "SMALLEST_EPS", "Count", "Data",
+    "Log", "Model", "NonNegative", "Optim", "Positive", "Rate", "Recipe", "Run", "Sample",
+    "Section", "Share", "Size", "Stats", "Train",
 ]  # fmt: skip

@@ -220,7 +220,7 @@ def _settle_init(draft: _Draft, scheme: bool, choice: bool) -> None:
         model["init"] = "custom"
         draft.origins["model.init"] = draft.origins["init"]
     elif model["init"] != "custom" and draft.values.pop("init", None):
-        where = draft.origins.pop("init")
+        where = draft.origins.pop("init", "the recipe")  # plain values have no origins
         draft.notes.append(f"model.init = {model['init']!r} replaces the table [init] of {where}")
 
 

@@ -18,6 +18,8 @@ Positive = Annotated[int, Field(ge=1, le=_MANY)]
 Count = Annotated[int, Field(ge=0, le=_MANY)]
 # Limits of a model's shape. A larger number is a typing error, reported here and not minutes later.
 MOST_LAYERS = 1000
+LARGEST_THETA = 1e12  # of rotary positions; far larger ones are infinite in float32
+SMALLEST_EPS = 1e-12  # of norms; far smaller numbers are zero in float32
 MOST_CHANNELS = 2**20  # and heads, and positions
 MOST_ROWS = 2**24
 Size = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
@@ -107,11 +109,15 @@ class Model(Section):
         0, description="Hidden size of the MLP; 0: 4 n_embd, gated 8/3 n_embd rounded up to 8."
     )
     norm: Literal["layer", "rms"] = Field("layer", description="LayerNorm, or RMSNorm as in Llama.")
-    norm_eps: Rate = Field(1e-5, description="Epsilon of every norm.")
+    norm_eps: Annotated[float, Field(ge=SMALLEST_EPS, le=1)] = Field(
+        1e-5, description="Epsilon of every norm."
+    )
     position: Literal["learned", "rope"] = Field(
         "learned", description="A table of positions, or rotary embedding as in Llama."
     )
-    rope_theta: Rate = Field(10_000.0, description="Base of the rotary wavelengths.")
+    rope_theta: Annotated[float, Field(gt=0, le=LARGEST_THETA)] = Field(
+        10_000.0, description="Base of the rotary wavelengths."
+    )
     qk_norm: bool = Field(
         False, description="RMSNorm of each head's queries and keys, as in Qwen3."
     )

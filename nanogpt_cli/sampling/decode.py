@@ -24,7 +24,6 @@ from torch.nn import functional as F
 
 from nanogpt_cli import host
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.model.gpt import for_each_query
 from nanogpt_cli.sampling.decode_graph import Replay
 from nanogpt_cli.sampling.decode_one import SingleStep, Stored
 from nanogpt_cli.sampling.weights import ASSUMED_MEMORY, Layer, Weights, rotated
@@ -82,10 +81,10 @@ class Decoder:
                 self.cache[number, slot, 1, :, :n] = v[row]
             if number == len(self.weights.layers) - 1:  # only the last position is read further
                 q, x = q[:, :, -1:], x[:, -1:]
-            k, v = for_each_query(k, q), for_each_query(v, q)
             y = F.scaled_dot_product_attention(
-                q, k, v, is_causal=q.shape[2] > 1, scale=self.config.attention_scale
-            )
+                q, k, v, is_causal=q.shape[2] > 1, scale=self.config.attention_scale,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )  # fmt: skip
             x = self._finish_block(x, layer, y)
         return self._logits(x[:, -1])[which]
 

@@ -92,6 +92,11 @@ class Alarms:
         """Whether the loss has left the level it had reached, and has not come back."""
         return self._is_active("divergence")
 
+    @property
+    def usual(self) -> float:
+        """The median of the recent losses; infinite while there are too few."""
+        return self._middle
+
     def incident(self, loss: float) -> str:
         """The kind of incident that a step with this loss begins; empty if it begins none."""
         if self._will_diverge(loss) and not self.diverged:

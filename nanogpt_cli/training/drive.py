@@ -90,17 +90,28 @@ def drive(
                 write.sync()
 
 
-def newest_checkpoint(run: RunFolder, report: Report) -> Path:
+def newest_checkpoint(run: RunFolder, report: Report, before: int = 0) -> Path:
     """The newest whole checkpoint of a run; damaged ones that are newer are named and set aside.
+
+    Args:
+        run: the run.
+        report: receives lines of commentary.
+        before: only those of earlier steps count; 0: all.
 
     Raises:
         UserError: there is none; the run is left as it was.
     """
-    newest, problems = retention.newest_intact(run)
+    newest, problems = retention.newest_intact(run, before)
     for damaged, problem in problems:
         report(f"skipped: {problem}")
         if newest is not None:
             report(f"  it is kept as {retention.set_aside(damaged).name}")
+    if newest is None and before:
+        there = ", ".join(map(str, retention.list_steps(run))) or "none"
+        raise UserError(
+            f"run {run.name} has no whole checkpoint before step {before}; there are: {there}",
+            f"begin it again: {shell.hint('train', run.recipe)}",
+        )
     if newest is None:
         raise UserError(
             f"run {run.name} has no whole checkpoint to go on from",

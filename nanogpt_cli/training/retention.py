@@ -134,10 +134,15 @@ def find(run: RunFolder, which: str = "last") -> Path:
     )
 
 
-def newest_intact(run: RunFolder) -> tuple[Path | None, list[tuple[Path, str]]]:
-    """The newest checkpoint that verifies; the newer ones and what is wrong with them."""
+def newest_intact(run: RunFolder, before: int = 0) -> tuple[Path | None, list[tuple[Path, str]]]:
+    """The newest checkpoint that verifies; the newer ones and what is wrong with them.
+
+    Args:
+        run: the run.
+        before: only checkpoints of earlier steps are looked at; 0: all.
+    """
     problems: list[tuple[Path, str]] = []
-    for step in reversed(list_steps(run)):
+    for step in reversed([s for s in list_steps(run) if not before or s < before]):
         folder = checkpoint.folder_of(run, step)
         try:
             checkpoint.verify(folder)
@@ -167,12 +172,18 @@ def prune(run: RunFolder, *, keep: int, keep_every: int = 0) -> list[int]:
     return removed
 
 
-def set_aside(folder: Path) -> Path:
-    """Rename a damaged checkpoint so that nothing takes it for one; returns its new path."""
-    target = folder.with_name(f"damaged-{folder.name}")
+def undo_after(run: RunFolder, step: int) -> list[Path]:
+    """Set the checkpoints of later steps aside, for the run goes on from ``step`` anew."""
+    later = [s for s in list_steps(run) if s > step]
+    return [set_aside(checkpoint.folder_of(run, s), "undone") for s in later]
+
+
+def set_aside(folder: Path, why: str = "damaged") -> Path:
+    """Rename a checkpoint so that nothing takes it for one; returns its new path."""
+    target = folder.with_name(f"{why}-{folder.name}")
     number = 1
     while target.exists():
         number += 1
-        target = folder.with_name(f"damaged-{folder.name}-{number}")
+        target = folder.with_name(f"{why}-{folder.name}-{number}")
     folder.rename(target)
     return target

@@ -29,22 +29,25 @@ from nanogpt_cli.version import __version__
 _PROBE_SEQUENCES = 2
 
 
-def assemble(spec: RunSpec, start: Start | None = None) -> Stepper:
+def assemble(
+    spec: RunSpec, start: Start | None = None, *, kind: Callable[..., Stepper] = Stepper
+) -> Stepper:
     """Model, optimizers and data order of a run.
 
     Args:
         spec: what to do, where, and with which processes.
         start: weights to begin with instead of the scheme's initial values.
+        kind: makes the stepper of its arguments.
 
     Raises:
         UserError: they do not fit the data's tokenizer or the recipe's model, or there is too
             little memory.
     """
     with readable_memory(spec):
-        return _assemble(spec, start)
+        return _assemble(spec, start, kind)
 
 
-def _assemble(spec: RunSpec, start: Start | None) -> Stepper:
+def _assemble(spec: RunSpec, start: Start | None, kind: Callable[..., Stepper]) -> Stepper:
     recipe, config, group = spec.recipe, spec.config, spec.group
     if spec.device.device.type == "cpu":
         memory.keep_freed()
@@ -72,7 +75,7 @@ def _assemble(spec: RunSpec, start: Start | None) -> Stepper:
         muon_dtype=spec.device.muon_dtype,
         group=group,
     )
-    stepper = Stepper(
+    stepper = kind(
         model,
         forward,
         optimizers,

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.machine.ranks import readable_losses
 from nanogpt_cli.recipe import Recipe
@@ -45,6 +46,7 @@ from nanogpt_cli.training.starting import Start
 from nanogpt_cli.training.state import RunState
 from nanogpt_cli.training.stats import Collector
 from nanogpt_cli.training.stepper import Measured
+from nanogpt_cli.user_input import whole
 
 _PAUSE_S = 0.1
 _HEARTBEAT_S = 5.0
@@ -56,6 +58,8 @@ _RECALLED = 2000
 _SKIPS = 20
 # The same for overflows in fp16: the scaler halves its factor of 2^16 at each of them.
 _OVERFLOWS = 40
+# The command, in the log, that leaves a step's update out.
+_SKIP = "skip-step"
 
 
 class Trainer:
@@ -71,6 +75,7 @@ class Trainer:
         start: weights to begin with instead of the recipe's initialisation.
         group: the processes that share the work, see ``machine/distributed.py``.
         should_stop: asked between steps; true ends the run with a saved checkpoint.
+        skip: steps (from 1) whose update is left out. Log and checkpoints remember them.
         clock: seconds since the epoch, for the events.
 
     Raises:
@@ -87,6 +92,7 @@ class Trainer:
         start: Start | None = None,
         group: Group = Group(),  # noqa: B008 - frozen
         should_stop: Callable[[], bool] = lambda: False,
+        skip: Sequence[int] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         if run and checkpoint:
@@ -123,6 +129,23 @@ class Trainer:
         self._scratch = start is None
         if checkpoint:
             self._restore(checkpoint)
+        self._skip = sorted(set(skip))
+        self._check_skip()
+        self.progress.skip |= {step - 1 for step in self._skip}
+
+    def _check_skip(self) -> None:
+        done, last = self.progress.step, self.recipe.train.max_steps
+        for step in self._skip:
+            if step <= done:
+                raise UserError(
+                    f"step {step} cannot be left out: the run goes on after step {done}",
+                    f"go on from an earlier checkpoint: --before {step}",
+                )
+            if step > last:
+                raise UserError(
+                    f"step {step} cannot be left out: the run has {last} steps",
+                    "name one of its steps",
+                )
 
     @property
     def recipe(self) -> Recipe:
@@ -146,6 +169,7 @@ class Trainer:
         for line in self.group.share(lines):  # the alarms of all ranks must agree
             if event := events.decode(line):
                 self.alarms.update(event)
+                self.progress.skip |= _asked_to_skip(event)
 
     def run(self) -> Iterator[events.Event]:
         """Train to the end, or until asked to stop; the last event is ``RunEnded``.
@@ -164,6 +188,13 @@ class Trainer:
         started = time.monotonic()
         yield from self._emit([self._run_started()])
         yield from self._emit(events.Note(message=note) for note in self.notes)
+        yield from self._emit(
+            events.Command(
+                step=self.progress.step, name=_SKIP, argument=str(step),
+                result="its update will be left out",
+            )
+            for step in self._skip
+        )  # fmt: skip
         yield from self._emit(self._prepare())
         control = True
         while not self._ended():
@@ -345,3 +376,14 @@ class Trainer:
         if self.alarms.diverged:
             state.ending = "diverged"
             state.message = "the loss has left the level it had reached and not come back"
+
+
+def _asked_to_skip(event: events.Event) -> set[int]:
+    """The step (from 0) that an event of the log says is to be left out, in a set.
+
+    A checkpoint remembers it as well, but a run may end before it has saved one.
+    """
+    if isinstance(event, events.Command) and event.name == _SKIP:
+        step = whole(event.argument)
+        return {step - 1} if step else set()
+    return set()

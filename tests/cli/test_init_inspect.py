@@ -4,7 +4,9 @@ import csv
 import json
 import math
 import re
+import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,12 +17,20 @@ import torch
 from typer.testing import CliRunner
 
 from nanogpt_cli import schemes
-from nanogpt_cli.cli import app
+from nanogpt_cli.cli import app, console
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import prepare
 
 SMALL = ["--n-layer", "3", "--n-embd", "64", "--n-head", "2", "--vocab-size", "300",
          "--block-size", "32"]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def of_its_own_width() -> Iterator[None]:
+    """Let every test choose the width of the terminal, which is read once in a process."""
+    console.stdout.cache_clear()
+    yield
+    console.stdout.cache_clear()
 
 
 def run(*args: str, code: int = 0) -> str:
@@ -37,14 +47,76 @@ def as_json(*args: str) -> dict[str, Any]:
 
 
 def test_the_page_has_every_section_and_fits_the_terminal() -> None:
-    page = run(*SMALL)
+    page = run(*SMALL, "--details")
     for part in ("model", "scheme", "normal(0.02/√(2L))", "memory", "Expected by theory",
                  "Weights by class", "wte = head", "Over depth", "Residual stream and branches",
-                 "Inside the blocks", "∂mlp", "Loss before the first step", "Verdicts",
+                 "Inside the blocks", "∂mlp", "Loss before the first step", "looks fine",
                  "all 27 tensors follow their laws"):  # fmt: skip
         assert part in page, part
     assert max(map(len, page.splitlines())) <= 100
     assert "…" not in page
+
+
+@pytest.mark.parametrize("depth", ["12", "48"])
+def test_the_first_page_answers_before_its_tables(depth: str) -> None:
+    page = first_page(*SMALL[2:], "--n-layer", depth, "--init", "gpt2-w")
+    parts = ("model  ", "scheme  ", "By theory: fine", "This initialisation looks fine",
+             "signals grow ×", "nanogpt explain", "Over depth", "Weights by class")  # fmt: skip
+    at = [page.index(part) for part in parts]
+    assert at == sorted(at)
+    assert "Inside the blocks" not in page
+    assert "add --details" in page
+
+
+def first_page(*args: str) -> str:
+    """The page at 80 columns, which fits 40 lines with what to do next on the last."""
+    console.stdout.cache_clear()  # its width is read once in a process
+    page = CliRunner().invoke(app, ["init-inspect", *args], env={"COLUMNS": "80"}).output
+    console.stdout.cache_clear()
+    lines = page.splitlines()
+    assert len(lines) <= 40
+    assert lines[-1].startswith("next: nanogpt ")
+    assert max(map(len, lines[:-1])) <= 80
+    return page
+
+
+def test_a_finding_comes_first_with_what_to_do() -> None:
+    page = first_page(*SMALL[2:], "--n-layer", "48", "--init", "normal", "--n-embd", "256")
+    said = " ".join(page.split())
+    assert "By theory: 2 warnings (growth, gradients)" in said
+    assert re.search(r"This initialisation has \d warnings", said)
+    assert page.index(" ! ") < page.index("model.init=gpt2") < page.index(" ✓ ")
+    assert "nanogpt explain growth (or " in said
+
+
+def test_what_is_fine_is_said_with_the_limits_of_the_verdicts() -> None:
+    from nanogpt_cli.init import lint_signals as limits
+
+    found = {v["topic"]: v["value"] for v in as_json(*SMALL)["verdicts"]}
+    said = " ".join(first_page(*SMALL).split())
+    growth, gradients = f"{found['growth']:.3g}", f"{found['gradients']:.3g}"
+    assert f"×{growth} from the embedding to the last block; up to ×{limits.MAX_GROWTH:g}" in said
+    assert f"×{gradients} from the last block to the first; up to ×" in said
+    assert f"a blind guess {found['loss']:+.2f}; up to +{limits.MAX_LOSS_EXCESS:g} is" in said
+    assert f"within {found['theory']:.1%} of what theory expects" in said
+
+
+def test_what_is_proposed_next_is_about_the_same_model(module: str) -> None:
+    def proposed(*args: str) -> str:
+        return first_page(*args).splitlines()[-1].removeprefix("next: ")
+
+    command = proposed(*SMALL)
+    assert command.endswith(" --compare normal,pytorch,mup")
+    assert sorted(command.split()[2:-2]) == sorted(SMALL)
+    args = ("--n-layer", "2", "--n-embd", "64", "--no-bias", "--set", "model.dropout=0.1")
+    command = proposed(*args, "--theory", "--init", "mup")
+    assert "--no-bias --set model.dropout=0.1 --compare gpt2,normal,pytorch" in command
+    for args in (("--from", f"{module}:make"), ("debug", "--set", "model.norm=rms")):
+        command = proposed(*args)
+        assert command.endswith(" --details")
+        done = CliRunner().invoke(app, shlex.split(command)[1:], env={"COLUMNS": "100"})
+        assert "Residual stream and branches" in done.output
+        assert done.output.splitlines()[-1] == "next: nanogpt docs initialisation"
 
 
 @pytest.mark.parametrize("columns", ["0", "1", "2", "3", "12"])
@@ -80,7 +152,7 @@ def test_json_holds_expected_beside_measured() -> None:
 
 def test_theory_only_draws_no_weight() -> None:
     assert as_json(*SMALL, "--theory")["measured"] is None
-    page = run(*SMALL, "--theory", "--init", "layer-index")
+    page = run(*SMALL, "--theory", "--init", "layer-index", "--details")
     for part in ("as declared", "normal(0.01414)", "Residual stream and branches", "∂mlp"):
         assert part in page, part
     assert "measured" not in page

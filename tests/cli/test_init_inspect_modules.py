@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -119,11 +120,41 @@ def test_a_fault_in_the_weights_is_named_and_fails_the_lint(
 
 
 def test_the_page_fits_eighty_columns(run: Program, llama: Path) -> None:
-    code, out, err = run("--from", llama, "--tokens", 16)
+    code, out, err = run("--from", llama, "--tokens", 16, "--details")
     assert code == 0, err
     assert all(len(line) <= 80 for line in out.splitlines())
-    for word in ("3 × [norm → attn (q, k, v, attn_proj) → +", "Over depth", "Verdicts"):
+    for word in ("3 × [norm → attn (q, k, v, attn_proj) → +", "Over depth", "Inside the blocks"):
         assert word in " ".join(out.split()), out
+
+
+def test_the_first_page_answers_before_its_tables(run: Program, llama: Path) -> None:
+    code, out, err = run("--from", llama, "--tokens", 16)
+    assert code == 0, err
+    assert len(out.splitlines()) < 40
+    at = [out.index(part) for part in ("module", "looks fine", "Over depth", "Weights by class")]
+    assert at == sorted(at)
+    assert "Inside the blocks" not in out
+    assert err.splitlines()[-1] == f"next: nanogpt init-inspect --from {llama} --details"
+
+
+def test_many_findings_leave_room_for_the_chart(run: Program, llama: Path, tmp_path: Path) -> None:
+    """The gravest stand on the page with where to look, and the rest are counted."""
+    model = transformers.LlamaForCausalLM.from_pretrained(llama)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[80:] = 0
+        model.model.layers[1].self_attn.q_proj.weight.mul_(7)
+        model.model.layers[2].mlp.down_proj.weight.add_(0.01)
+        model.lm_head.weight.add_(0.01)
+        model.model.embed_tokens.weight[5] = 9
+    model.save_pretrained(tmp_path / "bad")
+    n = len(alarms(run.json("--from", tmp_path / "bad")))
+    assert n > 3
+    _, out, _ = run("--from", tmp_path / "bad", "--tokens", 32)
+    assert len(out.splitlines()) < 45
+    assert "usual cause: " in out
+    assert f"and {n - 3} more: add --details" in out
+    _, out, _ = run("--from", tmp_path / "bad", "--tokens", 32, "--details")
+    assert len(re.findall(r"^ [✗!] ", out, re.M)) == n
 
 
 def test_a_file_corrects_the_structure(run: Program, llama: Path, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ ARGUMENTS = {
     "explain init": ["--n-layer", "2", "--n-embd", "64"],
     "runs diff": ["debug", "debug"],
     "runs plot": ["debug"],
+    "why": ["debug", "3", "--budget", "20s"],
     "replay": ["debug", "3"],
     "export": ["debug", "--to", "nanogpt", "--no-verify", "--out", "exported"],
     "import": ["away/hf", "--name", "back"],

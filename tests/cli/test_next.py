@@ -61,6 +61,8 @@ WALK: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0, ("eval", "mein Rezept", "--out", "andere Läufe", "--checkpoint", "2")),
     (2, ("eval", "Lauf 1 größer", "--data", "andere.txt")),
     (2, ("eval", "Lauf 1 größer", "--data", "fremde.txt")),
+    (0, ("why", "Lauf 1 größer")),
+    (0, ("why", "Lauf 1 größer", "2", "--budget", "10s")),
     (0, ("replay", "Lauf 1 größer", "1")),
     (2, ("replay", "Lauf 1 größer")),
     (0, ("export", "Lauf 1 größer", "--to", "hf", "--no-verify", "--out", "exportiert & fertig")),

@@ -158,7 +158,7 @@ def test_a_run_that_diverges_says_so(nanogpt: Program) -> None:
     assert code == 1
     assert "diverged after 30 steps" in error
     assert "best so far" not in error
-    assert error.splitlines()[-1] == "next: nanogpt replay runs/toy"
+    assert error.splitlines()[-1] == "next: nanogpt why runs/toy"
     code, out, _ = nanogpt("runs", "--json")
     assert json.loads(out)["runs"][0]["state"] == "diverged"
     code, out, _ = nanogpt("replay", "toy")
@@ -177,14 +177,14 @@ def test_a_run_that_meets_nan_says_so_everywhere(nanogpt: Program) -> None:
     assert code == 1
     incident = next(e for e in log("toy") if isinstance(e, events.Incident))
     assert f"step {incident.step} has no finite loss" in error
-    assert error.splitlines()[-1] == "next: nanogpt replay runs/toy"
+    assert error.splitlines()[-1] == "next: nanogpt why runs/toy"
     _, out, _ = nanogpt("runs", "--json")
     (row,) = json.loads(out)["runs"]
     assert row["non_finite_steps"] == 1
     assert [alarm["kind"] for alarm in row["alarms"]] == ["non_finite"]
     assert row["alarms"][0]["step"] == incident.step
     _, _, error = nanogpt("watch", "toy", "--json")
-    assert error.splitlines()[-1] == "next: nanogpt replay runs/toy"
+    assert error.splitlines()[-1] == "next: nanogpt why runs/toy"
 
 
 def test_train_and_watch_agree_how_long_it_took(nanogpt: Program) -> None:

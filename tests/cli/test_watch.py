@@ -77,7 +77,9 @@ def test_several_runs_are_compared(runs: Path) -> None:
     assert shown.startswith(" 2 runs  ")  # not the header of the first alone
     alone = watch("good", "--out", str(runs), "--once")
     assert "best validation loss" not in alone
-    assert "best validation loss" in watch("--compare", "good", "--out", str(runs), "--once")
+    assert "best validation loss" in watch(
+        "--page", "compare", "good", "--out", str(runs), "--once"
+    )
     page = watch("good", "other", "--out", str(runs), "--once", "--page", "overview")
     assert "learning rate" in page
 

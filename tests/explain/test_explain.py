@@ -226,6 +226,7 @@ def test_findings_name_their_pages_and_the_pages_answer() -> None:
     out, _, code = run("init-inspect", *small, "--theory", "--init", "pytorch")
     assert code == 0
     line = " ".join(out[out.index("What it means: nanogpt explain") :].split())
+    line = line[: line.index(")")]
     named = re.findall(r"[a-z]+(?:-[a-z]+)*", line.partition("explain ")[2])
     named = [name for name in named if name != "or"]
     assert named

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from nanogpt_cli import schemes
+from nanogpt_cli.cli import app
 from nanogpt_cli.init import lint
 from nanogpt_cli.init.drawing import build, configure
 from nanogpt_cli.model.gpt import GPT, GPTConfig
@@ -171,3 +174,20 @@ def test_a_head_of_zeros_is_no_copy_and_no_int8() -> None:
         for name in ("k_proj", "v_proj"):
             model.blocks[2].get_submodule("self_attn." + name).weight[:HEAD].zero_()  # type: ignore[index,operator]
     assert {text.partition(":")[0] for text in alarms(model)} == {"zero-lines"}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [("rope_theta=10", "rope-period"), ("norm_eps=0.1", "norm-epsilon"), ("rope_theta=1e4", "")],
+)
+@pytest.mark.parametrize("theory", [True, False])
+def test_settings_without_trace_in_the_weights_are_judged(
+    change: str, named: str, theory: bool
+) -> None:
+    how = ["--theory"] if theory else ["--no-gradients"]
+    words = ["modern", "--set", f"model.{change}", "--input", "random", "--tokens", "16", "--json"]
+    done = CliRunner().invoke(app, ["init-inspect", *words, *how])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout.splitlines()[-1])["verdicts"]
+    new = {v["topic"] for v in found} & {"rope-period", "norm-epsilon"}
+    assert new == ({named} if named else set())

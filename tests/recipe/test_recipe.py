@@ -425,3 +425,9 @@ def test_a_key_of_several_types_has_one_problem(tmp_path: Path) -> None:
     text = problems(write(tmp_path, "[model]\nbias = 'k'\n"))
     assert "has a problem" in text
     assert "line 2: model.bias = 'k': input should be a valid boolean or 'qkv'" in text
+
+
+@pytest.mark.parametrize("text", ["norm_eps=1e-300", "norm_eps=2", "rope_theta=1e308"])
+def test_numbers_that_float32_does_not_hold_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match=text.partition("=")[0]):
+        recipe_files.load("modern", [f"model.{text}"])

@@ -1,0 +1,284 @@
+"""How ``nanogpt why`` shows what it found: one screen, or JSON."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanogpt_cli import shell, units
+from nanogpt_cli.cli import console
+from nanogpt_cli.printable import printable
+
+if TYPE_CHECKING:
+    from nanogpt_cli.training.causes.diagnosis import Diagnosis
+    from nanogpt_cli.training.causes.documents import Sequence as Text
+
+_KINDS = {
+    "non_finite": "a value that is not finite", "loss_spike": "a loss spike",
+    "divergence": "divergence", "bad_start": "a bad start", "asked": "no incident",
+    "frozen": "a frozen layer",
+}  # fmt: skip
+_CHART = 30  # cells
+_TRIALS, _DOCUMENTS = 6, 3
+
+
+def show(found: Diagnosis) -> None:
+    """Print it."""
+    for heading, lines in (
+        ("", [f"{shell.path_word(found.run.path)}: {_event(found)}"]),
+        ("What happened", list(_happened(found))),
+        ("The steps made again", list(_replay(found))),
+        ("Which change cures it", list(_cures(found))),
+        ("Which documents", list(_documents(found))),
+        ("What to type", list(_to_type(found))),
+    ):
+        if lines:
+            title = f"\n{console.painted(heading, 'bold', sys.stdout)}\n" if heading else ""
+            body = "\n".join(f"  {line}" if heading else line for line in lines)
+            console.write(sys.stdout, f"{title}{printable(body)}\n")
+
+
+def _event(found: Diagnosis) -> str:
+    event = found.event
+    if event is None:
+        return (
+            "looks healthy: no incident, no spike and no lasting alarm in "
+            f"{found.record.last} steps"
+        )
+    kind = _KINDS.get(event.kind, event.kind.replace("_", " "))
+    said = f" ({event.message})" if event.message else ""
+    return f"{kind} at step {event.step}{said}"
+
+
+def _happened(found: Diagnosis) -> Iterator[str]:
+    story, event = found.story, found.event
+    if story is None or event is None:
+        return
+    first = story.first
+    if first is None:
+        if story.healthy < _FEW:
+            yield f"{story.healthy} steps came before it, too few to tell what is usual"
+        else:
+            yield "no statistic left its band before it"
+    elif first.name == "loss":
+        yield f"the loss itself left its band first, at step {first.step}"
+    else:
+        lead = story.onset - first.step
+        before = f"{lead} steps before the loss" if lead else "in the same step as the loss"
+        usual = f", usually {units.number(first.usual)}" if first.usual is not None else ""
+        yield f"first: {first.words}, at step {first.step}, {before}"
+        yield f"  it was {units.number(first.value)}{usual}"
+    yield from _chart(found)
+
+
+_FEW = 8
+
+
+def _chart(found: Diagnosis) -> Iterator[str]:
+    """The chain as sparklines over the same steps."""
+    from nanogpt_cli.training.causes.chain import WATCHED
+
+    story, event = found.story, found.event
+    assert story is not None
+    assert event is not None
+    start, stop = max(1, event.step - 45), min(event.step + 15, max(found.record.last, event.step))
+    when = {link.name: link for link in reversed(story.links)}
+    shown = [(name, row) for name, row in story.rows.items() if any(s <= stop for s, _ in row[1])]
+    if not shown:
+        return
+    for name, (layer, points) in shown:
+        words = WATCHED[name].words if name in WATCHED else name
+        label = words if layer is None else f"{words}, layer {layer}"
+        link = when.get(name)
+        value = units.number(_at(points, event.step))
+        left = f" since {link.step}" if link and link.layer in (layer, None) else ""
+        bars = _spark(points, start, stop, lowest=name in WATCHED and WATCHED[name].down)
+        yield f"{label:<32} {bars} {value:>7}{left}"
+    yield f"{'':<32} {f'step {start}':<{_CHART - 10}}{f'step {stop}':>10}"
+
+
+def _at(points: Sequence[tuple[int, float]], step: int) -> float | None:
+    known = [value for s, value in points if s <= step]
+    return known[-1] if known else None
+
+
+def _spark(
+    points: Sequence[tuple[int, float]], start: int, stop: int, *, lowest: bool = False
+) -> str:
+    """Values over steps in ``_CHART`` cells, each with its worst one; not finite is the top."""
+    import numpy as np
+
+    from nanogpt_cli.tui.draw import sparkline
+
+    worst = min if lowest else max
+    finite = [v for s, v in points if start <= s <= stop and math.isfinite(v)]
+    edges = [start + i * (stop + 1 - start) / _CHART for i in range(_CHART + 1)]
+    drawn = []
+    for low, high in itertools.pairwise(edges):
+        here = [v if math.isfinite(v) else max(finite, default=0.0)
+                for s, v in points if low <= s < high]  # fmt: skip
+        last = _at(points, int(low))
+        drawn.append(worst(here) if here else math.nan if last is None else last)
+    bars = sparkline(np.array(drawn), _CHART, ascii_only=not console.draws(sys.stdout))
+    return bars.replace("×", " ")
+
+
+def _replay(found: Diagnosis) -> Iterator[str]:
+    made = found.agreement
+    if made is not None:
+        where = f"checkpoint {found.start}" if found.start else "the initial values"
+        if made.exact and made.equal:
+            last = made.first + made.equal - 1
+            steps = f"step {last}" if last == made.first else f"steps {made.first} to {last}"
+            yield f"from {where}: {steps}, each loss with the bits of the log"
+        elif made.exact:
+            yield f"from {where}: the log has no loss to compare with"
+        else:
+            yield (
+                f"from {where}: {made.equal} losses have the bits of the log; they differ since "
+                f"step {made.differs}, by {made.largest:.2g} at most"
+            )
+            yield from (f"  {reason}" for reason in made.why)
+            if not made.why:
+                yield "  nothing that the run has recorded explains it"
+    if found.problem:
+        yield f"no change was tried: {found.problem}"
+
+
+def _cures(found: Diagnosis) -> Iterator[str]:
+    tried = found.found
+    if tried is None:
+        return
+    window, own = tried.window, _own_loss(found)
+    source = "the steps before" if window.healthy else "the best change"
+    mean = f"mean loss of steps {window.first} to {window.last}: {own:.4g}"
+    if tried.excess:
+        yield f"{mean}, which is {tried.excess:.3g} above the course of {source}"
+    else:
+        yield f"{mean}; no change has a lower one"
+    yield f"{'':<34} {'cures':>6} {'loss':>8} {'steps':>6}"
+    for outcome in tried.outcomes[:_TRIALS]:
+        share = f"{max(0.0, outcome.effect):.0%}" if outcome.complete else "no"
+        yield f"{outcome.trial.words:<34} {share:>6} {outcome.loss:>8.4g} {outcome.steps:>6}"
+    if rest := tried.outcomes[_TRIALS:]:
+        yield from _listed("less", [outcome.trial.words for outcome in rest])
+    if tried.untried:
+        yield from _listed("no time for", [trial.words for trial in tried.untried])
+    for trial, reason in tried.refused:
+        yield f"cannot be tried: {trial.words}: {reason}"
+
+
+def _listed(word: str, changes: Sequence[str]) -> list[str]:
+    """A list that is broken into lines of 78 columns."""
+    return textwrap.wrap(f"{word}: {', '.join(changes)}", 76, subsequent_indent="  ")
+
+
+def _own_loss(found: Diagnosis) -> float:
+    assert found.found is not None
+    window = found.found.window
+    values = [
+        window.bounded(window.base.get(s, window.cap)) for s in range(window.first, window.last + 1)
+    ]
+    return sum(values) / len(values)
+
+
+def _documents(found: Diagnosis) -> Iterator[str]:
+    batch = found.batch
+    if batch is None:
+        return
+    yield (
+        f"step {batch.step}: {len(batch.sequences)} sequences, loss {units.loss(batch.loss)}; "
+        f"other batches with the same weights {units.loss(batch.others)}"
+    )
+    for text in batch.sequences[:_DOCUMENTS]:
+        share = "" if text.share is None else f", {text.share:.0%} of the gradient"
+        yield f"offset {text.offset}: loss {units.loss(text.loss)}{share}{_place(text)}"
+        yield f"  {units.shortened(_quoted(text.text), 72)}"
+
+
+def _place(text: Text) -> str:
+    if not text.file:
+        return ""
+    unit = "line" if text.record else "byte"
+    return f", {shell.path_word(Path(text.file))}, {unit} {text.place}"
+
+
+def _quoted(text: str) -> str:
+    """On one line, and harmless."""
+    return printable(text.replace("\n", "⏎").replace("\t", "→"), keep="")
+
+
+def _to_type(found: Diagnosis) -> Iterator[str]:
+    if found.event is None:
+        return
+    yield verdict(found)
+    if found.fix:
+        for key, (now, then) in found.fix.changes.items():
+            yield f"{key} = {_short(then)}   (was {_short(now)})"
+        yield shell.command(*found.fix.words)
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return units.shortened(text, 60)
+
+
+def verdict(found: Diagnosis) -> str:
+    """The finding as a sentence."""
+    if found.event is None:
+        return "the run looks healthy"
+    best = found.found.best if found.found else None
+    if best is not None and found.found is not None:
+        return f"the cause is {best.trial.cause}: {best.trial.words} cures {best.effect:.0%} of it"
+    if found.found is None and found.event.kind == "asked" and found.agreement:
+        return f"there is nothing to cure: {found.problem}"
+    if found.found is None:
+        first = found.story.first if found.story else None
+        since = f"; it began with {first.words} at step {first.step}" if first else ""
+        return f"the log alone does not tell the cause{since}"
+    return "none of the changes that were tried cures it by itself"
+
+
+def to_json(found: Diagnosis) -> dict[str, Any]:
+    """The same as plain values."""
+    event, story, tried, batch = found.event, found.story, found.found, found.batch
+    made = vars(found.agreement) if found.agreement else {}
+    return {
+        "run": str(found.run.path),
+        "step": event.step if event else None,
+        "kind": event.kind if event else None,
+        "message": event.message if event else "",
+        "onset": story.onset if story else None,
+        "chain": [vars(link) for link in story.links] if story else [],
+        "replay": {"start": found.start if made else None, **made, "problem": found.problem},
+        "window": None if tried is None else {
+            "first": tried.window.first, "last": tried.window.last, "excess": tried.excess,
+            "healthy": "steps before" if tried.window.healthy else "best trial",
+        },
+        "trials": [_trial(o) for o in tried.outcomes] if tried else [],
+        "untried": [trial.words for trial in tried.untried] if tried else [],
+        "refused": [[trial.words, reason] for trial, reason in tried.refused] if tried else [],
+        "documents": [vars(text) for text in batch.sequences] if batch else [],
+        "batch": batch and {
+            "step": batch.step, "loss": batch.loss, "others": batch.others, "excess": batch.excess,
+        },
+        "fix": found.fix and {
+            "command": shell.command(*found.fix.words), "changes": found.fix.changes,
+        },
+        "verdict": verdict(found),
+        "seconds": round(found.seconds, 2),
+    }  # fmt: skip
+
+
+def _trial(outcome: Any) -> dict[str, Any]:
+    trial = outcome.trial
+    return {
+        "kind": trial.kind, "change": trial.words, "sets": list(trial.change.sets),
+        "skip": sorted(trial.change.skip), "loss": outcome.loss, "effect": outcome.effect,
+        "steps": outcome.steps, "complete": outcome.complete, "cures": outcome.cures,
+    }  # fmt: skip
