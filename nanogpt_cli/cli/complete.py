@@ -123,7 +123,7 @@ def topics(_: Any) -> Iterator[str]:
 
 
 def explained(_: Any) -> Iterable[str]:
-    """Alarms and findings."""
+    """Concepts, alarms and findings."""
     from nanogpt_cli.explain import registry
 
     return registry.names()

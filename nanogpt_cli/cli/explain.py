@@ -1,4 +1,4 @@
-"""``nanogpt explain``: what an alarm or a finding means, and what to do about it."""
+"""``nanogpt explain``: how a GPT works, what an alarm or a finding means, and what to do."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli.cli import console, help_page, options
-from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.cli import console, explain_drawing, help_page, options
+from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpt_cli.explain.page import Page
-    from nanogpt_cli.explain.values import Shape
 
 _GROUPS = {
+    "concept": "How a GPT works",
     "alarm": "Alarms of a training run",
     "signal": "Findings of init-inspect on a scheme and on a pass through the model",
     "weights": "Findings of init-inspect on weights and on the code that draws them",
@@ -36,66 +36,96 @@ def register(app: typer.Typer) -> None:
 def explain(
     topic: Annotated[
         str,
-        typer.Argument(metavar="TOPIC", help="An alarm or a finding; without it, a list of all."),
+        typer.Argument(
+            metavar="[TOPIC]", help="A concept, an alarm or a finding; without it, a list of all."
+        ),
+    ] = "",
+    recipe: Annotated[
+        str, typer.Argument(metavar="[RECIPE]", help="The model: a recipe's name or file.")
     ] = "",
     n_layer: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Blocks of the model with healthy values.")
-    ] = 12,
-    n_embd: Annotated[int, typer.Option(metavar="N", min=1, help="Its channels.")] = 768,
-    init: Annotated[str, typer.Option(metavar="TEXT", help="Its scheme.")] = "gpt2",
+        int | None, typer.Option(metavar="N", min=1, help="Blocks; 12 by default.")
+    ] = None,
+    n_embd: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Channels; 768 by default.")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Scheme; gpt2 by default, init-inspect --list has all."),
+    ] = None,
+    sets: options.Sets = None,
+    origin: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="RUN|FOLDER",
+            help="The model of a run, or of a Hugging Face folder (its config.json alone).",
+        ),
+    ] = "",
+    lang: Annotated[
+        str, typer.Option(metavar="en|de", help="de: German, for the topic init.")
+    ] = "en",
     as_json: options.AsJson = False,
 ) -> None:
-    """Explain an alarm or a finding: what it means, how it is judged, its causes, what to do.
+    """Explain how a GPT works, or what an alarm or a finding means, on one screen.
 
-    Limits are read from the code that judges; healthy values are computed now, for a model of the
-    given size.
+    Numbers are computed now, for GPT-2 or the model that you name; limits are read from the code
+    that judges.
 
     Examples:
+      nanogpt explain init --n-layer 48
+      nanogpt explain activation small
       nanogpt explain dead-units
-      nanogpt explain growth --n-layer 48
     """
+    from nanogpt_cli.cli import explain_model
     from nanogpt_cli.explain import registry
+    from nanogpt_cli.explain.concept import ConceptPage
 
+    if lang not in registry.LANGUAGES:
+        raise UserError(f"--lang: {lang!r} is not there", f"known: {', '.join(registry.LANGUAGES)}")
     if not topic:
         _list(as_json=as_json)
-        console.next_command("nanogpt explain dead-units")
+        console.next_command("nanogpt explain init")
         return
-    page = registry.page(topic, _shape(n_layer, n_embd, init))
+    given = {"n_layer": n_layer, "n_embd": n_embd, "init": init}
+    page = registry.page(topic, explain_model.shape(recipe, origin, sets or [], given), lang)
+    concept = isinstance(page, ConceptPage)
+    if lang != (page.language if isinstance(page, ConceptPage) else "en"):
+        console.say(f"the topic {page.name} exists in English only")
     if as_json:
         console.emit_json(asdict(page))
+    elif isinstance(page, ConceptPage):
+        explain_drawing.show(page)
     else:
         typer.echo("\n".join(lines(page, min(100, help_page.terminal_width()))))
-    console.next_command(_NEXT[page.kind])
-
-
-def _shape(n_layer: int, n_embd: int, init: str) -> Shape:
-    from nanogpt_cli import schemes
-    from nanogpt_cli.explain.values import Shape
-
-    if init not in schemes.names():
-        close = nearest(init, schemes.names())
-        hint = f"did you mean {close}?" if close else "nanogpt init-inspect --list shows all"
-        raise UserError(f"--init: there is no scheme {init!r}", hint)
-    return Shape(n_layer, n_embd, init)
+    console.next_command(page.actions[0].command if concept else _NEXT[page.kind])
 
 
 def _list(*, as_json: bool) -> None:
     from nanogpt_cli.explain import registry
 
+    concepts = {name: registry.concept_of(name).question for name in registry.CONCEPTS}
+    titles = {"concept": concepts} | {
+        kind: {name: topic.title for name, topic in topics.items()}
+        for kind, topics in registry.KINDS.items()
+    }
     if as_json:
         console.emit_json(
-            {"topics": [{"name": name, "kind": kind, "title": topic.title}
-                        for kind, topics in registry.KINDS.items()
-                        for name, topic in topics.items()]}
+            {"topics": [{"name": name, "kind": kind, "title": title}
+                        for kind, topics in titles.items() for name, title in topics.items()]}
         )  # fmt: skip
         return
     said: list[str] = []
-    for kind, topics in registry.KINDS.items():
-        rows = [(name, topic.title) for name, topic in topics.items()]
-        said += (
-            ["", help_page.heading(_GROUPS[kind])] if said else [help_page.heading(_GROUPS[kind])]
-        )
-        said += help_page.columns(rows, help_page.terminal_width())
+    width = help_page.terminal_width()
+    for kind, topics in titles.items():
+        said += [*([""] if said else []), help_page.heading(_GROUPS[kind])]
+        if kind in ("signal", "weights"):  # many: their names tell what they are about
+            said += textwrap.wrap(
+                ", ".join(topics), width, initial_indent="  ", subsequent_indent="  ",
+                break_on_hyphens=False,
+            )  # fmt: skip
+        else:
+            said += help_page.columns(list(topics.items()), width)
     typer.echo("\n".join(said))
 
 

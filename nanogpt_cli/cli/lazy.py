@@ -27,7 +27,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "init_inspect",
             "How a GPT starts, and why it trains: theory and measure.",
         ),
-        "explain": ("explain", "What an alarm or a finding means, and what to do about it."),
+        "explain": ("explain", "How a GPT works; what an alarm or a finding means."),
         "eval": ("evaluate", "Loss, perplexity and bits per byte over a whole split."),
         "runs": ("runs", "List runs, compare two, draw several."),
         "why": ("why", "Why the loss jumped: since when, which change cures it, what to type."),

@@ -300,11 +300,25 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "entries": "kind, name, path and bytes of each entry",
     },
     "cache clear": {"deleted": "names of what was deleted", "bytes": "bytes freed"},
-    "explain": {
-        "name": "the topic", "kind": "alarm, signal or weights", "title": "what is the matter",
+    "explain": {"topics": "name, kind (concept, alarm, signal or weights) and title of each"},
+    "explain init": {
+        "name": "the topic; the same keys for every concept", "kind": "concept",
+        "question": "what the page answers", "language": "of its texts: en or de",
+        "model": "whose numbers they are; empty where they hold for all",
+        "paragraphs": "the answer", "table": "rows of cells as shown, the heads first",
+        "picture": "title and curves (name, values); null without one",
+        "claims": "text, verdict (true, false, half true), why and facts of each",
+        "after": "paragraphs below table and picture",
+        "actions": "text and command of what shows more",
+        "facts": "name, value and unit of every number and name in the texts",
+    },
+    "explain growth": {
+        "name": "the topic; the same keys for every alarm and finding",
+        "kind": "alarm, signal or weights", "title": "what is the matter",
         "says": "what it means", "judged": "how it is found, with the limits",
         "causes": "the usual ones", "actions": "text and command of each thing to do",
-        "healthy": "how it is where nothing is wrong", "facts": "name and value of each number",
+        "healthy": "how it is where nothing is wrong",
+        "facts": "name, value and unit of each number",
     },
     "docs": {"pages": "topic, title and path of each; with TOPIC that page alone, and its text"},
 }  # fmt: skip

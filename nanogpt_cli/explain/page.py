@@ -43,7 +43,8 @@ class Fact:
     """A number of a page: read from the code that judges, or computed for the page."""
 
     name: str
-    value: float
+    value: float | str
+    unit: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,95 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from nanogpt_cli.init.signals import Signals
+    from nanogpt_cli.model.config import GPTConfig
+    from nanogpt_cli.recipe.sections import Optim
+    from nanogpt_cli.schemes import Scheme
+
+TOKENS = 64  # random ones that theory looks at; its cost grows with their square
 RUN_STEPS, RUN_VOCABULARY, RUN_END, RUN_SCATTER = 1000, 65, 1.5, 0.05
 CELLS = 256
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model whose numbers are shown, from its configuration alone.
+
+    Attributes:
+        config: without the scheme's multipliers.
+        scheme: of its initial values.
+        label: its name.
+        optim: how its recipe trains it; the defaults if ``None``.
+        max_steps: of that recipe.
+    """
+
+    config: GPTConfig
+    scheme: Scheme
+    label: str = "GPT-2"
+    optim: Optim | None = None
+    max_steps: int = 0
+    _known: dict[tuple[GPTConfig, str, str, bool], Signals] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def std(self, kind: str, scheme: Scheme | None = None) -> float:
+        """True standard deviation of a class of tensor in the middle of the model."""
+        c, d = self.config, self.config.n_embd
+        rows, columns = {"fc": (c.hidden_size, d), "mlp_proj": (d, c.hidden_size),
+                         "lm_head": (c.vocab_size, d), "wte": (c.vocab_size, d),
+                         "wpe": (c.block_size, d)}.get(kind, (d, d))  # fmt: skip
+        law = (scheme or self.scheme).law(kind, self.variables(rows, columns))
+        return law.true_std(rows, columns)
+
+    def variables(self, fan_out: int, fan_in: int) -> dict[str, float]:
+        """The variables of a scheme's formulas."""
+        c = self.config
+        return {"d": c.n_embd, "L": c.n_layer, "D": c.head_size, "V": c.vocab_size,
+                "T": c.block_size, "l": c.n_layer // 2, "fan_in": fan_in,
+                "fan_out": fan_out}  # fmt: skip
+
+    def changed(self, scheme: str = "", **sizes: object) -> Model:
+        """This model with another scheme, or with other values of its configuration."""
+        from nanogpt_cli import schemes
+
+        chosen = schemes.get(scheme) if scheme else self.scheme
+        return replace(self, config=replace(self.config, **sizes), scheme=chosen)  # type: ignore[arg-type]
+
+    def with_scheme(self, scheme: Scheme) -> Model:
+        """This model, drawn by another scheme."""
+        return replace(self, scheme=scheme)
+
+    def start(self, *, backward: bool = False) -> Signals:
+        """Signals before the first step, by theory."""
+        from nanogpt_cli.init import theory
+        from nanogpt_cli.init.drawing import configure
+
+        key = (self.config, self.scheme.name, self.scheme.formula, backward)
+        if key not in self._known:
+            config = configure(self.config, self.scheme)
+            tokens = theory.random_tokens(config, 1, min(TOKENS, config.block_size), 0)
+            self._known[key] = theory.expect(config, self.scheme, *tokens, backward=backward)
+        return self._known[key]
+
+    def values(self) -> dict[str, float | str]:
+        """What every text may name."""
+        c = self.config
+        return {"L": c.n_layer, "d": c.n_embd, "H": c.n_head, "T": c.block_size,
+                "V": c.vocab_size, "branches": 2 * c.n_layer, "scheme": self.scheme.name,
+                "activation": c.activation}  # fmt: skip
+
+    def described(self, language: str = "en") -> str:
+        """The model in one line."""
+        c = self.config
+        text = {
+            "en": "{}: {} layers of {} channels, vocabulary {}, scheme {}",
+            "de": "{}: {} Schichten zu {} Kanälen, Vokabular {}, Schema {}",
+        }[language]
+        return text.format(self.label, c.n_layer, c.n_embd, c.vocab_size, self.scheme.name)
 
 
 @dataclass(frozen=True)
@@ -23,11 +108,26 @@ class Shape:
     Attributes:
         n_layer, n_embd: blocks and channels; heads have 64 channels where that divides the width.
         init: name of the scheme.
+        given: the model itself, in place of those three.
     """
 
     n_layer: int = 12
     n_embd: int = 768
     init: str = "gpt2"
+    given: Model | None = None
+
+    def model(self) -> Model:
+        """GPT-2 in this shape, with nanoGPT's defaults in all else."""
+        from nanogpt_cli import schemes
+        from nanogpt_cli.model.config import GPTConfig
+
+        if self.given:
+            return self.given
+        heads = self.n_embd // 64 if self.n_embd % 64 == 0 else 1
+        config = GPTConfig(
+            self.n_layer, heads, self.n_embd, 1024, 50304, 0.0, bias=False, activation="gelu"
+        )
+        return Model(config, schemes.get(self.init))
 
 
 def limits() -> dict[str, float]:
@@ -96,25 +196,18 @@ def quiet_run() -> dict[str, float]:
 
 def start_of(shape: Shape) -> dict[str, float]:
     """Signals before the first step, by theory, of a model of a shape."""
-    from nanogpt_cli import schemes
-    from nanogpt_cli.init import theory
-    from nanogpt_cli.init.drawing import configure
     from nanogpt_cli.init.expected import weight_rms
-    from nanogpt_cli.model.gpt import GPTConfig
     from nanogpt_cli.recipe.sections import Optim
 
-    scheme, d = schemes.get(shape.init), shape.n_embd
-    heads = d // 64 if d % 64 == 0 else 1
-    config = configure(
-        GPTConfig(shape.n_layer, heads, d, 1024, 50304, 0.0, bias=True, activation="gelu"), scheme
-    )
-    found = theory.expect(config, scheme, *theory.random_tokens(config, 1, 128, 0))
+    model = shape.model()
+    config, scheme = model.config, model.scheme
+    found = model.start(backward=True)
     D = config.head_size
     branches = (*found.attn_rms, *found.mlp_rms)
     stream, log_v = found.stream_rms, math.log(config.vocab_size)
     rms = weight_rms(config, scheme, 0)
     return {
-        "model_layers": shape.n_layer, "model_width": d, "growth": found.growth,
+        "model_layers": config.n_layer, "model_width": config.n_embd, "growth": found.growth,
         "gradient_ratio": found.gradient_ratio, "score_std": max(found.score_std),
         "entropy": min(found.attn_entropy), "dead": max(found.near_zero), "weight_rms": rms,
         "update_ratio": math.log10(Optim().lr / rms) if rms else math.inf,

@@ -19,7 +19,7 @@ from nanogpt_cli import schemes
 from nanogpt_cli.cli import app, lazy
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.explain import registry, values
-from nanogpt_cli.explain.page import ALARM, fields
+from nanogpt_cli.explain.page import ALARM, Page, fields
 from nanogpt_cli.init.drawing import build
 from nanogpt_cli.init.lint_signals import MAX_GROWTH
 from nanogpt_cli.model.gpt import GPTConfig
@@ -130,11 +130,17 @@ def test_limits_are_read_and_not_typed(name: str) -> None:
 
 @pytest.mark.parametrize("name", TOPICS)
 def test_pages_are_filled(name: str) -> None:
-    page = registry.page(name, SMALL)
+    page = page_of(name)
     topic = TOPICS[name]
     assert [fact.name for fact in page.facts] == fields(topic.judged, topic.healthy)
     assert all(math.isfinite(fact.value) for fact in page.facts)
     assert not re.search(r"[{}]", page.judged + page.healthy)
+
+
+def page_of(name: str) -> Page:
+    page = registry.page(name, SMALL)
+    assert isinstance(page, Page)
+    return page
 
 
 def test_a_quiet_run_raises_no_alarm_and_a_planted_fault_does() -> None:
@@ -175,7 +181,7 @@ def test_healthy_values_agree_with_a_model_that_is_built() -> None:
 
 
 def test_a_limit_on_the_page_is_the_codes() -> None:
-    page = registry.page("growth", SMALL)
+    page = page_of("growth")
     assert f"more than {MAX_GROWTH:g} times" in page.judged
     assert {fact.name: fact.value for fact in page.facts}["max_growth"] == MAX_GROWTH
 
@@ -245,7 +251,17 @@ def test_the_command_fits_a_screen(name: str, monkeypatch: pytest.MonkeyPatch) -
 def test_the_list_and_the_json() -> None:
     out, _, code = run("explain")
     assert code == 0
-    assert {line.split()[0] for line in out.splitlines() if line.startswith("  ")} == TOPICS.keys()
+    groups = out.split("\n\n")
+    # Concepts first, each with its question; the many findings by their names alone.
+    assert [line.split()[0] for line in groups[0].splitlines()[1:]] == list(registry.CONCEPTS)
+    assert all(line.endswith("?") for line in groups[0].splitlines()[1:])
+    assert {line.split()[0] for line in groups[1].splitlines()[1:]} == registry.KINDS[ALARM].keys()
+    found = {word for group in groups[2:] for word in re.findall(r"^  .*", group, re.M)}
+    listed = {name for line in found for name in line.strip(" ,").split(", ")}
+    assert listed == TOPICS.keys() - registry.KINDS[ALARM].keys()
+    out, _, code = run("explain", "--json")
+    names = [topic["name"] for topic in json.loads(out)["topics"]]
+    assert names == registry.names()
     out, _, code = run("explain", "growth", "--json", "--n-layer", "2", "--n-embd", "64")
     assert code == 0
     told = json.loads(out)
