@@ -61,8 +61,8 @@ def check(source: Exportable) -> None:
             f"llama.cpp's Qwen2 has heads of n_embd / n_head = "
             f"{config.n_embd / config.n_head:g} channels; this model's head_dim is "
             f"{config.head_size}",
-            "export it to hf, onnx or pt2, which hold it; llama.cpp's Llama and Qwen3 have heads of "
-            "any size",
+            "export it to hf, onnx or pt2, which hold it; llama.cpp's Llama and Qwen3 have heads "
+            "of any size",
         )
 
 
