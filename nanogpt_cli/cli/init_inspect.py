@@ -229,8 +229,11 @@ def init_inspect(
         following = _others(given, subject) if compared else _deeper(given, ask)
         _end(page.inspect(subject, ask, tokenizer, files), lint, following)
     name = subject.scheme.name if subject.scheme else "custom"
-    name = "gpt2" if name == "custom" else name  # a custom scheme cannot be requested by name
-    console.next_command(shell.command("train", "small", *shell.setting("model.init", name)))
+    # A custom scheme cannot be requested by name: a recipe has it in a table of its own.
+    asked = shell.settings(sets) if recipe else []
+    if name != "custom" or not recipe:
+        asked += shell.setting("model.init", "gpt2" if name == "custom" else name)
+    console.next_command(shell.command("train", recipe or "small", *asked))
 
 
 def _given(

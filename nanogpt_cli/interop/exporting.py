@@ -109,10 +109,10 @@ def check_ready(
 
 
 def _check_possible(source: Exportable, name: str, runtime: bool) -> None:
-    from nanogpt_cli.interop import gguf, huggingface, nanogpt, onnx
+    from nanogpt_cli.interop import gguf, huggingface, nanogpt, onnx, pt2
 
     checks = {"hf": huggingface.check, "gguf": gguf.check, "onnx": onnx.check,
-              "nanogpt": nanogpt.check}  # fmt: skip
+              "pt2": pt2.check, "nanogpt": nanogpt.check}  # fmt: skip
     # The model first: nobody should install a package for what remains impossible.
     if name in checks:
         checks[name](source)

@@ -49,6 +49,7 @@ def check(source: Exportable) -> None:
             "llama.cpp needs room for a token after the prompt; this model's context is 1 token",
             "give it at least 2 with model.block_size, and train it again",
         )
+    gguf_models.check(source)
     _vocabulary(source)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import llama
 from nanogpt_cli.interop.gguf_end import Widened, biased_tensors, layer_norm_tensors
 from nanogpt_cli.interop.huggingface import missing_biases
@@ -49,6 +50,20 @@ def architecture(source: Exportable) -> str:
     """llama.cpp's name of a model's architecture."""
     gpt2 = source.config.naming == "gpt2"  # with whichever activation
     return "gpt2" if gpt2 else homes.home(source.config) or ""
+
+
+def check(source: Exportable) -> None:
+    """Raise ``UserError`` if llama.cpp's architecture has no place for a size of the model."""
+    config = source.config
+    # Its Qwen2 reads queries (C, C) whatever the file says of a head's size.
+    if architecture(source) == "qwen2" and config.q_size != config.n_embd:
+        raise UserError(
+            f"llama.cpp's Qwen2 has heads of n_embd / n_head = "
+            f"{config.n_embd / config.n_head:g} channels; this model's head_dim is "
+            f"{config.head_size}",
+            "export it to hf, onnx or pt2, which hold it; llama.cpp's Llama and Qwen3 have heads "
+            "of any size",
+        )
 
 
 def name_in_file(name: str) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import source as sources
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.interop.torchfile import Archive
@@ -42,8 +43,23 @@ class _Logits(nn.Module):
         return logits
 
 
+def check(source: Exportable) -> None:
+    """Raise ``UserError`` if torch.export cannot leave the number of positions open."""
+    # It takes a dimension that can only be 1 or 2 for the constant 2.
+    if source.config.block_size == 2:
+        raise UserError(
+            "torch.export cannot leave a context of 1 or 2 tokens open",
+            "give the model another model.block_size, and train it again",
+        )
+
+
 def write(source: Exportable, folder: Path, report: Callable[[str], None]) -> Path:
-    """Write ``NAME.pt2`` into ``folder``, for any batch size and 1 to block_size positions."""
+    """Write ``NAME.pt2`` into ``folder``, for any batch size and 1 to block_size positions.
+
+    Raises:
+        UserError: see ``check``.
+    """
+    check(source)
     path = folder / f"{source.name}.pt2"
     report(f"tracing the model for {path.name}")
     members = _without_weights(_program(source.config))

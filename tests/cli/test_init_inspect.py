@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 import smallest
 import torch
+from programs import nanogpt
 from typer.testing import CliRunner
 
 from nanogpt_cli import schemes
@@ -567,3 +568,13 @@ def test_a_recipe_is_inspected_on_its_own_data_once_they_are_prepared(
     prepare.ensure({"name": "toy.txt", "tokenizer": "byte"}, report=lambda _: None)
     assert "8 tokens of toy-byte" in run("toy.toml", "--theory")
     assert "8 random tokens" in run("toy.toml", "--theory", "--input", "random")
+
+
+def test_next_command_of_a_study_trains_the_recipe_that_was_studied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text("[model]\nn_layer = 2\nn_head = 2\nn_embd = 32\n")
+    assert nanogpt("init-inspect", str(file), "--set", "model.bias=true", "--scan", "depth") == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"next: nanogpt train {file} --set model.bias=true --set model.init=gpt2"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import TEXT, char_tokenizer, exportable, make_model, quiet
+from tiny import HOMES, TEXT, char_tokenizer, exportable, make_model, quiet
 from torch.nn import functional as F
 
 from nanogpt_cli.errors import UserError
@@ -144,6 +144,10 @@ def test_what_llama_cpp_lacks_is_refused(tmp_path: Path) -> None:
     for activation in ("relu", "relu2", "silu", "swiglu"):
         with pytest.raises(UserError, match=activation):
             gguf.write(exportable(activation=activation), tmp_path, quiet)
+    odd = HOMES["qwen2"] | {"head_dim": 6}
+    with pytest.raises(UserError, match=r"Qwen2 has heads of n_embd / n_head = 8 .* head_dim is 6"):
+        gguf.write(exportable(**odd), tmp_path, quiet)
+    gguf.write(exportable(**odd | {"head_dim": 8}), tmp_path, quiet)
     with pytest.raises(UserError, match="llama-quantize") as refused:
         gguf.write(exportable(), tmp_path, quiet, "Q4_K_M")
     assert "Q4_K_M" in refused.value.message

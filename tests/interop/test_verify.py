@@ -146,6 +146,13 @@ def test_context_of_one_token_is_proved_without_greedy_texts(tmp_path: Path) -> 
         exporting.export(source, "gguf", tmp_path, quiet)
 
 
+def test_context_of_two_tokens_is_no_program_with_a_free_length(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="context of 1 or 2 tokens"):
+        exporting.export(exportable(block_size=2, n_layer=1), "pt2", tmp_path, quiet)
+    (check,) = proved(exportable(block_size=3, n_layer=1), "pt2", tmp_path)
+    assert check.problems == []
+
+
 def test_changed_weight_and_dropped_spaces_are_caught(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     source = exportable()
