@@ -145,7 +145,7 @@ class LogsPage(Page):
         self.app.action_page("overview")  # type: ignore[attr-defined]
 
     def step_in_question(self) -> int | None:
-        """The step of the chosen alarm or incident; other events leave the choice to the command."""
+        """The step of the chosen alarm or incident; of other events none."""
         found = self.found()
         event = found[self._index(found)] if found else None
         return event.step if isinstance(event, events.Alarm | events.Incident) else None

@@ -41,9 +41,8 @@ class Origin:
         first = story.first
         if first is None or first.step >= story.onset:
             return alarm
-        return replace(
-            alarm, message=f"{alarm.message}; first: {first.words}, at step {first.step}"
-        )
+        message = f"{alarm.message}; first: {first.words}, at step {first.step}"
+        return replace(alarm, message=message)
 
 
 def _forget(kept: dict[int, Any], most: int) -> None:
