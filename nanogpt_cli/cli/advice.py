@@ -28,4 +28,15 @@ def after(run: RunFolder, reason: str = "", processes: int = 1) -> str:
     if reason in ("stopped", "error", "crashed"):
         more = ["--procs", processes] if processes > 1 else []
         return shell.command("train", path, "--resume", *more)
+    if reason in ("finished", "early_stop") and _had_incident(run):
+        return shell.command("why", path)
     return shell.command("sample", path)
+
+
+def _had_incident(run: RunFolder) -> bool:
+    """Whether the steps that count hold an incident; those that a resume repeated do not."""
+    from nanogpt_cli.run import events, history
+    from nanogpt_cli.run.follow import EventReader
+
+    log = history.effective(EventReader(run.events).read_all())
+    return any(isinstance(event, events.Incident) for event in log)

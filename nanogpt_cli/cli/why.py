@@ -22,13 +22,13 @@ def why(
         str, typer.Argument(metavar="[RUN]", help="A run's name or folder; the newest by default.")
     ] = "",
     step: Annotated[
-        int,
+        int | None,
         typer.Argument(
             metavar="[STEP]",
-            min=0,
+            min=1,
             help="The step to explain; by default the run's incident, else its worst spike.",
         ),
-    ] = 0,
+    ] = None,
     budget: Annotated[
         str,
         typer.Option("--budget", metavar="TIME", help="For replay and trials: 90s, 2m, 1h."),
@@ -59,7 +59,7 @@ def why(
         wanted = recipe_files.load_resolved(folder.recipe).data.model_dump(mode="json")
         return open_data(progress.data_folder(progress.newest_state(folder), wanted, console.say))
 
-    found = diagnose(folder, tokens, step=step, budget=seconds, report=console.say)
+    found = diagnose(folder, tokens, step=step or 0, budget=seconds, report=console.say)
     if as_json:
         console.emit_json(why_view.to_json(found))
     else:

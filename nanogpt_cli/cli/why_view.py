@@ -25,12 +25,13 @@ _KINDS = {
 }  # fmt: skip
 _CHART = 30  # cells
 _TRIALS, _DOCUMENTS = 6, 3
+_WIDTH = 78  # columns of sentences, within a terminal of 80
 
 
 def show(found: Diagnosis) -> None:
     """Print it."""
     for heading, lines in (
-        ("", [f"{shell.path_word(found.run.path)}: {_event(found)}"]),
+        ("", textwrap.wrap(f"{shell.path_word(found.run.path)}: {_event(found)}", _WIDTH)),
         ("What happened", list(_happened(found))),
         ("The steps made again", list(_replay(found))),
         ("Which change cures it", list(_cures(found))),
@@ -62,14 +63,15 @@ def _happened(found: Diagnosis) -> Iterator[str]:
     first = story.first
     if first is None:
         if story.healthy < _FEW:
-            yield f"{story.healthy} steps came before it, too few to tell what is usual"
+            came = f"{story.healthy} steps" if story.healthy != 1 else "1 step"
+            yield f"{came} came before it, too few to tell what is usual"
         else:
             yield "no statistic left its band before it"
     elif first.name == "loss":
         yield f"the loss itself left its band first, at step {first.step}"
     else:
         lead = story.onset - first.step
-        before = f"{lead} steps before the loss" if lead else "in the same step as the loss"
+        before = f"{lead} step{'s' * (lead != 1)} before the loss" if lead else "with the loss"
         usual = f", usually {units.number(first.usual)}" if first.usual is not None else ""
         yield f"first: {first.words}, at step {first.step}, {before}"
         yield f"  it was {units.number(first.value)}{usual}"
@@ -139,15 +141,16 @@ def _replay(found: Diagnosis) -> Iterator[str]:
         elif made.exact:
             yield f"from {where}: the log has no loss to compare with"
         else:
-            yield (
-                f"from {where}: {made.equal} losses have the bits of the log; they differ since "
+            same = f"{made.equal} of the losses have" if made.equal else "no loss has"
+            yield from _wrapped(
+                f"from {where}: {same} the bits of the log; they differ since "
                 f"step {made.differs}, by {made.largest:.2g} at most"
             )
             yield from (f"  {reason}" for reason in made.why)
             if not made.why:
                 yield "  nothing that the run has recorded explains it"
     if found.problem:
-        yield f"no change was tried: {found.problem}"
+        yield from _wrapped(f"no change was tried: {found.problem}")
 
 
 def _cures(found: Diagnosis) -> Iterator[str]:
@@ -166,16 +169,21 @@ def _cures(found: Diagnosis) -> Iterator[str]:
         share = f"{max(0.0, outcome.effect):.0%}" if outcome.complete else "no"
         yield f"{outcome.trial.words:<34} {share:>6} {outcome.loss:>8.4g} {outcome.steps:>6}"
     if rest := tried.outcomes[_TRIALS:]:
-        yield from _listed("less", [outcome.trial.words for outcome in rest])
+        yield from _listed("with less effect", [outcome.trial.words for outcome in rest])
     if tried.untried:
         yield from _listed("no time for", [trial.words for trial in tried.untried])
     for trial, reason in tried.refused:
-        yield f"cannot be tried: {trial.words}: {reason}"
+        yield from _wrapped(f"cannot be tried: {trial.words}: {reason}")
 
 
 def _listed(word: str, changes: Sequence[str]) -> list[str]:
-    """A list that is broken into lines of 78 columns."""
-    return textwrap.wrap(f"{word}: {', '.join(changes)}", 76, subsequent_indent="  ")
+    """A list under a word."""
+    return _wrapped(f"{word}: {', '.join(changes)}")
+
+
+def _wrapped(sentence: str) -> list[str]:
+    """Lines that fit under a heading."""
+    return textwrap.wrap(sentence, _WIDTH - 2, subsequent_indent="  ", break_long_words=False)
 
 
 def _own_loss(found: Diagnosis) -> float:
@@ -197,15 +205,15 @@ def _documents(found: Diagnosis) -> Iterator[str]:
     )
     for text in batch.sequences[:_DOCUMENTS]:
         share = "" if text.share is None else f", {text.share:.0%} of the gradient"
-        yield f"offset {text.offset}: loss {units.loss(text.loss)}{share}{_place(text)}"
+        yield f"offset {text.offset}: loss {units.loss(text.loss)}{share}"
         yield f"  {units.shortened(_quoted(text.text), 72)}"
+        if text.file:
+            yield f"  {_place(text)}"
 
 
 def _place(text: Text) -> str:
-    if not text.file:
-        return ""
     unit = "line" if text.record else "byte"
-    return f", {shell.path_word(Path(text.file))}, {unit} {text.place}"
+    return f"{shell.path_word(Path(text.file))}, {unit} {text.place}"
 
 
 def _quoted(text: str) -> str:
@@ -216,7 +224,7 @@ def _quoted(text: str) -> str:
 def _to_type(found: Diagnosis) -> Iterator[str]:
     if found.event is None:
         return
-    yield verdict(found)
+    yield from _wrapped(verdict(found))
     if found.fix:
         for key, (now, then) in found.fix.changes.items():
             yield f"{key} = {_short(then)}   (was {_short(now)})"

@@ -28,6 +28,7 @@ from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import checkpoint as checkpoints
 from nanogpt_cli.training import progress, resuming, retention
 from nanogpt_cli.training.alarms import Alarms
+from nanogpt_cli.training.causes.live import Origin
 from nanogpt_cli.training.commands import Commands
 from nanogpt_cli.training.hooks import (
     Checkpoints,
@@ -125,6 +126,7 @@ class Trainer:
             Statistics(*shared, self.collector), self.checkpoints, self.evaluations, self.samples,
         ]  # fmt: skip
         self.alarms = Alarms(vocab_size=data.vocab_size)
+        self.origin = Origin()
         self.recorder = Recorder(spec, stepper)
         self._scratch = start is None
         if checkpoint:
@@ -169,6 +171,7 @@ class Trainer:
         for line in self.group.share(lines):  # the alarms of all ranks must agree
             if event := events.decode(line):
                 self.alarms.update(event)
+                self.origin.note(event)
                 self.progress.skip |= _asked_to_skip(event)
 
     def run(self) -> Iterator[events.Event]:
@@ -222,8 +225,9 @@ class Trainer:
             if isinstance(stamped, events.Step | events.Layers):
                 self.recorder.note(stamped)
             yield stamped
+            self.origin.note(stamped)
             for alarm in self.alarms.update(stamped):
-                yield replace(alarm, time=self.clock())
+                yield replace(self.origin.named(alarm), time=self.clock())
 
     def _run_started(self) -> events.RunStarted:
         return describe(self.spec, self.stepper, step=self.progress.step, scratch=self._scratch)

@@ -9,6 +9,7 @@ from typing import Any
 from textual.app import App
 from textual.widgets import ContentSwitcher
 
+from nanogpt_cli import shell
 from nanogpt_cli.run import events
 from nanogpt_cli.tui import export, generate, keys, palette
 from nanogpt_cli.tui.desk import Desk
@@ -223,6 +224,13 @@ class DashboardActions(App[DashboardExit]):
         self._redraw()
         if not self.desk.held:
             self.look_now()
+
+    def action_why(self) -> None:
+        """Show the command that explains the chosen event, or the step under the crosshair."""
+        step = self.page.step_in_question()
+        path = shell.path_word(self.desk.session.folder.path)
+        asked = shell.command("why", path, *([step] if step else []))
+        self.notify(asked, title="to explain it, type", timeout=30, markup=False)
 
     def action_theme(self) -> None:
         """Next theme."""

@@ -123,6 +123,12 @@ class Steps:
             return step
         return float(np.interp(step, self.columns["step"], self[axis]))
 
+    def nearest(self, axis: str, position: float) -> int | None:
+        """The step nearest to a position on an axis; ``None`` before there is one."""
+        if not len(self):
+            return None
+        return int(self.columns["step"][np.abs(self[axis] - position).argmin()])
+
     def measured(self, metric: str) -> NDArray[np.bool_]:
         """Of which steps a metric is known; one that was measured may be NaN."""
         return np.asarray(self.columns[metric] != UNKNOWN)

@@ -8,6 +8,7 @@ PAGES = ("overview", "layers", "compare", "samples", "logs")
 _CHARTED = ("overview", "layers", "compare")
 _LISTED = ("layers", "compare", "samples", "logs")
 _TURNED = ("layers", "samples", "logs")
+_EXPLAINED = ("overview", "layers", "logs")
 _NAMED = 64  # columns from which the footer has room for the names of all pages
 
 
@@ -76,6 +77,8 @@ KEYS = (
     Key("N", "N", "normalise", "heat maps: each layer against its own median", _LISTS,
         ("overview", "layers")),
     Key("space", "space", "hold", "hold the display; reading goes on", "Display", footer="hold"),
+    Key("w", "w", "why", "the command that explains the event, or the crosshair's step", "Display",
+        _EXPLAINED, "why"),
     Key("t", "t", "theme", "next theme", "Display"),
     Key("e", "e", "export", "save the focused pane as SVG and CSV", "Display"),
     Key("P", "P", "ask('pause')", "pause or resume training", "Training", control=True),

@@ -144,6 +144,12 @@ class LogsPage(Page):
         window.cursor = view.steps.at(window.axis, step)
         self.app.action_page("overview")  # type: ignore[attr-defined]
 
+    def step_in_question(self) -> int | None:
+        """The step of the chosen alarm or incident; of other events none."""
+        found = self.found()
+        event = found[self._index(found)] if found else None
+        return event.step if isinstance(event, events.Alarm | events.Incident) else None
+
     def alternate(self) -> None:
         """Show only the output, or all panes."""
         self.toggle_class("-other")

@@ -48,6 +48,11 @@ class Page(Vertical):
     def alternate(self) -> None:
         """Show the other view of the page."""
 
+    def step_in_question(self) -> int | None:
+        """The step that the user may want explained: by default that under the crosshair."""
+        cursor, steps = self.desk.window.cursor, self.desk.view.steps
+        return None if cursor is None else steps.nearest(self.desk.window.axis, cursor)
+
     def back(self) -> bool:
         """Close what was opened last; returns whether there was anything to close."""
         return False

@@ -390,3 +390,15 @@ async def test_releasing_a_held_display_looks_at_once(runs: Path) -> None:
         before = app.ticks
         await press(pilot, "space")
         assert app.ticks > before
+
+
+async def test_w_shows_the_command_that_explains_the_step_under_the_crosshair(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Dashboard, "notify", lambda _, message, **__: said.append(message))
+    async with opened(load(runs / "small-shakespeare"), (120, 40)) as pilot:
+        await press(pilot, "1", "w", "c", "w")
+        step = int(dashboard(pilot).desk.view.steps["step"][-1])
+    assert said[0].startswith("nanogpt why ")
+    assert said[1:] == [f"{said[0]} {step}"]

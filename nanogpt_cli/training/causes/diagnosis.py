@@ -106,7 +106,8 @@ def diagnose(
             _replay(result, open_tokens, begun + budget, report, clock)
         except (UserError, ValueError) as error:  # the log alone has to do
             message = error.message if isinstance(error, UserError) else str(error)
-            result.problem = message.splitlines()[0] if message else type(error).__name__
+            # A recipe's problems are lines of their own under a heading that ends with a colon.
+            result.problem = " ".join(message.split()) if message else type(error).__name__
     result.seconds = clock() - begun
     return result
 

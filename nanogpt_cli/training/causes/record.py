@@ -115,11 +115,12 @@ def of_events(log: Sequence[events.Event]) -> Record:
     """The record of an effective history."""
     found = Record()
     for event in log:
-        _take(found, event)
+        take(found, event)
     return found
 
 
-def _take(found: Record, event: events.Event) -> None:
+def take(found: Record, event: events.Event) -> None:
+    """Add one event to the record."""
     match event:
         case events.RunStarted():
             begun = Session(
@@ -197,6 +198,9 @@ def _asked(found: Record, step: int) -> Event:
     for incident in found.incidents:
         if incident.step == step:
             return Event(step, incident.kind, incident.message)
+    for alarm in found.alarms:
+        if alarm.step == step and alarm.kind in _LASTING:
+            return Event(step, alarm.kind, alarm.message)
     if step not in found.losses:
         raise UserError(
             f"the run has made {found.last} steps; there is no step {step} in its log",

@@ -273,7 +273,7 @@ def _rates(known: Evidence) -> Iterator[Trial]:
 def lower_rates(known: Evidence, divisor: float) -> list[Trial]:
     """The learning rate divided by far more than usual."""
     optim = known.recipe.optim
-    found = [_rate(optim, 1 / divisor, f"÷ {divisor:g}", 9, 0.0)]
+    found = [_rate(optim, 1 / divisor, f"÷ {divisor:,.0f}", 9, 0.0)]
     if optim.name == "muon":
         found.append(_muon_rate(optim.muon_lr, divisor, 9, 0.0))
     return found
@@ -281,7 +281,7 @@ def lower_rates(known: Evidence, divisor: float) -> list[Trial]:
 
 def _muon_rate(rate: float, divisor: float, specific: int, likely: float) -> Trial:
     return Trial(
-        "lr", f"Muon's learning rate ÷ {divisor:g}", f"Muon's learning rate, {rate:.3g}",
+        "lr", f"Muon's learning rate ÷ {divisor:,.0f}", f"Muon's learning rate, {rate:.3g}",
         Change(sets=_set(("optim.muon_lr", rate / divisor))), specific=specific, likely=likely,
     )  # fmt: skip
 
