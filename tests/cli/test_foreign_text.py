@@ -185,6 +185,9 @@ CASES: dict[str, list[list[str]]] = {
     "eval": [[RUN], [TEXT], [RUN, "--data", TEXT]],
     "runs": [[], ["--out", TEXT]],
     "runs diff": [[NAME, "tiny"], [TEXT, "tiny"], [NAME, "tiny", "--json"]],
+    "runs plot": [[NAME, "tiny", "--json"], [TEXT], ["tiny", "--metric", TEXT, "--json"]],
+    "explain": [[TEXT], ["growth", "--init", TEXT], ["init", "--from", NAME]],
+    "why": [[NAME], [TEXT], [NAME, "--json"]],
     "runs csv": [[RUN], [TEXT]],
     "replay": [[RUN], [TEXT], [RUN, "3"]],
     "export": [[RUN, "--to", "nanogpt", "--no-verify", "--out", f"{FOLDER} again"], [TEXT],
@@ -454,7 +457,7 @@ def test_a_real_terminal_gets_no_foreign_sequence(place: Path) -> None:
 def test_the_live_dashboard_sends_no_foreign_sequence(place: Path) -> None:
     with Terminal("watch", RUN, NAME) as terminal:
         for keys, shown in (
-            ("", "loss"), ("2", "residual stream"), ("3", "best at equal tokens"), ("4", "samples"),
+            ("", "loss"), ("2", "residual stream"), ("3", "best validation loss"), ("4", "samples"),
             ("5", "stdout.log"), ("e", "saved"), ("P", "no trainer would answer"), ("?", "Pages"),
             ("q", "what happened"),
         ):  # fmt: skip
