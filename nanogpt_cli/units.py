@@ -105,3 +105,8 @@ def natural(text: str) -> list[tuple[int, int, str]]:
     """Sort key under which ``h.2`` comes before ``h.10``."""
     parts = [(part, whole(part)) for part in re.split(r"([0-9]+)", text) if part]
     return [(1, 0, part) if number is None else (0, number, "") for part, number in parts]
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its noun: ``1 layer``, ``2 layers``; without ``many`` the plural has an s."""
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -82,7 +82,8 @@ def explain(
     from nanogpt_cli.explain.concept import ConceptPage
 
     if lang not in registry.LANGUAGES:
-        raise UserError(f"--lang: {lang!r} is not there", f"known: {', '.join(registry.LANGUAGES)}")
+        known = f"known: {', '.join(registry.LANGUAGES)}"
+        raise UserError(f"--lang: there is no page in {lang!r}", known)
     if not topic:
         _list(as_json=as_json)
         console.next_command("nanogpt explain init")

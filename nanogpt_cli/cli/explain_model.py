@@ -32,6 +32,7 @@ def shape(recipe: str, origin: str, sets: Sequence[str], given: dict[str, Any]) 
     if origin:
         return Shape(given=_stored(origin, init or ""))
     if not recipe and not sets:
+        recipe_of("", "", [], sizes | {"n_head": 1, "init": "gpt2"})  # within a recipe's limits
         sizes.setdefault("n_layer", 12)
         return Shape(**sizes)
     found, label = recipe_of(recipe, "", sets, sizes)
@@ -76,13 +77,19 @@ def _stored(origin: str, init: str) -> Model:
     from nanogpt_cli import foreign_files, schemes
     from nanogpt_cli.explain.values import Model
     from nanogpt_cli.interop import hf_config, llama_config
-    from nanogpt_cli.run.folder import find_run
+    from nanogpt_cli.run.folder import find_run, list_runs
 
     path = Path(origin)
     path = path.parent if path.name == "config.json" else path
     file = path / "config.json"
     if not foreign_files.present(file):
-        run = find_run(origin)  # says which runs there are
+        try:
+            run = find_run(origin)
+        except UserError as error:
+            if list_runs():
+                raise  # its hint names them
+            kinds = "the name or folder of a run, or a Hugging Face folder with a config.json"
+            raise UserError(f"--from: {error.message}", f"name {kinds}") from error
         found, _ = recipe_of(str(run.path / "recipe.toml"), "", [], {"init": init or None})
         return _of_recipe(found, f"run {run.name}")
     values = foreign_files.read_object(file)

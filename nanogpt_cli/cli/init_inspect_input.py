@@ -113,7 +113,7 @@ def recipe_of(
     width = model.get("n_embd")
     if "n_head" not in model and isinstance(width, int) and width % _HEAD_SIZE == 0 and width > 0:
         model["n_head"] = width // _HEAD_SIZE
-    return recipe_files.from_values(values, "init-inspect"), preset or "GPT-2"
+    return recipe_files.from_values(values, "the command line"), preset or "GPT-2"
 
 
 def _toml(value: object) -> str:

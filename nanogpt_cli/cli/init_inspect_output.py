@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli.cli import console
 from nanogpt_cli.cli import init_inspect_tables as tables
+from nanogpt_cli.units import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,7 +34,8 @@ def header(
     ``training``: see ``dropout_factors``.
     """
     c, scheme = subject.config, subject.scheme
-    text = f": {c.n_layer} layers, {c.n_embd} channels, {c.n_head} heads, "
+    layers, channels = counted(c.n_layer, "layer"), counted(c.n_embd, "channel")
+    text = f": {layers}, {channels}, {counted(c.n_head, 'head')}, "
     rows = [("model", console.styled((subject.label, "bold cyan"), text + _rest(c, details)))]
     if scheme is not None:
         about = scheme.about if details else in_one_line(scheme.about, len(scheme.name))

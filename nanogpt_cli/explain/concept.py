@@ -39,6 +39,8 @@ class PictureWords:
 class Words:
     """A concept's text in one language; ``{name:format}`` stands for a value.
 
+    Of a truth value, ``{name:this|that}`` writes the first text if it is true, else the second.
+
     Attributes:
         question: what the page answers.
         paragraphs: the answer.
@@ -188,6 +190,8 @@ class _English(string.Formatter):
     """Numbers as Python writes them, but for ∞ and for what is not known."""
 
     def format_field(self, value: object, format_spec: str) -> str:
+        if isinstance(value, bool):
+            return format_spec.split("|")[not value]
         if isinstance(value, float) and not math.isfinite(value):
             return "–" if math.isnan(value) else "∞"
         text: str = super().format_field(value, format_spec)

@@ -43,6 +43,15 @@ def growths(model: Model) -> dict[str, float]:
     return found
 
 
+def _branches_alike(model: Model, other: int) -> bool:
+    """Whether all branches together have about the same size at both depths."""
+    here, there = (
+        math.hypot(*found.attn_rms, *found.mlp_rms)
+        for found in (model.start(), model.changed(n_layer=other).start())
+    )
+    return math.isclose(here, there, rel_tol=_ALIKE)
+
+
 def compute(model: Model) -> Found:
     """Laws and what follows from them, by theory alone."""
     from nanogpt_cli.recipe.sections import Optim
@@ -54,7 +63,9 @@ def compute(model: Model) -> Found:
     grown = growths(model)
     now = moments(config.activation, config.n_embd * fc**2)
     values: dict[str, float | str] = {
-        **grown, "wte": _said(model, "wte"), "wpe": _said(model, "wpe"),
+        **grown, "branches_alike": _branches_alike(model, int(grown["other"])),
+        "neutral": (_said(model, "ln"), _said(model, "bias")) == ("1", "0"),
+        "wte": _said(model, "wte"), "wpe": _said(model, "wpe"),
         "linear": _said(model, "fc"), "proj": _said(model, "mlp_proj"),
         "gain": _said(model, "ln"), "bias": _said(model, "bias"),
         "logit_std": signals.logit_std, "loss": signals.loss_any, "log_v": log_v,
@@ -103,11 +114,13 @@ _ENGLISH: Final = Words(
          "{excess:.2f}"),
         ("position table", "{wpe}", "tokens are {token_share:.0%} of the variance at the start"),
         ("q, k, v, MLP input", "{linear}", "a norm sets the size of their input"),
-        ("both projections", "{proj}", "keeps the sum of {branches} branches independent of L"),
-        ("norm gain; biases", "{gain}; {bias}", "neutral at the start: no scale, no offset"),
+        ("both projections", "{proj}", "the sum of {branches} branches "
+         "{branches_alike:does not depend|depends} on L"),
+        ("norm gain; biases", "{gain}; {bias}", "{neutral:neutral at the start: no scale, "
+         "no offset|not neutral: the start scales or shifts}"),
     ),
     PictureWords("RMS of the residual stream, embedding to block {L}",
-                 ("{scheme} ×{growth:.1f}", "unscaled (normal) ×{growth_unscaled:.0f}"), True),
+                 ("{scheme} ×{growth:.1f}", "unscaled (normal) ×{growth_unscaled:.1f}"), True),
     (
         ClaimWords("times", "projections: weight *= 0.02",
                    "drawn anew, std {proj_std:.2g}; this gives {times_002:.2g}"),
@@ -119,7 +132,7 @@ _ENGLISH: Final = Words(
                    "{activation}: {silent:.0%} of outputs near zero; ReLU has {silent_relu:.0%}"),
         ClaimWords("variance", "variance neither explodes nor vanishes",
                    "×{growth:.1f} at L={L}, ×{growth_other:.1f} at {other:.0f}; unscaled "
-                   "×{growth_unscaled:.0f}, ×{growth_other_unscaled:.0f}"),
+                   "×{growth_unscaled:.1f}, ×{growth_other_unscaled:.1f}"),
         ClaimWords("warmup", "so it trains without warmup",
                    "step 1 at lr {lr:g}: {step_proj:.0%} of a weight, unscaled {step_plain:.0%}"),
     ),

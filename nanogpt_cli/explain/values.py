@@ -93,12 +93,19 @@ class Model:
 
     def described(self, language: str = "en") -> str:
         """The model in one line."""
+        from nanogpt_cli.units import counted
+
         c = self.config
+        layers, channels = {
+            "en": (counted(c.n_layer, "layer"), counted(c.n_embd, "channel")),
+            "de": (counted(c.n_layer, "Schicht", "Schichten"),
+                   counted(c.n_embd, "Kanal", "Kanälen")),
+        }[language]  # fmt: skip
         text = {
-            "en": "{}: {} layers of {} channels, vocabulary {}, scheme {}",
-            "de": "{}: {} Schichten zu {} Kanälen, Vokabular {}, Schema {}",
+            "en": "{}: {} of {}, vocabulary {}, scheme {}",
+            "de": "{}: {} mit je {}, Vokabular {}, Schema {}",
         }[language]
-        return text.format(self.label, c.n_layer, c.n_embd, c.vocab_size, self.scheme.name)
+        return text.format(self.label, layers, channels, c.vocab_size, self.scheme.name)
 
 
 @dataclass(frozen=True)

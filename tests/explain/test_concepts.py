@@ -429,7 +429,7 @@ def test_the_model_is_the_one_that_is_named(
         (("init", "--from", "x", "--n-layer", "2"), "--from defines the model itself"),
         (("init", "--from", "nowhere"), "no run 'nowhere'"),
         (("init", "--init", "gtp2"), "there is no scheme 'gtp2'"),
-        (("init", "--lang", "fr"), "--lang: 'fr' is not there"),
+        (("init", "--lang", "fr"), "--lang: there is no page in 'fr'"),
         (("inti",), "there is no topic 'inti'"),
         (("init", "no-such-recipe"), "no-such-recipe"),
         (("init", "--set", "model.n_layers=3"), "n_layers"),
@@ -486,3 +486,43 @@ def test_values_are_kept_apart_by_scheme() -> None:
     model = values.Shape(2, 64).model()
     small, large = (depth.with_std(model, std).start().stream_rms[0] for std in (0.01, 0.04))
     assert large / small == pytest.approx(4)
+
+
+def test_what_the_first_page_says_of_the_scheme_holds_for_that_scheme() -> None:
+    small = ("--n-layer", "8", "--n-embd", "64")
+    for scheme, sum_of_branches, neutral in (
+        ("gpt2", "does not depend on L", True),
+        ("normal", "depends on L", True),
+        ("pytorch", "depends on L", False),  # its biases are drawn
+        ("zero-proj", "does not depend on L", True),
+    ):
+        out, _, code = run("explain", "init", "--init", scheme, *small, "--json")
+        assert code == 0
+        *_, projections, offsets = (row[2] for row in json.loads(out)["table"])
+        assert projections == f"the sum of 16 branches {sum_of_branches}", scheme
+        assert offsets.startswith("neutral at the start") is neutral, scheme
+
+
+def test_one_of_a_kind_is_singular_and_small_growths_keep_a_decimal() -> None:
+    out, _, _ = run("explain", "init", "--n-layer", "1", "--n-embd", "64")
+    assert "GPT-2: 1 layer of 64 channels" in out
+    ours, plain = re.findall(r"×([\d.]+)", out)[:2]
+    assert float(ours) < float(plain)
+    out, _, _ = run("explain", "init", "--n-layer", "1", "--n-embd", "1", "--lang", "de")
+    assert "GPT-2: 1 Schicht mit je 1 Kanal" in out
+
+
+def test_models_that_cannot_be_explained_are_refused_in_this_commands_words(tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").write_text("x")
+    for arguments, message, hint in (
+        (("--n-layer", "100000000000"), "model.n_layer = 100000000000: input", ""),
+        (("--set", "model.n_layer=100000000000"), "model.n_layer = 100000000000: input", ""),
+        (("--set", "optim.lr=abc"), "the command line has a problem", ""),
+        (("--from", str(tmp_path / "plain.txt")), "--from: no run", "a Hugging Face folder"),
+    ):
+        error = CliRunner().invoke(app, ["explain", "init", *arguments]).exception
+        assert isinstance(error, UserError)
+        assert message in error.message
+        assert hint in error.hint
+        assert "--out" not in error.hint
+        assert "init-inspect" not in error.message
