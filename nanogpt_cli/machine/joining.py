@@ -74,7 +74,7 @@ def joined() -> Iterator[Group]:
     try:
         yield Group(dist.get_rank(), dist.get_world_size(), local_rank, joined=True)
     finally:
-        dist.destroy_process_group()
+        _leave()
 
 
 @contextlib.contextmanager
@@ -92,7 +92,18 @@ def alone() -> Iterator[Group]:
     try:
         yield Group(joined=True)
     finally:
-        dist.destroy_process_group()
+        _leave()
+
+
+# Groups that were left. Their destructor would wait for gloo's threads while it holds the
+# interpreter's lock, and such a thread may be waiting for that lock to free its last tensor.
+_left: list[object] = []
+
+
+def _leave() -> None:
+    """End the process group, but keep its object: what freed it last could wait for ever."""
+    _left.append(dist.group.WORLD)
+    dist.destroy_process_group()
 
 
 def patience() -> timedelta:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -237,6 +239,7 @@ def test_what_the_first_rank_refuses_is_said_once(place: Path) -> None:
 # A process that was a rank, and then its parent, which was none, each to its end.
 ENDING = """
 import atexit, os, sys
+import weakref
 from nanogpt_cli.cli import main
 from nanogpt_cli.machine import joining
 
@@ -264,3 +267,17 @@ def test_a_rank_does_not_wait_for_the_interpreter_to_end(word: str, code: int) -
     assert ["late" in part for part in out] == [False, True]
     shown, said = (out, "nanogpt-cli") if not code else (done.stderr.split("rank"), "nonsense")
     assert [said in part for part in shown] == [True, True]
+
+
+def test_a_group_that_was_left_is_not_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its destructor joins gloo's threads, which may be waiting for the interpreter's lock."""
+    monkeypatch.setenv("NANOGPT_JOIN_ALONE", "1")
+    freed = []
+    with joining.alone():
+        group = dist.group.WORLD
+        weakref.finalize(group, freed.append, "freed")
+        dist.all_reduce(torch.ones(1))
+    del group
+    gc.collect()
+    assert not dist.is_initialized()
+    assert not freed
