@@ -28,5 +28,5 @@ test-slow:  ## long series of what the suite shows once
 
 # PyTorch and MKL add in another order on each kind of processor; a tolerance must hold on all.
 test-portable:  ## the numeric tests as AVX2 and as plain SSE compute them
-	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(PYTHON) -m pytest -m numeric tests/machine tests/model tests/init tests/modules tests/sampling tests/training
-	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(PYTHON) -m pytest -m numeric tests/machine tests/model tests/init tests/modules tests/sampling tests/training
+	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(PYTHON) -m pytest -m "numeric and not slow" tests/machine tests/model tests/init tests/modules tests/sampling tests/training
+	ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2 $(PYTHON) -m pytest -m "numeric and not slow" tests/machine tests/model tests/init tests/modules tests/sampling tests/training

@@ -165,7 +165,7 @@ TUNING: dict[str, Fault] = {
         },
     ),
     "frozen layer": Fault(
-        ("init",),
+        ("multipliers", "init"),
         {"init": {"base": "gpt2-w", "lr": {"linear": "0"}}, "model": {"init": "custom"}},
     ),
     "exploding embedding": Fault(
