@@ -1,4 +1,4 @@
-"""The contents of the cache: fetched files and prepared data, with their sizes."""
+"""The contents of the cache: fetched files, prepared data and copies of runs, with their sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from nanogpt_cli import files, foreign_files, places
 from nanogpt_cli.errors import UserError, nearest
 
-KINDS = ("assets", "data", "other")
+KINDS = ("assets", "data", "mirrors", "other")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Entry:
     """One file or folder in the cache.
 
     Attributes:
-        kind: "assets" (fetched files), "data" (prepared sets) or "other".
+        kind: "assets" (fetched files), "data" (prepared sets), "mirrors" (copies of runs on other
+            machines) or "other".
         name: of the file or folder.
         path: its path.
         bytes: size on disk, including everything below it.
@@ -34,12 +35,15 @@ class Entry:
 def entries() -> list[Entry]:
     """Everything in the cache, the largest first within its kind."""
     home = places.cache_home()
-    folders = {"assets": places.assets_folder(), "data": home / "data", "other": home}
+    folders = {
+        "assets": places.assets_folder(), "data": home / "data",
+        "mirrors": places.mirrors_folder(), "other": home,
+    }  # fmt: skip
     found = []
     for kind, folder in folders.items():
         paths = foreign_files.entries(folder)
         if kind == "other":
-            paths = [path for path in paths if path.name not in ("assets", "data")]
+            paths = [path for path in paths if path.name not in KINDS[:-1]]
         found += [Entry(kind, path.name, path, size(path)) for path in paths]
     return sorted(found, key=lambda entry: (KINDS.index(entry.kind), -entry.bytes, entry.name))
 

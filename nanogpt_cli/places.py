@@ -44,6 +44,11 @@ def assets_folder() -> Path:
     return cache_home() / "assets"
 
 
+def mirrors_folder() -> Path:
+    """Copies of run folders that lie on other machines, see ``run/remote``."""
+    return cache_home() / "mirrors"
+
+
 def compiled_folder() -> Path:
     """Where ``torch.compile`` caches its output; ``TORCHINDUCTOR_CACHE_DIR`` takes precedence."""
     return Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", cache_home() / "compiled"))

@@ -15,7 +15,10 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     from nanogpt_cli.caches import Entry
 
-group = typer.Typer(help="List and clear fetched files and prepared data.", no_args_is_help=True)
+group = typer.Typer(
+    help="List and clear fetched files, prepared data and copies of far runs.",
+    no_args_is_help=True,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -55,13 +58,14 @@ def clear(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...", help="Names from the list, or assets, data, other; all by default."
+            metavar="[NAME]...",
+            help="Names from the list, or assets, data, mirrors, other; all by default.",
         ),
     ] = None,
     yes: options.Yes = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Delete fetched files and prepared data; both are made again when a command needs them.
+    """Delete fetched files, prepared data and copies; commands that need them make them again.
 
     Runs and ./data are not in the cache and stay. A run whose text has changed since needs the set
     that it was trained on.

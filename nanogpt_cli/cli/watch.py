@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nanogpt_cli import files
-from nanogpt_cli.cli import advice, options
+from nanogpt_cli.cli import advice, options, watch_remote
 from nanogpt_cli.cli.console import coloured, draws, emit_json, next_command, say, write
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import RUNS
-from nanogpt_cli.run.folder import find_run
 from nanogpt_cli.user_input import whole
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def register(app: typer.Typer) -> None:
 def watch(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Run names or folders; the newest run by default."),
+        typer.Argument(help="Names, folders or HOST:PATH; the newest run by default."),
     ] = None,
     out: options.RunsFolder = RUNS,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
@@ -65,33 +64,45 @@ def watch(
       nanogpt watch
       nanogpt watch small small-2          (compare)
       nanogpt watch small --svg small.svg
+      nanogpt watch gpu1:runs/small        (through ssh)
     """
-    sessions = _open(runs or [], out, exact=json)
-    page = _page(page, len(sessions))
-    if json:
-        _print_json(sessions)
+    page = _page(page, len(runs or []))
+    _check_theme(theme)
+    frame = once or svg is not None
+    opens = not (json or frame or plain) and _can_draw()
+    with watch_remote.folders(
+        runs or [], out, whole=not opens, live=not (json or frame), control=opens and not readonly
+    ) as folders:
+        if opens:
+            _dashboard(folders, readonly, ascii_only, theme, page)
+            return
+        from nanogpt_cli.tui import far
+
+        sessions = [far.session(folder, exact=json) for folder in folders]
+        if json:
+            _print_json(sessions)
+        elif frame:
+            _print_frame(sessions, once, svg, _size(size), page, theme, ascii_only)
+        else:
+            _follow(sessions)
         _next(sessions[0])
-    elif once or svg is not None:
-        _print_frame(sessions, once, svg, _size(size), page, theme, ascii_only)
-        _next(sessions[0])
-    elif plain:
-        _follow(sessions)
-        _next(sessions[0])
-    else:
-        _dashboard(sessions, readonly, ascii_only, theme, page)
 
 
 def _next(session: RunSession) -> None:
     state = session.state()
     ended = session.view.ended.reason if session.view.ended else state.word
-    next_command(advice.after(session.folder, "" if state.live else ended))
+    far = watch_remote.advice(session.folder.path, over=not state.live)
+    next_command(far or advice.after(session.folder, "" if state.live else ended))
 
 
-def _open(names: list[str], root: Path, *, exact: bool) -> list[RunSession]:
-    from nanogpt_cli.tui.session import RunSession
+def _can_draw() -> bool:
+    """Whether a dashboard can be opened here; if not, plain lines come instead."""
+    from nanogpt_cli.tui import terminal
 
-    found = [find_run(name, root) for name in names] or [find_run(None, root)]
-    return [RunSession(run.path, exact=exact) for run in found]
+    reason = terminal.why_not()
+    if reason:
+        say(f"no dashboard: {reason}; plain lines instead (--once prints one frame)")
+    return not reason
 
 
 def _page(page: str, runs: int) -> str:
@@ -107,9 +118,11 @@ def _page(page: str, runs: int) -> str:
 
 
 def _check_theme(theme: str | None) -> None:
+    if theme is None:
+        return
     from textual.theme import BUILTIN_THEMES
 
-    if theme is not None and theme not in BUILTIN_THEMES:
+    if theme not in BUILTIN_THEMES:
         raise UserError(f"there is no theme {theme!r}", f"one of: {', '.join(BUILTIN_THEMES)}")
 
 
@@ -144,7 +157,6 @@ def _print_frame(
 ) -> None:
     from nanogpt_cli.tui import still
 
-    _check_theme(theme)
     terminal = sys.stdout.isatty()
     if size is None and terminal and svg is None:
         found = shutil.get_terminal_size(_DEFAULT_SIZE)
@@ -186,30 +198,21 @@ def _follow(sessions: list[RunSession]) -> None:
 
 
 def _dashboard(
-    sessions: list[RunSession], readonly: bool, ascii_only: bool, theme: str | None, page: str
+    folders: list[Path], readonly: bool, ascii_only: bool, theme: str | None, page: str
 ) -> None:
-    from nanogpt_cli.tui import terminal
-
-    reason = terminal.why_not()
-    if reason:
-        say(f"no dashboard: {reason}; plain lines instead (--once prints one frame)")
-        _follow(sessions)
-        return
-    _check_theme(theme)
+    from nanogpt_cli.tui import far
     from nanogpt_cli.tui.app import run_dashboard
 
-    left = run_dashboard(
-        [session.folder.path for session in sessions],
-        readonly=readonly, ascii_only=ascii_only, theme=theme, page=page,
-    )  # fmt: skip
-    sessions[0].poll(1 << 22, float("inf"))  # the dashboard has read the log in its own sessions
-    say(parting(sessions[0], asked_to_stop=left.stop))
-    _next(sessions[0])
+    left = run_dashboard(folders, readonly=readonly, ascii_only=ascii_only, theme=theme, page=page)
+    session = far.session(folders[0])
+    session.poll(1 << 22, float("inf"))  # the dashboard has read the log in its own sessions
+    say(parting(session, asked_to_stop=left.stop))
+    _next(session)
 
 
 def parting(session: RunSession, *, asked_to_stop: bool) -> str:
     """What a run does when its dashboard has been left."""
-    state, name = session.state(), session.folder.path
+    state, name = session.state(), watch_remote.place(session.folder.path)
     if state.live and (asked_to_stop or state.word == "stopping"):
         return f"{name} was asked to stop; it saves a checkpoint first"
     if state.word == "paused":

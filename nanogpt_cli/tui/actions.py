@@ -11,6 +11,7 @@ from textual.widgets import ContentSwitcher
 
 from nanogpt_cli import shell
 from nanogpt_cli.run import events
+from nanogpt_cli.run.remote import status
 from nanogpt_cli.tui import export, generate, keys, palette
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.dialogs import Ask, Confirm, HelpScreen
@@ -228,9 +229,12 @@ class DashboardActions(App[DashboardExit]):
     def action_why(self) -> None:
         """Show the command that explains the chosen event, or the step under the crosshair."""
         step = self.page.step_in_question()
-        path = shell.path_word(self.desk.session.folder.path)
+        folder = self.desk.session.folder.path
+        there = status.read(folder)
+        path = there.path if there else shell.path_word(folder)
         asked = shell.command("why", path, *([step] if step else []))
-        self.notify(asked, title="to explain it, type", timeout=30, markup=False)
+        where = f" on {there.host}" if there else ""
+        self.notify(asked, title=f"to explain it, type{where}", timeout=30, markup=False)
 
     def action_theme(self) -> None:
         """Next theme."""

@@ -17,7 +17,7 @@ from textual.widgets import ContentSwitcher
 
 from nanogpt_cli import units
 from nanogpt_cli.printable import encodes, printable
-from nanogpt_cli.tui import header, keys
+from nanogpt_cli.tui import far, header, keys
 from nanogpt_cli.tui.actions import DashboardActions, DashboardExit
 from nanogpt_cli.tui.compare import ComparePage
 from nanogpt_cli.tui.desk import Desk
@@ -255,7 +255,7 @@ def run_dashboard(
     """
     ascii_only = ascii_only or not encodes("⣿─●", getattr(sys.__stderr__, "encoding", None))
     sessions = [
-        RunSession(path, child=child if index == 0 else None) for index, path in enumerate(folders)
+        far.session(path, child=child if index == 0 else None) for index, path in enumerate(folders)
     ]
     app = Dashboard(sessions, readonly=readonly, ascii_only=ascii_only, theme=theme, page=page)
     return app.run() or DashboardExit()
