@@ -35,6 +35,7 @@ EXTRAS: Mapping[str, Extra] = {
         ("gguf", "onnx", "onnxscript", "transformers", "onnxruntime", "xllamacpp"),
     ),
     "plot": Extra("pictures as .png and .pdf; .svg needs nothing", ("matplotlib",)),
+    "web": Extra("watch --serve: the dashboard in a browser", ("textual_serve",)),
     "tensorboard": Extra('log.sinks = ["tensorboard"]', ("tensorboard",)),
     "wandb": Extra('log.sinks = ["wandb"]', ("wandb",)),
     "trackio": Extra('log.sinks = ["trackio"]', ("trackio",)),

@@ -3,18 +3,48 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import programs
 import pytest
 
+# Runs what ssh would run elsewhere here, without a network: for what is not about connections.
+_NO_NETWORK = """#!/bin/sh
+echo $$ >>{connections}
+for command; do :; done
+cd {home} && HOME={home} exec sh -c "$command"
+"""
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 needs_sshd = pytest.mark.skipif(
     SSHD is None or shutil.which("ssh") is None, reason="OpenSSH's sshd and ssh are not installed"
 )
+
+
+def until(found: Callable[[], object]) -> None:
+    """Wait for something that another thread or process does."""
+    deadline = time.monotonic() + programs.LIMIT
+    while not found():
+        assert time.monotonic() < deadline, "it never came to it"
+        time.sleep(0.02)
+
+
+def pretended(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Make the program ``ssh`` run its command here; the home folder of the pretended host."""
+    home, program = folder / "far home", folder / "bin" / "ssh"
+    for place in (home, program.parent):
+        place.mkdir(parents=True)
+    words = {"home": shlex.quote(str(home)), "connections": folder / "connections"}
+    program.write_text(_NO_NETWORK.format(**words), encoding="utf-8")
+    program.chmod(0o755)
+    patch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    patch.setenv("NANOGPT_HOME", str(folder / "cache"))
+    return home
 
 
 class FarHost:

@@ -57,6 +57,16 @@ def watch(
     size: Annotated[
         str, typer.Option(metavar="WxH", help="Size of the frame for --once and --svg.")
     ] = "",
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show it in a browser on this machine, read-only.")
+    ] = False,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Of --serve; one that is free by default."),
+    ] = None,
+    control: Annotated[
+        bool, typer.Option("--control", help="Let the browser send commands to the trainer.")
+    ] = False,
 ) -> None:
     """Watch runs: loss, layers, samples, alarms. Quitting does not stop the training.
 
@@ -65,19 +75,31 @@ def watch(
       nanogpt watch small small-2          (compare)
       nanogpt watch small --svg small.svg
       nanogpt watch gpu1:runs/small        (through ssh)
+      nanogpt watch --serve                (in a browser)
     """
     page = _page(page, len(runs or []))
     _check_theme(theme)
     frame = once or svg is not None
-    opens = not (json or frame or plain) and _can_draw()
+    _check_serving(serve, port, control, {"--readonly": readonly, "--json": json, "--once": once,
+                                          "--svg": svg is not None, "--plain": plain})  # fmt: skip
+    why_not = "" if json or frame or plain or serve else _why_no_dashboard()
+    opens = not (json or frame or plain or why_not)
+    speaks = control if serve else opens and not readonly
     with watch_remote.folders(
-        runs or [], out, whole=not opens, live=not (json or frame), control=opens and not readonly
+        runs or [], out, whole=not opens, live=not (json or frame), control=speaks
     ) as folders:
+        if serve:
+            from nanogpt_cli.cli import watch_serve
+
+            ask = watch_serve.Ask(port or 0, control, ascii_only, theme, page)
+            watch_serve.serve(folders, ask)
         if opens:
             _dashboard(folders, readonly, ascii_only, theme, page)
             return
         from nanogpt_cli.tui import far
 
+        if why_not:
+            say(f"no dashboard: {why_not}; plain lines instead (--once prints one frame)")
         sessions = [far.session(folder, exact=json) for folder in folders]
         if json:
             _print_json(sessions)
@@ -95,14 +117,23 @@ def _next(session: RunSession) -> None:
     next_command(far or advice.after(session.folder, "" if state.live else ended))
 
 
-def _can_draw() -> bool:
-    """Whether a dashboard can be opened here; if not, plain lines come instead."""
+def _check_serving(serve: bool, port: int | None, control: bool, others: dict[str, bool]) -> None:
+    if not serve and (control or port is not None):
+        lonely = "--control" if control else "--port"
+        raise UserError(f"{lonely} belongs to --serve", "give both, or neither")
+    against = [name for name, given in others.items() if given]
+    if serve and against:
+        raise UserError(f"--serve does not go with {against[0]}", "leave one of them out")
+    if serve:
+        from nanogpt_cli.cli import watch_serve
+
+        watch_serve.check_installed()
+
+
+def _why_no_dashboard() -> str:
     from nanogpt_cli.tui import terminal
 
-    reason = terminal.why_not()
-    if reason:
-        say(f"no dashboard: {reason}; plain lines instead (--once prints one frame)")
-    return not reason
+    return terminal.why_not()
 
 
 def _page(page: str, runs: int) -> str:

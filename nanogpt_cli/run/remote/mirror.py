@@ -75,14 +75,12 @@ class Mirror:
     def connected(self) -> None:
         """A connection was made: compare what is there before anything is appended."""
         self._checked.clear()
-        self.tell(connected=True, since=time.time(), reason="")
+        self.tell(connected=True, since=time.time(), reason="", trouble=self._dropped())
 
     def cut(self, reason: str) -> None:
         """The connection has ended; waiting commands are dropped, for later they would surprise."""
         since = time.time() if self.status.connected else self.status.since
-        dropped = self.drop_commands()
-        lost = f"the command {dropped[-1]} was not sent" if dropped else self.status.trouble
-        self.tell(connected=False, since=since, reason=reason, alive=None, trouble=lost)
+        self.tell(connected=False, since=since, reason=reason, alive=None, trouble=self._dropped())
 
     def commands(self) -> list[Path]:
         """The command files that wait, oldest first."""
@@ -92,6 +90,11 @@ class Mirror:
             return []
         temporary = files.TEMPORARY_PREFIX
         return [self.folder.control / name for name in names if not name.startswith(temporary)]
+
+    def _dropped(self) -> str:
+        """What became of commands that waited for a connection, or of an earlier one."""
+        dropped = self.drop_commands()
+        return f"the command {dropped[-1]} was not sent" if dropped else self.status.trouble
 
     def drop_commands(self) -> list[str]:
         """Remove the command files that wait; the names of their commands."""

@@ -63,7 +63,7 @@ def no_folder(address: Address) -> UserError:
 def no_run(address: Address) -> UserError:
     """The folder is there, and no run is in it."""
     return UserError(
-        f"there is no run in {address.text}: it has neither recipe.toml nor events.jsonl",
+        f"{address.text!r} is no run: no recipe.toml and no events.jsonl lie there",
         "name the run folder: HOST:runs/NAME",
     )
 

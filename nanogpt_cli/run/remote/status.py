@@ -75,7 +75,7 @@ def read(folder: Path) -> Status | None:
     try:
         values = foreign_files.read_object(folder / _FILE)
         return _checked(values)
-    except (UserError, ValueError, TypeError):
+    except (UserError, ValueError, TypeError, AttributeError, LookupError):
         return None
 
 

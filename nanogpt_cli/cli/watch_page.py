@@ -1,0 +1,32 @@
+"""The process that draws the dashboard for one browser window; ``watch_serve.py`` starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+_GLANCE = 2.0  # seconds between two looks whether the server is still there
+
+
+def main() -> None:
+    """Open the dashboard as the only argument says: settings of ``run_dashboard`` as JSON."""
+    from nanogpt_cli.tui.app import run_dashboard
+
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    settings = json.loads(sys.argv[1])
+    run_dashboard([Path(folder) for folder in settings.pop("folders")], **settings)
+
+
+def _end_with(server: int) -> None:
+    """A server that was killed closes our input, which Textual takes for nothing."""
+    while os.getppid() == server:
+        time.sleep(_GLANCE)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
