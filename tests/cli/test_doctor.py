@@ -73,10 +73,10 @@ def test_extras_are_those_of_the_package_and_name_what_they_install() -> None:
     }
     assert set(extras.EXTRAS) == set(declared)
     for name, wanted in declared.items():
-        libraries = {re.split(r"[\[>=;<]", line)[0] for line in wanted}
-        if "nanogpt-cli" in libraries:
+        libraries = {re.split(r"[\[>=;<]", line)[0].replace("-", "_") for line in wanted}
+        if "nanogpt_cli" in libraries:
             libraries |= {m for part in ("gguf", "onnx") for m in extras.EXTRAS[part].modules}
-        assert set(extras.EXTRAS[name].modules) == libraries - {"nanogpt-cli"}
+        assert set(extras.EXTRAS[name].modules) == libraries - {"nanogpt_cli"}
 
 
 def test_an_extra_says_what_it_lacks() -> None:
