@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nanogpt_cli.caches import Entry
 
 group = typer.Typer(
-    help="List and clear fetched files, prepared data and copies of far runs.",
+    help="List and clear fetched files, prepared data, copies of far runs.",
     no_args_is_help=True,
 )
 

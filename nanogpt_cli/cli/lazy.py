@@ -45,7 +45,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "verify-resume": ("verify_resume", "Prove that stop and resume change nothing."),
         "bench": ("bench", "Measure speed against peers and slow twins."),
         "doctor": ("doctor", "What works on this machine, how fast, and what is missing."),
-        "cache": ("cache", "List and clear fetched files and prepared data."),
+        "cache": ("cache", "List and clear fetched files, prepared data, copies of far runs."),
         "docs": ("docs", "Read the manual: initialisation, recipes, benchmarks, and more."),
     },
 }

@@ -21,6 +21,7 @@ LONGEST_PAUSE = 60.0  # seconds between two attempts to connect; the first come 
 _GLANCE = 0.2  # seconds between two looks for commands to be passed on
 _COMMAND = re.compile(rf"\d{{20}}-[0-9a-f]{{6}}-({'|'.join(COMMANDS)})")
 _LONGEST_ARGUMENT = 1 << 16  # bytes of a command's argument; prompts are the longest
+_MOST_RUNS = 10_000  # in a list of those in a folder
 _ATTEMPTS = 3  # to copy a file that changes under our hands, before the others have their turn
 
 
@@ -257,7 +258,7 @@ class Follower:
         self._wire.ask(f"l {number}\n")
         found = []
         while (words := self._wire.line()) != ["l."]:
-            if len(words) < 3 or not words[1].isdigit():
+            if len(words) < 3 or not words[1].isdigit() or len(found) > _MOST_RUNS:
                 raise LostError("the far side does not answer as it should")
             found.append((int(words[1]), " ".join(words[2:])))
         return [name for _, name in sorted(found, reverse=True)]
