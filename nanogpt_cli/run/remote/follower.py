@@ -256,9 +256,9 @@ class Follower:
         """The names of the runs in a folder, newest first."""
         assert self._wire is not None
         self._wire.ask(f"l {number}\n")
-        found = []
+        found: list[tuple[int, str]] = []
         while (words := self._wire.line()) != ["l."]:
-            if len(words) < 3 or not words[1].isdigit() or len(found) > _MOST_RUNS:
+            if len(words) < 3 or not words[1].isdecimal() or len(found) > _MOST_RUNS:
                 raise LostError("the far side does not answer as it should")
             found.append((int(words[1]), " ".join(words[2:])))
         return [name for _, name in sorted(found, reverse=True)]
@@ -270,7 +270,7 @@ def _answer(
     """Whether a folder exists, the far time, process and lock (y, n, ?), and each of ``FILES``."""
     wire.ask(f"p {number} {process} {int(probe)}\n")
     words = wire.line()
-    if len(words) != 5 or words[0] != "p" or not words[2].isdigit():
+    if len(words) != 5 or words[0] != "p" or not words[2].isdecimal():
         raise LostError("the far side does not answer as it should")
     there = [about(wire.line()) for _ in far_side.FILES]
     return words[1] == "y", int(words[2]), words[3], words[4], there

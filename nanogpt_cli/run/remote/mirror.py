@@ -37,7 +37,7 @@ class About:
 
 def about(words: list[str]) -> About | str:
     """The far side's line about a file; the word that stands there instead of numbers."""
-    if len(words) == 3 and all(word.isdigit() for word in words):
+    if len(words) == 3 and all(word.isdecimal() for word in words):
         return About(*map(int, words))
     return words[0]
 
@@ -152,21 +152,19 @@ class Mirror:
         path = self.folder.path / name
         if name == far_side.RECIPE:
             files.write_bytes(path, data)
-            self._recipe = before
+            self._recipe = before if after == before else None
             return True
         here = self._end(name)
         if here is None:
-            self._known[name] = (before.inode, offset)
-            self._started, self._line = (None, b"") if name == far_side.LOG else (
-                self._started, self._line)  # fmt: skip
-            files.write_bytes(path, data)
-            new = data
-        else:
-            if not self._agrees(path, data[: here - offset]):
-                return self._forget(name)
+            if offset and name == far_side.LOG:  # its copy was cleared after these were asked for
+                return False
+            new = self._begin(name, before.inode, offset, data)
+        elif self._agrees(path, data[: here - offset]):
             new = data[here - offset :]
             with path.open("ab") as file:
                 file.write(new)
+        else:
+            return self._forget(name)
         self._checked.add(name)
         if name == far_side.LOG and new:
             self._news = time.monotonic()
@@ -179,6 +177,14 @@ class Mirror:
         self._known.pop(name, None)
         self._recipe = None if name == far_side.RECIPE else self._recipe
         (self.folder.path / name).unlink(missing_ok=True)
+
+    def _begin(self, name: str, inode: int, offset: int, data: bytes) -> bytes:
+        """Begin a copy as a new file, so that readers of an old one notice."""
+        files.write_bytes(self.folder.path / name, data)
+        self._known[name] = (inode, offset)
+        if name == far_side.LOG:
+            self._started, self._line = None, b""
+        return data
 
     def _forget(self, name: str) -> bool:
         self._known.pop(name, None)
