@@ -80,8 +80,10 @@ def watch(
     page = _page(page, len(runs or []))
     _check_theme(theme)
     frame = once or svg is not None
-    _check_serving(serve, port, control, {"--readonly": readonly, "--json": json, "--once": once,
-                                          "--svg": svg is not None, "--plain": plain})  # fmt: skip
+    if control and readonly:
+        raise UserError("--control does not go with --readonly", "leave one of them out")
+    others = {"--json": json, "--once": once, "--svg": svg is not None, "--plain": plain}
+    _check_serving(serve, port, control, others)
     why_not = "" if json or frame or plain or serve else _why_no_dashboard()
     opens = not (json or frame or plain or why_not)
     speaks = control if serve else opens and not readonly
@@ -93,21 +95,19 @@ def watch(
 
             ask = watch_serve.Ask(port or 0, control, ascii_only, theme, page)
             watch_serve.serve(folders, ask)
-        if opens:
+        elif opens:
             _dashboard(folders, readonly, ascii_only, theme, page)
-            return
-        from nanogpt_cli.tui import far
-
-        if why_not:
-            say(f"no dashboard: {why_not}; plain lines instead (--once prints one frame)")
-        sessions = [far.session(folder, exact=json) for folder in folders]
-        if json:
-            _print_json(sessions)
-        elif frame:
-            _print_frame(sessions, once, svg, _size(size), page, theme, ascii_only)
         else:
-            _follow(sessions)
-        _next(sessions[0])
+            if why_not:
+                say(f"no dashboard: {why_not}; plain lines instead (--once prints one frame)")
+            sessions = _sessions(folders, exact=json)
+            if json:
+                _print_json(sessions)
+            elif frame:
+                _print_frame(sessions, once, svg, _size(size), page, theme, ascii_only)
+            else:
+                _follow(sessions)
+            _next(sessions[0])
 
 
 def _next(session: RunSession) -> None:
@@ -115,6 +115,12 @@ def _next(session: RunSession) -> None:
     ended = session.view.ended.reason if session.view.ended else state.word
     far = watch_remote.advice(session.folder.path, over=not state.live)
     next_command(far or advice.after(session.folder, "" if state.live else ended))
+
+
+def _sessions(folders: list[Path], *, exact: bool) -> list[RunSession]:
+    from nanogpt_cli.tui import far
+
+    return [far.session(folder, exact=exact) for folder in folders]
 
 
 def _check_serving(serve: bool, port: int | None, control: bool, others: dict[str, bool]) -> None:

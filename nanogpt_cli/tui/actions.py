@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from textual.app import App
@@ -245,9 +246,11 @@ class DashboardActions(App[DashboardExit]):
         self.call_after_refresh(self.draw, True)
 
     def action_export(self) -> None:
-        """Save the focused pane."""
+        """Save the focused pane: in the run's exports, or here if only a copy of it is here."""
+        folder = self.desk.session.folder
+        target = Path.cwd() if status.is_copy(folder.path) else folder.exports
         try:
-            paths = export.export_pane(self, self.desk.session.folder.exports)
+            paths = export.export_pane(self, target)
         except OSError as error:
             self.notify(str(error), title="not saved", severity="error")
             return

@@ -140,7 +140,7 @@ async def test_with_control_a_window_speaks_to_the_trainer(
     ("words", "said"),
     [
         (["--serve", "--once"], "error: --serve does not go with --once"),
-        (["--serve", "--readonly"], "error: --serve does not go with --readonly"),
+        (["--serve", "--control", "--readonly"], "error: --control does not go with --readonly"),
         (["--control"], "error: --control belongs to --serve"),
         (["--port", "8000"], "error: --port belongs to --serve"),
         (["--serve", "--port", "70000"], "error: Invalid value for '--port'"),

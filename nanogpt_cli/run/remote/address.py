@@ -64,7 +64,7 @@ class Address:
 def parse(text: str) -> Address | None:
     """The address that a text is; ``None`` for a local name or path."""
     found = _ADDRESS.fullmatch(text)
-    if found is None or "\0" in text:
+    if found is None or "\0" in text or found["path"].startswith("//"):  # such as http://
         return None
     host = found["v6"] or found["host"]
     if os.name == "nt" and len(host) == 1:  # the letter of a drive

@@ -31,7 +31,7 @@ def test_an_address(text: str, destination: str, candidates: tuple[str, ...]) ->
 @pytest.mark.parametrize(
     "text",
     ["small", "runs/small", "runs/a:b", "./a:b", ":small", "-oProxyCommand=x:y", "a@-x:y",
-     "-l@host:y", "a b:c", "x\x1b[5m:y", "host:a\0b", "[gpu1]:x", "@host:x"],
+     "-l@host:y", "a b:c", "x\x1b[5m:y", "host:a\0b", "[gpu1]:x", "@host:x", "http://a/b"],
 )  # fmt: skip
 def test_no_address(text: str) -> None:
     assert address.parse(text) is None
