@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -85,7 +86,8 @@ class FarHost:
         """Kill the server with all its connections, as a crash would."""
         assert self.server is not None
         for process in [*_children(self.server.pid), self.server.pid]:
-            os.kill(process, 9)
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(process, 9)
         self.server.communicate(timeout=programs.LIMIT)
         self.server = None
 
