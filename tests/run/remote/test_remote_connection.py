@@ -84,7 +84,7 @@ def test_a_cut_connection_loses_no_byte_and_repeats_none(host: far_host.FarHost,
         assert commands.take_commands(RunFolder(run)) == []
         assert "stop was not sent" in known().trouble
         commands.send_command(RunFolder(copy), "pause")
-        far_host.until(lambda: any((run / "control").glob("*-pause")))
+        far_host.until(lambda: any((run / "control").glob("[0-9]*-pause")))
         assert commands.take_commands(RunFolder(run)) == [("pause", "")]
         writer.kill()
         writer.wait(programs.LIMIT)
