@@ -16,6 +16,7 @@ from nanogpt_cli.cli.console import coloured, draws, emit_json, next_command, sa
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.run.folder import find_run
+from nanogpt_cli.run.news import BELLS
 from nanogpt_cli.user_input import whole
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ def watch(
     ascii_only: Annotated[
         bool, typer.Option("--ascii", help="No braille: for poor fonts and screen readers.")
     ] = False,
+    bell: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="At the end, alarms, a crash: off, bell or osc9; else as the run's log.bell.",
+        ),
+    ] = "",
     theme: Annotated[str | None, typer.Option(help="textual-dark, textual-light, nord, …")] = None,
     size: Annotated[
         str, typer.Option(metavar="WxH", help="Size of the frame for --once and --svg.")
@@ -68,6 +76,8 @@ def watch(
     """
     sessions = _open(runs or [], out, exact=json)
     page = _page(page, len(sessions))
+    if bell and bell not in BELLS:
+        raise UserError(f"there is no bell {bell!r}", f"one of: {', '.join(BELLS)}")
     if json:
         _print_json(sessions)
         _next(sessions[0])
@@ -78,7 +88,7 @@ def watch(
         _follow(sessions)
         _next(sessions[0])
     else:
-        _dashboard(sessions, readonly, ascii_only, theme, page)
+        _dashboard(sessions, readonly, ascii_only, theme, page, bell)
 
 
 def _next(session: RunSession) -> None:
@@ -186,7 +196,12 @@ def _follow(sessions: list[RunSession]) -> None:
 
 
 def _dashboard(
-    sessions: list[RunSession], readonly: bool, ascii_only: bool, theme: str | None, page: str
+    sessions: list[RunSession],
+    readonly: bool,
+    ascii_only: bool,
+    theme: str | None,
+    page: str,
+    bell: str,
 ) -> None:
     from nanogpt_cli.tui import terminal
 
@@ -200,7 +215,7 @@ def _dashboard(
 
     left = run_dashboard(
         [session.folder.path for session in sessions],
-        readonly=readonly, ascii_only=ascii_only, theme=theme, page=page,
+        readonly=readonly, ascii_only=ascii_only, theme=theme, page=page, bell=bell,
     )  # fmt: skip
     sessions[0].poll(1 << 22, float("inf"))  # the dashboard has read the log in its own sessions
     say(parting(sessions[0], asked_to_stop=left.stop))
