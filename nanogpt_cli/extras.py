@@ -35,7 +35,7 @@ EXTRAS: Mapping[str, Extra] = {
         ("gguf", "onnx", "onnxscript", "transformers", "onnxruntime", "xllamacpp"),
     ),
     "plot": Extra("pictures as .png and .pdf; .svg needs nothing", ("matplotlib",)),
-    "tensorboard": Extra('log.sinks = ["tensorboard"]', ("tensorboard",)),
+    "tensorboard": Extra('log.sinks = ["tensorboard"], and watching event files', ("tensorboard",)),
     "wandb": Extra('log.sinks = ["wandb"]', ("wandb",)),
     "trackio": Extra('log.sinks = ["trackio"]', ("trackio",)),
 }

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nanogpt_cli import files
-from nanogpt_cli.cli import advice, options
+from nanogpt_cli.cli import advice, named_runs, options
 from nanogpt_cli.cli.console import coloured, draws, emit_json, next_command, say, write
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import RUNS
-from nanogpt_cli.run.folder import find_run
 from nanogpt_cli.run.news import BELLS
 from nanogpt_cli.user_input import whole
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from nanogpt_cli.tui.session import RunSession
 
 _DEFAULT_SIZE = (120, 40)
+_MOST_OPENED = 8  # runs of event files; as many as there are marks
 _PAUSE = 1.0  # seconds between two reads of the log without a dashboard
 
 
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 def watch(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Run names or folders; the newest run by default."),
+        typer.Argument(help="Run names or folders, TensorBoard's too; the newest run by default."),
     ] = None,
     out: options.RunsFolder = RUNS,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
@@ -73,35 +73,46 @@ def watch(
       nanogpt watch
       nanogpt watch small small-2          (compare)
       nanogpt watch small --svg small.svg
+      nanogpt watch lightning_logs         (event files of TensorBoard)
     """
-    sessions = _open(runs or [], out, exact=json)
+    opened = named_runs.find(runs or [], out)
+    sessions = _sessions(opened, exact=json)
+    readonly = readonly or bool(opened.converted)
     page = _page(page, len(sessions))
     if bell and bell not in BELLS:
         raise UserError(f"there is no bell {bell!r}", f"one of: {', '.join(BELLS)}")
     if json:
         _print_json(sessions)
-        _next(sessions[0])
+        _next(sessions[0], opened)
     elif once or svg is not None:
         _print_frame(sessions, once, svg, _size(size), page, theme, ascii_only)
-        _next(sessions[0])
+        _next(sessions[0], opened)
     elif plain:
+        opened.follow()
         _follow(sessions)
-        _next(sessions[0])
+        _next(sessions[0], opened)
     else:
-        _dashboard(sessions, readonly, ascii_only, theme, page, bell)
+        opened.follow()
+        _dashboard(sessions, opened, readonly, ascii_only, theme, page, bell)
 
 
-def _next(session: RunSession) -> None:
+def _next(session: RunSession, opened: named_runs.Found) -> None:
+    if command := named_runs.next_command(opened):
+        next_command(command)
+        return
     state = session.state()
     ended = session.view.ended.reason if session.view.ended else state.word
     next_command(advice.after(session.folder, "" if state.live else ended))
 
 
-def _open(names: list[str], root: Path, *, exact: bool) -> list[RunSession]:
+def _sessions(opened: named_runs.Found, *, exact: bool) -> list[RunSession]:
     from nanogpt_cli.tui.session import RunSession
 
-    found = [find_run(name, root) for name in names] or [find_run(None, root)]
-    return [RunSession(run.path, exact=exact) for run in found]
+    runs = opened.runs
+    if opened.converted and not exact and len(runs) > _MOST_OPENED:
+        say(f"{len(runs)} runs; the newest {_MOST_OPENED} are open, Compare lists the others")
+        runs = runs[:_MOST_OPENED]
+    return [RunSession(run.path, exact=exact) for run in runs]
 
 
 def _page(page: str, runs: int) -> str:
@@ -197,6 +208,7 @@ def _follow(sessions: list[RunSession]) -> None:
 
 def _dashboard(
     sessions: list[RunSession],
+    opened: named_runs.Found,
     readonly: bool,
     ascii_only: bool,
     theme: str | None,
@@ -218,8 +230,9 @@ def _dashboard(
         readonly=readonly, ascii_only=ascii_only, theme=theme, page=page, bell=bell,
     )  # fmt: skip
     sessions[0].poll(1 << 22, float("inf"))  # the dashboard has read the log in its own sessions
-    say(parting(sessions[0], asked_to_stop=left.stop))
-    _next(sessions[0])
+    if not opened.converted:
+        say(parting(sessions[0], asked_to_stop=left.stop))
+    _next(sessions[0], opened)
 
 
 def parting(session: RunSession, *, asked_to_stop: bool) -> str:
