@@ -19,6 +19,7 @@ _VERSION = 1  # of the conversion; another one converts anew
 _STAMP = "source.json"
 PAUSE_S = 1.0  # seconds between two looks at the files
 _MOST_LAYERS = 1000
+_BLOCK = 1000  # steps that stand together, which readers take in one piece; then their scalars
 _UNFIT = re.compile(r'[<>:"/\\|?*\x00-\x1f]+')
 
 
@@ -191,13 +192,21 @@ class _Log:
         for tag, series in source.series.items():
             for n in range(self._sent.get(tag, 0), len(series)):
                 rows.setdefault(series.steps[n], {})[tag] = series.times[n], series.values[n]
-        steps = sorted(rows)
-        for step in steps if whole else steps[:-1]:
+        steps = sorted(rows) if whole else sorted(rows)[:-1]
+        later: list[events.Scalars] = []
+        for number, step in enumerate(steps, 1):
             row = rows.pop(step)
             for tag in row:
                 self._sent[tag] = self._sent.get(tag, 0) + 1
-            yield from self._of_step(step, row)
+            for event in self._of_step(step, row):
+                if isinstance(event, events.Scalars):
+                    later.append(event)
+                else:
+                    yield event
             self._last_step = step
+            if number % _BLOCK == 0 or number == len(steps):
+                yield from later
+                later = []
 
     def _of_step(self, step: int, row: dict[str, tuple[float, float]]) -> Iterator[events.Event]:
         known = {m: row[tag][1] for m, tag in self._metrics.items() if tag in row}

@@ -35,6 +35,9 @@ def find(root: Path) -> dict[str, list[Path]]:
         if seen > _MOST_FOLDERS:
             break
         below.sort()
+        if "events.jsonl" in names and seen:  # a run of ours; its own sink repeats it
+            below.clear()
+            continue
         if files := [Path(folder) / name for name in sorted(names) if _MARK in name]:
             found[Path(folder).relative_to(root).as_posix()] = files
     return found

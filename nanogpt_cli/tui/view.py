@@ -90,7 +90,8 @@ class RunView:
             self.bad_lines += 1
             return
         event = event if self.exact else harmless(event)
-        self.steps.tick(event.time)
+        if not isinstance(event, events.Scalars):  # they may stand after later steps
+            self.steps.tick(event.time)
         self.last_time = max(self.last_time, event.time)
         handler = getattr(self, f"_on_{event.type}", None)
         if handler is not None:
@@ -177,8 +178,10 @@ class RunView:
     def scalar_axis(self, tag: str, axis: str) -> Floats:
         """The x values of a tag; without steps of ours, time is that since its beginning."""
         steps = self.scalars.steps(tag)
-        if axis == "step" or len(self.steps):
-            return np.array([self.steps.at(axis, step) for step in steps])
+        if axis == "step":
+            return steps
+        if len(self.steps):
+            return np.interp(steps, self.steps["step"], self.steps[axis])
         return self.scalars.times(tag) if axis == "time" else np.full(len(steps), math.nan)
 
     def _on_sample(self, event: events.Sample) -> None:

@@ -112,7 +112,9 @@ def test_a_learning_rate_logged_at_other_steps_is_not_lost(tmp_path: Path) -> No
 
 
 def test_runs_are_folders_as_in_tensorboard(tmp_path: Path) -> None:
-    for name in ("a/train", "a-train", ".", "b"):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "events.jsonl").touch()
+    for name in ("a/train", "a-train", ".", "b", "ours/tensorboard"):
         write(tmp_path / name, [(1, {"loss": 1.0})])
     (tmp_path / "b" / "notes.txt").write_text("x")
     found = opened(tmp_path)[0].runs
