@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from nanogpt_cli import files, foreign_files, places
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import printable
 from nanogpt_cli.run import event_files, events, tags
 from nanogpt_cli.run.folder import RunFolder, list_runs
 from nanogpt_cli.run.log import EventWriter
@@ -43,8 +46,8 @@ class Converted:
     def __init__(self, root: Path, report: Callable[[str], None]) -> None:
         event_files.check_reader(root)
         self.root, self._report = root, report
-        real = str(root.resolve())
-        self.cache = places.cache_home() / "tensorboard" / files.sha256_bytes(real.encode())[:12]
+        real = os.fsencode(root.resolve())
+        self.cache = places.cache_home() / "tensorboard" / files.sha256_bytes(real)[:12]
         self._runs: dict[str, _Run] = {}
         self._held = contextlib.ExitStack()  # freed with this object, or by the system
         self._ours = self._lock()
@@ -151,11 +154,12 @@ class _Log:
         self._sent: dict[str, int] = {}
         self._last_step, self._last_time, self._last_loss_step = -1, math.nan, 0
         self._tokens, self._best = 0, math.inf
-        first = min((s.times[0] for s in source.series.values() if len(s)), default=0.0)
-        begin = events.RunStarted(time=first, name=folder.name)
-        texts = [f"from event files of TensorBoard in {place}", *self._told()]
-        notes = [events.Note(time=first, message=text) for text in texts]
-        notes += [events.Note(time=first, message=text, level="warning") for text in problems]
+        first = min((s.times[0] for s in source.series.values() if len(s)), default=time.time())
+        begin = events.RunStarted(time=first, name=printable(folder.name, keep=""))
+        texts = [(f"from event files of TensorBoard in {place}", "info")]
+        texts += [(text, "info") for text in self._told()]
+        texts += [(text, "warning") for text in problems]
+        notes = [events.Note(time=first, message=printable(t), level=level) for t, level in texts]
         lines = (events.encode(e) + "\n" for e in (begin, *notes, *self._new(source, whole=True)))
         files.write_text(folder.events, "".join(lines))
 
@@ -214,16 +218,16 @@ class _Log:
             yield self._step(step, row[self._metrics["loss"]][0], known)
         layers: dict[str, list[float]] = {}
         others = {}
-        for tag, (time, value) in row.items():
+        for tag, (at, value) in row.items():
             place = tags.layer(tag)
             if place and place[1] < _MOST_LAYERS:
                 stat = layers.setdefault(place[0], [])
                 stat += [math.nan] * (place[1] + 1 - len(stat))
                 stat[place[1]] = value
-                measured = time
+                measured = at
             elif tag in self._alone:
                 others[tag] = value
-                told = time
+                told = at
         if layers:
             yield events.Layers(time=measured, step=step, stats=layers)
         if others:
@@ -231,24 +235,24 @@ class _Log:
         if "val_loss" in known:
             yield self._eval(step, row[self._metrics["val_loss"]][0], known)
 
-    def _step(self, step: int, time: float, known: dict[str, float]) -> events.Step:
+    def _step(self, step: int, at: float, known: dict[str, float]) -> events.Step:
         tokens = known.get("tokens", math.nan)
-        self._tokens = int(tokens) if math.isfinite(tokens) else self._tokens
-        before, self._last_time = self._last_time, time
-        seconds = (time - before) / max(1, step - self._last_loss_step) if before < time else 0.0
+        self._tokens = int(tokens) if 0 <= tokens < 2**53 else self._tokens
+        before, self._last_time = self._last_time, at
+        seconds = (at - before) / max(1, step - self._last_loss_step) if before < at else 0.0
         self._last_loss_step = step
         return events.Step(
-            time=time, step=step, loss=known["loss"], lr=known.get("lr"),
+            time=at, step=step, loss=known["loss"], lr=known.get("lr"),
             grad_norm=known.get("grad_norm"), tokens=self._tokens,
             tokens_per_s=known.get("tokens_per_s"), step_s=seconds,
         )  # fmt: skip
 
-    def _eval(self, step: int, time: float, known: dict[str, float]) -> events.Eval:
+    def _eval(self, step: int, at: float, known: dict[str, float]) -> events.Eval:
         loss = known["val_loss"]
         best = loss < self._best
         self._best = min(self._best, loss) if math.isfinite(loss) else self._best
         return events.Eval(
-            time=time, step=step, val_loss=loss, bits_per_byte=known.get("bits_per_byte"), best=best
+            time=at, step=step, val_loss=loss, bits_per_byte=known.get("bits_per_byte"), best=best
         )
 
 

@@ -173,6 +173,8 @@ class _File:
                 yield event
         except UserError as error:
             self._failure = error.message
+        except UnicodeEncodeError:
+            self._failure = f"{self.path}: TensorBoard's reader takes names in UTF-8 alone"
         except Exception as error:  # a library may raise anything
             self._failure = f"{self.path}: {type(error).__name__}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -211,8 +212,6 @@ def test_of_a_broken_file_the_rest_is_shown_and_the_break_said(damage: str, tmp_
     else:
         other = path.with_name("events.out.tfevents.other")
         if damage == "pipe":
-            import os
-
             os.mkfifo(other)
         else:
             other.write_bytes(b"not an event file at all" * (damage == "garbage"))
@@ -237,6 +236,18 @@ def test_steps_and_times_beyond_reason_are_left_out(tmp_path: Path) -> None:
     assert view.steps["step"].tolist() == [4]
     assert view.scalars.tags() == ["x\\x1b[31m"]
     assert said[0].endswith("records that make no sense: 3")
+
+
+def test_a_name_that_the_reader_cannot_take_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"na\xffme\x1b[31m")
+    path = write(tmp_path / "log", [(1, {"loss": 1.0})])
+    folder.mkdir()
+    path.rename(folder / path.name)
+    found, said = opened(folder)
+    assert said[0].endswith("takes names in UTF-8 alone")
+    session = RunSession(found.runs[0].path)
+    session.poll()
+    assert session.problems() == "", "what the log says of it can be read"
 
 
 def test_a_missing_reader_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
