@@ -174,6 +174,7 @@ class RunView:
 
     def _on_scalars(self, event: events.Scalars) -> None:
         self.scalars.append(event.step, event.time, event.values)
+        self.doing = ""
 
     def scalar_axis(self, tag: str, axis: str) -> Floats:
         """The x values of a tag; without steps of ours, time is that since its beginning."""

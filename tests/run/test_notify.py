@@ -120,6 +120,9 @@ def test_what_is_no_address_is_refused_without_showing_it(
     assert "log.notify: " in str(raised.value)
     assert problem in str(raised.value)
     assert "s3cret" not in str(raised.value)
+    with pytest.raises(UserError) as raised:
+        recipe_files.from_values({"log": {"notify": [address]}})
+    assert "log.notify = …: input should be a valid string" in str(raised.value)
     monkeypatch.setenv("NANOGPT_NOTIFY", address)
     with pytest.raises(UserError, match="NANOGPT_NOTIFY in the environment: ") as raised:
         addresses.address("")
