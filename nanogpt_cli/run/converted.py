@@ -50,6 +50,7 @@ class Converted:
         self.cache = places.cache_home() / "tensorboard" / files.sha256_bytes(real)[:12]
         self._runs: dict[str, _Run] = {}
         self._held = contextlib.ExitStack()  # freed with this object, or by the system
+        self._over = threading.Event()
         self._ours = self._lock()
 
     def _lock(self) -> bool:
@@ -89,12 +90,16 @@ class Converted:
                 self._runs[name].update(paths)
 
     def follow(self) -> None:
-        """Update in a background thread until the program ends."""
+        """Update in a background thread until the program ends, or ``close`` is called."""
         threading.Thread(target=self._follow, name="event files", daemon=True).start()
 
+    def close(self) -> None:
+        """Follow no longer, and let another program convert."""
+        self._over.set()
+        self._held.close()
+
     def _follow(self) -> None:
-        pause = threading.Event()
-        while not pause.wait(PAUSE_S):
+        while not self._over.wait(PAUSE_S):
             with contextlib.suppress(UserError):  # a disk that was full may have room again
                 self.update()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +13,7 @@ from event_logs import START, Writer, write
 
 from nanogpt_cli import extras
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.run import event_files, events, sinks, tags
+from nanogpt_cli.run import converted, event_files, events, sinks, tags
 from nanogpt_cli.run.converted import Converted
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
@@ -174,6 +175,24 @@ def test_growth_is_followed_without_losing_or_repeating(tmp_path: Path) -> None:
     assert view.scalars.values("a").tolist() == [float(s) for s in range(9)]
     assert view.best_val_loss == 2.5
     assert view.steps.out_of_order == 0
+
+
+def test_following_survives_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converted, "PAUSE_S", 0.001)
+    write(tmp_path / "log", [(1, {"loss": 1.0})])
+    calls, again = [], threading.Event()
+
+    def update(self: Converted) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise UserError("the disk is full")
+        again.set()
+
+    found = Converted(tmp_path, print)
+    monkeypatch.setattr(Converted, "update", update)
+    found.follow()
+    assert again.wait(60)
+    found.close()
 
 
 def test_what_has_not_changed_is_not_read_again(
