@@ -36,7 +36,7 @@ EXTRAS: Mapping[str, Extra] = {
     ),
     "plot": Extra("pictures as .png and .pdf; .svg needs nothing", ("matplotlib",)),
     "web": Extra("watch --serve: the dashboard in a browser", ("textual_serve",)),
-    "tensorboard": Extra('log.sinks = ["tensorboard"]', ("tensorboard",)),
+    "tensorboard": Extra('log.sinks = ["tensorboard"], and watching event files', ("tensorboard",)),
     "wandb": Extra('log.sinks = ["wandb"]', ("wandb",)),
     "trackio": Extra('log.sinks = ["trackio"]', ("trackio",)),
 }

@@ -34,7 +34,8 @@ for name in ("SIGHUP", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
 
 # What a person's shell says about their terminal is not what a test expects of a page.
 for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH", "NO_COLOR", "FORCE_COLOR", "PY_COLORS",
-             "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "NANOGPT_DEBUG"):  # fmt: skip
+             "CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "NANOGPT_DEBUG",
+             "NANOGPT_NOTIFY"):  # fmt: skip
     os.environ.pop(name, None)
 
 # A busy machine is not a slow program. Examples are new ones each time, except where a check must

@@ -12,6 +12,7 @@ from nanogpt_cli import shell
 from nanogpt_cli.cli import console
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
+from nanogpt_cli.run import addresses
 from nanogpt_cli.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -168,6 +169,7 @@ def begun(asked: Request) -> Job:
     for note in loaded.notes:
         console.say(note)
     check(loaded)
+    addresses.keep(loaded.recipe.log.notify)
     check_processes(loaded.recipe, asked)
     recipe = loaded.recipe.for_processes(asked.processes)
     start = load_start(asked.source, asked.out, asked.new_tokens) if asked.source else None
@@ -289,6 +291,7 @@ def resumed(asked: Request) -> Job:
     loaded = recipe_files.load(run.recipe, asked.sets)
     for note in loaded.notes:
         console.say(note)
+    addresses.keep(loaded.recipe.log.notify)
     check_processes(loaded.recipe, replace(asked, name=str(run.path)))
     planned = loaded.recipe.train.max_steps
     if not asked.before and max(retention.list_steps(run), default=0) >= planned:

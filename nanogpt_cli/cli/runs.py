@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_cli import shell, units
-from nanogpt_cli.cli import console, options, runs_plot
+from nanogpt_cli.cli import console, named_runs, options, runs_plot
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.run import sinks
@@ -95,13 +95,15 @@ def csv_(
     out: options.RunsFolder = RUNS,
 ) -> None:
     """Write the steps and evaluations of a run to stdout as comma-separated values."""
-    found = find_run(run or None, out)
-    reader = EventReader(found.events)
+    chosen = named_runs.find([run] if run else [], out)
+    if len(chosen.runs) > 1:
+        raise UserError(f"{run} holds {len(chosen.runs)} runs", "name the folder of one of them")
+    reader = EventReader(chosen.runs[0].events)
     events = reader.read_all()
     if reader.problem:
         raise UserError(reader.problem)
     sinks.write_csv(iter(events), sys.stdout)
-    console.next_command(shell.command("watch", found.path))
+    console.next_command(shell.command("watch", run if chosen.converted else chosen.runs[0].path))
 
 
 def _steps(row: dict[str, Any]) -> str:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nanogpt_cli import files, shell
-from nanogpt_cli.cli import console, options, pictures
+from nanogpt_cli.cli import console, named_runs, options, pictures
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
-from nanogpt_cli.run.folder import find_run
 
 if TYPE_CHECKING:
     from nanogpt_cli.run.folder import RunFolder
@@ -23,14 +22,15 @@ if TYPE_CHECKING:
 
 def plot(
     runs: Annotated[
-        list[str] | None, typer.Argument(help="Run names or folders; the newest by default.")
+        list[str] | None,
+        typer.Argument(help="Run names or folders, TensorBoard's too; the newest by default."),
     ] = None,
     metric: Annotated[
         str,
         typer.Option(
             metavar="NAME",
             help="val_loss, bits_per_byte, loss, lr, grad_norm, tokens_per_s, step_s; of layers: "
-            "resid_rms, … over depth, resid_rms/3 over time.",
+            "resid_rms, … over depth, resid_rms/3 over time; a tag of event files.",
         ),
     ] = "val_loss",
     x: Annotated[str, typer.Option(help="step, tokens, time")] = "step",
@@ -79,8 +79,10 @@ def plot(
     for path in filter(None, (svg, png)):
         pictures.check(path)
     wanted = curves.Wanted(metric, x, smooth, band, at, log_x, log_y, title)
-    sessions = [_read(run) for run in _chosen(runs or [], out)]
+    chosen = named_runs.find(runs or [], out)
+    sessions = [_read(run) for run in chosen.runs]
     views = [session.view for session in sessions]
+    wanted = curves.resolved(views, wanted)
     found = curves.curves(views, wanted)
     drawn = {name for curve in found for name in curve.runs}
     for view in views:
@@ -96,13 +98,8 @@ def plot(
     if as_json:
         console.emit_json({"metric": metric, "x": x, "smoothing": wanted.beta, "band": band,
                            "curves": [_as_json(curve) for curve in found]})  # fmt: skip
-    console.next_command(shell.command("watch", *(session.folder.path for session in sessions)))
-
-
-def _chosen(names: list[str], out: Path) -> list[RunFolder]:
-    """The runs named, each once."""
-    found = [find_run(name, out) for name in names] or [find_run(None, out)]
-    return list({run.path.resolve(): run for run in found}.values())
+    paths = [source.root for source in chosen.converted] or [s.folder.path for s in sessions]
+    console.next_command(shell.command("watch", *paths))
 
 
 def _read(run: RunFolder) -> RunSession:

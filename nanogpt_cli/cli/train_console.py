@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from nanogpt_cli.cli import console
-from nanogpt_cli.run import events, explained
+from nanogpt_cli.run import events, explained, news
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -25,16 +25,20 @@ class TrainConsole:
         self._smooth = math.nan
         self._val = math.nan
         self._speed = math.nan
-        self._max_steps = 0
+        self._max_steps = self._made = 0
         self._last_line = 0.0
         self._diverging = False
         self._explained: set[str] = set()
+        self._bell = "off"
+        self._news = news.News("")
 
     def __enter__(self) -> TrainConsole:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._close()
+        if isinstance(error, Exception):
+            self._ring(events.RunEnded(step=self._made, reason="error", message=str(error)))
 
     def _close(self) -> None:
         if self._progress is not None:
@@ -75,6 +79,13 @@ class TrainConsole:
                 self._line(event.message, dim=True)
             case _:
                 pass
+        self._ring(event)
+
+    def _ring(self, event: events.Event) -> None:
+        """Tell a terminal the news as the recipe asks; files and pipes get nothing."""
+        if self.live and self._bell != "off" and (text := self._news(event)):
+            # Not sys.stderr, which a live line has put itself in front of.
+            console.write(cast(TextIO, console.stderr().file), news.sequence(self._bell, text))
 
     def _offer(self, kind: str) -> None:
         """Name the page about an alarm, once for each kind."""
@@ -88,6 +99,7 @@ class TrainConsole:
 
     def _start(self, event: events.RunStarted) -> None:
         self._max_steps = event.max_steps
+        self._bell, self._news = news.bell_of(event.recipe), news.News(event.name)
         for note in event.notes:
             self._line(note, dim=True)
         self._line(
@@ -116,6 +128,7 @@ class TrainConsole:
         self._progress.start()
 
     def _step(self, event: events.Step) -> None:
+        self._made = event.step
         if math.isfinite(event.loss):
             known = math.isfinite(self._smooth)
             self._smooth = 0.9 * self._smooth + 0.1 * event.loss if known else event.loss

@@ -5,23 +5,42 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nanogpt_cli import files
-from nanogpt_cli.cli import advice, options, watch_remote
+from nanogpt_cli.cli import advice, named_runs, options, watch_remote
 from nanogpt_cli.cli.console import coloured, draws, emit_json, next_command, say, write
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import RUNS
+from nanogpt_cli.run.news import BELLS
 from nanogpt_cli.user_input import whole
 
 if TYPE_CHECKING:
     from nanogpt_cli.tui.session import RunSession
 
 _DEFAULT_SIZE = (120, 40)
+_MOST_OPENED = 8  # runs of event files; as many as there are marks
 _PAUSE = 1.0  # seconds between two reads of the log without a dashboard
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the dashboard looks, and what it may do.
+
+    Attributes:
+        readonly: it sends nothing to a trainer.
+        ascii_only, theme, page, bell: as the options of these names.
+    """
+
+    readonly: bool
+    ascii_only: bool
+    theme: str | None
+    page: str
+    bell: str
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +51,7 @@ def register(app: typer.Typer) -> None:
 def watch(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Names, folders or HOST:PATH; the newest run by default."),
+        typer.Argument(help="Names, folders (also TensorBoard's) or HOST:PATH; else the newest."),
     ] = None,
     out: options.RunsFolder = RUNS,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
@@ -53,6 +72,13 @@ def watch(
     ascii_only: Annotated[
         bool, typer.Option("--ascii", help="No braille: for poor fonts and screen readers.")
     ] = False,
+    bell: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="At the end, alarms, a crash: off, bell or osc9; else as the run's log.bell.",
+        ),
+    ] = "",
     theme: Annotated[str | None, typer.Option(help="textual-dark, textual-light, nord, …")] = None,
     size: Annotated[
         str, typer.Option(metavar="WxH", help="Size of the frame for --once and --svg.")
@@ -76,27 +102,36 @@ def watch(
       nanogpt watch small --svg small.svg
       nanogpt watch gpu1:runs/small        (through ssh)
       nanogpt watch --serve                (in a browser)
+      nanogpt watch lightning_logs         (event files of TensorBoard)
     """
-    page = _page(page, len(runs or []))
+    names = runs or []
     _check_theme(theme)
+    if bell and bell not in BELLS:
+        raise UserError(f"there is no bell {bell!r}", f"one of: {', '.join(BELLS)}")
     frame = once or svg is not None
     if control and readonly:
         raise UserError("--control does not go with --readonly", "leave one of them out")
     others = {"--json": json, "--once": once, "--svg": svg is not None, "--plain": plain}
     _check_serving(serve, port, control, others)
     why_not = "" if json or frame or plain or serve else _why_no_dashboard()
-    opens = not (json or frame or plain or why_not)
+    opens, live = not (json or frame or plain or why_not), not (json or frame)
     speaks = control if serve else opens and not readonly
-    with watch_remote.folders(
-        runs or [], out, whole=not opens, live=not (json or frame), control=speaks
-    ) as folders:
+    with watch_remote.copies(names, out, whole=not opens, live=live, control=speaks) as far:
+        opened = named_runs.find(names, out, copies=far)
+        look = Look(readonly or bool(opened.converted), ascii_only, theme, "", bell)
+        folders = _folders(opened, every=json)
+        look = replace(look, page=_page(page, len(folders)))
+        if live:
+            opened.follow()
         if serve:
             from nanogpt_cli.cli import watch_serve
 
-            ask = watch_serve.Ask(port or 0, control, ascii_only, theme, page)
+            ask = watch_serve.Ask(
+                port or 0, control and not opened.converted, ascii_only, theme, look.page
+            )
             watch_serve.serve(folders, ask)
         elif opens:
-            _dashboard(folders, readonly, ascii_only, theme, page)
+            _dashboard(folders, opened, look)
         else:
             if why_not:
                 say(f"no dashboard: {why_not}; plain lines instead (--once prints one frame)")
@@ -104,17 +139,29 @@ def watch(
             if json:
                 _print_json(sessions)
             elif frame:
-                _print_frame(sessions, once, svg, _size(size), page, theme, ascii_only)
+                _print_frame(sessions, once, svg, _size(size), look)
             else:
                 _follow(sessions)
-            _next(sessions[0])
+            _next(sessions[0], opened)
 
 
-def _next(session: RunSession) -> None:
+def _next(session: RunSession, opened: named_runs.Found) -> None:
+    if command := named_runs.next_command(opened):
+        next_command(command)
+        return
     state = session.state()
     ended = session.view.ended.reason if session.view.ended else state.word
     far = watch_remote.advice(session.folder.path, over=not state.live)
     next_command(far or advice.after(session.folder, "" if state.live else ended))
+
+
+def _folders(opened: named_runs.Found, *, every: bool) -> list[Path]:
+    """Folders of the runs to open: of many in event files the newest ones."""
+    found = [run.path for run in opened.runs]
+    if opened.converted and not every and len(found) > _MOST_OPENED:
+        say(f"{len(found)} runs; the newest {_MOST_OPENED} are open, Compare lists the others")
+        found = found[:_MOST_OPENED]
+    return found
 
 
 def _sessions(folders: list[Path], *, exact: bool) -> list[RunSession]:
@@ -188,9 +235,7 @@ def _print_frame(
     once: bool,
     svg: Path | None,
     size: tuple[int, int] | None,
-    page: str,
-    theme: str | None,
-    ascii_only: bool,
+    look: Look,
 ) -> None:
     from nanogpt_cli.tui import still
 
@@ -201,15 +246,18 @@ def _print_frame(
     still.load(sessions)
     size = size or _DEFAULT_SIZE
     if svg is not None:
-        frame = still.still(sessions, size, page=page, theme=theme, ascii_only=ascii_only)
+        frame = still.still(
+            sessions, size, page=look.page, theme=look.theme, ascii_only=look.ascii_only
+        )
         with files.readable_os_errors("write the picture", svg):
             files.write_text(svg, frame.svg)
         say(f"wrote {svg}")
     if once:
-        ascii_only, colours = ascii_only or not draws(sys.stdout), coloured(sys.stdout)
+        ascii_only, colours = look.ascii_only or not draws(sys.stdout), coloured(sys.stdout)
         frame = still.still(
-            sessions, size, page=page, theme=theme, ascii_only=ascii_only, ramp=not colours
-        )
+            sessions, size, page=look.page, theme=look.theme, ascii_only=ascii_only,
+            ramp=not colours,
+        )  # fmt: skip
         write(sys.stdout, frame.ansi if colours else frame.text)
 
 
@@ -234,17 +282,19 @@ def _follow(sessions: list[RunSession]) -> None:
         time.sleep(_PAUSE)
 
 
-def _dashboard(
-    folders: list[Path], readonly: bool, ascii_only: bool, theme: str | None, page: str
-) -> None:
+def _dashboard(folders: list[Path], opened: named_runs.Found, look: Look) -> None:
     from nanogpt_cli.tui import far
     from nanogpt_cli.tui.app import run_dashboard
 
-    left = run_dashboard(folders, readonly=readonly, ascii_only=ascii_only, theme=theme, page=page)
+    left = run_dashboard(
+        folders, readonly=look.readonly, ascii_only=look.ascii_only, theme=look.theme,
+        page=look.page, bell=look.bell,
+    )  # fmt: skip
     session = far.session(folders[0])
     session.poll(1 << 22, float("inf"))  # the dashboard has read the log in its own sessions
-    say(parting(session, asked_to_stop=left.stop))
-    _next(session)
+    if not opened.converted:
+        say(parting(session, asked_to_stop=left.stop))
+    _next(session, opened)
 
 
 def parting(session: RunSession, *, asked_to_stop: bool) -> str:

@@ -13,7 +13,6 @@ import typer
 
 from nanogpt_cli import foreign_files, shell
 from nanogpt_cli.cli import console
-from nanogpt_cli.run.folder import find_run
 
 if TYPE_CHECKING:
     from nanogpt_cli.run.remote.address import Address
@@ -21,15 +20,15 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def folders(
+def copies(
     names: Sequence[str], root: Path, *, whole: bool, live: bool, control: bool
-) -> Iterator[list[Path]]:
-    """Folders of the named runs: their own, or copies of those that are named ``HOST:PATH``.
+) -> Iterator[dict[str, Path]]:
+    """Copies of the runs that are named ``HOST:PATH``, by that name.
 
     Args:
-        names: of runs; the newest one if there are none.
+        names: of runs, those of this machine among them.
         root: the folder of local runs.
-        whole: whether to copy all there is of runs on other machines before going on.
+        whole: whether to copy all there is of them before going on.
         live: whether to follow them until the block ends.
         control: whether to pass on commands for their trainers.
 
@@ -37,10 +36,9 @@ def folders(
         UserError: there is no such run, or its host cannot be reached.
     """
     far = {name: address for name in names if (address := _address(name, root))}
-    found = {name: find_run(name, root).path for name in names if name not in far}
+    found: dict[str, Path] = {}
     with contextlib.ExitStack() as following:
-        hosts = {address.destination for address in far.values()}
-        for host in sorted(hosts):
+        for host in sorted({address.destination for address in far.values()}):
             there = {n: a for n, a in far.items() if a.destination == host}
             follower = _connected(list(there.values()), following, control=control)
             found |= dict(zip(there, follower.folders, strict=True))
@@ -48,7 +46,7 @@ def folders(
                 follower.sync()
             if live:
                 follower.start()
-        yield [found[name] for name in names] or [find_run(None, root).path]
+        yield found
 
 
 def place(folder: Path) -> str:

@@ -23,6 +23,8 @@ _FOREIGN_NAMES = {
     "dataset": "data.name", "optimizer": "optim.name",
 }  # fmt: skip
 
+_SECRET = "log.notify"  # the key whose value is never shown
+
 
 def keys() -> dict[str, list[str]]:
     """Section name -> its keys."""
@@ -93,7 +95,8 @@ def describe(item: Any, origins: Mapping[str, str], source: str) -> list[str]:
         text = f"{key} = {_shown(value)}: it must be a table, [{key}] with its keys below"
         return [_place(key, origins, source) + text]
     expected = item["msg"][0].lower() + item["msg"][1:]
-    return [f"{_place(key, origins, source)}{key} = {_shown(value)}: {expected}"]
+    shown = "…" if key == _SECRET else _shown(value)
+    return [f"{_place(key, origins, source)}{key} = {shown}: {expected}"]
 
 
 def _blamed_key(sentence: str, section: str, origins: Mapping[str, str]) -> str:

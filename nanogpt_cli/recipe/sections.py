@@ -8,9 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.run.addresses import check_address, hidden
 
 # Larger than any useful value, but small enough that no arithmetic overflows or takes for ever.
 _MANY = 2**40
@@ -268,10 +276,21 @@ class Sample(Section):
 
 
 class Log(Section):
-    """Where events go besides events.jsonl."""
+    """Where events go besides events.jsonl, and who is told of the important ones."""
 
     sinks: list[Literal["csv", "tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list, description="Further sinks; all but csv need the extra of that name."
+    )
+    bell: Literal["off", "bell", "osc9"] = Field(
+        "off",
+        description="What the terminal is sent at the end, alarms and incidents: BEL, or OSC 9, a "
+        "desktop notification.",
+    )
+    notify: Annotated[str, AfterValidator(check_address), PlainSerializer(hidden, str)] = Field(
+        "",
+        repr=False,
+        description="URL that gets the same as JSON, for ntfy and Slack; recorded without its "
+        "path. Better in the environment, NANOGPT_NOTIFY.",
     )
 
 

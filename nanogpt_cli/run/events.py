@@ -119,6 +119,15 @@ class Histograms(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scalars(Event):
+    """Further numbers of a step by name, which another program has logged: ``values[tag]``."""
+
+    type: ClassVar[str] = "scalars"
+    step: int
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample(Event):
     """Text the model wrote. ``text`` does not repeat ``prompt``."""
 
@@ -228,8 +237,8 @@ class RunEnded(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.type: cls
     for cls in (
-        RunStarted, RunImported, Step, Eval, Layers, Histograms, Sample, Alarm, Checkpoint, Command,
-        Incident, Note, Heartbeat, RunEnded,
+        RunStarted, RunImported, Step, Eval, Layers, Histograms, Scalars, Sample, Alarm, Checkpoint,
+        Command, Incident, Note, Heartbeat, RunEnded,
     )
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from nanogpt_cli import files, shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.recipe import files as recipe_files
-from nanogpt_cli.run import events, sinks
+from nanogpt_cli.run import addresses, events, notify, sinks
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.training import retention
@@ -40,7 +40,7 @@ def drive(
 
     Args:
         run: its folder, which exists.
-        recipe: names the sinks, and is written down when a resumed run has begun.
+        recipe: names the sinks and who is told, and is written down when a resumed run has begun.
         start: makes the trainer, restored if the run is resumed.
         resume: go on with a run that has events already.
         report: receives lines of commentary.
@@ -53,7 +53,10 @@ def drive(
         stack.enter_context(_locked(run))
         write = stack.enter_context(EventWriter(run.events))
         failed: list[str] = []
+        stack.callback(_report_all, failed, report)  # what fails when the run ends is in no log
         others = stack.enter_context(sinks.opened(recipe.log.sinks, run, failed.append))
+        target = _target(recipe, report)
+        tell = stack.enter_context(notify.opened(target, run.name, failed.append))
         trainer: Trainer | None = None
 
         def log(event: events.Event) -> None:
@@ -62,7 +65,7 @@ def drive(
             except OSError:
                 with files.readable_os_errors("write the event log", run.events):
                     raise
-            for take in others:
+            for take in (*others, tell):
                 take(event)
 
         try:
@@ -82,12 +85,30 @@ def drive(
                     yield note
         except BaseException as error:
             if trainer is not None or not resume:
+                last = _crash(error, trainer.progress.step if trainer else 0)
+                tell(last)
                 with contextlib.suppress(OSError):  # the disk may be what failed
-                    write(_crash(error, trainer.progress.step if trainer else 0))
+                    write(last)
             raise
         finally:
             with contextlib.suppress(OSError):
                 write.sync()
+
+
+def _report_all(texts: list[str], report: Report) -> None:
+    for text in texts:
+        report(text)
+
+
+def _target(recipe: Recipe, report: Report) -> str:
+    """The address that is told how the run goes; "" for none."""
+    found = addresses.address(recipe.log.notify)
+    if recipe.log.notify and not found:
+        report(
+            f"nobody is told: of log.notify only {recipe.log.notify} is recorded; the whole URL "
+            f"belongs into the environment, {addresses.ENVIRONMENT}"
+        )
+    return found
 
 
 def newest_checkpoint(run: RunFolder, report: Report, before: int = 0) -> Path:

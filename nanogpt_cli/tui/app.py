@@ -17,8 +17,10 @@ from textual.widgets import ContentSwitcher
 
 from nanogpt_cli import units
 from nanogpt_cli.printable import encodes, printable
+from nanogpt_cli.run import news
 from nanogpt_cli.tui import far, header, keys
 from nanogpt_cli.tui.actions import DashboardActions, DashboardExit
+from nanogpt_cli.tui.bell import Bell
 from nanogpt_cli.tui.compare import ComparePage
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.harmless import Harmless
@@ -70,8 +72,10 @@ class Dashboard(DashboardActions):
         live: bool = True,
         still: bool = False,
         ramp: bool = False,
+        bell: str = "",
     ) -> None:
         super().__init__()
+        self._bell = Bell(bell)
         self._filters.append(Harmless())
         self.still = still
         self.animation_level = "none" if still else self.animation_level
@@ -130,11 +134,18 @@ class Dashboard(DashboardActions):
         size = 1 << 22 if loading and self.ticks else 1 << 20
         for session in self.desk.sessions:
             session.poll(size, patience)
+        self._ring()
         done = loading and not any(session.loading for session in self.desk.sessions)
         if not self.desk.held:
             self.draw(force=done or not self.ticks)
         self.ticks += 1
         self._next_look = self.set_timer(0.01 if loading else self._next_interval(), self._tick)
+
+    def _ring(self) -> None:
+        """Tell the terminal what is new, in the form that was asked for."""
+        for bell, text in self._bell.listen(self.desk.sessions):
+            if self._driver is not None:
+                self._driver.write(news.sequence(bell, text))
 
     def look_now(self) -> None:
         """Poll now, e.g. when a held display is released."""
@@ -246,6 +257,7 @@ def run_dashboard(
     theme: str | None = None,
     child: Child | None = None,
     page: str = "overview",
+    bell: str = "",
 ) -> DashboardExit:
     """Open the dashboard on run folders and return how it was quit.
 
@@ -257,5 +269,7 @@ def run_dashboard(
     sessions = [
         far.session(path, child=child if index == 0 else None) for index, path in enumerate(folders)
     ]
-    app = Dashboard(sessions, readonly=readonly, ascii_only=ascii_only, theme=theme, page=page)
+    app = Dashboard(
+        sessions, readonly=readonly, ascii_only=ascii_only, theme=theme, page=page, bell=bell
+    )
     return app.run() or DashboardExit()

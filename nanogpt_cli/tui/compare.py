@@ -10,7 +10,7 @@ from textual.widget import Widget
 from nanogpt_cli import units
 from nanogpt_cli.printable import printable
 from nanogpt_cli.run.folder import RunFolder, list_runs
-from nanogpt_cli.tui import palette, patterns, traces
+from nanogpt_cli.tui import palette, patterns, scalars, traces
 from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.history import SMOOTHING
@@ -68,10 +68,13 @@ class ComparePage(Page):
         """Draw everything, once a second."""
         if not slow:
             return
+        unknown = not any(len(session.view.steps) for session in self.desk.sessions)
+        if self.name_of_metric == "loss" and unknown and (tags := self._tags()):
+            self.name_of_metric = tags[0]
         window = self.desk.window
         chart = self.query_one("#overlay", LineChart)
-        chart.label = traces.LABELS[self.name_of_metric]
-        chart.empty = "nothing to compare yet"
+        chart.label = traces.LABELS.get(self.name_of_metric, self.name_of_metric)
+        chart.empty = "nothing to compare yet; [ and ] show other metrics"
         note = f"{traces.smoothing_note(self.desk.smoothing)} ─ {self._axis_note()}"
         shown = [self._trace(i, s) for i, s in self.shown()]
         if len({trace.scaling for trace in shown}) > 1:
@@ -79,6 +82,11 @@ class ComparePage(Page):
         chart.show(shown, window, note=note)
         self._draw_runs(self.query_one("#runs", Pane))
         draw_differences(self.query_one("#diff", Pane), [s for _, s in self.shown()])
+
+    def _tags(self) -> list[str]:
+        """What other programs have logged besides our own metrics."""
+        tags = {tag for session in self.desk.sessions for tag in session.view.scalars.tags()}
+        return scalars.names(tags, METRICS)
 
     def _axis_note(self) -> str:
         return traces.axis_note(self.desk.window.axis, self.desk.window.log)
@@ -89,9 +97,13 @@ class ComparePage(Page):
         if metric == "val_loss":
             x = traces.eval_axis(view, axis)
             return Trace(view.name, x, view.evals["val_loss"], color, "points", sound)
+        kind = "line" if index % 2 == 0 else "dash"
+        if metric not in METRICS:
+            tag = scalars.tag_of(metric, view.scalars.tags(), METRICS)
+            x, y = view.scalar_axis(tag, axis), view.scalars.values(tag)
+            return Trace(view.name, x, y, color, kind, sound)
         known = view.steps.measured(metric)
         y = traces.smoothed(view, metric, SMOOTHING[self.desk.smoothing])[known]
-        kind = "line" if index % 2 == 0 else "dash"
         return Trace(view.name, view.steps[axis][known], y, color, kind, sound)
 
     def _draw_runs(self, pane: Pane) -> None:
@@ -120,9 +132,10 @@ class ComparePage(Page):
         pane.set_title("runs ─ best validation loss", "enter adds or hides a run")
 
     def metric(self, step: int) -> None:
-        """Show the next metric."""
-        here = METRICS.index(self.name_of_metric)
-        self.name_of_metric = METRICS[(here + step) % len(METRICS)]
+        """Show the next metric; tags of other programs come after our own."""
+        names = [*METRICS, *self._tags()]
+        here = names.index(self.name_of_metric) if self.name_of_metric in names else 0
+        self.name_of_metric = names[(here + step) % len(names)]
 
     def row(self, step: int) -> None:
         """Next run."""
@@ -183,6 +196,9 @@ def draw_differences(pane: Pane, sessions: list[RunSession]) -> None:
         pane.empty("choose a second run with j/k and enter", "what differs")
         return
     recipes = [s.view.started.recipe if s.view.started else {} for s in sessions]
+    if not any(recipes):
+        pane.empty("these logs hold no recipes", "what differs")
+        return
     names: Row = [(" ", "dim")]
     for index, session in enumerate(sessions):
         names.append((f"{units.shortened(session.view.name, 16)}  ", palette.run_color(index)))

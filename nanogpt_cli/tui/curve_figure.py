@@ -20,7 +20,8 @@ def figure(found: Sequence[Curve], wanted: Wanted) -> charts.Figure:
     metric, layer = wanted.metric, wanted.layer
     statistic = heat.statistic(wanted.statistic) if wanted.statistic else None
     depth = statistic is not None and not layer
-    y_label = statistic.label if statistic else _LABELS[metric] + _UNITS.get(metric, "")
+    named = _LABELS.get(metric, wanted.tag) + _UNITS.get(metric, "")
+    y_label = statistic.label if statistic else named
     y_label += f", layer {layer}" if layer else ""
     marks = _theory(found, depth)
     for colour, curve in enumerate(found):

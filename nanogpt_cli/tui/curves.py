@@ -9,13 +9,14 @@ from typing import Any, Final
 import numpy as np
 
 from nanogpt_cli.errors import UserError, nearest
-from nanogpt_cli.tui import heat, traces
+from nanogpt_cli.tui import heat, scalars, traces
 from nanogpt_cli.tui.history import METRICS, numbers
 from nanogpt_cli.tui.recipes import differing, flat, short
 from nanogpt_cli.tui.series import Floats
 from nanogpt_cli.tui.view import RunView
 
 EVALUATED: Final = ("val_loss", "bits_per_byte")
+OURS: Final = (*METRICS, *EVALUATED)
 LAYERS: Final = "layers/"  # begins the name of a statistic, where a metric has the same
 AXES: Final = {"step": "optimizer step", "tokens": "tokens", "time": "training time"}
 BANDS: Final = {
@@ -34,8 +35,8 @@ class Wanted:
     """What to draw: see ``nanogpt runs plot --help``.
 
     Args:
-        metric: a metric of steps or evaluations, a statistic of layers over depth, or
-            ``STATISTIC/LAYER`` over time.
+        metric: a metric of steps or evaluations, a statistic of layers over depth,
+            ``STATISTIC/LAYER`` over time, or a tag of another program.
         x: one of ``AXES``.
         smooth: weight of the past in an exponential moving average; ``None``: as the metric needs.
         band: one of ``BANDS``.
@@ -50,18 +51,19 @@ class Wanted:
     log_x: bool = False
     log_y: bool = False
     title: str = ""
+    tag: str = ""  # what the metric is of another program's log, see ``resolved``
 
     @property
     def statistic(self) -> str:
         """The statistic of layers that is wanted; "" if it is a metric of the whole run."""
         name, slash, _ = self.metric.removeprefix(LAYERS).partition("/")
-        whole = self.metric == name and not slash and name in (*METRICS, *EVALUATED)
-        return "" if whole else name
+        whole = self.metric == name and not slash and name in OURS
+        return "" if whole or self.tag else name
 
     @property
     def layer(self) -> str:
         """The layer whose statistic is wanted over time; "" for all of them over depth."""
-        return self.metric.removeprefix(LAYERS).partition("/")[2]
+        return "" if self.tag else self.metric.removeprefix(LAYERS).partition("/")[2]
 
     @property
     def beta(self) -> float:
@@ -97,7 +99,17 @@ def known_metrics(views: Sequence[RunView]) -> list[str]:
     steps = [m for m in METRICS if any(v.steps.measured(m).any() for v in views)]
     evals = [m for m in EVALUATED if any(np.isfinite(v.evals[m]).any() for v in views)]
     layers = heat.order(list({name for view in views for name in view.layers.names()}))
-    return [*evals, *steps, *(LAYERS * (name in METRICS) + name for name in layers)]
+    ours = [*evals, *steps, *(LAYERS * (name in METRICS) + name for name in layers)]
+    return [*ours, *scalars.names(_tags(views), OURS)]
+
+
+def _tags(views: Sequence[RunView]) -> set[str]:
+    return {tag for view in views for tag in view.scalars.tags()}
+
+
+def resolved(views: Sequence[RunView], wanted: Wanted) -> Wanted:
+    """What is wanted, with the tag that its metric is if it is one that these runs hold."""
+    return replace(wanted, tag=scalars.tag_of(wanted.metric, _tags(views), OURS))
 
 
 def curves(views: Sequence[RunView], wanted: Wanted) -> list[Curve]:
@@ -111,7 +123,7 @@ def curves(views: Sequence[RunView], wanted: Wanted) -> list[Curve]:
     if not found:
         raise UserError(
             f"nothing to draw: no run holds a finite value of {wanted.metric}",
-            f"metrics they hold: {', '.join(known_metrics(views)) or 'none'}",
+            f"metrics they hold: {_listed(known_metrics(views)) or 'none'}",
         )
     groups = _groups([view for view, _ in found])
     labels = _names([[found[i][0] for i in group] for group in groups])
@@ -134,7 +146,7 @@ def _check(views: Sequence[RunView], wanted: Wanted) -> None:
             f"--at chooses a step of a statistic over depth, and {wanted.metric} is not one",
             "leave it out, or name one: --metric resid_rms",
         )
-    if not name and wanted.metric in known:
+    if wanted.tag or (not name and wanted.metric in known):
         return
     if name and any(name in view.layers.names() for view in views):
         count = max(view.layers.values(name).shape[1] for view in views)
@@ -145,12 +157,16 @@ def _check(views: Sequence[RunView], wanted: Wanted) -> None:
                 f"layers of {name}: 0 to {count - 1}",
             )
         return
-    held = f"metrics of these runs: {', '.join(known) or 'none yet'}"
+    held = f"metrics of these runs: {_listed(known) or 'none yet'}"
     if not name:
         raise UserError(f"nothing to draw: no run holds a value of {wanted.metric} yet", held)
     close = nearest(wanted.metric, known)
     hint = f"did you mean {close!r}? {held}" if close else held
     raise UserError(f"--metric {wanted.metric}: no run holds such a metric", hint)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:40]) + (", …" if len(names) > 40 else "")
 
 
 def _curve(view: RunView, wanted: Wanted) -> Curve:
@@ -170,6 +186,8 @@ def _curve(view: RunView, wanted: Wanted) -> Curve:
         x = np.array([view.steps.at(wanted.x, step) for step in at])
         y = values[:, n] if n < values.shape[1] else np.full(len(x), np.nan)
         theory = theory[n : n + 1]
+    elif wanted.tag:
+        x, y = view.scalar_axis(wanted.tag, wanted.x), view.scalars.values(wanted.tag)
     elif name in EVALUATED:
         x, y = view.evals[wanted.x], view.evals[name]
     else:

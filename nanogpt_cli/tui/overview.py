@@ -69,6 +69,10 @@ class OverviewPage(Page):
             return f"{state.word}: {state.detail}"
         if view.started is None:
             return "waiting for the trainer: it loads, builds and compiles the model first"
+        if tags := view.scalars.tags():
+            return f"no loss in this log; Compare (3) shows its {len(tags)} metrics, [ ] turns them"
+        if not view.started.device:  # converted from another program's log
+            return "this log holds no numbers yet (5 shows what is known of it)"
         parameters = f"{units.si(view.started.parameters)} parameters on {view.started.device}"
         return f"{parameters}: the first step is being computed"
 

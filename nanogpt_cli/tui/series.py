@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +103,15 @@ class Smoothed:
             self.values.keep(index)
 
 
-def thin(columns: Columns, by: tuple[str, ...], group: int = 16) -> NDArray[np.intp]:
+class Table(Protocol):
+    """Columns of equal length."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, name: str) -> Floats: ...
+
+
+def thin(columns: Table, by: tuple[str, ...], group: int = 16) -> NDArray[np.intp]:
     """Indices of the rows to keep, about half of them, such that every group keeps its extremes.
 
     Of ``group`` neighbours, those with the smallest and largest value in each column of ``by`` are

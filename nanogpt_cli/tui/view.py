@@ -15,6 +15,7 @@ from nanogpt_cli.printable import printable
 from nanogpt_cli.run import events
 from nanogpt_cli.tui import stepblocks
 from nanogpt_cli.tui.history import LayerHistory, Steps
+from nanogpt_cli.tui.scalars import Scalars
 from nanogpt_cli.tui.series import Columns, Floats
 
 T = TypeVar("T", bound=events.Event)
@@ -41,6 +42,7 @@ class RunView:
         self.steps = Steps()
         self.evals = Columns(step="f8", tokens="f8", time="f8", val_loss="f8", bits_per_byte="f8")
         self.layers = LayerHistory()
+        self.scalars = Scalars()
         self.last_step: events.Step | None = None
         self.last_eval: events.Eval | None = None
         self.last_layers: events.Layers | None = None
@@ -88,7 +90,8 @@ class RunView:
             self.bad_lines += 1
             return
         event = event if self.exact else harmless(event)
-        self.steps.tick(event.time)
+        if not isinstance(event, events.Scalars):  # they may stand after later steps
+            self.steps.tick(event.time)
         self.last_time = max(self.last_time, event.time)
         handler = getattr(self, f"_on_{event.type}", None)
         if handler is not None:
@@ -136,6 +139,7 @@ class RunView:
         self.steps.resume(after)
         self.evals.truncate(int(np.searchsorted(self.evals["step"], after, side="right")))
         self.layers.resume(after)
+        self.scalars.resume(after)
         self.samples = _until(self.samples, after)
         self.alarms = _until(self.alarms, after)
         if after > 0:
@@ -167,6 +171,19 @@ class RunView:
 
     def _on_histograms(self, event: events.Histograms) -> None:
         self.layers.append(event.step, {}, event.histograms)
+
+    def _on_scalars(self, event: events.Scalars) -> None:
+        self.scalars.append(event.step, event.time, event.values)
+        self.doing = ""
+
+    def scalar_axis(self, tag: str, axis: str) -> Floats:
+        """The x values of a tag; without steps of ours, time is that since its beginning."""
+        steps = self.scalars.steps(tag)
+        if axis == "step":
+            return steps
+        if len(self.steps):
+            return np.interp(steps, self.steps["step"], self.steps[axis])
+        return self.scalars.times(tag) if axis == "time" else np.full(len(steps), math.nan)
 
     def _on_sample(self, event: events.Sample) -> None:
         self.samples.append(event)
@@ -217,7 +234,9 @@ class RunView:
     @property
     def step(self) -> int:
         """The latest step."""
-        return self.last_step.step if self.last_step else self.started.step if self.started else 0
+        if self.last_step:
+            return self.last_step.step
+        return max(self.started.step if self.started else 0, self.scalars.last_step())
 
     @property
     def parameters(self) -> int:
@@ -292,7 +311,8 @@ def harmless(event: T) -> T:
     return replace(event, **found) if found else event
 
 
-_NUMBERS = ("stats", "histograms", "expected")  # long rows of numbers, whose names alone are text
+# Long rows of numbers, whose names alone are text.
+_NUMBERS = ("stats", "histograms", "expected", "values")
 
 
 def _harmless(name: str, value: Any) -> Any:
