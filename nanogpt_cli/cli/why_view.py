@@ -23,7 +23,7 @@ _KINDS = {
     "divergence": "divergence", "bad_start": "a bad start", "asked": "no incident",
     "frozen": "a frozen layer",
 }  # fmt: skip
-_CHART = 30  # cells
+_CHART = 24  # cells
 _TRIALS, _DOCUMENTS = 6, 3
 _WIDTH = 78  # columns of sentences, within a terminal of 80
 
@@ -161,7 +161,7 @@ def _cures(found: Diagnosis) -> Iterator[str]:
     source = "the steps before" if window.healthy else "the best change"
     mean = f"mean loss of steps {window.first} to {window.last}: {own:.4g}"
     if tried.excess:
-        yield f"{mean}, which is {tried.excess:.3g} above the course of {source}"
+        yield from _wrapped(f"{mean}, which is {tried.excess:.3g} above the course of {source}")
     else:
         yield f"{mean}; no change has a lower one"
     yield f"{'':<34} {'cures':>6} {'loss':>8} {'steps':>6}"
