@@ -75,7 +75,18 @@ def _happened(found: Diagnosis) -> Iterator[str]:
         usual = f", usually {units.number(first.usual)}" if first.usual is not None else ""
         yield f"first: {first.words}, at step {first.step}, {before}"
         yield f"  it was {units.number(first.value)}{usual}"
+    yield from _other_first(found)
     yield from _chart(found)
+
+
+def _other_first(found: Diagnosis) -> Iterator[str]:
+    """What the alarm has named, where measuring every step names something else."""
+    assert found.story is not None
+    first, logged = found.story.first, found.logged.first if found.logged else None
+    if first and logged and (first.name, first.layer) != (logged.name, logged.layer):
+        yield from _wrapped(
+            f"(the log's own, rarer statistics name {logged.words}, at step {logged.step})"
+        )
 
 
 _FEW = 8

@@ -229,13 +229,14 @@ LATER: dict[str, Fault] = {
         {"optim": {"name": "muon", "muon_lr": 2e-2}},
         resume=(80, {"optim": {"name": "muon", "muon_lr": 0.8}}),
     ),
-    "MLP projections x30": Fault(
-        ("init",), {"init": {"base": "gpt2-w", "mlp_proj": "normal(1)"},
+    "logits x30": Fault(
+        ("init",), {"init": {"base": "gpt2-w", "multipliers": {"output": "30"}},
                     "model": {"init": "custom"}},
     ),
-    "embedding x100 learning rate": Fault(
+    "learning rate x300 of the MLPs": Fault(
         ("multipliers", "init"),
-        {"init": {"base": "gpt2-w", "lr": {"embedding": "100"}}, "model": {"init": "custom"}},
+        {"init": {"base": "gpt2-w", "lr": {"fc": "300", "mlp_proj": "300"}},
+         "model": {"init": "custom"}},
     ),
     "learning rate x50 from the dashboard, under Muon": Fault(
         ("command",), {"optim": {"name": "muon", "muon_lr": 2e-2}}, command=(70, "lr", "50")
