@@ -38,5 +38,12 @@ def _had_incident(run: RunFolder) -> bool:
     from nanogpt_cli.run import events, history
     from nanogpt_cli.run.follow import EventReader
 
-    log = history.effective(EventReader(run.events).read_all())
-    return any(isinstance(event, events.Incident) for event in log)
+    reader, told = EventReader(run.events), []
+    while True:
+        before = reader.offset
+        # Steps, almost all of a long log, come undecoded.
+        told += [
+            e for e in reader.read_blocks() if isinstance(e, events.RunStarted | events.Incident)
+        ]
+        if reader.offset == before:
+            return any(isinstance(event, events.Incident) for event in history.effective(told))

@@ -23,7 +23,7 @@ _KINDS = {
     "divergence": "divergence", "bad_start": "a bad start", "asked": "no incident",
     "frozen": "a frozen layer",
 }  # fmt: skip
-_CHART = 30  # cells
+_CHART = 24  # cells
 _TRIALS, _DOCUMENTS = 6, 3
 _WIDTH = 78  # columns of sentences, within a terminal of 80
 
@@ -75,7 +75,18 @@ def _happened(found: Diagnosis) -> Iterator[str]:
         usual = f", usually {units.number(first.usual)}" if first.usual is not None else ""
         yield f"first: {first.words}, at step {first.step}, {before}"
         yield f"  it was {units.number(first.value)}{usual}"
+    yield from _other_first(found)
     yield from _chart(found)
+
+
+def _other_first(found: Diagnosis) -> Iterator[str]:
+    """What the alarm has named, where measuring every step names something else."""
+    assert found.story is not None
+    first, logged = found.story.first, found.logged.first if found.logged else None
+    if first and logged and (first.name, first.layer) != (logged.name, logged.layer):
+        yield from _wrapped(
+            f"(the log's own, rarer statistics name {logged.words}, at step {logged.step})"
+        )
 
 
 _FEW = 8
@@ -161,7 +172,7 @@ def _cures(found: Diagnosis) -> Iterator[str]:
     source = "the steps before" if window.healthy else "the best change"
     mean = f"mean loss of steps {window.first} to {window.last}: {own:.4g}"
     if tried.excess:
-        yield f"{mean}, which is {tried.excess:.3g} above the course of {source}"
+        yield from _wrapped(f"{mean}, which is {tried.excess:.3g} above the course of {source}")
     else:
         yield f"{mean}; no change has a lower one"
     yield f"{'':<34} {'cures':>6} {'loss':>8} {'steps':>6}"

@@ -41,12 +41,25 @@ TOPICS: Final[dict[str, Topic]] = {
                 "nanogpt train RECIPE --set train.precision=fp32")),
         _quiet("non_finite"),
     ),
+    "bad-start": Topic(
+        "the first loss is worse than a blind guess",
+        "A model that knows nothing should give each of the V tokens about the same probability, "
+        "which costs ln V. A first loss far above it means that the logits begin large and wrong; "
+        "the first steps are spent on undoing that.",
+        "The first step's loss exceeds ln V by more than {bad_start:g} nats; the alarm ends when "
+        "the loss no longer does.",
+        ("token embeddings with a large std where the output layer is the same matrix (tying)",
+         "no norm before the output layer", "weights of another model or another tokenizer"),
+        (_INSPECT, Action("Draw by GPT-2's scheme:", "nanogpt train RECIPE --set model.init=gpt2")),
+        "By theory {scheme} begins at {loss:.2f} where ln V is {log_v:.2f}. "
+        + _quiet("bad_start"),
+    ),
     "loss-spike": Topic(
         "the loss jumped",
         "One step's loss is far above the recent ones. Most spikes of a large model come back "
         "within some steps; several in a row announce a divergence.",
         "Every step: the loss exceeds the median of the last {loss_window:.0f} by {spike_rise:g} "
-        "nats and by {spike_sigmas:g} standard deviations (from the median absolute deviation).",
+        "nats and by {spike_sigmas:g} standard deviations.",
         ("a learning rate near its limit", "a batch unlike the others, such as a binary file in "
          "the text", "attention logits that have grown"),
         (_LOSS, _LOWER_LR, _CLIP),
@@ -114,6 +127,18 @@ TOPICS: Final[dict[str, Topic]] = {
         "{model_width:.0f} "
         "channels, log10 is {update_ratio:.2f}. It falls later, as gradients disagree.",
     ),
+    "frozen": Topic(
+        "the matrices of a layer do not change at all",
+        "Not one value of a layer's matrices moved in an update, although the learning rate is not "
+        "zero. The layer stays as it was drawn. Freezing a layer on purpose looks the same.",
+        "The update of all matrices of a layer is exactly zero in three observations.",
+        ("a learning-rate factor of zero for these matrices",
+         "requires_grad = False, or parameters that the optimizer was not given",
+         "a branch that is multiplied by zero: no gradient"),
+        (_LAYERS, _INSPECT),
+        "Adam first changes each weight by about the learning rate: with {default_lr:g} and "
+        "weights of RMS {weight_rms:.3g}, log10 of update over weight is {update_ratio:.2f}.",
+    ),
     "dead-units": Topic(
         "MLP units are dead",
         "A hidden unit of an MLP is dead if it is near zero on every token: it adds nothing, "
@@ -139,6 +164,18 @@ TOPICS: Final[dict[str, Topic]] = {
          Action("Normalise queries and keys:", "nanogpt train RECIPE --set model.qk_norm=true")),
         "At the start the logits of {model_layers:.0f} layers of {model_width:.0f} channels have a "
         "standard deviation of {score_std:.3f}, by theory.",
+    ),
+    "no-attention": Topic(
+        "a layer attends to all positions alike",
+        "All attention logits of a layer are zero, so it averages what came before and cannot look "
+        "at anything. If queries and keys are both zero, neither gets a gradient, and it stays so.",
+        "A layer's largest attention logit is below {min_logit:g} in three observations.",
+        ("query and key matrices that both begin at zero", "an attention scale of zero",
+         "a frozen layer (nanogpt explain frozen)"),
+        (_LAYERS, _INSPECT),
+        "At the start the logits of {model_layers:.0f} layers of {model_width:.0f} channels have a "
+        "standard deviation of {score_std:.3f}, by theory. Queries alone may begin at zero, as in "
+        "μP: keys that are not zero give them a gradient.",
     ),
     "entropy-collapse": Topic(
         "a layer attends to single tokens",
@@ -190,5 +227,45 @@ TOPICS: Final[dict[str, Topic]] = {
          Action("Stop by itself next time:", "nanogpt train RECIPE --set train.patience=3"),
          Action("Regularise:", "nanogpt train RECIPE --set model.dropout=0.2")),
         _quiet("overfitting"),
+    ),
+    "split-gap": Topic(
+        "validation text is much harder than training text",
+        "The model has seen no training text twice, so it cannot have memorised any; its losses on "
+        "both splits should agree. They do not.",
+        "The validation loss exceeds the median of the last {split_window:.0f} training losses by "
+        "more than {split_gap:g} nats (and by {split_sigmas:g} standard errors) in "
+        "{split_evals:.0f} evaluations in a row of the first pass over the training split.",
+        ("the splits are different kinds of text: shuffle documents before splitting",
+         "the training targets are not the next tokens", "an average of the weights (optim.ema) "
+         "that does not follow them yet"),
+        (Action("Look at both splits:", "nanogpt data inspect NAME"),
+         Action("Evaluate without averaging:", "nanogpt train RECIPE --set optim.ema=0")),
+        "After a second look at the same text a gap is called overfitting. "
+        + _quiet("split_gap"),
+    ),
+    "low-loss": Topic(
+        "the loss is lower than any language allows",
+        "The model predicts unseen text almost without error. That is either not unseen or not the "
+        "next token, or no language.",
+        "An evaluation is below {low_loss:g} bits per byte.",
+        ("targets that are not shifted: the model sees what it is to predict",
+         "validation text that is also in the training split", "a text that repeats itself, such "
+         "as a log: then nothing is wrong"),
+        (Action("Look at the data:", "nanogpt data inspect NAME"),
+         Action("Read what the model writes:", "nanogpt sample runs/NAME")),
+        "The best compressors need 0.8 bits per byte of English prose. " + _quiet("low_loss"),
+    ),
+    "small-validation": Topic(
+        "the validation split is too small",
+        "The validation loss is a mean over a sample of text. With few windows it scatters so much "
+        "that two models or two steps cannot be told apart by it.",
+        "The standard error of the validation loss, from the scatter of its windows, exceeds "
+        "{max_error:g} nats.",
+        ("a short text of which a tenth is set aside", "a long context: few windows",
+         "a validation file of a few paragraphs"),
+        (Action("Set more aside:", "nanogpt prepare FILE --val-fraction 0.2"),
+         Action("Look at the sizes of the splits:", "nanogpt data inspect NAME")),
+        "The error falls with the square root of the length: four times as much text halves it. "
+        + _quiet("small_validation"),
     ),
 }  # fmt: skip

@@ -141,6 +141,8 @@ def limits() -> dict[str, float]:
     """Limits of the alarms."""
     from nanogpt_cli.recipe.sections import Optim
     from nanogpt_cli.training import alarms as a
+    from nanogpt_cli.training import eval_rules as e
+    from nanogpt_cli.training import layer_rules as b
 
     return {
         "fp16_max": (2 - 2**-10) * 2.0**15, "loss_window": a.LOSS_WINDOW,
@@ -149,10 +151,13 @@ def limits() -> dict[str, float]:
         "diverged_sigmas": a.DIVERGED_SIGMAS, "max_clipped": a.MAX_CLIPPED,
         "clipped_window": a.CLIPPED_WINDOW, "stuck_from": a.STUCK_FROM,
         "stuck_window": a.STUCK_WINDOW, "stuck_margin": a.STUCK_MARGIN, "slow": a.SLOW,
-        "speed_window": a.SPEED_WINDOW, "update_from": a.UPDATE_FROM,
-        "update_low": a.UPDATE_LOW, "update_high": a.UPDATE_HIGH, "max_dead": a.MAX_DEAD,
-        "max_logit": a.MAX_LOGIT, "min_entropy": a.MIN_ENTROPY, "max_stream": a.MAX_STREAM,
-        "min_gradient": a.MIN_GRADIENT, "overfit_rises": a.OVERFIT_RISES,
+        "speed_window": a.SPEED_WINDOW, "update_from": b.UPDATE_FROM,
+        "update_low": b.UPDATE_LOW, "update_high": b.UPDATE_HIGH, "max_dead": b.MAX_DEAD,
+        "max_logit": b.MAX_LOGIT, "min_entropy": b.MIN_ENTROPY, "max_stream": b.MAX_STREAM,
+        "min_gradient": b.MIN_GRADIENT, "overfit_rises": e.OVERFIT_RISES,
+        "bad_start": a.BAD_START, "min_logit": b.MIN_LOGIT, "split_gap": e.SPLIT_GAP,
+        "split_evals": e.SPLIT_EVALS, "split_window": e.SPLIT_WINDOW, "low_loss": e.LOW_LOSS,
+        "max_error": e.MAX_ERROR, "split_sigmas": e.SPLIT_SIGMAS,
         "default_lr": Optim().lr,
     }  # fmt: skip
 

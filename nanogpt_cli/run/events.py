@@ -80,12 +80,17 @@ class Step(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Eval(Event):
-    """One full pass over the validation split. ``val_loss`` in nats per token."""
+    """One full pass over the validation split. ``val_loss`` in nats per token.
+
+    ``std_error`` is the standard error of ``val_loss``, from the scatter of the windows' means;
+    ``None`` where fewer than two windows were measured, or by a program that does not know.
+    """
 
     type: ClassVar[str] = "eval"
     step: int
     val_loss: float
     bits_per_byte: float | None = None
+    std_error: float | None = None
     train_loss: float | None = None
     seconds: float = 0.0
     best: bool = False

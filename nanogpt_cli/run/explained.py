@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 ALARMS = (
-    "non_finite", "loss_spike", "divergence", "always_clipped", "stuck", "slow", "update_ratio",
-    "dead_units", "attention_logits", "entropy_collapse", "activation_growth",
-    "vanishing_gradient", "overfitting",
+    "non_finite", "bad_start", "loss_spike", "divergence", "always_clipped", "stuck", "slow",
+    "update_ratio", "frozen", "dead_units", "attention_logits", "no_attention",
+    "entropy_collapse", "activation_growth", "vanishing_gradient", "overfitting", "split_gap",
+    "low_loss", "small_validation",
 )  # fmt: skip
 
 

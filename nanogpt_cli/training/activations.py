@@ -15,8 +15,10 @@ _NAMES = (
     *("resid_rms", "resid_kurtosis", "attn_rms", "mlp_rms", "preact_std", "dead"),
     *("attn_entropy", "attn_entropy_min", "attn_first", "attn_logit_max", "attn_score_std"),
 )
-# A unit counts as silent when its output stays below this share of the layer's RMS.
-_SILENT = 1e-2
+# A unit counts as silent when its output stays below this share of the layer's RMS, or below this
+# share of what goes into the activation function: in a layer that is dead as a whole nothing is
+# small beside the others.
+_SILENT, _SILENT_LAYER = 1e-2, 1e-6
 
 
 class Activations:
@@ -38,6 +40,7 @@ class Activations:
             name: [None] * n_layer for name in ("resid", "preact")
         }
         self._q: Tensor | None = None
+        self._into = torch.zeros((), device=device.device)
 
     def __call__(self, what: str, layer: int, x: Tensor) -> None:
         """Take one intermediate tensor."""
@@ -47,8 +50,9 @@ class Activations:
             self._put("resid_kurtosis", layer, kurtosis(x))
         elif what == "preact":
             self._put("preact_std", layer, x.float().std())
+            self._into = rms(x)
         elif what == "hidden":
-            self._put("dead", layer, _silent_share(x))
+            self._put("dead", layer, _silent_share(x, self._into))
         elif what == "q":
             self._q = x
         elif what == "k" and self._q is not None:
@@ -130,7 +134,13 @@ def kurtosis(x: Tensor) -> Tensor:
     return (square.square().mean(-1) / square.mean(-1).square().clamp(min=1e-30)).mean()
 
 
-def _silent_share(hidden: Tensor) -> Tensor:
-    """Share of the units of (B, T, 4C) that are (nearly) zero on every token."""
+def _silent_share(hidden: Tensor, into: Tensor) -> Tensor:
+    """Share of the units of (B, T, 4C) that are (nearly) zero on every token.
+
+    Args:
+        hidden: outputs of the activation function.
+        into: RMS of its inputs.
+    """
     largest = hidden.float().abs().amax(dim=(0, 1))
-    return (largest < _SILENT * rms(hidden)).float().mean()
+    least = torch.maximum(_SILENT * rms(hidden), _SILENT_LAYER * into)
+    return (largest <= least).float().mean()

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from nanogpt_cli.run.events import Alarm, Eval, Event, Incident, Layers, RunStarted, Step
+from nanogpt_cli.training import eval_rules, layer_rules
+from nanogpt_cli.training.findings import Finding
 
 # Observations a condition must hold (or be absent) before its alarm is raised (or cleared).
 _PATIENCE = 3
@@ -28,20 +30,17 @@ DIVERGED_SIGMAS = 8.0
 SPIKE_RISE, SPIKE_SIGMAS = 0.5, 8.0
 # No loss of a window after the first steps is this far below ln V: nothing has been learned.
 STUCK_FROM, STUCK_WINDOW, STUCK_MARGIN = 200, 50, 0.1
+# A first loss so far above ln V, in nats, is that of a model that begins badly.
+BAD_START = 1.0
 # The newest speeds, as a share of the usual.
 SLOW, SPEED_WINDOW = 0.7, 10
-# log10 of update over weight. Early steps are large by design: warmup ends and Adam's second moment
-# settles.
-UPDATE_FROM, UPDATE_LOW, UPDATE_HIGH = 100, -5.0, -1.0
-MAX_DEAD = 0.5
-MAX_LOGIT = 50.0
-MIN_ENTROPY = 0.02
-MAX_STREAM = 300.0
-MIN_GRADIENT = 1e-3
-# Evaluations in a row, each with a higher validation loss than the one before.
-OVERFIT_RISES = 3
 # Medians over the last steps are taken anew after this many of them.
 _REFRESH = 10
+
+
+STEP_KINDS = (
+    "non_finite", "bad_start", "loss_spike", "divergence", "always_clipped", "stuck", "slow",
+)  # fmt: skip
 
 
 @dataclass
@@ -51,34 +50,22 @@ class _State:
     active: bool = False
 
 
-@dataclass(frozen=True)
-class _Finding:
-    """A condition that holds now."""
-
-    kind: str
-    severity: str
-    message: str
-    advice: str
-    layer: int | None = None
-    value: float | None = None
-
-
 @dataclass
 class Alarms:
     """Feed it every event of a run; it answers with alarms.
 
     Args:
         vocab_size: for the loss of a model that knows nothing, ln V; 0 where there is none.
+        train_tokens: of the training split; 0 where it is not known.
     """
 
     vocab_size: int
+    train_tokens: int = 0
     expected: Mapping[str, Sequence[float]] = field(default_factory=dict)
     _states: dict[tuple[str, int | None], _State] = field(default_factory=dict)
     _losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
     _clipped: deque[bool] = field(default_factory=lambda: deque(maxlen=CLIPPED_WINDOW))
     _speeds: deque[float] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
-    _evals: list[Eval] = field(default_factory=list)
-    _train_at_eval: list[float] = field(default_factory=list)
     _middle: float = math.inf
     _spread: float = 0.0
     _slow: float = 1.0
@@ -86,6 +73,12 @@ class Alarms:
     _overflows: bool = False
     _level: float = math.inf
     _level_spread: float = 0.0
+    _lr: float = 0.0
+    _tokens: int = 0
+    _began_badly: bool = False
+
+    def __post_init__(self) -> None:
+        self._eval_rules = eval_rules.EvalRules(self.train_tokens)
 
     @property
     def diverged(self) -> bool:
@@ -111,18 +104,20 @@ class Alarms:
             self.expected = event.expected
             self._overflows = event.precision == "fp16"
         elif isinstance(event, Step):
-            return self._settle(event.step, _STEP_KINDS, list(self._on_step(event)))
+            return self._settle(event.step, STEP_KINDS, list(self._on_step(event)))
         elif isinstance(event, Layers):
             if event.stats:  # an event of histograms alone says nothing about the conditions
-                return self._settle(event.step, _LAYER_KINDS, list(self._on_layers(event)))
+                found = layer_rules.judge(event, self.expected, learns=self._lr > 0)
+                return self._settle(event.step, layer_rules.KINDS, list(found))
         elif isinstance(event, Incident) and event.kind == "non_finite":
             return self._settle(event.step, ("non_finite",), [_not_finite(event.message)])
         elif isinstance(event, Eval):
-            return self._settle(event.step, _EVAL_KINDS, list(self._on_eval(event)), patience=1)
+            found = self._eval_rules.judge(event, self._losses, self._tokens)
+            return self._settle(event.step, eval_rules.KINDS, list(found), patience=1)
         return []
 
     def _settle(
-        self, step: int, kinds: Sequence[str], findings: list[_Finding], patience: int = _PATIENCE
+        self, step: int, kinds: Sequence[str], findings: list[Finding], patience: int = _PATIENCE
     ) -> list[Alarm]:
         """Apply hysteresis to what holds now among ``kinds``."""
         now = {(f.kind, f.layer): f for f in findings}
@@ -132,7 +127,7 @@ class Alarms:
             found = now.get(key)
             state.held = state.held + 1 if found else 0
             state.absent = 0 if found else state.absent + 1
-            at_once = found is not None and found.severity == "error"
+            at_once = found is not None and (found.at_once or found.severity == "error")
             if found and not state.active and (at_once or state.held >= patience):
                 state.active = True
                 alarms.append(_alarm(step, found))
@@ -146,22 +141,24 @@ class Alarms:
                 )  # fmt: skip
         return sorted(alarms, key=lambda a: (a.kind, -1 if a.layer is None else a.layer))
 
-    def _on_step(self, event: Step) -> Iterator[_Finding]:
+    def _on_step(self, event: Step) -> Iterator[Finding]:
         norm = 0.0 if event.grad_norm is None else event.grad_norm  # not known is no fault
         if not math.isfinite(event.loss) or not math.isfinite(norm):
             what = "loss" if not math.isfinite(event.loss) else "gradient norm"
             if what == "loss" or not self._overflows:  # the loss scaler tries out overflows
                 yield _not_finite(f"{what} is not finite at step {event.step}", event.loss)
             return
+        self._lr, self._tokens = event.lr or 0.0, event.tokens
+        yield from self._bad_start(event)
         if self.is_spike(event.loss):
-            yield _Finding(
+            yield Finding(
                 "loss_spike", "error",
                 f"loss {event.loss:.3g} is far above the recent {self._middle:.3g}",
                 "if it does not come back: lower the learning rate, or clip gradients harder",
                 value=(event.loss - self._middle) / self._spread,
             )  # fmt: skip
         if self._will_diverge(event.loss):
-            yield _Finding(
+            yield Finding(
                 "divergence", "error",
                 f"the run has diverged: loss {event.loss:.3g}, and {DIVERGED_STEPS} steps in a "
                 f"row far above the {self._level:.3g} it had reached",
@@ -178,7 +175,7 @@ class Alarms:
         self._note_level()
         share = sum(self._clipped) / len(self._clipped)
         if len(self._clipped) == CLIPPED_WINDOW and share > MAX_CLIPPED:
-            yield _Finding(
+            yield Finding(
                 "always_clipped", "warning",
                 f"{share:.0%} of the last {CLIPPED_WINDOW} gradients were clipped",
                 "grad_clip now sets the step size: raise it, or lower the learning rate",
@@ -186,13 +183,13 @@ class Alarms:
             )  # fmt: skip
         yield from self._stuck(event)
         if self._slow < SLOW:
-            yield _Finding(
+            yield Finding(
                 "slow", "info", f"throughput fell to {self._slow:.0%} of the usual",
                 "something else uses the machine", value=self._slow,
             )  # fmt: skip
 
     def is_spike(self, loss: float) -> bool:
-        """Whether a loss is far above the recent ones, by the median absolute deviation."""
+        """Whether a loss is far above the recent ones, in standard deviations of single losses."""
         return loss > self._middle + max(SPIKE_RISE, SPIKE_SIGMAS * self._spread)
 
     def _will_diverge(self, loss: float) -> bool:
@@ -218,13 +215,31 @@ class Alarms:
         """Medians of the last losses and speeds."""
         if len(self._losses) >= 50:
             self._middle = median(self._losses)
-            deviation = median(abs(x - self._middle) for x in self._losses)
-            self._spread = max(1.4826 * deviation, 1e-3)  # sigma of a normal distribution
+            # From one loss to the next, so that a loss which is still falling does not widen it;
+            # the median of |x - y| is 0.954 sigma for normal values.
+            change = median(abs(y - x) for x, y in itertools.pairwise(self._losses))
+            self._spread = max(change / 0.954, 1e-3)
         if len(self._speeds) == self._speeds.maxlen:
             speeds = list(self._speeds)
             self._slow = median(speeds[-SPEED_WINDOW:]) / max(median(speeds), 1e-9)
 
-    def _stuck(self, event: Step) -> Iterator[_Finding]:
+    def _bad_start(self, event: Step) -> Iterator[Finding]:
+        """A first loss far above that of a model that knows nothing; holds until it is gone."""
+        if self.vocab_size < 2:
+            return
+        floor = math.log(self.vocab_size)
+        above = event.loss > floor + BAD_START
+        self._began_badly = above and (self._began_badly or event.step == 1)
+        if self._began_badly:
+            yield Finding(
+                "bad_start", "warning",
+                f"the first loss is {event.loss:.3g}; a model that knows nothing has "
+                f"ln(vocabulary) = {floor:.3g}",
+                "check the initialisation (nanogpt init-inspect): the logits begin too large",
+                value=event.loss, at_once=True,
+            )  # fmt: skip
+
+    def _stuck(self, event: Step) -> Iterator[Finding]:
         if self.vocab_size < 2:
             return
         floor = math.log(self.vocab_size)
@@ -232,114 +247,23 @@ class Alarms:
             return
         recent = list(self._losses)[-STUCK_WINDOW:]
         if len(recent) == STUCK_WINDOW and min(recent) > floor - STUCK_MARGIN:
-            yield _Finding(
+            yield Finding(
                 "stuck", "warning", f"loss is still {median(recent):.2f}, ln(vocabulary) "
                 f"is {floor:.2f}: nothing has been learned",
                 "check the data and the initialisation (nanogpt init-inspect), raise the "
                 "learning rate", value=median(recent),
             )  # fmt: skip
 
-    def _on_layers(self, event: Layers) -> Iterator[_Finding]:
-        stats = event.stats
-        for layer, ratio in enumerate(stats.get("update_ratio", ())):
-            usual = event.step < UPDATE_FROM or UPDATE_LOW <= ratio <= UPDATE_HIGH
-            if not usual and math.isfinite(ratio):
-                fast = ratio > UPDATE_HIGH
-                yield _Finding(
-                    "update_ratio", "warning",
-                    f"layer {layer} changes by 10^{ratio:.1f} of its weights a step",
-                    "lower the learning rate" if fast else "raise the learning rate; the layer "
-                    "hardly learns", layer, ratio,
-                )  # fmt: skip
-        for layer, share in enumerate(stats.get("dead", ())):
-            if share > MAX_DEAD:
-                yield _Finding(
-                    "dead_units", "warning", f"{share:.0%} of layer {layer}'s MLP units are dead",
-                    "lower the learning rate or the weight decay; smooth activations recover "
-                    "better", layer, share,
-                )  # fmt: skip
-        for layer, logit in enumerate(stats.get("attn_logit_max", ())):
-            if logit > MAX_LOGIT:
-                yield _Finding(
-                    "attention_logits", "warning",
-                    f"layer {layer}'s largest attention logit is {logit:.0f}",
-                    "attention is about to saturate: lower the learning rate", layer, logit,
-                )  # fmt: skip
-        for layer, entropy in enumerate(stats.get("attn_entropy", ())):
-            if entropy < MIN_ENTROPY:
-                yield _Finding(
-                    "entropy_collapse", "warning",
-                    f"layer {layer} attends to single positions (entropy {entropy:.3f} of ln t)",
-                    "often precedes divergence: lower the learning rate", layer, entropy,
-                )  # fmt: skip
-        yield from self._growth(stats.get("resid_rms", ()))
-        yield from self._vanishing(stats.get("grad_norm", ()))
 
-    def _growth(self, rms: Sequence[float]) -> Iterator[_Finding]:
-        """The stream grew far beyond what its initialisation predicts."""
-        expected = self.expected.get("resid_rms", ())
-        if not rms or len(expected) != len(rms):
-            return
-        factor = rms[-1] / max(expected[-1], 1e-12)
-        if factor > MAX_STREAM:
-            yield _Finding(
-                "activation_growth", "warning",
-                f"the residual stream leaves the last layer {factor:.0f} times larger than at "
-                "the start", "raise the weight decay or lower the learning rate",
-                len(rms) - 1, factor,
-            )  # fmt: skip
-
-    def _vanishing(self, grads: Sequence[float]) -> Iterator[_Finding]:
-        finite = [g for g in grads if math.isfinite(g)]
-        if len(finite) < 2 or min(finite) >= MIN_GRADIENT * max(finite):
-            return
-        weakest = min(range(len(grads)), key=lambda i: grads[i])
-        yield _Finding(
-            "vanishing_gradient", "warning",
-            f"layer {weakest}'s gradient is {min(finite) / max(max(finite), 1e-30):.0e} of the "
-            "largest", "check the initialisation: nanogpt init-inspect", weakest, grads[weakest],
-        )  # fmt: skip
-
-    def _on_eval(self, event: Eval) -> Iterator[_Finding]:
-        # A resumed run repeats the evaluation that its checkpoint came before, and one that went
-        # back makes later ones anew.
-        while self._evals and self._evals[-1].step >= event.step:
-            self._evals.pop()
-            self._train_at_eval.pop()
-        self._evals.append(event)
-        self._train_at_eval.append(median(self._losses) if self._losses else math.nan)
-        if len(self._evals) <= OVERFIT_RISES:
-            return
-        val = [e.val_loss for e in self._evals[-OVERFIT_RISES - 1 :]]
-        train = self._train_at_eval[-OVERFIT_RISES - 1 :]
-        if val == sorted(val) and val[0] < val[-1] and train == sorted(train, reverse=True):
-            best = min(self._evals, key=lambda e: e.val_loss)
-            yield _Finding(
-                "overfitting", "warning",
-                f"validation loss rose three times in a row while training loss fell; best was "
-                f"{best.val_loss:.3f} at step {best.step}",
-                "stop here (train.patience), use more data, dropout or weight decay",
-                value=event.val_loss,
-            )  # fmt: skip
-
-
-_STEP_KINDS = ("non_finite", "loss_spike", "divergence", "always_clipped", "stuck", "slow")
-_LAYER_KINDS = (
-    "update_ratio", "dead_units", "attention_logits", "entropy_collapse", "activation_growth",
-    "vanishing_gradient",
-)  # fmt: skip
-_EVAL_KINDS = ("overfitting",)
-
-
-def _not_finite(message: str, value: float | None = None) -> _Finding:
-    return _Finding(
+def _not_finite(message: str, value: float | None = None) -> Finding:
+    return Finding(
         "non_finite", "error", message,
         "lower the learning rate or warm up longer; nanogpt replay shows the first tensor that "
         "broke", value=value,
     )  # fmt: skip
 
 
-def _alarm(step: int, found: _Finding) -> Alarm:
+def _alarm(step: int, found: Finding) -> Alarm:
     return Alarm(
         step=step, kind=found.kind, severity=found.severity, message=found.message,
         advice=found.advice, layer=found.layer, value=found.value,

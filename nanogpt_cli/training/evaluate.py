@@ -32,11 +32,14 @@ class Result:
         loss: mean negative log-likelihood in nats per token.
         tokens: predicted tokens.
         by_position: mean loss at each position of the context, (block_size,).
+        std_error: of ``loss``, from the scatter of the means of whole windows, which are taken as
+            independent; ``None`` for fewer than two windows.
     """
 
     loss: float
     tokens: int
     by_position: npt.NDArray[np.float64]
+    std_error: float | None = None
 
     @property
     def perplexity(self) -> float:
@@ -118,6 +121,7 @@ def passes(
     wide = torch.float32 if device.device.type == "mps" else torch.float64
     sums = torch.zeros(T, dtype=wide, device=device.device)
     counts = torch.zeros(T, dtype=torch.float64)
+    spread = torch.zeros(3, dtype=wide, device=device.device)  # of window means: n, sum, squares
     batch = batch or default_batch(model)
     todo = spans(len(tokens), T, batch)[:max_batches]
     for first in range(0, len(todo), group.world):
@@ -129,11 +133,23 @@ def passes(
         if mine < len(todo):
             sums[: y.shape[1]] += found.to(wide).sum(0)
             counts[: y.shape[1]] += y.shape[0]
+            if y.shape[1] == T:
+                means = found.to(wide).mean(1)
+                spread += torch.stack([means.new_tensor(len(means)), means.sum(), means @ means])
         yield min(1.0, (first + group.world) / len(todo))
     sums, counts = group.sum(sums).cpu().double(), group.sum(counts)
     total = int(counts.sum())
     by_position = (sums / counts.clamp(min=1)).numpy()
-    return Result(float(sums.sum() / total), total, by_position)
+    error = _std_error(*group.sum(spread).tolist())
+    return Result(float(sums.sum() / total), total, by_position, error)
+
+
+def _std_error(windows: float, total: float, squares: float) -> float | None:
+    """Of a mean of so many values with this sum and sum of squares."""
+    if windows < 2:
+        return None
+    variance = max(0.0, squares - total * total / windows) / (windows - 1)
+    return math.sqrt(variance / windows)
 
 
 def rehearse(model: GPT, device: Device, losses: Losses) -> None:

@@ -166,6 +166,7 @@ class Evaluations(Hook):
             step=step,
             val_loss=result.loss,
             bits_per_byte=result.bits_per_byte(self.spec.data.manifest.val.bytes_per_token),
+            std_error=result.std_error,
             seconds=time.perf_counter() - started,
             best=best,
         )

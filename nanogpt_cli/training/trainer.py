@@ -125,7 +125,7 @@ class Trainer:
         self.hooks: list[Hook] = [
             Statistics(*shared, self.collector), self.checkpoints, self.evaluations, self.samples,
         ]  # fmt: skip
-        self.alarms = Alarms(vocab_size=data.vocab_size)
+        self.alarms = Alarms(data.vocab_size, len(data.train))
         self.origin = Origin()
         self.recorder = Recorder(spec, stepper)
         self._scratch = start is None
@@ -167,7 +167,7 @@ class Trainer:
         if self.spec.folder and self.group.leads:
             past = history.newest(self.spec.folder.events, _RECALLED, step=self.progress.step)
             lines = [events.encode(event) for event in past]
-        self.alarms = Alarms(vocab_size=self.spec.data.vocab_size)
+        self.alarms = Alarms(self.spec.data.vocab_size, len(self.spec.data.train))
         for line in self.group.share(lines):  # the alarms of all ranks must agree
             if event := events.decode(line):
                 self.alarms.update(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class Fault:
         stop: the step at which the last session ends; 0: all steps are made.
         command: (step, name, argument) sent from the dashboard.
         kind: of the event that is to be explained; "" for any.
+        spoil: changes the trainer before its first step, as other code would.
+        text: what to train on instead of the text given.
     """
 
     causes: tuple[str, ...]
@@ -56,6 +59,8 @@ class Fault:
     stop: int = 0
     command: tuple[int, str, str] | None = None
     kind: str = ""
+    spoil: Callable[[Trainer], None] | None = None
+    text: Callable[[str], str] | None = None
 
 
 def merged(*all_sections: dict[str, dict[str, Any]]) -> Recipe:
@@ -69,7 +74,7 @@ def merged(*all_sections: dict[str, dict[str, Any]]) -> Recipe:
 def plant(fault: Fault, folder: Path, text: str, seed: int = 11) -> tuple[RunFolder, TokenData]:
     """Train a run with the fault; its folder and data."""
     recipe = merged(BASE, {"run": {"seed": seed}}, fault.sections)
-    data = corrupted(fault, folder, text, recipe)
+    data = corrupted(fault, folder, fault.text(text) if fault.text else text, recipe)
     run = toy_run.folder(folder / "run")
     named = recipe.model_copy(update={"data": recipe.data.model_copy(
         update={"name": str(data.folder)})})  # fmt: skip
@@ -91,7 +96,10 @@ def trained(
 
     def start() -> Trainer:
         found = newest_checkpoint(run, lambda _: None) if resume else None
-        return Trainer(recipe, data, run, checkpoint=found, should_stop=lambda: bool(asked))
+        made = Trainer(recipe, data, run, checkpoint=found, should_stop=lambda: bool(asked))
+        if fault.spoil:
+            fault.spoil(made)
+        return made
 
     with contextlib.closing(drive(run, recipe, start, resume=resume)) as told:
         for event in told:
@@ -211,3 +219,44 @@ UNSEEN: dict[str, Fault] = {
     ),
     "learning rate x30 at a resume": Fault(("resume",), resume=(80, {"optim": {"lr": 9e-2}})),
 }
+# Written after all changes of the ranking, which no result of theirs led to.
+LATER: dict[str, Fault] = {
+    "half a batch corrupted, with dropout": Fault(
+        ("data",), {"model": {"dropout": 0.1}}, corrupt=((87, 8),)
+    ),
+    "learning rate x40 at a resume, under Muon": Fault(
+        ("resume",),
+        {"optim": {"name": "muon", "muon_lr": 2e-2}},
+        resume=(80, {"optim": {"name": "muon", "muon_lr": 0.8}}),
+    ),
+    "logits x30": Fault(
+        ("init",), {"init": {"base": "gpt2-w", "multipliers": {"output": "30"}},
+                    "model": {"init": "custom"}},
+    ),
+    "learning rate x300 of the MLPs": Fault(
+        ("multipliers", "init"),
+        {"init": {"base": "gpt2-w", "lr": {"fc": "300", "mlp_proj": "300"}},
+         "model": {"init": "custom"}},
+    ),
+    "learning rate x50 from the dashboard, under Muon": Fault(
+        ("command",), {"optim": {"name": "muon", "muon_lr": 2e-2}}, command=(70, "lr", "50")
+    ),
+    "learning rate x30, six layers": Fault(
+        ("lr",), {"optim": {"lr": 9e-2}, "model": {"n_layer": 6, "n_embd": 48, "n_head": 3}}
+    ),
+    "a corrupted batch, today's parts": Fault(
+        ("data",),
+        {"model": {"norm": "rms", "position": "rope", "activation": "swiglu"}},
+        corrupt=((111, 16),),
+    ),
+    "scores x100 by the queries": Fault(
+        ("init", "qk_norm"), {"init": {"base": "gpt2-w", "qkv": "normal(2.5)"},
+                              "model": {"init": "custom", "n_layer": 3}},
+    ),
+    "weight decay 30": Fault(
+        ("weight_decay",), {"optim": {"weight_decay": 30.0, "lr": 3e-3}}
+    ),
+    "learning rate x20, no clipping, at a resume": Fault(
+        ("resume",), resume=(100, {"optim": {"lr": 6e-2, "grad_clip": 0.0}})
+    ),
+}  # fmt: skip

@@ -58,3 +58,14 @@ def test_what_is_not_finite_is_outside_and_too_few_points_make_no_band() -> None
     assert found is not None
     assert found.step == 41
     assert bands.departure([(1, 1.0), (2, 99.0)], 2) is None
+
+
+def test_a_fall_that_slows_down_is_no_departure() -> None:
+    """A loss curve has a knee; what comes after it lies above the line of what came before."""
+    rng = random.Random(4)
+    curve = [(s, 2.3 + 2.0 * math.exp(-s / 12) + rng.gauss(0, 0.04)) for s in range(1, 141)]
+    assert bands.departure(curve, 140, floor=0.2) is None
+    jumped = [*curve[:110], (111, 4.0), *curve[111:]]
+    found = bands.departure(jumped, 111, floor=0.2)
+    assert found is not None
+    assert found.step == 111

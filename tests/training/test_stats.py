@@ -154,3 +154,15 @@ def test_no_budget_no_statistics_and_histograms_only_at_evaluations(tmp_path: Pa
     assert [e.step for e in drawn] == [4, 8, 12]
     counts = drawn[0].histograms["weights"]["counts"]
     assert [sum(row) for row in counts] == [12 * 16 * 16] * 2
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu"])
+def test_a_layer_that_is_dead_as_a_whole_is_counted(tmp_path: Path, activation: str) -> None:
+    """No unit is small beside the others there, so the layer's own size is no measure."""
+    keys = {"activation": activation, "bias": True}
+    trainer = Trainer(recipe(model=keys), toy_run.data(tmp_path))
+    with torch.no_grad():
+        trainer.model.transformer.h[1].mlp.c_fc.bias.fill_(-40.0)
+    found = trainer.collector.activations().complete()["dead"]
+    assert float(found[0]) < 0.1
+    assert float(found[1]) == 1.0

@@ -2,7 +2,9 @@
 
 The band of the next value is a robust line through the last ones that were inside: the median of
 their slopes (Theil 1950, Sen 1968), six robust standard deviations (1.4826 median absolute
-deviations) of the residuals to either side, and never narrower than the caller's floor.
+deviations) of the residuals to either side, and never narrower than the caller's floor. A value
+above the band must also be as far above the level of the newest values inside, and one below it
+below: a loss that falls ever more slowly leaves the line upwards without rising.
 """
 
 from __future__ import annotations
@@ -100,7 +102,7 @@ def departure(
         off = _outside(line, inside, step, value, floor)
         if (off > 0 and upward) or (off < 0 and downward):
             calm = 0
-            found = found or Departure(step, value, line.value(step, _reach(inside)), off)
+            found = found or Departure(step, value, _usual(line, inside, step, value), off)
             continue
         calm += found is not None
         if calm >= _CALM:
@@ -116,13 +118,20 @@ def _reach(inside: Sequence[tuple[int, float]]) -> float:
     return (last[-1][0] - last[0][0]) * (0.5 + _REACH / max(1, len(last)))
 
 
+def _usual(line: Line, inside: Sequence[tuple[int, float]], step: int, value: float) -> float:
+    """What a value is compared with: the line, or the newest level where that is nearer to it."""
+    usual = line.value(step, _reach(inside))
+    level = median(v for _, v in inside[-_FEWEST:])
+    low, high = sorted((usual, value))
+    return min(max(level, low), high)  # the level, as far as it lies between the two
+
+
 def _outside(
     line: Line, inside: Sequence[tuple[int, float]], step: int, value: float, floor: float
 ) -> float:
-    """Robust standard deviations beyond the line, 0 within the band; its sign is the side."""
+    """Robust standard deviations beyond the band, 0 within it; the sign is the side."""
     if not math.isfinite(value):
         return math.inf if value != -math.inf else -math.inf
-    usual = line.value(step, _reach(inside))
     width = max(_SIGMAS * line.spread, floor, 1e-12)
-    off = value - usual
+    off = value - _usual(line, inside, step, value)
     return off / (width / _SIGMAS) if abs(off) > width else 0.0

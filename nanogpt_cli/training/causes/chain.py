@@ -14,8 +14,9 @@ from nanogpt_cli.training.causes import bands
 from nanogpt_cli.training.causes.bands import Departure
 from nanogpt_cli.training.causes.record import Event, Record
 
-# Observations before the event that are looked at.
-_LOOK_BACK = 300
+# Steps, and observations of the layers, before the event that are looked at: of the latter twice
+# what a band is made of. The trainer remembers as many, so an alarm and ``nanogpt why`` agree.
+STEPS, OBSERVATIONS = 300, 48
 LOSS, GRADIENT = "loss", "gradient norm"
 
 
@@ -141,7 +142,7 @@ def _size(link: Link) -> float:
 
 
 def _departed(points: list[tuple[int, float]], until: int, how: _Watched) -> Departure | None:
-    known = [(step, value) for step, value in points if step <= until][-_LOOK_BACK:]
+    known = [(step, value) for step, value in points if step <= until][-STEPS:]
     if how.log:
         known = [(step, _log(value)) for step, value in known]
     found = bands.departure(known, until, upward=how.up, downward=how.down, floor=how.floor)
@@ -159,10 +160,15 @@ def _exp(value: float) -> float:
 
 
 def _layer_links(record: Record, onset: int) -> Iterator[Link]:
-    """What left its band in each layer at or before the loss did."""
+    """What left its band in each layer at or before the loss did.
+
+    Layers are measured after the step whose loss it is, so what they were before counts first.
+    """
     for name, how in WATCHED.items():
-        for layer, points in _series(record, name).items():
-            found = _departed(points, onset, how)
+        for layer, every in _series(record, name).items():
+            points = [point for point in every if point[0] <= onset]
+            before = [point for point in points if point[0] < onset][-OBSERVATIONS:]
+            found = _departed(before, onset, how) or _departed(points[-OBSERVATIONS:], onset, how)
             if found is not None:
                 yield Link(name, layer, found.step, found.value, found.usual)
             elif passed := _beyond_limit(points, onset, how):

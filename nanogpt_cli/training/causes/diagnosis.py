@@ -36,7 +36,8 @@ class Diagnosis:
     Attributes:
         run: the run.
         event: what was explained; ``None`` if the run looks healthy.
-        story: which statistics left their band.
+        story: which statistics left their band, with those of the steps made again.
+        logged: the same by the log alone, as the trainer's alarm has told it.
         start: step after which the replay began; -1 if there was none.
         agreement: of the replay with the log; ``None`` if there was none.
         problem: why there was no replay, or no trials after it; empty otherwise.
@@ -50,6 +51,7 @@ class Diagnosis:
     record: Record
     event: Event | None = None
     story: Story | None = None
+    logged: Story | None = None
     start: int = -1
     agreement: Agreement | None = None
     problem: str = ""
@@ -101,7 +103,7 @@ def diagnose(
     event = records.to_explain(record, step)
     result = Diagnosis(run, record, event)
     if event is not None:
-        result.story = chain.tell(record, event)
+        result.story = result.logged = chain.tell(record, event)
         try:
             _replay(result, open_tokens, begun + budget, report, clock)
         except (UserError, ValueError) as error:  # the log alone has to do

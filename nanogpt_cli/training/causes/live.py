@@ -11,8 +11,6 @@ from nanogpt_cli.training.causes.record import Record
 
 # Alarms about the loss, whose origin may be elsewhere.
 KINDS = ("non_finite", "loss_spike", "divergence")
-# Steps, and observations of the layers, that are remembered: twice what a band is made of.
-_STEPS, _LAYERS = 300, 48
 
 
 @dataclass
@@ -27,8 +25,8 @@ class Origin:
             record.take(self._record, event)
             found = self._record
             for kept, most in (
-                (found.losses, _STEPS), (found.lrs, _STEPS), (found.grad_norms, _STEPS),
-                (found.layers, _LAYERS),
+                (found.losses, chain.STEPS), (found.lrs, chain.STEPS),
+                (found.grad_norms, chain.STEPS), (found.layers, chain.OBSERVATIONS),
             ):  # fmt: skip
                 _forget(kept, most)
             found.skipped &= found.losses.keys()

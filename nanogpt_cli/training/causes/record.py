@@ -11,14 +11,12 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events, history
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
-from nanogpt_cli.training.alarms import Alarms
+from nanogpt_cli.training.alarms import BAD_START, Alarms
 
-# A first loss so far above ln(vocabulary), in nats, is that of a model that begins badly.
-_BAD_START = 1.0
 # Alarms of a condition that lasts, which may be all that is wrong with a run.
 _LASTING = (
     "stuck", "dead_units", "attention_logits", "entropy_collapse", "activation_growth",
-    "vanishing_gradient", "update_ratio",
+    "vanishing_gradient", "update_ratio", "no_attention",
 )  # fmt: skip
 
 
@@ -227,7 +225,7 @@ def _spike(found: Record) -> Event | None:
 
 def _bad_start(found: Record) -> Event | None:
     first = found.losses.get(1)
-    if first is None or found.vocab_size < 2 or first < math.log(found.vocab_size) + _BAD_START:
+    if first is None or found.vocab_size < 2 or first < math.log(found.vocab_size) + BAD_START:
         return None
     return Event(
         1, "bad_start",
