@@ -113,7 +113,7 @@ class Session:
         self.tuned = True
         import torch
 
-        from nanogpt_cli.sampling.decode import tune
+        from nanogpt_cli.sampling.tuning import tune
 
         torch.set_num_threads(tune(self.weights, self.open_threads()).threads)
         self.threads_open = False
@@ -123,7 +123,7 @@ class Session:
         import torch
 
         from nanogpt_cli import host
-        from nanogpt_cli.sampling.decode import thread_counts
+        from nanogpt_cli.sampling.tuning import thread_counts
 
         if not self.threads_open:
             return [torch.get_num_threads()]

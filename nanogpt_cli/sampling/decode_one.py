@@ -92,7 +92,7 @@ class SingleStep:
         self.turn, self.planes = weights.turn, self.compared
         if self.turn is not None:
             self.planes = torch.view_as_complex(self.compared.view(H + G, -1, 2))
-        self.hidden = self.layers[0].c_fc.buffer()
+        self.hidden = self.layers[0].c_fc.buffer(passed_on=True)
         rows = weights.layers[0].c_fc.shape[0]
         self.preact = self.hidden.view(1, -1)[:, :rows]
         self.gained = torch.empty_like(self.x)

@@ -3,7 +3,8 @@
 A row of a weight is integers from -127 to 127 times a scale of its own. PyTorch's product for it
 takes the input in bfloat16, adds in float32 and rounds each output to bfloat16, so logits are as
 coarse as with ``--precision bf16``. Many rows at once, as in a prompt, are bound by arithmetic and
-not by reading: they are multiplied in float32 with the weight made from the integers on the spot.
+not by reading: they are multiplied with a float weight made from the integers on the spot, in
+bfloat16, which holds integers up to 256, if the processor multiplies it, else in float32.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nanogpt_cli.machine.formats import cpu_multiplies_bf16
+
 _LARGEST = 127
 # PyTorch's kernel reads rows in steps of this and beyond the end of others (2.13: NaN or a crash).
 _STEP = 16
-_FEW_ROWS = 8  # with more rows one product with the float weight is faster
+_FEW_ROWS = 16  # with more, making a float weight for one product is faster
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,12 +40,15 @@ class Int8Matrix:
     shape: torch.Size
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Multiply the rows of ``x``, in float32 if there are many."""
+        """Multiply the rows of ``x``."""
         outputs, inputs = self.shape
         rows = x.numel() // inputs
-        if rows > _FEW_ROWS:
+        if rows <= _FEW_ROWS:
+            y = self._product(x.reshape(rows, inputs)).float().view(*x.shape[:-1], outputs)
+        elif cpu_multiplies_bf16():
+            y = F.linear(x.bfloat16(), self.weight[:, :inputs].bfloat16()) * self.scales.float()
+        else:
             return F.linear(x, self.dequantised(), self.bias)
-        y = self._product(x.reshape(rows, inputs)).float().view(*x.shape[:-1], outputs)
         return y if self.bias is None else y + self.bias
 
     def dequantised(self) -> Tensor:
@@ -66,17 +72,17 @@ class Int8Matrix:
         """What multiplies single rows."""
         return self
 
-    def buffer(self) -> Tensor:
-        """Room for what ``scaled`` computes, (1, O)."""
-        return torch.empty(1, self.shape[0])
+    def buffer(self, *, passed_on: bool = False) -> Tensor:
+        """Room for what ``scaled`` computes, (1, O); bfloat16 if only another product reads it."""
+        return torch.empty(1, self.shape[0], dtype=torch.bfloat16 if passed_on else torch.float32)
 
     def scaled(self, x: Tensor, factor: float, out: Tensor) -> None:
         """Multiply one row ``x`` (1, I) times ``factor``, into a ``buffer``."""
-        y = self._product(x)
-        if self.bias is None:
-            torch.mul(y, factor, out=out)
-        else:
-            torch.add(self.bias, y, alpha=factor, out=out)
+        out.copy_(self._product(x))
+        if factor != 1.0:
+            out.mul_(factor)
+        if self.bias is not None:
+            out.add_(self.bias)
 
     def join(self, x: Tensor, factor: float, stream: Tensor) -> None:
         """Add the product of ``x`` (1, I) times ``factor``, without bias, to ``stream`` (1, O)."""

@@ -33,8 +33,9 @@ class Tiles(NamedTuple):
             return torch.bmm(x, self.weight)
         return torch.baddbmm(self.bias, x, self.weight)
 
-    def buffer(self) -> Tensor:
+    def buffer(self, *, passed_on: bool = False) -> Tensor:
         """Room for what ``scaled`` computes, which begins with the O outputs."""
+        del passed_on
         return torch.empty(len(self.weight), 1, TILE)
 
     def scaled(self, x: Tensor, factor: float, out: Tensor) -> None:

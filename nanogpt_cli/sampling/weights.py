@@ -93,7 +93,7 @@ class Layer(NamedTuple):
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class Weights:
     """All weights of a model that decoding reads.
 
@@ -106,6 +106,7 @@ class Weights:
         ln_f: the last norm.
         head: the output projection (V, C).
         activation: activation function of the feed-forward network.
+        draft: the model in eight bits, if it should draft; see ``sampling.speculate``.
     """
 
     config: GPTConfig
@@ -116,6 +117,7 @@ class Weights:
     ln_f: Norm
     head: AnyMatrix
     activation: Callable[[Tensor], Tensor]
+    draft: Weights | None = None
 
     @classmethod
     def of(cls, model: GPT, dtype: torch.dtype | None = None) -> Weights:
@@ -155,8 +157,9 @@ class Weights:
 
     @property
     def packed_bytes(self) -> int:
-        """Bytes that the tiles take."""
-        return sum(m.product.weight.nbytes for m in self.matrices if m.product is not None)
+        """Bytes that the tiles and the draft take."""
+        own = sum(m.product.weight.nbytes for m in self.matrices if m.product is not None)
+        return own + (self.draft.packed_bytes if self.draft else 0)
 
     @property
     def int8(self) -> bool:
@@ -187,12 +190,12 @@ class Weights:
         size = sum(m.nbytes for m in self.layers[0].matrices)
         chosen = self.layers[: math.ceil(nbytes / size)]
         layers = tuple(layer.changed(lambda m: m.plain()) for layer in chosen)
-        return replace(self, layers=layers, head=self.head.plain(256))
+        return replace(self, layers=layers, head=self.head.plain(256), draft=None)
 
     def in_int8(self) -> Weights:
         """The same model with every matrix rounded to eight bits; see ``sampling.int8``."""
         layers = tuple(layer.changed(_in_int8) for layer in self.layers)
-        return replace(self, layers=layers, head=_in_int8(self.head))
+        return replace(self, layers=layers, head=_in_int8(self.head), draft=None)
 
     def dequantised(self) -> Weights:
         """Rounded matrices as plain float32 ones: the slow twin of an ``in_int8``."""

@@ -28,7 +28,7 @@ from nanogpt_cli.cli.sample_output import SEPARATOR
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.sampling import decode
+from nanogpt_cli.sampling import tuning
 from nanogpt_cli.sampling.continuation import generate_text
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from nanogpt_cli.training import checkpoint
@@ -444,8 +444,8 @@ def test_the_first_token_does_not_wait_for_the_thread_probe(
 ) -> None:
     """A short text does without one; a long text and a long prompt ask once."""
     probed: list[int] = []
-    found = decode.Tuning(1, False, {})
-    monkeypatch.setattr(decode, "tune", lambda *_: (probed.append(1), found)[1])
+    found = tuning.Tuning(1, False, False, {})
+    monkeypatch.setattr(tuning, "tune", lambda *_: (probed.append(1), found)[1])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()
     try:
