@@ -69,8 +69,9 @@ def tune(weights: Weights, counts: Sequence[int]) -> Tuning:
     best = min(seconds, key=lambda way: seconds[way] * (1.0 if way[0] == counts[0] else 1.1))
     if best[1]:
         weights.pack()
-        if _draft_pays(layouts[True], best[0], seconds[best]):
-            weights.draft = weights.in_int8()
+    # A draft takes less memory than tiles do.
+    if True in layouts and _draft_pays(layouts[best[1]], best[0], seconds[best]):
+        weights.draft = weights.in_int8()
     return Tuning(*best, weights.draft is not None, seconds)
 
 

@@ -136,20 +136,22 @@ def test_several_tokens_at_once_give_the_logits_of_the_model(changes: dict[str, 
         torch.testing.assert_close(last[0], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("drafted", "checked", "pays"), [(1, 12, True), (6, 12, False)])
+@pytest.mark.parametrize("packed", [10, 50])
+@pytest.mark.parametrize(("drafted", "checked", "pays"), [(1, 12, True), (50, 12, False)])
 def test_a_draft_is_made_where_it_is_measured_to_pay(
-    monkeypatch: pytest.MonkeyPatch, drafted: float, checked: float, pays: bool
+    monkeypatch: pytest.MonkeyPatch, packed: float, drafted: float, checked: float, pays: bool
 ) -> None:
-    """A plain step takes 40 here, a packed one 10."""
+    """A plain step takes 40 here; whether packed ones are faster makes no difference."""
 
     def seconds(decoder: Decoder) -> float:
         weights = decoder.weights
-        return float(drafted if weights.int8 else 10 if weights.packed else 40)
+        return float(drafted if weights.int8 else packed if weights.packed else 40)
 
     monkeypatch.setattr(tuning, "_step_seconds", seconds)
     monkeypatch.setattr(tuning, "_check_seconds", lambda _: float(checked))
-    weights = Weights.of(make())
-    before = weights.packed_bytes
+    model = make()
+    weights = Weights.of(model)
     found = tuning.tune(weights, [1])
-    assert (found.packed, found.drafts, weights.draft is not None) == (True, pays, pays)
-    assert before == 0 < weights.packed_bytes
+    assert (found.packed, found.drafts, weights.draft is not None) == (packed < 40, pays, pays)
+    settings = GenerationConfig(20, weights=weights)
+    assert text(model, [1], settings) == text(model, [1], replace(settings, cached=False))
