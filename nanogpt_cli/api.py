@@ -169,8 +169,8 @@ def sample(
     import torch
 
     from nanogpt_cli.sampling.continuation import continue_prompts
-    from nanogpt_cli.sampling.decode import tune
     from nanogpt_cli.sampling.sampler import GenerationConfig
+    from nanogpt_cli.sampling.tuning import tune
     from nanogpt_cli.sampling.weights import Weights
 
     tokenizer = source.require_tokenizer()

@@ -9,6 +9,7 @@ import typer
 
 from nanogpt_cli.bench import rivals as bench_rivals
 from nanogpt_cli.cli import options, sample_session, sample_speed
+from nanogpt_cli.cli.sample import Precision
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 
@@ -48,8 +49,12 @@ def bench_sample(
     ] = False,
     device: options.Device = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", help="auto is bf16 where it is faster, else fp32.")
-    ] = "auto",
+        Precision,
+        typer.Option(
+            "--precision",
+            help="auto: bf16 where it is faster, else fp32; int8: CPUs.",
+        ),
+    ] = Precision.auto,
     threads: Annotated[
         int, typer.Option("--threads", help="CPU threads; 0 measures which count is fastest.")
     ] = 0,
@@ -59,7 +64,7 @@ def bench_sample(
     if min(prompt_tokens, num_samples, repeats) < 1 or new_tokens < 0:
         raise UserError("lengths, samples and repeats must be at least 1", "")
     session = sample_session.open_session(
-        source, checkpoint, out, device=device, precision=precision, threads=threads
+        source, checkpoint, out, device=device, precision=precision.value, threads=threads
     )
     session.generation = replace(
         session.generation, max_new_tokens=new_tokens or 1 << 30, samples=num_samples

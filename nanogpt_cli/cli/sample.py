@@ -43,6 +43,7 @@ class Precision(StrEnum):
     auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
+    int8 = "int8"
 
 
 _PROMPT, _DRAW, _OUTPUT, _MACHINE = "Prompt", "Drawing", "Output", "Machine"
@@ -161,8 +162,8 @@ def sample(
         str, typer.Option("--device", help="auto, cpu, cuda, mps.", rich_help_panel=_MACHINE)
     ] = "auto",
     precision: Annotated[
-        Precision, typer.Option("--precision", help="auto is bf16 where it is faster, else fp32.",
-                                rich_help_panel=_MACHINE)
+        Precision, typer.Option("--precision", rich_help_panel=_MACHINE,
+                                help="auto: bf16 where it is faster, else fp32; int8: CPUs.")
     ] = Precision.auto,
     threads: Annotated[
         int, typer.Option("--threads", min=0, max=options.MOST_THREADS,

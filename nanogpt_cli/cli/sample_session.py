@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import secrets
 import sys
@@ -111,7 +113,7 @@ class Session:
         self.tuned = True
         import torch
 
-        from nanogpt_cli.sampling.decode import tune
+        from nanogpt_cli.sampling.tuning import tune
 
         torch.set_num_threads(tune(self.weights, self.open_threads()).threads)
         self.threads_open = False
@@ -121,7 +123,7 @@ class Session:
         import torch
 
         from nanogpt_cli import host
-        from nanogpt_cli.sampling.decode import thread_counts
+        from nanogpt_cli.sampling.tuning import thread_counts
 
         if not self.threads_open:
             return [torch.get_num_threads()]
@@ -160,6 +162,24 @@ class Session:
         return ids[-limit:]
 
 
+@contextlib.contextmanager
+def _unswept() -> Iterator[None]:
+    """Import and load without garbage collections, and never look at what was loaded again.
+
+    While PyTorch is imported, Python would go through hundreds of thousands of objects, all of
+    which stay, several times.
+    """
+    swept = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if swept:
+            gc.enable()
+
+
+@_unswept()
 def open_session(
     source: str,
     checkpoint: str,
@@ -173,7 +193,7 @@ def open_session(
     """Load a model, move it to its device, and set the thread count if the user gave one.
 
     Raises:
-        UserError: there is no such model or device.
+        UserError: there is no such model or device, or int8 is asked of another than a CPU.
     """
     found = sources.resolve(source, checkpoint=checkpoint, out=out, raw=raw)
     for remark in found.notes:
@@ -192,8 +212,17 @@ def open_session(
     threads_open = place.type == "cpu" and not (threads or _threads_are_set())
     if threads or threads_open:
         torch.set_num_threads(threads or 1)
-    weights = Weights.of(model, torch.bfloat16 if bf16 else None)
-    generation = GenerationConfig(1, weights=weights, exact=not bf16)
+    int8 = precision == "int8"
+    if int8 and place.type != "cpu":
+        raise UserError(
+            f"int8 weights are for CPUs, not for {place.type}",
+            "take --precision bf16, or --device cpu",
+        )
+    weights = Weights.of(model, torch.bfloat16 if bf16 else torch.float32 if int8 else None)
+    if int8:
+        weights = weights.in_int8()
+    # Where rounding could change a draw, the model itself is asked, if it is the one that draws.
+    generation = GenerationConfig(1, weights=weights, exact=not (bf16 or int8))
     return Session(
         found, model, weights, tokenizer, generation,
         threads_open=threads_open, tuned=place.type != "cpu",
@@ -205,6 +234,7 @@ def describe(session: Session) -> str:
     import torch
 
     kind = "bf16" if session.weights.wte.dtype == torch.bfloat16 else "fp32"
+    kind = "int8" if session.weights.int8 else kind
     device = session.model.lm_head.weight.device
     threads = torch.get_num_threads()
     known = device.type == "cpu" and not session.threads_open

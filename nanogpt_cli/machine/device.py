@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from nanogpt_cli import recipe
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine.formats import multiplies_bf16
+
+if TYPE_CHECKING:  # reading the recipe's models takes longer than loading a small checkpoint
+    from nanogpt_cli import recipe
 
 # Dense bf16 matmul peaks in FLOP/s from the vendors' data sheets, by a part of the device's name.
 PEAK_FLOPS = {

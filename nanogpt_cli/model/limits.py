@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any, Final, TypeGuard
 
-from nanogpt_cli import recipe
+from nanogpt_cli import sizes
 
 # The largest sizes that a recipe accepts; more is a damaged file or an attempt to fill the memory.
 LARGEST: Final = {
-    "n_layer": recipe.MOST_LAYERS, "n_head": recipe.MOST_CHANNELS, "n_embd": recipe.MOST_CHANNELS,
-    "block_size": recipe.MOST_CHANNELS, "vocab_size": recipe.MOST_ROWS,
+    "n_layer": sizes.MOST_LAYERS, "n_head": sizes.MOST_CHANNELS, "n_embd": sizes.MOST_CHANNELS,
+    "block_size": sizes.MOST_CHANNELS, "vocab_size": sizes.MOST_ROWS,
 }  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def check_config(values: Mapping[str, Any]) -> None:
     for name, most in LARGEST.items():
         if not is_whole(value := values.get(name)) or not 1 <= value <= most:
             raise ValueError(f"{name} must be a whole number from 1 to {most:,}, not {value!r:.80}")
-    most = recipe.MOST_CHANNELS
+    most = sizes.MOST_CHANNELS
     for name in ("n_kv_head", "hidden", "head_dim"):
         if not is_whole(value := values.get(name, 0)) or not 0 <= value <= most:
             raise ValueError(f"{name} must be a whole number from 0 to {most:,}, not {value!r:.80}")
@@ -37,10 +37,10 @@ def check_config(values: Mapping[str, Any]) -> None:
     for name in ("norm_eps", "rope_theta"):
         if not is_number(value := values.get(name, 1.0)) or value <= 0:
             raise ValueError(f"{name} must be a positive number, not {value!r:.80}")
-    if values.get("norm_eps", 1.0) < recipe.SMALLEST_EPS:
-        raise ValueError(f"norm_eps {values['norm_eps']:g} is below {recipe.SMALLEST_EPS:g}")
-    if values.get("rope_theta", 1.0) > recipe.LARGEST_THETA:
-        raise ValueError(f"rope_theta {values['rope_theta']:g} is above {recipe.LARGEST_THETA:g}")
+    if values.get("norm_eps", 1.0) < sizes.SMALLEST_EPS:
+        raise ValueError(f"norm_eps {values['norm_eps']:g} is below {sizes.SMALLEST_EPS:g}")
+    if values.get("rope_theta", 1.0) > sizes.LARGEST_THETA:
+        raise ValueError(f"rope_theta {values['rope_theta']:g} is above {sizes.LARGEST_THETA:g}")
     if not is_number(value := values.get("dropout", 0.0)) or not 0 <= value < 1:
         raise ValueError(f"dropout must be a number from 0 to below 1, not {value!r:.80}")
     for name in ("activation", "norm", "position"):

@@ -19,17 +19,18 @@ from pydantic import (
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run.addresses import check_address, hidden
+from nanogpt_cli.sizes import (
+    LARGEST_THETA,
+    MOST_CHANNELS,
+    MOST_LAYERS,
+    MOST_ROWS,
+    SMALLEST_EPS,
+)
 
 # Larger than any useful value, but small enough that no arithmetic overflows or takes for ever.
 _MANY = 2**40
 Positive = Annotated[int, Field(ge=1, le=_MANY)]
 Count = Annotated[int, Field(ge=0, le=_MANY)]
-# Limits of a model's shape. A larger number is a typing error, reported here and not minutes later.
-MOST_LAYERS = 1000
-LARGEST_THETA = 1e12  # of rotary positions; far larger ones are infinite in float32
-SMALLEST_EPS = 1e-12  # of norms; far smaller numbers are zero in float32
-MOST_CHANNELS = 2**20  # and heads, and positions
-MOST_ROWS = 2**24
 Size = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -14,9 +14,7 @@ with the channels in the order of ``weights.pairs_together``.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -107,6 +105,34 @@ class Decoder:
                 self._replay = Replay(self._step_fixed, len(slots), self.cache.device)
             return self._replay(tokens, lengths)
         return self._step_many(slots, tokens, lengths, whole=whole)
+
+    @torch.inference_mode()
+    def extend(self, slot: int, tokens: Sequence[int], length: int) -> Tensor:
+        """Append several tokens to one slot; returns the logits after each, (n, V) float32.
+
+        Args:
+            slot: a cache slot.
+            tokens: n tokens.
+            length: number of positions that the slot keeps; later ones are written over.
+        """
+        end = length + len(tokens)
+        positions = torch.arange(length, end, device=self.cache.device)
+        x = self._embed(torch.tensor([tokens], device=self.cache.device), positions)  # (1, n, C)
+        turn, mask = self._turn(positions), _mask(positions, end)[None, :, 0, 0]  # (1, n, end)
+        for layer, cache in zip(self.weights.layers, self.cache[:, slot], strict=True):
+            q, k, v = self._heads(layer, x, turn)  # (1, H, n, D), and G heads
+            cache[:, :, length:end] = torch.cat((k, v))
+            past = cache[:, None, :, :end]
+            y = F.scaled_dot_product_attention(
+                q, past[0], past[1], attn_mask=mask, scale=self.config.attention_scale,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )  # fmt: skip
+            x = self._finish_block(x, layer, y)
+        return self._logits(x[0])
+
+    def stored(self, slot: int) -> list[Stored]:
+        """The cache of a slot by layer."""
+        return self._views[slot]
 
     def keep(self, slots: Sequence[int]) -> None:
         """Drop all slots but these, which become slots 0, 1, …"""
@@ -237,68 +263,3 @@ def window_start(length: int, block_size: int, stride: int = 1) -> int:
     remain after a jump, and cached positions stay valid until the next one.
     """
     return max(0, math.ceil((length - block_size) / stride)) * stride
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """The result of ``tune``.
-
-    Attributes:
-        threads: the best number of threads for decoding.
-        packed: whether the weights are now packed.
-        seconds: time of a step on the first layers, by (threads, packed).
-    """
-
-    threads: int
-    packed: bool
-    seconds: dict[tuple[int, bool], float]
-
-
-# Too much for the processor's caches, whose speed would be measured otherwise.
-_PROBED_BYTES = 48 << 20
-
-
-def thread_counts(most: int) -> list[int]:
-    """The thread counts worth trying on ``most`` cores: powers of two."""
-    return [1 << n for n in range(most.bit_length())]
-
-
-def tune(weights: Weights, counts: Sequence[int]) -> Tuning:
-    """Find the thread count and weight layout with the fastest decode step, and apply the layout.
-
-    On busy cores two threads can be far slower than one, so the choice is measured, on the first
-    layers. More threads must be at least a tenth faster. The thread setting is restored.
-
-    Args:
-        weights: not packed yet.
-        counts: thread counts to try, ascending.
-    """
-    layouts = {False: Decoder(weights.first(_PROBED_BYTES), 1)}
-    if weights.can_pack():
-        part = weights.first(_PROBED_BYTES)
-        part.pack()
-        layouts[True] = Decoder(part, 1)
-    seconds = dict.fromkeys(((n, packed) for packed in layouts for n in counts), math.inf)
-    before = torch.get_num_threads()
-    try:
-        for _ in range(3):  # in turns, so that a busy moment does not affect one candidate only
-            for threads, packed in seconds:
-                torch.set_num_threads(threads)
-                took = _step_seconds(layouts[packed])
-                seconds[threads, packed] = min(seconds[threads, packed], took)
-    finally:
-        torch.set_num_threads(before)
-    best = min(seconds, key=lambda way: seconds[way] * (1.0 if way[0] == counts[0] else 1.1))
-    if best[1]:
-        weights.pack()
-    return Tuning(*best, seconds)
-
-
-def _step_seconds(decoder: Decoder) -> float:
-    """Seconds of the faster of two steps; the first one wakes the threads."""
-    found = []
-    for length in range(2):
-        start = time.perf_counter()
-        decoder.step([0], [0], [min(length, decoder.config.block_size - 1)])
-        found.append(time.perf_counter() - start)
-    return min(found)

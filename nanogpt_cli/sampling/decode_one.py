@@ -15,7 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nanogpt_cli.model.config import GPTConfig
-from nanogpt_cli.sampling.weights import TILE, Layer, LayerNorm, Matrix, Norm, Tiles, Weights
+from nanogpt_cli.sampling.int8 import Int8Matrix
+from nanogpt_cli.sampling.matrix import Tiles
+from nanogpt_cli.sampling.weights import AnyMatrix, Layer, LayerNorm, Norm, Weights
+
+Product = Tiles | Int8Matrix
 
 
 class Stored(NamedTuple):
@@ -30,12 +34,12 @@ class _Layer(NamedTuple):
     """The weights of a block in the order in which they are used."""
 
     ln_1: Norm
-    c_attn: Tiles
-    attn_proj: Tiles
+    c_attn: Product
+    attn_proj: Product
     attn_bias: Tensor | None
     ln_2: Norm
-    c_fc: Tiles
-    mlp_proj: Tiles
+    c_fc: Product
+    mlp_proj: Product
     mlp_bias: Tensor | None
     gains: Tensor | None  # of the norms of queries and keys, (H + G, D)
 
@@ -47,15 +51,15 @@ def _layer(layer: Layer, config: GPTConfig) -> _Layer:
         q, k = (norm.weight for norm in layer.qk_norm)
         gains = torch.cat((q.expand(config.n_head, -1), k.expand(config.kv_heads, -1)))
     return _Layer(
-        layer.ln_1, _tiles(layer.c_attn), _tiles(attn), attn.bias,
-        layer.ln_2, _tiles(layer.c_fc), _tiles(mlp), mlp.bias, gains,
+        layer.ln_1, _product(layer.c_attn), _product(attn), attn.bias,
+        layer.ln_2, _product(layer.c_fc), _product(mlp), mlp.bias, gains,
     )  # fmt: skip
 
 
-def _tiles(matrix: Matrix) -> Tiles:
-    if matrix.tiles is None:
+def _product(matrix: AnyMatrix) -> Product:
+    if matrix.product is None:
         raise ValueError("the weights are not packed")
-    return matrix.tiles
+    return matrix.product
 
 
 class SingleStep:
@@ -73,12 +77,11 @@ class SingleStep:
         C, H, G, D = config.n_embd, config.n_head, config.kv_heads, config.head_size
         self.weights = weights
         self.layers = [_layer(layer, config) for layer in weights.layers]
-        self.head = _tiles(weights.head)
+        self.head = _product(weights.head)
         self.embedding, self.residual = config.multipliers.embedding, config.multipliers.residual
         self.scale = config.attention_scale
         self.x = torch.empty(1, C)
-        self.x_tiles = self.x.view(-1, 1, TILE)
-        self.qkv = torch.empty(len(self.layers[0].c_attn.weight), 1, TILE)
+        self.qkv = self.layers[0].c_attn.buffer()
         heads = self.qkv.view(-1)[: (H + 2 * G) * D].view(-1, D)
         self.compared = heads[: H + G]  # queries and keys
         self.row, self.column = self.compared[:, None], self.compared[..., None]
@@ -89,8 +92,8 @@ class SingleStep:
         self.turn, self.planes = weights.turn, self.compared
         if self.turn is not None:
             self.planes = torch.view_as_complex(self.compared.view(H + G, -1, 2))
-        self.hidden = torch.empty(len(self.layers[0].c_fc.weight), 1, TILE)
-        rows = weights.layers[0].c_fc.weight.shape[0]
+        self.hidden = self.layers[0].c_fc.buffer(passed_on=True)
+        rows = weights.layers[0].c_fc.shape[0]
         self.preact = self.hidden.view(1, -1)[:, :rows]
         self.gained = torch.empty_like(self.x)
 
@@ -113,9 +116,9 @@ class SingleStep:
             self._join(y.view(1, -1), layer.attn_proj, layer.attn_bias)
             layer.c_fc.scaled(*self._normed(layer.ln_2), self.hidden)
             self._join(weights.activation(self.preact), layer.mlp_proj, layer.mlp_bias)
-        logits = torch.empty(len(self.head.weight), 1, TILE)
+        logits = self.head.buffer()
         self.head.scaled(*self._normed(weights.ln_f), logits)
-        return logits.view(1, -1)[:, : weights.head.weight.shape[0]]
+        return logits.view(1, -1)[:, : weights.head.shape[0]]
 
     def _normed(self, norm: Norm) -> tuple[Tensor, float]:
         """``norm`` of the stream as a row (1, C) and a factor for the product that it enters."""
@@ -135,9 +138,8 @@ class SingleStep:
         if self.turn is not None:
             self.planes.mul_(self.turn.select(0, position))
 
-    def _join(self, branch: Tensor, tiles: Tiles, bias: Tensor | None) -> None:
+    def _join(self, branch: Tensor, product: Product, bias: Tensor | None) -> None:
         """Add a branch's product and bias to the residual stream."""
         if bias is not None:
             self.x.add_(bias, alpha=self.residual)
-        n = self.x_tiles.shape[0]
-        self.x_tiles.baddbmm_(branch.expand(n, -1, -1), tiles.weight, alpha=self.residual)
+        product.join(branch, self.residual, self.x)

@@ -23,6 +23,7 @@ from nanogpt_cli.sampling import filters
 from nanogpt_cli.sampling.decode import Decoder, window_start
 from nanogpt_cli.sampling.filters import next_token as next_token
 from nanogpt_cli.sampling.settings import Sampling
+from nanogpt_cli.sampling.speculate import Speculation
 from nanogpt_cli.sampling.weights import Weights
 
 Context = Literal["slide", "roll"]
@@ -217,6 +218,8 @@ class _Cached:
         self.decoder = Decoder(generation.weights or Weights.of(model), rows)
         self.block_size, self.stride = model.config.block_size, _stride(model, generation)
         self.slots: list[_Sequence] = []
+        self.generation = generation
+        self.speculation: Speculation | None = None
 
     @full_float32()
     def logits(self, active: Sequence[_Sequence]) -> list[Any]:
@@ -235,12 +238,34 @@ class _Cached:
         for slots in fresh.values():
             windows = [active[slot].ids[active[slot].start :] for slot in slots]
             rows.update(zip(slots, self.decoder.prefill(slots, windows).cpu().numpy(), strict=True))
-        if append:
+        if len(active) == 1 and append and self._speculates():
+            rows[0] = self._ahead(active[0])
+        elif append:
             tokens = [active[slot].ids[-1] for slot in append]
             lengths = [active[slot].cached - 1 for slot in append]
             step = self.decoder.step(append, tokens, lengths)
             rows.update(zip(append, step.cpu().numpy(), strict=True))
         return [rows[slot] for slot in range(len(active))]
+
+    def _speculates(self) -> bool:
+        """Whether a draft helps; weights may get one between two tokens."""
+        if self.speculation is None and (draft := self.decoder.weights.draft) is not None:
+            self.speculation = Speculation(self.decoder, draft)
+        return self.speculation is not None and self.speculation.helps
+
+    def _ahead(self, sequence: _Sequence) -> Any:
+        assert self.speculation is not None
+        settings = self.generation
+        sampling = settings.sampling
+
+        def draw(logits: Any, new: Sequence[int]) -> int:
+            place = sequence.prompt, sequence.sample, sequence.new + len(new)
+            seen = (*sequence.ids, *new) if sampling.repetition_penalty != 1.0 else ()
+            key = filters.draw_key(settings.seed, *place)
+            return next_token(logits, key, sampling, seen=seen, vocab_size=settings.vocab_size)
+
+        most = settings.max_new_tokens - sequence.new
+        return self.speculation.logits(sequence.ids[-1], sequence.cached - 1, most, draw)
 
     def _assign(self, active: Sequence[_Sequence]) -> None:
         """Drop the cache rows of sequences that have ended."""

@@ -26,7 +26,7 @@ class Rate:
 
     Attributes:
         first_s: seconds until the first token, including the prompt.
-        token_s: median seconds between tokens after the first.
+        token_s: mean seconds between tokens after the first. (A pass ahead gives several at once.)
         slow_s: 95th percentile of the seconds between tokens.
         tokens_per_s: throughput of all samples over the whole text, including the prompt.
     """
@@ -162,7 +162,7 @@ def _rate(gaps: Iterator[float], samples: int) -> Rate:
     slow = rest[min(len(rest) - 1, int(0.95 * len(rest)))]
     count = (len(rest) + 1 if rest[0] is not first else 1) * samples
     total = first + (sum(rest) if rest[0] is not first else 0.0)
-    return Rate(first, statistics.median(rest), slow, count / total)
+    return Rate(first, statistics.fmean(rest), slow, count / total)
 
 
 def _seconds_naive(

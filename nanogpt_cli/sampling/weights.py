@@ -1,23 +1,18 @@
-"""A model's weights as decoding reads them: plain tensors, and a packed copy for single rows.
+"""A model's weights as decoding reads them, whatever the names of its modules.
 
-PyTorch's matrix-vector product on a CPU reads a weight (O, I) along several rows at once. If the
-weight is not cached, it reaches a quarter of the memory bandwidth: 10 GB/s of 49 on one core of a
-Zen 4 server (2026-11-24). Packed into tiles of 16 outputs, each contiguous (I, 16), the weight is
-read by a batched product as one stream at 22 to 30 GB/s, and two threads can share the work.
+Its matrices are shared with the model, with a packed copy for single rows (``sampling.matrix``), or
+rounded to eight bits (``sampling.int8``).
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from nanogpt_cli import host
 from nanogpt_cli.model.gpt import (
@@ -30,97 +25,11 @@ from nanogpt_cli.model.gpt import (
 )
 from nanogpt_cli.model.rms_norm import RMSNorm, rms_norm
 from nanogpt_cli.model.rope import rotation
+from nanogpt_cli.sampling.int8 import Int8Matrix, rounded
+from nanogpt_cli.sampling.matrix import TILE, Matrix, reserve
 
 # Memory to assume of a machine that does not say how much it has.
 ASSUMED_MEMORY = 1 << 32
-TILE = 16  # outputs per tile; 8 to 32 are about equally fast, 4 and 48 half as fast
-_PACKED_ROWS = 8  # with more rows the plain product is as fast
-
-
-class Tiles(NamedTuple):
-    """A weight (O, I) in zero-padded tiles (⌈O/16⌉, I, 16), and its bias (⌈O/16⌉, 1, 16)."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def apply(self, x: Tensor) -> Tensor:
-        """Multiply the rows of ``x`` (B, I); returns (⌈O/16⌉, B, 16)."""
-        x = x.expand(self.weight.shape[0], -1, -1)
-        if self.bias is None:
-            return torch.bmm(x, self.weight)
-        return torch.baddbmm(self.bias, x, self.weight)
-
-    def scaled(self, x: Tensor, factor: float, out: Tensor) -> None:
-        """Multiply one row ``x`` (1, I) times ``factor``, into ``out`` (⌈O/16⌉, 1, 16)."""
-        x = x.expand(self.weight.shape[0], -1, -1)
-        if self.bias is None:
-            torch.baddbmm(out, x, self.weight, beta=0, alpha=factor, out=out)
-        else:
-            torch.baddbmm(self.bias, x, self.weight, alpha=factor, out=out)
-
-
-class Matrix:
-    """A weight (O, I) and its bias: ``matrix(x)`` maps (..., I) to (..., O).
-
-    Attributes:
-        weight: shared with the model.
-        bias: (O,) or ``None``.
-        tiles: a packed copy of both, or ``None``.
-    """
-
-    __slots__ = ("bias", "tiles", "weight")
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
-        self.tiles: Tiles | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Multiply the rows of ``x``, with the tiles if there are few rows."""
-        outputs, inputs = self.weight.shape
-        rows = x.numel() // inputs
-        if self.tiles is None or rows > _PACKED_ROWS:
-            return F.linear(x, self.weight, self.bias)
-        y = self.tiles.apply(x.reshape(rows, inputs)).transpose(0, 1).flatten(1)
-        return y[:, :outputs].view(*x.shape[:-1], outputs)
-
-    def plain(self) -> Matrix:
-        """A matrix with the same tensors and no tiles."""
-        return Matrix(self.weight, self.bias)
-
-    @property
-    def n_tiles(self) -> int:
-        """Number of tiles that the outputs fill."""
-        return -(-self.weight.shape[0] // TILE)
-
-    def pack(self, room: Tensor) -> None:
-        """Make the tiles; those of the weight are stored in ``room`` (n_tiles, I, 16)."""
-        bias = None
-        if self.bias is not None:
-            bias = _tiled(self.bias[:, None], self.bias.new_empty(self.n_tiles, 1, TILE))
-        self.tiles = Tiles(_tiled(self.weight, room), bias)
-
-
-def _tiled(weight: Tensor, room: Tensor) -> Tensor:
-    missing = -weight.shape[0] % TILE
-    padded = F.pad(weight, (0, 0, 0, missing)) if missing else weight
-    return room.copy_(padded.view(-1, TILE, weight.shape[1]).transpose(1, 2))
-
-
-def _reserve(numbers: int) -> Tensor:
-    """An uninitialised float32 tensor of ``numbers`` values, in huge pages where there are any.
-
-    With 2 MiB pages the same product reads 31 to 34 GB/s instead of 25 to 31 (2026-11-24, Linux,
-    Zen 4).
-    """
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(numbers)
-    large = 2 << 20
-    pages = mmap.mmap(-1, 4 * numbers + large, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel built without huge pages
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    room = torch.frombuffer(pages, dtype=torch.float32)
-    start = -room.data_ptr() % large // 4
-    return room[start : start + numbers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +58,7 @@ class RootMeanSquare:
 
 
 Norm = LayerNorm | RootMeanSquare
+AnyMatrix = Matrix | Int8Matrix
 
 
 class Layer(NamedTuple):
@@ -163,20 +73,27 @@ class Layer(NamedTuple):
     """
 
     ln_1: Norm
-    c_attn: Matrix
-    attn_proj: Matrix
+    c_attn: AnyMatrix
+    attn_proj: AnyMatrix
     ln_2: Norm
-    c_fc: Matrix
-    mlp_proj: Matrix
+    c_fc: AnyMatrix
+    mlp_proj: AnyMatrix
     qk_norm: tuple[Norm, Norm] | None = None
 
     @property
-    def matrices(self) -> tuple[Matrix, ...]:
+    def matrices(self) -> tuple[AnyMatrix, ...]:
         """The matrices in the order in which they are read."""
         return self.c_attn, self.attn_proj, self.c_fc, self.mlp_proj
 
+    def changed(self, change: Callable[[AnyMatrix], AnyMatrix]) -> Layer:
+        """The block with other matrices."""
+        return self._replace(
+            c_attn=change(self.c_attn), attn_proj=change(self.attn_proj),
+            c_fc=change(self.c_fc), mlp_proj=change(self.mlp_proj),
+        )  # fmt: skip
 
-@dataclass(frozen=True)
+
+@dataclass
 class Weights:
     """All weights of a model that decoding reads.
 
@@ -189,6 +106,7 @@ class Weights:
         ln_f: the last norm.
         head: the output projection (V, C).
         activation: activation function of the feed-forward network.
+        draft: the model in eight bits, if it should draft; see ``sampling.speculate``.
     """
 
     config: GPTConfig
@@ -197,8 +115,9 @@ class Weights:
     turn: Tensor | None
     layers: tuple[Layer, ...]
     ln_f: Norm
-    head: Matrix
+    head: AnyMatrix
     activation: Callable[[Tensor], Tensor]
+    draft: Weights | None = None
 
     @classmethod
     def of(cls, model: GPT, dtype: torch.dtype | None = None) -> Weights:
@@ -227,33 +146,39 @@ class Weights:
         )
 
     @property
-    def matrices(self) -> tuple[Matrix, ...]:
+    def matrices(self) -> tuple[AnyMatrix, ...]:
         """Every matrix that is read whole for each decoded token."""
         return (*(m for layer in self.layers for m in layer.matrices), self.head)
 
     @property
     def packed(self) -> bool:
-        """Whether all tiles exist. It runs at every step and checks only the last one made."""
-        return self.head.tiles is not None
+        """Whether single rows have products of their own; it runs at every step and asks one."""
+        return self.head.product is not None
 
     @property
     def packed_bytes(self) -> int:
-        """Bytes that the tiles take."""
-        return sum(m.tiles.weight.nbytes for m in self.matrices if m.tiles is not None)
+        """Bytes that the tiles and the draft take."""
+        own = sum(m.product.weight.nbytes for m in self.matrices if m.product is not None)
+        return own + (self.draft.packed_bytes if self.draft else 0)
+
+    @property
+    def int8(self) -> bool:
+        """Whether the matrices are rounded to eight bits."""
+        return isinstance(self.head, Int8Matrix)
 
     def can_pack(self) -> bool:
         """Whether tiles are useful here and take less than a quarter of the machine's memory."""
         plain = self.wte.device.type == "cpu" and self.wte.dtype == torch.float32
-        if not plain or self.config.n_embd % TILE:
+        if not plain or self.int8 or self.config.n_embd % TILE:
             return False
-        weights = sum(m.weight.nbytes for m in self.matrices)
+        weights = sum(m.nbytes for m in self.matrices)
         return 4 * weights < host.installed_bytes(ASSUMED_MEMORY)
 
     def pack(self) -> None:
         """Make the missing tiles, which take as much memory as the weights."""
-        missing = [matrix for matrix in self.matrices if matrix.tiles is None]
+        missing = [m for m in self.matrices if isinstance(m, Matrix) and m.tiles is None]
         sizes = [matrix.n_tiles * TILE * matrix.weight.shape[1] for matrix in missing]
-        rooms = torch.split(_reserve(sum(sizes)), sizes)
+        rooms = torch.split(reserve(sum(sizes)), sizes)
         for matrix, room in zip(missing, rooms, strict=True):
             matrix.pack(room.view(matrix.n_tiles, -1, TILE))
 
@@ -262,15 +187,28 @@ class Weights:
 
         It shares the tensors but has its own tiles.
         """
-        size = sum(m.weight.nbytes for m in self.layers[0].matrices)
-        layers = tuple(
-            layer._replace(
-                c_attn=layer.c_attn.plain(), attn_proj=layer.attn_proj.plain(),
-                c_fc=layer.c_fc.plain(), mlp_proj=layer.mlp_proj.plain(),
-            )
-            for layer in self.layers[: math.ceil(nbytes / size)]
-        )  # fmt: skip
-        return replace(self, layers=layers, head=Matrix(self.head.weight[:256], None))
+        size = sum(m.nbytes for m in self.layers[0].matrices)
+        chosen = self.layers[: math.ceil(nbytes / size)]
+        layers = tuple(layer.changed(lambda m: m.plain()) for layer in chosen)
+        return replace(self, layers=layers, head=self.head.plain(256), draft=None)
+
+    def in_int8(self) -> Weights:
+        """The same model with every matrix rounded to eight bits; see ``sampling.int8``."""
+        layers = tuple(layer.changed(_in_int8) for layer in self.layers)
+        return replace(self, layers=layers, head=_in_int8(self.head), draft=None)
+
+    def dequantised(self) -> Weights:
+        """Rounded matrices as plain float32 ones: the slow twin of an ``in_int8``."""
+        layers = tuple(layer.changed(_dequantised) for layer in self.layers)
+        return replace(self, layers=layers, head=_dequantised(self.head))
+
+
+def _in_int8(matrix: AnyMatrix) -> AnyMatrix:
+    return rounded(matrix.weight, matrix.bias) if isinstance(matrix, Matrix) else matrix
+
+
+def _dequantised(matrix: AnyMatrix) -> AnyMatrix:
+    return Matrix(matrix.dequantised(), matrix.bias) if isinstance(matrix, Int8Matrix) else matrix
 
 
 def _taken(parameter: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -28,7 +28,7 @@ from nanogpt_cli.cli.sample_output import SEPARATOR
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.sampling import decode
+from nanogpt_cli.sampling import tuning
 from nanogpt_cli.sampling.continuation import generate_text
 from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from nanogpt_cli.training import checkpoint
@@ -392,6 +392,28 @@ def test_the_program_reads_a_pipe_and_a_closed_one_ends_it_quietly(here: Path) -
     assert "rror" not in comments
 
 
+def test_the_way_to_the_first_token_does_without_what_it_does_not_need() -> None:
+    """The recipe's models take longer to import than a small checkpoint to load and to sample."""
+    code = (
+        "import sys, nanogpt_cli.interop.opening, nanogpt_cli.sampling.continuation\n"
+        "print([name for name in ('nanogpt_cli.recipe', 'typer') if name in sys.modules])"
+    )
+    process = programs.start([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    out, _ = programs.finish(process)
+    assert (out.decode().strip(), process.returncode) == ("[]", 0)
+
+
+def test_what_was_loaded_is_not_swept_again_and_the_collector_is_on(here: Path) -> None:
+    import gc
+
+    kept = gc.get_freeze_count()
+    sample_session.open_session(
+        "small", "last", Path("runs"), device="cpu", precision="fp32", threads=1
+    )
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > kept
+
+
 @pytest.mark.parametrize(("capability", "native"), [((9, 0), True), ((7, 5), False)])
 def test_a_gpu_without_bf16_samples_in_float32(
     here: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], native: bool
@@ -422,8 +444,8 @@ def test_the_first_token_does_not_wait_for_the_thread_probe(
 ) -> None:
     """A short text does without one; a long text and a long prompt ask once."""
     probed: list[int] = []
-    found = decode.Tuning(1, False, {})
-    monkeypatch.setattr(decode, "tune", lambda *_: (probed.append(1), found)[1])
+    found = tuning.Tuning(1, False, False, {})
+    monkeypatch.setattr(tuning, "tune", lambda *_: (probed.append(1), found)[1])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()
     try:

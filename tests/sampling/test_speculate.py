@@ -1,0 +1,157 @@
+"""A draft changes how often the model runs, and never the text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
+from nanogpt_cli.sampling import speculate, tuning
+from nanogpt_cli.sampling.decode import Decoder
+from nanogpt_cli.sampling.sampler import GenerationConfig, generate, reference_logits
+from nanogpt_cli.sampling.settings import Sampling
+from nanogpt_cli.sampling.weights import Weights
+
+V = 61
+MODERN: dict[str, object] = {
+    "norm": "rms", "position": "rope", "qk_norm": True, "n_kv_head": 2, "activation": "swiglu",
+    "bias": False, "tied": False,
+}  # fmt: skip
+
+
+def make(seed: int = 0, **changes: object) -> GPT:
+    values: dict[str, object] = {
+        "n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 40, "vocab_size": V,
+        "dropout": 0.0, "bias": True, "activation": "gelu",
+    }  # fmt: skip
+    model = GPT(GPTConfig(**(values | changes)))  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.3 if parameter.dim() == 2 else 0.1
+            noise = torch.randn(parameter.shape, generator=generator) * scale
+            parameter.copy_(noise + (parameter if parameter.dim() == 1 else 0))
+    return model.eval()
+
+
+def drafting(model: GPT, draft: GPT | None = None) -> Weights:
+    weights = Weights.of(model)
+    weights.pack()
+    weights.draft = Weights.of(draft or model).in_int8()
+    return weights
+
+
+def text(model: GPT, prompt: list[int], settings: GenerationConfig) -> list[int]:
+    return [token.id for token in generate(model, [prompt], settings)]
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of tokens in each pass of the model that a draft went before."""
+    found: list[int] = []
+    plain = Decoder.extend
+
+    def extend(self: Decoder, slot: int, tokens: list[int], length: int) -> torch.Tensor:
+        found.append(len(tokens))
+        return plain(self, slot, tokens, length)
+
+    monkeypatch.setattr(Decoder, "extend", extend)
+    return found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, MODERN, MODERN | {"multipliers": Multipliers(3.0, 0.5, 0.2, 0.25), "n_kv_head": 1}],
+)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(temperature=0),
+        Sampling(temperature=1.0, top_k=0),
+        Sampling(temperature=0.9, top_k=20, top_p=0.9, min_p=0.02, repetition_penalty=1.3),
+    ],
+)
+def test_a_text_is_that_of_the_naive_path(
+    passes: list[int], changes: dict[str, object], sampling: Sampling
+) -> None:
+    """Also across the end of the context, where the window moves and is read anew."""
+    model = make(**changes)
+    weights = drafting(model)
+    for context in ("slide", "roll"):
+        settings = GenerationConfig(
+            50,
+            sampling=sampling,
+            vocab_size=57,
+            context=context,
+            seed=3,  # type: ignore[arg-type]
+        )
+        naive = text(model, [1, 2], replace(settings, cached=False))
+        assert text(model, [1, 2], replace(settings, weights=weights)) == naive
+    assert len(passes) < sum(passes) / 2
+
+
+def test_a_text_ends_where_it_would(passes: list[int]) -> None:
+    model = make()
+    weights = drafting(model)
+    settings = GenerationConfig(30, sampling=Sampling(temperature=1.0), vocab_size=57)
+    whole = text(model, [1], settings)
+    for length in (1, 2, 3, 9, 10, 11):
+        assert (
+            text(model, [1], replace(settings, max_new_tokens=length, weights=weights))
+            == (whole[:length])
+        )
+    stop = replace(settings, weights=weights, stop_ids=frozenset({whole[12]}))
+    assert text(model, [1], stop) == whole[: whole.index(whole[12]) + 1]
+    tokens = generate(model, [[1]], replace(settings, weights=weights, samples=3))
+    texts: dict[int, list[int]] = {}
+    for token in tokens:
+        texts.setdefault(token.sample, []).append(token.id)
+    assert texts[0] == whole
+
+
+def test_a_draft_that_guesses_wrong_costs_time_alone_and_is_given_up(passes: list[int]) -> None:
+    model = make(block_size=200)
+    weights = drafting(model, make(seed=1, block_size=200))
+    settings = GenerationConfig(150, sampling=Sampling(temperature=1.0, top_k=0))
+    assert text(model, [1], replace(settings, weights=weights)) == text(model, [1], settings)
+    assert len(passes) == speculate._TRIALS
+
+
+@pytest.mark.parametrize("changes", [{}, MODERN])
+def test_several_tokens_at_once_give_the_logits_of_the_model(changes: dict[str, object]) -> None:
+    model = make(**changes)
+    ids = torch.randint(0, V, (20,), generator=torch.Generator().manual_seed(1)).tolist()
+    for weights in (Weights.of(model), drafting(model)):
+        decoder = Decoder(weights, 2)
+        decoder.prefill([1], [ids[:5]])
+        decoder.extend(1, [0] * 8, 5)  # what turned out wrong is written over
+        rows = decoder.extend(1, ids[5:13], 5)
+        last = decoder.step([1], [ids[13]], [13])
+        for n in range(5, 13):
+            expected = torch.from_numpy(reference_logits(model, ids[: n + 1]))
+            torch.testing.assert_close(rows[n - 5], expected, rtol=1e-4, atol=1e-4)
+        expected = torch.from_numpy(reference_logits(model, ids[:14]))
+        torch.testing.assert_close(last[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("packed", [10, 50])
+@pytest.mark.parametrize(("drafted", "checked", "pays"), [(1, 12, True), (50, 12, False)])
+def test_a_draft_is_made_where_it_is_measured_to_pay(
+    monkeypatch: pytest.MonkeyPatch, packed: float, drafted: float, checked: float, pays: bool
+) -> None:
+    """A plain step takes 40 here; whether packed ones are faster makes no difference."""
+
+    def seconds(decoder: Decoder) -> float:
+        weights = decoder.weights
+        return float(drafted if weights.int8 else packed if weights.packed else 40)
+
+    monkeypatch.setattr(tuning, "_step_seconds", seconds)
+    monkeypatch.setattr(tuning, "_check_seconds", lambda _: float(checked))
+    model = make()
+    weights = Weights.of(model)
+    found = tuning.tune(weights, [1])
+    assert (found.packed, found.drafts, weights.draft is not None) == (packed < 40, pays, pays)
+    settings = GenerationConfig(20, weights=weights)
+    assert text(model, [1], settings) == text(model, [1], replace(settings, cached=False))
