@@ -26,7 +26,8 @@ COMPUTING = ("modules", "training", "sampling", "init", "model", "machine")
 # Modules of such rooms that commands import to show their help.
 LIGHT = ("nanogpt_cli.sampling.settings",)
 # Heavy or optional libraries that no module may import at its top level.
-HEAVY = ("transformers", "onnx", "onnxruntime", "gguf", "datasets", "matplotlib", "tiktoken")
+HEAVY = ("transformers", "onnx", "onnxruntime", "gguf", "datasets", "matplotlib", "tiktoken",
+         "psutil", "pynvml")  # fmt: skip
 
 
 def room_of(module: str) -> str:

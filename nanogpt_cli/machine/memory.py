@@ -59,6 +59,40 @@ def reachable_bytes(device: Device) -> int:
     return available_bytes(device, with_swap=True) + host.peak_bytes()
 
 
+def allocator(device: Device) -> dict[str, int]:
+    """Bytes of PyTorch's allocator on a GPU; empty where it does not count them.
+
+    ``torch_allocated``: of tensors; ``torch_reserved``: taken from the driver for them;
+    ``torch_peak``: most that tensors had so far. Nothing waits for the GPU.
+    """
+    import torch
+
+    if device.device.type == "cuda":
+        known = torch.cuda.memory_stats(device.device)
+        names = {"allocated": "allocated_bytes.all.current", "peak": "allocated_bytes.all.peak",
+                 "reserved": "reserved_bytes.all.current"}  # fmt: skip
+        return {f"torch_{name}": int(known[key]) for name, key in names.items() if key in known}
+    if device.device.type == "mps":
+        return {
+            "torch_allocated": int(torch.mps.current_allocated_memory()),
+            "torch_reserved": int(torch.mps.driver_allocated_memory()),
+        }
+    return {}
+
+
+def gpu_uuids(device: Device, *, all_visible: bool) -> list[str]:
+    """The UUIDs of a CUDA device, or of all that this process sees; empty for other devices."""
+    import torch
+
+    if device.device.type != "cuda" or torch.version.hip:
+        return []
+    here = torch.cuda.current_device() if device.device.index is None else device.device.index
+    seen = range(torch.cuda.device_count()) if all_visible else [here]
+    # This process's own comes first.
+    numbers = sorted(seen, key=lambda number: number != here)
+    return [str(torch.cuda.get_device_properties(number).uuid) for number in numbers]
+
+
 # PyTorch has an error class for devices, but none for CPUs, MPS and libraries such as cuBLAS.
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 

@@ -268,10 +268,13 @@ class Sample(Section):
 
 
 class Log(Section):
-    """Where events go besides events.jsonl."""
+    """Where events go besides events.jsonl, and how often the machine is sampled."""
 
     sinks: list[Literal["csv", "tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list, description="Further sinks; all but csv need the extra of that name."
+    )
+    system_every: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        5.0, description="Seconds between samples of CPU, memory, disk and GPUs; 0: none."
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 ALARMS = (
     "non_finite", "loss_spike", "divergence", "always_clipped", "stuck", "slow", "update_ratio",
     "dead_units", "attention_logits", "entropy_collapse", "activation_growth",
-    "vanishing_gradient", "overfitting",
+    "vanishing_gradient", "overfitting", "disk_low", "memory_near_limit", "gpu_starved",
 )  # fmt: skip
 
 

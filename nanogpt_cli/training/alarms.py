@@ -1,7 +1,6 @@
 """From statistics to a named layer, a likely cause and an advice. Pure: no clock, no files.
 
-Each rule raises once when its condition has held for a few observations and clears once when it
-has been absent as long (hysteresis), so the log holds changes, not repetitions.
+Those about the machine are in ``system_alarms.py``.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from nanogpt_cli.run.events import Alarm, Eval, Event, Incident, Layers, RunStarted, Step
+from nanogpt_cli.training.hysteresis import Finding, Hysteresis
 
-# Observations a condition must hold (or be absent) before its alarm is raised (or cleared).
-_PATIENCE = 3
 LOSS_WINDOW = CLIPPED_WINDOW = 200
 MAX_CLIPPED = 0.9
 # A run has diverged when so many losses in a row are all this far (in nats, and in robust standard
@@ -45,25 +43,6 @@ _REFRESH = 10
 
 
 @dataclass
-class _State:
-    held: int = 0
-    absent: int = 0
-    active: bool = False
-
-
-@dataclass(frozen=True)
-class _Finding:
-    """A condition that holds now."""
-
-    kind: str
-    severity: str
-    message: str
-    advice: str
-    layer: int | None = None
-    value: float | None = None
-
-
-@dataclass
 class Alarms:
     """Feed it every event of a run; it answers with alarms.
 
@@ -73,7 +52,7 @@ class Alarms:
 
     vocab_size: int
     expected: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    _states: dict[tuple[str, int | None], _State] = field(default_factory=dict)
+    _raised: Hysteresis = field(default_factory=Hysteresis)
     _losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
     _clipped: deque[bool] = field(default_factory=lambda: deque(maxlen=CLIPPED_WINDOW))
     _speeds: deque[float] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
@@ -111,42 +90,19 @@ class Alarms:
             self.expected = event.expected
             self._overflows = event.precision == "fp16"
         elif isinstance(event, Step):
-            return self._settle(event.step, _STEP_KINDS, list(self._on_step(event)))
+            return self._raised.settle(event.step, _STEP_KINDS, list(self._on_step(event)))
         elif isinstance(event, Layers):
             if event.stats:  # an event of histograms alone says nothing about the conditions
-                return self._settle(event.step, _LAYER_KINDS, list(self._on_layers(event)))
+                return self._raised.settle(event.step, _LAYER_KINDS, list(self._on_layers(event)))
         elif isinstance(event, Incident) and event.kind == "non_finite":
-            return self._settle(event.step, ("non_finite",), [_not_finite(event.message)])
+            return self._raised.settle(event.step, ("non_finite",), [_not_finite(event.message)])
         elif isinstance(event, Eval):
-            return self._settle(event.step, _EVAL_KINDS, list(self._on_eval(event)), patience=1)
+            return self._raised.settle(
+                event.step, _EVAL_KINDS, list(self._on_eval(event)), patience=1
+            )
         return []
 
-    def _settle(
-        self, step: int, kinds: Sequence[str], findings: list[_Finding], patience: int = _PATIENCE
-    ) -> list[Alarm]:
-        """Apply hysteresis to what holds now among ``kinds``."""
-        now = {(f.kind, f.layer): f for f in findings}
-        alarms = []
-        for key in {*now, *(k for k in self._states if k[0] in kinds)}:
-            state = self._states.setdefault(key, _State())
-            found = now.get(key)
-            state.held = state.held + 1 if found else 0
-            state.absent = 0 if found else state.absent + 1
-            at_once = found is not None and found.severity == "error"
-            if found and not state.active and (at_once or state.held >= patience):
-                state.active = True
-                alarms.append(_alarm(step, found))
-            elif not found and state.active and state.absent >= patience:
-                state.active = False
-                alarms.append(
-                    Alarm(
-                        step=step, kind=key[0], layer=key[1], severity="info", active=False,
-                        message=f"{key[0].replace('_', ' ')}: back to normal",
-                    )
-                )  # fmt: skip
-        return sorted(alarms, key=lambda a: (a.kind, -1 if a.layer is None else a.layer))
-
-    def _on_step(self, event: Step) -> Iterator[_Finding]:
+    def _on_step(self, event: Step) -> Iterator[Finding]:
         norm = 0.0 if event.grad_norm is None else event.grad_norm  # not known is no fault
         if not math.isfinite(event.loss) or not math.isfinite(norm):
             what = "loss" if not math.isfinite(event.loss) else "gradient norm"
@@ -154,14 +110,14 @@ class Alarms:
                 yield _not_finite(f"{what} is not finite at step {event.step}", event.loss)
             return
         if self.is_spike(event.loss):
-            yield _Finding(
+            yield Finding(
                 "loss_spike", "error",
                 f"loss {event.loss:.3g} is far above the recent {self._middle:.3g}",
                 "if it does not come back: lower the learning rate, or clip gradients harder",
                 value=(event.loss - self._middle) / self._spread,
             )  # fmt: skip
         if self._will_diverge(event.loss):
-            yield _Finding(
+            yield Finding(
                 "divergence", "error",
                 f"the run has diverged: loss {event.loss:.3g}, and {DIVERGED_STEPS} steps in a "
                 f"row far above the {self._level:.3g} it had reached",
@@ -178,7 +134,7 @@ class Alarms:
         self._note_level()
         share = sum(self._clipped) / len(self._clipped)
         if len(self._clipped) == CLIPPED_WINDOW and share > MAX_CLIPPED:
-            yield _Finding(
+            yield Finding(
                 "always_clipped", "warning",
                 f"{share:.0%} of the last {CLIPPED_WINDOW} gradients were clipped",
                 "grad_clip now sets the step size: raise it, or lower the learning rate",
@@ -186,7 +142,7 @@ class Alarms:
             )  # fmt: skip
         yield from self._stuck(event)
         if self._slow < SLOW:
-            yield _Finding(
+            yield Finding(
                 "slow", "info", f"throughput fell to {self._slow:.0%} of the usual",
                 "something else uses the machine", value=self._slow,
             )  # fmt: skip
@@ -211,8 +167,7 @@ class Alarms:
             self._level, self._level_spread = level, spread
 
     def _is_active(self, kind: str) -> bool:
-        state = self._states.get((kind, None))
-        return state is not None and state.active
+        return self._raised.is_active(kind)
 
     def _refresh(self) -> None:
         """Medians of the last losses and speeds."""
@@ -224,7 +179,7 @@ class Alarms:
             speeds = list(self._speeds)
             self._slow = median(speeds[-SPEED_WINDOW:]) / max(median(speeds), 1e-9)
 
-    def _stuck(self, event: Step) -> Iterator[_Finding]:
+    def _stuck(self, event: Step) -> Iterator[Finding]:
         if self.vocab_size < 2:
             return
         floor = math.log(self.vocab_size)
@@ -232,20 +187,20 @@ class Alarms:
             return
         recent = list(self._losses)[-STUCK_WINDOW:]
         if len(recent) == STUCK_WINDOW and min(recent) > floor - STUCK_MARGIN:
-            yield _Finding(
+            yield Finding(
                 "stuck", "warning", f"loss is still {median(recent):.2f}, ln(vocabulary) "
                 f"is {floor:.2f}: nothing has been learned",
                 "check the data and the initialisation (nanogpt init-inspect), raise the "
                 "learning rate", value=median(recent),
             )  # fmt: skip
 
-    def _on_layers(self, event: Layers) -> Iterator[_Finding]:
+    def _on_layers(self, event: Layers) -> Iterator[Finding]:
         stats = event.stats
         for layer, ratio in enumerate(stats.get("update_ratio", ())):
             usual = event.step < UPDATE_FROM or UPDATE_LOW <= ratio <= UPDATE_HIGH
             if not usual and math.isfinite(ratio):
                 fast = ratio > UPDATE_HIGH
-                yield _Finding(
+                yield Finding(
                     "update_ratio", "warning",
                     f"layer {layer} changes by 10^{ratio:.1f} of its weights a step",
                     "lower the learning rate" if fast else "raise the learning rate; the layer "
@@ -253,21 +208,21 @@ class Alarms:
                 )  # fmt: skip
         for layer, share in enumerate(stats.get("dead", ())):
             if share > MAX_DEAD:
-                yield _Finding(
+                yield Finding(
                     "dead_units", "warning", f"{share:.0%} of layer {layer}'s MLP units are dead",
                     "lower the learning rate or the weight decay; smooth activations recover "
                     "better", layer, share,
                 )  # fmt: skip
         for layer, logit in enumerate(stats.get("attn_logit_max", ())):
             if logit > MAX_LOGIT:
-                yield _Finding(
+                yield Finding(
                     "attention_logits", "warning",
                     f"layer {layer}'s largest attention logit is {logit:.0f}",
                     "attention is about to saturate: lower the learning rate", layer, logit,
                 )  # fmt: skip
         for layer, entropy in enumerate(stats.get("attn_entropy", ())):
             if entropy < MIN_ENTROPY:
-                yield _Finding(
+                yield Finding(
                     "entropy_collapse", "warning",
                     f"layer {layer} attends to single positions (entropy {entropy:.3f} of ln t)",
                     "often precedes divergence: lower the learning rate", layer, entropy,
@@ -275,32 +230,32 @@ class Alarms:
         yield from self._growth(stats.get("resid_rms", ()))
         yield from self._vanishing(stats.get("grad_norm", ()))
 
-    def _growth(self, rms: Sequence[float]) -> Iterator[_Finding]:
+    def _growth(self, rms: Sequence[float]) -> Iterator[Finding]:
         """The stream grew far beyond what its initialisation predicts."""
         expected = self.expected.get("resid_rms", ())
         if not rms or len(expected) != len(rms):
             return
         factor = rms[-1] / max(expected[-1], 1e-12)
         if factor > MAX_STREAM:
-            yield _Finding(
+            yield Finding(
                 "activation_growth", "warning",
                 f"the residual stream leaves the last layer {factor:.0f} times larger than at "
                 "the start", "raise the weight decay or lower the learning rate",
                 len(rms) - 1, factor,
             )  # fmt: skip
 
-    def _vanishing(self, grads: Sequence[float]) -> Iterator[_Finding]:
+    def _vanishing(self, grads: Sequence[float]) -> Iterator[Finding]:
         finite = [g for g in grads if math.isfinite(g)]
         if len(finite) < 2 or min(finite) >= MIN_GRADIENT * max(finite):
             return
         weakest = min(range(len(grads)), key=lambda i: grads[i])
-        yield _Finding(
+        yield Finding(
             "vanishing_gradient", "warning",
             f"layer {weakest}'s gradient is {min(finite) / max(max(finite), 1e-30):.0e} of the "
             "largest", "check the initialisation: nanogpt init-inspect", weakest, grads[weakest],
         )  # fmt: skip
 
-    def _on_eval(self, event: Eval) -> Iterator[_Finding]:
+    def _on_eval(self, event: Eval) -> Iterator[Finding]:
         # A resumed run repeats the evaluation that its checkpoint came before, and one that went
         # back makes later ones anew.
         while self._evals and self._evals[-1].step >= event.step:
@@ -314,7 +269,7 @@ class Alarms:
         train = self._train_at_eval[-OVERFIT_RISES - 1 :]
         if val == sorted(val) and val[0] < val[-1] and train == sorted(train, reverse=True):
             best = min(self._evals, key=lambda e: e.val_loss)
-            yield _Finding(
+            yield Finding(
                 "overfitting", "warning",
                 f"validation loss rose three times in a row while training loss fell; best was "
                 f"{best.val_loss:.3f} at step {best.step}",
@@ -331,16 +286,9 @@ _LAYER_KINDS = (
 _EVAL_KINDS = ("overfitting",)
 
 
-def _not_finite(message: str, value: float | None = None) -> _Finding:
-    return _Finding(
+def _not_finite(message: str, value: float | None = None) -> Finding:
+    return Finding(
         "non_finite", "error", message,
         "lower the learning rate or warm up longer; nanogpt replay shows the first tensor that "
         "broke", value=value,
-    )  # fmt: skip
-
-
-def _alarm(step: int, found: _Finding) -> Alarm:
-    return Alarm(
-        step=step, kind=found.kind, severity=found.severity, message=found.message,
-        advice=found.advice, layer=found.layer, value=found.value,
     )  # fmt: skip

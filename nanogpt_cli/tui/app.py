@@ -30,6 +30,7 @@ from nanogpt_cli.tui.plot import Row
 from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import Child, RunSession
+from nanogpt_cli.tui.system import SystemPage
 
 FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between polls of the log
 SHARE = 0.04  # share of one core that drawing may use
@@ -102,6 +103,7 @@ class Dashboard(DashboardActions):
             yield ComparePage(self.desk, id="compare")
             yield SamplesPage(self.desk, id="samples")
             yield LogsPage(self.desk, id="logs")
+            yield SystemPage(self.desk, id="system")
         yield Line(id="footer")
 
     def on_mount(self) -> None:
