@@ -34,6 +34,7 @@ EXTRAS: Mapping[str, Extra] = {
         "check an export in its own runtime",
         ("gguf", "onnx", "onnxscript", "transformers", "onnxruntime", "xllamacpp"),
     ),
+    "gpu": Extra("utilisation, power and clocks of NVIDIA GPUs", ("pynvml",)),
     "plot": Extra("pictures as .png and .pdf; .svg needs nothing", ("matplotlib",)),
     "tensorboard": Extra('log.sinks = ["tensorboard"]', ("tensorboard",)),
     "wandb": Extra('log.sinks = ["wandb"]', ("wandb",)),

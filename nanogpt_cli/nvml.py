@@ -6,6 +6,8 @@ import importlib
 from collections.abc import Collection
 from typing import Any
 
+from nanogpt_cli import extras
+
 # Bits of why a clock is below its best (nvmlClocksEventReasons in nvml.h); bit 0, an idle GPU,
 # is none.
 REASONS = {
@@ -32,15 +34,15 @@ class Nvml:
             self._library = library or importlib.import_module("pynvml")
             self._library.nvmlInit()
         except ImportError:
-            self.why_not = "nvidia-ml-py is not installed"
+            self.why_not = f"nvidia-ml-py is not installed: {extras.install_command('gpu')}"
             return
         except Exception as error:  # NVMLError: no driver, no permission, ...
             self.why_not = f"NVML: {error}"
             return
-        wanted = {_bare(uuid) for uuid in only}
+        wanted = {bare(uuid) for uuid in only}
         for index in range(self._ask("nvmlDeviceGetCount") or 0):
             handle = self._ask("nvmlDeviceGetHandleByIndex", index)
-            uuid = _bare(_text(self._ask("nvmlDeviceGetUUID", handle)))
+            uuid = bare(_text(self._ask("nvmlDeviceGetUUID", handle)))
             if handle is not None and (not wanted or uuid in wanted):
                 self.gpus.append((uuid, handle))
 
@@ -96,5 +98,6 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value or "")
 
 
-def _bare(uuid: str) -> str:
+def bare(uuid: str) -> str:
+    """A UUID as PyTorch and NVML both can write it."""
     return uuid.removeprefix("GPU-").lower()

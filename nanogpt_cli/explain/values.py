@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TOKENS = 64  # random ones that theory looks at; its cost grows with their square
 RUN_STEPS, RUN_VOCABULARY, RUN_END, RUN_SCATTER = 1000, 65, 1.5, 0.05
+# Of its machine: bytes of a checkpoint, how many the disk has room for, share of the time for data.
+RUN_CHECKPOINT, RUN_DISK, RUN_DATA = 10**9, 20, 0.02
 CELLS = 256
 
 
@@ -141,6 +143,7 @@ def limits() -> dict[str, float]:
     """Limits of the alarms."""
     from nanogpt_cli.recipe.sections import Optim
     from nanogpt_cli.training import alarms as a
+    from nanogpt_cli.training import system_alarms as s
 
     return {
         "fp16_max": (2 - 2**-10) * 2.0**15, "loss_window": a.LOSS_WINDOW,
@@ -153,7 +156,10 @@ def limits() -> dict[str, float]:
         "update_low": a.UPDATE_LOW, "update_high": a.UPDATE_HIGH, "max_dead": a.MAX_DEAD,
         "max_logit": a.MAX_LOGIT, "min_entropy": a.MIN_ENTROPY, "max_stream": a.MAX_STREAM,
         "min_gradient": a.MIN_GRADIENT, "overfit_rises": a.OVERFIT_RISES,
-        "default_lr": Optim().lr,
+        "disk_checkpoints": s.DISK_CHECKPOINTS, "spare_mib": s.SPARE_BYTES / 2**20,
+         "checkpoint_bytes": s.CHECKPOINT_BYTES,
+        "max_memory": s.MAX_MEMORY, "starved_gpu": s.STARVED_UTILIZATION,
+        "starved_data": s.STARVED_DATA, "default_lr": Optim().lr,
     }  # fmt: skip
 
 
@@ -184,8 +190,11 @@ def quiet_run() -> dict[str, float]:
     from nanogpt_cli.run import events
     from nanogpt_cli.run.explained import ALARMS
     from nanogpt_cli.training.alarms import Alarms
+    from nanogpt_cli.training.system_alarms import SystemAlarms
 
     start, rng, judge = math.log(RUN_VOCABULARY), random.Random(0), Alarms(RUN_VOCABULARY)
+    machine = SystemAlarms()
+    machine.update(events.Checkpoint(step=0, path="", bytes=RUN_CHECKPOINT))
     raised: Counter[str] = Counter()
     for step in range(1, RUN_STEPS + 1):
         level = RUN_END + (start - RUN_END) * math.exp(-10 * step / RUN_STEPS)
@@ -195,9 +204,15 @@ def quiet_run() -> dict[str, float]:
         )  # fmt: skip
         if step % (RUN_STEPS // 10) == 0:
             found += judge.update(events.Eval(step=step, val_loss=level))
+            found += machine.update(
+                events.System(step=step, seconds=1.0, times={"data": RUN_DATA},
+                              memory_used=50, memory_total=100,
+                              disk_free=RUN_DISK * RUN_CHECKPOINT,
+                              gpus={"0": {"utilization": 1 - RUN_DATA}})
+            )  # fmt: skip
         raised.update(alarm.kind for alarm in found if alarm.active)
     sizes = {"steps": RUN_STEPS, "start": start, "end": RUN_END, "scatter": RUN_SCATTER,
-             "vocab": RUN_VOCABULARY}  # fmt: skip
+             "vocab": RUN_VOCABULARY, "disk": RUN_DISK, "data": RUN_DATA}  # fmt: skip
     return {f"run_{k}": float(v) for k, v in (sizes | {k: raised[k] for k in ALARMS}).items()}
 
 

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nanogpt_cli.machine import memory
 from nanogpt_cli.run import events
@@ -34,15 +33,15 @@ class Monitor:
     Args:
         trainer: the run's; on its first rank, whose host is the one that is sampled.
         folder: on the disk that checkpoints go to.
-        library: stands for ``pynvml``.
     """
 
-    def __init__(self, trainer: Trainer, folder: Path, *, library: Any = None) -> None:
+    def __init__(self, trainer: Trainer, folder: Path) -> None:
         self.every = trainer.recipe.log.system_every
         self.alarms = SystemAlarms()
-        self._trainer, self._folder, self._library = trainer, folder, library
+        self._trainer, self._folder = trainer, folder
         self._found: deque[events.System] = deque()
-        self._problem = self._own = ""
+        self._said: deque[str] = deque()
+        self._gpu: memory.Gpu | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="system", daemon=True)
         self._sampler: Sampler | None = None
@@ -52,11 +51,13 @@ class Monitor:
 
     def start(self) -> None:
         """Begin, unless the recipe says that there are to be no samples."""
-        self._begin()
         if self.every:
+            self._guarded(self._begin)
             self._thread.start()
 
     def _begin(self) -> None:
+        spec = self._trainer.spec
+        self._gpu = memory.gpu(spec.device, all_visible=spec.group.joined)
         self._totals = self._trainer.stepper.times.totals()
         self._steps = self._trainer.progress.step
         self._last = time.monotonic()
@@ -96,9 +97,8 @@ class Monitor:
             yield found
             for alarm in self.alarms.update(found):
                 yield replace(alarm, time=time.time())
-        if self._problem:
-            message, self._problem = self._problem, ""
-            yield events.Note(time=time.time(), step=step, message=message)
+        while self._said:
+            yield events.Note(time=time.time(), step=step, message=self._said.popleft())
 
     def _work(self) -> None:
         self._guarded(self._sample_until_stopped)
@@ -108,15 +108,14 @@ class Monitor:
             work()
         except Exception as error:  # a library may raise anything
             reason = " ".join(str(error).split())[:200]
-            self._problem = f"no more system metrics: {type(error).__name__}: {reason}"
+            self._said.append(f"no more system metrics: {type(error).__name__}: {reason}")
             self._sampler = None
 
     def _sample_until_stopped(self) -> None:
-        spec = self._trainer.spec
-        uuids = memory.gpu_uuids(spec.device, all_visible=spec.group.joined)
-        self._own = uuids[0] if uuids else str(spec.device.device)
-        on_gpu = spec.device.device.type == "cuda"
-        self._sampler = Sampler(self._folder, gpus=uuids if on_gpu else None, library=self._library)
+        uuids = self._gpu.uuids if self._gpu else ()
+        self._sampler = Sampler(self._folder, gpus=uuids or None)
+        if self._sampler.nvml and self._sampler.nvml.why_not:
+            self._said.append(f"no GPU metrics: {self._sampler.nvml.why_not}")
         pause = min(self.every, _FIRST)
         while not self._stop.wait(pause):
             pause = max(self.every, self._sample() / SHARE)
@@ -127,8 +126,8 @@ class Monitor:
             return 0.0
         started = time.thread_time()
         now, found = time.time(), self._sampler.sample()
-        if own := memory.allocator(self._trainer.spec.device):
-            found["gpus"].setdefault(self._own, {}).update(own)
+        if self._gpu is not None:
+            found["gpus"].setdefault(self._gpu.key, {}).update(self._gpu.allocator())
         totals, steps = self._trainer.stepper.times.totals(), self._trainer.progress.step
         times = {part: totals[part] - self._totals.get(part, 0.0) for part in totals}
         self._found.append(

@@ -14,6 +14,8 @@ from nanogpt_cli.training.hysteresis import Finding, Hysteresis
 KINDS = ("disk_low", "memory_near_limit", "gpu_starved")
 # Checkpoints that must fit beside those that are kept: one is written before another is removed.
 DISK_CHECKPOINTS = 2
+# Room beside a checkpoint for logs and samples; with less a save refuses to begin.
+SPARE_BYTES = 16 << 20
 # Of a parameter: the weight and AdamW's two moments, in float32. Until a checkpoint has been saved.
 CHECKPOINT_BYTES = 12
 # Share of the memory, or of a control group's limit, that may be in use.
@@ -55,11 +57,13 @@ class SystemAlarms:
 
     def _disk(self, event: System) -> Iterator[Finding]:
         free, one = event.disk_free, self._checkpoint
-        if free is not None and free < DISK_CHECKPOINTS * one:
+        if free is not None and free < DISK_CHECKPOINTS * one + SPARE_BYTES:
+            fails = free < one + SPARE_BYTES
             yield Finding(
-                "disk_low", "error" if free < one else "warning",
-                f"{units.size(free)} are free where checkpoints go, and one takes "
-                f"{units.size(one)}",
+                "disk_low", "error" if fails else "warning",
+                f"{units.size(free)} are free where checkpoints go: the next one takes "
+                f"{units.size(one)} and leaves {units.size(SPARE_BYTES)} for the log"
+                + (", so it will fail" * fails),
                 "free some space (nanogpt cache list), or keep fewer checkpoints: train.keep = 1",
                 value=free,
             )  # fmt: skip
@@ -86,9 +90,10 @@ class SystemAlarms:
 
     def _starved(self, event: System) -> Iterator[Finding]:
         busy = [gpu["utilization"] for gpu in event.gpus.values() if "utilization" in gpu]
-        if not busy or event.seconds <= 0:
+        whole = sum(event.times.values())
+        if not busy or whole <= 0:
             return
-        waiting = event.times.get(step_times.DATA, 0.0) / event.seconds
+        waiting = event.times.get(step_times.DATA, 0.0) / whole
         if fmean(busy) < STARVED_UTILIZATION and waiting > STARVED_DATA:
             yield Finding(
                 "gpu_starved", "warning",

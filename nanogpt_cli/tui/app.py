@@ -36,6 +36,12 @@ FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between polls of the log
 SHARE = 0.04  # share of one core that drawing may use
 
 
+_PAGES: dict[str, type[Page]] = {
+    "overview": OverviewPage, "layers": LayersPage, "compare": ComparePage, "samples": SamplesPage,
+    "logs": LogsPage, "system": SystemPage,
+}  # fmt: skip
+
+
 class Line(RowsWidget):
     """The header and the footer."""
 
@@ -71,14 +77,16 @@ class Dashboard(DashboardActions):
         live: bool = True,
         still: bool = False,
         ramp: bool = False,
+        pages: tuple[str, ...] = keys.PAGES,
     ) -> None:
         super().__init__()
         self._filters.append(Harmless())
         self.still = still
         self.animation_level = "none" if still else self.animation_level
         self.desk = Desk(
-            list(sessions), ascii_only=ascii_only, ramp=ramp or ascii_only, readonly=readonly
-        )
+            list(sessions), ascii_only=ascii_only, ramp=ramp or ascii_only, readonly=readonly,
+            pages=pages,
+        )  # fmt: skip
         self.ascii_only = ascii_only
         self.start_page = page
         self.live = live
@@ -98,12 +106,8 @@ class Dashboard(DashboardActions):
         """Yield header, pages and footer."""
         yield Line(id="header")
         with ContentSwitcher(initial=self.start_page, id="pages"):
-            yield OverviewPage(self.desk, id="overview")
-            yield LayersPage(self.desk, id="layers")
-            yield ComparePage(self.desk, id="compare")
-            yield SamplesPage(self.desk, id="samples")
-            yield LogsPage(self.desk, id="logs")
-            yield SystemPage(self.desk, id="system")
+            for name in self.desk.pages:
+                yield _PAGES[name](self.desk, id=name)
         yield Line(id="footer")
 
     def on_mount(self) -> None:
@@ -189,7 +193,7 @@ class Dashboard(DashboardActions):
             )  # fmt: skip
         top.set_rows([row])
         bottom = self.query_one("#footer", Line)
-        footer = keys.footer(name, self.size.width, self.desk.readonly)
+        footer = keys.footer(name, self.size.width, self.desk.readonly, self.desk.pages)
         said = [(units.shortened(text, self.size.width), key) for text, key in self._notice]
         bottom.set_rows([said or footer])
 
@@ -229,6 +233,8 @@ class Dashboard(DashboardActions):
         """Offer every key of the help by name in the command palette."""
         for key in keys.KEYS:
             if key.action == "command_palette" or key.action.startswith("app."):
+                continue
+            if not keys.offered(key, self.page.id or "", self.desk.readonly, self.desk.pages):
                 continue
             label = key.label[:1].upper() + key.label[1:]
             yield SystemCommand(label, f"{key.group}, key {key.shown}", self._runner(key.action))

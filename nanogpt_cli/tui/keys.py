@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 PAGES = ("overview", "layers", "compare", "samples", "logs", "system")
@@ -98,20 +99,28 @@ KEYS = (
 )  # fmt: skip
 
 
-def footer(page: str, width: int, readonly: bool) -> list[tuple[str, str]]:
+def offered(key: Key, page: str, readonly: bool, shown: tuple[str, ...] = PAGES) -> bool:
+    """Whether a key has an effect on a page, in a dashboard with those pages."""
+    goes_to = re.fullmatch(r"page\('(\w+)'\)", key.action)
+    if goes_to and (goes_to.group(1) not in shown or len(shown) == 1):
+        return False
+    return page in key.pages and not (key.control and readonly)
+
+
+def footer(
+    page: str, width: int, readonly: bool, shown: tuple[str, ...] = PAGES
+) -> list[tuple[str, str]]:
     """The bottom line: pages, as many keys as fit, and always help and how to leave."""
     always = [(" ?", "key"), (" help ", "dim"), (" q", "key"), (" leave ", "dim")]
-    pages = _pages(page, width)
-    if not readonly or width < 80:
+    pages = _pages(page, width) if len(shown) > 1 else [(f" {page.capitalize()} ", "select")]
+    if not readonly or width < 80 or len(shown) == 1:
         note: list[tuple[str, str]] = []
     else:
         note = [(" read-only ", "warning")]
     used = sum(len(text) for text, _ in pages + always + note)
     middle: list[tuple[str, str]] = []
     for key in sorted(KEYS, key=lambda key: key.action.partition("(")[0] not in _FIRST[page]):
-        if not key.footer or page not in key.pages or key.action == "detach":
-            continue
-        if key.control and readonly:
+        if not key.footer or key.action == "detach" or not offered(key, page, readonly, shown):
             continue
         inside = key.footer.startswith(key.shown)  # the key is the word's first letter
         rest = key.footer[len(key.shown) :] if inside else f" {key.footer}"

@@ -104,13 +104,15 @@ class SystemPage(Page):
 
     def first_focus(self) -> Widget | None:
         """The first chart, or the pane that is shown."""
-        return self.chart() or self.query_one("#now" if self.has_class("-other") else "#times")
+        other = self.has_class("-other") or self.has_class("-alone")
+        return self.chart() or self.query_one("#now" if other else "#times")
 
     def update(self, slow: bool = True) -> None:
         """Draw everything once a second, which is enough for samples every few seconds."""
         if not slow:
             return
         self.set_class(not len(self.desk.view.machine), "-empty")
+        self.set_class(len(self.desk.pages) == 1, "-alone")  # no run whose time could be told
         self.query_one(TimesPane).draw(self.desk, why_empty(self.desk))
         self.query_one(NowPane).draw(self.desk)
         self.query_one(SystemGrid).draw()

@@ -132,6 +132,10 @@ class NowPane(Pane):
             if values is not None and spark:
                 row.append((sparkline(values, spark, ascii_only=desk.ascii_only), "train"))
             rows.append(row)
+        if desk.session.no_gpus:
+            said = wrap(desk.session.no_gpus, max(8, width - _LABEL - 3))
+            rows += [[(f" {'GPU' * (n == 0):<{_LABEL}} ", "dim"), (line, "dim")]
+                     for n, line in enumerate(said)]  # fmt: skip
         self.set_rows(rows[: self.size.height])
         self.set_title(f"machine ─ {_where(view)}", "" if until is None else "at the crosshair")
 

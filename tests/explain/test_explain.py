@@ -25,7 +25,7 @@ from nanogpt_cli.init.lint_signals import MAX_GROWTH
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.recipe import problems
 from nanogpt_cli.run import events, explained
-from nanogpt_cli.training import alarms
+from nanogpt_cli.training import alarms, system_alarms
 
 PACKAGE = Path(nanogpt_cli.__file__).parent
 SMALL = values.Shape(2, 64)
@@ -81,10 +81,11 @@ def findings() -> set[str]:
 
 
 def test_every_alarm_and_finding_has_a_page_and_no_page_is_of_neither() -> None:
-    kinds = {*alarms._STEP_KINDS, *alarms._LAYER_KINDS, *alarms._EVAL_KINDS}
+    kinds = {*alarms._STEP_KINDS, *alarms._LAYER_KINDS, *alarms._EVAL_KINDS, *system_alarms.KINDS}
     assert kinds == set(explained.ALARMS)
     assert {explained.topic(kind) for kind in kinds} == registry.KINDS[ALARM].keys()
-    raised = re.findall(r'_Finding\(\s*"(\w+)"', Path(alarms.__file__).read_text())
+    rules = "".join(Path(str(module.__file__)).read_text() for module in (alarms, system_alarms))
+    raised = re.findall(r'Finding\(\s*"(\w+)"', rules)
     assert set(raised) == kinds  # what the rules raise is what is listed
     pages = TOPICS.keys() - registry.KINDS[ALARM].keys()
     assert findings() == pages
