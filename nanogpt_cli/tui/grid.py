@@ -50,6 +50,7 @@ class ChartGrid(Grid):
         self.desk = desk
         self.page_number = 0
         self.names: list[str] = []
+        self.hidden = 0  # charts that another page has
 
     def compose(self) -> ComposeResult:
         """A pool of charts."""
@@ -63,6 +64,7 @@ class ChartGrid(Grid):
         room = min(MOST, columns * rows)
         self.page_number %= max(1, -(-len(names) // room))
         shown = names[self.page_number * room :][:room]
+        self.hidden = len(names) - len(shown)
         self.styles.grid_size_columns = columns
         self.styles.grid_size_rows = max(1, -(-len(shown) // columns))
         for chart, name in zip(

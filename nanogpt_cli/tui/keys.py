@@ -11,7 +11,8 @@ _SCALED = (*_CHARTED, "system")
 _LISTED = ("layers", "compare", "samples", "logs")
 _TURNED = ("layers", "samples", "logs", "system")
 _EXPLAINED = ("overview", "layers", "logs")
-_NAMED = 64  # columns from which the footer has room for the names of all pages
+_NAMED = 68  # columns from which the footer has room for the names of all pages
+_TIGHT = 48  # and below which there is none between their numbers
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ KEYS = (
         "next statistic (Compare has its own)", _LISTS, _CHARTED),
     Key("j,down", "j ↓", "row(1)", "next row", _LISTS, _LISTED),
     Key("k,up", "k ↑", "row(-1)", "previous row", _LISTS, _LISTED),
-    Key("n,pagedown", "n", "turn(1)", "next page of charts, next sample or event", _LISTS, _TURNED,
-        "next"),
+    Key("n,pagedown", "n", "turn(1)", "next page of charts, next sample or event", _LISTS, _TURNED),
     Key("p,pageup", "p", "turn(-1)", "the one before", _LISTS, _TURNED),
     Key("enter", "enter", "open", "open the row: a layer, a run, the step of an event", _LISTS,
         ("layers", "compare", "logs"), "open"),
@@ -141,7 +141,7 @@ _FIRST = {
     "compare": ("open", "alternate"),
     "samples": ("ask", "alternate"),
     "logs": ("open", "filter"),
-    "system": ("turn", "alternate"),
+    "system": ("alternate", "zoom"),
 }
 
 
@@ -152,7 +152,7 @@ def _pages(page: str, width: int) -> list[tuple[str, str]]:
         shown = name.capitalize() if width >= _NAMED or name == page else ""
         look = "select" if name == page else "dim"
         pieces += [(f" {number}", "key"), (f"{gap}{shown}{gap}", look)]
-        if width < _NAMED:
+        if _TIGHT <= width < _NAMED:
             pieces.append((" ", "dim"))
     return pieces
 

@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widget import Widget
 
+from nanogpt_cli import units
 from nanogpt_cli.tui import palette
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.grid import ChartGrid
@@ -59,7 +60,7 @@ CHARTS = (
                                          ("allocated", _scaled("torch_allocated", GIB), "")),
           True),
     Chart("GPU power, W", (("", _scaled("power_w", 1), ""),), True),
-    Chart("GPU temperature, °C", (("", _scaled("temperature_c", 1), ""),), True),
+    Chart("GPU temperature, C", (("", _scaled("temperature_c", 1), ""),), True),
     Chart("GPU clock, MHz", (("", _scaled("sm_mhz", 1), ""),), True),
 )  # fmt: skip
 
@@ -113,9 +114,13 @@ class SystemPage(Page):
             return
         self.set_class(not len(self.desk.view.machine), "-empty")
         self.set_class(len(self.desk.pages) == 1, "-alone")  # no run whose time could be told
-        self.query_one(TimesPane).draw(self.desk, why_empty(self.desk))
-        self.query_one(NowPane).draw(self.desk)
-        self.query_one(SystemGrid).draw()
+        grid = self.query_one(SystemGrid)
+        grid.draw()
+        shown = grid.hidden and grid.size.height
+        more = f"n {units.counted(grid.hidden, 'more chart')}" if shown else ""
+        times = self.query_one(TimesPane)
+        times.draw(self.desk, why_empty(self.desk), more)
+        self.query_one(NowPane).draw(self.desk, "" if times.size.height else more)
 
     def turn(self, step: int) -> None:
         """Show the next charts."""

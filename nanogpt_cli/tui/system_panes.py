@@ -20,7 +20,7 @@ from nanogpt_cli.tui.view import RunView
 # Of each part: its name, its mark in the bar and the table, and its colour key.
 _LOOKS = {
     "data": ("data", "●", "lr"),
-    "compute": ("forward, backward", "█", "train"),
+    "compute": ("forward/backward", "█", "train"),
     "optimizer": ("optimizer", "▓", "speed"),
     "statistics": ("statistics", "·", "prompt"),
     "evaluation": ("evaluation", "▒", "val"),
@@ -36,7 +36,7 @@ _LABEL = 9
 class TimesPane(Pane):
     """Why it is slow, in a sentence; and the seconds of every part as a bar and a table."""
 
-    def draw(self, desk: Desk, why_empty: str) -> None:
+    def draw(self, desk: Desk, why_empty: str, more: str) -> None:
         """Draw the last minute beside the whole run, up to the crosshair if there is one."""
         view, width = desk.view, self.size.width
         if not len(view.machine):
@@ -45,7 +45,7 @@ class TimesPane(Pane):
         until = at_cursor(desk)
         recent, whole = view.machine.spent(slowness.MINUTE, until), view.machine.spent(until=until)
         when = "the last minute" if until is None else "the minute before the crosshair"
-        self.set_title(f"why is it slow? ─ {when}", _ending(view))
+        self.set_title(f"why is it slow? ─ {when}", more)
         if not sum(whole.values()):
             self.set_rows([[(" no training is timed here", "dim")]])
             return
@@ -60,7 +60,7 @@ class TimesPane(Pane):
         largest = sorted(PARTS, key=lambda part: -whole[part])[:room]
         shown = [part for part in PARTS if part in largest and whole[part] > 0]
         lines = [_line(part, recent, whole, steps) for part in shown]
-        heads = (" ", "part", "minute", "share", "run", "share", "a step")
+        heads = (" ", "part", "minute", "%", "run", "%", "a step")
         for row, part in zip(
             table(heads, lines, None, width, name=1), ["", *shown],
             strict=True,
@@ -74,7 +74,7 @@ def _line(
 ) -> tuple[str, ...]:
     name, sign, _ = _LOOKS[part]
     now, ever = sum(recent.values()), sum(whole.values())
-    each = f"{whole[part] / steps * 1000:.3g} ms" if steps else "–"
+    each = _milliseconds(whole[part] / steps) if steps else "–"
     return (
         sign, name, _seconds(recent[part]), units.percent(recent[part] / now if now else None),
         _seconds(whole[part]), units.percent(whole[part] / ever), each,
@@ -85,9 +85,10 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds < 60 else units.duration(seconds)
 
 
-def _ending(view: RunView) -> str:
-    gpu = any(np.isfinite(g["utilization"]).any() for g in view.machine.gpus.values())
-    return "the wait for the GPU is within forward, backward" if gpu else ""
+def _milliseconds(seconds: float) -> str:
+    if seconds >= 10:
+        return units.duration(seconds)
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.01 else f"{seconds * 1000:.2g} ms"
 
 
 def bar(spent: dict[str, float], width: int) -> Row:
@@ -113,7 +114,7 @@ def at_cursor(desk: Desk) -> int | None:
 class NowPane(Pane):
     """The newest sample, or that at the crosshair, and how each number went lately."""
 
-    def draw(self, desk: Desk) -> None:
+    def draw(self, desk: Desk, more: str) -> None:
         """Draw a line for each number that is known."""
         view = desk.view
         if not len(view.machine):
@@ -137,7 +138,7 @@ class NowPane(Pane):
             rows += [[(f" {'GPU' * (n == 0):<{_LABEL}} ", "dim"), (line, "dim")]
                      for n, line in enumerate(said)]  # fmt: skip
         self.set_rows(rows[: self.size.height])
-        self.set_title(f"machine ─ {_where(view)}", "" if until is None else "at the crosshair")
+        self.set_title(f"machine ─ {_where(view)}", more if until is None else "at the crosshair")
 
 
 def _where(view: RunView) -> str:
@@ -194,15 +195,15 @@ def _gpu_numbers(
         text = _of(now["memory_used"], now["memory_total"])
         found.append((" memory", text, gpu["memory_used"][: place + 1]))
     if "torch_allocated" in known:
-        named = (("tensors", "torch_allocated"), ("peak", "torch_peak"),
-                 ("reserved", "torch_reserved"))  # fmt: skip
-        text = ", ".join(f"{word} {units.size(now[name])}" for word, name in named if name in known)
+        text = units.size(now["torch_allocated"])
+        text += f" of {units.size(now['torch_reserved'])} reserved" * ("torch_reserved" in known)
+        text += f", peak {units.size(now['torch_peak'])}" * ("torch_peak" in known)
         found.append((" torch", text, None))
     parts = [
         f"{now['power_w']:.0f}" + (f" of {now['power_limit_w']:.0f} W"
                                    if "power_limit_w" in known else " W")
         if "power_w" in known else "",
-        f"{now['temperature_c']:.0f} °C" if "temperature_c" in known else "",
+        f"{now['temperature_c']:.0f} C" if "temperature_c" in known else "",
         f"{now['sm_mhz']:.0f}" + (f" of {now['sm_max_mhz']:.0f} MHz"
                                   if "sm_max_mhz" in known else " MHz")
         if "sm_mhz" in known else "",
