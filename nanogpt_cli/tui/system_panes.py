@@ -82,7 +82,9 @@ def _line(
 
 
 def _seconds(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds < 60 else units.duration(seconds)
+    if seconds >= 60:
+        return units.duration(seconds)
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2f} s"
 
 
 def _milliseconds(seconds: float) -> str:
@@ -216,6 +218,8 @@ def _gpu_numbers(
 
 
 def _of(used: float, total: float) -> str:
-    return (
-        f"{units.size(used)} of {units.size(total)}" if math.isfinite(total) else units.size(used)
-    )
+    """``3.9 of 23.5 GiB``; with two units where they differ."""
+    first, second = units.size(used), units.size(total) if math.isfinite(total) else ""
+    number, unit = first.split(" ")
+    shown = number if second.endswith(f" {unit}") else first
+    return f"{shown} of {second}" if second else first

@@ -90,7 +90,7 @@ async def test_keys_of_the_page(sampled: Path) -> None:
         await press(pilot, "n")
         assert "CPU %" not in screen(pilot)
         await press(pilot, "d")
-        assert "60.0 GiB of 80.0 GiB" in screen(pilot)
+        assert "60.0 of 80.0 GiB" in screen(pilot)
         await press(pilot, "d", "p", "c", "H")
         assert "before the crosshair" in screen(pilot)
         await press(pilot, "escape", "question_mark")
