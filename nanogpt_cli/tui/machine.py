@@ -123,5 +123,6 @@ def _gpu_columns() -> dict[str, str]:
 
 
 def _number(value: Any) -> float:
+    """A number of a log; none of what is sampled can be negative, or beyond any machine."""
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if known and abs(value) < 1e300 else math.nan
+    return float(value) if known and 0 <= value < 1e18 else math.nan

@@ -44,7 +44,8 @@ def _of_children(columns: Columns) -> Floats:
 
 
 def _own_share(columns: Columns) -> Floats:
-    return 100 * columns["process_cpu"] / columns["cores"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(100 * columns["process_cpu"] / columns["cores"])
 
 
 CHARTS = (
@@ -74,12 +75,18 @@ def traces(view: RunView, chart: Chart, axis: str) -> list[Trace]:
             for place, (name, values, _) in enumerate(chart.lines):
                 label = f"GPU {number} {name}".strip()
                 kind = "line" if place == 0 else "dash"
-                found.append(Trace(label, x, values(gpu), palette.run_color(number), kind))
+                found.append(_known(label, x, values(gpu), palette.run_color(number), kind))
     else:
         x = positions(view.machine.columns, view.steps, axis)
         for name, values, color in chart.lines:
-            found.append(Trace(name or "free", x, values(view.machine.columns), color))
-    return [trace for trace in found if np.isfinite(trace.y).any()]
+            found.append(_known(name or "free", x, values(view.machine.columns), color))
+    return [trace for trace in found if len(trace.y)]
+
+
+def _known(name: str, x: Floats, y: Floats, color: str, kind: str = "line") -> Trace:
+    """A line through the samples that have a value."""
+    known = np.isfinite(y)
+    return Trace(name, x[known], y[known], color, kind)
 
 
 class SystemGrid(ChartGrid):

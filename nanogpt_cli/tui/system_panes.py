@@ -133,6 +133,7 @@ class NowPane(Pane):
             shown = units.shortened(text, wide)
             row: Row = [(f" {label:<{_LABEL}} ", "dim"), (set_cell_size(shown, wide), "text")]
             if values is not None and spark:
+                values = values[np.isfinite(values)]
                 row.append((sparkline(values, spark, ascii_only=desk.ascii_only), "train"))
             rows.append(row)
         if desk.session.no_gpus:
@@ -167,7 +168,7 @@ def _numbers(view: RunView, index: int) -> list[tuple[str, str, Floats | None]]:
     add("this run", "process_cpu", f"{now['process_cpu']:.2f} of {now['cores']:.0f} cores")
     add("memory", "memory_used", _of(now["memory_used"], now["memory_total"]))
     add("its limit", "group_used", _of(now["group_used"], now["group_limit"]))
-    children = now["children"] if "children" in known else 0
+    children = now["children"] if {"children", "children_rss"} <= known else 0
     more = f" + {units.size(now['children_rss'])} of {children:.0f} children" if children else ""
     add("trainer", "rss", units.size(now["rss"]) + more)
     add("disk", "disk_free", f"{_of(now['disk_free'], now['disk_total'])} free")

@@ -64,6 +64,14 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch) -> Non
     assert capabilities.try_compile("cpu").works
 
 
+def test_watching_needs_a_terminal_and_is_no_json() -> None:
+    result = CliRunner().invoke(app, ["doctor", "--watch"])
+    assert isinstance(result.exception, UserError)
+    assert "needs a terminal" in str(result.exception)
+    result = CliRunner().invoke(app, ["doctor", "--watch", "--json"])
+    assert "--json prints one object" in str(result.exception)
+
+
 def test_extras_are_those_of_the_package_and_name_what_they_install() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {

@@ -247,3 +247,14 @@ async def test_the_machine_alone_has_one_page(tmp_path: Path) -> None:
         await press(pilot, "question_mark")
         assert app.is_running
     assert not keys.offered(keys.KEYS[0], "system", True, ("system",))
+
+
+async def test_impossible_numbers_are_drawn_as_unknown(tmp_path: Path) -> None:
+    with EventWriter(tmp_path / "events.jsonl") as write:
+        write(events.RunStarted(name="x", time=recorded.START))
+        write(sample(seconds=-4.0, cpu=-3.0, memory_used=-1, memory_total=0, rss=-1, cores=0,
+                     disk_free=-1, times={"data": -5.0}, gpus={"a": {"utilization": -3}}))  # fmt: skip
+        write(sample(time=1.0, step=-3, times={}, gpus={"a": [1], "b": {"throttled": [3, None]}}))
+    async with opened(load(tmp_path), page="system") as pilot:
+        assert "-" not in screen(pilot)
+        assert "no training is timed here" in screen(pilot)
