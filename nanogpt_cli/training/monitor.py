@@ -24,7 +24,7 @@ from nanogpt_cli.training.trainer import Trainer
 SHARE = 0.002
 # Seconds until the first sample, so that short runs have one; a shorter rest gets none.
 _FIRST = 1.0
-_PATIENCE = 1.0  # seconds that the end of a run waits for a sample under way
+_LONGEST_WAIT = 1.0  # seconds that the end of a run waits for a sample under way
 
 
 class Monitor:
@@ -66,7 +66,7 @@ class Monitor:
         """End the thread, waiting for a sample under way at most a second."""
         self._stop.set()
         if self._thread.ident is not None:
-            self._thread.join(_PATIENCE)
+            self._thread.join(_LONGEST_WAIT)
         if not self._thread.is_alive() and self._sampler is not None:
             self._sampler.close()
             self._sampler = None
@@ -83,7 +83,7 @@ class Monitor:
     def _finish(self) -> Iterator[events.Event]:
         self._stop.set()
         if self._thread.ident is not None:
-            self._thread.join(_PATIENCE)
+            self._thread.join(_LONGEST_WAIT)
             if not self._thread.is_alive() and time.monotonic() - self._last >= _FIRST:
                 self._guarded(self._sample)
         yield from self._take()
@@ -130,6 +130,7 @@ class Monitor:
             found["gpus"].setdefault(self._gpu.key, {}).update(self._gpu.allocator())
         totals, steps = self._trainer.stepper.times.totals(), self._trainer.progress.step
         times = {part: totals[part] - self._totals.get(part, 0.0) for part in totals}
+        found["seconds"] = round(sum(times.values()), 4)  # as the trainer's stopwatch has it
         self._found.append(
             events.System(
                 time=now, step=steps, steps=max(0, steps - self._steps),

@@ -203,7 +203,7 @@ def test_a_long_history_is_thinned_and_a_hostile_one_bounded() -> None:
 def test_samples_with_foreign_content_are_drawn_as_unknown() -> None:
     view = view_of(sample(gpus={"\x1b[31m": {"utilization": "NaN", "name": "\x1b]0;x"}},
                           times={"compute": True, "nonsense": 5}, cpu=float("nan")))  # fmt: skip
-    assert list(view.machine.gpus) == ["␛[31m"] or "\x1b" not in "".join(view.machine.gpus)
+    assert "\x1b" not in "".join(view.machine.gpus)
     assert not np.isfinite(view.machine["cpu"]).any()
     assert traces(view, CHARTS[4], "step") == []
 
@@ -252,8 +252,9 @@ async def test_the_machine_alone_has_one_page(tmp_path: Path) -> None:
 async def test_impossible_numbers_are_drawn_as_unknown(tmp_path: Path) -> None:
     with EventWriter(tmp_path / "events.jsonl") as write:
         write(events.RunStarted(name="x", time=recorded.START))
-        write(sample(seconds=-4.0, cpu=-3.0, memory_used=-1, memory_total=0, rss=-1, cores=0,
-                     disk_free=-1, times={"data": -5.0}, gpus={"a": {"utilization": -3}}))  # fmt: skip
+        odd = {"memory_used": -1, "memory_total": 0, "rss": -1, "cores": 0, "disk_free": -1}
+        gpus = {"a": {"utilization": -3}}
+        write(sample(seconds=-4.0, cpu=-3.0, times={"data": -5.0}, gpus=gpus, **odd))
         write(sample(time=1.0, step=-3, times={}, gpus={"a": [1], "b": {"throttled": [3, None]}}))
     async with opened(load(tmp_path), page="system") as pilot:
         assert "-" not in screen(pilot)
