@@ -34,6 +34,7 @@ EXTRAS: Mapping[str, Extra] = {
         "check an export in its own runtime",
         ("gguf", "onnx", "onnxscript", "transformers", "onnxruntime", "xllamacpp"),
     ),
+    "gpu": Extra("utilisation, power and clocks of NVIDIA GPUs", ("pynvml",)),
     "plot": Extra("pictures as .png and .pdf; .svg needs nothing", ("matplotlib",)),
     "web": Extra("watch --serve: the dashboard in a browser", ("textual_serve",)),
     "tensorboard": Extra('log.sinks = ["tensorboard"], and watching event files', ("tensorboard",)),

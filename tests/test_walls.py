@@ -27,6 +27,8 @@ COMPUTING = ("modules", "training", "sampling", "init", "model", "machine")
 LIGHT = ("nanogpt_cli.sampling.settings",)
 # Heavy or optional libraries that no module may import at its top level.
 HEAVY = ("transformers", "onnx", "onnxruntime", "gguf", "datasets", "matplotlib", "tiktoken")
+# Where torch is not imported, which has them itself: what samples the machine.
+LATE = (*HEAVY, "psutil", "pynvml")
 
 
 def room_of(module: str) -> str:
@@ -44,12 +46,12 @@ NOT_YET = tuple(
 )
 # What importing any module of a room must not bring in.
 FORBIDDEN = {
-    "root": ("torch", "numpy", *TERMINAL, *HEAVY),
-    "run": ("torch", "numpy", *TERMINAL, *HEAVY),
-    "schemes": ("torch", "numpy", *TERMINAL, *HEAVY),
-    "recipe": ("torch", "numpy", *TERMINAL, *HEAVY),
-    "light": ("torch", "numpy", *TERMINAL, *HEAVY),
-    "text": ("torch", *TERMINAL, *HEAVY),
+    "root": ("torch", "numpy", *TERMINAL, *LATE),
+    "run": ("torch", "numpy", *TERMINAL, *LATE),
+    "schemes": ("torch", "numpy", *TERMINAL, *LATE),
+    "recipe": ("torch", "numpy", *TERMINAL, *LATE),
+    "light": ("torch", "numpy", *TERMINAL, *LATE),
+    "text": ("torch", *TERMINAL, *LATE),
     "machine": (*TERMINAL, *HEAVY),
     "model": (*TERMINAL, *HEAVY),
     "init": (*TERMINAL, *HEAVY),
@@ -58,13 +60,13 @@ FORBIDDEN = {
     "interop": (*TERMINAL, *HEAVY),
     "modules": (*TERMINAL, *HEAVY),
     # A list of topics and its completion need no torch.
-    "explain": ("torch", "numpy", *TERMINAL, *HEAVY),
-    "view": ("torch", "typer", "textual", *HEAVY),
-    "tui": ("torch", "typer", *HEAVY, *(f"nanogpt_cli.{room}" for room in (*COMPUTING, "text"))),
+    "explain": ("torch", "numpy", *TERMINAL, *LATE),
+    "view": ("torch", "typer", "textual", *LATE),
+    "tui": ("torch", "typer", *LATE, *(f"nanogpt_cli.{room}" for room in (*COMPUTING, "text"))),
     # Their help must come at once: what they need is imported when they run. (Of ``sampling``
     # they import a light module; the others would bring torch.)
-    "cli": ("torch", "numpy", "textual", *HEAVY, *NOT_YET, "nanogpt_cli.bench"),
-    "bench": ("torch", "numpy", "textual", *HEAVY, *NOT_YET),
+    "cli": ("torch", "numpy", "textual", *LATE, *NOT_YET, "nanogpt_cli.bench"),
+    "bench": ("torch", "numpy", "textual", *LATE, *NOT_YET),
 }
 
 

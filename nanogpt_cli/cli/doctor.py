@@ -17,6 +17,7 @@ import typer
 
 from nanogpt_cli import caches, extras, places
 from nanogpt_cli.cli import console, doctor_view, options
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.user_input import expanded
 from nanogpt_cli.version import __version__
 
@@ -35,12 +36,22 @@ def doctor(
     compile_: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Try torch.compile (up to a minute).")
     ] = True,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show CPU, memory, disk and GPUs until q is pressed.")
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Report what works on this machine, how fast, and what is missing.
 
     The exit code is 1 if something that every command needs is broken.
+
+    Examples:
+      nanogpt doctor
+      nanogpt doctor --watch
     """
+    if watch:
+        _watch(as_json)
+        return
     found: dict[str, Any] = {"versions": _versions()}
     if found["versions"]["torch"]:
         found |= _machine(compile_)
@@ -56,6 +67,22 @@ def doctor(
         doctor_view.show(found)
     if problems:
         raise typer.Exit(1)
+
+
+def _watch(as_json: bool) -> None:
+    """Show the System page of this machine, without a run and without torch."""
+    from nanogpt_cli.tui import terminal
+
+    if as_json:
+        raise UserError("--watch shows a page, and --json prints one object", "leave one out")
+    if reason := terminal.why_not():
+        raise UserError(
+            f"--watch needs a terminal: {reason}", "without --watch, doctor reports once"
+        )
+    from nanogpt_cli.tui.machine_app import run_machine
+
+    run_machine(sys.__stderr__)
+    console.next_command("nanogpt doctor")
 
 
 def _versions() -> dict[str, str]:

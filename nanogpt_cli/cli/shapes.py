@@ -24,6 +24,8 @@ _SUMMARY: Final = {
     "best_val_loss": "lowest validation loss so far",
     "bits_per_byte": "bits per byte of text, of the last evaluation",
     "alarms": "alarms that are active: step, kind, layer, message, advice",
+    "system": "the newest sample of the machine, with run_times, seconds of the run by part; null "
+    "if there is none",
     "non_finite_steps": "number of steps with a NaN or an infinity",
     "problems": "parts of the log that cannot be read",
 }  # fmt: skip

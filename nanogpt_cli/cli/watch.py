@@ -64,7 +64,7 @@ def watch(
     ] = False,
     page: Annotated[
         str,
-        typer.Option(metavar="NAME", help="overview, layers, compare, samples or logs."),
+        typer.Option(metavar="NAME", help="overview, layers, compare, samples, logs or system."),
     ] = "",
     readonly: Annotated[
         bool, typer.Option("--readonly", help="Disable the keys that send commands to the trainer.")

@@ -110,7 +110,8 @@ TOPICS: Final[dict[str, Topic]] = {
         ("another program uses the machine", "the processor became hot and lowered its clock",
          "a laptop that runs on its battery"),
         (Action("See the tokens per second:", "nanogpt watch"),
-         Action("Look at the machine:", "nanogpt doctor --no-compile")),
+         Action("See what the machine did meanwhile:", "nanogpt watch --page system"),
+         Action("Look at the machine:", "nanogpt doctor --watch")),
         _quiet("slow"),
     ),
     "update-ratio": Topic(
@@ -267,5 +268,53 @@ TOPICS: Final[dict[str, Topic]] = {
          Action("Look at the sizes of the splits:", "nanogpt data inspect NAME")),
         "The error falls with the square root of the length: four times as much text halves it. "
         + _quiet("small_validation"),
+    ),
+    "disk-low": Topic(
+        "the disk for checkpoints is nearly full",
+        "A save that finds no room fails and ends the run. The checkpoints before it stay whole: "
+        "each is written under a temporary name first, so for a moment there is one more than "
+        "train.keep says.",
+        "At every sample of the machine: less room than for {disk_checkpoints:.0f} checkpoints as "
+        "large as the last one, and {spare_mib:.0f} MiB for the log. Until one has been saved, it "
+        "counts as {checkpoint_bytes:.0f} bytes a parameter: the weight and AdamW's two moments in "
+        "float32.",
+        ("checkpoints of other runs", "train.keep_every, which keeps more with every save",
+         "other programs that write to the same disk"),
+        (Action("See what fills the disk:", "nanogpt cache list"),
+         Action("Keep the newest checkpoint and the best one only:",
+                "nanogpt train RECIPE --set train.keep=1"),
+         Action("See how the room became less:", "nanogpt watch --page system")),
+        "Room for {run_disk:.0f} checkpoints, in a run made up now, raises this alarm "
+        "{run_disk_low:.0f} times.",
+    ),
+    "memory-near-limit": Topic(
+        "the memory is nearly used up",
+        "Where memory runs out, the system kills a process without a word, most often the one that "
+        "holds most: the trainer. In a container or a job of a scheduler, the limit is that of its "
+        "control group, which may be far below what the machine has.",
+        "At every sample of the machine: more than {max_memory:.0%} of its memory, or of the "
+        "control group's limit, is in use. Cached files do not count.",
+        ("other programs", "a micro-batch that is too large", "memory that grows with time: a leak",
+         "a container with a low limit"),
+        (Action("Halve the micro-batch; tokens_per_step keeps the step as it is:",
+                "nanogpt train RECIPE --set train.batch_size=4"),
+         Action("Forecast what the run needs:", "nanogpt plan RECIPE"),
+         Action("See who uses it and since when:", "nanogpt watch --page system")),
+        "Half of the memory in use, in a run made up now, raises this alarm "
+        "{run_memory_near_limit:.0f} times.",
+    ),
+    "gpu-starved": Topic(
+        "the GPU waits for data",
+        "The GPU has nothing to do while the trainer fetches the tokens of the next batch. They "
+        "are read from a file that the system keeps in memory if there is room, so this is rare on "
+        "a local disk.",
+        "At every sample of the machine: a kernel ran in less than {starved_gpu:.0%} of the time, "
+        "and fetching data took more than {starved_data:.0%}.",
+        ("prepared data on a network disk", "too little memory for the system to cache the file",
+         "other programs that read from the same disk"),
+        (Action("See where the time goes:", "nanogpt watch --page system"),
+         Action("Look at the machine without a run:", "nanogpt doctor --watch")),
+        "Fetching data takes {run_data:.0%} of the time, and the GPU is busy for the rest, in a "
+        "run made up now: it raises this alarm {run_gpu_starved:.0f} times.",
     ),
 }  # fmt: skip

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TOKENS = 64  # random ones that theory looks at; its cost grows with their square
 RUN_STEPS, RUN_VOCABULARY, RUN_END, RUN_SCATTER = 1000, 65, 1.5, 0.05
+# Of its machine: bytes of a checkpoint, how many the disk has room for, share of the time for data.
+RUN_CHECKPOINT, RUN_DISK, RUN_DATA = 10**9, 20, 0.02
 CELLS = 256
 
 
@@ -143,6 +145,7 @@ def limits() -> dict[str, float]:
     from nanogpt_cli.training import alarms as a
     from nanogpt_cli.training import eval_rules as e
     from nanogpt_cli.training import layer_rules as b
+    from nanogpt_cli.training import system_alarms as s
 
     return {
         "fp16_max": (2 - 2**-10) * 2.0**15, "loss_window": a.LOSS_WINDOW,
@@ -158,7 +161,10 @@ def limits() -> dict[str, float]:
         "bad_start": a.BAD_START, "min_logit": b.MIN_LOGIT, "split_gap": e.SPLIT_GAP,
         "split_evals": e.SPLIT_EVALS, "split_window": e.SPLIT_WINDOW, "low_loss": e.LOW_LOSS,
         "max_error": e.MAX_ERROR, "split_sigmas": e.SPLIT_SIGMAS,
-        "default_lr": Optim().lr,
+        "disk_checkpoints": s.DISK_CHECKPOINTS, "spare_mib": s.SPARE_BYTES / 2**20,
+        "checkpoint_bytes": s.CHECKPOINT_BYTES,
+        "max_memory": s.MAX_MEMORY, "starved_gpu": s.STARVED_UTILIZATION,
+        "starved_data": s.STARVED_DATA, "default_lr": Optim().lr,
     }  # fmt: skip
 
 
@@ -189,8 +195,11 @@ def quiet_run() -> dict[str, float]:
     from nanogpt_cli.run import events
     from nanogpt_cli.run.explained import ALARMS
     from nanogpt_cli.training.alarms import Alarms
+    from nanogpt_cli.training.system_alarms import SystemAlarms
 
     start, rng, judge = math.log(RUN_VOCABULARY), random.Random(0), Alarms(RUN_VOCABULARY)
+    machine = SystemAlarms()
+    machine.update(events.Checkpoint(step=0, path="", bytes=RUN_CHECKPOINT))
     raised: Counter[str] = Counter()
     for step in range(1, RUN_STEPS + 1):
         level = RUN_END + (start - RUN_END) * math.exp(-10 * step / RUN_STEPS)
@@ -200,9 +209,15 @@ def quiet_run() -> dict[str, float]:
         )  # fmt: skip
         if step % (RUN_STEPS // 10) == 0:
             found += judge.update(events.Eval(step=step, val_loss=level))
+            found += machine.update(
+                events.System(step=step, seconds=1.0, times={"data": RUN_DATA},
+                              memory_used=50, memory_total=100,
+                              disk_free=RUN_DISK * RUN_CHECKPOINT,
+                              gpus={"0": {"utilization": 1 - RUN_DATA}})
+            )  # fmt: skip
         raised.update(alarm.kind for alarm in found if alarm.active)
     sizes = {"steps": RUN_STEPS, "start": start, "end": RUN_END, "scatter": RUN_SCATTER,
-             "vocab": RUN_VOCABULARY}  # fmt: skip
+             "vocab": RUN_VOCABULARY, "disk": RUN_DISK, "data": RUN_DATA}  # fmt: skip
     return {f"run_{k}": float(v) for k, v in (sizes | {k: raised[k] for k in ALARMS}).items()}
 
 

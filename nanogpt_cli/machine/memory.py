@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_cli import host
+from nanogpt_cli import host, nvml
 
 if TYPE_CHECKING:
     from nanogpt_cli.machine.device import Device
@@ -57,6 +58,56 @@ def reachable_bytes(device: Device) -> int:
 
         return available_bytes(device) + int(torch.cuda.memory_reserved(device.device))
     return available_bytes(device, with_swap=True) + host.peak_bytes()
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The GPU of a process, named so that any of its threads may ask about it.
+
+    Attributes:
+        key: its UUID as in ``nvml.py``; of other makes the device's name, as "mps".
+        uuids: of it and, where they matter, of the others that the process sees; empty for other
+            makes.
+        number: in PyTorch's count; -1 for MPS.
+    """
+
+    key: str
+    uuids: tuple[str, ...] = ()
+    number: int = -1
+
+    def allocator(self) -> dict[str, int]:
+        """Bytes of PyTorch's allocator; nothing waits for the GPU.
+
+        ``torch_allocated``: of tensors; ``torch_reserved``: taken from the driver for them;
+        ``torch_peak``: most that tensors had so far, absent where it is not counted.
+        """
+        import torch
+
+        if self.number < 0:
+            return {
+                "torch_allocated": int(torch.mps.current_allocated_memory()),
+                "torch_reserved": int(torch.mps.driver_allocated_memory()),
+            }
+        known = torch.cuda.memory_stats(self.number)
+        names = {"allocated": "allocated_bytes.all.current", "peak": "allocated_bytes.all.peak",
+                 "reserved": "reserved_bytes.all.current"}  # fmt: skip
+        return {f"torch_{name}": int(known[key]) for name, key in names.items() if key in known}
+
+
+def gpu(device: Device, *, all_visible: bool) -> Gpu | None:
+    """The GPU of a device; ``None`` for a CPU. To be asked by the thread that computes on it."""
+    import torch
+
+    if device.device.type == "mps":
+        return Gpu("mps")
+    if device.device.type != "cuda":
+        return None
+    here = torch.cuda.current_device() if device.device.index is None else device.device.index
+    if torch.version.hip:
+        return Gpu(f"cuda:{here}", (), here)
+    others = [n for n in range(torch.cuda.device_count()) if n != here] if all_visible else []
+    uuids = [nvml.bare(str(torch.cuda.get_device_properties(n).uuid)) for n in (here, *others)]
+    return Gpu(uuids[0], tuple(uuids), here)
 
 
 # PyTorch has an error class for devices, but none for CPUs, MPS and libraries such as cuBLAS.

@@ -277,7 +277,7 @@ class Sample(Section):
 
 
 class Log(Section):
-    """Where events go besides events.jsonl, and who is told of the important ones."""
+    """Where events go besides events.jsonl, who is told, and how often the machine is sampled."""
 
     sinks: list[Literal["csv", "tensorboard", "wandb", "trackio"]] = Field(
         default_factory=list, description="Further sinks; all but csv need the extra of that name."
@@ -292,6 +292,9 @@ class Log(Section):
         repr=False,
         description="URL that gets the same as JSON, for ntfy and Slack; recorded without its "
         "path. Better in the environment, NANOGPT_NOTIFY.",
+    )
+    system_every: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        5.0, description="Seconds between samples of CPU, memory, disk and GPUs; 0: none."
     )
 
 

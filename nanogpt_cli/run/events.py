@@ -223,6 +223,50 @@ class Heartbeat(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class System(Event):
+    """What the machine and the trainer did in the last ``seconds``, on the first rank's host.
+
+    ``None``, or absent from a mapping: the system does not tell. Bytes, seconds and shares of 1.
+
+    Attributes:
+        step: the newest when the event was written; ``time`` is that of the sample.
+        seconds: since the sample before.
+        steps: optimizer steps that ended in them.
+        times: seconds of them by part of the training, see ``training/step_times.py``.
+        cores: CPU cores the trainer may use.
+        cpu: share of all the machine's cores that was busy.
+        load: of the machine, over a minute.
+        process_cpu: cores that the trainer and its children kept busy.
+        memory_used, memory_total: of the machine; what caches hold is not used.
+        group_used, group_limit: of the control group (container, job) with the least room.
+        rss, children_rss: memory of the trainer, and of its ``children`` together.
+        disk_free, disk_total: where checkpoints go.
+        gpus: by UUID or name, see ``nvml.py``; of the trainer's own also ``torch_allocated``,
+            ``torch_reserved`` and ``torch_peak`` (most that was allocated so far).
+    """
+
+    type: ClassVar[str] = "system"
+    step: int
+    seconds: float = 0.0
+    steps: int = 0
+    times: Mapping[str, Any] = field(default_factory=dict)
+    cores: int | None = None
+    cpu: float | None = None
+    load: float | None = None
+    process_cpu: float | None = None
+    memory_used: int | None = None
+    memory_total: int | None = None
+    group_used: int | None = None
+    group_limit: int | None = None
+    rss: int | None = None
+    children: int | None = None
+    children_rss: int | None = None
+    disk_free: int | None = None
+    disk_total: int | None = None
+    gpus: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunEnded(Event):
     """The last event of a run, unless the process was killed.
 
@@ -243,7 +287,7 @@ EVENTS: dict[str, type[Event]] = {
     cls.type: cls
     for cls in (
         RunStarted, RunImported, Step, Eval, Layers, Histograms, Scalars, Sample, Alarm, Checkpoint,
-        Command, Incident, Note, Heartbeat, RunEnded,
+        Command, Incident, Note, Heartbeat, System, RunEnded,
     )
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ ALARMS = (
     "non_finite", "bad_start", "loss_spike", "divergence", "always_clipped", "stuck", "slow",
     "update_ratio", "frozen", "dead_units", "attention_logits", "no_attention",
     "entropy_collapse", "activation_growth", "vanishing_gradient", "overfitting", "split_gap",
-    "low_loss", "small_validation",
+    "low_loss", "small_validation", "disk_low", "memory_near_limit", "gpu_starved",
 )  # fmt: skip
 
 

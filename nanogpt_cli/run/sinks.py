@@ -11,6 +11,7 @@ import csv
 import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from types import ModuleType
 from typing import Any, TextIO
 
@@ -88,7 +89,22 @@ def scalars(event: events.Event) -> dict[str, float]:
             for name, row in event.stats.items()
             for layer, value in enumerate(row)
         }
+    if isinstance(event, events.System):
+        return _system_scalars(event)
     return {}
+
+
+def _system_scalars(event: events.System) -> dict[str, float]:
+    """Of a sample of the machine what is known: ``system/NAME``, ``time/PART``, ``gpu/0/NAME``."""
+    found: dict[str, Any] = {
+        f"system/{item.name}": getattr(event, item.name)
+        for item in fields(event)
+        if item.name not in ("time", "step")
+    }
+    found |= {f"time/{part}": seconds for part, seconds in event.times.items()}
+    for number, gpu in enumerate(event.gpus.values()):
+        found |= {f"gpu/{number}/{name}": value for name, value in gpu.items()}
+    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
 def write_csv(found: Iterator[events.Event], file: TextIO) -> None:

@@ -1,7 +1,7 @@
 """From statistics to a named layer, a likely cause and an advice. Pure: no clock, no files.
 
-Each rule raises once when its condition has held for a few observations and clears once when it
-has been absent as long (hysteresis), so the log holds changes, not repetitions.
+Rules about layers, evaluations and the machine have modules of their own: ``layer_rules.py``,
+``eval_rules.py``, ``system_alarms.py``; ``hysteresis.py`` makes alarms of what they find.
 """
 
 from __future__ import annotations
@@ -15,10 +15,8 @@ from statistics import median
 
 from nanogpt_cli.run.events import Alarm, Eval, Event, Incident, Layers, RunStarted, Step
 from nanogpt_cli.training import eval_rules, layer_rules
-from nanogpt_cli.training.findings import Finding
+from nanogpt_cli.training.hysteresis import Finding, Hysteresis
 
-# Observations a condition must hold (or be absent) before its alarm is raised (or cleared).
-_PATIENCE = 3
 LOSS_WINDOW = CLIPPED_WINDOW = 200
 MAX_CLIPPED = 0.9
 # A run has diverged when so many losses in a row are all this far (in nats, and in robust standard
@@ -44,13 +42,6 @@ STEP_KINDS = (
 
 
 @dataclass
-class _State:
-    held: int = 0
-    absent: int = 0
-    active: bool = False
-
-
-@dataclass
 class Alarms:
     """Feed it every event of a run; it answers with alarms.
 
@@ -62,7 +53,7 @@ class Alarms:
     vocab_size: int
     train_tokens: int = 0
     expected: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    _states: dict[tuple[str, int | None], _State] = field(default_factory=dict)
+    _raised: Hysteresis = field(default_factory=Hysteresis)
     _losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
     _clipped: deque[bool] = field(default_factory=lambda: deque(maxlen=CLIPPED_WINDOW))
     _speeds: deque[float] = field(default_factory=lambda: deque(maxlen=LOSS_WINDOW))
@@ -83,7 +74,7 @@ class Alarms:
     @property
     def diverged(self) -> bool:
         """Whether the loss has left the level it had reached, and has not come back."""
-        return self._is_active("divergence")
+        return self._raised.is_active("divergence")
 
     @property
     def usual(self) -> float:
@@ -94,7 +85,7 @@ class Alarms:
         """The kind of incident that a step with this loss begins; empty if it begins none."""
         if self._will_diverge(loss) and not self.diverged:
             return "divergence"
-        if self.is_spike(loss) and not self._is_active("loss_spike"):
+        if self.is_spike(loss) and not self._raised.is_active("loss_spike"):
             return "loss_spike"
         return ""
 
@@ -104,42 +95,17 @@ class Alarms:
             self.expected = event.expected
             self._overflows = event.precision == "fp16"
         elif isinstance(event, Step):
-            return self._settle(event.step, STEP_KINDS, list(self._on_step(event)))
+            return self._raised.settle(event.step, STEP_KINDS, list(self._on_step(event)))
         elif isinstance(event, Layers):
             if event.stats:  # an event of histograms alone says nothing about the conditions
                 found = layer_rules.judge(event, self.expected, learns=self._lr > 0)
-                return self._settle(event.step, layer_rules.KINDS, list(found))
+                return self._raised.settle(event.step, layer_rules.KINDS, list(found))
         elif isinstance(event, Incident) and event.kind == "non_finite":
-            return self._settle(event.step, ("non_finite",), [_not_finite(event.message)])
+            return self._raised.settle(event.step, ("non_finite",), [_not_finite(event.message)])
         elif isinstance(event, Eval):
             found = self._eval_rules.judge(event, self._losses, self._tokens)
-            return self._settle(event.step, eval_rules.KINDS, list(found), patience=1)
+            return self._raised.settle(event.step, eval_rules.KINDS, list(found), patience=1)
         return []
-
-    def _settle(
-        self, step: int, kinds: Sequence[str], findings: list[Finding], patience: int = _PATIENCE
-    ) -> list[Alarm]:
-        """Apply hysteresis to what holds now among ``kinds``."""
-        now = {(f.kind, f.layer): f for f in findings}
-        alarms = []
-        for key in {*now, *(k for k in self._states if k[0] in kinds)}:
-            state = self._states.setdefault(key, _State())
-            found = now.get(key)
-            state.held = state.held + 1 if found else 0
-            state.absent = 0 if found else state.absent + 1
-            at_once = found is not None and (found.at_once or found.severity == "error")
-            if found and not state.active and (at_once or state.held >= patience):
-                state.active = True
-                alarms.append(_alarm(step, found))
-            elif not found and state.active and state.absent >= patience:
-                state.active = False
-                alarms.append(
-                    Alarm(
-                        step=step, kind=key[0], layer=key[1], severity="info", active=False,
-                        message=f"{key[0].replace('_', ' ')}: back to normal",
-                    )
-                )  # fmt: skip
-        return sorted(alarms, key=lambda a: (a.kind, -1 if a.layer is None else a.layer))
 
     def _on_step(self, event: Step) -> Iterator[Finding]:
         norm = 0.0 if event.grad_norm is None else event.grad_norm  # not known is no fault
@@ -207,10 +173,6 @@ class Alarms:
         if level < self._level:
             self._level, self._level_spread = level, spread
 
-    def _is_active(self, kind: str) -> bool:
-        state = self._states.get((kind, None))
-        return state is not None and state.active
-
     def _refresh(self) -> None:
         """Medians of the last losses and speeds."""
         if len(self._losses) >= 50:
@@ -260,11 +222,4 @@ def _not_finite(message: str, value: float | None = None) -> Finding:
         "non_finite", "error", message,
         "lower the learning rate or warm up longer; nanogpt replay shows the first tensor that "
         "broke", value=value,
-    )  # fmt: skip
-
-
-def _alarm(step: int, found: Finding) -> Alarm:
-    return Alarm(
-        step=step, kind=found.kind, severity=found.severity, message=found.message,
-        advice=found.advice, layer=found.layer, value=found.value,
     )  # fmt: skip

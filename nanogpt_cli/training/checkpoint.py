@@ -28,6 +28,7 @@ from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text import tokenizers
 from nanogpt_cli.text.tokenizer import Tokenizer
 from nanogpt_cli.training import saved_state, tensor_files
+from nanogpt_cli.training.system_alarms import SPARE_BYTES
 
 FORMAT = 1
 MODEL = "model.safetensors"
@@ -39,8 +40,6 @@ FOR_READING = (MODEL, EMA, TOKENIZER)
 STATE = "state.json"
 CHECKSUM = "checksum"
 _ANOTHER = "take another checkpoint of the run"
-# Room beside the checkpoint itself for logs and samples.
-_SPARE_BYTES = 16 << 20
 
 
 class CheckpointError(UserError):
@@ -127,7 +126,7 @@ def save(
 
 
 def _check_space(folder: Path, need: int) -> None:
-    need += _SPARE_BYTES
+    need += SPARE_BYTES
     free = shutil.disk_usage(folder).free
     if free < need:
         raise UserError(

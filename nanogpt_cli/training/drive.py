@@ -16,13 +16,16 @@ from nanogpt_cli import files, shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.recipe import files as recipe_files
-from nanogpt_cli.run import addresses, events, notify, sinks
+from nanogpt_cli.run import addresses, events, history, notify, sinks
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.training import retention
+from nanogpt_cli.training.monitor import Monitor
 from nanogpt_cli.training.trainer import Trainer
 
 Report = Callable[[str], None]
+# Events at the end of a log in which alarms about the machine are looked for.
+_RECALLED = 100_000
 
 
 def drive(
@@ -73,7 +76,12 @@ def drive(
             trainer = start()
             if resume:
                 _write_recipe(run, recipe)
-            for event in trainer.run():
+            monitor = Monitor(trainer, run.path)
+            if resume:
+                _recall(monitor, run, trainer.progress.step)
+            monitor.start()
+            stack.callback(monitor.stop)
+            for event in monitor.told():
                 log(event)
                 yield event
                 while failed:
@@ -109,6 +117,12 @@ def _target(recipe: Recipe, report: Report) -> str:
             f"belongs into the environment, {addresses.ENVIRONMENT}"
         )
     return found
+
+
+def _recall(monitor: Monitor, run: RunFolder, step: int) -> None:
+    """Let the alarms about the machine know what the log of a resumed run says."""
+    for event in history.newest(run.events, _RECALLED, step=step):
+        monitor.alarms.recall(event)
 
 
 def newest_checkpoint(run: RunFolder, report: Report, before: int = 0) -> Path:

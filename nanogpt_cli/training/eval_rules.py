@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from nanogpt_cli.run.events import Eval
-from nanogpt_cli.training.findings import Finding
+from nanogpt_cli.training.hysteresis import Finding
 
 KINDS = ("overfitting", "split_gap", "low_loss", "small_validation")
 # Evaluations in a row, each with a higher validation loss than the one before.

@@ -18,7 +18,7 @@ from nanogpt_cli.machine import distributed
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.training import checkpoint, evaluate, progress, retention
+from nanogpt_cli.training import checkpoint, evaluate, progress, retention, step_times
 from nanogpt_cli.training.evaluate import Result
 from nanogpt_cli.training.spec import RunSpec
 from nanogpt_cli.training.state import RunState
@@ -81,7 +81,8 @@ class Statistics(Hook):
         norms, self._norms = self._norms, None
         if measured is None or norms is None:
             return
-        found = self.collector.after_update(measured.index, norms, self.state.step_seconds)
+        with self.stepper.times.spending(step_times.STATISTICS):
+            found = self.collector.after_update(measured.index, norms, self.state.step_seconds)
         every, cost = self.collector.every, self.collector.cost
         yield events.Layers(step=measured.index + 1, stats=found, every=every, cost=cost)
 
@@ -99,16 +100,20 @@ class Checkpoints(Hook):
         """Write a checkpoint of the present step, unless there is one."""
         if self.folder is None or self.state.saved_step == self.progress.step:
             return
+        with self.stepper.times.spending(step_times.CHECKPOINT):
+            yield from self._write(self.folder)
+
+    def _write(self, folder: RunFolder) -> Iterator[events.Event]:
         started = time.perf_counter()
-        path = progress.save(self.folder, self.stepper, self.spec, self.progress)
+        path = progress.save(folder, self.stepper, self.spec, self.progress)
         self.state.saved_step = self.progress.step
         if not self.group.leads:
             return
         keep = self.recipe.train
-        retention.prune(self.folder, keep=keep.keep, keep_every=keep.keep_every)
+        retention.prune(folder, keep=keep.keep, keep_every=keep.keep_every)
         yield events.Checkpoint(
             step=self.progress.step,
-            path=str(path.relative_to(self.folder.path)),
+            path=str(path.relative_to(folder.path)),
             seconds=time.perf_counter() - started,
             bytes=sum(file.stat().st_size for file in path.iterdir()),
         )
@@ -149,9 +154,13 @@ class Evaluations(Hook):
 
         Returns whether it is evaluated now: true unless the evaluation was interrupted.
         """
-        step, val = self.progress.step, self.spec.data.val
-        if self.progress.evaluated_step == step:
+        if self.progress.evaluated_step == self.progress.step:
             return True
+        with self.stepper.times.spending(step_times.EVALUATION):
+            return (yield from self._evaluate())
+
+    def _evaluate(self) -> Generator[events.Event, None, bool]:
+        step, val = self.progress.step, self.spec.data.val
         started = time.perf_counter()
         with self.stepper.average.in_place():
             passes = evaluate.passes(
@@ -236,7 +245,7 @@ class Samples(Hook):
 
     def _generate(self, prompt: str, max_new_tokens: int) -> str:
         """The continuation of ``prompt``; made by the first rank, empty on the others."""
-        with self.stepper.average.in_place():
+        with self.stepper.times.spending(step_times.SAMPLE), self.stepper.average.in_place():
             return self._continue(prompt, max_new_tokens)
 
     def _continue(self, prompt: str, max_new_tokens: int) -> str:

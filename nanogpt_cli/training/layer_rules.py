@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from nanogpt_cli.run.events import Layers
-from nanogpt_cli.training.findings import Finding
+from nanogpt_cli.training.hysteresis import Finding
 
 KINDS = (
     "update_ratio", "frozen", "dead_units", "attention_logits", "no_attention",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,10 +18,11 @@ from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.model import loss as losses
 from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT
-from nanogpt_cli.training import batches
+from nanogpt_cli.training import batches, step_times
 from nanogpt_cli.training.ema import Average
 from nanogpt_cli.training.evaluate import Tokens
 from nanogpt_cli.training.optim import Optimizers
+from nanogpt_cli.training.step_times import StepTimes
 
 # Step and slots of a micro-batch.
 _Key = tuple[int, range]
@@ -112,6 +114,7 @@ class Stepper:
         self.grad_clip = grad_clip
         self.average = Average(model, ema)
         self.group = group
+        self.times = StepTimes()
         self.n_parts = n_parts
         self.slots = group.own_slots(windows.batch)
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
@@ -139,7 +142,8 @@ class Stepper:
         """Have the first micro-batch of ``step`` copied while the GPU is busy with the last one."""
         if self.device.device.type == "cuda":
             slots = self._first_slots()
-            self._ahead = (step, slots), self._fetch(step, slots)
+            with self.times.spending(step_times.DATA):
+                self._ahead = (step, slots), self._fetch(step, slots)
 
     def step(self, index: int, lr_factor: float = 1.0, *, skip: bool = False) -> Measured:
         """Make one whole step; without an update if it is not finite or to be skipped.
@@ -165,6 +169,10 @@ class Stepper:
             control: whether this rank wants control after the step; whether any does comes back
                 with the loss.
         """
+        with self.times.spending(step_times.COMPUTE):
+            return self._measure(index, lr_factor, control)
+
+    def _measure(self, index: int, lr_factor: float, control: bool) -> Measured:
         lr = self.optimizers.set_lr(index, lr_factor)
         loss = self._accumulate(index)
         for member in self.optimizers.members:
@@ -202,7 +210,8 @@ class Stepper:
 
     def _backward(self, step: int, slots: range, *, last: bool) -> Tensor:
         """The same for one micro-batch, before the ranks' shares are added."""
-        x, y = self._shaped(*self.batch(step, slots))
+        with self.times.spending(step_times.DATA):
+            x, y = self._shaped(*self.batch(step, slots))
         with distributed.reducing(self.forward, self.model, last=last):
             with self.dropout_stream(step, slots) as noise, self.device.autocast():
                 loss = self.forward(x, y, noise=noise)
@@ -236,14 +245,19 @@ class Stepper:
     def _in_parts(self, step: int, slots: range) -> Tensor:
         """The same for one micro-batch in parts: one process, nothing to scale."""
 
+        fetching: list[float] = []  # by each thread
+
         def loss(mine: range) -> Tensor:
+            started = time.perf_counter()
             x, y = self.batch(step, mine)
+            fetching.append(time.perf_counter() - started)
             with self.dropout_stream(step, mine) as noise, self.device.autocast():
                 found = self.model.loss(x, y, noise)
             return found * (len(mine) / self.windows.batch)
 
         parameters = [p for _, p in self._named]
         total, found = parts.gradients(loss, slots, self.n_parts, parameters)
+        self.times.move(sum(fetching) / len(fetching), step_times.DATA)
         for parameter, grad in zip(parameters, found, strict=True):
             parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
         return total
@@ -269,14 +283,15 @@ class Stepper:
 
     def apply(self, measured: Measured) -> None:
         """Clip and update weights and their average; the gradients are gone afterwards."""
-        if measured.clipped:
-            grads = [distributed.local(grad) for grad in self._grads()]
-            torch._foreach_mul_(grads, self.grad_clip / (measured.grad_norm + 1e-6))
-        for member in self.optimizers.members:
-            self.scaler.step(member, n_parts=self.n_parts)  # type: ignore[arg-type]
-        self.scaler.update()
-        self.optimizers.zero_grad()
-        self.average.update(measured.index)
+        with self.times.spending(step_times.OPTIMIZER):
+            if measured.clipped:
+                grads = [distributed.local(grad) for grad in self._grads()]
+                torch._foreach_mul_(grads, self.grad_clip / (measured.grad_norm + 1e-6))
+            for member in self.optimizers.members:
+                self.scaler.step(member, n_parts=self.n_parts)  # type: ignore[arg-type]
+            self.scaler.update()
+            self.optimizers.zero_grad()
+            self.average.update(measured.index)
 
     def _grads(self) -> list[Tensor]:
         grads = [p.grad for _, p in self._named if p.grad is not None]

@@ -26,7 +26,7 @@ from nanogpt_cli.run import events, history
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import checkpoint as checkpoints
-from nanogpt_cli.training import progress, resuming, retention
+from nanogpt_cli.training import progress, resuming, retention, step_times
 from nanogpt_cli.training.alarms import Alarms
 from nanogpt_cli.training.causes.live import Origin
 from nanogpt_cli.training.commands import Commands
@@ -263,8 +263,9 @@ class Trainer:
             yield from self._emit([self.recorder.record(measured, kind, "recorded")])
         watching = time.perf_counter()
         if not skip:
-            for hook in self.hooks:
-                hook.before_update(measured)
+            with self.stepper.times.spending(step_times.STATISTICS):
+                for hook in self.hooks:
+                    hook.before_update(measured)
         watching = time.perf_counter() - watching
         if skip:
             self.stepper.discard()
@@ -347,7 +348,8 @@ class Trainer:
             if time.monotonic() - quiet_since > _HEARTBEAT_S:
                 quiet_since = time.monotonic()
                 yield from self._emit([events.Heartbeat(step=self.progress.step, doing="paused")])
-            time.sleep(_PAUSE_S)
+            with self.stepper.times.spending(step_times.PAUSED):
+                time.sleep(_PAUSE_S)
 
     def _finish(self, started: float) -> Iterator[events.Event]:
         """Save, evaluate if the run is complete, and say how it ended."""

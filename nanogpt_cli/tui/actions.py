@@ -64,6 +64,8 @@ class DashboardActions(App[DashboardExit]):
 
     def action_page(self, name: str) -> None:
         """Bring a page to the front."""
+        if name not in self.desk.pages:
+            return
         self.screen.minimize()
         self.query_one("#pages", ContentSwitcher).current = name
         target = self.page.first_focus()

@@ -32,9 +32,16 @@ from nanogpt_cli.tui.plot import Row
 from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import Child, RunSession
+from nanogpt_cli.tui.system import SystemPage
 
 FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between polls of the log
 SHARE = 0.04  # share of one core that drawing may use
+
+
+_PAGES: dict[str, type[Page]] = {
+    "overview": OverviewPage, "layers": LayersPage, "compare": ComparePage, "samples": SamplesPage,
+    "logs": LogsPage, "system": SystemPage,
+}  # fmt: skip
 
 
 class Line(RowsWidget):
@@ -73,6 +80,7 @@ class Dashboard(DashboardActions):
         still: bool = False,
         ramp: bool = False,
         bell: str = "",
+        pages: tuple[str, ...] = keys.PAGES,
     ) -> None:
         super().__init__()
         self._bell = Bell(bell)
@@ -80,8 +88,9 @@ class Dashboard(DashboardActions):
         self.still = still
         self.animation_level = "none" if still else self.animation_level
         self.desk = Desk(
-            list(sessions), ascii_only=ascii_only, ramp=ramp or ascii_only, readonly=readonly
-        )
+            list(sessions), ascii_only=ascii_only, ramp=ramp or ascii_only, readonly=readonly,
+            pages=pages,
+        )  # fmt: skip
         self.ascii_only = ascii_only
         self.start_page = page
         self.live = live
@@ -101,11 +110,8 @@ class Dashboard(DashboardActions):
         """Yield header, pages and footer."""
         yield Line(id="header")
         with ContentSwitcher(initial=self.start_page, id="pages"):
-            yield OverviewPage(self.desk, id="overview")
-            yield LayersPage(self.desk, id="layers")
-            yield ComparePage(self.desk, id="compare")
-            yield SamplesPage(self.desk, id="samples")
-            yield LogsPage(self.desk, id="logs")
+            for name in self.desk.pages:
+                yield _PAGES[name](self.desk, id=name)
         yield Line(id="footer")
 
     def on_mount(self) -> None:
@@ -198,7 +204,7 @@ class Dashboard(DashboardActions):
             )  # fmt: skip
         top.set_rows([row])
         bottom = self.query_one("#footer", Line)
-        footer = keys.footer(name, self.size.width, self.desk.readonly)
+        footer = keys.footer(name, self.size.width, self.desk.readonly, self.desk.pages)
         said = [(units.shortened(text, self.size.width), key) for text, key in self._notice]
         bottom.set_rows([said or footer])
 
@@ -238,6 +244,8 @@ class Dashboard(DashboardActions):
         """Offer every key of the help by name in the command palette."""
         for key in keys.KEYS:
             if key.action == "command_palette" or key.action.startswith("app."):
+                continue
+            if not keys.offered(key, self.page.id or "", self.desk.readonly, self.desk.pages):
                 continue
             label = key.label[:1].upper() + key.label[1:]
             yield SystemCommand(label, f"{key.group}, key {key.shown}", self._runner(key.action))

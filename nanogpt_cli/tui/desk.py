@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nanogpt_cli.tui.history import SMOOTHING
+from nanogpt_cli.tui.keys import PAGES
 from nanogpt_cli.tui.liveness import State
 from nanogpt_cli.tui.session import RunSession
 from nanogpt_cli.tui.view import RunView
@@ -25,6 +26,7 @@ class Desk:
     ramp: bool = False  # heat maps of characters, for pictures without colours
     readonly: bool = False
     held: bool = False
+    pages: tuple[str, ...] = PAGES
 
     @property
     def session(self) -> RunSession:

@@ -63,7 +63,7 @@ class HelpScreen(ModalScreen[None]):
             if key.group != group:
                 group = key.group
                 table.add_row("", Text(f"\n{group}", style="bold"))
-            here = self.page_name in key.pages and not (key.control and self.readonly)
+            here = keys.offered(key, self.page_name, self.readonly, self.desk.pages)
             shown = ", ".join([key.shown]) + (" =" if key.shown == "+" else "")
             note = "  (read-only)" if key.control and self.readonly else ""
             look = "" if here else "dim"

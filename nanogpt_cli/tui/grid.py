@@ -1,6 +1,8 @@
-"""MetricGrid: pages of small charts of any metrics, arranged to fill the space."""
+"""Pages of small charts, arranged to fill the space: of any metrics, or of what a page names."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from textual.app import ComposeResult
@@ -38,50 +40,40 @@ def metric_trace(view: RunView, name: str, axis: str, level: int) -> list[Trace]
     return [Trace(label, sample_axis(view, axis, stat), column, "train")]
 
 
-class MetricGrid(Grid):
+class ChartGrid(Grid):
     """Up to ``MOST`` charts at once; ``turn`` shows the next ones."""
 
-    DEFAULT_CSS = "MetricGrid { height: 1fr; grid-size: 3; }"
+    DEFAULT_CSS = "ChartGrid { height: 1fr; grid-size: 3; }"
 
     def __init__(self, desk: Desk, id: str) -> None:
         super().__init__(id=id)
         self.desk = desk
         self.page_number = 0
         self.names: list[str] = []
+        self.hidden = 0  # charts that another page has
 
     def compose(self) -> ComposeResult:
         """A pool of charts."""
         for index in range(MOST):
-            yield LineChart("", id=f"metric-{index}")
+            yield LineChart("", id=f"{self.id}-{index}")
 
-    def draw(self, pattern: str) -> None:
-        """Show the metrics that match ``pattern``."""
-        self.names = patterns.select(pattern, metric_names(self.desk.view))
-        columns, rows = self._shape(len(self.names))
+    def show_charts(self, names: list[str], draw_one: Callable[[LineChart, str], None]) -> None:
+        """Show the charts of these names, as many as fit; each is drawn by ``draw_one``."""
+        self.names = names
+        columns, rows = self._shape(len(names))
         room = min(MOST, columns * rows)
-        self.page_number %= max(1, -(-len(self.names) // room))
-        shown = self.names[self.page_number * room :][:room]
-        charts = list(self.query(LineChart))
+        self.page_number %= max(1, -(-len(names) // room))
+        shown = names[self.page_number * room :][:room]
+        self.hidden = len(names) - len(shown)
         self.styles.grid_size_columns = columns
         self.styles.grid_size_rows = max(1, -(-len(shown) // columns))
-        for chart, name in zip(charts, [*shown, *[""] * (MOST - len(shown))], strict=True):
+        for chart, name in zip(
+            self.query(LineChart), [*shown, *[""] * (MOST - len(shown))], strict=True
+        ):
             chart.display = bool(name)
             if name:
-                self._draw_one(chart, name)
-        if not shown:
-            charts[0].display = True
-            charts[0].empty = f"nothing matches {pattern!r}; esc shows all"
-            charts[0].label = "filter"
-            charts[0].show([], self.desk.window)
-
-    def _draw_one(self, chart: LineChart, name: str) -> None:
-        window = self.desk.window
-        stat = name.split(".", 2)[-1]
-        known = heat.STATISTICS.get(stat)
-        chart.label = f"{name} ─ {known.label}" if known else traces.LABELS.get(name, name)
-        chart.empty = "no sample yet"
-        found = metric_trace(self.desk.view, name, window.axis, self.desk.smoothing)
-        chart.show(found, window)
+                chart.label = name
+                draw_one(chart, name)
 
     def _shape(self, count: int) -> tuple[int, int]:
         """Number of columns and rows: as many as needed, if they fit."""
@@ -95,3 +87,26 @@ class MetricGrid(Grid):
     def turn(self, step: int) -> None:
         """Next or previous page."""
         self.page_number += step
+
+
+class MetricGrid(ChartGrid):
+    """Charts of all metrics that match a filter."""
+
+    def draw(self, pattern: str) -> None:
+        """Show the metrics that match ``pattern``."""
+        self.show_charts(patterns.select(pattern, metric_names(self.desk.view)), self._draw_one)
+        if not self.names:
+            first = next(iter(self.query(LineChart)))
+            first.display = True
+            first.empty = f"nothing matches {pattern!r}; esc shows all"
+            first.label = "filter"
+            first.show([], self.desk.window)
+
+    def _draw_one(self, chart: LineChart, name: str) -> None:
+        window = self.desk.window
+        stat = name.split(".", 2)[-1]
+        known = heat.STATISTICS.get(stat)
+        chart.label = f"{name} ─ {known.label}" if known else traces.LABELS.get(name, name)
+        chart.empty = "no sample yet"
+        found = metric_trace(self.desk.view, name, window.axis, self.desk.smoothing)
+        chart.show(found, window)

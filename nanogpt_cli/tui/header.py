@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
@@ -73,11 +74,26 @@ def _fields(view: RunView, state: State, held: bool, ascii_only: bool) -> list[t
             if view.eta and state.live else []),
         (8, [("took ", "dim"), (units.duration(view.seconds), "text")]
             if step and not state.live else []),
+        (10, _machine(view)),
         (4, [(f"{'!' if ascii_only else '▲'} {len(alarms)} alarm{'s' * (len(alarms) > 1)}",
               "warning")] if alarms else []),
         (3, [("display held", "warning")] if held else []),
     ]  # fmt: skip
     return [(rank, [(t, "error" if k == "bad" else k) for t, k in row]) for rank, row in fields]
+
+
+def _machine(view: RunView) -> Row:
+    """How busy the GPU is and what it holds; where there is none, the CPU."""
+    machine = view.machine
+    if not len(machine) or view.ended:
+        return []
+    busy = machine.gpu_recent("utilization", 15.0)
+    used, total = (machine.gpu_recent(name, 15.0) for name in ("memory_used", "memory_total"))
+    if math.isfinite(busy):
+        row: Row = [("GPU ", "dim"), (units.percent(busy), "text")]
+        return [*row, (f" {units.percent(used / total)} mem", "text")] if used < total else row
+    share = float(machine["cpu"][-1])
+    return [("CPU ", "dim"), (units.percent(share), "text")] if math.isfinite(share) else []
 
 
 def _bad(value: float | None) -> bool:

@@ -91,6 +91,11 @@ class Steps:
         if time > 0 and self._clock is not None:
             self._clock = time
 
+    def moment(self, time: float) -> float:
+        """The second of training at a time near the newest event's."""
+        gap = 0.0 if self._clock is None else time - self._clock
+        return max(0.0, self._elapsed + (gap if abs(gap) <= LONGEST_GAP else 0.0))
+
     def resume(self, after: float) -> None:
         """Drop the steps beyond ``after``, which will be repeated."""
         cut = int(np.searchsorted(self.columns["step"], after, side="right"))

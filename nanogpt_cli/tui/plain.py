@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any
 
 from nanogpt_cli import units
+from nanogpt_cli.run import events
 from nanogpt_cli.tui.header import header
 from nanogpt_cli.tui.session import RunSession
+from nanogpt_cli.tui.view import RunView
 
 
 def line(session: RunSession) -> str:
@@ -47,9 +50,19 @@ def summary(session: RunSession) -> dict[str, Any]:
              "advice": a.advice}
             for a in view.active_alarms
         ],
+        "system": _system(view),
         "non_finite_steps": view.non_finite,
         "problems": session.problems(),
     }  # fmt: skip
+
+
+def _system(view: RunView) -> dict[str, Any] | None:
+    """The newest sample of the machine, and where the time of the whole run went."""
+    last = view.machine.last
+    if last is None:
+        return None
+    found = {item.name: events.plain(getattr(last, item.name)) for item in fields(last)}
+    return found | {"run_times": {k: v for k, v in view.machine.spent().items() if v > 0}}
 
 
 def _plain(value: float | None) -> float | str | None:

@@ -34,6 +34,8 @@ class RunSession:
     ``exact`` keeps texts as they are in the log, for programs; see ``RunView``.
     """
 
+    no_gpus = ""  # why GPUs are not sampled, where that is known
+
     def __init__(
         self,
         path: Path,

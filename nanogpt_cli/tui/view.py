@@ -15,6 +15,7 @@ from nanogpt_cli.printable import printable
 from nanogpt_cli.run import events
 from nanogpt_cli.tui import stepblocks
 from nanogpt_cli.tui.history import LayerHistory, Steps
+from nanogpt_cli.tui.machine import MachineHistory
 from nanogpt_cli.tui.scalars import Scalars
 from nanogpt_cli.tui.series import Columns, Floats
 
@@ -43,6 +44,7 @@ class RunView:
         self.evals = Columns(step="f8", tokens="f8", time="f8", val_loss="f8", bits_per_byte="f8")
         self.layers = LayerHistory()
         self.scalars = Scalars()
+        self.machine = MachineHistory()
         self.last_step: events.Step | None = None
         self.last_eval: events.Eval | None = None
         self.last_layers: events.Layers | None = None
@@ -90,7 +92,8 @@ class RunView:
             self.bad_lines += 1
             return
         event = event if self.exact else harmless(event)
-        if not isinstance(event, events.Scalars):  # they may stand after later steps
+        # Scalars may stand after later steps, and a sample of the machine is older than its line.
+        if not isinstance(event, events.Scalars | events.System):
             self.steps.tick(event.time)
         self.last_time = max(self.last_time, event.time)
         handler = getattr(self, f"_on_{event.type}", None)
@@ -140,6 +143,7 @@ class RunView:
         self.evals.truncate(int(np.searchsorted(self.evals["step"], after, side="right")))
         self.layers.resume(after)
         self.scalars.resume(after)
+        self.machine.resume(after)
         self.samples = _until(self.samples, after)
         self.alarms = _until(self.alarms, after)
         if after > 0:
@@ -184,6 +188,11 @@ class RunView:
         if len(self.steps):
             return np.interp(steps, self.steps["step"], self.steps[axis])
         return self.scalars.times(tag) if axis == "time" else np.full(len(steps), math.nan)
+
+    def _on_system(self, event: events.System) -> None:
+        began = self.machine["clock"][0] if len(self.machine) else event.time
+        alone = self.started is None and not len(self.steps)  # a machine without a run
+        self.machine.append(event, event.time - began if alone else self.steps.moment(event.time))
 
     def _on_sample(self, event: events.Sample) -> None:
         self.samples.append(event)

@@ -51,6 +51,21 @@ _WORDS = {
         ("incident", "a step that went wrong and was recorded; nanogpt replay repeats it"),
         ("evaluation", "the loss on the validation split, of which best so far is kept"),
     ),
+    "system": (
+        ("minute, run", "seconds of the trainer in the last minute, and in the whole run"),
+        ("forward/backward", "with the exchange between ranks; on a GPU also the wait for all "
+         "that was queued before, the last update included"),
+        ("other", "the start, compiling, commands, the log and its sinks"),
+        ("CPU", "of all the machine's cores, by all programs; this run: the trainer and its "
+         "children, in cores"),
+        ("its limit", "of the control group: what a container or job may use"),
+        ("trainer", "memory that the trainer's process holds (RSS)"),
+        ("GPU busy", "share of the time in which any kernel ran; it says nothing about how much "
+         "of the GPU that kernel used"),
+        ("torch", "memory of tensors, what PyTorch took from the driver for them (reserved), and "
+         "the most so far (peak)"),
+        ("clock held back", "the driver lowers the GPU's clock, and for what reason"),
+    ),
 }  # fmt: skip
 
 

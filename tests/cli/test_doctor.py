@@ -64,6 +64,14 @@ def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch) -> Non
     assert capabilities.try_compile("cpu").works
 
 
+def test_watching_needs_a_terminal_and_is_no_json() -> None:
+    result = CliRunner().invoke(app, ["doctor", "--watch"])
+    assert isinstance(result.exception, UserError)
+    assert "needs a terminal" in str(result.exception)
+    result = CliRunner().invoke(app, ["doctor", "--watch", "--json"])
+    assert "--json prints one object" in str(result.exception)
+
+
 def test_extras_are_those_of_the_package_and_name_what_they_install() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {
@@ -74,6 +82,7 @@ def test_extras_are_those_of_the_package_and_name_what_they_install() -> None:
     assert set(extras.EXTRAS) == set(declared)
     for name, wanted in declared.items():
         libraries = {re.split(r"[\[>=;<]", line)[0].replace("-", "_") for line in wanted}
+        libraries = {"pynvml" if name == "nvidia_ml_py" else name for name in libraries}
         if "nanogpt_cli" in libraries:
             libraries |= {m for part in ("gguf", "onnx") for m in extras.EXTRAS[part].modules}
         assert set(extras.EXTRAS[name].modules) == libraries - {"nanogpt_cli"}

@@ -214,7 +214,7 @@ CASES: dict[str, list[list[str]]] = {
     "bench inspect": [[TEXT]],
     "bench tui": [[TEXT]],
     "bench gpu": [["--only", TEXT], ["--device", TEXT], ["--against", TEXT]],
-    "doctor": [["--no-compile"], [TEXT]],
+    "doctor": [["--no-compile"], ["--watch"], [TEXT]],
     "cache list": [[]],
     "docs": [[], [TEXT]],
     "cache clear": [[TEXT]],

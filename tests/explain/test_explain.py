@@ -25,7 +25,7 @@ from nanogpt_cli.init.lint_signals import MAX_GROWTH
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.recipe import problems
 from nanogpt_cli.run import events, explained
-from nanogpt_cli.training import alarms, eval_rules, layer_rules
+from nanogpt_cli.training import alarms, eval_rules, layer_rules, system_alarms
 
 PACKAGE = Path(nanogpt_cli.__file__).parent
 SMALL = values.Shape(2, 64)
@@ -81,10 +81,11 @@ def findings() -> set[str]:
 
 
 def test_every_alarm_and_finding_has_a_page_and_no_page_is_of_neither() -> None:
-    kinds = {*alarms.STEP_KINDS, *layer_rules.KINDS, *eval_rules.KINDS}
+    kinds = {*alarms.STEP_KINDS, *layer_rules.KINDS, *eval_rules.KINDS, *system_alarms.KINDS}
     assert kinds == set(explained.ALARMS)
     assert {explained.topic(kind) for kind in kinds} == registry.KINDS[ALARM].keys()
-    rules = "".join(Path(m.__file__).read_text() for m in (alarms, layer_rules, eval_rules))
+    modules = (alarms, layer_rules, eval_rules, system_alarms)
+    rules = "".join(Path(str(module.__file__)).read_text() for module in modules)
     raised = re.findall(r'Finding\(\s*"(\w+)"', rules)
     assert set(raised) == kinds  # what the rules raise is what is listed
     pages = TOPICS.keys() - registry.KINDS[ALARM].keys()

@@ -183,7 +183,7 @@ async def test_a_layer_opens_and_a_filter_fills_the_page(runs: Path) -> None:
         assert places == sorted(places)
         assert "h.10.grad_norm" not in shown
         await press(pilot, "escape", "slash", *"h.23.dead", "enter")
-        chart = next(c for c in dashboard(pilot).query("LineChart") if c.id == "metric-0")
+        chart = next(c for c in dashboard(pilot).query("LineChart") if c.id == "grid-0")
         assert chart.size.width > 110  # one chart, the whole page
         await press(pilot, "slash", *"xyz", "enter")
         assert "nothing matches" in screen(pilot)

@@ -27,6 +27,7 @@ from nanogpt_cli.tui.overview import OverviewPage
 from nanogpt_cli.tui.page import Page
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import RunSession
+from nanogpt_cli.tui.system import SystemPage
 from nanogpt_cli.tui.view import RunView
 
 texts = st.text(st.characters(exclude_categories=["C"]), max_size=30)
@@ -159,7 +160,7 @@ def test_a_key_of_the_y_axis_says_that_the_chart_keeps_it() -> None:
 def test_keys_of_a_page_do_something_there(page: str) -> None:
     """A key that a footer or the help offers on a page is one that the page answers."""
     pages = {"overview": OverviewPage, "layers": LayersPage, "compare": ComparePage,
-             "samples": SamplesPage, "logs": LogsPage}  # fmt: skip
+             "samples": SamplesPage, "logs": LogsPage, "system": SystemPage}  # fmt: skip
     for name in ("metric", "row", "turn", "open", "alternate"):
         answered = getattr(pages[page], name) is not getattr(Page, name)
         assert (name in keys.actions_on(page)) == answered, name

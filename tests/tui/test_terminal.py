@@ -236,3 +236,11 @@ def test_odd_terminals(recordings: Path, terminal: Terminal, before: str, option
     terminal.wait("by depth")
     terminal.keys("q")
     terminal.wait("prompt>")
+
+
+def test_the_machine_is_shown_without_a_run(terminal: Terminal) -> None:
+    terminal.type(f"{sys.executable} -m nanogpt_cli doctor --watch")
+    terminal.wait("CPU %", "memory in use, GiB", "disk free, GiB", "q leave")
+    terminal.keys("q")
+    terminal.wait("next: nanogpt doctor")
+    assert not terminal.on_alternate_screen()

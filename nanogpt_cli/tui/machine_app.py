@@ -1,0 +1,78 @@
+"""The System page of this machine, without a run: sampled while it is shown."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from nanogpt_cli.printable import encodes
+from nanogpt_cli.run import events
+from nanogpt_cli.system import Sampler
+from nanogpt_cli.tui.app import Dashboard
+from nanogpt_cli.tui.liveness import State
+from nanogpt_cli.tui.session import RunSession
+
+EVERY = 1.0  # seconds between samples
+# What a sample says of the process that takes it, which here is the dashboard.
+_OWN = ("process_cpu", "rss", "children", "children_rss")
+
+
+class MachineSession(RunSession):
+    """This machine in place of a run: its events are the samples taken by ``poll``.
+
+    Args:
+        sample: the fields of ``run.events.System`` that are known now.
+        no_gpus: why GPUs are not sampled; "" if they are.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        sample: Callable[[], Mapping[str, Any]],
+        no_gpus: str = "",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(Path.cwd(), clock=clock)
+        self._sample, self._due, self.no_gpus = sample, 0.0, no_gpus
+        self.loading = False
+        self.view.name = platform.node() or "this machine"
+
+    def poll(self, max_bytes: int = 0, max_seconds: float = 0.0) -> bool:  # noqa: ARG002
+        """Take a sample if one is due; returns whether it was."""
+        now = self.clock()
+        if now < self._due:
+            return False
+        self._due = now + EVERY
+        known = {key: value for key, value in self._sample().items() if key not in _OWN}
+        self.view.fold(events.System(time=now, step=0, **known))
+        return True
+
+    def state(self) -> State:
+        """That it is being looked at."""
+        return State("live", "ok", live=True)
+
+
+def machine_dashboard(session: MachineSession, **settings: Any) -> Dashboard:
+    """A dashboard that has the System page alone, over seconds; see ``Dashboard``."""
+    app = Dashboard([session], page="system", pages=("system",), readonly=True, **settings)
+    app.desk.window.axis, app.desk.window.axes = "time", ("time",)
+    return app
+
+
+def run_machine(stream: Any) -> None:
+    """Show the page until it is left.
+
+    Args:
+        stream: the terminal; without braille in its encoding, charts are drawn in ASCII.
+    """
+    sampler = Sampler(Path.cwd())
+    ascii_only = not encodes("⣿─●", getattr(stream, "encoding", None))
+    no_gpus = sampler.nvml.why_not if sampler.nvml else ""
+    try:
+        session = MachineSession(sampler.sample, no_gpus)
+        machine_dashboard(session, ascii_only=ascii_only).run()
+    finally:
+        sampler.close()
