@@ -198,11 +198,8 @@ def _dashboard(
     _check_theme(theme)
     from nanogpt_cli.tui.app import run_dashboard
 
-    left = run_dashboard(
-        [session.folder.path for session in sessions],
-        readonly=readonly, ascii_only=ascii_only, theme=theme, page=page,
-    )  # fmt: skip
-    sessions[0].poll(1 << 22, float("inf"))  # the dashboard has read the log in its own sessions
+    left = run_dashboard(sessions, readonly=readonly, ascii_only=ascii_only, theme=theme, page=page)
+    sessions[0].finish()
     say(parting(sessions[0], asked_to_stop=left.stop))
     _next(sessions[0])
 

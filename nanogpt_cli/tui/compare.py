@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -89,10 +91,11 @@ class ComparePage(Page):
         if metric == "val_loss":
             x = traces.eval_axis(view, axis)
             return Trace(view.name, x, view.evals["val_loss"], color, "points", sound)
-        known = view.steps.measured(metric)
-        y = traces.smoothed(view, metric, SMOOTHING[self.desk.smoothing])[known]
         kind = "line" if index % 2 == 0 else "dash"
-        return Trace(view.name, view.steps[axis][known], y, color, kind, sound)
+        beta = SMOOTHING[self.desk.smoothing]
+        return replace(
+            traces.trace(view, metric, axis, beta, view.name, color, kind), scaling=sound
+        )
 
     def _draw_runs(self, pane: Pane) -> None:
         views = [session.view for _, session in self.shown()]
