@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding
+from textual.events import Event, InputEvent
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.timer import Timer
@@ -33,8 +34,9 @@ from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import Piece, RunSession
 
 FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between two looks at the log
-SHARE = 0.04  # share of one core that the dashboard may use
+SHARE = 0.02  # share of one core that the dashboard may use
 FOLDING = 0.008  # seconds of folding after which a key that was pressed has its turn
+SWITCH = 0.001  # seconds after which the reader hands over the interpreter to whoever draws
 
 
 class Line(RowsWidget):
@@ -120,14 +122,25 @@ class Dashboard(DashboardActions):
 
     def on_unmount(self) -> None:
         """Stop reading, be it in the middle of a log."""
-        if self.reader is not None:
-            self.reader.stop()
+        if self.reader is None:
+            return
+        self.reader.stop()
+        while (taken := self.reader.take()) is not None:
+            session, found = taken
+            if isinstance(found, Piece):
+                session.fold(found)
 
     @property
     def page(self) -> Page:
         """The page in front."""
         name = self.query_one("#pages", ContentSwitcher).current or "overview"
         return self.query_one(f"#{name}", Page)
+
+    async def on_event(self, event: Event) -> None:
+        """Answer keys before reading on."""
+        if self.reader is not None and isinstance(event, InputEvent):
+            self.reader.rest()
+        await super().on_event(event)
 
     def _on_arrival(self) -> None:
         """Have what was read folded; called by the reader's thread."""
@@ -279,4 +292,9 @@ def run_dashboard(
     """
     ascii_only = ascii_only or not encodes("⣿─●", getattr(sys.__stderr__, "encoding", None))
     app = Dashboard(sessions, readonly=readonly, ascii_only=ascii_only, theme=theme, page=page)
-    return app.run() or DashboardExit()
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH)
+    try:
+        return app.run() or DashboardExit()
+    finally:
+        sys.setswitchinterval(usual)

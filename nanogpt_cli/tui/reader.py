@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 
 from nanogpt_cli.tui.session import Piece, RunSession
 
-_PIECE = 1 << 20  # bytes of a log that are read and parsed at once
+_PIECE = 1 << 19  # bytes of a log that are read and parsed at once
 _AHEAD = 8  # pieces that may wait to be folded: reading is not to run away from a busy screen
+PATIENCE = 1.0  # seconds; a piece takes a hundredth of it
+_REST = 0.05  # seconds that a key is given to be answered
 
 
 class Reader:
@@ -25,7 +27,7 @@ class Reader:
         self._arrived = arrived
         self._changed = threading.Condition()
         self._ready: deque[tuple[RunSession, Piece | Exception]] = deque()
-        self._asked = self._reading = self._stopped = False
+        self._asked = self._reading = self._stopped = self._tired = False
         self._thread = threading.Thread(target=self._run, name="log reader", daemon=True)
 
     def start(self) -> None:
@@ -38,6 +40,10 @@ class Reader:
         with self._changed:
             self._asked = True
             self._changed.notify_all()
+
+    def rest(self) -> None:
+        """Pause once, before the next piece: the answer to a key needs the interpreter's lock."""
+        self._tired = True
 
     def take(self) -> tuple[RunSession, Piece | Exception] | None:
         """The next piece or failure; ``None`` if there is none now."""
@@ -54,11 +60,15 @@ class Reader:
             return not (self._asked or self._reading or self._ready)
 
     def stop(self) -> None:
-        """Read no further; the piece in hand is dropped, and its end is not waited for."""
+        """Read no further than the piece in hand, which can be taken like those before it.
+
+        A piece that takes longer than ``PATIENCE``, from a file system that hangs, is left behind.
+        """
         with self._changed:
             self._stopped = True
-            self._ready.clear()
             self._changed.notify_all()
+        if self._thread.is_alive():
+            self._thread.join(PATIENCE)
 
     def _run(self) -> None:
         while self._wait_for(lambda: self._asked):
@@ -80,6 +90,7 @@ class Reader:
         pending = [session for session in self._sessions if not session.failure]
         while pending:
             for session in list(pending):
+                self._rest_if_tired()
                 try:
                     found: Piece | Exception = session.read(_PIECE)
                 except Exception as error:  # it would end the thread unseen; the screen shows it
@@ -89,11 +100,17 @@ class Reader:
                 if isinstance(found, Exception) or found.at_end:
                     pending.remove(session)
 
+    def _rest_if_tired(self) -> None:
+        with self._changed:
+            if self._tired:
+                self._changed.wait_for(lambda: self._stopped, _REST)
+            self._tired = False
+
     def _hand_over(self, session: RunSession, found: Piece | Exception) -> bool:
         """Offer a piece once there is room; returns False if the reader was stopped."""
-        if not self._wait_for(lambda: len(self._ready) < _AHEAD):
-            return False
+        goes_on = self._wait_for(lambda: len(self._ready) < _AHEAD)
         with self._changed:
             self._ready.append((session, found))
-        self._arrived()
-        return True
+        if goes_on:
+            self._arrived()
+        return goes_on

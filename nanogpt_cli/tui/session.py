@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -126,7 +126,10 @@ class RunSession:
         else:
             alive = liveness.process_alive(self.folder, self.view.started)
         written = last_activity(self.folder)
-        return liveness.judge(self.view, self.clock(), alive, exists=exists, written=written)
+        state = liveness.judge(self.view, self.clock(), alive, exists=exists, written=written)
+        if self.loading and self.view.version and self.view.ended is None:
+            return replace(state, word="reading", key="dim", detail="its log is being read")
+        return state
 
     def problems(self) -> str:
         """Problems of the log in words; empty if there are none."""
