@@ -16,6 +16,7 @@ from nanogpt_cli.tui.series import Extremes, Floats
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+_MANY = 16  # blocks in a bucket from which reading their extremes saves time
 # Bit of each dot of a braille cell, rows from the top (Unicode chapter 21.1).
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)
 
@@ -79,7 +80,7 @@ def envelope(
     if not has.any():
         return Envelope(low, high, first, last, broken)
     starts, ends = starts[has], ends[has]
-    if extremes is not None and ends[-1] - starts[0] > 4 * extremes.BLOCK * buckets:
+    if extremes is not None and ends[-1] - starts[0] > _MANY * extremes.BLOCK * buckets:
         low[has], high[has], broken[has] = _spans_by_blocks(y, starts, ends, extremes)
     else:
         low[has], high[has], broken[has] = _spans(y[starts[0] : ends[-1]], starts - starts[0])
