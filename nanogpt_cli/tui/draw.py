@@ -90,6 +90,23 @@ def envelope(
     return Envelope(low, high, first, last, broken)
 
 
+def reach(
+    x: Floats, y: Floats, scale: Scale, extremes: Extremes | None = None
+) -> tuple[float, float] | None:
+    """Smallest and largest finite ``y`` inside the scale; ``None`` if there is none."""
+    begin = int(np.searchsorted(x, scale.edges(1)[0]))
+    end = int(np.searchsorted(x, scale.high, side="right"))
+    values = y[begin:end]
+    if extremes is not None and end - begin > _MANY * extremes.BLOCK:
+        block = extremes.BLOCK
+        first, last = begin // block + 1, min(end // block, len(extremes))
+        inner = extremes["low"][first:last], extremes["high"][first:last]
+        values = np.concatenate([y[begin : first * block], *inner, y[last * block : end]])
+    if len(values) and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if len(values) else None
+
+
 def _spans(values: Floats, starts: Ints) -> tuple[Floats, Floats, Bools]:
     """Smallest and largest finite value from each start to the next, and whether one is not."""
     broken = np.zeros(len(starts), bool)

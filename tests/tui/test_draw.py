@@ -276,3 +276,6 @@ def test_extremes_of_blocks_change_no_envelope(
     quick = draw.envelope(x, y, scale, buckets, columns.extremes("y"))
     for name in ("low", "high", "first", "last", "broken"):
         np.testing.assert_array_equal(getattr(quick, name), getattr(whole, name), err_msg=name)
+    filled = whole.low[whole.filled], whole.high[whole.filled]
+    span = (float(filled[0].min()), float(filled[1].max())) if len(filled[0]) else None
+    assert draw.reach(x, y, scale) == draw.reach(x, y, scale, columns.extremes("y")) == span
