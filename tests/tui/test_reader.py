@@ -128,7 +128,7 @@ def test_reading_does_not_run_away_from_whoever_folds(tmp_path: Path) -> None:
     session = RunSession(tmp_path, clock=clock)
     read, seen = session.read, threading.Semaphore(0)
     reader = Reader([session], seen.release)
-    session.read = lambda _=0: read(1000)  # type: ignore[method-assign]
+    session.read = lambda _=0: read(1000)  # type: ignore[assignment]
     reader.start()
     for _ in range(8):
         assert seen.acquire(timeout=LIMIT)
