@@ -39,10 +39,10 @@ def run_with_dashboard(folder: RunFolder, arguments: list[str]) -> None:
     from nanogpt_cli.tui.app import run_dashboard
     from nanogpt_cli.tui.session import RunSession
 
-    left = run_dashboard([folder.path], child=process)
+    session = RunSession(folder.path, child=process)
+    left = run_dashboard([session])
     if process.poll() is None:
-        session = RunSession(folder.path, child=process)
-        session.poll(1 << 22, float("inf"))
+        session.finish()
         pid = f" (pid {process.pid})"
         console.say(watch.parting(session, asked_to_stop=left.stop) + pid)
         console.next_command(advice.after(folder))

@@ -107,8 +107,8 @@ def _read(run: RunFolder) -> RunSession:
 
     session = RunSession(run.path, exact=True)
     session.poll(1 << 22, float("inf"))
-    if session.reader.problem:
-        raise UserError(session.reader.problem)
+    if session.problem:
+        raise UserError(session.problem)
     if problems := session.problems():
         console.say(f"{run.name}: {problems}")
     return session

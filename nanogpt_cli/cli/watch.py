@@ -283,18 +283,17 @@ def _follow(sessions: list[RunSession]) -> None:
 
 
 def _dashboard(folders: list[Path], opened: named_runs.Found, look: Look) -> None:
-    from nanogpt_cli.tui import far
     from nanogpt_cli.tui.app import run_dashboard
 
+    sessions = _sessions(folders, exact=False)
     left = run_dashboard(
-        folders, readonly=look.readonly, ascii_only=look.ascii_only, theme=look.theme,
+        sessions, readonly=look.readonly, ascii_only=look.ascii_only, theme=look.theme,
         page=look.page, bell=look.bell,
     )  # fmt: skip
-    session = far.session(folders[0])
-    session.poll(1 << 22, float("inf"))  # the dashboard has read the log in its own sessions
+    sessions[0].finish()
     if not opened.converted:
-        say(parting(session, asked_to_stop=left.stop))
-    _next(session, opened)
+        say(parting(sessions[0], asked_to_stop=left.stop))
+    _next(sessions[0], opened)
 
 
 def parting(session: RunSession, *, asked_to_stop: bool) -> str:

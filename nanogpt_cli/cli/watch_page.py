@@ -14,11 +14,13 @@ _GLANCE = 2.0  # seconds between two looks whether the server is still there
 
 def main() -> None:
     """Open the dashboard as the only argument says: settings of ``run_dashboard`` as JSON."""
+    from nanogpt_cli.tui import far
     from nanogpt_cli.tui.app import run_dashboard
 
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     settings = json.loads(sys.argv[1])
-    run_dashboard([Path(folder) for folder in settings.pop("folders")], **settings)
+    folders = settings.pop("folders")
+    run_dashboard([far.session(Path(folder)) for folder in folders], **settings)
 
 
 def _end_with(server: int) -> None:

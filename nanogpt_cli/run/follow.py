@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -71,6 +72,12 @@ class EventReader:
             position = block.end()
         found += self.decode_lines(data[position:whole])
         return found
+
+    def skip_to(self, tail_bytes: int) -> None:
+        """Leave out all but the last bytes of the log; their first line may count as broken."""
+        with contextlib.suppress(OSError):
+            self.offset = max(self.offset, self.path.stat().st_size - tail_bytes)
+            self._tail = b""
 
     def decode_lines(self, lines: bytes) -> list[events.Event]:
         """The events of whole lines; broken and unknown ones are counted and left out."""

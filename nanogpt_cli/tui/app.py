@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding
+from textual.events import Event, InputEvent
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.timer import Timer
@@ -18,7 +19,7 @@ from textual.widgets import ContentSwitcher
 from nanogpt_cli import units
 from nanogpt_cli.printable import encodes, printable
 from nanogpt_cli.run import news
-from nanogpt_cli.tui import far, header, keys
+from nanogpt_cli.tui import header, keys
 from nanogpt_cli.tui.actions import DashboardActions, DashboardExit
 from nanogpt_cli.tui.bell import Bell
 from nanogpt_cli.tui.compare import ComparePage
@@ -29,13 +30,16 @@ from nanogpt_cli.tui.logs import LogsPage
 from nanogpt_cli.tui.overview import OverviewPage
 from nanogpt_cli.tui.page import Page
 from nanogpt_cli.tui.plot import Row
+from nanogpt_cli.tui.reader import Reader
 from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.samples import SamplesPage
-from nanogpt_cli.tui.session import Child, RunSession
+from nanogpt_cli.tui.session import Piece, RunSession
 from nanogpt_cli.tui.system import SystemPage
 
-FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between polls of the log
-SHARE = 0.04  # share of one core that drawing may use
+FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between two looks at the log
+SHARE = 0.02  # share of one core that the dashboard may use
+FOLDING = 0.008  # seconds of folding after which a key that was pressed has its turn
+SWITCH = 0.001  # seconds after which the reader hands over the interpreter to whoever draws
 
 
 _PAGES: dict[str, type[Page]] = {
@@ -93,10 +97,11 @@ class Dashboard(DashboardActions):
         )  # fmt: skip
         self.ascii_only = ascii_only
         self.start_page = page
-        self.live = live
-        self.ticks = 0
+        self.reader = Reader(self.desk.sessions, self._on_arrival) if live else None
+        self.looks = 0  # times that something new was folded and drawn
         self._next_look: Timer | None = None
-        self.tick_cost = 0.0  # seconds of CPU one tick takes, averaged
+        self._folding_due = False
+        self.look_cost = 0.0  # seconds of CPU from one look to the next, averaged
         self._spent = time.process_time()
         self._drawn: object = None
         self._slow_due = 0.0
@@ -122,8 +127,18 @@ class Dashboard(DashboardActions):
     def _start(self) -> None:
         self.action_page(self.start_page)
         self.draw(force=True)
-        if self.live:
-            self._next_look = self.set_timer(0.05, self._tick)
+        if self.reader is not None:
+            self.reader.start()
+
+    def on_unmount(self) -> None:
+        """Stop reading, be it in the middle of a log."""
+        if self.reader is None:
+            return
+        self.reader.stop()
+        while (taken := self.reader.take()) is not None:
+            session, found = taken
+            if isinstance(found, Piece):
+                session.fold(found)
 
     @property
     def page(self) -> Page:
@@ -131,21 +146,44 @@ class Dashboard(DashboardActions):
         name = self.query_one("#pages", ContentSwitcher).current or "overview"
         return self.query_one(f"#{name}", Page)
 
-    def _tick(self) -> None:
-        """Read, draw, and schedule the next poll so that drawing stays cheap."""
-        loading = any(session.loading for session in self.desk.sessions)
-        # The first poll is short, so that a first frame appears at once; the rest of a long log is
-        # read in large pieces with little drawing in between.
-        patience = 0.4 if loading and self.ticks else 0.1
-        size = 1 << 22 if loading and self.ticks else 1 << 20
-        for session in self.desk.sessions:
-            session.poll(size, patience)
+    async def on_event(self, event: Event) -> None:
+        """Answer keys before reading on."""
+        if self.reader is not None and isinstance(event, InputEvent):
+            self.reader.rest()
+        await super().on_event(event)
+
+    def _on_arrival(self) -> None:
+        """Have what was read folded; called by the reader's thread."""
+        if not self._folding_due:
+            self._folding_due = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody looks any more
+                self.call_later(self._fold)
+
+    def _fold(self) -> None:
+        """Fold what has been read and draw it; ask for more once all of it is there."""
+        if self.reader is None:
+            return
+        self._folding_due = False
+        was_loading, ends = self.desk.loading, time.monotonic() + FOLDING
+        while (taken := self.reader.take()) is not None:
+            self._take(*taken)
+            if time.monotonic() > ends:
+                self._folding_due = True
+                self.set_timer(0.001, self._fold)
+                break
         self._ring()
-        done = loading and not any(session.loading for session in self.desk.sessions)
         if not self.desk.held:
-            self.draw(force=done or not self.ticks)
-        self.ticks += 1
-        self._next_look = self.set_timer(0.01 if loading else self._next_interval(), self._tick)
+            self.draw(force=not self.looks or (was_loading and not self.desk.loading))
+        self.looks += 1
+        if self._next_look is None and self.reader.idle:
+            self._next_look = self.set_timer(self._next_interval(), self.look_now)
+
+    def _take(self, session: RunSession, found: Piece | Exception) -> None:
+        if isinstance(found, Piece):
+            session.fold(found)
+            return
+        session.fail(found)
+        self.notify(session.failure, severity="error", timeout=60)
 
     def _ring(self) -> None:
         """Tell the terminal what is new, in the form that was asked for."""
@@ -154,28 +192,29 @@ class Dashboard(DashboardActions):
                 self._driver.write(news.sequence(bell, text))
 
     def look_now(self) -> None:
-        """Poll now, e.g. when a held display is released."""
-        if self._next_look is not None:
-            self._next_look.stop()
-            self._tick()
+        """Look at the logs now, e.g. when a held display is released."""
+        if self.reader is not None:
+            if self._next_look is not None:
+                self._next_look.stop()
+            self._next_look = None
+            self.reader.ask()
 
     def _next_interval(self) -> float:
-        """Seconds until the next poll, so that this process (not only its polls) stays cheap."""
+        """Seconds until the next look, so that this process (not only its looks) stays cheap."""
         now = time.process_time()
-        self.tick_cost += 0.2 * (now - self._spent - self.tick_cost)
+        self.look_cost += 0.2 * (now - self._spent - self.look_cost)
         self._spent = now
         if self.desk.held:
             return HELD
-        return min(SLOWEST, max(FASTEST, self.tick_cost / SHARE))
+        return min(SLOWEST, max(FASTEST, self.look_cost / SHARE))
 
     def draw(self, force: bool = False) -> None:
         """Draw the header, and the page if there is anything new."""
         if not self.is_running or not self.screen_stack:
             return
         now = time.monotonic()
-        loading = any(session.loading for session in self.desk.sessions)
         slow = force or now >= self._slow_due
-        if loading and not slow:
+        if self.desk.loading and not slow:
             return
         versions = tuple(session.view.version for session in self.desk.sessions)
         if force or versions != self._drawn or slow:
@@ -258,26 +297,26 @@ class Dashboard(DashboardActions):
 
 
 def run_dashboard(
-    folders: Sequence[Path],
+    sessions: Sequence[RunSession],
     *,
     readonly: bool = False,
     ascii_only: bool = False,
     theme: str | None = None,
-    child: Child | None = None,
     page: str = "overview",
     bell: str = "",
 ) -> DashboardExit:
-    """Open the dashboard on run folders and return how it was quit.
+    """Open the dashboard on runs and return how it was quit; the sessions keep what was read.
 
     It needs a terminal (see ``nanogpt_cli.tui.terminal``) and uses ASCII if the terminal's encoding
-    has no braille. ``child`` is the trainer if it is a child process of this one; without polling
-    it, a killed child would look alive for ever.
+    has no braille.
     """
     ascii_only = ascii_only or not encodes("⣿─●", getattr(sys.__stderr__, "encoding", None))
-    sessions = [
-        far.session(path, child=child if index == 0 else None) for index, path in enumerate(folders)
-    ]
     app = Dashboard(
         sessions, readonly=readonly, ascii_only=ascii_only, theme=theme, page=page, bell=bell
     )
-    return app.run() or DashboardExit()
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH)
+    try:
+        return app.run() or DashboardExit()
+    finally:
+        sys.setswitchinterval(usual)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -102,9 +104,10 @@ class ComparePage(Page):
             tag = scalars.tag_of(metric, view.scalars.tags(), METRICS)
             x, y = view.scalar_axis(tag, axis), view.scalars.values(tag)
             return Trace(view.name, x, y, color, kind, sound)
-        known = view.steps.measured(metric)
-        y = traces.smoothed(view, metric, SMOOTHING[self.desk.smoothing])[known]
-        return Trace(view.name, view.steps[axis][known], y, color, kind, sound)
+        beta = SMOOTHING[self.desk.smoothing]
+        return replace(
+            traces.trace(view, metric, axis, beta, view.name, color, kind), scaling=sound
+        )
 
     def _draw_runs(self, pane: Pane) -> None:
         views = [session.view for _, session in self.shown()]

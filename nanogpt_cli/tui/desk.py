@@ -39,6 +39,11 @@ class Desk:
         return self.session.view
 
     @property
+    def loading(self) -> bool:
+        """Whether the log of a run has not been read to its end yet."""
+        return any(session.loading for session in self.sessions)
+
+    @property
     def smoothing(self) -> int:
         """Index into ``history.SMOOTHING``."""
         return min(len(SMOOTHING) - 1, max(0, self._default_smoothing() + self.more_smoothing))

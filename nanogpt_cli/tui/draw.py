@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt_cli.tui.series import Floats
+from nanogpt_cli.tui.series import Extremes, Floats
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
+_MANY = 16  # blocks in a bucket from which reading their extremes saves time
 # Bit of each dot of a braille cell, rows from the top (Unicode chapter 21.1).
 _BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], np.uint8)
 
@@ -61,10 +62,14 @@ class Envelope:
         return ~np.isnan(self.low)
 
 
-def envelope(x: Floats, y: Floats, scale: Scale, buckets: int) -> Envelope:
+def envelope(
+    x: Floats, y: Floats, scale: Scale, buckets: int, extremes: Extremes | None = None
+) -> Envelope:
     """Smallest, largest, first and last finite ``y`` of each bucket; ``x`` is ascending.
 
-    The last bucket includes its right border, so the newest point is always drawn.
+    The last bucket includes its right border, so the newest point is always drawn. ``extremes`` are
+    those of ``y``: the same comes out, but of a bucket with many points only those at its edges are
+    looked at.
     """
     borders = np.searchsorted(x, scale.edges(buckets))
     borders[-1] = np.searchsorted(x, scale.high, side="right")
@@ -74,20 +79,71 @@ def envelope(x: Floats, y: Floats, scale: Scale, buckets: int) -> Envelope:
     broken = np.zeros(buckets, bool)
     if not has.any():
         return Envelope(low, high, first, last, broken)
-    begin, end = int(starts[has][0]), int(ends[has][-1])
-    part = np.asarray(y[begin:end])
-    at = starts[has] - begin
-    with np.errstate(invalid="ignore", over="ignore"):
-        total = part.sum(dtype=np.float64)  # not finite if any value is not
-    if not np.isfinite(total):
-        bad = ~np.isfinite(part)
-        part = np.where(bad, np.nan, part)
-        broken[has] = np.add.reduceat(bad, at) > 0
-    low[has], high[has] = np.fmin.reduceat(part, at), np.fmax.reduceat(part, at)
-    first[has], last[has] = part[at], part[ends[has] - begin - 1]
-    first = np.where(np.isnan(first), high, first)
-    last = np.where(np.isnan(last), high, last)
+    starts, ends = starts[has], ends[has]
+    if extremes is not None and ends[-1] - starts[0] > _MANY * extremes.BLOCK * buckets:
+        low[has], high[has], broken[has] = _spans_by_blocks(y, starts, ends, extremes)
+    else:
+        low[has], high[has], broken[has] = _spans(y[starts[0] : ends[-1]], starts - starts[0])
+    first[has], last[has] = y[starts], y[ends - 1]
+    first = np.where(np.isfinite(first), first, high)
+    last = np.where(np.isfinite(last), last, high)
     return Envelope(low, high, first, last, broken)
+
+
+def reach(
+    x: Floats, y: Floats, scale: Scale, extremes: Extremes | None = None
+) -> tuple[float, float] | None:
+    """Smallest and largest finite ``y`` inside the scale; ``None`` if there is none."""
+    begin = int(np.searchsorted(x, scale.edges(1)[0]))
+    end = int(np.searchsorted(x, scale.high, side="right"))
+    values = y[begin:end]
+    if extremes is not None and end - begin > _MANY * extremes.BLOCK:
+        block = extremes.BLOCK
+        first, last = begin // block + 1, min(end // block, len(extremes))
+        inner = extremes["low"][first:last], extremes["high"][first:last]
+        values = np.concatenate([y[begin : first * block], *inner, y[last * block : end]])
+    if len(values) and not (np.isfinite(values.min()) and np.isfinite(values.max())):
+        values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if len(values) else None
+
+
+def _spans(values: Floats, starts: Ints) -> tuple[Floats, Floats, Bools]:
+    """Smallest and largest finite value from each start to the next, and whether one is not."""
+    broken = np.zeros(len(starts), bool)
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = values.sum(dtype=np.float64)  # not finite if any value is not
+    if not np.isfinite(total):
+        bad = ~np.isfinite(values)
+        values = np.where(bad, np.nan, values)
+        broken = np.add.reduceat(bad, starts) > 0
+    return np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts), broken
+
+
+def _spans_by_blocks(
+    y: Floats, starts: Ints, ends: Ints, extremes: Extremes
+) -> tuple[Floats, Floats, Bools]:
+    """Like ``_spans`` of ``y[start:end]``, with whole blocks taken from ``extremes``."""
+    block = extremes.BLOCK
+    begin, end = starts // block + 1, np.minimum(ends // block, len(extremes))
+    whole = end > begin
+    # What lies before the whole blocks (never nothing) and behind them, bucket by bucket.
+    pieces = (
+        np.stack([starts, np.where(whole, begin * block, ends)], 1),
+        np.stack([np.where(whole, end * block, ends), ends], 1),
+    )
+    edges = np.stack(pieces, 1).reshape(-1, 2)
+    sizes = edges[:, 1] - edges[:, 0]
+    offsets = np.cumsum(sizes) - sizes
+    index = np.repeat(edges[:, 0] - offsets, sizes) + np.arange(sizes.sum())
+    low, high, broken = _spans(y[index], offsets[::2])
+    pairs = np.stack([begin[whole], end[whole]], 1).reshape(-1)
+    if len(pairs):
+        # ``reduceat`` wants every index inside: one more value, which no result contains.
+        lows, highs, odd = (np.append(extremes[n], 0) for n in ("low", "high", "broken"))
+        low[whole] = np.fmin(low[whole], np.fmin.reduceat(lows, pairs)[::2])
+        high[whole] = np.fmax(high[whole], np.fmax.reduceat(highs, pairs)[::2])
+        broken[whole] |= np.add.reduceat(odd, pairs)[::2] > 0
+    return low, high, broken
 
 
 def dots_of(values: Floats, scale: Scale, rows: int) -> Ints:

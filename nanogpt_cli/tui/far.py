@@ -36,7 +36,7 @@ class FarSession(RunSession):
     def state(self) -> State:
         """The state of the trainer as the far machine tells it, in that machine's time."""
         there = self.status()
-        if there is None or self.reader.problem:
+        if there is None or self.problem:
             return super().state()
         state = liveness.judge(
             self.view,

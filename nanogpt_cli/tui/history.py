@@ -108,10 +108,15 @@ class Steps:
 
     def smooth(self, metric: str, beta: float) -> Floats:
         """The debiased exponential moving average of ``metric`` over all steps."""
+        return self.smoothed(metric, beta)["ema"]
+
+    def smoothed(self, metric: str, beta: float) -> Columns:
+        """``smooth`` as the column ``ema``."""
         key = (metric, beta)
         if key not in self._smooth:
             self._smooth[key] = Smoothed(beta)
-        return self._smooth[key].update(self.columns[metric])
+        self._smooth[key].update(self.columns[metric])
+        return self._smooth[key].values
 
     def _thin(self) -> None:
         for (metric, _), smooth in self._smooth.items():
@@ -137,6 +142,21 @@ class Steps:
     def measured(self, metric: str) -> NDArray[np.bool_]:
         """Of which steps a metric is known; one that was measured may be NaN."""
         return np.asarray(self.columns[metric] != UNKNOWN)
+
+    def all_measured(self, metric: str) -> bool:
+        """Whether a metric is known of every step, found out without a look at most of them."""
+        blocks, column = self.columns.extremes(metric), self.columns[metric]
+        rest = column[len(blocks) * blocks.BLOCK :]
+        return not blocks["endless"].any() and bool((rest != UNKNOWN).all())
+
+    def latest(self, metric: str) -> float | None:
+        """The newest value of a metric that is known; ``None`` if there is none."""
+        column = self.columns[metric]
+        for part in (column[-100:], column):
+            known = part[part != UNKNOWN]
+            if len(known):
+                return float(known[-1])
+        return None
 
     def clip_share(self, last: int = 200) -> float:
         """Share of the latest steps whose gradient was clipped."""

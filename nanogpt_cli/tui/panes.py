@@ -142,8 +142,7 @@ class SparkStrip(RowsWidget):
         names = (("lr", "lr"), ("grad_norm", "grad"), ("tokens_per_s", "tok/s"))
         width = max(4, (self.size.width - 45) // 3)
         for metric, label in names:
-            values = traces.smoothed(view, metric, 0.9 if metric != "lr" else 0.0)
-            values = values[view.steps.measured(metric)]
+            values = traces.trace(view, metric, "step", 0.9, metric, "train").y
             line = sparkline(values, width, ascii_only=desk.ascii_only)
             value = traces.latest(view, metric)
             row += [(f" {label} ", "dim"), (line, "train"), (f" {value:<8}", "text")]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 from rich.segment import Segment
+from rich.style import Style
 from rich.text import Text
 from textual.geometry import Region
 from textual.strip import Strip
@@ -15,6 +16,7 @@ from nanogpt_cli.printable import printable
 from nanogpt_cli.tui import palette
 from nanogpt_cli.tui.plot import Row
 
+_Look = tuple[int, Style, bool]  # width, ground, whether the theme is dark
 # Replacements for --ascii, one character for one, so that the layout stays the same.
 _ASCII = str.maketrans("─━│┤╌┅×·–…▲✖●○■◆▼★✓←→↓↑█▓▒░", "--|+-.x.-~!x*o#o!*v<>vv#%+.")
 
@@ -32,7 +34,7 @@ class RowsWidget(Widget):
         super().__init__(id=id, classes=classes)
         self._rows: list[Row] = []
         self._strips: dict[int, Strip] = {}
-        self._look: object = None
+        self._look: _Look | None = None
         self._titles = "", ""
 
     @property
@@ -77,12 +79,20 @@ class RowsWidget(Widget):
         """The shown text, without colours."""
         return "\n".join("".join(piece for piece, _ in row) for row in self._rows)
 
-    def render_line(self, y: int) -> Strip:
-        """The strip of one line."""
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """The strips inside ``crop``. What all lines have in common is looked up once for them."""
+        self._renew_look()
+        return super().render_lines(crop)
+
+    def _renew_look(self) -> _Look:
         look = (self.size.width, self.rich_style, self.dark)
         if look != self._look:
             self._strips.clear()
             self._look = look
+        return look
+
+    def render_line(self, y: int) -> Strip:
+        """The strip of one line."""
         strip = self._strips.get(y)
         if strip is None:
             row = self._rows[y] if y < len(self._rows) else []
@@ -93,8 +103,8 @@ class RowsWidget(Widget):
         return text.translate(_ASCII) if getattr(self.app, "ascii_only", False) else text
 
     def _strip(self, row: Row) -> Strip:
-        ground, dark = self.rich_style, self.dark
+        width, ground, dark = self._look or self._renew_look()
         row = [(self._plain(text), key) for text, key in row]
         segments = [Segment(text, ground + palette.style(key, dark)) for text, key in row if text]
         strip = Strip(segments, sum(cell_len(text) for text, _ in row))
-        return strip.adjust_cell_length(self.size.width, ground)
+        return strip.adjust_cell_length(width, ground)

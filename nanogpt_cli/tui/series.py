@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ class Columns:
     def __init__(self, **dtypes: str) -> None:
         self._store = {name: np.empty(256, dtype) for name, dtype in dtypes.items()}
         self._length = 0
+        self._extremes: dict[str, Extremes] = {}
 
     def __len__(self) -> int:
         return self._length
@@ -24,7 +25,7 @@ class Columns:
     def __getitem__(self, name: str) -> Floats:
         return self._store[name][: self._length]
 
-    def extend(self, rows: Mapping[str, Floats]) -> None:
+    def extend(self, rows: Mapping[str, NDArray[Any]]) -> None:
         """Append the values in ``rows`` to every column."""
         added = len(next(iter(rows.values())))
         end = self._length + added
@@ -39,12 +40,60 @@ class Columns:
     def truncate(self, length: int) -> None:
         """Drop all rows from ``length`` on."""
         self._length = min(self._length, max(0, length))
+        for extremes in self._extremes.values():
+            extremes.truncate(self._length)
 
     def keep(self, index: NDArray[np.intp]) -> None:
         """Keep only the rows at ``index`` (ascending)."""
         for store in self._store.values():
             store[: len(index)] = store[index]
         self._length = len(index)
+        self._extremes.clear()
+
+    def extremes(self, name: str) -> Extremes:
+        """The extremes of a column, of which only the new part is made."""
+        found = self._extremes.setdefault(name, Extremes())
+        found.update(self[name])
+        return found
+
+
+class Extremes:
+    """Smallest and largest finite value of each ``BLOCK`` rows of a growing column.
+
+    They let a chart of a million points be drawn without looking at most of them. Rows that do not
+    fill a block yet are left out; a block without a finite value has NaN.
+    """
+
+    BLOCK = 64
+
+    def __init__(self) -> None:
+        self._blocks = Columns(low="f8", high="f8", broken="?", endless="?")
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __getitem__(self, name: str) -> Floats:
+        """``low``, ``high``, whether a value is not finite (``broken``) or -inf (``endless``)."""
+        return self._blocks[name]
+
+    def update(self, column: Floats) -> None:
+        """Take in what is new in the column."""
+        old, new = len(self), len(column) // self.BLOCK
+        if new <= old:
+            return
+        part = column[old * self.BLOCK : new * self.BLOCK].reshape(-1, self.BLOCK)
+        finite = np.isfinite(part)
+        sound = np.asarray(finite.all(1))
+        part = part if sound.all() else np.where(finite, part, np.nan)
+        endless = np.isneginf(column[old * self.BLOCK : new * self.BLOCK].reshape(part.shape))
+        self._blocks.extend({
+            "low": np.fmin.reduce(part, 1), "high": np.fmax.reduce(part, 1),
+            "broken": ~sound, "endless": np.asarray(endless.any(1)),
+        })  # fmt: skip
+
+    def truncate(self, length: int) -> None:
+        """Follow a ``Columns.truncate`` of the column."""
+        self._blocks.truncate(length // self.BLOCK)
 
 
 class Smoothed:

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nanogpt_cli.run import events
 from nanogpt_cli.run.events import Step
 from nanogpt_cli.tui.history import OPTIONAL, UNKNOWN
 from nanogpt_cli.tui.series import Floats
@@ -20,10 +21,79 @@ from nanogpt_cli.tui.series import Floats
 COLUMNS = ("time", "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s", "step_s")
 _FLAGS = ("clipped", "skipped")
 _KEYS = [f'"{name}"'.encode() for name in ("type", *(item.name for item in fields(Step)))]
+_SHORT = 8192  # blocks of up to this many bytes are parsed faster line by line
 _MOST_DIGITS = 22  # 0.00012345678901234567 has 21
 _POWERS = 10.0 ** np.arange(_MOST_DIGITS + 100)
 _NON_FINITE = {b'"NaN"': math.nan, b'"Infinity"': math.inf, b'"-Infinity"': -math.inf}
 Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Consecutive steps as columns, and the last of them as an event."""
+
+    columns: dict[str, Floats]
+    last: Step
+
+
+@dataclass
+class Parsed:
+    """A batch of a log, ready to be folded: events, and tables for steps; invalid lines counted."""
+
+    items: list[events.Event | Table] = field(default_factory=list)
+    bad_lines: int = 0
+
+
+def parsed(batch: Iterable[events.Event | bytes]) -> Parsed:
+    """Put consecutive steps of a batch into tables; they may be text (``read_blocks``).
+
+    This is the expensive part of reading, and it knows no view, so that any thread can do it.
+    """
+    found, steps = Parsed(), list[Step]()
+
+    def end_of_steps() -> None:
+        if steps:
+            found.items.append(Table(from_events(steps), steps[-1]))
+            steps.clear()
+
+    def take(event: events.Event) -> None:
+        if not isinstance(event, Step):
+            end_of_steps()
+            found.items.append(event)
+        elif events.sound(event):
+            steps.append(event)
+        else:
+            found.bad_lines += 1
+
+    for item in batch:
+        if not isinstance(item, bytes):
+            take(item)
+        elif (table := _table(item)) is not None:
+            end_of_steps()
+            found.items.append(table)
+        else:
+            for line in item.splitlines():
+                try:
+                    event = events.decode(line)
+                except ValueError:
+                    found.bad_lines += 1
+                    continue
+                if event is not None:
+                    take(event)
+    end_of_steps()
+    return found
+
+
+def _table(block: bytes) -> Table | None:
+    """The table of a block in the usual form whose last line is valid."""
+    columns = parse(block) if len(block) > _SHORT else None
+    if columns is None:
+        return None
+    try:
+        last = events.decode(block[block.rfind(b"\n", 0, -1) + 1 :])
+    except ValueError:
+        return None
+    return Table(columns, last) if isinstance(last, Step) else None
 
 
 def from_events(steps: Sequence[Step]) -> dict[str, Floats]:

@@ -74,9 +74,9 @@ async def _open_run(folder: Path) -> dict[str, float]:
         found[f"{name}_cpu_s"] = time.process_time() - cpu
 
     async with app.run_test(size=SIZE):
-        await _until(lambda: app.ticks >= 1)
+        await _until(lambda: app.looks >= 1)
         note("first_frame")
-        await _until(lambda: not session.loading and app.ticks >= 2)
+        await _until(lambda: not session.loading and app.looks >= 2)
         note("all")
     found["steps"] = len(session.view.steps)
     return found

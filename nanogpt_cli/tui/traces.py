@@ -28,20 +28,25 @@ def eval_axis(view: RunView, axis: str) -> Floats:
     return view.evals[axis]
 
 
-def smoothed(view: RunView, metric: str, beta: float) -> Floats:
-    """A metric's moving average, or the metric itself if it is not to be smoothed."""
-    if beta == 0 or metric not in SMOOTHED:
-        return view.steps[metric]
-    return view.steps.smooth(metric, beta)
+def trace(
+    view: RunView, metric: str, axis: str, beta: float, name: str, color: str, kind: str = "line"
+) -> Trace:
+    """One metric where it is known, as a moving average if ``beta`` is not 0 and it is noisy."""
+    steps = view.steps
+    smooth = beta != 0 and metric in SMOOTHED
+    columns, column = (steps.smoothed(metric, beta), "ema") if smooth else (steps.columns, metric)
+    x, y = steps[axis], columns[column]
+    if steps.all_measured(metric):
+        return Trace(name, x, y, color, kind, extremes=columns.extremes(column))
+    known = steps.measured(metric)
+    return Trace(name, x[known], y[known], color, kind)
 
 
 def loss_traces(view: RunView, axis: str, level: int) -> list[Trace]:
     """Traces of the loss: its envelope, its moving average, and validation points on top."""
-    x, beta = view.steps[axis], SMOOTHING[level]
-    traces = []
-    if beta:
-        traces.append(Trace("raw", x, view.steps["loss"], "raw", "band"))
-    traces.append(Trace("train", x, smoothed(view, "loss", beta), "train"))
+    beta = SMOOTHING[level]
+    traces = [trace(view, "loss", axis, 0, "raw", "raw", "band")] if beta else []
+    traces.append(trace(view, "loss", axis, beta, "train", "train"))
     if len(view.evals):
         points = Trace("val", eval_axis(view, axis), view.evals["val_loss"], "val", "points")
         traces.append(points)
@@ -52,15 +57,14 @@ def metric_traces(
     view: RunView, metric: str, axis: str, level: int, color: str = "train"
 ) -> list[Trace]:
     """Traces of one metric where it is known: its envelope and moving average, or just itself."""
-    known, beta = view.steps.measured(metric), SMOOTHING[level]
-    if not known.any():
+    beta = SMOOTHING[level]
+    if view.steps.latest(metric) is None:
         return []
-    x, y = view.steps[axis][known], view.steps[metric][known]
     if not beta or metric not in SMOOTHED:
-        return [Trace(SHORT[metric], x, y, color)]
+        return [trace(view, metric, axis, 0, SHORT[metric], color)]
     return [
-        Trace("raw", x, y, "raw", "band"),
-        Trace("smooth", x, smoothed(view, metric, beta)[known], color),
+        trace(view, metric, axis, 0, "raw", "raw", "band"),
+        trace(view, metric, axis, beta, "smooth", color),
     ]
 
 
@@ -88,9 +92,9 @@ def axis_note(axis: str, log: bool) -> str:
 
 def latest(view: RunView, metric: str) -> str:
     """The newest value of a metric with its unit."""
-    values = view.steps[metric][view.steps.measured(metric)]
-    if not len(values):
+    value = view.steps.latest(metric)
+    if value is None:
         return "–" if len(view.steps) else ""
     if metric == "tokens_per_s":
         return units.si(view.steps.recent(metric))
-    return units.number(float(values[-1]))
+    return units.number(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import deque
 from collections.abc import Iterable
@@ -20,7 +19,6 @@ from nanogpt_cli.tui.scalars import Scalars
 from nanogpt_cli.tui.series import Columns, Floats
 
 T = TypeVar("T", bound=events.Event)
-SHORT = 8192  # blocks of up to this many bytes are parsed faster line by line
 MOST_ROWS = 1000  # samples, alarms, notes, ... kept of each kind
 
 
@@ -66,21 +64,16 @@ class RunView:
 
     def fold_many(self, batch: Iterable[events.Event | bytes]) -> None:
         """Fold a batch; consecutive steps are folded together."""
-        steps: list[events.Step] = []
-        for item in batch:
-            if isinstance(item, events.Step):
-                if events.sound(item):
-                    steps.append(item)
-                else:
-                    self.bad_lines += 1
-                continue
-            self._fold_steps(steps)
-            steps = []
-            if isinstance(item, bytes):
-                self._fold_block(item)
+        self.fold_parsed(stepblocks.parsed(batch))
+
+    def fold_parsed(self, found: stepblocks.Parsed) -> None:
+        """Fold a batch that is parsed already, in time that grows with the new steps only."""
+        self.bad_lines += found.bad_lines
+        for item in found.items:
+            if isinstance(item, stepblocks.Table):
+                self._take_table(item.columns, item.last)
             else:
                 self.fold(item)
-        self._fold_steps(steps)
 
     def fold(self, event: events.Event) -> None:
         """Fold one event; an invalid one changes nothing but a counter."""
@@ -99,29 +92,6 @@ class RunView:
         handler = getattr(self, f"_on_{event.type}", None)
         if handler is not None:
             handler(event)
-
-    def _fold_block(self, block: bytes) -> None:
-        table = stepblocks.parse(block) if len(block) > SHORT else None
-        if table is not None:
-            with contextlib.suppress(ValueError):  # a last line that is invalid is counted below
-                last = events.decode(block[block.rfind(b"\n", 0, -1) + 1 :])
-                assert isinstance(last, events.Step)
-                self._take_table(table, last)
-                return
-        found: list[events.Event] = []
-        for line in block.splitlines():
-            try:
-                event = events.decode(line)
-            except ValueError:
-                self.bad_lines += 1
-                continue
-            if event is not None:
-                found.append(event)
-        self.fold_many(found)
-
-    def _fold_steps(self, steps: list[events.Step]) -> None:
-        if steps:
-            self._take_table(stepblocks.from_events(steps), steps[-1])
 
     def _take_table(self, table: dict[str, Floats], last: events.Step) -> None:
         self.version += 1

@@ -65,3 +65,12 @@ def dashboard(pilot: Pilot[Any]) -> Dashboard:
     """The app, typed."""
     assert isinstance(pilot.app, Dashboard)
     return pilot.app
+
+
+def look(pilot: Pilot[Any]) -> None:
+    """Read the logs and draw what is new, as the dashboard does from time to time."""
+    app = dashboard(pilot)
+    for session in app.desk.sessions:
+        session.poll(max_seconds=float("inf"))
+    if not app.desk.held:
+        app.draw()

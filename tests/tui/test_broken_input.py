@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import clock, dashboard, load, opened, press, screen
+from helpers import clock, dashboard, load, look, opened, press, screen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recorded import START, recorded_events
@@ -105,14 +105,14 @@ async def test_folder_deleted_underneath(tmp_path: Path) -> None:
     session = load(folder)[0]
     async with opened([session]) as pilot:
         shutil.rmtree(folder)
-        dashboard(pilot)._tick()
+        look(pilot)
         await press(pilot, "5", "1")
         assert "folder gone" in screen(pilot)
         assert "loss 2.0725" in screen(pilot)  # what was read stays
         await press(pilot, "e")
         assert dashboard(pilot).is_running
         log_of(folder, list(recorded_events(100)))
-        dashboard(pilot)._tick()
+        look(pilot)
         await press(pilot, "1")
         assert "step 100/" in screen(pilot)
 

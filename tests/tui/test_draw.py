@@ -253,3 +253,29 @@ def test_units() -> None:
     assert units.number(float("nan")) == "NaN"
     assert units.number(3.1e-4) == "3.10e-4"
     assert sorted(["h.10", "h.2", "h.1"], key=units.natural) == ["h.1", "h.2", "h.10"]
+
+
+@given(
+    st.lists(st.integers(1, 900), min_size=1, max_size=12),
+    st.integers(0, 2**32 - 1), st.integers(1, 12), st.sampled_from([0, 3, 400]), st.booleans(),
+)  # fmt: skip
+def test_extremes_of_blocks_change_no_envelope(
+    pieces: list[int], seed: int, buckets: int, odd: int, truncated: bool
+) -> None:
+    rng, columns = np.random.default_rng(seed), Columns(x="f8", y="f4")
+    for size in pieces:
+        y = rng.standard_normal(size)
+        y[rng.integers(0, size, odd)] = rng.choice([np.nan, np.inf, -np.inf])
+        columns.extend({"x": len(columns) + np.arange(size, dtype=float), "y": y})
+        columns.extremes("y")
+        if truncated:
+            columns.truncate(len(columns) - size // 2)
+    x, y, end = columns["x"], columns["y"], float(len(columns))
+    scale = draw.Scale(*sorted((float(rng.uniform(-1, end)), end * 1.1)))
+    whole = draw.envelope(x, y, scale, buckets)
+    quick = draw.envelope(x, y, scale, buckets, columns.extremes("y"))
+    for name in ("low", "high", "first", "last", "broken"):
+        np.testing.assert_array_equal(getattr(quick, name), getattr(whole, name), err_msg=name)
+    filled = whole.low[whole.filled], whole.high[whole.filled]
+    span = (float(filled[0].min()), float(filled[1].max())) if len(filled[0]) else None
+    assert draw.reach(x, y, scale) == draw.reach(x, y, scale, columns.extremes("y")) == span
