@@ -15,11 +15,12 @@ from nanogpt_cli.cli import advice, options
 from nanogpt_cli.cli.console import coloured, draws, emit_json, next_command, say, write
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import RUNS
-from nanogpt_cli.run.folder import find_run
+from nanogpt_cli.run.folder import find_run, list_runs
 from nanogpt_cli.user_input import whole
 
 if TYPE_CHECKING:
     from nanogpt_cli.tui.session import RunSession
+    from nanogpt_cli.tui.workspace import Workspace
 
 _DEFAULT_SIZE = (120, 40)
 _PAUSE = 1.0  # seconds between two reads of the log without a dashboard
@@ -33,7 +34,7 @@ def register(app: typer.Typer) -> None:
 def watch(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Run names or folders; the newest run by default."),
+        typer.Argument(help="Run names or folders; by default a list of all runs."),
     ] = None,
     out: options.RunsFolder = RUNS,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
@@ -46,10 +47,13 @@ def watch(
     ] = False,
     page: Annotated[
         str,
-        typer.Option(metavar="NAME", help="overview, layers, compare, samples or logs."),
+        typer.Option(metavar="NAME", help="overview, layers, compare, samples, logs or runs."),
     ] = "",
     readonly: Annotated[
-        bool, typer.Option("--readonly", help="Disable the keys that send commands to the trainer.")
+        bool,
+        typer.Option(
+            "--readonly", help="Disable the keys that command the trainer or change a folder."
+        ),
     ] = False,
     ascii_only: Annotated[
         bool, typer.Option("--ascii", help="No braille: for poor fonts and screen readers.")
@@ -63,22 +67,37 @@ def watch(
 
     Examples:
       nanogpt watch
-      nanogpt watch small small-2          (compare)
+      nanogpt watch small small-2 --page compare
       nanogpt watch small --svg small.svg
     """
     sessions = _open(runs or [], out, exact=json)
-    page = _page(page, len(sessions))
+    live = not (json or once or plain or svg is not None)
+    page = _page(page, len(sessions), listed=live and _several(runs or [], out))
     if json:
         _print_json(sessions)
         _next(sessions[0])
     elif once or svg is not None:
-        _print_frame(sessions, once, svg, _size(size), page, theme, ascii_only)
+        _print_frame(sessions, once, svg, _size(size), page, theme, ascii_only, _list(runs, out))
         _next(sessions[0])
     elif plain:
         _follow(sessions)
         _next(sessions[0])
     else:
-        _dashboard(sessions, readonly, ascii_only, theme, page)
+        _dashboard(sessions, readonly, ascii_only, theme, page, _list(runs, out, readonly))
+
+
+def _several(names: list[str], out: Path) -> bool:
+    """Whether there are several runs to choose from."""
+    return len(names or list_runs(out)) > 1
+
+
+def _list(names: list[str] | None, out: Path, readonly: bool = False) -> Workspace:
+    """The list of page Runs: those named, if there are several; else the folder they lie in."""
+    from nanogpt_cli.tui.workspace import Workspace
+
+    found = [find_run(name, out).path for name in names or []]
+    root = found[0].resolve().parent if len(found) == 1 else out
+    return Workspace(root, found if len(found) > 1 else (), readonly=readonly)
 
 
 def _next(session: RunSession) -> None:
@@ -94,11 +113,11 @@ def _open(names: list[str], root: Path, *, exact: bool) -> list[RunSession]:
     return [RunSession(run.path, exact=exact) for run in found]
 
 
-def _page(page: str, runs: int) -> str:
-    """The page to open: several runs are there to be compared."""
+def _page(page: str, runs: int, *, listed: bool) -> str:
+    """The page to open: a list to choose from, and in a picture the comparison of several."""
     from nanogpt_cli.tui.keys import PAGES
 
-    page = page or ("compare" if runs > 1 else "overview")
+    page = page or ("runs" if listed else "compare" if runs > 1 else "overview")
     if page not in PAGES:
         close = nearest(page, PAGES)
         hint = f"did you mean {close!r}?" if close else f"one of: {', '.join(PAGES)}"
@@ -141,6 +160,7 @@ def _print_frame(
     page: str,
     theme: str | None,
     ascii_only: bool,
+    workspace: Workspace,
 ) -> None:
     from nanogpt_cli.tui import still
 
@@ -152,15 +172,18 @@ def _print_frame(
     still.load(sessions)
     size = size or _DEFAULT_SIZE
     if svg is not None:
-        frame = still.still(sessions, size, page=page, theme=theme, ascii_only=ascii_only)
+        frame = still.still(
+            sessions, size, page=page, theme=theme, ascii_only=ascii_only, workspace=workspace
+        )
         with files.readable_os_errors("write the picture", svg):
             files.write_text(svg, frame.svg)
         say(f"wrote {svg}")
     if once:
         ascii_only, colours = ascii_only or not draws(sys.stdout), coloured(sys.stdout)
         frame = still.still(
-            sessions, size, page=page, theme=theme, ascii_only=ascii_only, ramp=not colours
-        )
+            sessions, size, page=page, theme=theme, ascii_only=ascii_only, ramp=not colours,
+            workspace=workspace,
+        )  # fmt: skip
         write(sys.stdout, frame.ansi if colours else frame.text)
 
 
@@ -186,7 +209,12 @@ def _follow(sessions: list[RunSession]) -> None:
 
 
 def _dashboard(
-    sessions: list[RunSession], readonly: bool, ascii_only: bool, theme: str | None, page: str
+    sessions: list[RunSession],
+    readonly: bool,
+    ascii_only: bool,
+    theme: str | None,
+    page: str,
+    workspace: Workspace,
 ) -> None:
     from nanogpt_cli.tui import terminal
 
@@ -197,14 +225,17 @@ def _dashboard(
         return
     _check_theme(theme)
     from nanogpt_cli.tui.app import run_dashboard
+    from nanogpt_cli.tui.session import RunSession
 
     left = run_dashboard(
         [session.folder.path for session in sessions],
-        readonly=readonly, ascii_only=ascii_only, theme=theme, page=page,
+        readonly=readonly, ascii_only=ascii_only, theme=theme, page=page, workspace=workspace,
     )  # fmt: skip
-    sessions[0].poll(1 << 22, float("inf"))  # the dashboard has read the log in its own sessions
-    say(parting(sessions[0], asked_to_stop=left.stop))
-    _next(sessions[0])
+    # The dashboard has read the log in its own sessions, perhaps of another run in front.
+    front = RunSession(left.folder) if left.folder is not None else sessions[0]
+    front.poll(1 << 22, float("inf"))
+    say(parting(front, asked_to_stop=left.stop))
+    _next(front)
 
 
 def parting(session: RunSession, *, asked_to_stop: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from textual.app import App
@@ -22,9 +23,13 @@ THEMES = ("textual-dark", "textual-light", "nord", "gruvbox", "tokyo-night", "so
 
 @dataclass(frozen=True)
 class DashboardExit:
-    """How the dashboard was quit; ``stop`` means that the run was asked to stop."""
+    """How the dashboard was quit; ``stop`` means that the run was asked to stop.
+
+    ``folder`` is that of the run which was in front.
+    """
 
     stop: bool = False
+    folder: Path | None = None
 
 
 class DashboardActions(App[DashboardExit]):

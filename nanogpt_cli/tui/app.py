@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +18,8 @@ from textual.widgets import ContentSwitcher
 
 from nanogpt_cli import units
 from nanogpt_cli.printable import encodes, printable
-from nanogpt_cli.tui import header, keys
-from nanogpt_cli.tui.actions import DashboardActions, DashboardExit
+from nanogpt_cli.tui import header, keys, runs_table
+from nanogpt_cli.tui.actions import DashboardExit
 from nanogpt_cli.tui.compare import ComparePage
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.harmless import Harmless
@@ -28,8 +29,11 @@ from nanogpt_cli.tui.overview import OverviewPage
 from nanogpt_cli.tui.page import Page
 from nanogpt_cli.tui.plot import Row
 from nanogpt_cli.tui.rows import RowsWidget
+from nanogpt_cli.tui.run_actions import RunActions
+from nanogpt_cli.tui.runs import RunsPage
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import Child, RunSession
+from nanogpt_cli.tui.workspace import Workspace
 
 FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between polls of the log
 SHARE = 0.04  # share of one core that drawing may use
@@ -41,7 +45,7 @@ class Line(RowsWidget):
     DEFAULT_CSS = "Line { height: 1; background: $panel; }"
 
 
-class Dashboard(DashboardActions):
+class Dashboard(RunActions):
     """The view of one or more run folders."""
 
     TITLE = "nanogpt"
@@ -54,7 +58,7 @@ class Dashboard(DashboardActions):
         (0, "-flat"), (12, "-short"), (22, "-normal"), (40, "-tall"),
     ]  # fmt: skip
     BINDINGS: ClassVar[list[Any]] = [
-        Binding(key.keys, key.action, key.label, show=False, priority=key.keys == "Q,ctrl+c")
+        Binding(key.keys, key.action, key.label, show=False, priority="ctrl+c" in key.keys)
         for key in keys.KEYS
         if not key.action.startswith("app.")
     ]
@@ -63,6 +67,7 @@ class Dashboard(DashboardActions):
         self,
         sessions: Sequence[RunSession],
         *,
+        workspace: Workspace | None = None,
         readonly: bool = False,
         ascii_only: bool = False,
         theme: str | None = None,
@@ -75,9 +80,14 @@ class Dashboard(DashboardActions):
         self._filters.append(Harmless())
         self.still = still
         self.animation_level = "none" if still else self.animation_level
-        self.desk = Desk(
-            list(sessions), ascii_only=ascii_only, ramp=ramp or ascii_only, readonly=readonly
+        first = sessions[0]
+        workspace = workspace or Workspace(
+            first.folder.path.resolve().parent, clock=first.clock, readonly=readonly
         )
+        self.desk = Desk(
+            list(sessions), workspace, ascii_only=ascii_only, ramp=ramp or ascii_only,
+            readonly=readonly,
+        )  # fmt: skip
         self.ascii_only = ascii_only
         self.start_page = page
         self.live = live
@@ -102,6 +112,7 @@ class Dashboard(DashboardActions):
             yield ComparePage(self.desk, id="compare")
             yield SamplesPage(self.desk, id="samples")
             yield LogsPage(self.desk, id="logs")
+            yield RunsPage(self.desk, id="runs")
         yield Line(id="footer")
 
     def on_mount(self) -> None:
@@ -177,7 +188,9 @@ class Dashboard(DashboardActions):
     def _draw_lines(self) -> None:
         top = self.query_one("#header", Line)
         name, sessions = self.page.id or "", self.desk.sessions
-        if name == "compare" and len(sessions) > 1:
+        if name == "runs":
+            row = runs_table.headline(self.desk.workspace, self.size.width)
+        elif name == "compare" and len(sessions) > 1:
             runs = [(session.view.name, session.state()) for session in sessions]
             row = header.comparing(runs, self.size.width, ascii_only=self.ascii_only)
         else:
@@ -246,16 +259,22 @@ def run_dashboard(
     theme: str | None = None,
     child: Child | None = None,
     page: str = "overview",
+    workspace: Workspace | None = None,
 ) -> DashboardExit:
     """Open the dashboard on run folders and return how it was quit.
 
     It needs a terminal (see ``nanogpt_cli.tui.terminal``) and uses ASCII if the terminal's encoding
     has no braille. ``child`` is the trainer if it is a child process of this one; without polling
-    it, a killed child would look alive for ever.
+    it, a killed child would look alive for ever. ``workspace`` is the list of page Runs, by default
+    the folder that the first run lies in.
     """
     ascii_only = ascii_only or not encodes("⣿─●", getattr(sys.__stderr__, "encoding", None))
     sessions = [
         RunSession(path, child=child if index == 0 else None) for index, path in enumerate(folders)
     ]
-    app = Dashboard(sessions, readonly=readonly, ascii_only=ascii_only, theme=theme, page=page)
-    return app.run() or DashboardExit()
+    app = Dashboard(
+        sessions, workspace=workspace, readonly=readonly, ascii_only=ascii_only, theme=theme,
+        page=page,
+    )  # fmt: skip
+    left = app.run() or DashboardExit()
+    return replace(left, folder=app.desk.session.folder.path)

@@ -113,11 +113,11 @@ def curves(views: Sequence[RunView], wanted: Wanted) -> list[Curve]:
             f"nothing to draw: no run holds a finite value of {wanted.metric}",
             f"metrics they hold: {', '.join(known_metrics(views)) or 'none'}",
         )
-    groups = _groups([view for view, _ in found])
-    labels = _names([[found[i][0] for i in group] for group in groups])
+    parts = groups([view for view, _ in found])
+    labels = _names([[found[i][0] for i in group] for group in parts])
     return [
         _joined(label, [found[i][1] for i in group], wanted)
-        for label, group in zip(labels, groups, strict=True)
+        for label, group in zip(labels, parts, strict=True)
     ]
 
 
@@ -171,7 +171,7 @@ def _curve(view: RunView, wanted: Wanted) -> Curve:
         y = values[:, n] if n < values.shape[1] else np.full(len(x), np.nan)
         theory = theory[n : n + 1]
     elif name in EVALUATED:
-        x, y = view.evals[wanted.x], view.evals[name]
+        x, y = traces.eval_axis(view, wanted.x), view.evals[name]
     else:
         known = view.steps.measured(name)
         y = view.steps.smooth(name, wanted.beta) if wanted.beta else view.steps[name]
@@ -185,7 +185,7 @@ def _curve(view: RunView, wanted: Wanted) -> Curve:
     return Curve(view.name, (view.name,), x, y, y, y, view.diverged, steps, expected)
 
 
-def _groups(views: Sequence[RunView]) -> list[list[int]]:
+def groups(views: Sequence[RunView]) -> list[list[int]]:
     """Indices of the runs that differ in name and seed alone; a diverged run stands alone."""
     found: dict[Any, list[int]] = {}
     for index, view in enumerate(views):

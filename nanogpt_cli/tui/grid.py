@@ -38,6 +38,16 @@ def metric_trace(view: RunView, name: str, axis: str, level: int) -> list[Trace]
     return [Trace(label, sample_axis(view, axis, stat), column, "train")]
 
 
+def shape(count: int, width: int, height: int) -> tuple[int, int]:
+    """Number of columns and rows of charts: as many as needed, if they fit into the cells."""
+    most_columns = max(1, width // MIN_WIDTH)
+    most_rows = max(1, height // MIN_HEIGHT)
+    columns = 1
+    while columns < most_columns and columns * min(most_rows, columns) < count:
+        columns += 1
+    return columns, min(most_rows, max(1, -(-count // columns)))
+
+
 class MetricGrid(Grid):
     """Up to ``MOST`` charts at once; ``turn`` shows the next ones."""
 
@@ -57,7 +67,7 @@ class MetricGrid(Grid):
     def draw(self, pattern: str) -> None:
         """Show the metrics that match ``pattern``."""
         self.names = patterns.select(pattern, metric_names(self.desk.view))
-        columns, rows = self._shape(len(self.names))
+        columns, rows = shape(len(self.names), self.size.width, self.size.height)
         room = min(MOST, columns * rows)
         self.page_number %= max(1, -(-len(self.names) // room))
         shown = self.names[self.page_number * room :][:room]
@@ -82,15 +92,6 @@ class MetricGrid(Grid):
         chart.empty = "no sample yet"
         found = metric_trace(self.desk.view, name, window.axis, self.desk.smoothing)
         chart.show(found, window)
-
-    def _shape(self, count: int) -> tuple[int, int]:
-        """Number of columns and rows: as many as needed, if they fit."""
-        most_columns = max(1, self.size.width // MIN_WIDTH)
-        most_rows = max(1, self.size.height // MIN_HEIGHT)
-        columns = 1
-        while columns < most_columns and columns * min(most_rows, columns) < count:
-            columns += 1
-        return columns, min(most_rows, max(1, -(-count // columns)))
 
     def turn(self, step: int) -> None:
         """Next or previous page."""

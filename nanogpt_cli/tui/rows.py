@@ -16,7 +16,7 @@ from nanogpt_cli.tui import palette
 from nanogpt_cli.tui.plot import Row
 
 # Replacements for --ascii, one character for one, so that the layout stays the same.
-_ASCII = str.maketrans("─━│┤╌┅×·–…▲✖●○■◆▼★✓←→↓↑█▓▒░", "--|+-.x.-~!x*o#o!*v<>vv#%+.")
+_ASCII = str.maketrans("─━│┤╌┅×·–…▲✖●○■◆▼★✓←→↓↑≤█▓▒░", "--|+-.x.-~!x*o#o!*v<>v^<#%+.")
 
 
 class RowsWidget(Widget):
