@@ -84,9 +84,15 @@ class Entry:
             "tag": self.notes.tags, "note": self.notes.note, "step": summary.step,
             "loss": summary.last_step.loss if summary.last_step else None, "best": summary.best,
             "speed": self.speed, "alarms": len(summary.alarms), "age": self.age(now),
-            "parameters": summary.started.parameters if summary.started else None,
+            "parameters": self.parameters,
         }  # fmt: skip
         return found
+
+    @property
+    def parameters(self) -> int | None:
+        """Parameters of the model; ``None`` if unknown."""
+        known = self.summary.started or self.summary.imported
+        return known.parameters if known else None
 
     @property
     def speed(self) -> float | None:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from nanogpt_cli import units
+from nanogpt_cli.run import notes
 from nanogpt_cli.tui.header import header
 from nanogpt_cli.tui.session import RunSession
 
@@ -19,6 +20,7 @@ def line(session: RunSession) -> str:
 def summary(session: RunSession) -> dict[str, Any]:
     """The dashboard's content as data, with non-finite numbers as strings."""
     view, state = session.view, session.state()
+    said = notes.read(session.folder)
     step, evaluation = view.last_step, view.last_eval
     return {
         "run": view.name,
@@ -49,6 +51,8 @@ def summary(session: RunSession) -> dict[str, Any]:
         ],
         "non_finite_steps": view.non_finite,
         "problems": session.problems(),
+        "note": said.note,
+        "tags": list(said.tags),
     }  # fmt: skip
 
 

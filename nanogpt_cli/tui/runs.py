@@ -87,7 +87,7 @@ class RunsPage(Page):
             runs_table.rows(workspace, entries, pane.size.width, pane.size.height,
                             ascii_only=self.desk.ascii_only)
         )  # fmt: skip
-        where = str(workspace.root) if not workspace.folders else "those named"
+        where = "those named" if workspace.folders else f"{workspace.root.resolve().name}/"
         shown = f"{len(entries)} of {len(workspace.entries)}"
         pane.set_title(f"runs ─ {where}", f"{shown} ─ enter opens, space selects, / filters")
         entry = workspace.entry()

@@ -227,8 +227,8 @@ def about(entry: Entry, width: int, now: float) -> list[Row]:
     keys = ("model.n_layer", "model.n_embd", "model.init", "optim.name", "optim.lr",
             "train.batch_size", "run.seed")  # fmt: skip
     parts = [f"{key.rpartition('.')[2]} {recipe[key]}" for key in keys if key in recipe]
-    if entry.summary.started and entry.summary.started.parameters:
-        parts.insert(0, f"{units.si(entry.summary.started.parameters)} parameters")
+    if entry.parameters:
+        parts.insert(0, f"{units.si(entry.parameters)} parameters")
     said += [(" · ".join(parts), "text"), (f"began {age(entry.age(now))} ago", "dim")]
     if not entry.summary.began:
         said.pop()

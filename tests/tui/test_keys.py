@@ -56,7 +56,7 @@ def test_every_key_is_pressed_somewhere() -> None:
 
 
 async def test_help_names_every_key(runs: Path) -> None:
-    async with opened(load(runs / "small-shakespeare"), (120, 90)) as pilot:
+    async with opened(load(runs / "small-shakespeare"), (120, 120)) as pilot:
         await press(pilot, "question_mark")
         shown = screen(pilot)
         for key in KEYS:
