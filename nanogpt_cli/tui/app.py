@@ -187,7 +187,7 @@ class Dashboard(RunActions):
 
     def _draw_lines(self) -> None:
         top = self.query_one("#header", Line)
-        name, sessions = self.page.id or "", self.desk.sessions
+        name, sessions = self.page.id or "", self.desk.compared
         if name == "runs":
             row = runs_table.headline(self.desk.workspace, self.size.width)
         elif name == "compare" and len(sessions) > 1:

@@ -55,7 +55,7 @@ class ComparePage(Page):
 
     def _wanted(self, session: RunSession) -> bool:
         if self.desk.workspace.selected:
-            return session.folder.path.resolve() in self.desk.workspace.selected
+            return session in self.desk.compared
         return str(session.folder.path) not in self.hidden
 
     def neighbours(self) -> list[RunFolder]:
@@ -75,6 +75,7 @@ class ComparePage(Page):
         shown = self.shown()
         note = f"{traces.smoothing_note(self.desk.smoothing)} ─ {self._axis_note()}"
         runs = [Shown(session.view, self._color(n, session)) for n, session in shown]
+        self.set_class(len(self.chosen) > 1, "-several")
         self.query_one("#overlays", CompareGrid).draw(runs, self.chosen, note)
         self._draw_runs(self.query_one("#runs", Pane))
         draw_differences(self.query_one("#diff", Pane), [session for _, session in shown])

@@ -137,7 +137,8 @@ class CompareGrid(Grid):
         if len({trace.scaling for trace in every}) > 1:
             note += " ─ y axis without diverged runs"
         if pages > 1:
-            note += f" ─ charts {self.page_number + 1}/{pages}, n p"
+            turn = f"{self.page_number + 1}/{pages}, n p"
+            note = f"{turn} ─ {note}" if self.size.width // columns > 100 else turn
         for number, chart in enumerate(charts):
             chart.display = number < len(here)
             if chart.display:

@@ -34,6 +34,12 @@ class Desk:
         """The run in front."""
         return self.sessions[0]
 
+    @property
+    def compared(self) -> list[RunSession]:
+        """The runs that Compare is about: those selected in the list, else all that are open."""
+        chosen = self.workspace.selected
+        return [s for s in self.sessions if not chosen or s.folder.path.resolve() in chosen]
+
     def bring(self, path: Path) -> None:
         """Bring a run to the front; the one that was there is closed unless something needs it."""
         here = self._opened(path)

@@ -224,9 +224,10 @@ def about(entry: Entry, width: int, now: float) -> list[Row]:
     said += [(alarm.message, "warning") for alarm in entry.summary.alarms]
     said += [(" ".join(f"#{tag}" for tag in entry.notes.tags), "prompt")]
     said += [(entry.notes.note, "prompt"), (entry.notes.problem, "error")]
-    keys = ("model.n_layer", "model.n_embd", "model.init", "optim.name", "optim.lr",
-            "train.batch_size", "run.seed")  # fmt: skip
+    keys = ("model.n_layer", "model.n_embd", "model.init", "optim.lr", "train.batch_size",
+            "run.seed")  # fmt: skip
     parts = [f"{key.rpartition('.')[2]} {recipe[key]}" for key in keys if key in recipe]
+    parts += [str(recipe["optim.name"])] if "optim.name" in recipe else []
     if entry.parameters:
         parts.insert(0, f"{units.si(entry.parameters)} parameters")
     said += [(" · ".join(parts), "text"), (f"began {age(entry.age(now))} ago", "dim")]

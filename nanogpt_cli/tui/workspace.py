@@ -107,7 +107,9 @@ class Workspace:
         if found.keys() == self._known.keys():
             return False
         self._known = found
-        self.entries = {entry.path: entry for entry in found.values()}
+        # A link to a run that is listed too is the same run, by the name of its folder.
+        links = sorted(found.items(), key=lambda item: not item[0].is_symlink())
+        self.entries = {entry.path: entry for _, entry in links}
         self.selected = [path for path in self.selected if path in self.entries]
         return True
 
