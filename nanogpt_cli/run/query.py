@@ -146,7 +146,7 @@ def _is_number(word: str) -> bool:
 
 def _number(text: str, field: str = "") -> float | None:
     """A number with a suffix; ``None`` if it is none."""
-    if text.lower() in ("inf", "infinity", "nan"):
+    if text.lower().lstrip("+-") in ("inf", "infinity", "nan"):
         return float(text)
     found = _NUMBER.fullmatch(text)
     if not found:

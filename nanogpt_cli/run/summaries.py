@@ -15,6 +15,7 @@ from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events, history, lines
 from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.follow import LONGEST_LINE
 
 END: Final = 1 << 16  # bytes read at once of the beginning and the end of a log
 SAMPLE: Final = 1 << 12  # bytes of a block in between
@@ -142,7 +143,7 @@ class Summary:
         except (UserError, OSError):
             data = b""
         whole = data.rfind(b"\n") + 1
-        if not whole and data and len(data) < end - start and max_bytes < 1 << 25:
+        if not whole and data and len(data) < end - start and max_bytes < LONGEST_LINE:
             return self.search(max_bytes * 4)  # a line longer than the piece
         self._middle += lines.rare(data[:whole])
         # The end of the file is where it was, so that a piece without an end of line is skipped.
@@ -194,7 +195,10 @@ class Summary:
         data = lines.read(file, self._seen, max_bytes)
         whole = data.rfind(b"\n") + 1
         if not whole and len(data) == max_bytes:
-            whole = len(data)  # an endless line is none of a log
+            if max_bytes < LONGEST_LINE:
+                self._read_new(file, max_bytes * 4)
+                return
+            whole = len(data)  # no line of a log is as long
         self._take(data[:whole])
         self._seen += whole
 
@@ -232,10 +236,7 @@ class Summary:
         elif isinstance(event, events.RunImported):
             self.imported = event
         elif isinstance(event, events.Eval):
-            self._evals.append((event.step, float(event.val_loss)))
-            if math.isfinite(event.val_loss):
-                self._lowest = min(self._lowest, event.val_loss)
-            self.doing = ""
+            self._fold_eval(event)
         elif isinstance(event, events.Alarm):
             key = (event.kind, event.layer)
             self._alarms.pop(key, None)
@@ -246,6 +247,14 @@ class Summary:
             self.stopping = self.stopping or event.name == "stop"
         elif isinstance(event, events.RunEnded):
             self.ended, self.doing = event, ""
+
+    def _fold_eval(self, event: events.Eval) -> None:
+        self.doing = ""
+        if self._evals and event.step <= self._evals[-1][0]:
+            return  # made again by a resumed run
+        self._evals.append((event.step, float(event.val_loss)))
+        if math.isfinite(event.val_loss):
+            self._lowest = min(self._lowest, event.val_loss)
 
     def _fold_start(self, event: events.RunStarted) -> None:
         """A start, or a resume: what came after its step is void."""

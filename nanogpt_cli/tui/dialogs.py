@@ -56,12 +56,13 @@ class HelpScreen(ModalScreen[None]):
         return table
 
     def text(self) -> Table:
-        """The keys by group; those without effect on the current page are dimmed."""
+        """The keys by group, those of use on the current page first; others are dimmed."""
         table = Table.grid(padding=(0, 2))
         table.add_column(justify="right")
         table.add_column()
         group = ""
-        for key in keys.KEYS:
+        useful = {key.group for key in keys.KEYS if self.page_name in key.pages}
+        for key in sorted(keys.KEYS, key=lambda key: key.group not in useful):
             if key.group != group:
                 group = key.group
                 table.add_row("", Text(f"\n{group}", style="bold"))

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from nanogpt_cli import foreign_files, parsing
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import notes, query
 from nanogpt_cli.run.folder import RunFolder, last_activity
 from nanogpt_cli.run.process import process_alive
@@ -43,10 +45,11 @@ class Entry:
     def refresh(self, now: float) -> bool:
         """Read what is new in log and notes, and judge the state; returns whether it changed."""
         changed = self.summary.refresh() or not self.read
+        started = self.summary.started
+        if started is not self._told or not self.read:
+            self._told = started
+            self.recipe = query.flat((started and started.recipe) or _recipe_file(self.run))
         self.read = True
-        if self.summary.started is not self._told:
-            self._told = self.summary.started
-            self.recipe = query.flat(self.summary.started.recipe) if self.summary.started else {}
         changed = self._read_notes() or changed
         if changed or self.state.live or now - self._judged > AGAIN:
             before, self.state, self._judged = self.state, self._judge(now), now
@@ -102,6 +105,14 @@ class Entry:
     def age(self, now: float) -> float | None:
         """Seconds since the run began; ``None`` if that is unknown."""
         return max(0.0, now - self.summary.began) if self.summary.began else None
+
+
+def _recipe_file(run: RunFolder) -> dict[str, Any]:
+    """The recipe of a run whose log does not tell it, such as an imported one."""
+    try:
+        return parsing.parse_toml(foreign_files.read_text(run.recipe, parsing.LARGEST_RECIPE * 4))
+    except (UserError, ValueError):
+        return {}
 
 
 def recipe_keys(entries: Iterable[Entry]) -> set[str]:

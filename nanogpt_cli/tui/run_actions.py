@@ -11,6 +11,7 @@ from nanogpt_cli.tui.actions import DashboardActions
 from nanogpt_cli.tui.compare import ComparePage
 from nanogpt_cli.tui.dialogs import Ask, Destroy
 from nanogpt_cli.tui.entries import Entry
+from nanogpt_cli.tui.runs import RunsPage
 
 
 class RunActions(DashboardActions):
@@ -59,6 +60,16 @@ class RunActions(DashboardActions):
             said = ": ".join(filter(None, (error.message, error.hint)))
             self.notify(said, severity="error", timeout=12)
         self.call_after_refresh(self.draw, True)
+
+    def action_screenful(self, step: int) -> None:
+        """A screen of runs down or up."""
+        self.query_one(RunsPage).screenful(step)
+        self._redraw()
+
+    def action_end(self, step: int) -> None:
+        """The last run, or the first."""
+        self.desk.workspace.move(step * len(self.desk.workspace.entries))
+        self._redraw()
 
     def action_select(self) -> None:
         """Choose the run for Compare, or no longer, and go to the next row."""

@@ -109,7 +109,7 @@ class RunsPage(Page):
         """Next or previous run."""
         self.desk.workspace.move(step)
 
-    def turn(self, step: int) -> None:
+    def screenful(self, step: int) -> None:
         """A screen of runs further."""
         self.row(step * max(1, self.query_one("#list", Pane).size.height - 2))
 

@@ -82,6 +82,17 @@ def test_every_key_has_an_action_and_a_place_in_the_help() -> None:
         assert len(here) == len(set(here)), "a key is bound twice"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_key_does_on_a_page_what_the_table_says(page: str) -> None:
+    """Several may be bound to it; the first whose action the page knows is called."""
+    known = keys.actions_on(page)
+    for key in KEYS:
+        for name in key.keys.split(",") if page in key.pages else ():
+            bound = (k for k in KEYS if name in k.keys.split(","))
+            called = next(k for k in bound if k.action.partition("(")[0] in known)
+            assert called.action == key.action, key
+
+
 @pytest.mark.parametrize("width", range(41, 200, 11))
 @pytest.mark.parametrize("page", PAGES)
 def test_footer_fits_and_always_offers_help(page: str, width: int) -> None:
