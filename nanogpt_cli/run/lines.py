@@ -28,6 +28,17 @@ def read(file: BinaryIO, start: int, count: int) -> bytes:
     return file.read(max(0, count))
 
 
+def ours(text: bytes) -> bool:
+    """Whether the lines begin as ``events.encode`` writes them, or there are none."""
+    return not text.strip() or b'{"type":"' in text
+
+
+def rewritten(text: bytes) -> bytes:
+    """Lines of another writer, such as one with spaces after colons, as ours would be."""
+    found = (_decoded(line) for line in text.split(b"\n"))
+    return b"".join(f"{events.encode(event)}\n".encode() for event in found if event is not None)
+
+
 def rare(text: bytes) -> list[events.Event]:
     """The events of whole lines that are neither steps, statistics nor samples."""
     found = (_decoded(match.group()) for match in _RARE.finditer(text))

@@ -32,8 +32,7 @@ class Summary:
         started, imported, ended, last_step: the last event of each kind; ``None`` without one, and
             for ``ended`` after a resume.
         began: when the run began, in seconds since the epoch; 0 if unknown.
-        points: steps and losses along the run, for a curve of it.
-        speed: tokens per second of the last steps; NaN if unknown.
+        points: steps and losses along the run; speed: tokens per second lately, NaN if unknown.
         complete: whether all of the log was searched, so that ``best`` and ``alarms`` are exact.
         problem: why the log cannot be read; empty if it can.
     """
@@ -51,6 +50,7 @@ class Summary:
         self.speed = math.nan
         self.pace = 0.0
         self.last_time = 0.0
+        self._ours = True  # whether the lines begin as ours do
         self._seen = 0  # bytes up to which the end has been read
         self._gap = (0, 0)  # bytes not searched yet
         self._head: list[events.Event] = []
@@ -134,9 +134,9 @@ class Summary:
 
     def search(self, max_bytes: int = 1 << 20) -> bool:
         """Search a piece of what lies between the ends; returns whether nothing is left."""
+        start, end = self._gap
         if self.complete:
             return True
-        start, end = self._gap
         try:
             with foreign_files.opened(self.run.events) as file:
                 data = lines.read(file, start, min(end - start, max_bytes))
@@ -145,12 +145,15 @@ class Summary:
         whole = data.rfind(b"\n") + 1
         if not whole and data and len(data) < end - start and max_bytes < LONGEST_LINE:
             return self.search(max_bytes * 4)  # a line longer than the piece
-        self._middle += lines.rare(data[:whole])
+        self._middle += lines.rare(self._as_ours(data[:whole]))
         # The end of the file is where it was, so that a piece without an end of line is skipped.
         self._gap = (start + (whole or end - start), end)
         if self._gap[0] >= end:
             self._finish()
         return self.complete
+
+    def _as_ours(self, text: bytes) -> bytes:
+        return text if self._ours else lines.rewritten(text)
 
     def _finish(self) -> None:
         """All is known: fold it in its order; what the end alone tells stays."""
@@ -170,9 +173,10 @@ class Summary:
         if size > len(head) and not whole:  # a first line of a long recipe
             head = lines.read(file, 0, min(size, 64 * END))
             whole = head.rfind(b"\n") + 1
+        self._ours = lines.ours(head)
         if size <= len(head):
             self.complete = True
-            self._sample_lines(head[:whole])
+            self._sample_lines(self._as_ours(head[:whole]))
             self._take(head[:whole])
             self._seen = whole
             return
@@ -180,7 +184,7 @@ class Summary:
         tail = lines.read(file, begin, size - begin)
         cut = 0 if begin == whole else tail.find(b"\n") + 1
         end = max(cut, tail.rfind(b"\n") + 1)
-        self._head = list(lines.rare(head[:whole]))
+        self._head = lines.rare(self._as_ours(head[:whole]))
         self._gap = (whole, begin + cut)
         self._sample_blocks(file, size)
         for event in self._head:
@@ -204,8 +208,8 @@ class Summary:
 
     def _take(self, text: bytes) -> None:
         """Fold whole lines that follow all that was taken before: rare events, and last steps."""
-        rare = lines.rare(text)
-        for event in rare:
+        text = self._as_ours(text)
+        for event in lines.rare(text):
             self._fold(event)
         steps = text[max(text.rfind(lines.START), 0) :]  # those before a resume are void
         found = lines.last_steps(steps, RECENT)
@@ -272,16 +276,15 @@ class Summary:
 
     def _sample_lines(self, text: bytes) -> None:
         """Points of a short log, evenly spread over its bytes."""
-        for number in range(SAMPLES):
-            point = lines.point_at(text, len(text) * number // SAMPLES)
-            if point is not None:
-                self._add_point(*point)
+        places = (len(text) * number // SAMPLES for number in range(SAMPLES))
+        for point in filter(None, (lines.point_at(text, place) for place in places)):
+            self._add_point(*point)
 
     def _sample_blocks(self, file: BinaryIO, size: int) -> None:
         """Points of a long log: one from each of the blocks that are spread over it."""
         for number in range(SAMPLES):
             block = lines.read(file, size * number // SAMPLES, SAMPLE)
-            point = lines.point_at(block, 0)
+            point = lines.point_at(self._as_ours(block), 0)
             if point is not None:
                 self._add_point(*point)
 

@@ -69,8 +69,8 @@ def metric_traces(
     """The traces of a metric: a line for each run, or a mean and its band for several seeds."""
     lines: list[Trace] = []
     bands: list[Trace] = []
-    for number, part in enumerate(parts):
-        kind = "line" if number % 2 == 0 else "dash"
+    for part in parts:
+        kind = "line" if len(lines) % 2 == 0 else "dash"
         single = len(part) == 1 and (name in METRICS or name == "val_loss")
         if single:
             lines.append(_single(part[0], name, axis, level, kind))

@@ -19,12 +19,15 @@ class RunActions(DashboardActions):
 
     def action_leave(self) -> None:
         """Go back; where nothing is open on the page, to the list that the run was opened from."""
-        window, page = self.desk.window, self.page
-        nothing = self.screen.maximized is None and not page.filter and window.cursor is None
-        if page.id != "runs" and self.desk.workspace.visited and nothing and not page.back():
+        page, opened = self.page, self.screen.maximized is not None
+        if page.id == "runs" or opened or not self.desk.workspace.visited:
+            super().action_leave()
+        elif page.back():
+            self.call_after_refresh(self.draw, True)
+        elif page.filter or self.desk.window.cursor is not None:
+            super().action_leave()
+        else:
             self.action_page("runs")
-            return
-        super().action_leave()
 
     async def action_filter(self) -> None:
         """Ask for a filter; that of the list of runs is a query, checked as it is typed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -123,8 +124,8 @@ class Workspace:
         ]
         value, descending = SORTS[self.sort]
         shown.sort(key=lambda entry: units.natural(entry.name))
-        known = [entry for entry in shown if value(entry) is not None]
-        unknown = [entry for entry in shown if value(entry) is None]
+        known = [entry for entry in shown if _is_known(value(entry))]
+        unknown = [entry for entry in shown if not _is_known(value(entry))]
         known.sort(key=value, reverse=descending != self.reverse)
         return sorted([*known, *unknown], key=lambda entry: not entry.notes.pinned)
 
@@ -215,6 +216,11 @@ class Workspace:
         removal.remove(entry.run)
         self.current = after[0].path if after else None
         self._list()
+
+
+def _is_known(value: Any) -> bool:
+    """Whether a value has a place in an order; NaN has none."""
+    return value is not None and not (isinstance(value, float) and math.isnan(value))
 
 
 def _folders(root: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -162,3 +163,19 @@ def test_a_broken_log_does_no_harm(tmp_path: Path, data: bytes) -> None:
     summary.refresh()
     searched(summary)
     assert (summary.best, summary.step, summary.alarms) == (None, 0, [])
+
+
+def test_a_log_of_another_writer_is_read_as_ours(tmp_path: Path) -> None:
+    """With spaces after its colons, as ``json.dumps`` writes them by default."""
+    found = log_of([("step", 3.0), ("eval", 2.0), ("step", 2.5)] * 600)
+    ours = Summary(write(tmp_path / "ours", found))
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    text = "".join(json.dumps(json.loads(events.encode(event))) + "\n" for event in found)
+    (folder / "events.jsonl").write_text(text)
+    theirs = Summary(RunFolder(folder))
+    for summary in (ours, theirs):
+        summary.refresh()
+        searched(summary)
+    assert (theirs.step, theirs.best, theirs.last_step) == (1200, 2.0, ours.last_step)
+    assert len(theirs.points) > 10
