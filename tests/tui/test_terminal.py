@@ -236,3 +236,14 @@ def test_odd_terminals(recordings: Path, terminal: Terminal, before: str, option
     terminal.wait("by depth")
     terminal.keys("q")
     terminal.wait("prompt>")
+
+
+def test_several_runs_open_as_a_list(recordings: Path, terminal: Terminal) -> None:
+    terminal.type(f"{sys.executable} -m nanogpt_cli watch --out {recordings}")
+    terminal.wait("3 runs", "loss curve", "small-lr3e-4")
+    terminal.keys("Enter")
+    terminal.wait("learning rate")
+    terminal.keys("Escape")
+    terminal.wait("loss curve")
+    terminal.keys("q")
+    terminal.wait("next: nanogpt", "prompt>")
