@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from nanogpt_cli import foreign_files, shell
-from nanogpt_cli.cli import advice, console, watch
+from nanogpt_cli.cli import advice, console, watch_output
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
@@ -44,7 +44,7 @@ def run_with_dashboard(folder: RunFolder, arguments: list[str]) -> None:
     if process.poll() is None:
         session.finish()
         pid = f" (pid {process.pid})"
-        console.say(watch.parting(session, asked_to_stop=left.stop) + pid)
+        console.say(watch_output.parting(session, asked_to_stop=left.stop) + pid)
         console.next_command(advice.after(folder))
     else:
         if process.returncode:

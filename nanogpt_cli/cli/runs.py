@@ -1,15 +1,17 @@
-"""``nanogpt runs``: list runs, compare two, draw several, write one as CSV."""
+"""``nanogpt runs``: list runs, note and tag them, compare two, draw several, write one as CSV."""
 
 from __future__ import annotations
 
 import datetime
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nanogpt_cli import shell, units
-from nanogpt_cli.cli import console, named_runs, options, runs_plot
+from nanogpt_cli.cli import console, named_runs, options, runs_notes, runs_plot
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.run import sinks
@@ -18,8 +20,11 @@ from nanogpt_cli.run.follow import EventReader
 
 if TYPE_CHECKING:
     from nanogpt_cli.run.folder import RunFolder
+    from nanogpt_cli.tui.entries import Entry
 
-group = typer.Typer(help="List runs, compare two, draw several.", invoke_without_command=True)
+group = typer.Typer(
+    help="List runs, tag them, compare two, draw several.", invoke_without_command=True
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -29,37 +34,74 @@ def register(app: typer.Typer) -> None:
 
 @group.callback()
 def runs(
-    context: typer.Context, out: options.RunsFolder = RUNS, as_json: options.AsJson = False
+    context: typer.Context,
+    wanted: Annotated[
+        str,
+        typer.Option("--filter", metavar="QUERY", help="Only runs that match, as / on page Runs."),
+    ] = "",
+    out: options.RunsFolder = RUNS,
+    as_json: options.AsJson = False,
 ) -> None:
-    """List runs, newest first: state, step, best validation loss."""
+    """List runs, newest first: state, step, best validation loss, tags.
+
+    Examples:
+      nanogpt runs
+      nanogpt runs --filter "state:finished lr>=1e-3 -tag:try"
+    """
     if context.invoked_subcommand:
         return
-    rows = [summary(run) for run in list_runs(out)]
+    entries = _matching(wanted, out)
     if as_json:
-        console.emit_json({"runs": rows})
-    elif rows:
-        _show(rows)
+        console.emit_json({"runs": [summary(entry.run) for entry in entries]})
+    elif entries:
+        _show(entries)
     else:
-        console.say(f"no runs in {out}/")
-    first = ("watch", rows[0]["folder"]) if rows else ("train", "small")
+        console.say(f"no runs in {out}/" if not wanted else f"no run in {out}/ matches {wanted}")
+    first = ("watch", entries[0].run.path) if entries else ("train", "small")
     console.next_command(shell.command(*first))
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
+def _matching(wanted: str, out: Path) -> list[Entry]:
+    """The runs that match a query, with what the ends of their logs say; the newest first."""
+    from nanogpt_cli.run import query
+    from nanogpt_cli.tui.entries import Entry, recipe_keys
+
+    asked, now = query.parse(wanted), time.time()
+    found = [Entry(run) for run in list_runs(out)]
+    for entry in found:
+        entry.refresh(now)
+        while not (entry.summary.best_is_exact or entry.summary.search()):
+            pass
+    asked.check_fields(recipe_keys(found))
+    return [entry for entry in found if asked.holds(entry.values(now))]
+
+
+def _show(entries: list[Entry]) -> None:
     numbers = ("size", "step", "best val", "loss", "tokens")
-    cells = [
-        (row["run"], row["state"], console.count(row["parameters"]), _steps(row),
-         _loss(row["best_val_loss"]), _loss(row["loss"]), console.count(row["tokens"]), _when(row))
-        for row in rows
-    ]  # fmt: skip
-    table = console.fitting(
-        ("run", "state", *numbers, "when"), cells, numbers=numbers,
-        spare=("tokens", "size", "when"), shorten=("run",),
-    )  # fmt: skip
+    cells = [_cells(entry) for entry in entries]
+    tagged = any(line[-1] for line in cells)
+    heads = ["run", "state", *numbers, "when", *(["tags"] if tagged else [])]
+    cells = [line[: len(heads)] for line in cells]
+    spare = ("tokens", "size", "when")
+    table = console.fitting(heads, cells, numbers=numbers, spare=spare, shorten=("run",))
     console.print_table(table)
 
 
+def _cells(entry: Entry) -> tuple[str, ...]:
+    found, started = entry.summary, entry.summary.started
+    steps = f"{found.step}/{started.max_steps}" if started and started.max_steps else "-"
+    step = found.last_step
+    return (
+        entry.name, entry.state.word, console.count(entry.parameters or 0), steps,
+        _loss(found.best), _loss(step.loss if step else None),
+        console.count(step.tokens if step else 0), _when(found.last_time),
+        " ".join(entry.notes.tags),
+    )  # fmt: skip
+
+
 group.command()(runs_plot.plot)
+group.command()(runs_notes.note)
+group.command()(runs_notes.tag)
 
 
 @group.command()
@@ -106,10 +148,6 @@ def csv_(
     console.next_command(shell.command("watch", run if chosen.converted else chosen.runs[0].path))
 
 
-def _steps(row: dict[str, Any]) -> str:
-    return f"{row['step']}/{row['max_steps']}" if row["max_steps"] else "-"
-
-
 def _loss(value: float | str | None) -> str:
     """A loss as a table cell; a summary holds NaN and infinity as strings."""
     return "-" if value is None else units.loss(value) if isinstance(value, float) else value
@@ -131,9 +169,9 @@ def summary(run: RunFolder) -> dict[str, Any]:
     return plain.summary(session)
 
 
-def _when(row: dict[str, Any]) -> str:
-    if not row["time"]:
+def _when(seconds: float) -> str:
+    if not seconds:
         return ""
-    moment = datetime.datetime.fromtimestamp(row["time"])
+    moment = datetime.datetime.fromtimestamp(seconds)
     recent = moment.year == datetime.datetime.now().year
     return moment.strftime("%m-%d %H:%M" if recent else "%Y-%m-%d")

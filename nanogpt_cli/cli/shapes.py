@@ -28,6 +28,11 @@ _SUMMARY: Final = {
     "if there is none",
     "non_finite_steps": "number of steps with a NaN or an infinity",
     "problems": "parts of the log that cannot be read",
+    "note": "the user's note", "tags": "the user's tags",
+}  # fmt: skip
+_NOTES: Final = {
+    "run": "name of the run", "folder": "path of its folder",
+    "note": "the user's note", "tags": "the user's tags",
 }  # fmt: skip
 _TRAIN: Final = {
     "run": "path of the run's folder", "step": "the last step",
@@ -126,6 +131,8 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
     "init-inspect --list": {"schemes": "name, formula and source of each scheme"},
     "init-inspect --compare": {"rows": "expected and measured values of each variant"},
     "runs": {"runs": "what watch --json prints, for each run"},
+    "runs note": _NOTES,
+    "runs tag": _NOTES,
     "runs diff": {
         "runs": "names of the two runs", "values": "each key that differs, with its two values",
     },

@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli import files
-from nanogpt_cli.cli import advice, named_runs, options, watch_remote
-from nanogpt_cli.cli.console import coloured, draws, emit_json, next_command, say, write
+from nanogpt_cli.cli import advice, named_runs, options, watch_output, watch_remote
+from nanogpt_cli.cli.console import next_command, say
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import RUNS
+from nanogpt_cli.run.folder import list_runs
 from nanogpt_cli.run.news import BELLS
-from nanogpt_cli.user_input import whole
 
 if TYPE_CHECKING:
     from nanogpt_cli.tui.session import RunSession
+    from nanogpt_cli.tui.workspace import Workspace
 
-_DEFAULT_SIZE = (120, 40)
 _MOST_OPENED = 8  # runs of event files; as many as there are marks
-_PAUSE = 1.0  # seconds between two reads of the log without a dashboard
-
-
-@dataclass(frozen=True)
-class Look:
-    """How the dashboard looks, and what it may do.
-
-    Attributes:
-        readonly: it sends nothing to a trainer.
-        ascii_only, theme, page, bell: as the options of these names.
-    """
-
-    readonly: bool
-    ascii_only: bool
-    theme: str | None
-    page: str
-    bell: str
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +30,7 @@ def register(app: typer.Typer) -> None:
 def watch(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Names, folders (also TensorBoard's) or HOST:PATH; else the newest."),
+        typer.Argument(help="Names, folders (also TensorBoard's), HOST:PATH; else all runs."),
     ] = None,
     out: options.RunsFolder = RUNS,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
@@ -64,10 +43,15 @@ def watch(
     ] = False,
     page: Annotated[
         str,
-        typer.Option(metavar="NAME", help="overview, layers, compare, samples, logs or system."),
+        typer.Option(
+            metavar="NAME", help="overview, layers, compare, samples, logs, system, runs."
+        ),
     ] = "",
     readonly: Annotated[
-        bool, typer.Option("--readonly", help="Disable the keys that send commands to the trainer.")
+        bool,
+        typer.Option(
+            "--readonly", help="Disable the keys that command the trainer or change a folder."
+        ),
     ] = False,
     ascii_only: Annotated[
         bool, typer.Option("--ascii", help="No braille: for poor fonts and screen readers.")
@@ -98,7 +82,7 @@ def watch(
 
     Examples:
       nanogpt watch
-      nanogpt watch small small-2          (compare)
+      nanogpt watch small small-2 --page compare
       nanogpt watch small --svg small.svg
       nanogpt watch gpu1:runs/small        (through ssh)
       nanogpt watch --serve                (in a browser)
@@ -118,9 +102,12 @@ def watch(
     speaks = control if serve else opens and not readonly
     with watch_remote.copies(names, out, whole=not opens, live=live, control=speaks) as far:
         opened = named_runs.find(names, out, copies=far)
-        look = Look(readonly or bool(opened.converted), ascii_only, theme, "", bell)
+        look = watch_output.Look(readonly or bool(opened.converted), ascii_only, theme, "", bell)
         folders = _folders(opened, every=json)
-        look = replace(look, page=_page(page, len(folders)))
+        workspace = _workspace(opened, names, out, look.readonly)
+        several = len(folders) > 1 or (not names and len(list_runs(out)) > 1)
+        listed = (opens or serve) and several and not far and not opened.converted
+        look = replace(look, page=_page(page, len(folders), listed=listed))
         if live:
             opened.follow()
         if serve:
@@ -131,18 +118,29 @@ def watch(
             )
             watch_serve.serve(folders, ask)
         elif opens:
-            _dashboard(folders, opened, look)
+            _dashboard(folders, opened, look, workspace)
         else:
             if why_not:
                 say(f"no dashboard: {why_not}; plain lines instead (--once prints one frame)")
             sessions = _sessions(folders, exact=json)
             if json:
-                _print_json(sessions)
+                watch_output.print_json(sessions)
             elif frame:
-                _print_frame(sessions, once, svg, _size(size), look)
+                watch_output.print_frame(
+                    sessions, once, svg, watch_output.size_of(size), look, workspace
+                )
             else:
-                _follow(sessions)
+                watch_output.follow(sessions)
             _next(sessions[0], opened)
+
+
+def _workspace(opened: named_runs.Found, names: list[str], out: Path, readonly: bool) -> Workspace:
+    """The list of page Runs: those named, if there are several; else the folder they lie in."""
+    from nanogpt_cli.tui.workspace import Workspace
+
+    found = [run.path for run in opened.runs]
+    root = found[0].resolve().parent if names else out
+    return Workspace(root, found if len(found) > 1 else (), readonly=readonly)
 
 
 def _next(session: RunSession, opened: named_runs.Found) -> None:
@@ -189,11 +187,11 @@ def _why_no_dashboard() -> str:
     return terminal.why_not()
 
 
-def _page(page: str, runs: int) -> str:
-    """The page to open: several runs are there to be compared."""
+def _page(page: str, runs: int, *, listed: bool) -> str:
+    """The page to open: a list to choose from, and in a picture the comparison of several."""
     from nanogpt_cli.tui.keys import PAGES
 
-    page = page or ("compare" if runs > 1 else "overview")
+    page = page or ("runs" if listed else "compare" if runs > 1 else "overview")
     if page not in PAGES:
         close = nearest(page, PAGES)
         hint = f"did you mean {close!r}?" if close else f"one of: {', '.join(PAGES)}"
@@ -210,97 +208,18 @@ def _check_theme(theme: str | None) -> None:
         raise UserError(f"there is no theme {theme!r}", f"one of: {', '.join(BUILTIN_THEMES)}")
 
 
-def _size(text: str) -> tuple[int, int] | None:
-    if not text:
-        return None
-    width, _, height = text.lower().partition("x")
-    columns, lines = whole(width), whole(height)
-    if columns is None or lines is None:
-        raise UserError(f"--size {text!r} is not a size", "write columns x rows, e.g. 120x40")
-    if not (20 <= columns <= 500 and 5 <= lines <= 300):
-        raise UserError(f"--size {text} is out of range", "use 20x5 to 500x300")
-    return columns, lines
-
-
-def _print_json(sessions: list[RunSession]) -> None:
-    from nanogpt_cli.tui.plain import summary
-
-    for session in sessions:
-        session.poll(1 << 22, float("inf"))
-        emit_json(summary(session))
-
-
-def _print_frame(
-    sessions: list[RunSession],
-    once: bool,
-    svg: Path | None,
-    size: tuple[int, int] | None,
-    look: Look,
+def _dashboard(
+    folders: list[Path], opened: named_runs.Found, look: watch_output.Look, workspace: Workspace
 ) -> None:
-    from nanogpt_cli.tui import still
-
-    terminal = sys.stdout.isatty()
-    if size is None and terminal and svg is None:
-        found = shutil.get_terminal_size(_DEFAULT_SIZE)
-        size = found.columns, found.lines - 1
-    still.load(sessions)
-    size = size or _DEFAULT_SIZE
-    if svg is not None:
-        frame = still.still(
-            sessions, size, page=look.page, theme=look.theme, ascii_only=look.ascii_only
-        )
-        with files.readable_os_errors("write the picture", svg):
-            files.write_text(svg, frame.svg)
-        say(f"wrote {svg}")
-    if once:
-        ascii_only, colours = look.ascii_only or not draws(sys.stdout), coloured(sys.stdout)
-        frame = still.still(
-            sessions, size, page=look.page, theme=look.theme, ascii_only=ascii_only,
-            ramp=not colours,
-        )  # fmt: skip
-        write(sys.stdout, frame.ansi if colours else frame.text)
-
-
-def _follow(sessions: list[RunSession]) -> None:
-    """Print a line to stdout whenever a run has changed, until no run is live."""
-    from nanogpt_cli.tui.plain import line
-
-    said: dict[int, tuple[int, str]] = {}
-    while True:
-        live = False
-        for number, session in enumerate(sessions):
-            session.poll(1 << 22, float("inf"))
-            state = session.state()
-            now = (session.view.version, state.word)
-            if said.get(number) != now:
-                said[number] = now
-                sys.stdout.write(line(session) + "\n")
-                sys.stdout.flush()
-            live = live or state.live
-        if not live:
-            return
-        time.sleep(_PAUSE)
-
-
-def _dashboard(folders: list[Path], opened: named_runs.Found, look: Look) -> None:
     from nanogpt_cli.tui.app import run_dashboard
 
     sessions = _sessions(folders, exact=False)
     left = run_dashboard(
         sessions, readonly=look.readonly, ascii_only=look.ascii_only, theme=look.theme,
-        page=look.page, bell=look.bell,
+        page=look.page, bell=look.bell, workspace=workspace,
     )  # fmt: skip
-    sessions[0].finish()
+    front = left.front or sessions[0]
+    front.finish()
     if not opened.converted:
-        say(parting(sessions[0], asked_to_stop=left.stop))
-    _next(sessions[0], opened)
-
-
-def parting(session: RunSession, *, asked_to_stop: bool) -> str:
-    """What a run does when its dashboard has been left."""
-    state, name = session.state(), watch_remote.place(session.folder.path)
-    if state.live and (asked_to_stop or state.word == "stopping"):
-        return f"{name} was asked to stop; it saves a checkpoint first"
-    if state.word == "paused":
-        return f"{name} is paused; P in the dashboard resumes it"
-    return f"{name}: training goes on" if state.live else f"{name}: {state.word}"
+        say(watch_output.parting(front, asked_to_stop=left.stop))
+    _next(front, opened)

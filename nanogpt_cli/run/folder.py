@@ -7,6 +7,7 @@ Trainer, dashboard, sampler and exporter communicate through this folder only::
               checkpoints/step-000500/    see ``training/checkpoint.py``
               incidents/step-000731/      flight recorder
               control/                    command files for a running trainer
+              notes.json                    what its user says of it, see ``run/notes.py``
               samples/  exports/  stdout.log  lock
 """
 
@@ -73,6 +74,11 @@ class RunFolder:
     def exports(self) -> Path:
         """Default target of ``nanogpt export``."""
         return self.path / "exports"
+
+    @property
+    def notes(self) -> Path:
+        """A note and tags of the user."""
+        return self.path / "notes.json"
 
     @property
     def stdout(self) -> Path:

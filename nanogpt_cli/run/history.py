@@ -34,6 +34,16 @@ def effective(log: Iterable[events.Event]) -> list[events.Event]:
     return found
 
 
+def active_alarms(alarms: Iterable[events.Alarm]) -> list[events.Alarm]:
+    """Alarms that were raised and not cleared since, newest last; those for information aside."""
+    latest: dict[tuple[str, int | None], events.Alarm] = {}
+    for alarm in alarms:
+        key = (alarm.kind, alarm.layer)
+        latest.pop(key, None)
+        latest[key] = alarm
+    return [alarm for alarm in latest.values() if alarm.active and alarm.severity != "info"]
+
+
 def newest(log: Path, count: int, *, step: int) -> list[events.Event]:
     """The last ``count`` valid events of a log whose run is resumed after ``step``."""
     try:

@@ -17,6 +17,7 @@ from nanogpt_cli.tui import export, generate, keys, palette
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.dialogs import Ask, Confirm, HelpScreen
 from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.session import RunSession
 
 THEMES = ("textual-dark", "textual-light", "nord", "gruvbox", "tokyo-night", "solarized-light",
           "ansi-dark", "ansi-light")  # fmt: skip
@@ -24,9 +25,13 @@ THEMES = ("textual-dark", "textual-light", "nord", "gruvbox", "tokyo-night", "so
 
 @dataclass(frozen=True)
 class DashboardExit:
-    """How the dashboard was quit; ``stop`` means that the run was asked to stop."""
+    """How the dashboard was quit; ``stop`` means that the run was asked to stop.
+
+    ``front`` is the run which was in front.
+    """
 
     stop: bool = False
+    front: RunSession | None = None
 
 
 class DashboardActions(App[DashboardExit]):

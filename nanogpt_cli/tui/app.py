@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult, SystemCommand
@@ -19,8 +20,8 @@ from textual.widgets import ContentSwitcher
 from nanogpt_cli import units
 from nanogpt_cli.printable import encodes, printable
 from nanogpt_cli.run import news
-from nanogpt_cli.tui import header, keys
-from nanogpt_cli.tui.actions import DashboardActions, DashboardExit
+from nanogpt_cli.tui import header, keys, runs_table
+from nanogpt_cli.tui.actions import DashboardExit
 from nanogpt_cli.tui.bell import Bell
 from nanogpt_cli.tui.compare import ComparePage
 from nanogpt_cli.tui.desk import Desk
@@ -32,9 +33,12 @@ from nanogpt_cli.tui.page import Page
 from nanogpt_cli.tui.plot import Row
 from nanogpt_cli.tui.reader import Reader
 from nanogpt_cli.tui.rows import RowsWidget
+from nanogpt_cli.tui.run_actions import RunActions
+from nanogpt_cli.tui.runs import RunsPage
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import Piece, RunSession
 from nanogpt_cli.tui.system import SystemPage
+from nanogpt_cli.tui.workspace import Workspace
 
 FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between two looks at the log
 SHARE = 0.02  # share of one core that the dashboard may use
@@ -44,7 +48,7 @@ SWITCH = 0.001  # seconds after which the reader hands over the interpreter to w
 
 _PAGES: dict[str, type[Page]] = {
     "overview": OverviewPage, "layers": LayersPage, "compare": ComparePage, "samples": SamplesPage,
-    "logs": LogsPage, "system": SystemPage,
+    "logs": LogsPage, "system": SystemPage, "runs": RunsPage,
 }  # fmt: skip
 
 
@@ -54,7 +58,7 @@ class Line(RowsWidget):
     DEFAULT_CSS = "Line { height: 1; background: $panel; }"
 
 
-class Dashboard(DashboardActions):
+class Dashboard(RunActions):
     """The view of one or more run folders."""
 
     TITLE = "nanogpt"
@@ -67,7 +71,7 @@ class Dashboard(DashboardActions):
         (0, "-flat"), (12, "-short"), (22, "-normal"), (40, "-tall"),
     ]  # fmt: skip
     BINDINGS: ClassVar[list[Any]] = [
-        Binding(key.keys, key.action, key.label, show=False, priority=key.keys == "Q,ctrl+c")
+        Binding(key.keys, key.action, key.label, show=False, priority="ctrl+c" in key.keys)
         for key in keys.KEYS
         if not key.action.startswith("app.")
     ]
@@ -76,6 +80,7 @@ class Dashboard(DashboardActions):
         self,
         sessions: Sequence[RunSession],
         *,
+        workspace: Workspace | None = None,
         readonly: bool = False,
         ascii_only: bool = False,
         theme: str | None = None,
@@ -91,9 +96,13 @@ class Dashboard(DashboardActions):
         self._filters.append(Harmless())
         self.still = still
         self.animation_level = "none" if still else self.animation_level
+        first = sessions[0]
+        workspace = workspace or Workspace(
+            first.folder.path.resolve().parent, clock=first.clock, readonly=readonly
+        )
         self.desk = Desk(
-            list(sessions), ascii_only=ascii_only, ramp=ramp or ascii_only, readonly=readonly,
-            pages=pages,
+            list(sessions), workspace, ascii_only=ascii_only, ramp=ramp or ascii_only,
+            readonly=readonly, pages=pages,
         )  # fmt: skip
         self.ascii_only = ascii_only
         self.start_page = page
@@ -232,8 +241,10 @@ class Dashboard(DashboardActions):
 
     def _draw_lines(self) -> None:
         top = self.query_one("#header", Line)
-        name, sessions = self.page.id or "", self.desk.sessions
-        if name == "compare" and len(sessions) > 1:
+        name, sessions = self.page.id or "", self.desk.compared
+        if name == "runs":
+            row = runs_table.headline(self.desk.workspace, self.size.width)
+        elif name == "compare" and len(sessions) > 1:
             runs = [(session.view.name, session.state()) for session in sessions]
             row = header.comparing(runs, self.size.width, ascii_only=self.ascii_only)
         else:
@@ -304,19 +315,23 @@ def run_dashboard(
     theme: str | None = None,
     page: str = "overview",
     bell: str = "",
+    workspace: Workspace | None = None,
 ) -> DashboardExit:
     """Open the dashboard on runs and return how it was quit; the sessions keep what was read.
 
     It needs a terminal (see ``nanogpt_cli.tui.terminal``) and uses ASCII if the terminal's encoding
-    has no braille.
+    has no braille. ``workspace`` is the list of page Runs, by default the folder that the first run
+    lies in.
     """
     ascii_only = ascii_only or not encodes("⣿─●", getattr(sys.__stderr__, "encoding", None))
     app = Dashboard(
-        sessions, readonly=readonly, ascii_only=ascii_only, theme=theme, page=page, bell=bell
-    )
+        sessions, workspace=workspace, readonly=readonly, ascii_only=ascii_only, theme=theme,
+        page=page, bell=bell,
+    )  # fmt: skip
     usual = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH)
     try:
-        return app.run() or DashboardExit()
+        left = app.run() or DashboardExit()
     finally:
         sys.setswitchinterval(usual)
+    return replace(left, front=app.desk.session)

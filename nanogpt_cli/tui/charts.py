@@ -112,7 +112,8 @@ class LineChart(RowsWidget, can_focus=True):
             if not len(trace.y):
                 continue
             value = float(trace.y[-1]) if cursor is None else value_at(trace, cursor)
-            shown = "" if trace.color == "theory" else f" {units.number(value)}"
+            bare = trace.color == "theory" or trace.color.startswith("band")
+            shown = "" if bare else f" {units.number(value)}"
             parts.append(f"{signs[trace.kind]} {trace.name}{shown}")
         if cursor is not None:
             at = units.duration(cursor) if self.window.axis == "time" else f"{cursor:,.0f}"

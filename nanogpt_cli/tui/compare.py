@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widget import Widget
 
 from nanogpt_cli import units
+from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable
 from nanogpt_cli.run.folder import RunFolder, list_runs
 from nanogpt_cli.tui import palette, patterns, scalars, traces
-from nanogpt_cli.tui.charts import LineChart
+from nanogpt_cli.tui.compare_grid import CompareGrid, Shown, groups, known, selected
 from nanogpt_cli.tui.desk import Desk
-from nanogpt_cli.tui.history import SMOOTHING
 from nanogpt_cli.tui.page import Page
 from nanogpt_cli.tui.panes import Pane, table
-from nanogpt_cli.tui.plot import Row, Trace
+from nanogpt_cli.tui.plot import Row
 from nanogpt_cli.tui.recipes import differing, short
 from nanogpt_cli.tui.session import RunSession
 from nanogpt_cli.tui.view import RunView
@@ -28,33 +26,37 @@ MARKS = "●■▲◆▼★○"
 
 
 class ComparePage(Page):
-    """The opened runs and their neighbours in the same folder; enter adds or removes one."""
+    """The opened or selected runs and their neighbours; enter adds or removes one."""
 
     def __init__(self, desk: Desk, id: str) -> None:
         super().__init__(desk, id)
-        self.name_of_metric = "loss"
+        self.chosen = ["loss"]
         self.selected = 0
         self.hidden: set[str] = set()
 
     def compose(self) -> ComposeResult:
-        """Yield the chart above, runs and differences below."""
-        yield LineChart("compare", id="overlay")
+        """Yield the charts above, runs and differences below."""
+        yield CompareGrid(self.desk, id="overlays")
         with Horizontal(id="tables"):
             yield Pane(id="runs")
             yield Pane(id="diff")
 
     def first_focus(self) -> Widget | None:
-        """The chart."""
+        """The first chart."""
         return self.query_one("#overlay")
 
     def shown(self) -> list[tuple[int, RunSession]]:
-        """The runs in the chart, with their indices."""
+        """The runs in the charts, with their indices: those selected, else all that are open."""
         return [
             (index, session)
             for index, session in enumerate(self.desk.sessions)
-            if str(session.folder.path) not in self.hidden
-            and patterns.matches(self.filter, session.view.name)
+            if self._wanted(session) and patterns.matches(self.filter, session.view.name)
         ]
+
+    def _wanted(self, session: RunSession) -> bool:
+        if self.desk.workspace.selected:
+            return session in self.desk.compared
+        return str(session.folder.path) not in self.hidden
 
     def neighbours(self) -> list[RunFolder]:
         """Runs in the first one's parent folder that are not open yet."""
@@ -71,19 +73,15 @@ class ComparePage(Page):
         if not slow:
             return
         unknown = not any(len(session.view.steps) for session in self.desk.sessions)
-        if self.name_of_metric == "loss" and unknown and (tags := self._tags()):
-            self.name_of_metric = tags[0]
-        window = self.desk.window
-        chart = self.query_one("#overlay", LineChart)
-        chart.label = traces.LABELS.get(self.name_of_metric, self.name_of_metric)
-        chart.empty = "nothing to compare yet; [ and ] show other metrics"
+        if self.chosen == ["loss"] and unknown and (tags := self._tags()):
+            self.chosen = tags[:1]
+        shown = self.shown()
         note = f"{traces.smoothing_note(self.desk.smoothing)} ─ {self._axis_note()}"
-        shown = [self._trace(i, s) for i, s in self.shown()]
-        if len({trace.scaling for trace in shown}) > 1:
-            note += " ─ y axis without diverged runs"
-        chart.show(shown, window, note=note)
+        runs = [Shown(session.view, self._color(n, session)) for n, session in shown]
+        self.set_class(len(self.chosen) > 1, "-several")
+        self.query_one("#overlays", CompareGrid).draw(runs, self.chosen, note)
         self._draw_runs(self.query_one("#runs", Pane))
-        draw_differences(self.query_one("#diff", Pane), [s for _, s in self.shown()])
+        draw_differences(self.query_one("#diff", Pane), [session for _, session in shown])
 
     def _tags(self) -> list[str]:
         """What other programs have logged besides our own metrics."""
@@ -93,21 +91,22 @@ class ComparePage(Page):
     def _axis_note(self) -> str:
         return traces.axis_note(self.desk.window.axis, self.desk.window.log)
 
-    def _trace(self, index: int, session: RunSession) -> Trace:
-        axis, metric, view = self.desk.window.axis, self.name_of_metric, session.view
-        color, sound = palette.run_color(index), not view.diverged
-        if metric == "val_loss":
-            x = traces.eval_axis(view, axis)
-            return Trace(view.name, x, view.evals["val_loss"], color, "points", sound)
-        kind = "line" if index % 2 == 0 else "dash"
-        if metric not in METRICS:
-            tag = scalars.tag_of(metric, view.scalars.tags(), METRICS)
-            x, y = view.scalar_axis(tag, axis), view.scalars.values(tag)
-            return Trace(view.name, x, y, color, kind, sound)
-        beta = SMOOTHING[self.desk.smoothing]
-        return replace(
-            traces.trace(view, metric, axis, beta, view.name, color, kind), scaling=sound
-        )
+    def _color(self, index: int, session: RunSession) -> str:
+        """The colour that the user gave the run, else that of its place."""
+        entry = self.desk.workspace.entries.get(session.folder.path.resolve())
+        given = entry.notes.color if entry else None
+        return palette.run_color(index if given is None else given)
+
+    def _places(self) -> dict[int, tuple[int, str]]:
+        """Number and colour of each run in the charts; seeds of one line share the first's."""
+        shown = self.shown()
+        runs = [Shown(session.view, self._color(n, session)) for n, session in shown]
+        numbers = {id(run.view): n for run, (n, _) in zip(runs, shown, strict=True)}
+        return {
+            id(run.view): (numbers[id(part[0].view)], part[0].color)
+            for part in groups(runs)
+            for run in part
+        }
 
     def _draw_runs(self, pane: Pane) -> None:
         views = [session.view for _, session in self.shown()]
@@ -115,11 +114,11 @@ class ComparePage(Page):
         by = f"by {units.si(tokens)} tokens"
         heads = ("", "run", "state", "step", "tokens", "best val loss", by)
         lines, keys = [], []
-        numbers = {id(session): index for index, session in self.shown()}
+        places = self._places()
         for session in self.desk.sessions:
-            number = numbers.get(id(session))
+            number, color = places.get(id(session.view), (None, "dim"))
             lines.append(run_line(session, number, tokens, self.desk.ascii_only))
-            keys.append("dim" if number is None else palette.run_color(number))
+            keys.append(color)
         for run in self.neighbours():
             lines.append(("+", printable(run.name, ""), "not opened", "", "", "", ""))
             keys.append("dim")
@@ -135,26 +134,59 @@ class ComparePage(Page):
         pane.set_title("runs ─ best validation loss", "enter adds or hides a run")
 
     def metric(self, step: int) -> None:
-        """Show the next metric; tags of other programs come after our own."""
+        """Show the next metric, alone; tags of other programs come after our own."""
         names = [*METRICS, *self._tags()]
-        here = names.index(self.name_of_metric) if self.name_of_metric in names else 0
-        self.name_of_metric = names[(here + step) % len(names)]
+        first = self.chosen[0] if step < 0 else self.chosen[-1]
+        here = names.index(first) if first in names else -1
+        self.chosen = [names[(here + step) % len(names)]]
+
+    def judge(self, text: str) -> tuple[bool, str]:
+        """Whether a text means metrics, and how many."""
+        try:
+            found = selected(text, self._known())
+        except UserError as error:
+            return False, f"{error.message}: {error.hint}"
+        return True, units.counted(len(found) or 1, "chart")
+
+    def choose(self, text: str) -> None:
+        """Show the metrics that a text means, a chart each; none means the loss.
+
+        Raises:
+            UserError: a word means none.
+        """
+        self.chosen = selected(text, self._known()) or ["loss"]
+        self.query_one("#overlays", CompareGrid).page_number = 0
+
+    def _known(self) -> list[str]:
+        return known([session.view for _, session in self.shown()])
 
     def row(self, step: int) -> None:
         """Next run."""
         count = len(self.desk.sessions) + len(self.neighbours())
         self.selected = (self.selected + step) % max(1, count)
 
+    def turn(self, step: int) -> None:
+        """Next or previous charts, where they do not all fit."""
+        self.query_one("#overlays", CompareGrid).turn(step)
+
     def open(self) -> None:
         """Open a neighbour, or hide or show an open run."""
-        sessions = self.desk.sessions
+        sessions, workspace = self.desk.sessions, self.desk.workspace
         if self.selected < len(sessions):
-            self.hidden ^= {str(sessions[self.selected].folder.path)}
+            path = sessions[self.selected].folder.path
+            if not workspace.selected:
+                self.hidden ^= {str(path)}
+            elif path.resolve() in workspace.selected:
+                workspace.selected.remove(path.resolve())
+            else:
+                workspace.selected.append(path.resolve())
             return
         neighbours = self.neighbours()
         if self.selected - len(sessions) < len(neighbours):
             run = neighbours[self.selected - len(sessions)]
             sessions.append(RunSession(run.path, clock=self.desk.session.clock))
+            if workspace.selected:
+                workspace.selected.append(run.path.resolve())
 
     def alternate(self) -> None:
         """On a narrow screen, show what differs in place of the runs, and back."""

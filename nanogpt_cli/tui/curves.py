@@ -125,11 +125,11 @@ def curves(views: Sequence[RunView], wanted: Wanted) -> list[Curve]:
             f"nothing to draw: no run holds a finite value of {wanted.metric}",
             f"metrics they hold: {_listed(known_metrics(views)) or 'none'}",
         )
-    groups = _groups([view for view, _ in found])
-    labels = _names([[found[i][0] for i in group] for group in groups])
+    parts = groups([view for view, _ in found])
+    labels = _names([[found[i][0] for i in group] for group in parts])
     return [
         _joined(label, [found[i][1] for i in group], wanted)
-        for label, group in zip(labels, groups, strict=True)
+        for label, group in zip(labels, parts, strict=True)
     ]
 
 
@@ -189,7 +189,7 @@ def _curve(view: RunView, wanted: Wanted) -> Curve:
     elif wanted.tag:
         x, y = view.scalar_axis(wanted.tag, wanted.x), view.scalars.values(wanted.tag)
     elif name in EVALUATED:
-        x, y = view.evals[wanted.x], view.evals[name]
+        x, y = traces.eval_axis(view, wanted.x), view.evals[name]
     else:
         known = view.steps.measured(name)
         y = view.steps.smooth(name, wanted.beta) if wanted.beta else view.steps[name]
@@ -203,7 +203,7 @@ def _curve(view: RunView, wanted: Wanted) -> Curve:
     return Curve(view.name, (view.name,), x, y, y, y, view.diverged, steps, expected)
 
 
-def _groups(views: Sequence[RunView]) -> list[list[int]]:
+def groups(views: Sequence[RunView]) -> list[list[int]]:
     """Indices of the runs that differ in name and seed alone; a diverged run stands alone."""
     found: dict[Any, list[int]] = {}
     for index, view in enumerate(views):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from nanogpt_cli.tui import far
 from nanogpt_cli.tui.history import SMOOTHING
 from nanogpt_cli.tui.keys import PAGES
 from nanogpt_cli.tui.liveness import State
 from nanogpt_cli.tui.session import RunSession
 from nanogpt_cli.tui.view import RunView
 from nanogpt_cli.tui.window import Window
+from nanogpt_cli.tui.workspace import Workspace
 
 
 @dataclass
@@ -17,6 +20,7 @@ class Desk:
     """Shared by all pages; the first session is the run that single-run pages show."""
 
     sessions: list[RunSession]
+    workspace: Workspace
     window: Window = field(default_factory=Window)
     more_smoothing: int = 0  # the user's addition to the default level
     color_map: str = "cividis"
@@ -32,6 +36,52 @@ class Desk:
     def session(self) -> RunSession:
         """The run in front."""
         return self.sessions[0]
+
+    @property
+    def compared(self) -> list[RunSession]:
+        """The runs that Compare is about: those selected in the list, else all that are open."""
+        chosen = self.workspace.selected
+        return [s for s in self.sessions if not chosen or s.folder.path.resolve() in chosen]
+
+    def bring(self, path: Path) -> None:
+        """Bring a run to the front; the one that was there is closed unless something needs it."""
+        here = self._opened(path)
+        before = self.session
+        self.sessions.remove(here)
+        self.sessions.insert(0, here)
+        self.window.cursor = None
+        self.window.fit()
+        if before is not here and not self._needed(before):
+            self.sessions.remove(before)
+
+    def keep(self, path: Path) -> None:
+        """Open a run for Compare."""
+        self._opened(path)
+
+    def drop(self, path: Path) -> None:
+        """Close a run that Compare needs no longer."""
+        for session in self.sessions[1:]:
+            if session.folder.path.resolve() == path and not session.is_child:
+                self.sessions.remove(session)
+
+    def forget(self, path: Path) -> None:
+        """Close a run that was deleted; the last one stays."""
+        for session in list(self.sessions):
+            if session.folder.path.resolve() == path and len(self.sessions) > 1:
+                self.sessions.remove(session)
+
+    def _opened(self, path: Path) -> RunSession:
+        for session in self.sessions:
+            if session.folder.path.resolve() == path:
+                return session
+        entry = self.workspace.entries.get(path)
+        session = far.session(entry.run.path if entry else path, clock=self.session.clock)
+        self.sessions.append(session)
+        return session
+
+    def _needed(self, session: RunSession) -> bool:
+        """A child process must be polled, and Compare shows what was selected."""
+        return session.is_child or session.folder.path.resolve() in self.workspace.selected
 
     @property
     def view(self) -> RunView:

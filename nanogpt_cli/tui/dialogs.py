@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from rich.table import Table
@@ -12,6 +13,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
+from nanogpt_cli.printable import printable
 from nanogpt_cli.tui import keys, words
 from nanogpt_cli.tui.desk import Desk
 
@@ -54,12 +56,13 @@ class HelpScreen(ModalScreen[None]):
         return table
 
     def text(self) -> Table:
-        """The keys by group; those without effect on the current page are dimmed."""
+        """The keys by group, those of use on the current page first; others are dimmed."""
         table = Table.grid(padding=(0, 2))
         table.add_column(justify="right")
         table.add_column()
         group = ""
-        for key in keys.KEYS:
+        useful = {key.group for key in keys.KEYS if self.page_name in key.pages}
+        for key in sorted(keys.KEYS, key=lambda key: key.group not in useful):
             if key.group != group:
                 group = key.group
                 table.add_row("", Text(f"\n{group}", style="bold"))
@@ -101,14 +104,32 @@ class Confirm(ModalScreen[bool]):
         self.dismiss(answer)
 
 
+class Destroy(Confirm, inherit_bindings=False):
+    """A question about what cannot be undone: ``y`` alone means yes."""
+
+    BINDINGS: ClassVar[list[Any]] = [
+        Binding("y", "answer(True)", "yes"),
+        Binding("n,escape,q,enter", "answer(False)", "no"),
+    ]
+
+
 class Ask(ModalScreen[str | None]):
-    """Asks for a line of text; escape gives ``None``."""
+    """Asks for a line of text; escape gives ``None``.
+
+    ``judge`` says of what is typed whether it is accepted, and a line about it.
+    """
 
     BINDINGS: ClassVar[list[Any]] = [Binding("escape", "dismiss(None)", "cancel")]
 
-    def __init__(self, question: str, value: str = "", hint: str = "") -> None:
+    def __init__(
+        self,
+        question: str,
+        value: str = "",
+        hint: str = "",
+        judge: Callable[[str], tuple[bool, str]] | None = None,
+    ) -> None:
         super().__init__()
-        self.question, self.value, self.hint = question, value, hint
+        self.question, self.value, self.hint, self.judge = question, value, hint, judge
 
     def compose(self) -> ComposeResult:
         """Yield question, input field and keys."""
@@ -117,8 +138,18 @@ class Ask(ModalScreen[str | None]):
             if self.hint:
                 yield Static(Text(self.hint, style="dim"))
             yield Input(value=self.value)
+            if self.judge is not None:
+                yield Static(id="judged")
             yield Static(Text("\nenter accepts    esc cancels", style="dim"))
 
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Say whether the text is accepted."""
+        if self.judge is not None:
+            sound, said = self.judge(event.value)
+            look = "dim" if sound else "bold red"
+            self.query_one("#judged", Static).update(Text(printable(said, ""), style=look))
+
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Close with the text."""
-        self.dismiss(event.value)
+        """Close with the text, if it is accepted."""
+        if self.judge is None or self.judge(event.value)[0]:
+            self.dismiss(event.value)

@@ -40,6 +40,16 @@ def metric_trace(view: RunView, name: str, axis: str, level: int) -> list[Trace]
     return [Trace(label, sample_axis(view, axis, stat), column, "train")]
 
 
+def shape(count: int, width: int, height: int) -> tuple[int, int]:
+    """Number of columns and rows of charts: as many as needed, if they fit into the cells."""
+    most_columns = max(1, width // MIN_WIDTH)
+    most_rows = max(1, height // MIN_HEIGHT)
+    columns = 1
+    while columns < most_columns and columns * min(most_rows, columns) < count:
+        columns += 1
+    return columns, min(most_rows, max(1, -(-count // columns)))
+
+
 class ChartGrid(Grid):
     """Up to ``MOST`` charts at once; ``turn`` shows the next ones."""
 
@@ -60,7 +70,7 @@ class ChartGrid(Grid):
     def show_charts(self, names: list[str], draw_one: Callable[[LineChart, str], None]) -> None:
         """Show the charts of these names, as many as fit; each is drawn by ``draw_one``."""
         self.names = names
-        columns, rows = self._shape(len(names))
+        columns, rows = shape(len(names), self.size.width, self.size.height)
         room = min(MOST, columns * rows)
         self.page_number %= max(1, -(-len(names) // room))
         shown = names[self.page_number * room :][:room]
@@ -74,15 +84,6 @@ class ChartGrid(Grid):
             if name:
                 chart.label = name
                 draw_one(chart, name)
-
-    def _shape(self, count: int) -> tuple[int, int]:
-        """Number of columns and rows: as many as needed, if they fit."""
-        most_columns = max(1, self.size.width // MIN_WIDTH)
-        most_rows = max(1, self.size.height // MIN_HEIGHT)
-        columns = 1
-        while columns < most_columns and columns * min(most_rows, columns) < count:
-            columns += 1
-        return columns, min(most_rows, max(1, -(-count // columns)))
 
     def turn(self, step: int) -> None:
         """Next or previous page."""

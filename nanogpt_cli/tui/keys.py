@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-PAGES = ("overview", "layers", "compare", "samples", "logs", "system")
+PAGES = ("overview", "layers", "compare", "samples", "logs", "system", "runs")
+# The pages about the runs that are open; on the list, keys act on the row under the cursor.
+_OPENED = tuple(page for page in PAGES if page != "runs")
 _CHARTED = ("overview", "layers", "compare")
 _SCALED = (*_CHARTED, "system")
-_LISTED = ("layers", "compare", "samples", "logs")
-_TURNED = ("layers", "samples", "logs", "system")
+_LISTED = ("layers", "compare", "samples", "logs", "runs")
+_RUNS = ("runs",)
+_TURNED = ("layers", "compare", "samples", "logs", "system")
 _EXPLAINED = ("overview", "layers", "logs")
-_NAMED = 68  # columns from which the footer has room for the names of all pages
-_TIGHT = 48  # and below which there is none between their numbers
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Key:
 _X = "Along the x axis (all charts, on every page)"
 _Y = "The y axis (the chart with the focus, which keeps it)"
 _LISTS = "Lists and heat maps"
+_LIST = "The list of runs (page 7)"
 
 KEYS = (
     Key("1", "1", "page('overview')", "Overview: loss, speed, heat map, newest sample", "Pages"),
@@ -41,12 +43,14 @@ KEYS = (
     Key("5", "5", "page('logs')", "Logs: alarms, events, the trainer's output", "Pages"),
     Key("6", "6", "page('system')", "System: where the time goes, CPU, memory, disk, GPUs",
         "Pages"),
+    Key("7", "7", "page('runs')", "Runs: all runs of the folder, to open and to select", "Pages"),
     Key("question_mark", "?", "help", "this help: the words and keys of the page", "Pages"),
     Key("ctrl+p", "ctrl+p", "command_palette", "find a command by name", "Pages"),
     Key("tab", "tab", "app.focus_next", "focus the next pane", "Pages"),
     Key("shift+tab", "shift+tab", "app.focus_previous", "focus the previous pane", "Pages"),
     Key("z", "z", "zoom_pane", "maximise the focused pane, and back", "Pages"),
-    Key("escape", "esc", "leave", "back: leave a layer, a filter, the crosshair", "Pages"),
+    Key("escape", "esc", "leave", "back: leave a layer, a filter, the crosshair; then to Runs",
+        "Pages"),
     Key("plus,equals_sign", "+", "zoom(1.5)", "zoom in", _X, _SCALED, "zoom"),
     Key("minus", "-", "zoom(0.6667)", "zoom out", _X, _SCALED),
     Key("h,left", "h ←", "pan(-1)", "left: the window, or the crosshair", _X, _SCALED),
@@ -73,7 +77,7 @@ KEYS = (
     Key("n,pagedown", "n", "turn(1)", "next page of charts, next sample or event", _LISTS, _TURNED),
     Key("p,pageup", "p", "turn(-1)", "the one before", _LISTS, _TURNED),
     Key("enter", "enter", "open", "open the row: a layer, a run, the step of an event", _LISTS,
-        ("layers", "compare", "logs"), "open"),
+        ("layers", "compare", "logs", "runs"), "open"),
     Key("slash", "/", "filter", "filter this page: text, glob*, /regex/, !not", _LISTS,
         ("layers", "compare", "logs"), "filter"),
     Key("d", "d", "alternate", "other view: histograms, differences, output, …",
@@ -81,19 +85,41 @@ KEYS = (
     Key("C", "C", "color_map", "next colours of the heat maps", _LISTS, ("overview", "layers")),
     Key("N", "N", "normalise", "heat maps: each layer against its own median", _LISTS,
         ("overview", "layers")),
-    Key("space", "space", "hold", "hold the display; reading goes on", "Display", footer="hold"),
+    Key("m", "m", "metrics", "choose the metrics that Compare shows in a grid", _LISTS,
+        ("compare",), "metrics"),
+    Key("pagedown", "pgdn", "screenful(1)", "a screen down", _LIST, _RUNS),
+    Key("pageup", "pgup", "screenful(-1)", "a screen up", _LIST, _RUNS),
+    Key("home", "home", "end(-1)", "first run", _LIST, _RUNS),
+    Key("end", "end", "end(1)", "last run", _LIST, _RUNS),
+    Key("slash", "/", "filter", "filter runs: words, state:running lr>=1e-3 -tag:x", _LIST, _RUNS,
+        "filter"),
+    Key("space", "space", "select", "select the run for Compare, or not", _LIST, _RUNS, "select"),
+    Key("s", "s", "sort(1)", "sort by the next column", _LIST, _RUNS, "sort"),
+    Key("S", "S", "sort(-1)", "sort by the column before", _LIST, _RUNS),
+    Key("r", "r", "reverse", "turn the order round", _LIST, _RUNS),
+    Key("p", "p", "pin", "pin the run to the top, or not", _LIST, _RUNS, "pin"),
+    Key("c", "c", "tint", "next colour of the run, then none", _LIST, _RUNS),
+    Key("h", "h", "hide", "hide the run, or not", _LIST, _RUNS, "hide"),
+    Key("H", "H", "show_hidden", "show hidden runs too, or not", _LIST, _RUNS),
+    Key("n", "n", "note", "note of the run, kept in its folder", _LIST, _RUNS, "note"),
+    Key("T", "T", "tags", "tags of the run, kept in its folder", _LIST, _RUNS, "tags"),
+    Key("d,ctrl+d", "d", "delete", "delete the run, once you agree; never one in training",
+        _LIST, _RUNS),
+    Key("space", "space", "hold", "hold the display; reading goes on", "Display", _OPENED,
+        footer="hold"),
     Key("w", "w", "why", "the command that explains the event, or the crosshair's step", "Display",
         _EXPLAINED, "why"),
     Key("t", "t", "theme", "next theme", "Display"),
     Key("e", "e", "export", "save the focused pane as SVG and CSV", "Display"),
-    Key("P", "P", "ask('pause')", "pause or resume training", "Training", control=True),
-    Key("K", "K", "ask('checkpoint')", "save a checkpoint now", "Training", control=True),
-    Key("E", "E", "ask('eval')", "evaluate now", "Training", control=True),
+    Key("P", "P", "ask('pause')", "pause or resume training", "Training", _OPENED, control=True),
+    Key("K", "K", "ask('checkpoint')", "save a checkpoint now", "Training", _OPENED, control=True),
+    Key("E", "E", "ask('eval')", "evaluate now", "Training", _OPENED, control=True),
     Key("g", "g", "ask('sample')", "write a sample from a prompt, of an ended run too", "Training",
-        control=True, footer="generate"),
-    Key("M", "M", "ask('lr')", "multiply the learning rate", "Training", control=True),
+        _OPENED, control=True, footer="generate"),
+    Key("M", "M", "ask('lr')", "multiply the learning rate", "Training", _OPENED, control=True),
     Key("Q,ctrl+c", "Q", "ask('stop')", "stop training, checkpoint saved", "Training",
-        control=True),
+        _OPENED, control=True),
+    Key("Q,ctrl+c", "Q", "detach", "leave the dashboard, from the list too", "Training", _RUNS),
     Key("q,ctrl+q", "q", "detach", "leave the dashboard; training goes on", "Training",
         footer="leave"),
 )  # fmt: skip
@@ -105,6 +131,10 @@ def offered(key: Key, page: str, readonly: bool, shown: tuple[str, ...] = PAGES)
     if goes_to and (goes_to.group(1) not in shown or len(shown) == 1):
         return False
     return page in key.pages and not (key.control and readonly)
+
+
+_ALWAYS = len(" ? help  q leave ")  # what every footer ends with
+_KEYS = 24  # columns of keys that a footer should have room for before it spreads the pages
 
 
 def footer(
@@ -138,22 +168,27 @@ def footer(
 _FIRST = {
     "overview": ("crosshair", "zoom"),
     "layers": ("metric", "open"),
-    "compare": ("open", "alternate"),
+    "compare": ("open", "metrics"),
     "samples": ("ask", "alternate"),
     "logs": ("open", "filter"),
     "system": ("alternate", "zoom"),
+    "runs": ("open", "select", "filter", "sort"),
 }
+
+
+def number(page: str) -> str:
+    """The key of a page."""
+    return next(key.keys for key in KEYS if key.action == f"page('{page}')")
 
 
 def _pages(page: str, width: int) -> list[tuple[str, str]]:
     """Numbers and names of the pages; where those do not fit, the name of the one in front."""
-    gap, pieces = " " if width >= 100 else "", []
-    for number, name in enumerate(PAGES, 1):
-        shown = name.capitalize() if width >= _NAMED or name == page else ""
+    named = sum(len(name) + 2 for name in PAGES) + _ALWAYS
+    gap, pieces = " " if width >= 2 * len(PAGES) + named + _KEYS else "", []
+    for name in PAGES:
+        shown = name.capitalize() if width >= named or name == page else ""
         look = "select" if name == page else "dim"
-        pieces += [(f" {number}", "key"), (f"{gap}{shown}{gap}", look)]
-        if _TIGHT <= width < _NAMED:
-            pieces.append((" ", "dim"))
+        pieces += [(f" {number(name)}", "key"), (f"{gap}{shown}{gap}", look)]
     return pieces
 
 

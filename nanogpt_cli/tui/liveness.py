@@ -1,18 +1,13 @@
-"""Whether a run is alive, judged from its log, its process and its lock, without waiting."""
+"""The state of a run in a word, judged from what its log says and whether its process lives."""
 
 from __future__ import annotations
 
 import math
-import os
-import socket
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
-from nanogpt_cli import foreign_files, units
-from nanogpt_cli.errors import UserError
+from nanogpt_cli import units
 from nanogpt_cli.run import events
-from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.tui.view import RunView
 
 _ENDINGS = {
     "finished": ("finished", "ok"),
@@ -40,8 +35,33 @@ class State:
         return {"ok": "●", "warning": "▲", "error": "✖", "dim": "○"}[self.key]
 
 
+class Told(Protocol):
+    """What a log says of its run, as far as the state depends on it."""
+
+    @property
+    def started(self) -> events.RunStarted | None: ...  # noqa: D102
+    @property
+    def imported(self) -> events.RunImported | None: ...  # noqa: D102
+    @property
+    def ended(self) -> events.RunEnded | None: ...  # noqa: D102
+    @property
+    def has_steps(self) -> bool: ...  # noqa: D102
+    @property
+    def pace(self) -> float: ...  # noqa: D102
+    @property
+    def last_time(self) -> float: ...  # noqa: D102
+    @property
+    def doing(self) -> str: ...  # noqa: D102
+    @property
+    def paused(self) -> bool: ...  # noqa: D102
+    @property
+    def stopping(self) -> bool: ...  # noqa: D102
+    @property
+    def diverged(self) -> bool: ...  # noqa: D102
+
+
 def judge(
-    view: RunView,
+    view: Told,
     now: float,
     alive: bool | None,
     *,
@@ -65,7 +85,7 @@ def judge(
         return State("folder gone", "error", "the run folder does not exist any more")
     if alive is False:
         return State("crashed", "error", "the trainer's process ended without a final event")
-    if view.started is None and not len(view.steps):
+    if view.started is None and not view.has_steps:
         if alive is None and view.imported is not None:
             detail = f"from {view.imported.source}; nothing was trained here"
             return State("imported", "dim", detail)
@@ -73,7 +93,7 @@ def judge(
             return State("idle", "dim", "no trainer is at work on it")
         return State("waiting", "dim", "no event yet", live=True)
     quiet = now - view.last_time
-    limit = max(QUIET, 10 * _pace(view))
+    limit = max(QUIET, 10 * view.pace)
     if view.stopping:
         return State("stopping", "warning", "it saves a checkpoint first", live=True)
     if view.paused:
@@ -84,49 +104,3 @@ def judge(
     if view.diverged:
         return State("diverging", "error", "the loss is far above its previous level", live=True)
     return State(view.doing or "running", "ok", live=True)
-
-
-def _pace(view: RunView) -> float:
-    pace = view.steps.recent("step_s")
-    return pace if pace == pace else 0.0
-
-
-def process_alive(run: RunFolder, started: events.RunStarted | None) -> bool | None:
-    """Whether the trainer's process is running; ``None`` if that cannot be known from here."""
-    if started is None:
-        return _locked(run.lock) or None  # the lock is taken before the first event is written
-    if not started.pid or started.host != socket.gethostname():
-        return None
-    if not _pid_alive(started.pid):
-        return False
-    return _locked(run.lock) is not False
-
-
-def _pid_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    try:  # a zombie still has its process id but is dead
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[:1] != ["Z"]
-
-
-def _locked(path: Path) -> bool | None:
-    """Whether a process holds the run's lock; the process id may have been reused by another."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    try:
-        with foreign_files.opened(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except UserError:
-        return None
-    except OSError:
-        return True
-    return False

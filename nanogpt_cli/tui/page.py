@@ -1,4 +1,4 @@
-"""Page: the interface of the dashboard's five pages to the keys."""
+"""Page: the interface of the dashboard's pages to the keys."""
 
 from __future__ import annotations
 

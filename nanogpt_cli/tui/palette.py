@@ -49,6 +49,18 @@ def run_color(index: int) -> str:
     return f"run{index % len(_RUNS_DARK)}"
 
 
+def band_color(key: str) -> str:
+    """The colour key of a band behind the line of a compared run."""
+    return key.replace("run", "band")
+
+
+def _faint(code: str, dark: bool) -> str:
+    """A colour near the ground, behind a line of the same hue."""
+    ground, share = (0x1E, 0.45) if dark else (0xE8, 0.35)
+    parts = (int(code[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(ground + (part - ground) * share):02x}" for part in parts)
+
+
 @lru_cache(maxsize=4096)
 def style(key: str, dark: bool = True) -> Style:
     """The style of a colour key; a key that contains ``#`` is itself a style."""
@@ -56,6 +68,8 @@ def style(key: str, dark: bool = True) -> Style:
         return Style.parse(key)
     if key.startswith("run"):
         return Style.parse((_RUNS_DARK if dark else _RUNS_LIGHT)[int(key[3:])])
+    if key.startswith("band"):
+        return Style.parse(_faint((_RUNS_DARK if dark else _RUNS_LIGHT)[int(key[4:])], dark))
     bold, _, name = key.rpartition(" ")
     base = Style.parse((_DARK if dark else _LIGHT)[name])
     return base + Style.parse(bold) if bold else base

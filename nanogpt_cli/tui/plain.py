@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from nanogpt_cli import units
-from nanogpt_cli.run import events
+from nanogpt_cli.run import events, notes
 from nanogpt_cli.tui.header import header
 from nanogpt_cli.tui.session import RunSession
 from nanogpt_cli.tui.view import RunView
@@ -22,6 +22,7 @@ def line(session: RunSession) -> str:
 def summary(session: RunSession) -> dict[str, Any]:
     """The dashboard's content as data, with non-finite numbers as strings."""
     view, state = session.view, session.state()
+    said = notes.read(session.folder)
     step, evaluation = view.last_step, view.last_eval
     return {
         "run": view.name,
@@ -53,6 +54,8 @@ def summary(session: RunSession) -> dict[str, Any]:
         "system": _system(view),
         "non_finite_steps": view.non_finite,
         "problems": session.problems(),
+        "note": said.note,
+        "tags": list(said.tags),
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from nanogpt_cli.tui.plot import Row
 
 _Look = tuple[int, Style, bool]  # width, ground, whether the theme is dark
 # Replacements for --ascii, one character for one, so that the layout stays the same.
-_ASCII = str.maketrans("─━│┤╌┅×·–…▲✖●○■◆▼★✓←→↓↑█▓▒░", "--|+-.x.-~!x*o#o!*v<>vv#%+.")
+_ASCII = str.maketrans("─━│┤╌┅×·–…▲✖●○■◆▼★✓←→↓↑≤█▓▒░", "--|+-.x.-~!x*o#o!*v<>v^<#%+.")
 
 
 class RowsWidget(Widget):

@@ -15,6 +15,7 @@ from nanogpt_cli.printable import printable
 from nanogpt_cli.run.commands import send_command
 from nanogpt_cli.run.folder import RunFolder, last_activity
 from nanogpt_cli.run.follow import EventReader
+from nanogpt_cli.run.process import process_alive
 from nanogpt_cli.tui import liveness, stepblocks
 from nanogpt_cli.tui.liveness import State
 from nanogpt_cli.tui.view import RunView
@@ -68,6 +69,11 @@ class RunSession:
         self._exact = exact
         self.reader = EventReader(self.folder.events)
         self.view = RunView(self.folder.name, exact=exact)
+
+    @property
+    def is_child(self) -> bool:
+        """Whether the trainer is a child process, which must be polled as long as it runs."""
+        return self._child is not None
 
     def read(self, max_bytes: int = 1 << 20) -> Piece:
         """Read and parse the next piece of the log, which changes nothing that is drawn."""
@@ -126,7 +132,7 @@ class RunSession:
         if self._child is not None:
             alive: bool | None = self._child.poll() is None
         else:
-            alive = liveness.process_alive(self.folder, self.view.started)
+            alive = process_alive(self.folder, self.view.started)
         written = last_activity(self.folder)
         state = liveness.judge(self.view, self.clock(), alive, exists=exists, written=written)
         if self.loading and self.view.version and self.view.ended is None:

@@ -13,6 +13,7 @@ from rich.segment import Segment, Segments
 from nanogpt_cli.tui import export, picture
 from nanogpt_cli.tui.app import Dashboard
 from nanogpt_cli.tui.session import RunSession
+from nanogpt_cli.tui.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,16 @@ def still(
     ascii_only: bool = False,
     ramp: bool = False,
     title: str = "nanogpt watch",
+    workspace: Workspace | None = None,
 ) -> Still:
     """Draw one frame of ``size`` (columns, rows) from sessions that are loaded.
 
     ``ramp`` draws heat maps of characters, which are visible without colours.
     """
     app = Dashboard(
-        sessions, ascii_only=ascii_only, ramp=ramp, theme=theme, page=page, live=False, still=True
-    )
+        sessions, workspace=workspace, ascii_only=ascii_only, ramp=ramp, theme=theme, page=page,
+        live=False, still=True,
+    )  # fmt: skip
     return asyncio.run(_still(app, size, title))
 
 

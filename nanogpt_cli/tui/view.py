@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nanogpt_cli.printable import printable
-from nanogpt_cli.run import events
+from nanogpt_cli.run import events, history
 from nanogpt_cli.tui import stepblocks
 from nanogpt_cli.tui.history import LayerHistory, Steps
 from nanogpt_cli.tui.machine import MachineHistory
@@ -218,6 +218,17 @@ class RunView:
         return max(self.started.step if self.started else 0, self.scalars.last_step())
 
     @property
+    def has_steps(self) -> bool:
+        """Whether any step was made."""
+        return len(self.steps) > 0
+
+    @property
+    def pace(self) -> float:
+        """Recent seconds per step, as measured by the trainer; 0 if unknown."""
+        pace = self.steps.recent("step_s")
+        return pace if pace == pace else 0.0
+
+    @property
     def parameters(self) -> int:
         """Parameters of the model; 0 if unknown."""
         known = self.started or self.imported
@@ -263,12 +274,7 @@ class RunView:
     @property
     def active_alarms(self) -> list[events.Alarm]:
         """Alarms that were raised and not cleared since, newest last."""
-        latest: dict[tuple[str, int | None], events.Alarm] = {}
-        for alarm in self.alarms:
-            key = (alarm.kind, alarm.layer)
-            latest.pop(key, None)
-            latest[key] = alarm
-        return [alarm for alarm in latest.values() if alarm.active and alarm.severity != "info"]
+        return history.active_alarms(self.alarms)
 
     @property
     def diverged(self) -> bool:

@@ -66,6 +66,17 @@ _WORDS = {
          "the most so far (peak)"),
         ("clock held back", "the driver lowers the GPU's clock, and for what reason"),
     ),
+    "runs": (
+        ("■  ★  ·", "selected for Compare, pinned to the top, hidden"),
+        ("loss curve", "training loss along the run, by a few dozen of its steps"),
+        ("best, ≤ 1.5", "lowest validation loss; ≤ until all of a long log has been searched"),
+        ("▲2", "two alarms are active"),
+        ("age", "time since the run began"),
+        ("column↓", "the list is sorted by it, the largest first; ↑ the smallest first"),
+        ("filter", "words match names; field:text holds it; = != < <= > >= compare; - before a "
+         "term means not; a,b is a or b. Fields: name, state, tag, note, step, loss, best, speed, "
+         "alarms, age, parameters, and keys of recipes such as optim.lr, or lr"),
+    ),
 }  # fmt: skip
 
 
@@ -80,4 +91,4 @@ def on_page(page: str, statistics: Sequence[str] = ()) -> list[tuple[str, str]]:
 
 def plain(text: str) -> str:
     """A word with ASCII marks, for terminals that have no others."""
-    return text.translate(str.maketrans("✖▲✓×●░▒▓█", "x!vxo.:+#"))
+    return text.translate(str.maketrans("✖▲✓×●░▒▓█■★·≤↓↑", "x!vxo.:+##*.<v^"))

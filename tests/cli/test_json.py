@@ -37,6 +37,8 @@ ARGUMENTS = {
                               "--vocab-size", "20", "--block-size", "16"],
     "explain growth": ["--n-layer", "2", "--n-embd", "64"],
     "explain init": ["--n-layer", "2", "--n-embd", "64"],
+    "runs note": ["debug", "first try"],
+    "runs tag": ["debug", "+baseline"],
     "runs diff": ["debug", "debug"],
     "runs plot": ["debug"],
     "why": ["debug", "3", "--budget", "20s"],

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tui"))
 import recorded
 
 from nanogpt_cli.cli import app
-from nanogpt_cli.cli.watch import parting
+from nanogpt_cli.cli.watch_output import parting
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.log import EventWriter

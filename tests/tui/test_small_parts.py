@@ -25,10 +25,12 @@ from nanogpt_cli.tui.layers import LayersPage
 from nanogpt_cli.tui.logs import LogsPage
 from nanogpt_cli.tui.overview import OverviewPage
 from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.runs import RunsPage
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import RunSession
 from nanogpt_cli.tui.system import SystemPage
 from nanogpt_cli.tui.view import RunView
+from nanogpt_cli.tui.workspace import Workspace
 
 texts = st.text(st.characters(exclude_categories=["C"]), max_size=30)
 
@@ -128,7 +130,7 @@ def test_the_harmless_filter_leaves_no_control_character(text: str) -> None:
 
 def test_the_help_dialog_has_a_row_for_every_key_and_word(tmp_path: Path) -> None:
     groups = {key.group for key in keys.KEYS}
-    desk = Desk([RunSession(tmp_path)], readonly=True)
+    desk = Desk([RunSession(tmp_path)], Workspace(tmp_path), readonly=True)
     said = words.on_page("overview", desk.view.layers.names())
     dialog = dialogs.HelpScreen("overview", desk)
     assert dialog.text().row_count == len(keys.KEYS) + len(groups)
@@ -160,7 +162,8 @@ def test_a_key_of_the_y_axis_says_that_the_chart_keeps_it() -> None:
 def test_keys_of_a_page_do_something_there(page: str) -> None:
     """A key that a footer or the help offers on a page is one that the page answers."""
     pages = {"overview": OverviewPage, "layers": LayersPage, "compare": ComparePage,
-             "samples": SamplesPage, "logs": LogsPage, "system": SystemPage}  # fmt: skip
+             "samples": SamplesPage, "logs": LogsPage, "system": SystemPage,
+             "runs": RunsPage}  # fmt: skip
     for name in ("metric", "row", "turn", "open", "alternate"):
         answered = getattr(pages[page], name) is not getattr(Page, name)
         assert (name in keys.actions_on(page)) == answered, name

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from helpers import SIZES, load, opened, press, screen
 
-from nanogpt_cli.tui import export, palette
+from nanogpt_cli.tui import export, keys, palette
 
 FOLDER = Path(__file__).parent / "snapshots"
-PAGES = ("overview", "layers", "compare", "samples", "logs")
+PAGES = ("overview", "layers", "compare", "samples", "logs", "runs")
 
 
 def check(name: str, text: str) -> None:
@@ -28,8 +28,8 @@ def check(name: str, text: str) -> None:
 async def test_pages(recordings: Path, size: tuple[int, int]) -> None:
     sessions = load(recordings / "small-shakespeare", recordings / "small-lr3e-4")
     async with opened(sessions, size) as pilot:
-        for number, page in enumerate(PAGES, 1):
-            await press(pilot, str(number))
+        for page in PAGES:
+            await press(pilot, keys.number(page))
             check(f"{page}-{size[0]}x{size[1]}.txt", screen(pilot))
 
 
@@ -37,7 +37,7 @@ async def test_many_layers_with_a_nan_in_ascii(recordings: Path) -> None:
     async with opened(load(recordings / "deep"), (100, 30), ascii_only=True) as pilot:
         await press(pilot, "2", "c", "H")
         check("deep-ascii.txt", screen(pilot))
-        for key in "1235":
+        for key in "12357":
             await press(pilot, key)
             assert screen(pilot).isascii()
 
@@ -53,7 +53,7 @@ async def test_no_color_is_grey_and_still_ordered(
     """Textual's monochrome filter turns every colour grey, and fails on segments without style."""
     monkeypatch.setenv("NO_COLOR", "1")
     async with opened(load(recordings / "small-shakespeare")) as pilot:
-        for key in "12345":
+        for key in "123457":
             await press(pilot, key)
         await press(pilot, "1")
         for strip in export.screen_strips(pilot.app):

@@ -244,3 +244,14 @@ def test_the_machine_is_shown_without_a_run(terminal: Terminal) -> None:
     terminal.keys("q")
     terminal.wait("next: nanogpt doctor")
     assert not terminal.on_alternate_screen()
+
+
+def test_several_runs_open_as_a_list(recordings: Path, terminal: Terminal) -> None:
+    terminal.type(f"{sys.executable} -m nanogpt_cli watch --out {recordings}")
+    terminal.wait("3 runs", "loss curve", "small-lr3e-4")
+    terminal.keys("Enter")
+    terminal.wait("learning rate")
+    terminal.keys("Escape")
+    terminal.wait("loss curve")
+    terminal.keys("q")
+    terminal.wait("next: nanogpt", "prompt>")
