@@ -11,9 +11,10 @@ from typing import Any
 from nanogpt_cli.printable import encodes
 from nanogpt_cli.run import events
 from nanogpt_cli.system import Sampler
+from nanogpt_cli.tui import stepblocks
 from nanogpt_cli.tui.app import Dashboard
 from nanogpt_cli.tui.liveness import State
-from nanogpt_cli.tui.session import RunSession
+from nanogpt_cli.tui.session import Piece, RunSession
 
 EVERY = 1.0  # seconds between samples
 # What a sample says of the process that takes it, which here is the dashboard.
@@ -21,7 +22,7 @@ _OWN = ("process_cpu", "rss", "children", "children_rss")
 
 
 class MachineSession(RunSession):
-    """This machine in place of a run: its events are the samples taken by ``poll``.
+    """This machine in place of a run: its events are the samples taken by ``read``.
 
     Args:
         sample: the fields of ``run.events.System`` that are known now.
@@ -40,15 +41,14 @@ class MachineSession(RunSession):
         self.loading = False
         self.view.name = platform.node() or "this machine"
 
-    def poll(self, max_bytes: int = 0, max_seconds: float = 0.0) -> bool:  # noqa: ARG002
-        """Take a sample if one is due; returns whether it was."""
+    def read(self, max_bytes: int = 0) -> Piece:  # noqa: ARG002
+        """Take a sample if one is due."""
         now = self.clock()
         if now < self._due:
-            return False
+            return Piece(stepblocks.parsed([]), at_end=True)
         self._due = now + EVERY
         known = {key: value for key, value in self._sample().items() if key not in _OWN}
-        self.view.fold(events.System(time=now, step=0, **known))
-        return True
+        return Piece(stepblocks.parsed([events.System(time=now, step=0, **known)]), at_end=True)
 
     def state(self) -> State:
         """That it is being looked at."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import recorded
-from helpers import SIZES, clock, dashboard, load, opened, press, screen
+from helpers import SIZES, clock, dashboard, load, look, opened, press, screen
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -105,7 +105,7 @@ async def test_a_list_shows_state_curve_and_best_at_every_size(
 async def test_enter_opens_a_run_and_escape_comes_back(seeds: Path, size: tuple[int, int]) -> None:
     async with listed(seeds, size) as pilot:
         await press(pilot, "j", "j", "enter")
-        dashboard(pilot)._tick()
+        look(pilot)
         await pilot.pause()
         app = dashboard(pilot)
         assert (app.page.id, app.desk.session.folder.name) == ("overview", "fast-2")
@@ -300,7 +300,7 @@ async def test_selected_runs_are_compared_and_seeds_are_one_line(
         await press(pilot, "space", "space", "space", "space")
         assert "4 selected" in screen(pilot)
         await press(pilot, "3")
-        dashboard(pilot)._tick()
+        look(pilot)
         await press(pilot, "m")
         await fill(pilot, "loss lr resid_rms/*")
         assert "4 charts" in screen(pilot)

@@ -152,7 +152,7 @@ def test_train_look_around_leave_come_back_and_stop(data: Path, terminal: Termin
         terminal.keys(key)
         terminal.wait(*words)
     terminal.keys("q")  # closes the help
-    terminal.wait("d other view")
+    terminal.wait("enter open")
     until(lambda: str("this help" not in terminal.screen() or ""), terminal.screen)
     terminal.keys("1")
     terminal.wait("gradient norm")
