@@ -73,6 +73,14 @@ def targets(shift: int) -> Callable[[Trainer], None]:
     return spoil
 
 
+def own_targets(trainer: Trainer) -> None:
+    """Training and evaluating on the inputs as targets."""
+    targets(-1)(trainer)
+    right = trainer.model.token_losses
+    own: Any = lambda ids, _: right(ids, ids)  # noqa: E731
+    trainer.model.token_losses = trainer.stepper.token_losses = own  # type: ignore[method-assign]
+
+
 @torch.no_grad()
 def silence(trainer: Trainer) -> None:
     """A bias that no input overcomes, in the MLP of layer 2."""
@@ -104,9 +112,9 @@ def one_window_first(trainer: Trainer) -> None:
 
 _DEEP: Sections = {"model": {"n_layer": 24, "n_embd": 32, "n_head": 2}, "train": {"max_steps": 100}}
 FAULTS: dict[str, Planted] = {
-    "learning rate x 10": Planted(
+    "learning rate x 20": Planted(
         TUNING["lr x10"], ("attention_logits", "activation_growth", "loss_spike"), 60),
-    "learning rate x 100": Planted(
+    "learning rate x 200": Planted(
         TUNING["lr x100"], ("activation_growth", "attention_logits", "dead_units"), 40),
     "no warmup, 24 layers": Planted(
         Fault((), _DEEP | {"optim": {"lr": 2e-2, "warmup_steps": 0}}), ("activation_growth",), 50),
@@ -126,6 +134,8 @@ FAULTS: dict[str, Planted] = {
         ("dead_units",), 30, layer=2),
     "targets one token early": Planted(
         Fault((), evaluated(), spoil=targets(-1)), ("split_gap",), 80),
+    "targets one token early, evaluations too": Planted(
+        Fault((), evaluated(), spoil=own_targets), ("low_loss",), 120),
     "targets one token late": Planted(
         Fault((), evaluated({"train": {"max_steps": 320}}), spoil=targets(1)), ("split_gap",), 320),
     "frozen layers": Planted(TUNING["frozen layer"], ("frozen",), 30, layer=0),
