@@ -97,12 +97,18 @@ def _even(texts: list[str], at: list[float]) -> list[str]:
     return [f"{value:.{decimals}f}" for value in at]
 
 
+# No axis goes further (as a value, as a power of ten), so that differences and paddings of its
+# ends stay finite.
+_LARGEST, _FURTHEST = 1e300, 307.0
+
+
 def padded_bounds(values: list[tuple[float, float]], log: bool) -> tuple[float, float]:
     """Axis bounds around all ``(low, high)`` with some padding; never empty, never NaN."""
     finite = [(a, b) for a, b in values if math.isfinite(a) and math.isfinite(b)]
     if not finite:
         return (0.1, 1.0) if log else (0.0, 1.0)
-    low, high = min(a for a, _ in finite), max(b for _, b in finite)
+    low = min(max(min(a for a, _ in finite), -_LARGEST), _LARGEST)
+    high = min(max(max(b for _, b in finite), -_LARGEST), _LARGEST)
     if log:
         low, high = math.log10(low), math.log10(high)
     if high - low < 1e-9 * max(abs(low), abs(high), 1e-300):
@@ -110,4 +116,6 @@ def padded_bounds(values: list[tuple[float, float]], log: bool) -> tuple[float, 
     else:
         spread = (high - low) * 0.03
     low, high = low - spread, high + spread
-    return (float(10.0**low), float(10.0**high)) if log else (float(low), float(high))
+    if log:
+        low, high = 10.0 ** max(low, -_FURTHEST), 10.0 ** min(high, _FURTHEST)
+    return float(low), float(high)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from nvml_replay import Replay
-from programs import start
+from programs import finish, start
 
 from nanogpt_cli import host
 from nanogpt_cli.nvml import REASONS, Nvml
@@ -35,7 +35,7 @@ def test_a_sample_is_what_the_system_says(tmp_path: Path) -> None:
     assert found["children_rss"] > 0
     assert found["gpus"] == {}
     child.kill()
-    child.communicate()
+    finish(child)
     sampler._search_at = 0.0
     assert sampler.sample()["children"] == found["children"] - 1
 

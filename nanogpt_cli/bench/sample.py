@@ -52,7 +52,7 @@ def bench_sample(
         Precision,
         typer.Option(
             "--precision",
-            help="auto: bf16 where it is faster, else fp32; int8: CPUs.",
+            help="auto is bf16 where it is faster, else fp32; int8: CPUs.",
         ),
     ] = Precision.auto,
     threads: Annotated[

@@ -163,7 +163,7 @@ def sample(
     ] = "auto",
     precision: Annotated[
         Precision, typer.Option("--precision", rich_help_panel=_MACHINE,
-                                help="auto: bf16 where it is faster, else fp32; int8: CPUs.")
+                                help="auto is bf16 where it is faster, else fp32; int8: CPUs.")
     ] = Precision.auto,
     threads: Annotated[
         int, typer.Option("--threads", min=0, max=options.MOST_THREADS,

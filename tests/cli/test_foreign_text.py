@@ -260,7 +260,7 @@ def read_log(run: str) -> dict[str, Any]:
 def test_json_holds_the_very_text(place: Path) -> None:
     found = read_log(NAME)
     assert found["run"] == NAME
-    assert found["alarms"][0]["message"] == TEXT
+    assert TEXT in [alarm["message"] for alarm in found["alarms"]]
     code, out, _ = nanogpt("recipe", "show", f"{FOLDER}.toml", "--json", encoding="ascii")
     assert code == 0
     assert json.loads(out)["values"]["sample.prompt"]["value"] == f"A {TEXT}"

@@ -541,7 +541,7 @@ def test_the_layers_view_reads_what_it_is_opened_on(monkeypatch: pytest.MonkeyPa
     def look(app: Dashboard) -> None:
         (session,) = app.desk.sessions
         session.poll(1 << 22, float("inf"))
-        opened.append((app.live, app.start_page, session.view.ended is not None))
+        opened.append((app.reader is not None, app.start_page, session.view.ended is not None))
 
     monkeypatch.setattr(Dashboard, "run", look)
     monkeypatch.setattr(terminal, "why_not", lambda: "")

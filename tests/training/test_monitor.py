@@ -50,7 +50,7 @@ class Samples:
         monkeypatch.setattr(Sampler, "sample", counted)
         monkeypatch.setattr(monitor, "SHARE", 1e9)  # as often as asked for, at any cost
 
-    def wait(self, count: int = 1) -> None:
+    def await_next(self, count: int = 1) -> None:
         for _ in range(count):
             assert self.taken.acquire(timeout=LIMIT)
 
@@ -93,7 +93,7 @@ def at_steps(samples: Samples, count: int = 1) -> Callable[[events.Event], None]
 
     def between(event: events.Event) -> None:
         if isinstance(event, events.Step):
-            samples.wait(count)
+            samples.await_next(count)
 
     return between
 
@@ -136,7 +136,7 @@ def test_a_long_evaluation_is_sampled_at_its_signs_of_life(
 
     def between(event: events.Event) -> None:
         if isinstance(event, events.Heartbeat):
-            samples.wait()
+            samples.await_next()
 
     told, _ = driven(
         tmp_path / "run", between, log=often(), train={"max_steps": 4, "eval_every": 4}
@@ -213,7 +213,7 @@ def test_the_limit_of_a_control_group_raises_an_alarm(
         if isinstance(event, events.Step):
             if event.step == 5:  # the cached files turn into memory that is held
                 (root / "memory.stat").write_text("active_file 0\n", encoding="utf-8")
-            samples.wait(4)
+            samples.await_next(4)
 
     told, _ = driven(tmp_path / "run", between, log=often())
     found = [e for e in of_type(told, events.Alarm) if e.kind == "memory_near_limit"]
@@ -257,7 +257,7 @@ def test_a_gpu_that_waits_for_data_raises_an_alarm(
     def one_a_step(event: events.Event) -> None:
         if isinstance(event, events.Step):
             samples.allowed.release()
-            samples.wait()
+            samples.await_next()
             if event.step == 12:
                 samples.allowed.release(10**6)
 
@@ -319,7 +319,7 @@ def test_leaving_a_run_early_ends_the_thread(tmp_path: Path, samples: Samples) -
     told = drive(run, made, lambda: Trainer(made, data, run), resume=False)
     while not isinstance(next(told), events.Step):
         pass
-    samples.wait()
+    samples.await_next()
     told.close()
     assert not [t for t in threading.enumerate() if t.name == "system"]
 
