@@ -19,8 +19,8 @@ from nanogpt_cli.training import checkpoint, retention
 
 # Each seed is a run that is interrupted at moments of its own.
 SEEDS = [
-    (0, 1),
-    *(pytest.param((n, n + 1, n + 2), marks=pytest.mark.slow) for n in range(2, 20, 3)),
+    (0,),
+    *(pytest.param((n, n + 1, n + 2), marks=pytest.mark.slow) for n in range(1, 19, 3)),
 ]
 INTERRUPTIONS, STEPS = 6, 48
 

@@ -32,7 +32,15 @@ def presses_on(page: str) -> list[str]:
     return [name for key in mine for name in key.keys.split(",") if name not in LEAVING]
 
 
-@pytest.mark.parametrize("size", SIZES, ids=str)
+# Every key on every page takes ten seconds; snapshots and other tests look at all sizes.
+_OFTEN = (80, 24)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [s if s == _OFTEN else pytest.param(s, marks=pytest.mark.slow) for s in SIZES],
+    ids=str,
+)
 async def test_every_key_on_every_page_at_every_size(runs: Path, size: tuple[int, int]) -> None:
     async with opened(load(runs / "small-shakespeare", runs / "deep"), size) as pilot:
         app = dashboard(pilot)
