@@ -29,6 +29,7 @@ class Desk:
     ascii_only: bool = False
     ramp: bool = False  # heat maps of characters, for pictures without colours
     readonly: bool = False
+    live: bool = True  # whether logs and folder are followed; else it is a single picture
     held: bool = False
     pages: tuple[str, ...] = PAGES
 

@@ -36,7 +36,7 @@ class RunsPage(Page):
 
     def on_mount(self) -> None:
         """Begin to follow the folder."""
-        if getattr(self.app, "live", False):
+        if self.desk.live:
             self.set_timer(0.01, self._follow)
 
     def first_focus(self) -> Widget | None:
@@ -74,7 +74,7 @@ class RunsPage(Page):
         """Draw list and details."""
         workspace = self.desk.workspace
         workspace.visited = True
-        if not self._looked and not getattr(self.app, "live", False):
+        if not self._looked and not self.desk.live:
             workspace.look(math.inf)  # a single picture shows all at once
         self._looked, self._drawn = True, time.monotonic()
         pane, about = self.query_one("#list", Pane), self.query_one("#about", Pane)
