@@ -253,9 +253,16 @@ class DashboardActions(App[DashboardExit]):
         self.call_after_refresh(self.draw, True)
 
     def action_export(self) -> None:
-        """Save the focused pane: in the run's exports, or here if only a copy of it is here."""
+        """Save the focused pane in the run's exports; here if that is a copy or not to be changed.
+
+        A browser that may only read saves nothing at all: *here* is the server's folder.
+        """
+        if self.desk.readonly and self.is_web:
+            self.notify("read-only: nothing is saved on the server", severity="warning")
+            return
         folder = self.desk.session.folder
-        target = Path.cwd() if status.is_copy(folder.path) else folder.exports
+        elsewhere = self.desk.readonly or status.is_copy(folder.path)
+        target = Path.cwd() if elsewhere else folder.exports
         try:
             paths = export.export_pane(self, target)
         except OSError as error:

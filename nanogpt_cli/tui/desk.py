@@ -33,6 +33,11 @@ class Desk:
     held: bool = False
     pages: tuple[str, ...] = PAGES
 
+    def __post_init__(self) -> None:
+        """Remember the runs that were opened together, which is to compare them."""
+        several = len(self.sessions) > 1
+        self._together = set(self.sessions) if several else set()
+
     @property
     def session(self) -> RunSession:
         """The run in front."""
@@ -62,7 +67,7 @@ class Desk:
     def drop(self, path: Path) -> None:
         """Close a run that Compare needs no longer."""
         for session in self.sessions[1:]:
-            if session.folder.path.resolve() == path and not session.is_child:
+            if session.folder.path.resolve() == path and not self._needed(session):
                 self.sessions.remove(session)
 
     def forget(self, path: Path) -> None:
@@ -81,8 +86,9 @@ class Desk:
         return session
 
     def _needed(self, session: RunSession) -> bool:
-        """A child process must be polled, and Compare shows what was selected."""
-        return session.is_child or session.folder.path.resolve() in self.workspace.selected
+        """A child process must be polled, and Compare shows what was named or selected."""
+        path = session.folder.path.resolve()
+        return session.is_child or session in self._together or path in self.workspace.selected
 
     @property
     def view(self) -> RunView:

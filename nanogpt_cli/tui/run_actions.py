@@ -61,6 +61,8 @@ class RunActions(DashboardActions):
             act(entry)
         except UserError as error:
             said = ": ".join(filter(None, (error.message, error.hint)))
+            # A path can be longer than the line; which run it is the list shows.
+            said = said.replace(str(entry.run.path), entry.name)
             self.notify(said, severity="error", timeout=12)
         self.call_after_refresh(self.draw, True)
 
@@ -151,8 +153,8 @@ class RunActions(DashboardActions):
         entry = workspace.entry()
         if entry is None:
             return
-        if workspace.readonly:
-            self.notify("read-only: nothing is written to a run's folder", severity="warning")
+        if why_not := workspace.why_unwritten(entry):
+            self.notify(why_not, severity="warning")
             return
 
         def judge(text: str) -> tuple[bool, str]:

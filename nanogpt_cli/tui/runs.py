@@ -97,6 +97,8 @@ class RunsPage(Page):
 
     def _why_empty(self) -> str:
         workspace = self.desk.workspace
+        if not workspace.entries and workspace.busy:
+            return "reading …"
         if workspace.problem:
             return workspace.problem
         if workspace.filter:

@@ -8,10 +8,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from helpers import clock, press, screen, until
+import pytest
+from helpers import clock, dashboard, press, screen, until
 from recorded import write_run
 from textual.pilot import Pilot
 
+from nanogpt_cli.run.remote import status
+from nanogpt_cli.run.remote.status import Status
+from nanogpt_cli.tui import far
 from nanogpt_cli.tui.app import Dashboard
 from nanogpt_cli.tui.session import RunSession
 from nanogpt_cli.tui.workspace import Workspace
@@ -49,3 +53,86 @@ async def test_the_list_follows_its_folder(tmp_path: Path) -> None:
         await until(pilot, lambda: "second" not in screen(pilot))
         await press(pilot, "1")
         assert "loss" in screen(pilot)
+
+
+def copied(path: Path, **settings: Any) -> Path:
+    """The copy of a run on another machine."""
+    there = Status("gpu1:small", "gpu1", "small", connected=True, since=clock(), alive=True)
+    status.write(short(path, ended="", host="elsewhere", **settings), there)
+    return path
+
+
+async def test_a_copy_is_listed_as_its_machine_tells_and_keeps_no_notes(tmp_path: Path) -> None:
+    copied(tmp_path / "far")
+    short(tmp_path / "near")
+    before = sorted((tmp_path / "far").iterdir())
+    async with following(tmp_path, "near") as pilot:
+        workspace = dashboard(pilot).desk.workspace
+        await until(pilot, lambda: len(workspace.entries) == 2 and not workspace.busy)
+        workspace.current = tmp_path.resolve() / "far"
+        entry = workspace.entry()
+        assert entry is not None
+        assert (entry.state.word, entry.state.live) == ("stalled", True)  # here: silent, not live
+        for key in ("n", "T"):
+            await press(pilot, key)
+            assert "a copy of a run on another machine" in screen(pilot)
+            assert len(pilot.app.screen_stack) == 1
+        await press(pilot, "p", "c", "h")
+        assert entry.notes.pinned
+        await press(pilot, "H")
+        workspace.current = entry.path  # it had gone to the next run
+        await press(pilot, "d")
+        assert "far is not deleted: it is a copy" in screen(pilot)
+        assert sorted((tmp_path / "far").iterdir()) == before
+
+
+async def test_runs_that_were_opened_together_stay_open(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        short(tmp_path / name)
+    async with following(tmp_path, "a", "b") as pilot:
+        app = dashboard(pilot)
+        await until(pilot, lambda: "3 of 3" in screen(pilot))
+        for name in ("c", "b"):
+            app.desk.workspace.current = tmp_path.resolve() / name
+            await press(pilot, "7", "enter")
+            await until(pilot, lambda: not app.desk.loading)
+        assert [session.folder.name for session in app.desk.sessions] == ["b", "a"]
+        app.desk.workspace.current = tmp_path.resolve() / "a"
+        await press(pilot, "7", "space")
+        app.desk.workspace.current = tmp_path.resolve() / "a"
+        await press(pilot, "space", "3")
+        assert [session.folder.name for session in app.desk.compared] == ["b", "a"]
+
+
+async def test_compare_opens_a_copy_as_a_copy(tmp_path: Path) -> None:
+    copied(tmp_path / "far")
+    short(tmp_path / "near")
+    async with following(tmp_path, "near", page="compare") as pilot:
+        await press(pilot, "j", "enter")
+        assert isinstance(dashboard(pilot).desk.sessions[1], far.FarSession)
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+async def test_readonly_saves_pictures_outside_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readonly: bool
+) -> None:
+    run, here = short(tmp_path / "runs" / "run"), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    async with following(run.parent, "run", page="overview", readonly=readonly) as pilot:
+        await press(pilot, "e")
+        assert (run / "exports").exists() is not readonly
+        assert len(list(here.glob("*.svg"))) == readonly
+
+
+async def test_a_browser_that_may_only_read_saves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = short(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Dashboard, "is_web", True)
+    before = sorted(tmp_path.rglob("*"))
+    async with following(tmp_path, run.name, page="overview", readonly=True) as pilot:
+        await press(pilot, "e")
+        assert "read-only: nothing is saved" in screen(pilot)
+    assert sorted(tmp_path.rglob("*")) == before
