@@ -253,7 +253,7 @@ class DashboardActions(App[DashboardExit]):
         self.call_after_refresh(self.draw, True)
 
     def action_export(self) -> None:
-        """Save the focused pane in the run's exports; here if that is a copy or not to be changed.
+        """Save the focused pane: in the run's exports, or here if that is not to be written.
 
         A browser that may only read saves nothing at all: *here* is the server's folder.
         """
@@ -261,7 +261,9 @@ class DashboardActions(App[DashboardExit]):
             self.notify("read-only: nothing is saved on the server", severity="warning")
             return
         folder = self.desk.session.folder
-        elsewhere = self.desk.readonly or status.is_copy(folder.path)
+        # A run that is gone is not to come back as a folder of pictures.
+        gone = not folder.path.is_dir()
+        elsewhere = self.desk.readonly or gone or status.is_copy(folder.path)
         target = Path.cwd() if elsewhere else folder.exports
         try:
             paths = export.export_pane(self, target)

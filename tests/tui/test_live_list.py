@@ -125,6 +125,20 @@ async def test_readonly_saves_pictures_outside_the_run(
         assert len(list(here.glob("*.svg"))) == readonly
 
 
+async def test_a_run_that_is_gone_does_not_come_back_with_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, here = short(tmp_path / "runs" / "run"), tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    async with following(run.parent, "run", page="overview") as pilot:
+        shutil.rmtree(run)
+        await press(pilot, "e", "2", "3", "4", "5", "6", "7", "1")
+        assert "run" in screen(pilot)
+    assert not run.exists()
+    assert list(here.glob("*.svg"))
+
+
 async def test_a_browser_that_may_only_read_saves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
