@@ -57,6 +57,7 @@ class Desk:
         self.sessions.insert(0, here)
         self.window.cursor = None
         self.window.fit()
+        self.held = self.held and here is before  # what was held is not in front any more
         if before is not here and not self._needed(before):
             self.sessions.remove(before)
 

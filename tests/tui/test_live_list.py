@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 
 from nanogpt_cli.run.remote import status
 from nanogpt_cli.run.remote.status import Status
-from nanogpt_cli.tui import far
+from nanogpt_cli.tui import far, keys
 from nanogpt_cli.tui.app import Dashboard
 from nanogpt_cli.tui.session import RunSession
 from nanogpt_cli.tui.workspace import Workspace
@@ -104,6 +104,19 @@ async def test_runs_that_were_opened_together_stay_open(tmp_path: Path) -> None:
         assert [session.folder.name for session in app.desk.compared] == ["b", "a"]
 
 
+async def test_a_run_opened_while_another_is_held_is_drawn(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        short(tmp_path / name)
+    async with following(tmp_path, "a", page="overview") as pilot:
+        app = dashboard(pilot)
+        await press(pilot, "space", "7")
+        await until(pilot, lambda: "2 of 2" in screen(pilot))
+        app.desk.workspace.current = tmp_path.resolve() / "b"
+        await press(pilot, "enter")
+        await until(pilot, lambda: " b  ● finished  step 20/20" in screen(pilot))
+        assert "held" not in screen(pilot)
+
+
 async def test_compare_opens_a_copy_as_a_copy(tmp_path: Path) -> None:
     copied(tmp_path / "far")
     short(tmp_path / "near")
@@ -123,6 +136,14 @@ async def test_readonly_saves_pictures_outside_the_run(
         await press(pilot, "e")
         assert (run / "exports").exists() is not readonly
         assert len(list(here.glob("*.svg"))) == readonly
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_a_footer_names_no_key_that_may_not_write(readonly: bool) -> None:
+    footer = "".join(text for text, _ in keys.footer("runs", 200, readonly))
+    assert ("note" in footer, "tags" in footer) == (not readonly, not readonly)
+    delete = next(key for key in keys.KEYS if key.action == "delete")
+    assert keys.offered(delete, "runs", readonly) is not readonly
 
 
 async def test_a_run_that_is_gone_does_not_come_back_with_a_picture(
