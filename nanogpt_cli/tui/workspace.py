@@ -72,9 +72,9 @@ class Workspace:
         self._known: dict[Path, Entry] = {}  # by path as listed
 
     def look(self, patience: float = 0.05) -> bool:
-        """Follow the folder and its logs, for about ``patience`` seconds; whether it changed."""
-        deadline, now = time.monotonic() + patience, self.clock()
-        changed = self._list()
+        """Follow the folder, and its logs for about ``patience`` seconds; whether it changed."""
+        changed, now = self._list(), self.clock()
+        deadline = time.monotonic() + patience  # of reading, which listing must not use up
         self.busy = False
         # What was never read comes first, so that the whole list stands there soon.
         for entry in sorted(self.entries.values(), key=lambda entry: entry.read):

@@ -16,6 +16,7 @@ from textual.pilot import Pilot
 from nanogpt_cli.run.remote import status
 from nanogpt_cli.run.remote.status import Status
 from nanogpt_cli.tui import far, keys
+from nanogpt_cli.tui import workspace as workspace_module
 from nanogpt_cli.tui.app import Dashboard
 from nanogpt_cli.tui.session import RunSession
 from nanogpt_cli.tui.workspace import Workspace
@@ -115,6 +116,22 @@ async def test_a_run_opened_while_another_is_held_is_drawn(tmp_path: Path) -> No
         await press(pilot, "enter")
         await until(pilot, lambda: " b  ● finished  step 20/20" in screen(pilot))
         assert "held" not in screen(pilot)
+
+
+def test_logs_are_read_however_long_it_takes_to_list_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(short(tmp_path / "run").parent, clock=clock)
+    listing, now = workspace_module._folders, [0.0]
+
+    def slow(root: Path) -> list[Path]:
+        now[0] += 10.0
+        return listing(root)
+
+    monkeypatch.setattr(workspace_module, "_folders", slow)
+    monkeypatch.setattr(workspace_module.time, "monotonic", lambda: now[0])
+    workspace.look(0.05)
+    assert [entry.read for entry in workspace.entries.values()] == [True]
 
 
 async def test_compare_opens_a_copy_as_a_copy(tmp_path: Path) -> None:
