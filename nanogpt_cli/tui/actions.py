@@ -193,8 +193,9 @@ class DashboardActions(App[DashboardExit]):
         self._on_page(lambda page: page.turn(step))
 
     def action_open(self) -> None:
-        """Open the current row."""
+        """Open the current row, and read a run that was opened."""
         self._on_page(lambda page: page.open())
+        self.look_now()
 
     def action_alternate(self) -> None:
         """Show the other view of the page."""

@@ -84,6 +84,7 @@ class RunActions(DashboardActions):
         chosen = self.desk.workspace.select(entry)
         (self.desk.keep if chosen else self.desk.drop)(entry.path)
         self.desk.workspace.move(1)
+        self.look_now()
 
     def action_sort(self, step: int) -> None:
         """Order the list by the next column, or the one before."""

@@ -121,4 +121,3 @@ class RunsPage(Page):
         if entry is not None:
             self.desk.bring(entry.path)
             self.app.action_page("overview")  # type: ignore[attr-defined]
-            self.app.look_now()  # type: ignore[attr-defined]
