@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rich.cells import cell_len
+
+from nanogpt_cli import units
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import printable
 from nanogpt_cli.run import notes, removal
 from nanogpt_cli.tui.actions import DashboardActions
 from nanogpt_cli.tui.compare import ComparePage
@@ -170,7 +174,7 @@ class RunActions(DashboardActions):
                 workspace.current = entry.path
                 self._on_entry(lambda entry: workspace.change(entry, **changes(entry, text)))
 
-        title = f"{question} {entry.name}"
+        title = f"{question} {_brief(entry.name, 36)}"
         await self.push_screen(Ask(title, value(entry), hint, judge), take)
 
     async def action_delete(self) -> None:
@@ -189,8 +193,9 @@ class RunActions(DashboardActions):
                 workspace.current = entry.path
                 self._on_entry(self._delete)
 
-        question = f"Delete {entry.name} for ever?"
-        detail = f"{entry.run.path}: its log, checkpoints, samples and exports."
+        question = f"Delete {_brief(entry.name, 30)} for ever?"
+        where = _brief(str(entry.run.path), 90)
+        detail = f"{where}: its log, checkpoints, samples and exports."
         await self.push_screen(Destroy(question, detail), answered)
 
     def _delete(self, entry: Entry) -> None:
@@ -209,6 +214,13 @@ class RunActions(DashboardActions):
 
         hint = "names or patterns: loss val_loss resid_rms/0; empty: one at a time"
         await self.push_screen(Ask("metrics", " ".join(page.chosen), hint, page.judge), take)
+
+
+def _brief(text: str, cells: int) -> str:
+    """A name that leaves room for a dialog's keys on a small screen, whatever it holds."""
+    text = printable(text, "")
+    wide = cell_len(text) or 1
+    return units.shortened(text, max(3, cells * len(text) // wide)) if wide > cells else text
 
 
 def _removable(entry: Entry) -> bool:

@@ -24,7 +24,7 @@ from nanogpt_cli.tui.workspace import Workspace
 
 @asynccontextmanager
 async def following(
-    root: Path, *names: str, page: str = "runs", **settings: Any
+    root: Path, *names: str, size: tuple[int, int] = (120, 40), page: str = "runs", **settings: Any
 ) -> AsyncIterator[Pilot[Any]]:
     """A dashboard of some runs of a folder as ``nanogpt watch`` opens it."""
     sessions = [RunSession(root / name, clock=clock) for name in names]
@@ -32,7 +32,7 @@ async def following(
     workspace = settings.pop("workspace", None) or Workspace(root, clock=clock, readonly=readonly)
     app = Dashboard(sessions, page=page, workspace=workspace, **settings)
     app.animation_level = "none"
-    async with app.run_test(size=(120, 40)) as pilot:
+    async with app.run_test(size=size) as pilot:
         await until(pilot, lambda: not app.desk.loading)
         yield pilot
 
@@ -161,6 +161,24 @@ def test_a_footer_names_no_key_that_may_not_write(readonly: bool) -> None:
     assert ("note" in footer, "tags" in footer) == (not readonly, not readonly)
     delete = next(key for key in keys.KEYS if key.action == "delete")
     assert keys.offered(delete, "runs", readonly) is not readonly
+
+
+@pytest.mark.parametrize(
+    "name", ["z" * 200, "漢" * 60, "up\x1b[31m\u202e" * 5 + "end"], ids=["long", "wide", "raw"]
+)
+async def test_dialogs_name_any_run_and_their_keys_on_a_small_screen(
+    tmp_path: Path, name: str
+) -> None:
+    short(tmp_path / name)
+    async with following(tmp_path, name, size=(60, 15)) as pilot:
+        await until(pilot, lambda: "1 of 1" in screen(pilot))
+        await press(pilot, "d")
+        assert "y yes    n no" in screen(pilot)
+        assert name[-1:] in screen(pilot)
+        assert ("\\x1b" in screen(pilot)) is not name.isprintable()
+        await press(pilot, "n", "n")
+        assert "enter accepts" in screen(pilot)
+        assert "\x1b" not in screen(pilot)
 
 
 async def test_a_run_that_is_gone_does_not_come_back_with_a_picture(
