@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 
 from nanogpt_cli.run.remote import status
 from nanogpt_cli.run.remote.status import Status
-from nanogpt_cli.tui import far, keys
+from nanogpt_cli.tui import far, keys, runs_table
 from nanogpt_cli.tui import workspace as workspace_module
 from nanogpt_cli.tui.app import Dashboard
 from nanogpt_cli.tui.session import RunSession
@@ -206,3 +206,9 @@ async def test_a_browser_that_may_only_read_saves_nothing(
         await press(pilot, "e")
         assert "read-only: nothing is saved" in screen(pilot)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_age_fits_its_column() -> None:
+    day = 86400.0
+    ages = [runs_table.age(s) for s in (0, 59, 3599, day - 1, 364.9 * day, 1112 * day, 40000 * day)]
+    assert ages == ["0s", "59s", "59m", "23h", "364d", "3y", "109y"]
