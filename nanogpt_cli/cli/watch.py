@@ -116,7 +116,7 @@ def watch(
             ask = watch_serve.Ask(
                 port or 0, control and not opened.converted, ascii_only, theme, look.page
             )
-            watch_serve.serve(folders, ask)
+            watch_serve.serve(folders, ask, workspace)
         elif opens:
             _dashboard(folders, opened, look, workspace)
         else:

@@ -13,14 +13,16 @@ _GLANCE = 2.0  # seconds between two looks whether the server is still there
 
 
 def main() -> None:
-    """Open the dashboard as the only argument says: settings of ``run_dashboard`` as JSON."""
+    """Open the dashboard as the only argument says, which ``watch_serve.py`` writes as JSON."""
     from nanogpt_cli.tui import far
     from nanogpt_cli.tui.app import run_dashboard
+    from nanogpt_cli.tui.workspace import Workspace
 
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     settings = json.loads(sys.argv[1])
-    folders = settings.pop("folders")
-    run_dashboard([far.session(Path(folder)) for folder in folders], **settings)
+    folders, listed = ([Path(path) for path in settings.pop(k)] for k in ("folders", "listed"))
+    workspace = Workspace(Path(settings.pop("root")), listed, readonly=settings["readonly"])
+    run_dashboard([far.session(path) for path in folders], workspace=workspace, **settings)
 
 
 def _end_with(server: int) -> None:

@@ -23,6 +23,8 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from nanogpt_cli.tui.workspace import Workspace
+
 _HOST = "127.0.0.1"
 # The page's template asks for a font from elsewhere; nothing is to be asked of other machines.
 _POLICY = (
@@ -58,8 +60,8 @@ def check_installed() -> None:
         raise UserError("--serve needs Textual's server", extras.install_command("web"))
 
 
-def serve(folders: Sequence[Path], ask: Ask) -> None:
-    """Serve the dashboard of run folders on loopback until Ctrl-C.
+def serve(folders: Sequence[Path], ask: Ask, workspace: Workspace) -> None:
+    """Serve the dashboard of run folders, and the list of them, on loopback until Ctrl-C.
 
     The address is written to stdout. It holds a secret, without which every request is refused, so
     that neither another user of this machine nor a page open in the same browser can look in.
@@ -74,7 +76,7 @@ def serve(folders: Sequence[Path], ask: Ask) -> None:
         console.write(sys.stdout, f"http://{_HOST}:{port}/{token}/\n")
         console.say(f"open it in a browser on this machine{rights}; Ctrl-C ends it")
         with console.stdout_kept():
-            asyncio.run(_run(listener, token, _command(folders, ask)))
+            asyncio.run(_run(listener, token, _command(folders, ask, workspace)))
 
 
 def _listening(port: int) -> socket.socket:
@@ -87,10 +89,12 @@ def _listening(port: int) -> socket.socket:
         ) from None
 
 
-def _command(folders: Sequence[Path], ask: Ask) -> str:
+def _command(folders: Sequence[Path], ask: Ask, workspace: Workspace) -> str:
     """The command line of the process that draws for one browser window."""
     settings = {
         "folders": [str(folder.absolute()) for folder in folders],
+        "root": str(workspace.root.absolute()),
+        "listed": [str(folder.absolute()) for folder in workspace.folders],
         "readonly": not ask.control,
         "ascii_only": ask.ascii_only,
         "theme": ask.theme,

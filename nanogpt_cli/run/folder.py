@@ -21,6 +21,7 @@ from pathlib import Path
 from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import RUNS
+from nanogpt_cli.printable import printable
 
 # Names that some file system cannot have: separators, Windows' special characters and devices.
 _SPECIAL = re.compile(r'[<>:"/\\|?*]')
@@ -141,7 +142,7 @@ def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
             return RunFolder(path)
     names = [run.name for run in runs]
     close = nearest(str(name), names)
-    there = f"runs in {root}/: {', '.join(names[:10])}"
+    there = f"runs in {root}/: {', '.join(printable(name, '') for name in names[:10])}"
     if not names:
         there = f"there is none in {root}/; name the folder that holds it with --out"
     raise UserError(f"no run {str(name)!r}", f"did you mean {close!r}? {there}" if close else there)

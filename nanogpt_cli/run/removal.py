@@ -10,6 +10,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder, last_activity
 from nanogpt_cli.run.process import process_alive
+from nanogpt_cli.run.remote import status
 from nanogpt_cli.run.summaries import Summary
 
 # All that this program ever writes into a run folder; ``wandb`` and the like by its sinks.
@@ -29,12 +30,15 @@ def check_removable(run: RunFolder, now: float | None = None) -> None:
         now: the time, in seconds since the epoch.
 
     Raises:
-        UserError: it is a link, holds no event log, holds anything that is not part of a run, or
-            is being trained.
+        UserError: it is a link or a copy, holds no event log, holds anything that is not part of a
+            run, or is being trained.
     """
     path, name = run.path, f"{run.path} is not deleted"
     if path.is_symlink():
         raise UserError(f"{name}: it is a link to {path.readlink()}", "remove the link yourself")
+    if status.is_copy(path):
+        raise UserError(f"{name}: it is a copy of a run on another machine",
+                        "`nanogpt cache clear mirrors` deletes all copies")  # fmt: skip
     if not path.is_dir() or not _has_log(run):
         raise UserError(f"{name}: it holds no event log, so it may be no run",
                         "remove the folder yourself")  # fmt: skip

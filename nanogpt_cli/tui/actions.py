@@ -193,8 +193,9 @@ class DashboardActions(App[DashboardExit]):
         self._on_page(lambda page: page.turn(step))
 
     def action_open(self) -> None:
-        """Open the current row."""
+        """Open the current row, and read a run that was opened."""
         self._on_page(lambda page: page.open())
+        self.look_now()
 
     def action_alternate(self) -> None:
         """Show the other view of the page."""
@@ -253,9 +254,18 @@ class DashboardActions(App[DashboardExit]):
         self.call_after_refresh(self.draw, True)
 
     def action_export(self) -> None:
-        """Save the focused pane: in the run's exports, or here if only a copy of it is here."""
+        """Save the focused pane: in the run's exports, or here if that is not to be written.
+
+        A browser that may only read saves nothing at all: *here* is the server's folder.
+        """
+        if self.desk.readonly and self.is_web:
+            self.notify("read-only: nothing is saved on the server", severity="warning")
+            return
         folder = self.desk.session.folder
-        target = Path.cwd() if status.is_copy(folder.path) else folder.exports
+        # A run that is gone is not to come back as a folder of pictures.
+        gone = not folder.path.is_dir()
+        elsewhere = self.desk.readonly or gone or status.is_copy(folder.path)
+        target = Path.cwd() if elsewhere else folder.exports
         try:
             paths = export.export_pane(self, target)
         except OSError as error:

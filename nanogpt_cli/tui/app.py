@@ -102,7 +102,7 @@ class Dashboard(RunActions):
         )
         self.desk = Desk(
             list(sessions), workspace, ascii_only=ascii_only, ramp=ramp or ascii_only,
-            readonly=readonly, pages=pages,
+            readonly=readonly, live=live, pages=pages,
         )  # fmt: skip
         self.ascii_only = ascii_only
         self.start_page = page

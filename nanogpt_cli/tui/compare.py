@@ -184,7 +184,7 @@ class ComparePage(Page):
         neighbours = self.neighbours()
         if self.selected - len(sessions) < len(neighbours):
             run = neighbours[self.selected - len(sessions)]
-            sessions.append(RunSession(run.path, clock=self.desk.session.clock))
+            self.desk.keep(run.path.resolve())
             if workspace.selected:
                 workspace.selected.append(run.path.resolve())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,7 +31,7 @@ class Shown:
 def known(views: Sequence[RunView]) -> list[str]:
     """Metrics over time that a run holds: ``loss``, ``resid_rms/3``, tags of other programs, …"""
     found: list[str] = []
-    tags = {tag for view in views for tag in view.scalars.tags()}
+    tags = _tags(views)
     for name in curves.known_metrics(views):
         stat = name.removeprefix(curves.LAYERS)
         if name in curves.OURS or scalars.tag_of(name, tags, curves.OURS):
@@ -40,6 +40,11 @@ def known(views: Sequence[RunView]) -> list[str]:
         layers = max(view.layers.values(stat).shape[1] for view in views)
         found += [f"{name}/{layer}" for layer in range(layers)]
     return found
+
+
+def _tags(views: Sequence[RunView]) -> set[str]:
+    """What other programs have logged besides our own metrics."""
+    return {tag for view in views for tag in view.scalars.tags()}
 
 
 def selected(text: str, names: Sequence[str]) -> list[str]:
@@ -97,9 +102,10 @@ def _single(run: Shown, name: str, axis: str, level: int, kind: str) -> Trace:
 
 def _joined(part: Sequence[Shown], name: str, axis: str, level: int) -> curves.Curve | None:
     smooth = SMOOTHING[level] if name in traces.SMOOTHED else 0.0
+    views = [run.view for run in part]
     wanted = curves.Wanted(name, axis, smooth if name in METRICS else None)
     try:
-        return curves.curves([run.view for run in part], wanted)[0]
+        return curves.curves(views, curves.resolved(views, wanted))[0]
     except UserError:  # none of them holds it
         return None
 
@@ -131,6 +137,7 @@ class CompareGrid(Grid):
         self.styles.grid_size_columns = columns
         self.styles.grid_size_rows = max(1, -(-len(here) // columns))
         parts, window = groups(shown), self.desk.window
+        tags = _tags([run.view for run in shown])
         found = [metric_traces(parts, n, window.axis, self.desk.smoothing) for n in here]
         every = [trace for lines in found for trace in lines]
         full = bounds(every, window.log) if len(here) > 1 else None
@@ -142,7 +149,7 @@ class CompareGrid(Grid):
         for number, chart in enumerate(charts):
             chart.display = number < len(here)
             if chart.display:
-                chart.label, chart.empty = _label(here[number]), "nothing to compare yet"
+                chart.label, chart.empty = _label(here[number], tags), "nothing to compare yet"
                 chart.show(found[number], window, full=full, note="" if number else note)
 
     def turn(self, step: int) -> None:
@@ -150,7 +157,9 @@ class CompareGrid(Grid):
         self.page_number += step
 
 
-def _label(name: str) -> str:
+def _label(name: str, tags: Collection[str]) -> str:
+    if tag := scalars.tag_of(name, tags, curves.OURS):
+        return tag  # a slash in it begins no layer
     stat, _, layer = name.removeprefix(curves.LAYERS).partition("/")
     return (
         f"layer {layer}: {heat.statistic(stat).label}" if layer else traces.LABELS.get(name, name)

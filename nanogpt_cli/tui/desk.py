@@ -29,8 +29,14 @@ class Desk:
     ascii_only: bool = False
     ramp: bool = False  # heat maps of characters, for pictures without colours
     readonly: bool = False
+    live: bool = True  # whether logs and folder are followed; else it is a single picture
     held: bool = False
     pages: tuple[str, ...] = PAGES
+
+    def __post_init__(self) -> None:
+        """Remember the runs that were opened together, which is to compare them."""
+        several = len(self.sessions) > 1
+        self._together = set(self.sessions) if several else set()
 
     @property
     def session(self) -> RunSession:
@@ -51,6 +57,7 @@ class Desk:
         self.sessions.insert(0, here)
         self.window.cursor = None
         self.window.fit()
+        self.held = self.held and here is before  # what was held is not in front any more
         if before is not here and not self._needed(before):
             self.sessions.remove(before)
 
@@ -61,7 +68,7 @@ class Desk:
     def drop(self, path: Path) -> None:
         """Close a run that Compare needs no longer."""
         for session in self.sessions[1:]:
-            if session.folder.path.resolve() == path and not session.is_child:
+            if session.folder.path.resolve() == path and not self._needed(session):
                 self.sessions.remove(session)
 
     def forget(self, path: Path) -> None:
@@ -80,8 +87,9 @@ class Desk:
         return session
 
     def _needed(self, session: RunSession) -> bool:
-        """A child process must be polled, and Compare shows what was selected."""
-        return session.is_child or session.folder.path.resolve() in self.workspace.selected
+        """A child process must be polled, and Compare shows what was named or selected."""
+        path = session.folder.path.resolve()
+        return session.is_child or session in self._together or path in self.workspace.selected
 
     @property
     def view(self) -> RunView:

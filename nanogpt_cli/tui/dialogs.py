@@ -89,7 +89,7 @@ class Confirm(ModalScreen[bool]):
 
     def __init__(self, question: str, detail: str = "") -> None:
         super().__init__()
-        self.question, self.detail = question, detail
+        self.question, self.detail = printable(question), printable(detail)
 
     def compose(self) -> ComposeResult:
         """Yield question, consequence and keys."""
@@ -129,7 +129,8 @@ class Ask(ModalScreen[str | None]):
         judge: Callable[[str], tuple[bool, str]] | None = None,
     ) -> None:
         super().__init__()
-        self.question, self.value, self.hint, self.judge = question, value, hint, judge
+        self.question, self.hint = printable(question), printable(hint)
+        self.value, self.judge = value, judge
 
     def compose(self) -> ComposeResult:
         """Yield question, input field and keys."""

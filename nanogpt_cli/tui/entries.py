@@ -12,8 +12,9 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import notes, query
 from nanogpt_cli.run.folder import RunFolder, last_activity
 from nanogpt_cli.run.process import process_alive
+from nanogpt_cli.run.remote import status
 from nanogpt_cli.run.summaries import Summary
-from nanogpt_cli.tui import liveness
+from nanogpt_cli.tui import far, liveness
 from nanogpt_cli.tui.liveness import State
 
 AGAIN = 10.0  # seconds until the process of a run that looked dead is looked for again
@@ -71,6 +72,8 @@ class Entry:
     def _judge(self, now: float) -> State:
         if self.summary.problem:
             return State("unreadable", "error", self.summary.problem)
+        if there := status.read(self.run.path):
+            return far.judge(self.summary, self.run, there, now)
         if self.summary.ended is not None:
             return liveness.judge(self.summary, now, None)
         alive = process_alive(self.run, self.summary.started)

@@ -7,17 +7,39 @@ from pathlib import Path
 from typing import Any
 
 from nanogpt_cli import units
-from nanogpt_cli.run.folder import last_activity
+from nanogpt_cli.run.folder import RunFolder, last_activity
 from nanogpt_cli.run.remote import status
 from nanogpt_cli.run.remote.status import Status
 from nanogpt_cli.tui import liveness
-from nanogpt_cli.tui.liveness import State
+from nanogpt_cli.tui.liveness import State, Told
 from nanogpt_cli.tui.session import RunSession
 
 
 def session(path: Path, **settings: Any) -> RunSession:
     """A session of a run folder, or of the copy of one on another machine."""
     return (FarSession if status.is_copy(path) else RunSession)(path, **settings)
+
+
+def judge(view: Told, copy: RunFolder, there: Status, now: float) -> State:
+    """The state of a trainer on another machine at ``now`` (seconds since the epoch) here.
+
+    Args:
+        view: what the log says.
+        copy: the folder here.
+        there: where it comes from, and how the connection is.
+        now: the time here.
+    """
+    written = last_activity(copy) + there.clock_s
+    state = liveness.judge(
+        view, now + there.clock_s, there.alive, exists=there.exists, written=written
+    )
+    if view.ended is not None or not there.exists:
+        return state
+    if not there.connected:
+        return State(f"cut off {there.cut}", "warning", there.reason, live=True)
+    if there.trouble:
+        return replace(state, word=f"{state.word} · a command failed", key="warning")
+    return state
 
 
 class FarSession(RunSession):
@@ -38,20 +60,7 @@ class FarSession(RunSession):
         there = self.status()
         if there is None or self.problem:
             return super().state()
-        state = liveness.judge(
-            self.view,
-            self.clock() + there.clock_s,
-            there.alive,
-            exists=there.exists,
-            written=last_activity(self.folder) + there.clock_s,
-        )
-        if self.view.ended is not None or not there.exists:
-            return state
-        if not there.connected:
-            return State(f"cut off {there.cut}", "warning", there.reason, live=True)
-        if there.trouble:
-            return replace(state, word=f"{state.word} · a command failed", key="warning")
-        return state
+        return judge(self.view, self.folder, there, self.clock())
 
     def problems(self) -> str:
         """Problems of the log and of the connection in words; empty if there are none."""

@@ -27,7 +27,7 @@ class Key:
     group: str
     pages: tuple[str, ...] = PAGES
     footer: str = ""  # short label; empty: only in the help
-    control: bool = False  # sends a command to the trainer; disabled when read-only
+    control: bool = False  # speaks to the trainer or changes a folder; not when read-only
 
 
 _X = "Along the x axis (all charts, on every page)"
@@ -101,10 +101,10 @@ KEYS = (
     Key("c", "c", "tint", "next colour of the run, then none", _LIST, _RUNS),
     Key("h", "h", "hide", "hide the run, or not", _LIST, _RUNS, "hide"),
     Key("H", "H", "show_hidden", "show hidden runs too, or not", _LIST, _RUNS),
-    Key("n", "n", "note", "note of the run, kept in its folder", _LIST, _RUNS, "note"),
-    Key("T", "T", "tags", "tags of the run, kept in its folder", _LIST, _RUNS, "tags"),
+    Key("n", "n", "note", "note of the run, kept in its folder", _LIST, _RUNS, "note", True),
+    Key("T", "T", "tags", "tags of the run, kept in its folder", _LIST, _RUNS, "tags", True),
     Key("d,ctrl+d", "d", "delete", "delete the run, once you agree; never one in training",
-        _LIST, _RUNS),
+        _LIST, _RUNS, control=True),
     Key("space", "space", "hold", "hold the display; reading goes on", "Display", _OPENED,
         footer="hold"),
     Key("w", "w", "why", "the command that explains the event, or the crosshair's step", "Display",

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rich.cells import cell_len
+
+from nanogpt_cli import units
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import printable
 from nanogpt_cli.run import notes, removal
 from nanogpt_cli.tui.actions import DashboardActions
 from nanogpt_cli.tui.compare import ComparePage
@@ -61,6 +65,8 @@ class RunActions(DashboardActions):
             act(entry)
         except UserError as error:
             said = ": ".join(filter(None, (error.message, error.hint)))
+            # A path can be longer than the line; which run it is the list shows.
+            said = said.replace(str(entry.run.path), entry.name)
             self.notify(said, severity="error", timeout=12)
         self.call_after_refresh(self.draw, True)
 
@@ -82,6 +88,7 @@ class RunActions(DashboardActions):
         chosen = self.desk.workspace.select(entry)
         (self.desk.keep if chosen else self.desk.drop)(entry.path)
         self.desk.workspace.move(1)
+        self.look_now()
 
     def action_sort(self, step: int) -> None:
         """Order the list by the next column, or the one before."""
@@ -151,8 +158,8 @@ class RunActions(DashboardActions):
         entry = workspace.entry()
         if entry is None:
             return
-        if workspace.readonly:
-            self.notify("read-only: nothing is written to a run's folder", severity="warning")
+        if why_not := workspace.why_unwritten(entry):
+            self.notify(why_not, severity="warning")
             return
 
         def judge(text: str) -> tuple[bool, str]:
@@ -167,7 +174,7 @@ class RunActions(DashboardActions):
                 workspace.current = entry.path
                 self._on_entry(lambda entry: workspace.change(entry, **changes(entry, text)))
 
-        title = f"{question} {entry.name}"
+        title = f"{question} {_brief(entry.name, 36)}"
         await self.push_screen(Ask(title, value(entry), hint, judge), take)
 
     async def action_delete(self) -> None:
@@ -186,8 +193,9 @@ class RunActions(DashboardActions):
                 workspace.current = entry.path
                 self._on_entry(self._delete)
 
-        question = f"Delete {entry.name} for ever?"
-        detail = f"{entry.run.path}: its log, checkpoints, samples and exports."
+        question = f"Delete {_brief(entry.name, 30)} for ever?"
+        where = _brief(str(entry.run.path), 90)
+        detail = f"{where}: its log, checkpoints, samples and exports."
         await self.push_screen(Destroy(question, detail), answered)
 
     def _delete(self, entry: Entry) -> None:
@@ -206,6 +214,13 @@ class RunActions(DashboardActions):
 
         hint = "names or patterns: loss val_loss resid_rms/0; empty: one at a time"
         await self.push_screen(Ask("metrics", " ".join(page.chosen), hint, page.judge), take)
+
+
+def _brief(text: str, cells: int) -> str:
+    """A name that leaves room for a dialog's keys on a small screen, whatever it holds."""
+    text = printable(text, "")
+    wide = cell_len(text) or 1
+    return units.shortened(text, max(3, cells * len(text) // wide)) if wide > cells else text
 
 
 def _removable(entry: Entry) -> bool:

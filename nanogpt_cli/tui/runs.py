@@ -36,7 +36,7 @@ class RunsPage(Page):
 
     def on_mount(self) -> None:
         """Begin to follow the folder."""
-        if getattr(self.app, "live", False):
+        if self.desk.live:
             self.set_timer(0.01, self._follow)
 
     def first_focus(self) -> Widget | None:
@@ -74,7 +74,7 @@ class RunsPage(Page):
         """Draw list and details."""
         workspace = self.desk.workspace
         workspace.visited = True
-        if not self._looked and not getattr(self.app, "live", False):
+        if not self._looked and not self.desk.live:
             workspace.look(math.inf)  # a single picture shows all at once
         self._looked, self._drawn = True, time.monotonic()
         pane, about = self.query_one("#list", Pane), self.query_one("#about", Pane)
@@ -97,6 +97,8 @@ class RunsPage(Page):
 
     def _why_empty(self) -> str:
         workspace = self.desk.workspace
+        if not workspace.entries and workspace.busy:
+            return "reading …"
         if workspace.problem:
             return workspace.problem
         if workspace.filter:
@@ -119,4 +121,3 @@ class RunsPage(Page):
         if entry is not None:
             self.desk.bring(entry.path)
             self.app.action_page("overview")  # type: ignore[attr-defined]
-            self.app.look_now()  # type: ignore[attr-defined]

@@ -33,12 +33,12 @@ class Column:
 
 
 def age(seconds: float | None) -> str:
-    """Whole seconds, minutes, hours or days: ``45s``, ``12m``, ``3h``, ``20d``."""
+    """Whole seconds, minutes, hours, days or years: ``45s``, ``12m``, ``3h``, ``20d``, ``4y``."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+    for size, unit in ((365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
-            return f"{int(seconds // size):,}{unit}"
+            return f"{int(seconds // size)}{unit}"
     return f"{int(seconds)}s"
 
 

@@ -14,6 +14,7 @@ from nanogpt_cli import units
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import notes, query, removal
 from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.remote import status
 from nanogpt_cli.tui.entries import Entry, recipe_keys
 
 # Column -> its value for sorting, and whether the largest come first; None comes last.
@@ -71,9 +72,9 @@ class Workspace:
         self._known: dict[Path, Entry] = {}  # by path as listed
 
     def look(self, patience: float = 0.05) -> bool:
-        """Follow the folder and its logs, for about ``patience`` seconds; whether it changed."""
-        deadline, now = time.monotonic() + patience, self.clock()
-        changed = self._list()
+        """Follow the folder, and its logs for about ``patience`` seconds; whether it changed."""
+        changed, now = self._list(), self.clock()
+        deadline = time.monotonic() + patience  # of reading, which listing must not use up
         self.busy = False
         # What was never read comes first, so that the whole list stands there soon.
         for entry in sorted(self.entries.values(), key=lambda entry: entry.read):
@@ -190,17 +191,26 @@ class Workspace:
         return True
 
     def change(self, entry: Entry, **changes: Any) -> None:
-        """Write a run's notes; read-only, pin, colour and hiding hold as long as the dashboard.
+        """Write a run's notes; where that is not done, pins and the like hold while it is open.
 
         Raises:
-            UserError: as ``notes.change``; or notes and tags would be written, read-only.
+            UserError: as ``notes.change``; or notes and tags would be written where they are not.
         """
-        if not self.readonly:
+        why_not = self.why_unwritten(entry)
+        if not why_not:
             entry.notes = notes.change(entry.run, **changes)
             return
         if changes.keys() & {"note", "tags"}:
-            raise UserError("read-only: nothing is written to a run's folder")
+            raise UserError(why_not)
         entry.notes = replace(entry.notes, **changes)
+
+    def why_unwritten(self, entry: Entry) -> str:
+        """Why nothing is written to a run's folder; empty if it is."""
+        if self.readonly:
+            return "read-only: nothing is written to a run's folder"
+        if status.is_copy(entry.run.path):
+            return "a copy of a run on another machine: notes and tags lie there"
+        return ""
 
     def delete(self, entry: Entry) -> None:
         """Delete a run that has ended.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from event_logs import write
+from textual.widgets import Input
 from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tui"))
@@ -92,8 +93,15 @@ async def test_compare_turns_to_the_tags_and_begins_with_one(logs: Path) -> None
     async with helpers.opened(hf, page="compare") as pilot:
         await helpers.press(pilot, *["right_square_bracket"] * 5)
         assert "─ train/epoch ─" in helpers.screen(pilot)
+        assert "nothing to compare" not in helpers.screen(pilot)
+        assert "run1 3.000" in helpers.screen(pilot)  # its last value
         await helpers.press(pilot, "right_square_bracket")
         assert "─ loss ─" in helpers.screen(pilot)
+        await helpers.press(pilot, "m")
+        pilot.app.screen.query_one(Input).value = "loss train/epoch"
+        await helpers.press(pilot, "enter")
+        assert "╭─ train/epoch ─" in helpers.screen(pilot)
+        assert "nothing to compare" not in helpers.screen(pilot)
     async with helpers.opened(helpers.load(folders["other"]), page="compare") as pilot:
         assert "─ reward ─" in helpers.screen(pilot)
         await helpers.press(pilot, "1")

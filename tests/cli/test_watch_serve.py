@@ -97,6 +97,27 @@ async def test_a_window_shows_the_run_and_is_read_only(
         assert closed
 
 
+async def test_a_window_lists_the_runs_that_were_named_and_changes_none(
+    tmp_path: Path, browser: aiohttp.ClientSession
+) -> None:
+    known = {"layers": 2, "steps": 20, "max_steps": 20, "ended": "finished"}
+    runs = [recorded.write_run(tmp_path / name, **known) for name in ("one", "two", "three")]
+    before = sorted(tmp_path.rglob("*"))
+    words = [sys.executable, "-m", "nanogpt_cli", "watch", *map(str, runs[:2]), "--serve"]
+    server = programs.start(words, text=True)
+    assert server.stdout is not None
+    url = server.stdout.readline().rstrip("\n")
+    async with browser.ws_connect(f"{url}ws?width=110&height=30") as window:
+        await _until(window, "those named", "2 of 2", "one", "two")
+        for key, said in (("d", "nothing is deleted"), ("n", "nothing is written"),
+                          ("e", "nothing is saved")):  # fmt: skip
+            await window.send_json(["stdin", key])
+            await _until(window, f"read-only: {said}")
+        await window.send_json(["stdin", "p"])
+        await _until(window, "★")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 async def _until(window: aiohttp.ClientWebSocketResponse, *words: str) -> None:
     """Wait until these words have been drawn."""
     drawn = ""

@@ -173,3 +173,12 @@ def test_what_some_system_cannot_store_is_no_name(tmp_path: Path, name: str, why
     with pytest.raises(UserError, match=re.escape(why)):
         fresh_run(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_runs_that_are_listed_in_a_message_stay_on_its_line(tmp_path: Path) -> None:
+    (tmp_path / "two\nlines").mkdir()
+    (tmp_path / "two\nlines" / "events.jsonl").touch()
+    with pytest.raises(UserError) as raised:
+        find_run("other", tmp_path)
+    assert raised.value.hint is not None
+    assert r"two\x0alines" in raised.value.hint

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from programs import LIMIT
 from recorded import START
 from textual.pilot import Pilot
 
@@ -54,6 +56,14 @@ async def press(pilot: Pilot[Any], *names: str) -> None:
     for name in names:
         await pilot.press(name)
         await settle(pilot)
+
+
+async def until(pilot: Pilot[Any], true: Callable[[], bool]) -> None:
+    """Let the app go on until something holds."""
+    end = time.monotonic() + LIMIT
+    while not true():
+        assert time.monotonic() < end, "it never came true"
+        await pilot.pause()
 
 
 def screen(pilot: Pilot[Any]) -> str:

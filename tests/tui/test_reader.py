@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from helpers import clock, press, screen, settle
+from helpers import clock, press, screen, settle, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from programs import LIMIT
 from recorded import recorded_events
-from textual.pilot import Pilot
 
 from nanogpt_cli.run import events
 from nanogpt_cli.run.follow import EventReader
@@ -43,14 +39,6 @@ class Gated(RunSession):
             assert self.gate.wait(LIMIT)
         self.pieces += 1
         return super().read(50_000 if self.pieces == 1 else max_bytes)
-
-
-async def until(pilot: Pilot[Any], true: Callable[[], bool]) -> None:
-    """Let the app go on until something holds."""
-    end = time.monotonic() + LIMIT
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        await pilot.pause()
 
 
 async def test_keys_are_answered_while_the_reader_is_in_the_middle_of_a_log(runs: Path) -> None:
