@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.training.causes import chain, trials
+from nanogpt_cli.training.causes import bands, chain, trials
 from nanogpt_cli.training.causes import record as records
 from nanogpt_cli.training.causes.chain import Story
 from nanogpt_cli.training.causes.record import Event, Record
@@ -138,6 +138,8 @@ def _replay(
         return
     if event.kind == "asked" and not any(link.name == chain.LOSS for link in story.links):
         result.problem = f"the loss of step {event.step} is within its band"
+        if story.healthy < bands.FEWEST:
+            result.problem = f"too few steps came before step {event.step} to judge its loss"
         return
     if not agreement.close:
         result.problem = f"the steps made again differ from the log since step {agreement.differs}"
@@ -182,7 +184,8 @@ def _make_again(
     start = _begin_at(event, story, rerun, seconds, step_s)
     known = min(event.step, result.record.last + 1)
     where = f"checkpoint {start}" if start else "the initial values"
-    report(f"making steps {start + 1} to {known} again from {where}")
+    steps = f"steps {start + 1} to {known}" if known > start + 1 else f"step {known}"
+    report(f"making {steps} again from {where}")
     course, losses = Course(rerun, start), {}
     watch = _Watch(course, known)
     jump = event.kind in trials.JUMPS

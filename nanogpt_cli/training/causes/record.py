@@ -60,6 +60,7 @@ class Record:
         sessions: every start and resume, the first one first.
         factors: the user's changes of the learning rate, as (step, factor).
         incidents, alarms: in order; alarms only where they were raised.
+        standing: alarms that were not cleared again, by kind and layer.
         vocab_size: 0 if it is not known.
         ending: why the run ended, as in ``events.RunEnded``; empty while it goes on.
     """
@@ -73,6 +74,7 @@ class Record:
     factors: list[tuple[int, float]] = field(default_factory=list)
     incidents: list[events.Incident] = field(default_factory=list)
     alarms: list[events.Alarm] = field(default_factory=list)
+    standing: dict[tuple[str, int | None], events.Alarm] = field(default_factory=dict)
     vocab_size: int = 0
     ending: str = ""
 
@@ -147,6 +149,9 @@ def take(found: Record, event: events.Event) -> None:
             found.incidents.append(event)
         case events.Alarm(active=True):
             found.alarms.append(event)
+            found.standing[event.kind, event.layer] = event
+        case events.Alarm():
+            found.standing.pop((event.kind, event.layer), None)
         case events.RunEnded():
             found.ending = event.reason
 
@@ -171,8 +176,8 @@ def _factor(text: str) -> float | None:
 def to_explain(found: Record, step: int = 0) -> Event | None:
     """What is to be explained; ``None`` if the run looks healthy.
 
-    By default that is the run's last incident, else its worst spike, else a bad start, else an
-    alarm of a condition that lasts.
+    By default that is the run's worst incident, else what its losses show by the rules of the
+    alarms, else a bad start, else an alarm of a condition that lasts.
 
     Raises:
         UserError: the run has not made the step that is asked for.
@@ -183,7 +188,7 @@ def to_explain(found: Record, step: int = 0) -> Event | None:
         # A divergence follows from what came before it: the first of its kind tells most.
         worst = min(found.incidents, key=_severity)
         return Event(worst.step, worst.kind, worst.message)
-    return _spike(found) or _bad_start(found) or _lasting(found)
+    return _jump(found) or _bad_start(found) or _lasting(found)
 
 
 def _severity(incident: events.Incident) -> tuple[int, int]:
@@ -197,7 +202,7 @@ def _asked(found: Record, step: int) -> Event:
         if incident.step == step:
             return Event(step, incident.kind, incident.message)
     for alarm in found.alarms:
-        if alarm.step == step and alarm.kind in _LASTING:
+        if alarm.step == step and alarm.kind in (*_LASTING, "frozen"):
             return Event(step, alarm.kind, alarm.message)
     if step not in found.losses:
         raise UserError(
@@ -209,18 +214,22 @@ def _asked(found: Record, step: int) -> Event:
     return Event(step, kind, f"loss {loss:.6g}")
 
 
-def _spike(found: Record) -> Event | None:
-    """The worst spike by the rule of the alarms, for logs without incidents."""
-    alarms, worst, event = Alarms(vocab_size=0), 0.0, None
+def _jump(found: Record) -> Event | None:
+    """A loss that is not finite, a divergence or the worst spike, for logs without incidents."""
+    alarms, worst = Alarms(vocab_size=0), 0.0
+    diverged: Event | None = None
+    spike: Event | None = None
     for step, loss in sorted(found.losses.items()):
         if not math.isfinite(loss):
             return Event(step, "non_finite", f"loss {loss:.6g}")
+        if alarms.incident(loss) == "divergence":
+            diverged = diverged or Event(step, "divergence", f"loss {loss:.6g}")
         if alarms.is_spike(loss) and (rise := loss - alarms.usual) > worst:
-            worst, event = rise, Event(step, "loss_spike", f"loss {loss:.6g}")
+            worst, spike = rise, Event(step, "loss_spike", f"loss {loss:.6g}")
         alarms.update(
             events.Step(step=step, loss=loss, lr=None, grad_norm=None, tokens=0, tokens_per_s=None)
         )
-    return event
+    return diverged or spike
 
 
 def _bad_start(found: Record) -> Event | None:
@@ -238,7 +247,11 @@ def _lasting(found: Record) -> Event | None:
     for alarm in found.alarms:
         if alarm.kind in _LASTING and alarm.step in found.losses:
             return Event(alarm.step, alarm.kind, alarm.message)
-    return _frozen(found)
+    if frozen := _frozen(found):
+        return frozen
+    # Of a loop whose learning rate is not known.
+    stands = [Event(a.step, a.kind, a.message) for a in found.alarms if a.kind == "frozen"]
+    return stands[0] if stands else None
 
 
 def _frozen(found: Record) -> Event | None:
