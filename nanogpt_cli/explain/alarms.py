@@ -261,7 +261,7 @@ TOPICS: Final[dict[str, Topic]] = {
         "The validation loss is a mean over a sample of text. With few windows it scatters so much "
         "that two models or two steps cannot be told apart by it.",
         "The standard error of the validation loss, from the scatter of its windows, exceeds "
-        "{max_error:g} nats.",
+        "{max_error:g} nats and {max_error_share:.0%} of the loss.",
         ("a short text of which a tenth is set aside", "a long context: few windows",
          "a validation file of a few paragraphs"),
         (Action("Set more aside:", "nanogpt prepare FILE --val-fraction 0.2"),

@@ -242,7 +242,8 @@ class DashboardActions(App[DashboardExit]):
         path = there.path if there else shell.path_word(folder)
         asked = shell.command("why", path, *([step] if step else []))
         where = f" on {there.host}" if there else ""
-        self.notify(asked, title=f"to explain it, type{where}", timeout=30, markup=False)
+        # Half a command cannot be typed.
+        self.notify(asked, title=f"to explain it, type{where}", timeout=30, rows=5)
 
     def action_theme(self) -> None:
         """Next theme."""
