@@ -286,15 +286,15 @@ class Dashboard(RunActions):
         severity: SeverityLevel = "information",
         timeout: float | None = None,
         markup: bool = False,  # noqa: ARG002
-        rows: int = 1,
     ) -> None:
         """Show a notice in the bottom line for some seconds, where it covers no numbers.
 
-        One that needs more than ``rows`` rows is shortened.
+        One that needs more rows than ``notice_rows`` is shortened; the next one has one row again.
         """
         text = printable(": ".join(filter(None, [title, " · ".join(message.splitlines())])))
         key = {"warning": "warning", "error": "error"}.get(severity, "title")
-        self._notice, self._notice_key, self._notice_most = text, key, rows
+        self._notice, self._notice_key = text, key
+        self._notice_most, self.notice_rows = self.notice_rows, 1
         if self._notice_ends is not None:
             self._notice_ends.stop()
         self._notice_ends = self.set_timer(timeout or 6.0, self._forget_notice)

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import programs
@@ -75,6 +76,35 @@ def test_json_says_the_same_and_the_command_can_be_run(trained: tuple[Path, str]
     words = shlex.split(found["fix"]["command"])[1:]
     code, _, said = nanogpt(*words, "--set", "train.max_steps=2", "--out", trained[0].parent)
     assert code == 0, said
+
+
+def test_the_command_sets_what_the_recipe_in_the_folder_no_longer_says(
+    trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    """The log's recipe was tried; the one in the folder was edited afterwards."""
+    run = tmp_path / "edited"
+    shutil.copytree(trained[0], run)
+    recipe = recipe_files.load_resolved(run / "recipe.toml")
+    edited = recipe_files.from_values(
+        recipe_files.overridden(
+            recipe.model_dump(mode="json"), ("optim.weight_decay=0.5", "model.n_embd=64")
+        ),
+        "edited",
+    )
+    files.write_text(run / "recipe.toml", recipe_files.to_toml(edited))
+    code, out, _ = nanogpt("why", run, "--json")
+    words = shlex.split(json.loads(out)["fix"]["command"])
+    assert code == 0
+    assert f"model.n_embd={recipe.model.n_embd}" in words
+    assert f"optim.weight_decay={recipe.optim.weight_decay}" in words or (
+        "optim.weight_decay=0.0" in words
+    )
+
+
+def test_a_resume_from_before_the_first_step_is_refused(trained: tuple[Path, str]) -> None:
+    code, _, err = nanogpt("train", trained[0], "--resume", "--before", "0")
+    assert code == 2
+    assert "--before" in err
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from nanogpt_cli.training.causes.record import Event, Record
 if TYPE_CHECKING:
     from nanogpt_cli.text.tokens import TokenData
     from nanogpt_cli.training.causes.documents import Batch
+    from nanogpt_cli.training.causes.fixes import Fix
     from nanogpt_cli.training.causes.rerun import Agreement, Course, Rerun
     from nanogpt_cli.training.causes.search import Found
 
@@ -59,21 +60,6 @@ class Diagnosis:
     found: Found | None = None
     fix: Fix | None = None
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Fix:
-    """What to type.
-
-    Attributes:
-        words: of the command, without the program's name.
-        changes: key -> (value now, value then).
-        anew: the run is begun again; else it goes on from a checkpoint.
-    """
-
-    words: tuple[object, ...]
-    changes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    anew: bool = False
 
 
 def diagnose(
@@ -121,7 +107,7 @@ def _replay(
     report: Callable[[str], None],
     clock: Callable[[], float],
 ) -> None:
-    from nanogpt_cli.training.causes import search
+    from nanogpt_cli.training.causes import fixes, search
     from nanogpt_cli.training.causes.rerun import Rerun
 
     record, event, story = result.record, result.event, result.story
@@ -158,7 +144,8 @@ def _replay(
     result.found = search.run(
         rerun, known, judged, seconds=deadline - clock(), report=report, clock=clock
     )
-    result.fix = fix(result, rerun)
+    if best := result.found.best:
+        result.fix = fixes.propose(rerun, best.trial, event.step, result.start)
 
 
 def _step_seconds(run: RunFolder) -> float:
@@ -273,39 +260,3 @@ def _own_base(course: Course, judged: Any) -> Any:
         if not math.isfinite(measured.loss):
             break
     return dataclasses.replace(judged, base=base)
-
-
-# What a resumed run cannot change.
-_NEW_RUN = ("model.", "init.")
-
-
-def fix(result: Diagnosis, rerun: Rerun) -> Fix | None:
-    """The command that makes the best change, and the keys that it changes."""
-    best = result.found.best if result.found else None
-    if best is None or result.event is None:
-        return None
-    change, path = best.trial.change, result.run.path
-    sets = list(change.sets)
-    record, step = result.record, result.event.step
-    if change.factor is not None and any(after < result.start for after, _ in record.factors):
-        # The checkpoint remembers the user's factor, so the recipe has to take it back.
-        optim = rerun.recipe(step).optim
-        sets.append(f"optim.lr={optim.lr / record.factor(step):.4g}")
-    anew = best.trial.scratch or result.start == 0 or any(s.startswith(_NEW_RUN) for s in sets)
-    words: list[object] = ["train", path / "recipe.toml" if anew else path]
-    words += [] if anew else ["--resume", "--before", result.start + 1]
-    words += [word for text in sets for word in ("--set", text)]
-    words += [word for skipped in sorted(change.skip) for word in ("--skip-step", skipped)]
-    now = rerun.recipe(step).model_dump(mode="json")
-    then = rerun.recipe(step, dataclasses.replace(change, sets=tuple(sets))).model_dump(mode="json")
-    return Fix(tuple(words), _changed(now, then), anew)
-
-
-def _changed(now: dict[str, Any], then: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    found = {}
-    for section, values in now.items():
-        for key in {**values, **then[section]}:
-            old, new = values.get(key), then[section].get(key)
-            if old != new:
-                found[f"{section}.{key}"] = (old, new)
-    return found
