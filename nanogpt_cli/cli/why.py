@@ -7,9 +7,8 @@ from typing import Annotated
 import typer
 
 from nanogpt_cli import user_input
-from nanogpt_cli.cli import console, options
+from nanogpt_cli.cli import console, named_runs, options
 from nanogpt_cli.places import RUNS
-from nanogpt_cli.run.folder import find_run
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +54,9 @@ def why(
     from nanogpt_cli.training.causes.diagnosis import diagnose
 
     seconds = user_input.seconds(budget, "--budget")
-    folder = find_run(run or None, out)
+    folder, *others = named_runs.find([run] if run else [], out).runs
+    if others:  # of event files
+        console.say(f"explaining {folder.name}, the newest of {len(others) + 1} runs in {run}")
 
     def tokens() -> TokenData:
         if not foreign_files.present(folder.recipe):

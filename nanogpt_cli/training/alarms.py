@@ -191,7 +191,9 @@ class Alarms:
             return
         floor = math.log(self.vocab_size)
         above = event.loss > floor + BAD_START
-        self._began_badly = above and (self._began_badly or event.step == 1)
+        # A resumed run takes the alarm over, and its first losses may still be bad.
+        began = self._began_badly or event.step == 1 or self._raised.is_active("bad_start")
+        self._began_badly = above and began
         if self._began_badly:
             yield Finding(
                 "bad_start", "warning",

@@ -175,3 +175,12 @@ def test_the_scatter_of_a_diverged_loss_says_nothing_about_the_split() -> None:
     assert raised(46.5, 0.14) == []
     assert raised(2.6, 0.06) == ["small_validation"]
     assert raised(46.5, 0.6) == ["small_validation"]
+
+
+def test_a_bad_start_is_over_when_the_loss_is_not_when_the_run_is_resumed() -> None:
+    first, again = Alarms(vocab_size=65), Alarms(vocab_size=65)
+    (raised,) = alarms(first, [step(number, 9.0) for number in range(1, 5)])
+    again._raised.recall(raised)
+    assert alarms(again, [step(number, 8.5) for number in range(5, 15)]) == []
+    over = alarms(again, [step(number, 4.0) for number in range(15, 20)])
+    assert kinds(over) == [("bad_start", False)]

@@ -206,12 +206,17 @@ def _asked(found: Record, step: int) -> Event:
             return Event(step, alarm.kind, alarm.message)
     if step not in found.losses:
         raise UserError(
-            f"the run has made {found.last} steps; there is no step {step} in its log",
-            f"name a step from {min(found.losses, default=1)} to {found.last}",
+            f"there is no step {step} in its log, which ends at step {found.last}",
+            f"name another step, such as {_nearest(found, step)}",
         )
     loss = found.losses[step]
     kind = "asked" if math.isfinite(loss) else "non_finite"
     return Event(step, kind, f"loss {loss:.6g}")
+
+
+def _nearest(found: Record, step: int) -> int:
+    """The nearest step with a loss; not every log has every step, and some count from 0."""
+    return min((s for s in found.losses if s), key=lambda s: abs(s - step), default=1)
 
 
 def _jump(found: Record) -> Event | None:
