@@ -16,7 +16,6 @@ from nanogpt_cli.printable import printable
 from nanogpt_cli.run import explained
 
 if TYPE_CHECKING:
-    from nanogpt_cli.run.events import Alarm
     from nanogpt_cli.training.causes.diagnosis import Diagnosis
     from nanogpt_cli.training.causes.documents import Sequence as Text
 
@@ -63,12 +62,8 @@ def _event(found: Diagnosis) -> str:
 
 def _standing(found: Diagnosis) -> str:
     """Alarms that are no jump of the loss and were not cleared: what they say, as a sentence."""
-    said = [f"since step {a.step}: {a.message}" for a in _warnings(found)]
+    said = [f"since step {a.step}: {a.message}" for a in found.record.standing]
     return "; ".join(said)
-
-
-def _warnings(found: Diagnosis) -> list[Alarm]:
-    return [alarm for alarm in found.record.standing.values() if alarm.severity != "info"]
 
 
 def next_command(found: Diagnosis) -> str:
@@ -76,7 +71,7 @@ def next_command(found: Diagnosis) -> str:
     if found.fix:
         return shell.command(*found.fix.words)
     if found.event is None:
-        for alarm in _warnings(found):
+        for alarm in found.record.standing:
             if command := explained.command(alarm.kind):
                 return command
     return shell.command("watch", found.run.path)

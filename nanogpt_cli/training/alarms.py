@@ -191,9 +191,7 @@ class Alarms:
             return
         floor = math.log(self.vocab_size)
         above = event.loss > floor + BAD_START
-        # A resumed run takes the alarm over, and its first losses may still be bad.
-        began = self._began_badly or event.step == 1 or self._raised.is_active("bad_start")
-        self._began_badly = above and began
+        self._began_badly = above and (self._began_badly or event.step == 1)
         if self._began_badly:
             yield Finding(
                 "bad_start", "warning",
@@ -210,7 +208,10 @@ class Alarms:
         if event.step < STUCK_FROM or event.loss <= floor - STUCK_MARGIN:
             return
         recent = list(self._losses)[-STUCK_WINDOW:]
-        if len(recent) == STUCK_WINDOW and min(recent) > floor - STUCK_MARGIN:
+        # Far above ln V a loss may still fall, as one that is a sum over tokens does.
+        earlier, now = median(list(self._losses)[:STUCK_WINDOW]), median(recent)
+        falls = now > floor + BAD_START and now < earlier - STUCK_MARGIN
+        if len(recent) == STUCK_WINDOW and min(recent) > floor - STUCK_MARGIN and not falls:
             yield Finding(
                 "stuck", "warning", f"loss is still {median(recent):.2f}, ln(vocabulary) "
                 f"is {floor:.2f}: nothing has been learned",

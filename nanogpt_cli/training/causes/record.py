@@ -60,7 +60,7 @@ class Record:
         sessions: every start and resume, the first one first.
         factors: the user's changes of the learning rate, as (step, factor).
         incidents, alarms: in order; alarms only where they were raised.
-        standing: alarms that were not cleared again, by kind and layer.
+        standing: alarms that were not cleared again; those for information aside.
         vocab_size: 0 if it is not known.
         ending: why the run ended, as in ``events.RunEnded``; empty while it goes on.
     """
@@ -74,7 +74,7 @@ class Record:
     factors: list[tuple[int, float]] = field(default_factory=list)
     incidents: list[events.Incident] = field(default_factory=list)
     alarms: list[events.Alarm] = field(default_factory=list)
-    standing: dict[tuple[str, int | None], events.Alarm] = field(default_factory=dict)
+    standing: list[events.Alarm] = field(default_factory=list)
     vocab_size: int = 0
     ending: str = ""
 
@@ -116,6 +116,7 @@ def of_events(log: Sequence[events.Event]) -> Record:
     found = Record()
     for event in log:
         take(found, event)
+    found.standing = history.active_alarms(e for e in log if isinstance(e, events.Alarm))
     return found
 
 
@@ -149,9 +150,6 @@ def take(found: Record, event: events.Event) -> None:
             found.incidents.append(event)
         case events.Alarm(active=True):
             found.alarms.append(event)
-            found.standing[event.kind, event.layer] = event
-        case events.Alarm():
-            found.standing.pop((event.kind, event.layer), None)
         case events.RunEnded():
             found.ending = event.reason
 
