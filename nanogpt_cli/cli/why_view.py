@@ -196,7 +196,11 @@ def _replay(found: Diagnosis) -> Iterator[str]:
                 f"step {made.differs}, by {made.largest:.2g} at most"
             )
             yield from (f"  {reason}" for reason in made.why)
-            if not made.why:
+            if not made.why and not found.start and made.differs == made.first:
+                yield from _wrapped(
+                    "  perhaps it began with other weights (train --from), which are not kept"
+                )
+            elif not made.why:
                 yield "  nothing that the run has recorded explains it"
     if found.problem:
         yield from _wrapped(f"no change was tried: {found.problem}")

@@ -19,6 +19,7 @@ from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.run.log import EventWriter
+from nanogpt_cli.training.causes import record
 
 STEPS = 70
 
@@ -99,6 +100,28 @@ def test_the_command_sets_what_the_recipe_in_the_folder_no_longer_says(
     assert f"optim.weight_decay={recipe.optim.weight_decay}" in words or (
         "optim.weight_decay=0.0" in words
     )
+
+
+def test_another_course_of_training_tells_nothing_about_the_runs_own(
+    trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    """As of a run that began with --from: made again it is another model."""
+    run = tmp_path / "other"
+    shutil.copytree(trained[0], run)
+    rows = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["type"] == "step" and isinstance(row["loss"], float):
+            row["loss"] += 1.0
+    (run / "events.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    logged = record.read(RunFolder(run)).layers
+    code, out, _ = nanogpt("why", run, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["replay"]["differs"] == 1
+    assert found["documents"] == []
+    assert all(link["step"] in logged for link in found["chain"] if link["layer"] is not None)
+    _, out, _ = nanogpt("why", run)
+    assert "perhaps it began with other weights (train --from)" in " ".join(out.split())
 
 
 def test_a_resume_from_before_the_first_step_is_refused(trained: tuple[Path, str]) -> None:

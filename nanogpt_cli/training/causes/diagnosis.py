@@ -116,9 +116,15 @@ def _replay(
     rerun = Rerun(result.run, record, open_tokens())
     begun = clock()
     step_s = _step_seconds(result.run)
+    logged = dict(record.layers)
     course, made = _make_again(result, rerun, (deadline - begun) * _REPLAY_SHARE, step_s, report)
     agreement = result.agreement
     assert agreement is not None
+    if not agreement.close and agreement.differs in range(1, max(event.step, agreement.first + 1)):
+        # Another course of training, as from other weights: it says nothing about the run's.
+        record.layers, result.batch = logged, None
+        result.problem = f"the steps made again differ from the log since step {agreement.differs}"
+        return
     story = result.story = chain.tell(record, event)  # with statistics of every step
     if result.problem:
         return
