@@ -40,16 +40,15 @@ def train(
         bool, typer.Option("--resume", help="Go on with a run from its newest whole checkpoint.")
     ] = False,
     before: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--before",
-            min=0,
+            min=1,
             metavar="STEP",
-            show_default=False,
             help="With --resume: from the newest whole checkpoint before this step; later ones are "
             "set aside.",
         ),
-    ] = 0,
+    ] = None,
     skip_step: Annotated[
         list[int] | None,
         typer.Option(
@@ -113,7 +112,7 @@ def train(
     overrides += [f"train.device={device!r}"] if device else []
     asked = Request(
         recipe, tuple(overrides), out, resume, start_from, new_tokens, folder,
-        _launched() or processes, certify, before, tuple(skip_step or ()),
+        _launched() or processes, certify, before or 0, tuple(skip_step or ()),
     )  # fmt: skip
     jobs.check_request(asked)
     if certify and (tui or lr_find):

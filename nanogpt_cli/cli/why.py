@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from nanogpt_cli import shell, user_input
-from nanogpt_cli.cli import console, options
+from nanogpt_cli import user_input
+from nanogpt_cli.cli import console, named_runs, options
 from nanogpt_cli.places import RUNS
-from nanogpt_cli.run.folder import find_run
 
 
 def register(app: typer.Typer) -> None:
@@ -46,23 +45,28 @@ def why(
       nanogpt why
       nanogpt why small 137 --budget 10m
     """
-    from nanogpt_cli.cli import why_view
+    from nanogpt_cli import foreign_files
+    from nanogpt_cli.cli import why_json, why_view
+    from nanogpt_cli.errors import UserError
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.text.tokens import TokenData, open_data
     from nanogpt_cli.training import progress
     from nanogpt_cli.training.causes.diagnosis import diagnose
 
     seconds = user_input.seconds(budget, "--budget")
-    folder = find_run(run or None, out)
+    folder, *others = named_runs.find([run] if run else [], out).runs
+    if others:  # of event files
+        console.say(f"explaining {folder.name}, the newest of {len(others) + 1} runs in {run}")
 
     def tokens() -> TokenData:
+        if not foreign_files.present(folder.recipe):
+            raise UserError("there is no recipe.toml in its folder, as in one of another program")
         wanted = recipe_files.load_resolved(folder.recipe).data.model_dump(mode="json")
         return open_data(progress.data_folder(progress.newest_state(folder), wanted, console.say))
 
     found = diagnose(folder, tokens, step=step or 0, budget=seconds, report=console.say)
     if as_json:
-        console.emit_json(why_view.to_json(found))
+        console.emit_json(why_json.to_json(found))
     else:
         why_view.show(found)
-    words = found.fix.words if found.fix else ("watch", folder.path)
-    console.next_command(shell.command(*words))
+    console.next_command(why_view.next_command(found))

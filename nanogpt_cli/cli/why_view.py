@@ -1,4 +1,4 @@
-"""How ``nanogpt why`` shows what it found: one screen, or JSON."""
+"""How ``nanogpt why`` shows what it found, on one screen."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nanogpt_cli import shell, units
 from nanogpt_cli.cli import console
 from nanogpt_cli.printable import printable
+from nanogpt_cli.run import explained
 
 if TYPE_CHECKING:
     from nanogpt_cli.training.causes.diagnosis import Diagnosis
@@ -23,6 +24,8 @@ _KINDS = {
     "divergence": "divergence", "bad_start": "a bad start", "asked": "no incident",
     "frozen": "a frozen layer",
 }  # fmt: skip
+_JUMPS = ("non_finite", "loss_spike", "divergence", "bad_start", "asked")
+_FEW = 8  # steps that tell what is usual
 _CHART = 24  # cells
 _TRIALS, _DOCUMENTS = 6, 3
 _WIDTH = 78  # columns of sentences, within a terminal of 80
@@ -47,13 +50,31 @@ def show(found: Diagnosis) -> None:
 def _event(found: Diagnosis) -> str:
     event = found.event
     if event is None:
-        return (
-            "looks healthy: no incident, no spike and no lasting alarm in "
-            f"{found.record.last} steps"
-        )
+        last = found.record.last
+        made = f"{last} step{'s' * (last != 1)}"
+        if said := _standing(found):
+            return f"no incident and no spike in {made}, but {said}"
+        return f"looks healthy: no incident, no spike and no lasting alarm in {made}"
     kind = _KINDS.get(event.kind, event.kind.replace("_", " "))
     said = f" ({event.message})" if event.message else ""
     return f"{kind} at step {event.step}{said}"
+
+
+def _standing(found: Diagnosis) -> str:
+    """Alarms that are no jump of the loss and were not cleared: what they say, as a sentence."""
+    said = [f"since step {a.step}: {a.message}" for a in found.record.standing]
+    return "; ".join(said)
+
+
+def next_command(found: Diagnosis) -> str:
+    """What to type next: the best change, what an alarm means, or the dashboard."""
+    if found.fix:
+        return shell.command(*found.fix.words)
+    if found.event is None:
+        for alarm in found.record.standing:
+            if command := explained.command(alarm.kind):
+                return command
+    return shell.command("watch", found.run.path)
 
 
 def _happened(found: Diagnosis) -> Iterator[str]:
@@ -70,13 +91,33 @@ def _happened(found: Diagnosis) -> Iterator[str]:
     elif first.name == "loss":
         yield f"the loss itself left its band first, at step {first.step}"
     else:
-        lead = story.onset - first.step
-        before = f"{lead} step{'s' * (lead != 1)} before the loss" if lead else "with the loss"
-        usual = f", usually {units.number(first.usual)}" if first.usual is not None else ""
-        yield f"first: {first.words}, at step {first.step}, {before}"
-        yield f"  it was {units.number(first.value)}{usual}"
+        usual = "" if first.usual is None else f", usually {_value(first.name, first.usual)}"
+        yield from _wrapped(f"first: {first.words}, at step {first.step}{_lead(found)}")
+        yield f"  it was {_value(first.name, first.value)}{usual}"
     yield from _other_first(found)
     yield from _chart(found)
+
+
+def _lead(found: Diagnosis) -> str:
+    """How long before the loss the first statistic left its band, if the loss left its own."""
+    story, event = found.story, found.event
+    assert story is not None
+    assert story.first is not None
+    assert event is not None
+    if event.kind == "asked" and all(link.name != "loss" for link in story.links):
+        return "; the loss stayed in its own band"
+    lead = story.onset - story.first.step
+    if not lead:
+        return ", with the loss" if event.kind in _JUMPS else ""
+    what = "the loss" if event.kind in _JUMPS else "the alarm"
+    return f", {lead} step{'s' * (lead != 1)} before {what}"
+
+
+def _value(name: str, value: float | None) -> str:
+    """A statistic's value; the logarithm of update over weight as alarms have it."""
+    if name == "update_ratio" and value is not None and math.isfinite(value):
+        return f"10^{value:.1f}"
+    return units.number(value)
 
 
 def _other_first(found: Diagnosis) -> Iterator[str]:
@@ -87,9 +128,6 @@ def _other_first(found: Diagnosis) -> Iterator[str]:
         yield from _wrapped(
             f"(the log's own, rarer statistics name {logged.words}, at step {logged.step})"
         )
-
-
-_FEW = 8
 
 
 def _chart(found: Diagnosis) -> Iterator[str]:
@@ -108,7 +146,7 @@ def _chart(found: Diagnosis) -> Iterator[str]:
         words = WATCHED[name].words if name in WATCHED else name
         label = words if layer is None else f"{words}, layer {layer}"
         link = when.get(name)
-        value = units.number(_at(points, event.step))
+        value = _value(name, _at(points, event.step))
         left = f" since {link.step}" if link and link.layer in (layer, None) else ""
         bars = _spark(points, start, stop, lowest=name in WATCHED and WATCHED[name].down)
         yield f"{label:<32} {bars} {value:>7}{left}"
@@ -129,13 +167,13 @@ def _spark(
     from nanogpt_cli.tui.draw import sparkline
 
     worst = min if lowest else max
-    finite = [v for s, v in points if start <= s <= stop and math.isfinite(v)]
+    top = max((v for s, v in points if start <= s <= stop and math.isfinite(v)), default=0.0)
+    drawable = [(s, v if math.isfinite(v) else top) for s, v in points]
     edges = [start + i * (stop + 1 - start) / _CHART for i in range(_CHART + 1)]
     drawn = []
     for low, high in itertools.pairwise(edges):
-        here = [v if math.isfinite(v) else max(finite, default=0.0)
-                for s, v in points if low <= s < high]  # fmt: skip
-        last = _at(points, int(low))
+        here = [v for s, v in drawable if low <= s < high]
+        last = _at(drawable, int(low))
         drawn.append(worst(here) if here else math.nan if last is None else last)
     bars = sparkline(np.array(drawn), _CHART, ascii_only=not console.draws(sys.stdout))
     return bars.replace("×", " ")
@@ -158,7 +196,11 @@ def _replay(found: Diagnosis) -> Iterator[str]:
                 f"step {made.differs}, by {made.largest:.2g} at most"
             )
             yield from (f"  {reason}" for reason in made.why)
-            if not made.why:
+            if not made.why and not found.start and made.differs == made.first:
+                yield from _wrapped(
+                    "  perhaps it began with other weights (train --from), which are not kept"
+                )
+            elif not made.why:
                 yield "  nothing that the run has recorded explains it"
     if found.problem:
         yield from _wrapped(f"no change was tried: {found.problem}")
@@ -250,7 +292,7 @@ def _short(value: Any) -> str:
 def verdict(found: Diagnosis) -> str:
     """The finding as a sentence."""
     if found.event is None:
-        return "the run looks healthy"
+        return _standing(found) or "the run looks healthy"
     best = found.found.best if found.found else None
     if best is not None and found.found is not None:
         return f"the cause is {best.trial.cause}: {best.trial.words} cures {best.effect:.0%} of it"
@@ -258,46 +300,6 @@ def verdict(found: Diagnosis) -> str:
         return f"there is nothing to cure: {found.problem}"
     if found.found is None:
         first = found.story.first if found.story else None
-        since = f"; it began with {first.words} at step {first.step}" if first else ""
+        since = f"; first out of its band: {first.words}, at step {first.step}" if first else ""
         return f"the log alone does not tell the cause{since}"
     return "none of the changes that were tried cures it by itself"
-
-
-def to_json(found: Diagnosis) -> dict[str, Any]:
-    """The same as plain values."""
-    event, story, tried, batch = found.event, found.story, found.found, found.batch
-    made = vars(found.agreement) if found.agreement else {}
-    return {
-        "run": str(found.run.path),
-        "step": event.step if event else None,
-        "kind": event.kind if event else None,
-        "message": event.message if event else "",
-        "onset": story.onset if story else None,
-        "chain": [vars(link) for link in story.links] if story else [],
-        "replay": {"start": found.start if made else None, **made, "problem": found.problem},
-        "window": None if tried is None else {
-            "first": tried.window.first, "last": tried.window.last, "excess": tried.excess,
-            "healthy": "steps before" if tried.window.healthy else "best trial",
-        },
-        "trials": [_trial(o) for o in tried.outcomes] if tried else [],
-        "untried": [trial.words for trial in tried.untried] if tried else [],
-        "refused": [[trial.words, reason] for trial, reason in tried.refused] if tried else [],
-        "documents": [vars(text) for text in batch.sequences] if batch else [],
-        "batch": batch and {
-            "step": batch.step, "loss": batch.loss, "others": batch.others, "excess": batch.excess,
-        },
-        "fix": found.fix and {
-            "command": shell.command(*found.fix.words), "changes": found.fix.changes,
-        },
-        "verdict": verdict(found),
-        "seconds": round(found.seconds, 2),
-    }  # fmt: skip
-
-
-def _trial(outcome: Any) -> dict[str, Any]:
-    trial = outcome.trial
-    return {
-        "kind": trial.kind, "change": trial.words, "sets": list(trial.change.sets),
-        "skip": sorted(trial.change.skip), "loss": outcome.loss, "effect": outcome.effect,
-        "steps": outcome.steps, "complete": outcome.complete, "cures": outcome.cures,
-    }  # fmt: skip

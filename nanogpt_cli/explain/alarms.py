@@ -49,7 +49,8 @@ TOPICS: Final[dict[str, Topic]] = {
         "The first step's loss exceeds ln V by more than {bad_start:g} nats; the alarm ends when "
         "the loss no longer does.",
         ("token embeddings with a large std where the output layer is the same matrix (tying)",
-         "no norm before the output layer", "weights of another model or another tokenizer"),
+         "no norm before the output layer", "weights of another model or another tokenizer",
+         "in a loop of your own: a loss that is a sum over tokens and not their mean"),
         (_INSPECT, Action("Draw by GPT-2's scheme:", "nanogpt train RECIPE --set model.init=gpt2")),
         "By theory {scheme} begins at {loss:.2f} where ln V is {log_v:.2f}. "
         + _quiet("bad_start"),
@@ -95,7 +96,7 @@ TOPICS: Final[dict[str, Topic]] = {
         "The loss is still that of a model that gives each token of the vocabulary the same "
         "probability, which is ln V for V tokens.",
         "From step {stuck_from:.0f} on: none of the last {stuck_window:.0f} losses is more than "
-        "{stuck_margin:g} nats below ln V.",
+        "{stuck_margin:g} nats below ln V, nor are they far above it and falling.",
         ("the learning rate is zero or far too small", "the data are noise, or the wrong tokens",
          "an initialisation from which no gradient arrives"),
         (_INSPECT, Action("Look at the data:", "nanogpt data inspect NAME"), _FIND_LR),
@@ -261,7 +262,7 @@ TOPICS: Final[dict[str, Topic]] = {
         "The validation loss is a mean over a sample of text. With few windows it scatters so much "
         "that two models or two steps cannot be told apart by it.",
         "The standard error of the validation loss, from the scatter of its windows, exceeds "
-        "{max_error:g} nats.",
+        "{max_error:g} nats and {max_error_share:.0%} of the loss.",
         ("a short text of which a tenth is set aside", "a long context: few windows",
          "a validation file of a few paragraphs"),
         (Action("Set more aside:", "nanogpt prepare FILE --val-fraction 0.2"),

@@ -208,7 +208,10 @@ class Alarms:
         if event.step < STUCK_FROM or event.loss <= floor - STUCK_MARGIN:
             return
         recent = list(self._losses)[-STUCK_WINDOW:]
-        if len(recent) == STUCK_WINDOW and min(recent) > floor - STUCK_MARGIN:
+        # Far above ln V a loss may still fall, as one that is a sum over tokens does.
+        earlier, now = median(list(self._losses)[:STUCK_WINDOW]), median(recent)
+        falls = now > floor + BAD_START and now < earlier - STUCK_MARGIN
+        if len(recent) == STUCK_WINDOW and min(recent) > floor - STUCK_MARGIN and not falls:
             yield Finding(
                 "stuck", "warning", f"loss is still {median(recent):.2f}, ln(vocabulary) "
                 f"is {floor:.2f}: nothing has been learned",

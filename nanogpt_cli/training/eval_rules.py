@@ -19,8 +19,9 @@ SPLIT_GAP, SPLIT_EVALS, SPLIT_WINDOW = 0.5, 2, 20
 SPLIT_SIGMAS = 6.0
 # Bits per byte that no language needs: the best compressors of English prose need 0.8.
 LOW_LOSS = 0.1
-# Standard error of the validation loss, in nats.
-MAX_ERROR = 0.05
+# Standard error of the validation loss, in nats, and as a share of that loss: the large losses of a
+# run that has diverged scatter as widely, however large the split.
+MAX_ERROR, MAX_ERROR_SHARE = 0.05, 0.01
 
 
 @dataclass
@@ -60,7 +61,8 @@ class EvalRules:
                 "language needs", "check that the targets are the next tokens and that no "
                 "validation text is in the training split", value=event.bits_per_byte,
             )  # fmt: skip
-        if event.std_error is not None and event.std_error > MAX_ERROR:
+        large = max(MAX_ERROR, MAX_ERROR_SHARE * event.val_loss)
+        if event.std_error is not None and event.std_error > large:
             yield Finding(
                 "small_validation", "warning",
                 f"the validation split is small: its loss of {event.val_loss:.2f} has a standard "

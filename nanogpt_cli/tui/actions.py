@@ -40,10 +40,12 @@ class DashboardActions(App[DashboardExit]):
     Attributes:
         desk: the state that all pages share.
         still: whether a single picture is drawn, in which nothing has the focus.
+        notice_rows: rows that the next notice may take.
     """
 
     desk: Desk
     still: bool
+    notice_rows = 1
 
     @property
     def page(self) -> Page:
@@ -243,7 +245,8 @@ class DashboardActions(App[DashboardExit]):
         path = there.path if there else shell.path_word(folder)
         asked = shell.command("why", path, *([step] if step else []))
         where = f" on {there.host}" if there else ""
-        self.notify(asked, title=f"to explain it, type{where}", timeout=30, markup=False)
+        self.notice_rows = 5  # half a command cannot be typed
+        self.notify(asked, title=f"to explain it, type{where}", timeout=30)
 
     def action_theme(self) -> None:
         """Next theme."""

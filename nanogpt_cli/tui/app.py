@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -115,7 +116,7 @@ class Dashboard(RunActions):
         self._drawn: object = None
         self._slow_due = 0.0
         self._draw_wanted = False
-        self._notice: Row = []
+        self._notice, self._notice_key, self._notice_most = "", "title", 1
         self._notice_ends: Timer | None = None
         if theme:
             self.theme = theme
@@ -255,8 +256,17 @@ class Dashboard(RunActions):
         top.set_rows([row])
         bottom = self.query_one("#footer", Line)
         footer = keys.footer(name, self.size.width, self.desk.readonly, self.desk.pages)
-        said = [(units.shortened(text, self.size.width), key) for text, key in self._notice]
-        bottom.set_rows([said or footer])
+        rows = self._notice_rows() or [footer]
+        bottom.styles.height = len(rows)
+        bottom.set_rows(rows)
+
+    def _notice_rows(self) -> list[Row]:
+        """The notice, on as many rows as it may take, else shortened."""
+        width = max(self.size.width - 1, 1)
+        lines = textwrap.wrap(self._notice, width, break_on_hyphens=False)
+        if len(lines) > self._notice_most:
+            lines = [units.shortened(self._notice, width)]
+        return [[(f" {line}", self._notice_key)] for line in lines]
 
     def request_draw(self) -> None:
         """Draw once soon, however many panes ask because their size has changed."""
@@ -277,17 +287,21 @@ class Dashboard(RunActions):
         timeout: float | None = None,
         markup: bool = False,  # noqa: ARG002
     ) -> None:
-        """Show a notice in the bottom line for some seconds, where it covers no numbers."""
+        """Show a notice in the bottom line for some seconds, where it covers no numbers.
+
+        One that needs more rows than ``notice_rows`` is shortened; the next one has one row again.
+        """
         text = printable(": ".join(filter(None, [title, " · ".join(message.splitlines())])))
         key = {"warning": "warning", "error": "error"}.get(severity, "title")
-        self._notice = [(f" {text}", key)]
+        self._notice, self._notice_key = text, key
+        self._notice_most, self.notice_rows = self.notice_rows, 1
         if self._notice_ends is not None:
             self._notice_ends.stop()
         self._notice_ends = self.set_timer(timeout or 6.0, self._forget_notice)
         self._draw_lines()
 
     def _forget_notice(self) -> None:
-        self._notice = []
+        self._notice = ""
         self._draw_lines()
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:  # noqa: ARG002

@@ -113,3 +113,17 @@ def test_what_is_neither_is_refused_as_before(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["watch", str(tmp_path / "empty"), "--once"])
     assert isinstance(result.exception, UserError)
     assert "no run" in str(result.exception)
+
+
+def test_why_reads_event_files_and_says_which_run_it_explains(tmp_path: Path) -> None:
+    for seed in range(2):
+        rows = [(s, {"train/loss": math.nan if s > 150 else 3.0}) for s in range(10, 210, 10)]
+        write(tmp_path / "logs" / f"run{seed}", rows)
+    out, said = run("why", tmp_path / "logs")
+    assert "a value that is not finite at step 160" in " ".join(out.split())
+    assert "the newest of 2 runs" in said
+    out, said = run("why", tmp_path / "logs" / "run0", "160")
+    assert "a value that is not finite at step 160" in " ".join(out.split())
+    with pytest.raises(UserError) as refused:  # a step between two that were logged
+        run("why", tmp_path / "logs" / "run0", "84")
+    assert "such as 80" in (refused.value.hint or "")

@@ -404,6 +404,16 @@ def test_alarms_are_raised(tmp_path: Path) -> None:
     assert "nanogpt" not in alarm.advice  # `nanogpt replay` knows nothing of this loop
 
 
+def test_a_summed_loss_is_not_blamed_on_the_initialisation(tmp_path: Path) -> None:
+    watch = Watch(Model(), tmp_path / "run")
+    for loss in range(1100, 800, -1):
+        watch.step(loss=float(loss))
+    watch.close()
+    found = [e for e in log(tmp_path / "run") if isinstance(e, events.Alarm) and e.active]
+    assert [alarm.kind for alarm in found if alarm.severity != "info"] == ["bad_start"]
+    assert "mean over tokens" in found[0].advice
+
+
 def test_a_disk_that_fails_ends_the_watching_and_not_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

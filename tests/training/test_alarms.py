@@ -165,3 +165,21 @@ def test_histograms_at_evaluations_do_not_calm_an_alarm_of_a_layer() -> None:
             ),  # as older logs have it
         ]
     assert kinds(alarms(found, stream)) == [("dead_units", True)]
+
+
+def test_the_scatter_of_a_diverged_loss_says_nothing_about_the_split() -> None:
+    def raised(loss: float, error: float) -> list[str]:
+        event = Eval(step=50, val_loss=loss, std_error=error)
+        return [alarm.kind for alarm in Alarms(vocab_size=65).update(event)]
+
+    assert raised(46.5, 0.14) == []
+    assert raised(2.6, 0.06) == ["small_validation"]
+    assert raised(46.5, 0.6) == ["small_validation"]
+
+
+def test_a_loss_that_falls_from_far_above_ln_v_is_not_stuck() -> None:
+    """As in a loop whose loss is a sum over tokens: it is large, and falls."""
+    falls = alarms(Alarms(vocab_size=65), [step(n, 1100.0 - 2 * n) for n in range(1, 300)])
+    assert "stuck" not in {alarm.kind for alarm in falls}
+    stays = alarms(Alarms(vocab_size=65), [step(n, 9.0) for n in range(1, 300)])
+    assert "stuck" in {alarm.kind for alarm in stays}

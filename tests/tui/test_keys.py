@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import recorded
 from helpers import SIZES, dashboard, load, look, opened, press, screen
 
+from nanogpt_cli import shell
 from nanogpt_cli.run import events
 from nanogpt_cli.run.commands import take_commands
 from nanogpt_cli.run.folder import RunFolder
@@ -315,6 +317,18 @@ async def test_a_notice_is_in_the_bottom_line_and_covers_nothing(runs: Path) -> 
         assert after[:-1] == before[:-1]
         assert after[-1].startswith(" saved: ")
         assert "loss-1.svg" in after[-1]
+
+
+async def test_a_command_to_type_is_shown_whole_however_long(runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a folder of my own" / ("with a name " * 12).strip()
+    shutil.copytree(runs / "small-shakespeare", folder)
+    async with opened(load(folder), (60, 24)) as pilot:
+        above = screen(pilot).splitlines()
+        await press(pilot, "w")
+        said = screen(pilot).replace("\n", " ")
+        whole = shell.command("why", shell.path_word(folder))
+        assert whole.replace(" ", "") in said.replace(" ", "")
+        assert screen(pilot).splitlines()[0] == above[0]
 
 
 async def test_samples_side_by_side(runs: Path) -> None:

@@ -24,6 +24,8 @@ _FLUSH_S = 1.0
 # Advice that names parts of our own trainer is replaced.
 _ADVICE = {
     "non_finite": "lower the learning rate or warm up longer",
+    "bad_start": "check that the loss is the mean over tokens, then the initialisation "
+    "(ng.inspect): the logits begin too large",
     "overfitting": "stop here, use more data, dropout or weight decay",
 }
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import median
 
 # Observations that a band is made of, and fewest that make one.
-_MEMORY, _FEWEST = 24, 8
+_MEMORY, FEWEST = 24, 8
 _SIGMAS = 6.0
 # A band is not extrapolated further than this many of its own observations.
 _REACH = 8
@@ -63,7 +63,7 @@ def fit(points: Sequence[tuple[int, float]]) -> Line:
         for j in range(i + 1, len(points))
         if steps[j] > steps[i]
     ]
-    slope = median(slopes) if len(points) >= _FEWEST and slopes else 0.0
+    slope = median(slopes) if len(points) >= FEWEST and slopes else 0.0
     at = median(steps)
     middle = median(v - slope * (s - at) for s, v in zip(steps, values, strict=True))
     off = [abs(v - middle - slope * (s - at)) for s, v in zip(steps, values, strict=True)]
@@ -93,7 +93,7 @@ def departure(
     for step, value in points:
         if step > until:
             break
-        if len(inside) < _FEWEST:
+        if len(inside) < FEWEST:
             if math.isfinite(value):
                 inside.append((step, value))
             continue
@@ -121,7 +121,7 @@ def _reach(inside: Sequence[tuple[int, float]]) -> float:
 def _usual(line: Line, inside: Sequence[tuple[int, float]], step: int, value: float) -> float:
     """What a value is compared with: the line, or the newest level where that is nearer to it."""
     usual = line.value(step, _reach(inside))
-    level = median(v for _, v in inside[-_FEWEST:])
+    level = median(v for _, v in inside[-FEWEST:])
     low, high = sorted((usual, value))
     return min(max(level, low), high)  # the level, as far as it lies between the two
 

@@ -6,13 +6,13 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.training.causes import chain, trials
+from nanogpt_cli.training.causes import bands, chain, trials
 from nanogpt_cli.training.causes import record as records
 from nanogpt_cli.training.causes.chain import Story
 from nanogpt_cli.training.causes.record import Event, Record
@@ -20,6 +20,7 @@ from nanogpt_cli.training.causes.record import Event, Record
 if TYPE_CHECKING:
     from nanogpt_cli.text.tokens import TokenData
     from nanogpt_cli.training.causes.documents import Batch
+    from nanogpt_cli.training.causes.fixes import Fix
     from nanogpt_cli.training.causes.rerun import Agreement, Course, Rerun
     from nanogpt_cli.training.causes.search import Found
 
@@ -59,21 +60,6 @@ class Diagnosis:
     found: Found | None = None
     fix: Fix | None = None
     seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Fix:
-    """What to type.
-
-    Attributes:
-        words: of the command, without the program's name.
-        changes: key -> (value now, value then).
-        anew: the run is begun again; else it goes on from a checkpoint.
-    """
-
-    words: tuple[object, ...]
-    changes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    anew: bool = False
 
 
 def diagnose(
@@ -121,7 +107,7 @@ def _replay(
     report: Callable[[str], None],
     clock: Callable[[], float],
 ) -> None:
-    from nanogpt_cli.training.causes import search
+    from nanogpt_cli.training.causes import fixes, search
     from nanogpt_cli.training.causes.rerun import Rerun
 
     record, event, story = result.record, result.event, result.story
@@ -130,14 +116,22 @@ def _replay(
     rerun = Rerun(result.run, record, open_tokens())
     begun = clock()
     step_s = _step_seconds(result.run)
+    logged = dict(record.layers)
     course, made = _make_again(result, rerun, (deadline - begun) * _REPLAY_SHARE, step_s, report)
     agreement = result.agreement
     assert agreement is not None
+    if not agreement.close and agreement.differs in range(1, max(event.step, agreement.first + 1)):
+        # Another course of training, as from other weights: it says nothing about the run's.
+        record.layers, result.batch = logged, None
+        result.problem = f"the steps made again differ from the log since step {agreement.differs}"
+        return
     story = result.story = chain.tell(record, event)  # with statistics of every step
     if result.problem:
         return
     if event.kind == "asked" and not any(link.name == chain.LOSS for link in story.links):
         result.problem = f"the loss of step {event.step} is within its band"
+        if story.healthy < bands.FEWEST:
+            result.problem = f"too few steps came before step {event.step} to judge its loss"
         return
     if not agreement.close:
         result.problem = f"the steps made again differ from the log since step {agreement.differs}"
@@ -156,7 +150,8 @@ def _replay(
     result.found = search.run(
         rerun, known, judged, seconds=deadline - clock(), report=report, clock=clock
     )
-    result.fix = fix(result, rerun)
+    if best := result.found.best:
+        result.fix = fixes.propose(rerun, best.trial, event.step, result.start)
 
 
 def _step_seconds(run: RunFolder) -> float:
@@ -182,7 +177,8 @@ def _make_again(
     start = _begin_at(event, story, rerun, seconds, step_s)
     known = min(event.step, result.record.last + 1)
     where = f"checkpoint {start}" if start else "the initial values"
-    report(f"making steps {start + 1} to {known} again from {where}")
+    steps = f"steps {start + 1} to {known}" if known > start + 1 else f"step {known}"
+    report(f"making {steps} again from {where}")
     course, losses = Course(rerun, start), {}
     watch = _Watch(course, known)
     jump = event.kind in trials.JUMPS
@@ -270,39 +266,3 @@ def _own_base(course: Course, judged: Any) -> Any:
         if not math.isfinite(measured.loss):
             break
     return dataclasses.replace(judged, base=base)
-
-
-# What a resumed run cannot change.
-_NEW_RUN = ("model.", "init.")
-
-
-def fix(result: Diagnosis, rerun: Rerun) -> Fix | None:
-    """The command that makes the best change, and the keys that it changes."""
-    best = result.found.best if result.found else None
-    if best is None or result.event is None:
-        return None
-    change, path = best.trial.change, result.run.path
-    sets = list(change.sets)
-    record, step = result.record, result.event.step
-    if change.factor is not None and any(after < result.start for after, _ in record.factors):
-        # The checkpoint remembers the user's factor, so the recipe has to take it back.
-        optim = rerun.recipe(step).optim
-        sets.append(f"optim.lr={optim.lr / record.factor(step):.4g}")
-    anew = best.trial.scratch or result.start == 0 or any(s.startswith(_NEW_RUN) for s in sets)
-    words: list[object] = ["train", path / "recipe.toml" if anew else path]
-    words += [] if anew else ["--resume", "--before", result.start + 1]
-    words += [word for text in sets for word in ("--set", text)]
-    words += [word for skipped in sorted(change.skip) for word in ("--skip-step", skipped)]
-    now = rerun.recipe(step).model_dump(mode="json")
-    then = rerun.recipe(step, dataclasses.replace(change, sets=tuple(sets))).model_dump(mode="json")
-    return Fix(tuple(words), _changed(now, then), anew)
-
-
-def _changed(now: dict[str, Any], then: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    found = {}
-    for section, values in now.items():
-        for key in {**values, **then[section]}:
-            old, new = values.get(key), then[section].get(key)
-            if old != new:
-                found[f"{section}.{key}"] = (old, new)
-    return found

@@ -60,6 +60,7 @@ class Record:
         sessions: every start and resume, the first one first.
         factors: the user's changes of the learning rate, as (step, factor).
         incidents, alarms: in order; alarms only where they were raised.
+        standing: alarms that were not cleared again; those for information aside.
         vocab_size: 0 if it is not known.
         ending: why the run ended, as in ``events.RunEnded``; empty while it goes on.
     """
@@ -73,6 +74,7 @@ class Record:
     factors: list[tuple[int, float]] = field(default_factory=list)
     incidents: list[events.Incident] = field(default_factory=list)
     alarms: list[events.Alarm] = field(default_factory=list)
+    standing: list[events.Alarm] = field(default_factory=list)
     vocab_size: int = 0
     ending: str = ""
 
@@ -114,6 +116,7 @@ def of_events(log: Sequence[events.Event]) -> Record:
     found = Record()
     for event in log:
         take(found, event)
+    found.standing = history.active_alarms(e for e in log if isinstance(e, events.Alarm))
     return found
 
 
@@ -171,8 +174,8 @@ def _factor(text: str) -> float | None:
 def to_explain(found: Record, step: int = 0) -> Event | None:
     """What is to be explained; ``None`` if the run looks healthy.
 
-    By default that is the run's last incident, else its worst spike, else a bad start, else an
-    alarm of a condition that lasts.
+    By default that is the run's worst incident, else what its losses show by the rules of the
+    alarms, else a bad start, else an alarm of a condition that lasts.
 
     Raises:
         UserError: the run has not made the step that is asked for.
@@ -183,7 +186,7 @@ def to_explain(found: Record, step: int = 0) -> Event | None:
         # A divergence follows from what came before it: the first of its kind tells most.
         worst = min(found.incidents, key=_severity)
         return Event(worst.step, worst.kind, worst.message)
-    return _spike(found) or _bad_start(found) or _lasting(found)
+    return _jump(found) or _bad_start(found) or _lasting(found)
 
 
 def _severity(incident: events.Incident) -> tuple[int, int]:
@@ -197,30 +200,39 @@ def _asked(found: Record, step: int) -> Event:
         if incident.step == step:
             return Event(step, incident.kind, incident.message)
     for alarm in found.alarms:
-        if alarm.step == step and alarm.kind in _LASTING:
+        if alarm.step == step and alarm.kind in (*_LASTING, "frozen"):
             return Event(step, alarm.kind, alarm.message)
     if step not in found.losses:
         raise UserError(
-            f"the run has made {found.last} steps; there is no step {step} in its log",
-            f"name a step from {min(found.losses, default=1)} to {found.last}",
+            f"there is no step {step} in its log, which ends at step {found.last}",
+            f"name another step, such as {_nearest(found, step)}",
         )
     loss = found.losses[step]
     kind = "asked" if math.isfinite(loss) else "non_finite"
     return Event(step, kind, f"loss {loss:.6g}")
 
 
-def _spike(found: Record) -> Event | None:
-    """The worst spike by the rule of the alarms, for logs without incidents."""
-    alarms, worst, event = Alarms(vocab_size=0), 0.0, None
+def _nearest(found: Record, step: int) -> int:
+    """The nearest step with a loss; not every log has every step, and some count from 0."""
+    return min((s for s in found.losses if s), key=lambda s: abs(s - step), default=1)
+
+
+def _jump(found: Record) -> Event | None:
+    """A loss that is not finite, a divergence or the worst spike, for logs without incidents."""
+    alarms, worst = Alarms(vocab_size=0), 0.0
+    diverged: Event | None = None
+    spike: Event | None = None
     for step, loss in sorted(found.losses.items()):
         if not math.isfinite(loss):
             return Event(step, "non_finite", f"loss {loss:.6g}")
+        if alarms.incident(loss) == "divergence":
+            diverged = diverged or Event(step, "divergence", f"loss {loss:.6g}")
         if alarms.is_spike(loss) and (rise := loss - alarms.usual) > worst:
-            worst, event = rise, Event(step, "loss_spike", f"loss {loss:.6g}")
+            worst, spike = rise, Event(step, "loss_spike", f"loss {loss:.6g}")
         alarms.update(
             events.Step(step=step, loss=loss, lr=None, grad_norm=None, tokens=0, tokens_per_s=None)
         )
-    return event
+    return diverged or spike
 
 
 def _bad_start(found: Record) -> Event | None:
@@ -238,7 +250,11 @@ def _lasting(found: Record) -> Event | None:
     for alarm in found.alarms:
         if alarm.kind in _LASTING and alarm.step in found.losses:
             return Event(alarm.step, alarm.kind, alarm.message)
-    return _frozen(found)
+    if frozen := _frozen(found):
+        return frozen
+    # Of a loop whose learning rate is not known.
+    stands = [Event(a.step, a.kind, a.message) for a in found.alarms if a.kind == "frozen"]
+    return stands[0] if stands else None
 
 
 def _frozen(found: Record) -> Event | None:

@@ -117,7 +117,7 @@ def _reverted(known: Evidence) -> Iterator[Trial]:
     """What a resume has changed, put back one key at a time."""
     sessions = [s for s in known.record.sessions if s.step < known.event.step]
     for before, after in itertools.pairwise(sessions):
-        for key, old, new in _differences(before.recipe, after.recipe):
+        for key, old, new in differences(before.recipe, after.recipe):
             if after.step < known.start:
                 continue
             yield Trial(
@@ -127,7 +127,7 @@ def _reverted(known: Evidence) -> Iterator[Trial]:
             )  # fmt: skip
 
 
-def _differences(
+def differences(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
     """(key, old, new) of what changes how a run learns."""
