@@ -216,6 +216,8 @@ class Dashboard(RunActions):
         self._spent = now
         if self.desk.held:
             return HELD
+        if self.page.id == "runs":  # it reads the ends of the logs itself
+            return SLOWEST
         return min(SLOWEST, max(FASTEST, self.look_cost / SHARE))
 
     def draw(self, force: bool = False) -> None:
@@ -230,6 +232,8 @@ class Dashboard(RunActions):
         if force or versions != self._drawn or slow:
             self._draw_lines()
         if not force and versions == self._drawn and not self._page_is_restless():
+            return
+        if not force and self.page.id == "runs":  # it draws itself when the folder has changed
             return
         if slow:
             self._slow_due = now + 1.0

@@ -28,6 +28,7 @@ class RunsPage(Page):
         super().__init__(desk, id)
         self._drawn = 0.0
         self._looked = False
+        self._spent = time.process_time()
 
     def compose(self) -> ComposeResult:
         """Yield the list and the details."""
@@ -60,15 +61,19 @@ class RunsPage(Page):
         """Look at the folder if this page is in front, and look again after a while."""
         pause, workspace = 0.2, self.desk.workspace
         if self.app.is_running and getattr(self.app, "page", None) is self:
-            begun = time.process_time()
             changed = workspace.look()
             quiet = time.monotonic() - self._drawn
             if not self._looked or (changed and quiet > 0.1) or quiet > FASTEST:
                 self._looked = True
                 self.app.draw(force=True)
-            cost = time.process_time() - begun
-            pause = 0.01 if workspace.busy else min(SLOWEST, max(FASTEST, cost / SHARE))
+            pause = 0.01 if workspace.busy else self._pause()
         self.set_timer(pause, self._follow)
+
+    def _pause(self) -> float:
+        """Seconds until the next look, so that this process (not only its looks) stays cheap."""
+        now = time.process_time()
+        cost, self._spent = now - self._spent, now
+        return min(SLOWEST, max(FASTEST, cost / SHARE))
 
     def update(self, slow: bool = True) -> None:  # noqa: ARG002
         """Draw list and details."""
