@@ -104,7 +104,7 @@ _LARGEST, _FURTHEST = 1e300, 307.0
 
 def padded_bounds(values: list[tuple[float, float]], log: bool) -> tuple[float, float]:
     """Axis bounds around all ``(low, high)`` with some padding; never empty, never NaN."""
-    finite = [(a, b) for a, b in values if math.isfinite(a) and math.isfinite(b)]
+    finite = [(float(a), float(b)) for a, b in values if math.isfinite(a) and math.isfinite(b)]
     if not finite:
         return (0.1, 1.0) if log else (0.0, 1.0)
     low = min(max(min(a for a, _ in finite), -_LARGEST), _LARGEST)

@@ -14,7 +14,8 @@ import recorded
 @pytest.fixture(scope="session")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs: one in progress, one finished, one with many layers and a NaN."""
-    root = tmp_path_factory.mktemp("runs")
+    root = tmp_path_factory.mktemp("recordings") / "runs"  # no number in a name that is shown
+    root.mkdir()
     recorded.write_run(root / "small-shakespeare")
     recorded.write_run(
         root / "small-lr3e-4", lr=3e-4, seed=1, spike=None, steps=3000, max_steps=3000,
