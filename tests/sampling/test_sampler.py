@@ -11,35 +11,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small_models import MODERN, V, make
 
-from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
+from nanogpt_cli.model.gpt import GPT, Multipliers
 from nanogpt_cli.sampling import decode, decode_graph, sampler
 from nanogpt_cli.sampling.decode import Decoder, window_start
 from nanogpt_cli.sampling.sampler import GenerationConfig, Token, generate, reference_logits
 from nanogpt_cli.sampling.settings import Sampling
 from nanogpt_cli.sampling.weights import Weights
 
-V = 61  # rows of the embedding; ids from 57 on are padding in these tests
 GREEDY = Sampling(temperature=0)
-MODERN: dict[str, object] = {
-    "norm": "rms", "position": "rope", "qk_norm": True, "n_kv_head": 2, "activation": "swiglu",
-    "bias": False, "tied": False,
-}  # fmt: skip
-
-
-def make(seed: int = 0, **changes: object) -> GPT:
-    values: dict[str, object] = {
-        "n_layer": 3, "n_head": 4, "n_embd": 32, "block_size": 24, "vocab_size": V,
-        "dropout": 0.0, "bias": True, "activation": "gelu",
-    }  # fmt: skip
-    model = GPT(GPTConfig(**(values | changes)))  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            scale = 0.3 if parameter.dim() == 2 else 0.1
-            noise = torch.randn(parameter.shape, generator=generator) * scale
-            parameter.copy_(noise + (parameter if parameter.dim() == 1 else 0))
-    return model.eval()
 
 
 @pytest.fixture(scope="module")

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
+import small_models
 import torch
+from small_models import MODERN, V
 
-from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
+from nanogpt_cli.model.gpt import GPT, Multipliers
 from nanogpt_cli.sampling import speculate, tuning
 from nanogpt_cli.sampling.decode import Decoder
 from nanogpt_cli.sampling.sampler import GenerationConfig, generate, reference_logits
 from nanogpt_cli.sampling.settings import Sampling
 from nanogpt_cli.sampling.weights import Weights
 
-V = 61
-MODERN: dict[str, object] = {
-    "norm": "rms", "position": "rope", "qk_norm": True, "n_kv_head": 2, "activation": "swiglu",
-    "bias": False, "tied": False,
-}  # fmt: skip
-
-
-def make(seed: int = 0, **changes: object) -> GPT:
-    values: dict[str, object] = {
-        "n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 40, "vocab_size": V,
-        "dropout": 0.0, "bias": True, "activation": "gelu",
-    }  # fmt: skip
-    model = GPT(GPTConfig(**(values | changes)))  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            scale = 0.3 if parameter.dim() == 2 else 0.1
-            noise = torch.randn(parameter.shape, generator=generator) * scale
-            parameter.copy_(noise + (parameter if parameter.dim() == 1 else 0))
-    return model.eval()
+make = functools.partial(small_models.make, n_layer=2, block_size=40)
 
 
 def drafting(model: GPT, draft: GPT | None = None) -> Weights:
