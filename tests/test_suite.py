@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,12 @@ def endless(tree: ast.AST) -> Iterator[ast.Call]:
 def test_nothing_is_waited_for_without_a_limit(path: Path) -> None:
     found = [f"{path}:{call.lineno}" for call in endless(ast.parse(path.read_text("utf-8")))]
     assert not found, "give it timeout=programs.LIMIT, or use programs.finish"
+
+
+def test_every_module_of_the_tests_has_a_name_of_its_own() -> None:
+    """Of two, whichever is on the path first is imported; which, depends on the folders named."""
+    counts = Counter(path.name for path in TESTS.rglob("*.py") if path.name != "conftest.py")
+    assert not [name for name, count in counts.items() if count > 1]
 
 
 def test_programs_begin_with_the_signals_of_a_terminal() -> None:

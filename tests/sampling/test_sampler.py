@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from small_models import MODERN, V, make
+from cached_models import MODERN, V, make
 
 from nanogpt_cli.model.gpt import GPT, Multipliers
 from nanogpt_cli.sampling import decode, decode_graph, sampler

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
+import cached_models
 import pytest
-import small_models
 import torch
-from small_models import MODERN, V
+from cached_models import MODERN, V
 
 from nanogpt_cli.model.gpt import GPT, Multipliers
 from nanogpt_cli.sampling import speculate, tuning
@@ -17,7 +17,7 @@ from nanogpt_cli.sampling.sampler import GenerationConfig, generate, reference_l
 from nanogpt_cli.sampling.settings import Sampling
 from nanogpt_cli.sampling.weights import Weights
 
-make = functools.partial(small_models.make, n_layer=2, block_size=40)
+make = functools.partial(cached_models.make, n_layer=2, block_size=40)
 
 
 def drafting(model: GPT, draft: GPT | None = None) -> Weights:
