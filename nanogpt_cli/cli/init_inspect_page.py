@@ -182,8 +182,10 @@ def _judge(subject: Subject, expected: Signals | None, found: Inspection | None)
     beside, shallow = expected if found else None, shallow_growth(subject.config, subject.scheme)
     classes = by_class(found.tensors) if found else []
     verdicts = lint.on_scheme(subject.scheme, classes)
-    verdicts += lint_signals.on_signals(signals, subject.config, beside, shallow)
     plan = Blueprint.of(subject.config, subject.scheme)
+    verdicts += lint_signals.on_signals(
+        signals, subject.config, beside, shallow, by_position=plan.by_position
+    )
     return verdicts + lint_parts.on_parts(plan, subject.config.block_size, signals.stream_rms[0])
 
 

@@ -156,8 +156,14 @@ def _cells(row: tuple[Variant, Signals, Signals | None], most: int) -> dict[str,
 def _marks(variant: Variant, shown: Signals, most: int) -> Text:
     """Topics of the warnings and failures, the gravest first."""
     from nanogpt_cli.init import lint, lint_signals
+    from nanogpt_cli.init.blueprint import Blueprint
 
-    verdicts = lint_signals.on_signals(shown, variant.config, layer_norm=variant.layer_norm)
+    verdicts = lint_signals.on_signals(
+        shown,
+        variant.config,
+        layer_norm=variant.layer_norm,
+        by_position=Blueprint.of(variant.config, variant.scheme).by_position,
+    )
     verdicts += lint.on_scheme(variant.scheme)
     bad = [v for v in verdicts if v.severity in ("warn", "fail")]
     bad.sort(key=lambda v: -lint.SEVERITIES.index(v.severity))

@@ -43,6 +43,16 @@ TOPICS: Final[dict[str, Topic]] = {
         "a note says which of the two was assumed",
         healthy=_SOUND + "kurtosis {kurtosis:.2f}, rank {rank:.0f} of {sampled:.0f}.",
     ),
+    "positions": _of(
+        "positions, or queries and keys, are placed by design",
+        "The position table holds sinusoids in its first channels, or queries and keys read these "
+        "channels and nothing else, so that head h looks h positions back (scheme lookback). "
+        "Such matrices hold no draws, and are not judged as draws.",
+        "Every value is that of the design times one factor, up to the rounding of a file in half precision.",
+        "the scheme lookback, or [init] laws sinusoids, positions and offsets",
+        healthy="Found and said; nothing is wrong.",
+        do=(Action("See what it does:", "nanogpt init-inspect --init lookback"),),
+    ),
     "nearest": _of(
         "the scheme of the catalogue that the weights are closest to",
         "Most roles follow it, if need be times one factor; the other roles are compared with it. "

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from nanogpt_cli.init.attention_theory import Causal
+from nanogpt_cli.init.blueprint import Comparison
 from nanogpt_cli.init.probes import causal_softmax
 
 # Above this score variance within a row, heads are sampled.
@@ -44,6 +45,8 @@ class Heads:
             of 1; ``None`` if they are not.
         eps: what that norm adds to the variance.
         rope: see ``blueprint.Layer``.
+        comparison: how they compare positions instead of being drawn, if they do.
+        places: (N, C) what the normalised stream holds of the positions, for a comparison.
     """
 
     size: int
@@ -53,6 +56,28 @@ class Heads:
     norms: tuple[float, float] | None = None
     eps: float = 0.0
     rope: tuple[float, ...] = ()
+    comparison: Comparison | None = None
+    places: Tensor | None = None
+
+    def compared(
+        self, X: Tensor, causal: Causal, count: int, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys (count, B, T, D) of sampled heads that compare positions.
+
+        All read the same channels: what the stream holds there of the positions, and beside it
+        values like those of all channels.
+        """
+        assert self.comparison is not None
+        weights, n = self.comparison.weights(self.size), self.comparison.channels
+        rest, known = X, torch.zeros(len(X), n)
+        if self.places is not None:
+            rest = X - self.places @ self.places.T / self.places.shape[1]
+            known = self.places[:, :n].float()
+        z = torch.randn(len(X), count * n, generator=rng)
+        x = (_root(rest) @ z + known.repeat(1, count)).view(causal.B, causal.T, count, n)
+        repeats = count // self.comparison.heads
+        q, k = (x.permute(2, 0, 1, 3) @ w.repeat(repeats, 1, 1)[:, None].mT for w in weights)
+        return q, k
 
     def covariances(self, X: Tensor, causal: Causal) -> tuple[Tensor, Tensor]:
         """Covariances (N, N) of queries and keys as the scores see them."""
@@ -144,6 +169,8 @@ def field(causal: Causal, X: Tensor, heads: Heads, seed: int) -> Field:
         seed: seed of the sampled heads.
     """
     Q, K = heads.covariances(X, causal)
+    if heads.comparison:
+        return Sampled(causal, X, heads, Q, K, seed)
     u = heads.scale**2 * heads.size * Q
     spread = float((K.diagonal() - causal.both(causal.blend(K)).diagonal()).max())
     if float(u.diagonal().max()) * spread > HOT:
@@ -227,8 +254,13 @@ class Sampled:
         self.rng = torch.Generator().manual_seed(seed)
         self.pairs = causal.blend(X)
         self.root = _root(X)
-        of_keys = self.root if causal.alone else _nearest_root(self.pairs)
-        q, k = self._draw(self.root, *heads.q), self._draw(of_keys, *heads.k)
+        if heads.comparison:
+            assert causal.alone, "positions of a group differ"
+            self.drawn += -self.drawn % heads.comparison.heads
+            q, k = heads.compared(X, causal, self.drawn, self.rng)
+        else:
+            of_keys = self.root if causal.alone else _nearest_root(self.pairs)
+            q, k = self._draw(self.root, *heads.q), self._draw(of_keys, *heads.k)
         self.q = heads.turned(heads.normalised(q, 0), causal)
         self.k = heads.turned(heads.normalised(k, 1), causal)
         scores = (self.scale * self.q @ self.k.mT).tril_()  # (heads, B, T, T), group means
@@ -242,6 +274,10 @@ class Sampled:
         entropy += (self.weights * (log_seen - inside / 2)).sum(-1)
         self.entropy = causal.mean_entropy(entropy.mean(0).double().view(-1))
         self.score_std = causal.score_std(u.diagonal(), K)
+        if heads.comparison:
+            squares = scores.double().square().sum(-1).mean(0).view(-1)  # masked ones are zero
+            seen_pairs = causal.count.repeat(causal.B) * causal.asked
+            self.score_std = math.sqrt(float(squares @ causal.asked / seen_pairs.sum()))
 
     def _draw(self, root: Tensor, gain: float, bias: float) -> Tensor:
         """(heads, B, T, head_size) channels of covariance gain·rootᵀroot + bias."""

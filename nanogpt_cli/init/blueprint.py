@@ -5,13 +5,16 @@ GPT-2 is one case (``Blueprint.of``); ``modules.blueprint`` reads those of other
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from nanogpt_cli.init.drawing import matrices_of
+from torch import Tensor
+
+from nanogpt_cli.init.drawing import matrices_of, placed
 from nanogpt_cli.model.config import GPTConfig
 from nanogpt_cli.model.parameters import layer_of, shapes, tensor_class
-from nanogpt_cli.schemes import Scheme
+from nanogpt_cli.schemes import Scheme, positions
+from nanogpt_cli.schemes.laws import Law
 
 # Where normalisation stands: before each branch; after each branch, before the addition; both; or
 # after the addition, as in the first transformers.
@@ -60,7 +63,7 @@ class Variances:
             module, _, leaf = name.partition(f".{layer}.")[2].rpartition(".")
             for spec in matrices_of(name, config, scheme):
                 found |= dict.fromkeys(
-                    _moments_in(module, leaf, spec.tensor_class), spec.std**2 + spec.law.mean**2
+                    _moments_in(module, leaf, spec.tensor_class), spec.mean_square
                 )
         found.setdefault("gate", found["fc"])  # GPT-2's naming has both in one parameter
         found.setdefault("bias_gate", found.get("bias_fc", 0.0))
@@ -90,6 +93,42 @@ def _moments_in(module: str, leaf: str, kind: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """Queries and keys that read the channels of the position alone (``schemes.positions``).
+
+    Attributes:
+        q, k: laws of the two matrices, without chance.
+        heads: how many heads share these channels.
+        channels: how many there are.
+    """
+
+    q: Law
+    k: Law
+    heads: int
+    channels: int
+
+    @classmethod
+    def of(cls, config: GPTConfig, scheme: Scheme, layer: int) -> Comparison | None:
+        """That of a block of our GPT; ``None`` if its queries or keys are drawn."""
+        laws = {
+            spec.tensor_class: spec.law
+            for name in shapes(config)
+            if layer_of(name) == layer and tensor_class(name) in ("qkv", "q", "k")
+            for spec in matrices_of(name, config, scheme)
+        }
+        if not (laws["q"].placed and laws["k"].placed):
+            return None
+        n = min(positions.channels(config.head_size), config.n_embd)
+        return cls(laws["q"], laws["k"], config.n_head, n)
+
+    def weights(self, size: int) -> tuple[Tensor, Tensor]:
+        """What makes queries and keys of the channels, (heads, size, channels) each."""
+        shape = (self.heads * size, self.channels)
+        q, k = (placed(law, shape).float().view(self.heads, size, -1) for law in (self.q, self.k))
+        return q, k
+
+
+@dataclass(frozen=True)
 class Layer:
     """One block.
 
@@ -102,6 +141,7 @@ class Layer:
         window: positions that a query sees, itself included; 0 for all of the past.
         carry, first: before the block the stream x becomes carry·x + first·x₀, with x₀ the
             embedding.
+        comparison: how queries and keys compare positions; ``None`` where they are drawn.
     """
 
     moments: Variances
@@ -110,6 +150,7 @@ class Layer:
     window: int = 0
     carry: float = 1.0
     first: float = 0.0
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +164,7 @@ class Blueprint:
         vocab: rows of the head.
         layers: the blocks.
         wte, wpe: E[w²] of token and position table; 0 for a model without position table.
+        placed_wpe: the law of a position table that is not drawn.
         head: E[w²] of the head, the table's if tied.
         final_gain: E[g²] of the final norm.
         activation: a key of ``kernels.KERNELS`` other than ``swiglu``.
@@ -158,6 +200,7 @@ class Blueprint:
     head: float
     activation: str
     wpe: float = 0.0
+    placed_wpe: Law | None = None
     final_gain: float = 1.0
     gated: bool = False
     norm: Literal["layer", "rms", "none"] = "rms"
@@ -179,6 +222,11 @@ class Blueprint:
     score_cap: float = 0.0
     logit_cap: float = 0.0
 
+    @property
+    def by_position(self) -> frozenset[int]:
+        """The blocks whose heads look for positions by design."""
+        return frozenset(n for n, layer in enumerate(self.layers) if layer.comparison)
+
     @classmethod
     def of(cls, config: GPTConfig, scheme: Scheme, *, layer_norm: bool = True) -> Blueprint:
         """That of our GPT; ``layer_norm=False`` leaves every LayerNorm out (an ablation)."""
@@ -196,13 +244,11 @@ class Blueprint:
             head_size=config.head_size,
             hidden=config.hidden_size,
             vocab=config.vocab_size,
-            layers=tuple(
-                Layer(Variances.of(config, scheme, layer), config.attention_scale, rope)
-                for layer in range(config.n_layer)
-            ),
+            layers=tuple(_layer(config, scheme, layer, rope) for layer in range(config.n_layer)),
             wte=wte,
             head=wte if config.tied else moment(names["lm_head"], config, scheme),
             wpe=moment(names["wpe"], config, scheme) if "wpe" in names else 0.0,
+            placed_wpe=_placed_law(names.get("wpe"), config, scheme),
             final_gain=moment(names["ln"], config, scheme),
             activation=_GATES.get(config.activation, config.activation),
             gated=config.gated,
@@ -221,7 +267,24 @@ _GATES = {"swiglu": "silu", "geglu": "gelu"}
 _NORMS: dict[str, Literal["layer", "rms"]] = {"layer": "layer", "rms": "rms"}
 
 
+def _layer(config: GPTConfig, scheme: Scheme, layer: int, rope: tuple[float, ...]) -> Layer:
+    moments = Variances.of(config, scheme, layer)
+    comparison = Comparison.of(config, scheme, layer)
+    if comparison:  # gradients reach the rows that are not zero
+        rows = config.head_size / comparison.channels
+        moments = replace(moments, q=moments.q * rows, k=moments.k * rows)
+    return Layer(moments, config.attention_scale, rope, comparison=comparison)
+
+
+def _placed_law(name: str | None, config: GPTConfig, scheme: Scheme) -> Law | None:
+    """The law of a parameter outside the blocks, if it leaves nothing to chance."""
+    if name is None:
+        return None
+    (spec,) = matrices_of(name, config, scheme)
+    return spec.law if spec.law.placed else None
+
+
 def moment(name: str, config: GPTConfig, scheme: Scheme) -> float:
     """E[w²] of a parameter outside the blocks."""
     (spec,) = matrices_of(name, config, scheme)
-    return spec.std**2 + spec.law.mean**2
+    return spec.mean_square

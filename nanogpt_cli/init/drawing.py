@@ -22,7 +22,7 @@ from nanogpt_cli import host
 from nanogpt_cli.machine import threads
 from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
 from nanogpt_cli.model.parameters import layer_of, of_first_block, shapes, tensor_class
-from nanogpt_cli.schemes import Scheme
+from nanogpt_cli.schemes import Scheme, positions
 from nanogpt_cli.schemes.laws import Law
 
 CHUNK_ROWS = 4096
@@ -40,6 +40,7 @@ class MatrixSpec:
         shape: (rows, columns); a vector counts as one column.
         law: distribution of its values.
         std: standard deviation of that law.
+        mean_square: E[w²] of that law.
     """
 
     key: str
@@ -49,6 +50,7 @@ class MatrixSpec:
     shape: tuple[int, int]
     law: Law
     std: float
+    mean_square: float
 
     @property
     def size(self) -> int:
@@ -116,8 +118,12 @@ def _spec(
 ) -> MatrixSpec:
     fan_out, fan_in = _fans(name, kind, shape, config)
     values = _values(config) | {"l": max(0, layer_of(name)), "fan_in": fan_in, "fan_out": fan_out}
-    law = scheme.law(kind, values)
-    return MatrixSpec(key, name, kind, start, shape, law, law.true_std(*shape))
+    # Queries and keys of the first block may compare positions, if there is a table of them.
+    first = layer_of(name) == 0 and config.position == "learned"
+    law = scheme.law(kind, values, first=first)
+    return MatrixSpec(
+        key, name, kind, start, shape, law, law.true_std(*shape), law.mean_square(*shape)
+    )
 
 
 def _fans(name: str, kind: str, shape: tuple[int, int], config: GPTConfig) -> tuple[int, int]:
@@ -145,6 +151,8 @@ def draw(spec: MatrixSpec, seed: int, out: Tensor, *, start: int = 0) -> Tensor:
     assert start % CHUNK_ROWS == 0
     if spec.law.kind == "orthogonal":
         return out.copy_(_orthogonal(spec, seed)[start : start + len(out)])
+    if spec.law.placed:
+        return out.copy_(placed(spec.law, spec.shape)[start : start + len(out)])
     for row in range(0, len(out), CHUNK_ROWS):
         # A chunk is always drawn whole, because the last values of a draw depend on its length.
         chunk, first = out[row : row + CHUNK_ROWS], start + row
@@ -187,6 +195,16 @@ def _orthogonal(spec: MatrixSpec, seed: int) -> Tensor:
     return q if rows >= columns else q.T
 
 
+def placed(law: Law, shape: tuple[int, int]) -> Tensor:
+    """The float64 matrix of a law without chance (``Law.placed``), which no seed changes."""
+    whole = torch.zeros(shape, dtype=torch.float64)
+    rows, columns, values = zip(
+        *positions.entries(law.kind, law.scale, shape, law.head), strict=True
+    )
+    whole[torch.tensor(rows), torch.tensor(columns)] = torch.tensor(values, dtype=torch.float64)
+    return whole
+
+
 def init_tensor(
     name: str,
     config: GPTConfig,
@@ -227,7 +245,8 @@ def _jobs(model: GPT, scheme: Scheme, seed: int) -> Iterator[Callable[[], None]]
         for spec in matrices_of(name, model.config, scheme):
             rows = parameter.detach()[spec.start : spec.start + spec.shape[0]]
             target = rows.view(rows.shape[0], -1)
-            step = spec.shape[0] if spec.law.kind == "orthogonal" else CHUNK_ROWS
+            at_once = spec.law.placed or spec.law.kind == "orthogonal"
+            step = spec.shape[0] if at_once else CHUNK_ROWS
             for start in range(0, spec.shape[0], step):
                 part = target[start : start + step]
                 found.append((part.numel(), _job(spec, seed, part, start)))

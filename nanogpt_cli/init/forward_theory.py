@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nanogpt_cli.init import attention_fields as attention
+from nanogpt_cli.init import drawing
 from nanogpt_cli.init.attention_theory import Causal
 from nanogpt_cli.init.blueprint import Blueprint, Layer, Variances
 from nanogpt_cli.init.expert_theory import expert_agreement
@@ -82,6 +83,11 @@ class Forward:
         # (N,) factor with which the embedding, without its multiplier, is part of the stream.
         self.written = (self.idx != plan.padding).double()
         self.kept = plan.embedding * self.written
+        # (N, C) the vectors of the positions, where they are not drawn.
+        self.table: Tensor | None = None
+        if plan.placed_wpe:
+            whole = drawing.placed(plan.placed_wpe, (int(self.places[-1]) + 1, plan.width))
+            self.table = whole[self.places].repeat(self.causal.B, 1)
 
     def run(self, *, keep: bool) -> Tensor:
         """Covariance (N, N) of the last residual stream; ``keep`` stores two matrices per block."""
@@ -115,7 +121,10 @@ class Forward:
     def _embed(self) -> Tensor:
         plan = self.plan
         positions = self.places.repeat(self.causal.B)
-        C = plan.wte * self.written * equal(self.idx) + plan.wpe * equal(positions)
+        where = equal(positions) * plan.wpe
+        if self.table is not None:
+            where = self.table @ self.table.T / plan.width
+        C = plan.wte * self.written * equal(self.idx) + where
         total = plan.wte + plan.wpe
         self.out.token_share = plan.wte / total if total else math.nan
         C = C * plan.embedding**2
@@ -178,8 +187,12 @@ class Forward:
             norms=(w.gain_q, w.gain_k) if plan.qk_norm else None,
             eps=plan.eps,
             rope=layer.rope,
+            comparison=layer.comparison,
         )
         X = self.normalise(C, w.gain_1) if self.reads_norm else C
+        if layer.comparison and self.table is not None:
+            factor = self.kept / self.size(C.diagonal()) * math.sqrt(w.gain_1)
+            heads = dataclasses.replace(heads, places=factor[:, None] * self.table)
         found = attention.field(self.causal, X, heads, seed=number)
         self.out.score_std.append(found.score_std)
         self.out.attn_entropy.append(found.entropy)

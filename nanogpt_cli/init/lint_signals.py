@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -61,6 +61,7 @@ def on_signals(
     head: bool = True,
     known: bool = True,
     normed: bool = False,
+    by_position: Container[int] = (),
 ) -> list[Verdict]:
     """Judge a forward and backward pass.
 
@@ -75,6 +76,7 @@ def on_signals(
         known: False for a module whose scores may contain more than query·key, such as ALiBi.
         normed: True where the stream itself is normalised behind each addition (post-norm). Its
             first size then says nothing.
+        by_position: blocks whose heads look for positions by design, and so are almost one-hot.
     """
     if broken := _not_finite(found, head=head):
         return [broken]
@@ -86,7 +88,7 @@ def on_signals(
         _gradients(found, expected, config, normed=normed),
         *((_loss(found, expected, config), _own_token(found, expected, config)) if head else ()),
         _token_share(found),
-        _attention(found, expected, config, WARN if known else NOTE),
+        _attention(found, expected, config, WARN if known else NOTE, by_position),
         _activations(found, expected, config),
     )
     return [verdict for check in checks for verdict in check]
@@ -285,11 +287,18 @@ def _token_share(found: Signals) -> Iterator[Verdict]:
 
 
 def _attention(
-    found: Signals, expected: Signals | None, config: Sizes, severity: str
+    found: Signals,
+    expected: Signals | None,
+    config: Sizes,
+    severity: str,
+    by_position: Container[int],
 ) -> Iterator[Verdict]:
-    cosine, score = found.cosine[-1], max(found.score_std)
+    judged = [n for n in range(len(found.score_std)) if n not in by_position]
+    cosine, score = found.cosine[-1], max((found.score_std[n] for n in judged), default=0.0)
     likely_cosine = expected.cosine[-1] if expected else math.nan
-    likely_score = max(expected.score_std) if expected else math.nan
+    likely_score = math.nan
+    if expected:
+        likely_score = max((expected.score_std[n] for n in judged), default=0.0)
     checks = (
         _past(
             f"positions have cosine {cosine:.2f} after the last block: they have become alike",

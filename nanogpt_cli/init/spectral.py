@@ -63,6 +63,8 @@ def expected_norm(law: Law, shape: tuple[int, int], std: float) -> float:
         return abs(law.scale) * math.sqrt(rows * columns)
     if law.kind == "orthogonal":
         return law.scale
+    if law.placed:  # one orthogonal matrix a head, on top of each other
+        return law.scale * math.sqrt(rows / law.head)
     return std * (math.sqrt(rows) + math.sqrt(columns))
 
 

@@ -35,7 +35,7 @@ class TensorStats:
         law: the declared law, if any.
         expected_std: standard deviation of that law.
         ks: Kolmogorov-Smirnov distance of the sample from that law, at its 4,096-quantiles; NaN if
-            it is constant or orthogonal.
+            it is constant, orthogonal or placed.
         z: (std/expected - 1) in standard errors.
     """
 
@@ -90,6 +90,8 @@ class TensorStats:
             )
         if self.exceeds(self.law):
             return False
+        if self.law.placed:  # the mean is not zero, and the shape no distribution's
+            return abs(self.z) < Z_LIMIT
         centred = abs(self.mean) <= Z_LIMIT * self.expected_std / math.sqrt(self.size) + 1e-12
         shaped = math.isnan(self.ks) or self.ks_scaled < KS_LIMIT
         return abs(self.z) < Z_LIMIT and centred and shaped
@@ -131,7 +133,8 @@ class Accumulator:
         ks = z = math.nan
         if law is not None and self.finite:
             # Entries of an orthogonal matrix are normal only in the limit of infinite size.
-            ks = math.nan if law.kind == "orthogonal" else ks_distance(sample, law)
+            shapeless = law.placed or law.kind == "orthogonal"
+            ks = math.nan if shapeless else ks_distance(sample, law)
             z = (measured / std - 1) / law.relative_error(seen) if std > 0 else math.nan
         return TensorStats(
             *(key, kind, layer, self.shape, mean, measured, self.low, self.high),
@@ -236,10 +239,13 @@ class ClassStats:
         if any(t.law is None for t in self.tensors):
             return math.nan
         groups: dict[tuple[Law, float], int] = {}
+        known = 0.0
         for t in self.tensors:
-            if t.law is not None:
+            if t.law is not None and t.law.placed:
+                known = max(known, t.law.moments(*t.shape).largest)
+            elif t.law is not None:
                 groups[t.law, t.expected_std] = groups.get((t.law, t.expected_std), 0) + t.size
-        return max(law.largest(n, std) for (law, std), n in groups.items())
+        return max([known, *(law.largest(n, std) for (law, std), n in groups.items())])
 
     @property
     def z(self) -> float:

@@ -265,6 +265,7 @@ def inspect(
         verdicts += on_signals(
             signals, sizes, expected, head=anatomy.head, known=expected is not None,
             normed=anatomy.normed,
+            by_position={s.part.layer for s in seen.sketches if s.placed and s.part.role == "q"},
         )  # fmt: skip
         plan = seen.witness.blueprint() if expected is not None and seen.witness else ""
         if not isinstance(plan, str):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.schemes import positions
 
 VARIABLES = {
     "d": "channels (n_embd)",
@@ -34,6 +35,7 @@ KINDS = {
     "truncated": "std, cut",
     "orthogonal": "gain",
     "constant": "value",
+    **positions.KINDS,
 }
 # PyTorch's CPU draws float32 normals by Box-Muller from 24-bit uniforms, which bounds their size.
 LARGEST_NORMAL = math.sqrt(48 * math.log(2))
@@ -134,13 +136,30 @@ class Law:
     Attributes:
         kind: one of ``KINDS``.
         scale: σ of the underlying normal, std of the uniform, gain of the orthogonal matrix, or the
-            constant.
+            constant; see ``positions.entries`` for laws without chance.
         cut: where a truncated normal ends, in units of ``scale``.
+        head: channels of a head, for laws that need it.
     """
 
     kind: str
     scale: float
     cut: float = math.inf
+    head: int = 0
+
+    @property
+    def placed(self) -> bool:
+        """Whether the law leaves nothing to chance (``positions``)."""
+        return self.kind in positions.KINDS
+
+    def moments(self, fan_out: int, fan_in: int) -> positions.Moments:
+        """Those of a (fan_out, fan_in) matrix whose law is ``placed``."""
+        return positions.moments(self.kind, self.scale, (fan_out, fan_in), self.head)
+
+    def mean_square(self, fan_out: int, fan_in: int) -> float:
+        """E[w²] of the entries of a (fan_out, fan_in) matrix."""
+        if self.placed:
+            return self.moments(fan_out, fan_in).mean_square
+        return self.true_std(fan_out, fan_in) ** 2 + self.mean**2
 
     def true_std(self, fan_out: int, fan_in: int) -> float:
         """The actual standard deviation of the entries of a (fan_out, fan_in) matrix.
@@ -150,6 +169,9 @@ class Law:
         """
         if self.kind == "constant":
             return 0.0
+        if self.placed:
+            found = self.moments(fan_out, fan_in)
+            return math.sqrt(max(0.0, found.mean_square - found.mean**2))
         if self.kind == "orthogonal":
             return self.scale / math.sqrt(max(fan_out, fan_in))
         return self.scale * math.sqrt(truncated_moments(self.cut)[0])
@@ -178,7 +200,10 @@ class Law:
         """Standard error of a measured std over ``n`` values, as a share of the std: √((κ-1)/4n).
 
         An orthogonal matrix has an exact norm: only rounding and the sample mean add an error.
+        Of a placed one, which has an exact mean, rounding alone does.
         """
+        if self.placed:
+            return 1e-6
         if self.kind == "orthogonal":
             return max(1e-4, 1 / n)
         return math.sqrt((self.kurtosis - 1) / (4 * n))
@@ -251,7 +276,8 @@ class Rule:
             )
         if scale == 0:
             return Law("constant", 0.0)
-        return Law(self.kind, scale, self.cut)
+        head = int(values["D"]) if self.kind in positions.KINDS else 0
+        return Law(self.kind, scale, self.cut, head)
 
     def __str__(self) -> str:
         if self.kind == "constant":

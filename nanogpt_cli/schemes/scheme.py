@@ -26,6 +26,8 @@ CLASSES = (
     *("ln", "ln_bias", "bias"),
     "gate",
 )
+# Classes that a block has, whose laws in the first block may differ.
+_OF_BLOCKS = ("q", "k", "v", "attn_proj", "fc", "mlp_proj", "gate")
 # From large to small: a later group overrides an earlier one, and a class overrides every group.
 # The gate of a gated MLP follows fc unless it is named.
 GROUPS = {
@@ -57,6 +59,7 @@ class Scheme:
         source: where it is defined.
         aliases: other names for it.
         rules: a law for each of ``CLASSES``.
+        first: laws of the first block that differ, where positions are a learned table.
         multipliers: formulas for the factors on the signal (``MULTIPLIERS``); absent means GPT-2's.
         lr: formulas for the factor on the learning rate, by class; absent means 1.
         eps: the same for AdamW's ε.
@@ -71,6 +74,7 @@ class Scheme:
     source: str
     aliases: tuple[str, ...]
     rules: Mapping[str, Rule]
+    first: Mapping[str, Rule]
     multipliers: Mapping[str, str]
     lr: Mapping[str, str]
     eps: Mapping[str, str]
@@ -80,9 +84,16 @@ class Scheme:
     mismatch: str
     untied: bool
 
-    def law(self, tensor_class: str, values: Mapping[str, float]) -> Law:
-        """The law of a class of tensor; ``values`` gives d, L, l, D, V, T, fan_in, fan_out."""
-        return self.rules[tensor_class].law(self._scope(values))
+    def law(self, tensor_class: str, values: Mapping[str, float], *, first: bool = False) -> Law:
+        """The law of a class of tensor.
+
+        Args:
+            tensor_class: one of ``CLASSES``.
+            values: d, L, l, D, V, T, fan_in and fan_out.
+            first: it belongs to the first block of a model with a table of positions.
+        """
+        rules = {**self.rules, **self.first} if first else self.rules
+        return rules[tensor_class].law(self._scope(values))
 
     def lr_multiplier(self, tensor_class: str, *, n_embd: int, n_layer: int) -> float:
         """The factor on the learning rate for an ``update_class``; 1 outside µP."""
@@ -116,7 +127,8 @@ class Scheme:
         by_law: dict[str, list[str]] = {}
         for name in CLASSES[:8]:
             by_law.setdefault(str(self.rules[name]), []).append(name)
-        return "; ".join(f"{' '.join(who)} {law}" for law, who in by_law.items())
+        laws = [f"{' '.join(who)} {law}" for law, who in by_law.items()]
+        return "; ".join([*laws, *(f"{who} of block 0 {law}" for who, law in self.first.items())])
 
 
 def _expand(
@@ -160,12 +172,14 @@ def _positive(table: Mapping[str, Any], key: str, default: int, where: str) -> i
 def _from_table(name: str, table: Mapping[str, Any], base: Scheme | None, where: str) -> Scheme:
     """Read one scheme; what the table leaves out is taken from ``base``."""
     special = {*_TEXT_KEYS, *_FACTORS, "aliases", "base", "multipliers", "base_width", "base_depth",
-               "untied"}  # fmt: skip
+               "untied", "first"}  # fmt: skip
     untied = table.get("untied", base.untied if base else False)
     if not isinstance(untied, bool):
         raise UserError(f"{where}.untied must be true or false, got {untied!r:.80}")
     laws = _expand({k: v for k, v in table.items() if k not in special}, where)
     rules = {c: Rule.parse(text) for c, text in laws.items()}
+    in_first = _expand(_subtable(table, "first", where), f"{where}.first", _OF_BLOCKS)
+    first = {c: Rule.parse(text) for c, text in in_first.items()}
     multipliers = {k: str(v) for k, v in _subtable(table, "multipliers", where).items()}
     for key in multipliers:
         if key not in MULTIPLIERS:
@@ -182,6 +196,7 @@ def _from_table(name: str, table: Mapping[str, Any], base: Scheme | None, where:
         source=str(table.get("source", where)),
         aliases=tuple(table.get("aliases", ())),
         rules=MappingProxyType({**(base.rules if base else {}), **rules}),
+        first=MappingProxyType({**(base.first if base else {}), **first}),
         multipliers=MappingProxyType({**(base.multipliers if base else {}), **multipliers}),
         **{key: MappingProxyType(values) for key, values in factors.items()},
         base_width=_positive(table, "base_width", base.base_width if base else 256, where),
@@ -250,6 +265,7 @@ def parse_custom(table: Mapping[str, Any], *, where: str = "init") -> Scheme:
     shape = {"d": 64, "L": 2, "l": 0, "D": 16, "V": 64, "T": 32, "fan_in": 64, "fan_out": 64}
     for name in CLASSES:
         scheme.law(name, shape)
+        scheme.law(name, shape, first=True)
     for key in _FACTORS:
         for name in (*CLASSES, FINAL_NORM):
             scheme._factor(getattr(scheme, key), name, 64, 2)

@@ -27,7 +27,16 @@ from nanogpt_cli.training.stats import Collector
 
 COMPARED = (
     *("gpt2", "gpt2-tf", "normal", "scaled-1L", "proj-sqrt2L", "proj-x0.02", "scaled-all"),
-    *("layer-index", "pytorch", "small-wang", "mitchell", "mup", "gpt2-w", "orthogonal"),
+    *(
+        "layer-index",
+        "pytorch",
+        "small-wang",
+        "mitchell",
+        "mup",
+        "gpt2-w",
+        "orthogonal",
+        "lookback",
+    ),
 )
 
 

@@ -13,6 +13,7 @@ WANTED = (
     "layer-index pytorch pytorch-embtie xavier xavier-fused kaiming lecun orthogonal "
     "scaled-orthogonal small-wang small-wang-tiny gpt2-w mitchell full-megatron mup depth-mup "
     "completep spectral-mup modded nanochat deepnorm subln t-fixup "
+    "lookback "
 )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from nanogpt_cli.init.tensor_stats import kurtosis
 from nanogpt_cli.modules.anatomy import Part
 from nanogpt_cli.modules.faults import chance
+from nanogpt_cli.modules.faults.placed import is_placed
 
 PREFIX = 4096  # leading values that are compared between matrices
 _CHUNK = 1 << 22  # values that are read at once
@@ -56,6 +57,7 @@ class Sketch:
         pairs: largest |correlation| between two sampled rows, and how many pairs there are.
         constant_rows: how many rows have one value throughout that is not zero.
         structured: whether rows, columns or directions differ more than independent values do.
+        placed: whether they hold or compare positions by design (``placed``).
         prefix: the first values by rows, by columns, and of the first column alone, float32.
     """
 
@@ -85,6 +87,7 @@ class Sketch:
     pairs: tuple[float, int] = (0.0, 0)
     constant_rows: int = 0
     structured: bool = False
+    placed: bool = False
     prefix: tuple[Tensor, ...] = ()
 
     @property
@@ -162,6 +165,7 @@ def sketch(part: Part, values: Tensor) -> Sketch:
         return found
     found.row_key, found.column_key = keys(x), keys(x.T)
     found.prefix = _prefixes(x)
+    found.placed = is_placed(part.role, x)
     _sample(found, x)
     return found
 

@@ -1,0 +1,55 @@
+"""Matrices that hold positions or compare them, by design and not by chance."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nanogpt_cli.init import drawing
+from nanogpt_cli.schemes import positions
+from nanogpt_cli.schemes.laws import Law
+
+# By role of the part. Queries may be turned or not, keys are as they are.
+_KINDS = {"wpe": ("sinusoids",), "q": ("offsets", "positions"), "k": ("positions",)}
+# Of the largest value: half a step of bfloat16, as which weights may have been stored.
+_ROUNDING = 2.0**-8
+
+
+def is_placed(role: str, values: Tensor) -> bool:
+    """Whether a matrix is, up to a factor, one of ``schemes.positions``.
+
+    Args:
+        role: of the part.
+        values: (out, in) float32, finite.
+    """
+    head = _head(role, values)
+    first = float(values[0, 0]) if values.numel() else 0.0
+    if not head or not first:
+        return False
+    for kind in _KINDS[role]:
+        scale = first
+        if kind == "sinusoids":
+            scale *= math.sqrt(positions.channels(head) / (2 * values.shape[1]))
+        known = drawing.placed(Law(kind, scale, head=head), (len(values), values.shape[1])).float()
+        if torch.allclose(values, known, rtol=0.0, atol=abs(first) * _ROUNDING):
+            return True
+    return False
+
+
+def _head(role: str, values: Tensor) -> int:
+    """Channels of a head, if all but the first few columns are zero; else 0.
+
+    Of a position table it is how many columns are not zero, which is all that matters there.
+    """
+    if role not in _KINDS or values.dim() < 2 or not bool(values[:, 0].any()):
+        return 0
+    live = (values[: 4 * positions.MOST] != 0).any(0).nonzero().flatten()
+    if len(live) > positions.MOST or int(live[-1]) + 1 != len(live):
+        return 0
+    if role == "wpe":
+        return len(live)
+    # Row D, the first of the second head, is the next that reads the first two columns.
+    rows = values[2:, :2].any(1).nonzero().flatten()
+    return 2 + int(rows[0]) if len(rows) else len(values)
