@@ -10,7 +10,7 @@ from typing import Literal
 
 from nanogpt_cli.init.drawing import matrices_of
 from nanogpt_cli.model.config import GPTConfig
-from nanogpt_cli.model.parameters import layer_of, shapes, tensor_class
+from nanogpt_cli.model.parameters import block_shapes, shapes, tensor_class
 from nanogpt_cli.schemes import Scheme
 
 # Where normalisation stands: before each branch; after each branch, before the addition; both; or
@@ -54,9 +54,7 @@ class Variances:
     def of(cls, config: GPTConfig, scheme: Scheme, layer: int) -> Variances:
         """Compute them from the laws of block ``layer`` of our GPT."""
         found: dict[str, float] = {}
-        for name in shapes(config):
-            if layer_of(name) != layer:
-                continue
+        for name in block_shapes(config, [layer]):
             module, _, leaf = name.partition(f".{layer}.")[2].rpartition(".")
             for spec in matrices_of(name, config, scheme):
                 found |= dict.fromkeys(
@@ -186,8 +184,8 @@ class Blueprint:
         if config.position == "rope":
             D = config.head_size
             rope = tuple(config.rope_theta ** (-n / D) for n in range(0, D, 2))
-        known = shapes(config)
-        names = {tensor_class(name): name for name in known if layer_of(name) < 0}
+        outside = shapes(config).keys() - block_shapes(config, range(config.n_layer)).keys()
+        names = {tensor_class(name): name for name in outside}
         wte = moment(names["wte"], config, scheme)
         return cls(
             width=config.n_embd,
