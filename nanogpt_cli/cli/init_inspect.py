@@ -19,6 +19,7 @@ from nanogpt_cli.cli import init_inspect_studies as studies
 from nanogpt_cli.cli.init_inspect_files import Files
 from nanogpt_cli.cli.init_inspect_input import InspectOptions, Subject
 from nanogpt_cli.cli.options import LARGEST_SEED
+from nanogpt_cli.cli.unswept import unswept
 from nanogpt_cli.errors import UserError
 
 Text = Annotated[str, typer.Option(metavar="NAME")]
@@ -198,7 +199,8 @@ def init_inspect(
     files = Files(csv, png, svg, tui)
     if origin:
         inputs.check_alone(recipe, preset, sets or [], options)
-        found = modules.open_origin(origin, init or "", seed, structure)
+        with unswept():
+            found = modules.open_origin(origin, init or "", seed, structure)
         if not isinstance(found, Subject):
             modules.check_study(
                 next((name for name, asked in (("--compare", compare), ("--ablate", ablate),
@@ -208,7 +210,8 @@ def init_inspect(
             _end(modules.inspect(found, ask, structure, files), lint, _deeper(given, ask))
         subject, tokenizer = found, "gpt2"
     else:
-        subject, tokenizer = inputs.subject(recipe, preset, sets or [], options, seed, data)
+        with unswept():
+            subject, tokenizer = inputs.subject(recipe, preset, sets or [], options, seed, data)
     from nanogpt_cli.init.scope import beyond
 
     ask = replace(ask, data=data or subject.data)

@@ -182,12 +182,12 @@ def _prepared(recipe: Recipe) -> str:
 
 def _vocabulary(recipe: Recipe, data: str, tokenizer: str) -> int:
     """Rows of the embedding if the recipe does not set them: those of the data or the tokenizer."""
-    from nanogpt_cli.text import prepare
-
     if data not in ("", "random"):
         return int(open_data(data, tokenizer or "gpt2").vocab_size)
     if not tokenizer or recipe.model.vocab_size:
         return DEFAULT_VOCABULARY
+    from nanogpt_cli.text import prepare
+
     return prepare.vocabulary_size(recipe.data.model_dump(), report=console.say)
 
 

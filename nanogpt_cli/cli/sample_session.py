@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import secrets
 import sys
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanogpt_cli.cli import console, sources
+from nanogpt_cli.cli.unswept import unswept
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -162,24 +161,7 @@ class Session:
         return ids[-limit:]
 
 
-@contextlib.contextmanager
-def _unswept() -> Iterator[None]:
-    """Import and load without garbage collections, and never look at what was loaded again.
-
-    While PyTorch is imported, Python would go through hundreds of thousands of objects, all of
-    which stay, several times.
-    """
-    swept = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        if swept:
-            gc.enable()
-
-
-@_unswept()
+@unswept()
 def open_session(
     source: str,
     checkpoint: str,

@@ -172,37 +172,40 @@ def field(causal: Causal, X: Tensor, heads: Heads, seed: int) -> Field:
     if heads.comparison:
         return Sampled(causal, X, heads, Q, K, seed)
     u = heads.scale**2 * heads.size * Q
-    spread = float((K.diagonal() - causal.both(causal.blend(K)).diagonal()).max())
+    means = causal.means(K)
+    spread = float((K.diagonal() - means[1].diagonal()).max())
     if float(u.diagonal().max()) * spread > HOT:
         return Sampled(causal, X, heads, u, K, seed)
-    return Expanded(causal, X, heads, u, K)
+    return Expanded(causal, X, heads, u, K, means)
 
 
 class Expanded:
     """Attention to first order in the score variance, resummed to an exponential.
 
-    ``u`` is the score covariance for a unit key, K the covariance of the keys.
+    Attributes:
+        u: the score covariance for a unit key.
+        K: the covariance of the keys.
+        mean: ⟨X⟩, over the pasts along both axes.
+        covariance: ⟨K̃∘X⟩ with K̃ centred over the pasts along both axes.
     """
 
-    def __init__(self, causal: Causal, X: Tensor, heads: Heads, u: Tensor, K: Tensor) -> None:
+    def __init__(
+        self,
+        causal: Causal,
+        X: Tensor,
+        heads: Heads,
+        u: Tensor,
+        K: Tensor,
+        means: tuple[Tensor, Tensor],
+    ) -> None:
         self.causal, self.X, self.heads, self.u, self.K = causal, X, heads, u, K
         self.score_std = causal.score_std(u.diagonal(), K)
-        self.within = u.diagonal() * (causal.past(K) - causal.both(causal.blend(K)).diagonal())
+        rows, both = means  # those of K; only what is named here is kept until the backward pass
+        self.within = u.diagonal() * (causal.past(K) - both.diagonal())
         self.entropy = causal.mean_entropy(causal.log_count - self.within / 2)
-
-    @cached_property
-    def mean(self) -> Tensor:
-        """⟨X⟩: mean over the pasts along both axes."""
-        return self.causal.both(self.causal.blend(self.X))
-
-    @cached_property
-    def covariance(self) -> Tensor:
-        """⟨K̃∘X⟩ with K̃ centred over the pasts along both axes."""
-        causal, K = self.causal, self.causal.blend(self.K)
-        square = causal.both(causal.blend(self.K * self.X))
-        rows = causal.rows(K) * causal.rows(causal.blend(self.X))
-        partial = causal.rows(rows.T.contiguous())
-        return square - partial - partial.T + causal.both(K) * self.mean
+        rows_of_X, self.mean = causal.means(X)
+        partial = causal.rows((rows * rows_of_X).T.contiguous())
+        self.covariance = causal.means(K * X)[1] - partial - partial.T + both * self.mean
 
     @cached_property
     def excess(self) -> Tensor:
@@ -240,7 +243,7 @@ class Expanded:
         by_row = causal.future(W.T.contiguous()).T  # (j, i'): Σ over i ≥ j
         cross = causal.future(mean_over_past * by_row)
         total = causal.future_both(W)
-        return X * total - cross - cross.T + causal.future_both(W * causal.both(X))
+        return X * total - cross - cross.T + causal.future_both(W * causal.means(X)[1])
 
 
 class Sampled:

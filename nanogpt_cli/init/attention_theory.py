@@ -77,12 +77,15 @@ class Causal:
     def rows(self, K: Tensor) -> Tensor:
         """Mean over each token's past along the last axis: (N, N) to (N, N)."""
         view = K.view(-1, self.B, self.T)
+        if self.alone:
+            return view.cumsum(-1).div_(self.count).view(K.shape)
         total = (view * self.size).cumsum(-1) - view * (self.size - self.own)
         return (total / self.count).view(K.shape)
 
-    def both(self, K: Tensor) -> Tensor:
-        """Mean over the past along both axes."""
-        return self.rows(self.rows(K).T.contiguous()).T
+    def means(self, K: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean of K, blended, over the past along the last axis, and along both."""
+        rows = self.rows(self.blend(K))
+        return rows, self.rows(rows.T.contiguous()).T
 
     def future(self, K: Tensor) -> Tensor:
         """Sum over each token and its future along the last axis."""

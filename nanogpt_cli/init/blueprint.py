@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nanogpt_cli.init.drawing import matrices_of, placed
 from nanogpt_cli.model.config import GPTConfig
-from nanogpt_cli.model.parameters import layer_of, shapes, tensor_class
+from nanogpt_cli.model.parameters import block_shapes, shapes, tensor_class
 from nanogpt_cli.schemes import Scheme, positions
 from nanogpt_cli.schemes.laws import Law
 
@@ -57,9 +57,7 @@ class Variances:
     def of(cls, config: GPTConfig, scheme: Scheme, layer: int) -> Variances:
         """Compute them from the laws of block ``layer`` of our GPT."""
         found: dict[str, float] = {}
-        for name in shapes(config):
-            if layer_of(name) != layer:
-                continue
+        for name in block_shapes(config, [layer]):
             module, _, leaf = name.partition(f".{layer}.")[2].rpartition(".")
             for spec in matrices_of(name, config, scheme):
                 found |= dict.fromkeys(
@@ -112,8 +110,8 @@ class Comparison:
         """That of a block of our GPT; ``None`` if its queries or keys are drawn."""
         laws = {
             spec.tensor_class: spec.law
-            for name in shapes(config)
-            if layer_of(name) == layer and tensor_class(name) in ("qkv", "q", "k")
+            for name in block_shapes(config, [layer])
+            if tensor_class(name) in ("qkv", "q", "k")
             for spec in matrices_of(name, config, scheme)
         }
         if not (laws["q"].placed and laws["k"].placed):
@@ -234,8 +232,8 @@ class Blueprint:
         if config.position == "rope":
             D = config.head_size
             rope = tuple(config.rope_theta ** (-n / D) for n in range(0, D, 2))
-        known = shapes(config)
-        names = {tensor_class(name): name for name in known if layer_of(name) < 0}
+        outside = shapes(config).keys() - block_shapes(config, range(config.n_layer)).keys()
+        names = {tensor_class(name): name for name in outside}
         wte = moment(names["wte"], config, scheme)
         return cls(
             width=config.n_embd,

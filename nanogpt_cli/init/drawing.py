@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -100,11 +101,16 @@ def shapes_of(name: str, config: GPTConfig) -> tuple[int, int]:
     Raises:
         ValueError: the model has no such parameter.
     """
-    one_layer = replace(config, n_layer=1)
-    found = shapes(one_layer).get(of_first_block(name))
+    found = _shapes_of_one_block(config).get(of_first_block(name))
     if found is None:
         raise ValueError(f"{name} is not a parameter of this model")
     return (found[0], found[1] if len(found) == 2 else 1)
+
+
+@lru_cache(maxsize=32)
+def _shapes_of_one_block(config: GPTConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of all parameters outside the blocks and of block 0. It is asked for each matrix."""
+    return shapes(replace(config, n_layer=1))
 
 
 def _spec(
@@ -223,7 +229,7 @@ def init_tensor(
     """
     parts = matrices_of(name, config, scheme)
     if out is None:
-        out = torch.empty(shapes(replace(config, n_layer=1))[of_first_block(name)])
+        out = torch.empty(_shapes_of_one_block(config)[of_first_block(name)])
     for spec in parts:
         draw(spec, seed, out[spec.start : spec.start + spec.shape[0]].view(*spec.shape))
     return out

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanogpt_cli.init import scope
+from nanogpt_cli.init import products, scope
 from nanogpt_cli.init.drawing import undrawn
 from nanogpt_cli.init.probes import ForwardProbe, GradientProbe, Histogram, mean_cosine, rms
 from nanogpt_cli.init.signals import GRADIENT_CLASSES, Signals
@@ -88,6 +88,10 @@ class Blocks:
     def _buffer(self) -> Block:
         with undrawn():
             block = Block(self.source.config, 0)
+        for part in (block.attn, block.mlp):
+            for name, module in list(part.named_children()):
+                if isinstance(module, nn.Linear):
+                    setattr(part, name, products.Linear(module))
         if not self.layer_norm:
             block.ln_1 = block.ln_2 = nn.Identity()  # type: ignore[assignment]
         return block.eval().requires_grad_(False)
@@ -197,7 +201,7 @@ class _Pass:
     def _logits(self, y: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield (first row, rows of the head, logits (N, rows)) per chunk of the vocabulary."""
         for start, rows in chunks(self.source, self.head_name, self.kept):
-            yield start, rows, y @ rows.T * self.config.multipliers.output
+            yield start, rows, products.linear(y, rows) * self.config.multipliers.output
 
     def head(self, x: Tensor) -> Tensor:
         """Measure loss and logits; returns each position's log-sum-exp (N,)."""

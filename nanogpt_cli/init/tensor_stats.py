@@ -113,9 +113,10 @@ class Accumulator:
         """Take in the next rows; sums are taken along rows first, then in float64."""
         self.total += float(values.sum(1).double().sum())
         self.square += float(torch.linalg.vector_norm(values, dim=1).double().square().sum())
-        low, high = (float(x) for x in torch.aminmax(values))
+        # Apart, they take less time than torch.aminmax; both propagate NaN.
+        low, high = float(values.amin()), float(values.amax())
         self.low, self.high = min(self.low, low), max(self.high, high)
-        self.finite &= math.isfinite(low + high)  # aminmax propagates NaN
+        self.finite &= math.isfinite(low + high)
         chosen = values[-self.rows % self.step :: self.step]
         self.samples.append(chosen.clone(memory_format=torch.contiguous_format).view(-1))
         self.rows += len(values)
@@ -177,7 +178,8 @@ def kurtosis(sample: Tensor) -> float:
 
     It uses torch rather than NumPy, whose BLAS keeps a thread spinning after each product.
     """
-    square = (sample.double() - float(sample.double().mean())).square_()
+    square = sample.double()
+    square.sub_(square.mean()).square_()
     variance = float(square.mean())
     return float(square.square_().mean()) / variance**2 if variance > 0 else math.nan
 

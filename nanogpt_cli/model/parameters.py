@@ -7,7 +7,7 @@ them both.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from nanogpt_cli.model.config import GPTConfig
 from nanogpt_cli.schemes.scheme import FINAL_NORM
@@ -37,21 +37,27 @@ def token_embedding(config: GPTConfig) -> str:
 def shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every parameter of a GPT; a tied head is listed once, as the embedding."""
     if config.naming == "gpt2":
-        body, tokens, positions, blocks, last = "transformer", "wte", "wpe", "h", "ln_f"
-        block = dict(_gpt2_block(config))
+        body, tokens, positions, last = "transformer", "wte", "wpe", "ln_f"
     else:
-        body, tokens, positions, blocks = "model", "embed_tokens", "embed_positions", "layers"
-        last, block = "norm", dict(_llama_block(config))
+        body, tokens, positions, last = "model", "embed_tokens", "embed_positions", "norm"
     C = config.n_embd
     found: dict[str, tuple[int, ...]] = {f"{body}.{tokens}.weight": (config.vocab_size, C)}
     if config.position == "learned":
         found[f"{body}.{positions}.weight"] = (config.block_size, C)
-    for layer in range(config.n_layer):
-        found |= {f"{body}.{blocks}.{layer}.{name}": shape for name, shape in block.items()}
+    found |= block_shapes(config, range(config.n_layer))
     found |= dict(_norm(f"{body}.{last}", config))
     if not config.tied:
         found["lm_head.weight"] = (config.vocab_size, C)
     return found
+
+
+def block_shapes(config: GPTConfig, layers: Iterable[int]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter of some of the blocks, from their indices."""
+    if config.naming == "gpt2":
+        prefix, block = "transformer.h", dict(_gpt2_block(config))
+    else:
+        prefix, block = "model.layers", dict(_llama_block(config))
+    return {f"{prefix}.{n}.{name}": shape for n in layers for name, shape in block.items()}
 
 
 _Shapes = Iterator[tuple[str, tuple[int, ...]]]
