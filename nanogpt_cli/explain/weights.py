@@ -48,7 +48,7 @@ TOPICS: Final[dict[str, Topic]] = {
         "The position table holds sinusoids in its first channels, or queries and keys read these "
         "channels and nothing else, so that head h looks h positions back (scheme lookback). "
         "Such matrices hold no draws, and are not judged as draws.",
-        "Every value is that of the design times one factor, up to the rounding of a file in half precision.",
+        "Every value is that of the design times one factor, up to the rounding to half precision.",
         "the scheme lookback, or [init] laws sinusoids, positions and offsets",
         healthy="Found and said; nothing is wrong.",
         do=(Action("See what it does:", "nanogpt init-inspect --init lookback"),),
