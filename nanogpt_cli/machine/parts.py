@@ -92,10 +92,10 @@ def gradients(
 
     def add(mine: range) -> list[Tensor]:
         first, *others = (grads[mine.start : mine.stop] for _, grads in found)
-        summed = [grad.contiguous() for grad in first]  # as the parameters are
+        summed = list(first)
         for more in others:
             torch._foreach_add_(summed, list(more))
-        return summed
+        return [grad.contiguous() for grad in summed]  # as the parameters are
 
     total = functools.reduce(torch.add, (value for value, _ in found))
     return total, [grad for some in run(add, range(len(parameters)), parts) for grad in some]
