@@ -3,9 +3,9 @@
 PyTorch spreads every single operation over its threads, which then synchronise a thousand times per
 step; with small matrices, or beside another program, the waiting costs more than the threads gain.
 Parts synchronise once per micro-batch. A large one is divided into more pieces than there are
-parts, and a thread that has finished its piece takes the next. Gradients are added in a fixed order,
-so the result depends on the number of parts (``train.parts``) and the size of the model, not on which
-thread computed what, which finished first, or the number of PyTorch's threads.
+parts, and a thread that has finished its piece takes the next. Gradients are added in a fixed
+order, so the result depends on the number of parts (``train.parts``) and the sizes of the recipe,
+not on which thread computed what or finished first, or on the number of PyTorch's threads.
 """
 
 from __future__ import annotations
