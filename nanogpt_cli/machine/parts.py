@@ -71,9 +71,13 @@ def with_parts(recipe: Recipe, n_parts: int) -> Recipe:
 
 
 def split(slots: range, parts: int) -> list[range]:
-    """Divide slots evenly, in order; there are fewer parts if there are too few slots."""
+    """Divide slots evenly, in order; there are fewer parts if there are too few slots.
+
+    The larger parts come first: where threads take them one by one, the last ones end together.
+    """
     parts = min(parts, len(slots))
-    cuts = [slots.start + len(slots) * i // parts for i in range(parts + 1)]
+    size, larger = divmod(len(slots), parts) if parts else (0, 0)
+    cuts = [slots.start + size * i + min(i, larger) for i in range(parts + 1)]
     return [range(a, b) for a, b in itertools.pairwise(cuts)]
 
 
@@ -113,10 +117,8 @@ def gradients(
         total.add(number, list(torch.autograd.grad(value, parameters)))
         return value.detach()
 
-    if parts <= 1:
-        values = [work(number) for number in range(len(dealt))]
-    else:
-        values = list(threads.pool(parts).map(work, range(len(dealt))))
+    numbers = range(len(dealt))
+    values = list(threads.pool(parts).map(work, numbers) if parts > 1 else map(work, numbers))
     # The layout of a parameter, for the optimizer's kernels.
     found = [grad.contiguous() for grad in total.result]
     return functools.reduce(torch.add, values), found
@@ -127,7 +129,7 @@ class Sum:
 
     Neighbours are added as soon as both are there, then their sums, as in a tournament. Which of
     two came first changes no bit of their sum, so the result is a function of the number of lists
-    alone. At most one sum of each round waits.
+    alone. Of lists given about in order, few sums wait.
 
     Args:
         count: of the lists.

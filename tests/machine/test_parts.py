@@ -30,8 +30,10 @@ def stepper(data: TokenData, **train: object) -> Stepper:
     return setup.assemble(resolve(recipe, data))
 
 
-def test_slots_are_dealt_out_in_order_and_evenly() -> None:
-    assert parts.split(range(3, 10), 3) == [range(3, 5), range(5, 7), range(7, 10)]
+def test_slots_are_dealt_out_in_order_and_evenly_the_larger_first() -> None:
+    assert parts.split(range(3, 10), 3) == [range(3, 6), range(6, 8), range(8, 10)]
+    assert [len(one) for one in parts.split(range(12), 8)] == [2, 2, 2, 2, 1, 1, 1, 1]
+    assert parts.split(range(0), 2) == []
     assert parts.split(range(2), 8) == [range(1), range(1, 2)]
 
 
