@@ -27,8 +27,9 @@ from nanogpt_cli.recipe import Recipe
 # With more threads each part would have little work and need its own copy of the gradients; there
 # PyTorch's parallel operations are used instead.
 _MOST = 8
-# Pieces for each thread at most, and the work that is worth a piece, in FLOPs.
-_PIECES = 4
+# Pieces for each thread at most, for each adds its gradients once more; and the work that is worth
+# a piece, in FLOPs.
+_PIECES = 3
 _PIECE = 8e9
 
 Result = TypeVar("Result")

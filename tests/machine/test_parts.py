@@ -170,9 +170,9 @@ def test_pieces_have_the_same_bits_whichever_thread_takes_them(
 def test_large_micro_batches_are_divided_further() -> None:
     small, large = 6 * 0.8e6 * 64, 6 * 10.7e6 * 256
     assert parts.pieces(2, 12, small) == 2  # a piece would be too little work
-    assert parts.pieces(2, 12, large) == 8
+    assert parts.pieces(2, 12, large) == 6
     assert parts.pieces(2, 3, large) == 3
-    assert parts.pieces(1, 12, large) == 4
+    assert parts.pieces(1, 12, large) == 3
 
 
 def test_an_error_in_a_part_is_raised(data: TokenData) -> None:
