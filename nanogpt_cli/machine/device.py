@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.machine import products
 from nanogpt_cli.machine.formats import multiplies_bf16
 
 if TYPE_CHECKING:  # reading the recipe's models takes longer than loading a small checkpoint
@@ -55,7 +56,7 @@ class Device:
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """The context for forward passes."""
         if self.precision not in _HALF:
-            return contextlib.nullcontext()
+            return products.fast() if self.eager_cpu else contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=_HALF[self.precision])
 
     def no_autocast(self) -> contextlib.AbstractContextManager[object]:

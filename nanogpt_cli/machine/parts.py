@@ -2,15 +2,17 @@
 
 PyTorch spreads every single operation over its threads, which then synchronise a thousand times per
 step; with small matrices, or beside another program, the waiting costs more than the threads gain.
-Parts synchronise once per micro-batch. Their gradients are added in a fixed order, so the result
-depends on the number of parts (``train.parts``), not on which finished first or on the number of
-PyTorch's threads.
+Parts synchronise once per micro-batch. A large one is divided into more pieces than there are
+parts, and a thread that has finished its piece takes the next. Gradients are added in a fixed
+order, so the result depends on the number of parts (``train.parts``) and the sizes of the recipe,
+not on which thread computed what or finished first, or on the number of PyTorch's threads.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -25,6 +27,10 @@ from nanogpt_cli.recipe import Recipe
 # With more threads each part would have little work and need its own copy of the gradients; there
 # PyTorch's parallel operations are used instead.
 _MOST = 8
+# Pieces for each thread at most, for each adds its gradients once more; and the work that is worth
+# a piece, in FLOPs.
+_PIECES = 3
+_PIECE = 8e9
 
 Result = TypeVar("Result")
 # Maps the slots of a part to its share of the step's loss.
@@ -66,39 +72,96 @@ def with_parts(recipe: Recipe, n_parts: int) -> Recipe:
 
 
 def split(slots: range, parts: int) -> list[range]:
-    """Divide slots evenly, in order; there are fewer parts if there are too few slots."""
+    """Divide slots evenly, in order; there are fewer parts if there are too few slots.
+
+    The larger parts come first: where threads take them one by one, the last ones end together.
+    """
     parts = min(parts, len(slots))
-    cuts = [slots.start + len(slots) * i // parts for i in range(parts + 1)]
+    size, larger = divmod(len(slots), parts) if parts else (0, 0)
+    cuts = [slots.start + size * i + min(i, larger) for i in range(parts + 1)]
     return [range(a, b) for a, b in itertools.pairwise(cuts)]
 
 
-def gradients(
-    loss: Loss, slots: range, parts: int, parameters: Sequence[Tensor]
-) -> tuple[Tensor, list[Tensor]]:
-    """Sum the losses and the gradients of all parts.
+def pieces(parts: int, slots: int, flops: float) -> int:
+    """The number of pieces that the threads of some parts take in turn.
+
+    With more pieces than threads, a thread on a slower or busier processor takes fewer of them,
+    instead of being waited for. Each piece costs some milliseconds of its own, so only large
+    micro-batches are divided further.
 
     Args:
-        loss: called once per part, each time in a different thread.
+        parts: threads.
         slots: of the micro-batch.
-        parts: number of parts.
+        flops: of the forward and backward pass of one slot.
+    """
+    each = int(slots / parts * flops / _PIECE)
+    return min(parts * max(1, min(each, _PIECES)), slots)
+
+
+def gradients(
+    loss: Loss, slots: range, parts: int, parameters: Sequence[Tensor], pieces: int = 0
+) -> tuple[Tensor, list[Tensor]]:
+    """Sum the losses and the gradients of all pieces.
+
+    Args:
+        loss: called once per piece, by whichever thread is free.
+        slots: of the micro-batch.
+        parts: number of threads.
         parameters: tensors to differentiate with respect to; the loss must depend on each.
+        pieces: into which the slots are divided; the bits depend on it. 0 stands for ``parts``.
+    """
+    dealt = split(slots, pieces or parts)
+    total = Sum(len(dealt))
+
+    def work(number: int) -> Tensor:
+        value = loss(dealt[number])
+        total.add(number, list(torch.autograd.grad(value, parameters)))
+        return value.detach()
+
+    numbers = range(len(dealt))
+    values = list(threads.pool(parts).map(work, numbers) if parts > 1 else map(work, numbers))
+    # The layout of a parameter, for the optimizer's kernels.
+    found = [grad.contiguous() for grad in total.result]
+    return functools.reduce(torch.add, values), found
+
+
+class Sum:
+    """The sum of numbered lists of tensors, given by several threads in any order.
+
+    Neighbours are added as soon as both are there, then their sums, as in a tournament. Which of
+    two came first changes no bit of their sum, so the result is a function of the number of lists
+    alone. Of lists given about in order, few sums wait.
+
+    Args:
+        count: of the lists.
     """
 
-    def work(mine: range) -> tuple[Tensor, tuple[Tensor, ...]]:
-        value = loss(mine)
-        return value.detach(), torch.autograd.grad(value, parameters)
+    def __init__(self, count: int) -> None:
+        self.result: list[Tensor] = []
+        self._count = count
+        self._waiting: dict[tuple[int, int], list[Tensor]] = {}  # by round and place in it
+        self._lock = threading.Lock()
 
-    found = run(work, slots, parts)
+    def add(self, number: int, tensors: list[Tensor]) -> None:
+        """Give the list of a number; its tensors may be overwritten."""
+        tensors = [_writable(tensor) for tensor in tensors]
+        entrants, place, turn = self._count, number, 0
+        while entrants > 1:
+            if place ^ 1 < entrants:  # the last of an odd round has no neighbour
+                with self._lock:
+                    other = self._waiting.pop((turn, place ^ 1), None)
+                    if other is None:
+                        self._waiting[turn, place] = tensors
+                        return
+                torch._foreach_add_(tensors, other)
+            entrants, place, turn = (entrants + 1) // 2, place // 2, turn + 1
+        self.result = tensors
 
-    def add(mine: range) -> list[Tensor]:
-        first, *others = (grads[mine.start : mine.stop] for _, grads in found)
-        summed = [grad.contiguous() for grad in first]  # as the parameters are
-        for more in others:
-            torch._foreach_add_(summed, list(more))
-        return summed
 
-    total = functools.reduce(torch.add, (value for value, _ in found))
-    return total, [grad for some in run(add, range(len(parameters)), parts) for grad in some]
+def _writable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy if values share memory or lie in an order of their own."""
+    dense = tensor.is_contiguous() or (tensor.dim() > 1 and tensor.mT.is_contiguous())
+    return tensor if dense else tensor.contiguous()
 
 
 def run(work: Callable[[range], Result], slots: range, parts: int) -> list[Result]:

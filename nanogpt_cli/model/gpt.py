@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nanogpt_cli.machine.products import Linear
 from nanogpt_cli.model import dropout
 from nanogpt_cli.model import loss as losses
 from nanogpt_cli.model.config import LAYER_NORM_EPS as LAYER_NORM_EPS
@@ -109,8 +110,8 @@ class CausalSelfAttention(nn.Module):
         self.scale = config.attention_scale
         self.dropout = config.dropout
         bias = config.bias is True
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=bias)
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=bias)
+        self.c_proj = Linear(config.n_embd, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
@@ -136,8 +137,8 @@ class MLP(nn.Module):
         self.gated = config.gated
         self.activation = ACTIVATIONS[config.activation]
         rows, bias = config.hidden_size * (2 if self.gated else 1), config.bias is True
-        self.c_fc = nn.Linear(config.n_embd, rows, bias=bias)
-        self.c_proj = nn.Linear(config.hidden_size, config.n_embd, bias=bias)
+        self.c_fc = Linear(config.n_embd, rows, bias=bias)
+        self.c_proj = Linear(config.hidden_size, config.n_embd, bias=bias)
         self.dropout = config.dropout
 
     def forward(self, x: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
@@ -171,10 +172,10 @@ class GroupedAttention(nn.Module):
         self.scale = config.attention_scale
         self.dropout = config.dropout
         bias = bool(config.bias)
-        self.q_proj = nn.Linear(config.n_embd, config.q_size, bias=bias)
-        self.k_proj = nn.Linear(config.n_embd, config.kv_size, bias=bias)
-        self.v_proj = nn.Linear(config.n_embd, config.kv_size, bias=bias)
-        self.o_proj = nn.Linear(config.q_size, config.n_embd, bias=config.bias is True)
+        self.q_proj = Linear(config.n_embd, config.q_size, bias=bias)
+        self.k_proj = Linear(config.n_embd, config.kv_size, bias=bias)
+        self.v_proj = Linear(config.n_embd, config.kv_size, bias=bias)
+        self.o_proj = Linear(config.q_size, config.n_embd, bias=config.bias is True)
         self.q_norm: nn.Module = nn.Identity()
         self.k_norm: nn.Module = nn.Identity()
         if config.qk_norm:
@@ -213,9 +214,9 @@ class GatedMLP(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         self.dropout = config.dropout
         hidden, bias = config.hidden_size, config.bias is True
-        self.gate_proj = nn.Linear(config.n_embd, hidden, bias=bias)
-        self.up_proj = nn.Linear(config.n_embd, hidden, bias=bias)
-        self.down_proj = nn.Linear(hidden, config.n_embd, bias=bias)
+        self.gate_proj = Linear(config.n_embd, hidden, bias=bias)
+        self.up_proj = Linear(config.n_embd, hidden, bias=bias)
+        self.down_proj = Linear(hidden, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
@@ -236,8 +237,8 @@ class PlainMLP(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
         self.dropout = config.dropout
         bias = config.bias is True
-        self.up_proj = nn.Linear(config.n_embd, config.hidden_size, bias=bias)
-        self.down_proj = nn.Linear(config.hidden_size, config.n_embd, bias=bias)
+        self.up_proj = Linear(config.n_embd, config.hidden_size, bias=bias)
+        self.down_proj = Linear(config.hidden_size, config.n_embd, bias=bias)
 
     def forward(self, x: Tensor, probe: Probe | None = None, noise: Noise | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
@@ -355,7 +356,7 @@ class GPT(nn.Module):
             self.transformer = Transformer(config)
         else:
             self.model = LlamaModel(config)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=False)
         self.tie()
 
     @property

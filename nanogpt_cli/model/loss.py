@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nanogpt_cli.machine import products
+
 # A target that is not counted.
 IGNORED = -1
 # Logits that may exist at once. Each piece adds to the whole gradient of the head, which costs as
@@ -77,7 +79,7 @@ def _at_once(device: torch.device) -> int:
 
 
 def _logits(x: Tensor, weight: Tensor, scale: float) -> Tensor:
-    logits = F.linear(x, weight)
+    logits = products.linear(x, weight)
     return logits if scale == 1.0 else logits * scale
 
 

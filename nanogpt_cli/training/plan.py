@@ -160,22 +160,28 @@ def memory(
 
     The peak is the largest of four moments: the turn from the forward to the backward pass, its
     end, the update, and an evaluation. With a single micro-batch gradients appear as activations
-    go, as many copies as there are parts side by side (``machine/parts.py``).
+    go. Of its pieces, as many as there are parts are computed side by side, each with its copy of
+    the gradients, and a sum of each round of additions may wait (``machine/parts.py``).
     """
     size = micro_batch or recipe.train.batch_size
     model = _shape(config)
     split = processes if recipe.train.parallel == "fsdp" else 1
     weights, gradients, moments = (n // split for n in _state_bytes(recipe, model))
     T = config.block_size
-    activations = activation_bytes(config, size, device)
     n_parts = parts.choose(recipe, device, alone=processes == 1)
-    backward = _backward_bytes(config, size * T, device, n_parts)
+    pieces = n_parts
+    if n_parts > 1:
+        pieces = parts.pieces(n_parts, size, training_flops(config) * T)
+    at_once = min(size, n_parts * math.ceil(size / pieces))  # sequences
+    activations = activation_bytes(config, at_once, device)
+    backward = _backward_bytes(config, at_once * T, device, n_parts)
     evaluation = _evaluation_bytes(model, device)
     update = _update_bytes(recipe, model)
     program = PROGRAM_BYTES[device.device.type]
     accumulating = recipe.tokens_per_step > size * T * processes
     turn = activations + backward + (gradients if accumulating or processes > 1 else 0)
-    end = gradients * (n_parts + int(accumulating and n_parts > 1))
+    waiting = math.ceil(math.log2(pieces / n_parts)) + int(accumulating and n_parts > 1)
+    end = gradients * (n_parts + waiting)
     peak = program + weights + moments + max(turn, end, gradients + update, evaluation)
     return Memory(
         weights, gradients, moments, activations, backward, update, evaluation, program, peak

@@ -16,6 +16,7 @@ from nanogpt_cli.machine import distributed, parts
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.model import loss as losses
+from nanogpt_cli.model.accounting import training_flops
 from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.training import batches, step_times
@@ -116,6 +117,7 @@ class Stepper:
         self.group = group
         self.times = StepTimes()
         self.n_parts = n_parts
+        self._slot_flops = training_flops(model.config) * windows.block_size
         self.slots = group.own_slots(windows.batch)
         self.scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
         self._ahead: tuple[_Key, tuple[Tensor, Tensor] | None] = _NOTHING
@@ -245,7 +247,7 @@ class Stepper:
     def _in_parts(self, step: int, slots: range) -> Tensor:
         """The same for one micro-batch in parts: one process, nothing to scale."""
 
-        fetching: list[float] = []  # by each thread
+        fetching: list[float] = []  # for each piece
 
         def loss(mine: range) -> Tensor:
             started = time.perf_counter()
@@ -256,8 +258,9 @@ class Stepper:
             return found * (len(mine) / self.windows.batch)
 
         parameters = [p for _, p in self._named]
-        total, found = parts.gradients(loss, slots, self.n_parts, parameters)
-        self.times.move(sum(fetching) / len(fetching), step_times.DATA)
+        pieces = parts.pieces(self.n_parts, len(slots), self._slot_flops)
+        total, found = parts.gradients(loss, slots, self.n_parts, parameters, pieces)
+        self.times.move(sum(fetching) / self.n_parts, step_times.DATA)
         for parameter, grad in zip(parameters, found, strict=True):
             parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
         return total

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,8 +30,10 @@ def stepper(data: TokenData, **train: object) -> Stepper:
     return setup.assemble(resolve(recipe, data))
 
 
-def test_slots_are_dealt_out_in_order_and_evenly() -> None:
-    assert parts.split(range(3, 10), 3) == [range(3, 5), range(5, 7), range(7, 10)]
+def test_slots_are_dealt_out_in_order_and_evenly_the_larger_first() -> None:
+    assert parts.split(range(3, 10), 3) == [range(3, 6), range(6, 8), range(8, 10)]
+    assert [len(one) for one in parts.split(range(12), 8)] == [2, 2, 2, 2, 1, 1, 1, 1]
+    assert parts.split(range(0), 2) == []
     assert parts.split(range(2), 8) == [range(1), range(1, 2)]
 
 
@@ -100,6 +104,75 @@ def test_many_cores_spread_operations_instead(
     for count, expected in ((3, 3), (32, 1)):
         monkeypatch.setattr("torch.get_num_threads", lambda n=count: n)
         assert parts.side_by_side(stepper(data).device) == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_a_sum_has_the_same_bits_whoever_came_first(count: int) -> None:
+    """The slow twin adds neighbours, round by round."""
+    random = torch.Generator().manual_seed(count)
+
+    def lists() -> list[list[torch.Tensor]]:
+        random.manual_seed(count)
+        drawn = [torch.randn(2, 3, 4, generator=random) for _ in range(count)]
+        return [[one[0].clone(), one[1].t().contiguous().t(), one[0, 0]] for one in drawn]
+
+    expected = lists()
+    while len(expected) > 1:
+        pairs = itertools.zip_longest(expected[::2], expected[1::2])
+        expected = [
+            [x + y for x, y in zip(a, b, strict=True)] if b is not None else a for a, b in pairs
+        ]
+    for shuffle in range(20):
+        total, given = parts.Sum(count), lists()
+        for number in torch.randperm(count, generator=random.manual_seed(shuffle)).tolist():
+            assert not total.result
+            total.add(number, given[number])
+        for one, other in zip(total.result, expected[0], strict=True):
+            assert torch.equal(one, other)
+
+
+def test_gradients_that_share_memory_are_summed() -> None:
+    total = parts.Sum(2)
+    for number in range(2):
+        total.add(number, [torch.ones(1).expand(3), torch.ones(2, 4)[:, ::2]])
+    assert [one.tolist() for one in total.result] == [[2.0] * 3, [[2.0] * 2] * 2]
+
+
+@pytest.mark.parametrize("n_threads", [2, 3])
+def test_pieces_have_the_same_bits_whichever_thread_takes_them(
+    data: TokenData, n_threads: int
+) -> None:
+    """The slow twin is one thread; of several, the first is held until all else is computed."""
+    one = stepper(data, parts=2)
+    parameters = list(one.model.parameters())
+    done, others = itertools.count(1), threading.Event()
+
+    def loss(mine: range) -> torch.Tensor:
+        x, y = one.batch(0, mine)
+        with one.device.autocast():
+            return one.model.loss(x, y) * (len(mine) / 5)
+
+    def held(mine: range) -> torch.Tensor:
+        if mine.start == 0:
+            assert others.wait(60)
+        elif next(done) == 3:
+            others.set()
+        return loss(mine)
+
+    slow = parts.gradients(loss, range(5), 1, parameters, 4)
+    fast = parts.gradients(held, range(5), n_threads, parameters, 4)
+    assert torch.equal(slow[0], fast[0])
+    for p, q in zip(slow[1], fast[1], strict=True):
+        assert torch.equal(p, q)
+        assert p.is_contiguous()
+
+
+def test_large_micro_batches_are_divided_further() -> None:
+    small, large = 6 * 0.8e6 * 64, 6 * 10.7e6 * 256
+    assert parts.pieces(2, 12, small) == 2  # a piece would be too little work
+    assert parts.pieces(2, 12, large) == 6
+    assert parts.pieces(2, 3, large) == 3
+    assert parts.pieces(1, 12, large) == 3
 
 
 def test_an_error_in_a_part_is_raised(data: TokenData) -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nanogpt_cli.machine.products import Linear
+
 # Columns that are turned into float64 at a time.
 _COLUMNS = 4096
 
@@ -24,7 +26,7 @@ def is_plain(module: nn.Module) -> bool:
     """Whether a module is an embedding or a linear map, and computes as PyTorch's own do."""
     if type(module) is nn.Embedding:
         return module.max_norm is None and not module.scale_grad_by_freq
-    return type(module) is nn.Linear
+    return type(module) in (nn.Linear, Linear)
 
 
 class OuterMaps:
