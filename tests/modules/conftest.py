@@ -1,4 +1,4 @@
-"""Sketches are made once: a fault changes one of a model's parts, and hundreds of tests have one."""
+"""Sketches are made once: a fault changes one of a model's parts, and the others stay the same."""
 
 from __future__ import annotations
 
