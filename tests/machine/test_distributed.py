@@ -26,6 +26,7 @@ from nanogpt_cli.machine import distributed, joining
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.run.log import EventWriter
@@ -60,6 +61,12 @@ def train(folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=LIMIT,
     )
+
+
+def processes_of(run: RunFolder) -> list[int]:
+    """How many processes trained it, each time that it was begun or went on."""
+    log = EventReader(run.events).read_all()
+    return [e.processes for e in log if isinstance(e, events.RunStarted)]
 
 
 def compare(one: RunFolder, two: RunFolder) -> None:
@@ -109,6 +116,7 @@ def test_two_processes_equal_one_and_resume_as_one(
     facts = json.loads(two.stdout.splitlines()[-1])
     assert (facts["reason"], facts["step"]) == ("finished", 6)
     run = RunFolder(tmp_path / facts["run"])
+    assert processes_of(run) == [2]
     second = Trainer(shared_recipe(parallel, 12, parts), data, run, checkpoint=retention.find(run))
     with EventWriter(run.events) as write:
         for event in second.run():
@@ -138,6 +146,7 @@ def test_a_killed_rank_ends_the_job_in_words_and_a_restart_finishes_it(tmp_path:
     assert again.returncode == 0, again.stderr
     assert "going on from" in again.stderr
     assert retention.list_steps(run)[-1] == step + 3
+    assert processes_of(run) == [2, 2]
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the rank in /proc")

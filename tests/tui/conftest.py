@@ -19,6 +19,7 @@ def waiting_takes_no_longer_than_the_work(monkeypatch: pytest.MonkeyPatch) -> No
     """Pilots wait for the app, not for 20 ms without work in it."""
     monkeypatch.setattr(textual.app, "wait_for_idle", idle.wait_for_idle)
     monkeypatch.setattr(textual.pilot, "wait_for_idle", idle.wait_for_idle)
+    monkeypatch.setattr(textual.pilot.Pilot, "_wait_for_screen", idle.wait_for_screen)
 
 
 @pytest.fixture(scope="session")

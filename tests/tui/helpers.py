@@ -65,7 +65,7 @@ async def until(pilot: Pilot[Any], true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end, "it never came true"
         await pilot.pause()
-        await asyncio.sleep(0.002)  # a thread or a timer may have to go on
+        await asyncio.sleep(0.01)  # for a thread or a timer, and not busily
 
 
 def screen(pilot: Pilot[Any]) -> str:

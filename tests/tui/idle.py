@@ -1,8 +1,9 @@
 """When a dashboard has done all it was told; to wait for that takes no longer than the work.
 
 Textual's own ``wait_for_idle`` sleeps for 20 ms at least, twice a key, and takes a process that has
-used little time for an idle one. Here an app is idle when its loop has no task that could run and
-its screen nothing to draw. What timers and threads bring is to be waited for by ``helpers.until``.
+used little time for an idle one; its pilot sends each widget a message at every pause, which were
+three quarters of all messages. Here an app is idle when its loop has no task that could run and its
+screen nothing to draw. What timers and threads bring is to be waited for by ``helpers.until``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ async def wait_for_idle(*_: float) -> None:
             return
         app.screen._on_timer_update()  # a sixtieth of a second earlier than its timer
         await _nothing_ready()
+
+
+async def wait_for_screen(*_: Any, **__: Any) -> bool:
+    """In place of ``Pilot._wait_for_screen``: a widget with a message has a task that could run."""
+    await wait_for_idle()
+    return True
 
 
 def _waits_to_be_drawn(screen: Any) -> bool:
