@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from programs import LIMIT
 from tiny import make_run
 
 from nanogpt_cli.interop import runtimes, verify
@@ -31,10 +32,12 @@ def runtimes_here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """
     transformers = pytest.importorskip("transformers")
 
-    def carried_out(command: list[str], **settings: Any) -> subprocess.CompletedProcess[bytes]:
+    def carried_out(
+        command: list[str], *, timeout: float, **settings: Any
+    ) -> subprocess.CompletedProcess[bytes]:
         *_, runtime, artefact, folder = command
         if runtime not in ("transformers", "onnxruntime"):
-            return subprocess.run(command, **settings)
+            return subprocess.run(command, timeout=min(timeout, LIMIT), **settings)
         runtimes.RUNTIMES[runtime](Path(artefact), runtimes.Request(Path(folder)))
         return subprocess.CompletedProcess(command, 0, b"", b"")
 
