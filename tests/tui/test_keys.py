@@ -43,10 +43,7 @@ _OFTEN = (80, 24)
     [s if s == _OFTEN else pytest.param(s, marks=pytest.mark.slow) for s in SIZES],
     ids=str,
 )
-async def test_every_key_on_every_page_at_every_size(
-    runs: Path, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)  # where pictures of the comparison are saved
+async def test_every_key_on_every_page_at_every_size(runs: Path, size: tuple[int, int]) -> None:
     async with opened(load(runs / "small-shakespeare", runs / "deep"), size) as pilot:
         app = dashboard(pilot)
         for page in PAGES:
