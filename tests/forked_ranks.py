@@ -37,6 +37,7 @@ def fork(rank: int, world: int, told: int, script: str, arguments: list[str]) ->
             "MASTER_PORT": os.read(told, 5).decode(), "OMP_NUM_THREADS": "1",
             # As under PyTorch's launcher: the store is there already, whichever rank comes first.
             "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0",
+            "TORCHELASTIC_RUN_ID": "forked",  # by which the program knows that it is a rank
         }  # fmt: skip
         sys.argv = [script, *arguments]
         sys.path.insert(0, str(Path(script).parent))

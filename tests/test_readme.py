@@ -6,14 +6,11 @@ import functools
 import itertools
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import LIMIT
 
 from nanogpt_cli import places
 from nanogpt_cli.cli import lazy
@@ -157,23 +154,22 @@ def test_overrides_that_are_shown_are_valid(path: Path) -> None:
 
 
 def test_python_examples_run(
-    tmp_path: Path, shakespeare_path: Path, asset_cache: Callable[[str], Path]
+    tmp_path: Path,
+    asset_cache: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One after the other in one folder, as a reader would; the second needs the first's run."""
     asset_cache("tinyshakespeare")
+    monkeypatch.chdir(tmp_path)
     examples = re.findall(r"```python\n(.*?)```", page("python"), flags=re.DOTALL)
     assert len(examples) == 4
-    code = "\nprint('=====')\n".join(examples)
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        timeout=LIMIT,
-    )
-    assert done.returncode == 0, done.stderr
-    trained, sampled, inspected, watched = done.stdout.split("=====\n")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    printed = []
+    for example in examples:
+        exec(example, names)
+        printed.append(capsys.readouterr().out)
+    trained, sampled, inspected, watched = printed
     steps = [line.split() for line in trained.splitlines()]
     assert [int(step) for step, _ in steps] == [50, 100]
     assert float(steps[-1][1]) == pytest.approx(2.63, abs=0.05)

@@ -185,7 +185,8 @@ class Dashboard(RunActions):
         if not self.desk.held:
             self.draw(force=not self.looks or (was_loading and not self.desk.loading))
         self.looks += 1
-        if self._next_look is None and self.reader.idle:
+        closing = not self.is_running or not self.screen_stack
+        if self._next_look is None and self.reader.idle and not closing:
             self._next_look = self.set_timer(self._next_interval(), self.look_now)
 
     def _take(self, session: RunSession, found: Piece | Exception) -> None:

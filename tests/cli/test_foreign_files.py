@@ -288,8 +288,9 @@ def test_state_is_checked_where_it_is_read(
 )  # fmt: skip
 def test_state_that_was_changed_since_it_was_saved_is_refused(
     root: Path, capsys: pytest.CaptureFixture[str], where: str,
-    value: object,
+    value: object, asset_cache: Callable[[str], Path],
 ) -> None:  # fmt: skip
+    asset_cache("tinyshakespeare")  # which the run's recipe names
     (root / "runs/tiny/checkpoints/best.json").unlink()
     path = root / CHECKPOINT / "state.json"
     state = json.loads(path.read_text())

@@ -11,6 +11,7 @@ from nanogpt_cli.interop import exporting
 
 
 @pytest.mark.numeric
+@pytest.mark.usefixtures("runtimes_here")
 @pytest.mark.parametrize(
     ("home", "target"), [("llama", "onnx"), ("qwen3", "onnx"), ("qwen2", "pt2")]
 )

@@ -93,6 +93,7 @@ def test_llama_cpp_computes_the_same(
 
 
 @pytest.mark.numeric
+@pytest.mark.usefixtures("runtimes_here")
 @pytest.mark.parametrize(("home", "kind"), [("qwen2", "char"), ("qwen3", "bpe:320")])
 def test_transformers_computes_the_same(
     tmp_path: Path, trained: Trained, home: str, kind: str

@@ -69,6 +69,7 @@ def with_added_tokens() -> Tokenizer:
     return HuggingFaceTokenizer(json.loads(library.to_str()))
 
 
+@pytest.mark.usefixtures("runtimes_here")
 @pytest.mark.parametrize("target", ["hf", "gguf", "onnx"])
 def test_added_tokens_keep_their_ids_and_their_rows(tmp_path: Path, target: str) -> None:
     tokenizer = with_added_tokens()
@@ -76,13 +77,15 @@ def test_added_tokens_keep_their_ids_and_their_rows(tmp_path: Path, target: str)
     special, named = (tokenizer.encode(text)[0] for text in ("<", "naïve café"))
     assert ids.count(named) == 3
     assert special < 257  # the special token's name in a text is text
-    source = exportable(tokenizer, activation="gelu_tanh", vocab_size=tokenizer.vocab_size + 5)
+    padded = tokenizer.vocab_size + 5
+    source = exportable(tokenizer, activation="gelu_tanh", vocab_size=padded, n_layer=1)
     (check,) = proved(source, target, tmp_path, quantizations=("f32",))
     assert check.problems == []
     assert check.facts["tokenizer_same_ids"]
     assert check.facts["tokenizer_text_equal"]
 
 
+@pytest.mark.usefixtures("runtimes_here")
 @pytest.mark.parametrize(("target", "reads_bytes"), [("hf", True), ("onnx", True), ("gguf", False)])
 def test_added_tokens_that_a_library_decodes_otherwise_are_named(
     tmp_path: Path, target: str, reads_bytes: bool
@@ -92,7 +95,7 @@ def test_added_tokens_that_a_library_decodes_otherwise_are_named(
     tokenizer = HuggingFaceTokenizer(json.loads(library.to_str()))
     cafe, naa = (tokenizer.encode(text)[0] for text in ("Café", "naĂ"))
     assert tokenizer.taken_for_bytes() == {cafe: b"Caf\xe9", naa: b"na\x02"}
-    source, said = exportable(tokenizer, activation="gelu_tanh"), []
+    source, said = exportable(tokenizer, activation="gelu_tanh", n_layer=1), []
     for package in (NEEDS[target], *exporting.TARGETS[target].packages):
         pytest.importorskip(package)
     artefacts = exporting.export(source, target, tmp_path, said.append, quantizations=["f32"])
@@ -137,6 +140,7 @@ def test_added_token_that_llama_cpp_would_match_otherwise_is_refused(
         exporting.export(exportable(HuggingFaceTokenizer(value)), "gguf", tmp_path, quiet)
 
 
+@pytest.mark.usefixtures("runtimes_here")
 def test_context_of_one_token_is_proved_without_greedy_texts(tmp_path: Path) -> None:
     source = exportable(bias=False, block_size=1, n_layer=1)
     (check,) = proved(source, "hf", tmp_path)
@@ -153,6 +157,7 @@ def test_context_of_two_tokens_is_no_program_with_a_free_length(tmp_path: Path) 
     assert check.problems == []
 
 
+@pytest.mark.usefixtures("runtimes_here")
 def test_changed_weight_and_dropped_spaces_are_caught(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     source = exportable()

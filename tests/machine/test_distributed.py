@@ -1,4 +1,8 @@
-"""Two processes over gloo against one, through PyTorch's launcher and the program itself."""
+"""Two processes over gloo against one, through the program itself.
+
+PyTorch's launcher starts an interpreter a process, which takes most of the time: it does so where
+what it does is shown, and elsewhere the ranks are forked.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,13 @@ import torch
 import toy_run
 from programs import LIMIT, finish
 
+from nanogpt_cli import __main__
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine import distributed, joining
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.run.log import EventWriter
@@ -39,10 +45,15 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "nanogpt_cli", "train", *map(str, arguments)]
 
 
-def train(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def forked(*arguments: object) -> list[str]:
+    """The same command as two ranks without a launcher."""
+    return programs.as_ranks(2, __main__.__file__, "train", *map(str, arguments))
+
+
+def train(folder: Path, words: list[str]) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command(*arguments),
+        words,
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -50,6 +61,12 @@ def train(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         check=False,
         timeout=LIMIT,
     )
+
+
+def processes_of(run: RunFolder) -> list[int]:
+    """How many processes trained it, each time that it was begun or went on."""
+    log = EventReader(run.events).read_all()
+    return [e.processes for e in log if isinstance(e, events.RunStarted)]
 
 
 def compare(one: RunFolder, two: RunFolder) -> None:
@@ -92,11 +109,14 @@ def test_two_processes_equal_one_and_resume_as_one(
     """Six steps on two processes, the other six on one."""
     data = toy_run.data(tmp_path)
     recipe = written(tmp_path, shared_recipe(parallel, 6, parts), data.folder)
-    two = train(tmp_path, recipe, "--procs", 2, "--json")
+    launched = parallel == "ddp"
+    words = command(recipe, "--procs", 2, "--json") if launched else forked(recipe, "--json")
+    two = train(tmp_path, words)
     assert two.returncode == 0, two.stderr
     facts = json.loads(two.stdout.splitlines()[-1])
     assert (facts["reason"], facts["step"]) == ("finished", 6)
     run = RunFolder(tmp_path / facts["run"])
+    assert processes_of(run) == [2]
     second = Trainer(shared_recipe(parallel, 12, parts), data, run, checkpoint=retention.find(run))
     with EventWriter(run.events) as write:
         for event in second.run():
@@ -122,10 +142,11 @@ def test_a_killed_rank_ends_the_job_in_words_and_a_restart_finishes_it(tmp_path:
     assert "Traceback" not in complaint
     step = retention.list_steps(run)[-1]
     limit = ["--set", f"train.max_steps={step + 3}"]
-    again = train(tmp_path, run.path, "--resume", "--procs", 2, *limit)
+    again = train(tmp_path, forked(run.path, "--resume", *limit))
     assert again.returncode == 0, again.stderr
     assert "going on from" in again.stderr
     assert retention.list_steps(run)[-1] == step + 3
+    assert processes_of(run) == [2, 2]
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the rank in /proc")

@@ -13,9 +13,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import toy_run
-from programs import LIMIT
+from programs import LIMIT, as_ranks
 from typer.testing import CliRunner
 
+from nanogpt_cli import __main__
 from nanogpt_cli.cli import app, launch
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine import joining, ranks
@@ -208,9 +209,8 @@ def test_a_rank_without_memory_ends_the_job_in_one_line_a_rank(tmp_path: Path) -
     recipe = toy_run.recipe(data={"name": str(data.folder)})
     (tmp_path / "toy.toml").write_text(recipe_files.to_toml(recipe))
     (tmp_path / "lacking.py").write_text(LACKING)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [*launcher, "--nproc-per-node=2", "lacking.py", "toy.toml"],
+        as_ranks(2, "lacking.py", "toy.toml"),
         cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False, timeout=LIMIT,
     )  # fmt: skip
@@ -219,16 +219,15 @@ def test_a_rank_without_memory_ends_the_job_in_one_line_a_rank(tmp_path: Path) -
     first = next(line for line in errors if line.startswith("error: rank 1"))
     assert "a micro-batch of 4 sequences does not fit into the memory of cpu" in first
     assert "hint: set train.batch_size = 2" in done.stderr
-    # The launcher may end the other one before it notices.
+    # The other one may be ended before it notices.
     others = [line for line in errors if line != first]
     assert len(others) <= 1
     assert all("rank 0: another process of this job is gone" in line for line in others)
 
 
 def test_what_the_first_rank_refuses_is_said_once(place: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
-        [*launcher, "--nproc-per-node=2", "-m", "nanogpt_cli", "train", "missing.toml"],
+        as_ranks(2, __main__.__file__, "train", "missing.toml"),
         cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, check=False, timeout=LIMIT,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from nanogpt_cli.training.trainer import Trainer
 
 pytestmark = [pytest.mark.numeric, pytest.mark.timeout(600)]
 SHORT = {
+    "model": {"n_layer": 2},
     "train": {"max_steps": 90, "checkpoint_every": 30},
     "stats": {"every": 5},
 }
@@ -103,7 +104,12 @@ def test_steps_are_made_again_bit_for_bit_across_a_resume_and_the_users_commands
     text: str, tmp_path: Path
 ) -> None:
     fault = Fault(
-        (), {**SHORT, "optim": {"name": "muon", "ema": 0.9}, "model": {"dropout": 0.1}},
+        (),
+        {
+            **SHORT,
+            "optim": {"name": "muon", "ema": 0.9},
+            "model": {"n_layer": 2, "dropout": 0.1},
+        },
         resume=(40, {"optim": {"lr": 2e-3, "name": "muon", "ema": 0.9}}), command=(20, "lr", "0.5"),
     )  # fmt: skip
     run, data = planted.plant(fault, tmp_path, text)

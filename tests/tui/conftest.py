@@ -5,10 +5,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import textual.app
+import textual.pilot
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import idle
 import recorded
+
+
+@pytest.fixture(autouse=True)
+def waiting_takes_no_longer_than_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pilots wait for the app, not for 20 ms without work in it."""
+    monkeypatch.setattr(textual.app, "wait_for_idle", idle.wait_for_idle)
+    monkeypatch.setattr(textual.pilot, "wait_for_idle", idle.wait_for_idle)
+    monkeypatch.setattr(textual.pilot.Pilot, "_wait_for_screen", idle.wait_for_screen)
 
 
 @pytest.fixture(scope="session")

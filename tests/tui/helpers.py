@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -64,6 +65,7 @@ async def until(pilot: Pilot[Any], true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end, "it never came true"
         await pilot.pause()
+        await asyncio.sleep(0.01)  # for a thread or a timer, and not busily
 
 
 def screen(pilot: Pilot[Any]) -> str:

@@ -98,7 +98,8 @@ async def test_truncated_and_replaced_logs_are_read_again(tmp_path: Path) -> Non
     assert "read again" in (await every_page(session))[4]
 
 
-async def test_folder_deleted_underneath(tmp_path: Path) -> None:
+async def test_folder_deleted_underneath(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where the picture is saved without the folder
     folder = tmp_path / "run"
     folder.mkdir()
     log_of(folder, list(recorded_events(300)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import recorded
-from helpers import SIZES, dashboard, load, look, opened, press, screen
+from helpers import SIZES, dashboard, load, look, opened, press, screen, until
 
 from nanogpt_cli import shell
 from nanogpt_cli.run import events
@@ -419,14 +419,12 @@ async def test_releasing_a_held_display_looks_at_once(runs: Path) -> None:
     """A held display looks seldom; letting it go must not wait for its next look."""
     app = Dashboard(load(runs / "small-shakespeare"))
     async with app.run_test(size=(120, 40)) as pilot:
-        while not app.looks:
-            await pilot.pause()
+        await until(pilot, lambda: app.looks > 0)
         await press(pilot, "space")
         assert app._next_interval() == HELD
         before = app.looks
         await press(pilot, "space")
-        while app.looks == before:  # far less than HELD seconds; the suite has a limit
-            await pilot.pause()
+        await until(pilot, lambda: app.looks > before)  # far less than HELD seconds
 
 
 async def test_w_shows_the_command_that_explains_the_step_under_the_crosshair(

@@ -138,8 +138,11 @@ async def test_compare_opens_a_copy_as_a_copy(tmp_path: Path) -> None:
     copied(tmp_path / "far")
     short(tmp_path / "near")
     async with following(tmp_path, "near", page="compare") as pilot:
+        desk = dashboard(pilot).desk
+        await until(pilot, lambda: "far" in screen(pilot))
         await press(pilot, "j", "enter")
-        assert isinstance(dashboard(pilot).desk.sessions[1], far.FarSession)
+        await until(pilot, lambda: len(desk.sessions) == 2)
+        assert isinstance(desk.sessions[1], far.FarSession)
 
 
 @pytest.mark.parametrize("readonly", [False, True])

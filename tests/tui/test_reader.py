@@ -98,6 +98,16 @@ async def test_a_failure_of_the_reader_is_shown_in_one_line(
     assert "ZeroDivisionError" in session.problems()
 
 
+async def test_what_is_read_while_the_dashboard_closes_is_no_error(runs: Path) -> None:
+    """Its screens are gone, and the reader's thread has just delivered."""
+    app = Dashboard([RunSession(runs / "small-shakespeare", clock=clock)])
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: not app.desk.loading)
+    app._next_look, looks = None, app.looks
+    app._fold()
+    assert (app.looks, app._next_look) == (looks + 1, None)
+
+
 async def test_a_run_that_is_opened_later_is_read_too(runs: Path) -> None:
     app = Dashboard([RunSession(runs / "deep", clock=clock)])
     async with app.run_test(size=(120, 40)) as pilot:
