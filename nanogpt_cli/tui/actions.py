@@ -73,12 +73,22 @@ class DashboardActions(App[DashboardExit]):
         """Bring a page to the front."""
         if name not in self.desk.pages:
             return
-        self.screen.minimize()
+        if self.screen.maximized is not None:
+            self.screen.minimize()
         self.query_one("#pages", ContentSwitcher).current = name
         target = self.page.first_focus()
         if target is not None and not self.still:
             target.focus()
-        self.call_after_refresh(self.draw, True)
+        if not self.page.outer_size:  # it was never open
+            self._lay_out()
+            self.draw(force=True)
+            self._lay_out()  # grids have charts only once they are drawn
+        self.draw(force=True)
+
+    def _lay_out(self) -> None:
+        """Let all panes know their sizes now; Textual offers it only together with painting."""
+        with self.batch_update():
+            self.screen._refresh_layout()
 
     async def action_help(self) -> None:
         """Show all keys."""

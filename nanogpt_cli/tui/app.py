@@ -38,13 +38,13 @@ from nanogpt_cli.tui.run_actions import RunActions
 from nanogpt_cli.tui.runs import RunsPage
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import Piece, RunSession
+from nanogpt_cli.tui.swift import OneScreen, settled, swift
 from nanogpt_cli.tui.system import SystemPage
 from nanogpt_cli.tui.workspace import Workspace
 
 FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between two looks at the log
 SHARE = 0.02  # share of one core that the dashboard may use
 FOLDING = 0.008  # seconds of folding after which a key that was pressed has its turn
-SWITCH = 0.001  # seconds after which the reader hands over the interpreter to whoever draws
 
 
 _PAGES: dict[str, type[Page]] = {
@@ -121,6 +121,10 @@ class Dashboard(RunActions):
         if theme:
             self.theme = theme
 
+    def get_default_screen(self) -> Screen[Any]:
+        """A screen whose focus moves without painting everything."""
+        return OneScreen(id="_default")
+
     def compose(self) -> ComposeResult:
         """Yield header, pages and footer."""
         yield Line(id="header")
@@ -135,8 +139,10 @@ class Dashboard(RunActions):
         self.call_after_refresh(self._start)
 
     def _start(self) -> None:
-        self.action_page(self.start_page)
+        self.action_page(self.page.id or "")  # a key may have chosen another one by now
         self.draw(force=True)
+        if not self.is_headless:
+            settled()
         if self.reader is not None:
             self.reader.start()
 
@@ -346,10 +352,6 @@ def run_dashboard(
         sessions, workspace=workspace, readonly=readonly, ascii_only=ascii_only, theme=theme,
         page=page, bell=bell,
     )  # fmt: skip
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH)
-    try:
+    with swift():
         left = app.run() or DashboardExit()
-    finally:
-        sys.setswitchinterval(usual)
     return replace(left, front=app.desk.session)

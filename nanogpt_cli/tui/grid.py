@@ -14,6 +14,7 @@ from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.history import METRICS
 from nanogpt_cli.tui.panes import sample_axis
 from nanogpt_cli.tui.plot import Trace
+from nanogpt_cli.tui.rows import KeepsSize
 from nanogpt_cli.tui.view import RunView
 
 MOST = 12
@@ -50,7 +51,7 @@ def shape(count: int, width: int, height: int) -> tuple[int, int]:
     return columns, min(most_rows, max(1, -(-count // columns)))
 
 
-class ChartGrid(Grid):
+class ChartGrid(KeepsSize, Grid):
     """Up to ``MOST`` charts at once; ``turn`` shows the next ones."""
 
     DEFAULT_CSS = "ChartGrid { height: 1fr; grid-size: 3; }"

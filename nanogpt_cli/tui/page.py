@@ -30,7 +30,7 @@ class Page(Vertical):
         focused = self.app.focused
         if isinstance(focused, LineChart) and focused in self.query(LineChart):
             return focused
-        shown = [c for c in self.query(LineChart) if c.display and c.size.width > 0]
+        shown = [c for c in self.query(LineChart) if c.region.width > 0]
         return shown[0] if shown else None
 
     def metric(self, step: int) -> None:
