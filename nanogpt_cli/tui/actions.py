@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from textual.app import App
+from textual.geometry import Size
 from textual.widgets import ContentSwitcher
 
 from nanogpt_cli import shell
 from nanogpt_cli.run import events
 from nanogpt_cli.run.remote import status
 from nanogpt_cli.tui import export, generate, keys, palette
+from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.dialogs import Ask, Confirm, HelpScreen
 from nanogpt_cli.tui.page import Page
@@ -47,6 +49,10 @@ class DashboardActions(App[DashboardExit]):
     still: bool
     notice_rows = 1
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._laid_out: dict[str, Size] = {}  # sizes of the screen, by page
+
     @property
     def page(self) -> Page:
         """The page in front."""
@@ -75,20 +81,32 @@ class DashboardActions(App[DashboardExit]):
             return
         if self.screen.maximized is not None:
             self.screen.minimize()
-        self.query_one("#pages", ContentSwitcher).current = name
+        self._bring(name)
         target = self.page.first_focus()
         if target is not None and not self.still:
             target.focus()
-        if not self.page.outer_size:  # it was never open
-            self._lay_out()
-            self.draw(force=True)
-            self._lay_out()  # grids have charts only once they are drawn
         self.draw(force=True)
+        if any(chart.shown and not chart.outer_size for chart in self.page.query(LineChart)):
+            self._lay_out()  # a grid has charts once it has been drawn
+            self.draw(force=True)
+
+    def lay_out_pages(self) -> None:
+        """Let the panes of all pages know their sizes, so that the first picture is complete."""
+        front = self.page.id or ""
+        for name in (*self.desk.pages, front):
+            self._bring(name)
+
+    def _bring(self, name: str) -> None:
+        """Put a page in front, and lay it out unless it was when the screen had this size."""
+        self.query_one("#pages", ContentSwitcher).current = name
+        if self._laid_out.get(name) == self.size:
+            return
+        self._laid_out[name] = self.size
+        self._lay_out()
 
     def _lay_out(self) -> None:
-        """Let all panes know their sizes now; Textual offers it only together with painting."""
         with self.batch_update():
-            self.screen._refresh_layout()
+            self.screen._refresh_layout()  # Textual itself would paint first what is there
 
     async def action_help(self) -> None:
         """Show all keys."""

@@ -32,7 +32,7 @@ from nanogpt_cli.tui.logs import LogsPage
 from nanogpt_cli.tui.overview import OverviewPage
 from nanogpt_cli.tui.page import Page
 from nanogpt_cli.tui.plot import Row
-from nanogpt_cli.tui.reader import Reader
+from nanogpt_cli.tui.reader import REST, Reader
 from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.run_actions import RunActions
 from nanogpt_cli.tui.runs import RunsPage
@@ -110,7 +110,7 @@ class Dashboard(RunActions):
         self.reader = Reader(self.desk.sessions, self._on_arrival) if live else None
         self.looks = 0  # times that something new was folded and drawn
         self._next_look: Timer | None = None
-        self._folding_due = False
+        self._folding_due = self._answering = False
         self.look_cost = 0.0  # seconds of CPU from one look to the next, averaged
         self._spent = time.process_time()
         self._drawn: object = None
@@ -139,6 +139,7 @@ class Dashboard(RunActions):
         self.call_after_refresh(self._start)
 
     def _start(self) -> None:
+        self.lay_out_pages()
         self.action_page(self.page.id or "")  # a key may have chosen another one by now
         self.draw(force=True)
         if not self.is_headless:
@@ -165,6 +166,7 @@ class Dashboard(RunActions):
     async def on_event(self, event: Event) -> None:
         """Answer keys before reading on."""
         if self.reader is not None and isinstance(event, InputEvent):
+            self._answering = True
             self.reader.rest()
         await super().on_event(event)
 
@@ -178,6 +180,10 @@ class Dashboard(RunActions):
     def _fold(self) -> None:
         """Fold what has been read and draw it; ask for more once all of it is there."""
         if self.reader is None:
+            return
+        if self._answering:  # once for each key, so that a key held down does not stop it
+            self._answering = False
+            self.set_timer(REST, self._fold)
             return
         self._folding_due = False
         was_loading, ends = self.desk.loading, time.monotonic() + FOLDING

@@ -33,9 +33,14 @@ class KeepsSize(Widget):
     """
 
     @property
+    def shown(self) -> bool:
+        """Whether it is displayed, and all that it is in."""
+        return all(node.display for node in self.ancestors_with_self)
+
+    @property
     def size(self) -> Size:
         """The size of the content; 0 if the widget, or one around it, is not displayed."""
-        if not all(node.display for node in self.ancestors_with_self):
+        if not self.shown:
             return Size(0, 0)
         return self.outer_size - self.styles.gutter.totals
 
@@ -153,7 +158,7 @@ class RowsWidget(KeepsSize):
     def on_resize(self) -> None:
         """Request a new drawing if the rows were made for another size."""
         request = getattr(self.app, "request_draw", None)
-        if request is not None and self.size != self._made_for:
+        if request is not None and self.size and self.size != self._made_for:
             request()
 
     def text(self) -> str:
