@@ -11,6 +11,7 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual.color import Color
+from textual.dom import DOMNode
 from textual.filter import LineFilter
 from textual.geometry import Region, Size
 from textual.strip import Strip
@@ -35,7 +36,12 @@ class KeepsSize(Widget):
     @property
     def shown(self) -> bool:
         """Whether it is displayed, and all that it is in."""
-        return all(node.display for node in self.ancestors_with_self)
+        node: DOMNode | None = self
+        while node is not None:
+            if node.styles.display == "none":
+                return False
+            node = node.parent
+        return True
 
     @property
     def size(self) -> Size:
