@@ -140,6 +140,9 @@ class Dashboard(RunActions):
 
     def _start(self) -> None:
         self.lay_out_pages()
+        self.call_after_refresh(self._begin)  # when those that were hidden again have noticed
+
+    def _begin(self) -> None:
         self.action_page(self.page.id or "")  # a key may have chosen another one by now
         self.draw(force=True)
         if not self.is_headless:
@@ -241,16 +244,15 @@ class Dashboard(RunActions):
         if self.desk.loading and not slow:
             return
         versions = tuple(session.view.version for session in self.desk.sessions)
-        if force or versions != self._drawn or slow:
+        new = versions != self._drawn
+        # The list of runs draws itself when its folder has changed.
+        if force or ((new or self._page_is_restless()) and self.page.id != "runs"):
+            if slow:
+                self._slow_due = now + 1.0
+                self._drawn = versions
+            self.page.update(slow)
+        if force or new or slow:
             self._draw_lines()
-        if not force and versions == self._drawn and not self._page_is_restless():
-            return
-        if not force and self.page.id == "runs":  # it draws itself when the folder has changed
-            return
-        if slow:
-            self._slow_due = now + 1.0
-            self._drawn = versions
-        self.page.update(slow)
 
     def _page_is_restless(self) -> bool:
         """Whether the page changes without events: trainer output in the logs, or an empty run."""

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
 
 from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.desk import Desk
 
 
-class Page(Vertical):
+class Across(Horizontal):
+    """Panes side by side, which fill it: nothing of its own is ever seen."""
+
+    BLANK = True  # so that Textual does not look up the style of each of its lines
+
+
+class Down(Vertical):
+    """Panes one below the other, which fill it."""
+
+    BLANK = True
+
+
+class Page(Down):
     """A page draws from the desk in ``update``; keys that it does not override do nothing."""
 
     title = ""

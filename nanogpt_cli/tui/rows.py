@@ -9,8 +9,8 @@ from itertools import pairwise
 from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
-from rich.text import Text
 from textual.color import Color
+from textual.content import Content
 from textual.dom import DOMNode
 from textual.filter import LineFilter
 from textual.geometry import Region, Size
@@ -97,7 +97,7 @@ class RowsWidget(KeepsSize):
         self._finished: dict[int, Strip] = {}  # lines by their place in the widget
         self._look: _Look | None = None
         self._titles = "", ""
-        self._titling = False
+        self._titling: int | None = None  # the place of the title that is being set
 
     @property
     def dark(self) -> bool:
@@ -123,12 +123,15 @@ class RowsWidget(KeepsSize):
 
     def set_title(self, title: str, subtitle: str = "") -> None:
         """Set the border texts; they are restyled only if they change."""
-        titles = self._plain(printable(title)), self._plain(printable(subtitle))
-        if titles != self._titles:
-            self._titles, self._titling = titles, True
-            # As Text: Textual takes a bare string for markup.
-            self.border_title, self.border_subtitle = map(Text, titles)
-            self._titling = False
+        title, subtitle = self._plain(printable(title)), self._plain(printable(subtitle))
+        # As Content: Textual takes a bare string for markup.
+        if title != self._titles[0]:
+            self._titling = 0
+            self.border_title = Content(title)
+        if subtitle != self._titles[1]:
+            self._titling = -1
+            self.border_subtitle = Content(subtitle)
+        self._titles, self._titling = (title, subtitle), None
 
     def refresh(
         self,
@@ -141,20 +144,18 @@ class RowsWidget(KeepsSize):
 
         Textual repaints everything for a title, too, which changes the border's lines alone.
         """
-        if self._titling:
-            regions = self._borders()
+        if self._titling is not None:
+            regions = (self._border(self._titling),)
         elif repaint and not regions:
             self._look = None
         return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
 
-    def _borders(self) -> tuple[Region, Region]:
-        """The first and the last line, which are forgotten; relative to the content."""
+    def _border(self, place: int) -> Region:
+        """The first line (0) or the last (-1), which is forgotten; relative to the content."""
         width, height = self.outer_size
-        self._finished.pop(0, None)
-        self._finished.pop(height - 1, None)
-        left, top = self.styles.gutter.left, self.styles.gutter.top
-        first = Region(-left, -top, width, 1)
-        return first, first.translate((0, height - 1))
+        y, gutter = place % max(1, height), self.styles.gutter
+        self._finished.pop(y, None)
+        return Region(-gutter.left, y - gutter.top, width, 1)
 
     def notify_style_update(self) -> None:
         """Note that everything may look different."""
