@@ -85,9 +85,11 @@ class DashboardActions(App[DashboardExit]):
         target = self.page.first_focus()
         if target is not None and not self.still:
             target.focus()
+        charts = self.page.query(LineChart)
+        displayed = [chart.display for chart in charts]
         self.draw(force=True)
-        if any(chart.shown and not chart.outer_size for chart in self.page.query(LineChart)):
-            self._lay_out()  # a grid has charts once it has been drawn
+        if [chart.display for chart in charts] != displayed:  # a grid was drawn for the first time
+            self._lay_out()
             self.draw(force=True)
 
     def lay_out_pages(self) -> None:

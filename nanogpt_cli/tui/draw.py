@@ -164,7 +164,7 @@ def raster(band: Envelope, scale: Scale, rows: int, *, joined: bool = True) -> B
         _join(band, first, last, top, bottom)
         filled = top >= 0
     level = np.arange(rows)[:, None]
-    return (level >= top) & (level <= bottom) & filled
+    return np.asarray((level >= top) & (level <= bottom) & filled)
 
 
 def _join(band: Envelope, first: Ints, last: Ints, top: Ints, bottom: Ints) -> None:

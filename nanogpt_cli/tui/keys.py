@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from dataclasses import dataclass
+from functools import lru_cache
 
 PAGES = ("overview", "layers", "compare", "samples", "logs", "system", "runs")
 # The pages about the runs that are open; on the list, keys act on the row under the cursor.

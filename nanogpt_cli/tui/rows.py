@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Self
 
 from rich.cells import cell_len
 from rich.segment import Segment
@@ -16,7 +17,6 @@ from textual.filter import LineFilter
 from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
-from typing_extensions import Self
 
 from nanogpt_cli.printable import printable
 from nanogpt_cli.tui import palette

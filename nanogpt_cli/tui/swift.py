@@ -1,4 +1,4 @@
-"""What lets the dashboard answer keys at once: who has the interpreter, memory, and whole screens."""
+"""What lets the dashboard answer keys at once: interpreter, garbage, and what a focus repaints."""
 
 from __future__ import annotations
 
