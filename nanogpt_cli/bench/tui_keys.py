@@ -73,8 +73,9 @@ class Watched:
         threading.Thread(target=self._drain, daemon=True).start()
 
     def _drain(self) -> None:
-        while self._take(None):
-            self._read = b""
+        with contextlib.suppress(OSError, ValueError):  # it was closed meanwhile
+            while self._take(None):
+                self._read = b""
 
     def _take(self, seconds: float | None) -> bool:
         """Read once, for so long at most; returns False if there was nothing, or it has ended."""

@@ -12,7 +12,6 @@ from textual.screen import Screen
 from textual.widget import Widget
 
 SWITCH = 0.001  # seconds after which the reader hands over the interpreter to whoever draws
-
 FULL = 100  # collections of the middle generation, instead of 10, for one of everything
 
 
@@ -26,8 +25,9 @@ class OneScreen(Screen[None]):
 def swift() -> Iterator[None]:
     """While a dashboard runs, hand the interpreter over soon and collect garbage in little time.
 
-    Python's collector goes through all objects that live long, which takes 50 to 80 ms with all of
-    the libraries. Those that are there already are left out (and again in ``settled``).
+    Python's collector goes through all objects that live long, 50 to 80 ms at each eighth key or so
+    with all of the libraries. Those that are there already are left out, and once more those that
+    are there after the first picture (see ``settled``).
     """
     interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(SWITCH)
