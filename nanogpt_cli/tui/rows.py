@@ -68,6 +68,8 @@ class _Look:
     background: Color
     left: list[Segment] = field(default_factory=list)
     right: list[Segment] = field(default_factory=list)
+    # By place, of the lines with a title: first cell, edge, style of the title, last cell.
+    titled: dict[int, tuple[Segment, Segment, Style, Segment]] = field(default_factory=dict)
     styles: dict[str, Style] = field(default_factory=dict)  # of colour keys met so far
 
     def style(self, key: str) -> Style:
@@ -196,11 +198,29 @@ class RowsWidget(KeepsSize):
     def _finish(self, y: int, look: _Look) -> Strip:
         """A finished line, by its place in the widget."""
         if not 0 <= y - look.top < look.inner.height:
-            return self.slow_lines(Region(0, y, look.outer.width, 1))[0]
+            return self._titled(0 if y == 0 else -1, y, look)
         segments = self._segments(y - look.top, look)
         for each in look.filters:
             segments = each.apply(segments, look.background)
         return Strip([*look.left, *segments, *look.right], look.outer.width)
+
+    def _titled(self, place: int, y: int, look: _Look) -> Strip:
+        """The first line (0) or the last (-1): that of an earlier title with another text in it."""
+        width, title = look.outer.width, self._titles[place]
+        size, known = cell_len(title), look.titled.get(place)
+        if known and title and size <= width - 6:  # a longer one is shortened
+            corner, edge, label, end = known
+            text = Segment(f" {title} ", label)
+            rest = Segment(edge.text * (width - 5 - size), edge.style)
+            middle = [edge, text, rest] if place == 0 else [rest, text, edge]
+            return Strip([corner, *middle, end], width)
+        line = self.slow_lines(Region(0, y, width, 1))[0]
+        found = list(line)
+        if len(found) == 5 and title and found[2].text == f" {title} ":
+            near = found[1] if place == 0 else found[3]
+            if len(near.text) == 1 and found[2].style is not None:
+                look.titled[place] = found[0], near, found[2].style, found[4]
+        return line
 
     def _segments(self, y: int, look: _Look) -> list[Segment]:
         row = self._rows[y] if y < len(self._rows) else []
