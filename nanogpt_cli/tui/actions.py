@@ -15,7 +15,6 @@ from nanogpt_cli import shell
 from nanogpt_cli.run import events
 from nanogpt_cli.run.remote import status
 from nanogpt_cli.tui import export, generate, keys, palette
-from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.dialogs import Ask, Confirm, HelpScreen
 from nanogpt_cli.tui.page import Page
@@ -85,28 +84,23 @@ class DashboardActions(App[DashboardExit]):
         target = self.page.first_focus()
         if target is not None and not self.still:
             target.focus()
-        charts = self.page.query(LineChart)
-        displayed = [chart.display for chart in charts]
         self.draw(force=True)
-        if [chart.display for chart in charts] != displayed:  # a grid was drawn for the first time
-            self._lay_out()
-            self.draw(force=True)
+        self.call_after_refresh(self.draw, True)
 
     def lay_out_pages(self) -> None:
         """Let the panes of all pages know their sizes, so that the first picture is complete."""
         front = self.page.id or ""
         for name in (*self.desk.pages, front):
-            self._bring(name)
+            if name not in ("compare", "system") or name == front:
+                self._bring(name)
 
     def _bring(self, name: str) -> None:
         """Put a page in front, and lay it out unless it was when the screen had this size."""
         self.query_one("#pages", ContentSwitcher).current = name
-        if self._laid_out.get(name) == self.size:
+        # The shape of a grid follows from drawing it, which Textual's own layout has to see.
+        if name in ("compare", "system") or self._laid_out.get(name) == self.size:
             return
         self._laid_out[name] = self.size
-        self._lay_out()
-
-    def _lay_out(self) -> None:
         with self.batch_update():
             self.screen._refresh_layout()  # Textual itself would paint first what is there
 

@@ -111,7 +111,7 @@ def _joined(part: Sequence[Shown], name: str, axis: str, level: int) -> curves.C
         return None
 
 
-class CompareGrid(KeepsSize, Grid):
+class CompareGrid(Grid, KeepsSize):
     """Up to ``MOST`` charts of one x axis; ``turn`` shows the next ones."""
 
     DEFAULT_CSS = "CompareGrid { height: 3fr; grid-size: 1; }"
@@ -129,6 +129,7 @@ class CompareGrid(KeepsSize, Grid):
 
     def draw(self, shown: Sequence[Shown], names: Sequence[str], note: str) -> None:
         """Show some metrics of some runs."""
+        self._made_for = self.size
         columns, rows = grid.shape(len(names), self.size.width, self.size.height)
         room = max(1, min(MOST, columns * rows))
         pages = max(1, -(-len(names) // room))

@@ -51,7 +51,7 @@ def shape(count: int, width: int, height: int) -> tuple[int, int]:
     return columns, min(most_rows, max(1, -(-count // columns)))
 
 
-class ChartGrid(KeepsSize, Grid):
+class ChartGrid(Grid, KeepsSize):
     """Up to ``MOST`` charts at once; ``turn`` shows the next ones."""
 
     DEFAULT_CSS = "ChartGrid { height: 1fr; grid-size: 3; }"
@@ -71,6 +71,7 @@ class ChartGrid(KeepsSize, Grid):
     def show_charts(self, names: list[str], draw_one: Callable[[LineChart, str], None]) -> None:
         """Show the charts of these names, as many as fit; each is drawn by ``draw_one``."""
         self.names = names
+        self._made_for = self.size
         columns, rows = shape(len(names), self.size.width, self.size.height)
         room = min(MOST, columns * rows)
         self.page_number %= max(1, -(-len(names) // room))

@@ -33,6 +33,8 @@ class KeepsSize(Widget):
     laid out, and its first frame is complete. Should the size have changed, it is drawn again.
     """
 
+    _made_for: Size | None = None  # the size that the content was made for
+
     @property
     def shown(self) -> bool:
         """Whether it is displayed, and all that it is in."""
@@ -49,6 +51,12 @@ class KeepsSize(Widget):
         if not self.shown:
             return Size(0, 0)
         return self.outer_size - self.styles.gutter.totals
+
+    def on_resize(self) -> None:
+        """Request a new drawing if the last one was for another size."""
+        request = getattr(self.app, "request_draw", None)
+        if request is not None and self.size and self.size != self._made_for:
+            request()
 
 
 @dataclass(eq=False)
@@ -95,7 +103,6 @@ class RowsWidget(KeepsSize):
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._rows: list[Row] = []
-        self._made_for: Size | None = None  # the size that the rows were made for
         self._finished: dict[int, Strip] = {}  # lines by their place in the widget
         self._look: _Look | None = None
         self._titles = "", ""
@@ -163,12 +170,6 @@ class RowsWidget(KeepsSize):
         """Note that everything may look different."""
         super().notify_style_update()
         self._look = None
-
-    def on_resize(self) -> None:
-        """Request a new drawing if the rows were made for another size."""
-        request = getattr(self.app, "request_draw", None)
-        if request is not None and self.size and self.size != self._made_for:
-            request()
 
     def text(self) -> str:
         """The shown text, without colours."""
