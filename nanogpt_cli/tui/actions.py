@@ -85,20 +85,17 @@ class DashboardActions(App[DashboardExit]):
         if target is not None and not self.still:
             target.focus()
         self.draw(force=True)
-        self.call_after_refresh(self.draw, True)
 
     def lay_out_pages(self) -> None:
         """Let the panes of all pages know their sizes, so that the first picture is complete."""
         front = self.page.id or ""
         for name in (*self.desk.pages, front):
-            if name not in ("compare", "system") or name == front:
-                self._bring(name)
+            self._bring(name)
 
     def _bring(self, name: str) -> None:
         """Put a page in front, and lay it out unless it was when the screen had this size."""
         self.query_one("#pages", ContentSwitcher).current = name
-        # The shape of a grid follows from drawing it, which Textual's own layout has to see.
-        if name in ("compare", "system") or self._laid_out.get(name) == self.size:
+        if self._laid_out.get(name) == self.size:
             return
         self._laid_out[name] = self.size
         with self.batch_update():
