@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,10 +18,17 @@ from typing import Annotated, Any
 
 import typer
 
+from nanogpt_cli.bench import tui_keys
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 
 _TEXT = "To be, or not to be: that is the question.\n" * 2000
+_KEYS = {
+    "page_loading": "key to another page while it loads",
+    "axis_loading": "key to another x axis while it loads",
+    "page": "key to another page afterwards",
+    "axis": "key to another x axis afterwards",
+}
 _SETTLE = 3.0  # seconds to skip after the dashboard was started or continued
 
 
@@ -38,9 +44,12 @@ def bench_tui(
     windows: Annotated[int, typer.Option(help="Windows of each kind, alternating.")] = 6,
     points: Annotated[int, typer.Option(help="Points of each series in the chart.")] = 100_000,
     steps: Annotated[int, typer.Option(help="Steps of the long run that is opened.")] = 1_000_000,
+    keys: Annotated[
+        int, typer.Option(help="Keys of each kind whose answers are timed; 0 leaves them out.")
+    ] = 50,
     as_json: options.AsJson = False,
 ) -> None:
-    """Measure the dashboard: drawing, opening a long run, and the trainer with and without it.
+    """Measure the dashboard: drawing, a long run, keys, and the trainer with and without it.
 
     The trainer runs on one thread. The dashboard, in a pseudo-terminal of 120 x 40, is stopped and
     continued in turns. Time that the trainer waited for a CPU (schedstat) is subtracted, so that
@@ -48,9 +57,14 @@ def bench_tui(
     """
     if windows < 2 or seconds < 1:
         raise UserError("there must be at least 2 windows of at least 1 second", "")
+    if keys < 0:
+        raise UserError(f"--keys {keys} is no number of keys", "0 leaves them out")
     found: dict[str, Any] = {"loadavg": os.getloadavg()[0], "cpus": os.cpu_count()}
     with tempfile.TemporaryDirectory(prefix="nanogpt-bench-") as folder:
         found |= _drawing(Path(folder), points, steps)
+        if keys:
+            console.say(f"pressing {keys} keys of each kind while that run loads, and after ...")
+            found["keys"] = tui_keys.measure(Path(folder) / "long", keys)
         if Path("/proc/self/schedstat").exists():
             found |= _with_trainer(Path(folder), seconds, windows)
     _report(found, points, steps, as_json)
@@ -60,7 +74,10 @@ def _drawing(folder: Path, points: int, steps: int) -> dict[str, Any]:
     from nanogpt_cli.tui import timing
 
     console.say(f"drawing two series of {points:,} points ...")
-    found: dict[str, Any] = {"chart_update_ms": timing.chart_update(points) * 1000}
+    found: dict[str, Any] = {
+        "chart_update_ms": timing.chart_update(points) * 1000,
+        "overview_update_ms": timing.overview_update(points) * 1000,
+    }
     console.say(f"writing and opening a run of {steps:,} steps ...")
     timing.write_long_run(folder / "long", steps)
     code = (
@@ -92,7 +109,9 @@ def _with_trainer(folder: Path, seconds: float, windows: int) -> dict[str, Any]:
     console.say(
         f"training with and without the dashboard, {windows} x 2 windows of {seconds:g} s ..."
     )
-    with _trainer(folder) as (trainer, run), _dashboard(run) as (dashboard, press):
+    with _trainer(folder) as (trainer, run), tui_keys.watched(run) as watched:
+        watched.drain()
+        dashboard = watched.process
         shares: dict[str, list[float]] = {"on": [], "off": [], "cpu": [], "held": []}
         time.sleep(_SETTLE)
         for number in range(2 * windows):
@@ -105,7 +124,7 @@ def _with_trainer(folder: Path, seconds: float, windows: int) -> dict[str, Any]:
             if on:
                 shares["cpu"].append(cpu)
         os.kill(dashboard.pid, signal.SIGCONT)
-        press(b" ")
+        watched.press(b" ")
         time.sleep(_SETTLE)
         shares["held"].append(_window(run, trainer.pid, dashboard.pid, seconds)[1])
         cost = _statistics_cost(run)
@@ -180,47 +199,23 @@ def _tail(run: Path) -> bytes:
     return (run / "events.jsonl").read_bytes()[-4096:]
 
 
-@contextlib.contextmanager
-def _dashboard(run: Path) -> Iterator[tuple[subprocess.Popen[bytes], Any]]:
-    """Run ``nanogpt watch`` in a pseudo-terminal of 120 x 40; yields it and a way to press keys."""
-    import fcntl
-    import struct
-    import termios
-
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nanogpt_cli", "watch", str(run)],
-        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
-    )  # fmt: skip
-    os.close(theirs)
-    threading.Thread(target=_drain, args=(ours,), daemon=True).start()
-    try:
-        yield process, lambda keys: os.write(ours, keys)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _drain(handle: int) -> None:
-    """Read and discard the output, as a terminal would read it."""
-    with contextlib.suppress(OSError):
-        while os.read(handle, 65536):
-            pass
-
-
 def _report(found: dict[str, Any], points: int, steps: int, as_json: bool) -> None:
     from rich.table import Table
 
     opened = found["open"]
     rows = [
         (f"full-screen update, 2 x {points:,} points", f"{found['chart_update_ms']:.1f} ms CPU"),
+        (f"update of all of Overview, {points:,} steps",
+         f"{found['overview_update_ms']:.1f} ms CPU"),
         (f"first frame of {steps:,} steps",
          f"{opened['first_frame_s']:.2f} s ({opened['first_frame_cpu_s']:.2f} s CPU)"),
         ("all of them", f"{opened['all_s']:.2f} s ({opened['all_cpu_s']:.2f} s CPU)"),
         ("memory", f"{opened['rss_mb']:.0f} MB"),
     ]  # fmt: skip
+    for name, kind in _KEYS.items():
+        if answered := found.get("keys", {}).get(name):
+            took = f"{answered['ready_median']:.0f} ms, at most {answered['ready_max']:.0f} ms"
+            rows.append((f"{kind}, median", took))
     if "trainer_keeps" in found:
         cost = found["statistics_cost"]
         rows += [

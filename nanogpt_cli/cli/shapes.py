@@ -284,7 +284,11 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
     "bench tui": {
         "loadavg": "load of the machine at the start", "cpus": "number of CPUs",
         "chart_update_ms": "CPU milliseconds of drawing a chart",
+        "overview_update_ms": "CPU milliseconds of drawing and painting all of page Overview",
         "open": "opening a long run: first frame, whole run, memory",
+        "keys": "for page_loading, axis_loading, page and axis, milliseconds from a key to its "
+        "picture: median and maximum of all (wall), without the dashboard's wait for a processor "
+        "(ready), and of its main thread's computing (cpu)",
     },
     "bench gpu": {
         **_BENCH, "device": "cuda or cpu", "tiny": "whether the sizes say nothing about speed",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from textual.app import App
+from textual.geometry import Size
 from textual.widgets import ContentSwitcher
 
 from nanogpt_cli import shell
@@ -47,6 +48,10 @@ class DashboardActions(App[DashboardExit]):
     still: bool
     notice_rows = 1
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._laid_out: dict[str, Size] = {}  # sizes of the screen, by page
+
     @property
     def page(self) -> Page:
         """The page in front."""
@@ -73,12 +78,28 @@ class DashboardActions(App[DashboardExit]):
         """Bring a page to the front."""
         if name not in self.desk.pages:
             return
-        self.screen.minimize()
-        self.query_one("#pages", ContentSwitcher).current = name
+        if self.screen.maximized is not None:
+            self.screen.minimize()
+        self._bring(name)
         target = self.page.first_focus()
         if target is not None and not self.still:
             target.focus()
-        self.call_after_refresh(self.draw, True)
+        self.draw(force=True)
+
+    def lay_out_pages(self) -> None:
+        """Let the panes of all pages know their sizes, so that the first picture is complete."""
+        front = self.page.id or ""
+        for name in (*self.desk.pages, front):
+            self._bring(name)
+
+    def _bring(self, name: str) -> None:
+        """Put a page in front, and lay it out unless it was when the screen had this size."""
+        self.query_one("#pages", ContentSwitcher).current = name
+        if self._laid_out.get(name) == self.size:
+            return
+        self._laid_out[name] = self.size
+        with self.batch_update():
+            self.screen._refresh_layout()  # Textual itself would paint first what is there
 
     async def action_help(self) -> None:
         """Show all keys."""

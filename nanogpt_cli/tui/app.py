@@ -32,19 +32,19 @@ from nanogpt_cli.tui.logs import LogsPage
 from nanogpt_cli.tui.overview import OverviewPage
 from nanogpt_cli.tui.page import Page
 from nanogpt_cli.tui.plot import Row
-from nanogpt_cli.tui.reader import Reader
+from nanogpt_cli.tui.reader import REST, Reader
 from nanogpt_cli.tui.rows import RowsWidget
 from nanogpt_cli.tui.run_actions import RunActions
 from nanogpt_cli.tui.runs import RunsPage
 from nanogpt_cli.tui.samples import SamplesPage
 from nanogpt_cli.tui.session import Piece, RunSession
+from nanogpt_cli.tui.swift import OneScreen, settled, swift
 from nanogpt_cli.tui.system import SystemPage
 from nanogpt_cli.tui.workspace import Workspace
 
 FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between two looks at the log
 SHARE = 0.02  # share of one core that the dashboard may use
 FOLDING = 0.008  # seconds of folding after which a key that was pressed has its turn
-SWITCH = 0.001  # seconds after which the reader hands over the interpreter to whoever draws
 
 
 _PAGES: dict[str, type[Page]] = {
@@ -110,7 +110,7 @@ class Dashboard(RunActions):
         self.reader = Reader(self.desk.sessions, self._on_arrival) if live else None
         self.looks = 0  # times that something new was folded and drawn
         self._next_look: Timer | None = None
-        self._folding_due = False
+        self._folding_due = self._answering = False
         self.look_cost = 0.0  # seconds of CPU from one look to the next, averaged
         self._spent = time.process_time()
         self._drawn: object = None
@@ -120,6 +120,10 @@ class Dashboard(RunActions):
         self._notice_ends: Timer | None = None
         if theme:
             self.theme = theme
+
+    def get_default_screen(self) -> Screen[Any]:
+        """A screen whose focus moves without painting everything."""
+        return OneScreen(id="_default")
 
     def compose(self) -> ComposeResult:
         """Yield header, pages and footer."""
@@ -135,8 +139,14 @@ class Dashboard(RunActions):
         self.call_after_refresh(self._start)
 
     def _start(self) -> None:
-        self.action_page(self.start_page)
+        self.lay_out_pages()
+        self.call_after_refresh(self._begin)  # when those that were hidden again have noticed
+
+    def _begin(self) -> None:
+        self.action_page(self.page.id or "")  # a key may have chosen another one by now
         self.draw(force=True)
+        if not self.is_headless:
+            settled()
         if self.reader is not None:
             self.reader.start()
 
@@ -159,6 +169,7 @@ class Dashboard(RunActions):
     async def on_event(self, event: Event) -> None:
         """Answer keys before reading on."""
         if self.reader is not None and isinstance(event, InputEvent):
+            self._answering = True
             self.reader.rest()
         await super().on_event(event)
 
@@ -172,6 +183,10 @@ class Dashboard(RunActions):
     def _fold(self) -> None:
         """Fold what has been read and draw it; ask for more once all of it is there."""
         if self.reader is None:
+            return
+        if self._answering:  # once for each key, so that a key held down does not stop it
+            self._answering = False
+            self.set_timer(REST, self._fold)
             return
         self._folding_due = False
         was_loading, ends = self.desk.loading, time.monotonic() + FOLDING
@@ -230,16 +245,15 @@ class Dashboard(RunActions):
         if self.desk.loading and not slow:
             return
         versions = tuple(session.view.version for session in self.desk.sessions)
-        if force or versions != self._drawn or slow:
+        new = versions != self._drawn
+        # The list of runs draws itself when its folder has changed.
+        if force or ((new or self._page_is_restless()) and self.page.id != "runs"):
+            if slow:
+                self._slow_due = now + 1.0
+                self._drawn = versions
+            self.page.update(slow)
+        if force or new or slow:
             self._draw_lines()
-        if not force and versions == self._drawn and not self._page_is_restless():
-            return
-        if not force and self.page.id == "runs":  # it draws itself when the folder has changed
-            return
-        if slow:
-            self._slow_due = now + 1.0
-            self._drawn = versions
-        self.page.update(slow)
 
     def _page_is_restless(self) -> bool:
         """Whether the page changes without events: trainer output in the logs, or an empty run."""
@@ -347,10 +361,6 @@ def run_dashboard(
         sessions, workspace=workspace, readonly=readonly, ascii_only=ascii_only, theme=theme,
         page=page, bell=bell,
     )  # fmt: skip
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(SWITCH)
-    try:
+    with swift():
         left = app.run() or DashboardExit()
-    finally:
-        sys.setswitchinterval(usual)
     return replace(left, front=app.desk.session)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from textual.app import ComposeResult
-from textual.containers import Horizontal
 from textual.widget import Widget
 
 from nanogpt_cli import units
@@ -14,7 +13,7 @@ from nanogpt_cli.run.folder import RunFolder, list_runs
 from nanogpt_cli.tui import palette, patterns, scalars, traces
 from nanogpt_cli.tui.compare_grid import CompareGrid, Shown, groups, known, selected
 from nanogpt_cli.tui.desk import Desk
-from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.page import Across, Page
 from nanogpt_cli.tui.panes import Pane, table
 from nanogpt_cli.tui.plot import Row
 from nanogpt_cli.tui.recipes import differing, short
@@ -37,7 +36,7 @@ class ComparePage(Page):
     def compose(self) -> ComposeResult:
         """Yield the charts above, runs and differences below."""
         yield CompareGrid(self.desk, id="overlays")
-        with Horizontal(id="tables"):
+        with Across(id="tables"):
             yield Pane(id="runs")
             yield Pane(id="diff")
 

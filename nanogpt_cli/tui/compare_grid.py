@@ -15,6 +15,7 @@ from nanogpt_cli.tui.charts import LineChart, bounds
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.history import METRICS, SMOOTHING
 from nanogpt_cli.tui.plot import Trace
+from nanogpt_cli.tui.rows import KeepsSize
 from nanogpt_cli.tui.view import RunView
 
 MOST = 12  # charts at once
@@ -110,7 +111,7 @@ def _joined(part: Sequence[Shown], name: str, axis: str, level: int) -> curves.C
         return None
 
 
-class CompareGrid(Grid):
+class CompareGrid(Grid, KeepsSize):
     """Up to ``MOST`` charts of one x axis; ``turn`` shows the next ones."""
 
     DEFAULT_CSS = "CompareGrid { height: 3fr; grid-size: 1; }"
@@ -128,6 +129,7 @@ class CompareGrid(Grid):
 
     def draw(self, shown: Sequence[Shown], names: Sequence[str], note: str) -> None:
         """Show some metrics of some runs."""
+        self._made_for = self.size
         columns, rows = grid.shape(len(names), self.size.width, self.size.height)
         room = max(1, min(MOST, columns * rows))
         pages = max(1, -(-len(names) // room))

@@ -157,21 +157,24 @@ def dots_of(values: Floats, scale: Scale, rows: int) -> Ints:
 
 def raster(band: Envelope, scale: Scale, rows: int, *, joined: bool = True) -> Bools:
     """(rows, buckets) of dots: each bucket's span, joined to the next unless there is a gap."""
-    top, bottom = dots_of(band.high, scale, rows), dots_of(band.low, scale, rows)
+    values = np.stack([band.high, band.low, band.first, band.last])
+    top, bottom, first, last = dots_of(values, scale, rows)
     filled = band.filled
     if joined and filled.any():
-        _join(band, scale, rows, top, bottom)
+        _join(band, first, last, top, bottom)
         filled = top >= 0
     level = np.arange(rows)[:, None]
-    return (level >= top) & (level <= bottom) & filled
+    return np.asarray((level >= top) & (level <= bottom) & filled)
 
 
-def _join(band: Envelope, scale: Scale, rows: int, top: Ints, bottom: Ints) -> None:
-    """Stretch spans in place so that the line has no holes, interpolating across empty buckets."""
+def _join(band: Envelope, first: Ints, last: Ints, top: Ints, bottom: Ints) -> None:
+    """Stretch spans in place so that the line has no holes, interpolating across empty buckets.
+
+    ``first`` and ``last`` are the dot rows of each bucket's first and last value.
+    """
     at = np.flatnonzero(band.filled)
     left, right = at[:-1], at[1:]
-    from_row = dots_of(band.last, scale, rows)[left]
-    to_row = dots_of(band.first, scale, rows)[right]
+    from_row, to_row = last[left], first[right]
     breaks = np.cumsum(band.broken & ~band.filled)
     together = breaks[left] == breaks[right]
     touching = together & (right == left + 1)
@@ -180,13 +183,15 @@ def _join(band: Envelope, scale: Scale, rows: int, top: Ints, bottom: Ints) -> N
         s, m, r = side[touching], middle[touching], rows_there[touching]
         np.minimum.at(top, s, np.minimum(m, r))
         np.maximum.at(bottom, s, np.maximum(m, r))
-    far = np.flatnonzero(together & (right > left + 1))
-    for index in far.tolist():
-        a, b = left[index], right[index]
-        between = np.arange(a + 1, b)
-        line = from_row[index] + (to_row[index] - from_row[index]) * (between - a) / (b - a)
+    far = together & (right > left + 1)
+    if far.any():
+        a, b, begin, rise = left[far], right[far], from_row[far], (to_row - from_row)[far]
+        gap = np.repeat(np.arange(len(a)), b - a - 1)  # the gap of each empty bucket
+        before = np.cumsum(band.filled) - 1  # place in ``at`` of the last filled bucket; -1: none
+        between = np.flatnonzero(np.append(far, False)[before] & ~band.filled)
+        line = begin[gap] + rise[gap] * (between - a[gap]) / (b - a)[gap]
         row = np.rint(line).astype(np.int64)
-        slope = abs(int(to_row[index] - from_row[index])) // (2 * (b - a))
+        slope = (np.abs(rise) // (2 * (b - a)))[gap]
         top[between], bottom[between] = row - slope, row + slope
 
 

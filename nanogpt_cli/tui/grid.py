@@ -14,6 +14,7 @@ from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.history import METRICS
 from nanogpt_cli.tui.panes import sample_axis
 from nanogpt_cli.tui.plot import Trace
+from nanogpt_cli.tui.rows import KeepsSize
 from nanogpt_cli.tui.view import RunView
 
 MOST = 12
@@ -50,7 +51,7 @@ def shape(count: int, width: int, height: int) -> tuple[int, int]:
     return columns, min(most_rows, max(1, -(-count // columns)))
 
 
-class ChartGrid(Grid):
+class ChartGrid(Grid, KeepsSize):
     """Up to ``MOST`` charts at once; ``turn`` shows the next ones."""
 
     DEFAULT_CSS = "ChartGrid { height: 1fr; grid-size: 3; }"
@@ -70,6 +71,7 @@ class ChartGrid(Grid):
     def show_charts(self, names: list[str], draw_one: Callable[[LineChart, str], None]) -> None:
         """Show the charts of these names, as many as fit; each is drawn by ``draw_one``."""
         self.names = names
+        self._made_for = self.size
         columns, rows = shape(len(names), self.size.width, self.size.height)
         room = min(MOST, columns * rows)
         self.page_number %= max(1, -(-len(names) // room))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nanogpt_cli.tui.series import Columns, Floats, Smoothed, thin
+from nanogpt_cli.tui.series import MANY, Columns, Floats, Smoothed, thin
 
 AXES = ("step", "tokens", "time", "flops")
 METRICS = ("loss", "lr", "grad_norm", "tokens_per_s", "step_s")
@@ -62,6 +62,9 @@ class Steps:
         floor = self.columns["tokens"][-1] if len(self) else 0.0
         rows["tokens"] = np.maximum.accumulate(np.maximum(tokens, floor))
         self.columns.extend(rows)
+        if len(table["step"]) >= MANY:
+            for (metric, _), smooth in self._smooth.items():
+                smooth.update(self.columns[metric])
         if len(self) > self._most:
             self._thin()
 

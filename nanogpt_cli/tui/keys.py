@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 PAGES = ("overview", "layers", "compare", "samples", "logs", "system", "runs")
 # The pages about the runs that are open; on the list, keys act on the row under the cursor.
@@ -137,6 +138,7 @@ _ALWAYS = len(" ? help  q leave ")  # what every footer ends with
 _KEYS = 24  # columns of keys that a footer should have room for before it spreads the pages
 
 
+@lru_cache
 def footer(
     page: str, width: int, readonly: bool, shown: tuple[str, ...] = PAGES
 ) -> list[tuple[str, str]]:

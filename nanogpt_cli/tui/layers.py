@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 from textual.app import ComposeResult
-from textual.containers import Horizontal
 from textual.widget import Widget
 
 from nanogpt_cli import units
@@ -18,7 +17,7 @@ from nanogpt_cli.tui.grid import MetricGrid
 from nanogpt_cli.tui.histograms import HistogramPane
 from nanogpt_cli.tui.history import numbers
 from nanogpt_cli.tui.overview import next_statistic
-from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.page import Across, Page
 from nanogpt_cli.tui.panes import HeatPane, Pane, sample_axis
 from nanogpt_cli.tui.plot import Row, Trace
 from nanogpt_cli.tui.series import Floats
@@ -38,7 +37,7 @@ class LayersPage(Page):
     def compose(self) -> ComposeResult:
         """Yield all panes; CSS classes select which are shown."""
         yield HeatPane(id="map")
-        with Horizontal(id="below"):
+        with Across(id="below"):
             yield LayerTable(id="table")
             yield ProfileChart("by depth", id="profile")
             yield HistogramPane(id="histogram")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from textual.app import ComposeResult
-from textual.containers import Horizontal
 from textual.widget import Widget
 
 from nanogpt_cli import units
 from nanogpt_cli.run import events, explained
 from nanogpt_cli.tui import patterns
 from nanogpt_cli.tui.desk import Desk
-from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.page import Across, Page
 from nanogpt_cli.tui.panes import Pane, printable, table, wrap
 from nanogpt_cli.tui.plot import Row
 
@@ -29,7 +28,7 @@ class LogsPage(Page):
 
     def compose(self) -> ComposeResult:
         """Yield events, detail and output."""
-        with Horizontal(id="upper"):
+        with Across(id="upper"):
             yield Pane(id="events")
             yield Pane(id="detail")
         yield Pane(id="output")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical
 
 from nanogpt_cli import units
 from nanogpt_cli.tui import heat, traces
 from nanogpt_cli.tui.charts import LineChart
-from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.page import Across, Down, Page
 from nanogpt_cli.tui.panes import HeatPane, SamplePane, SparkStrip
 
 
@@ -17,14 +16,14 @@ class OverviewPage(Page):
 
     def compose(self) -> ComposeResult:
         """Yield charts above, heat map and sample below."""
-        with Horizontal(id="top"):
+        with Across(id="top"):
             yield LineChart("loss", id="loss")
-            with Vertical(id="side"):
+            with Down(id="side"):
                 yield LineChart("learning rate", id="lr")
                 yield LineChart("gradient norm", id="grad")
                 yield LineChart("tokens/s", id="speed")
         yield SparkStrip(id="sparks")
-        with Horizontal(id="bottom"):
+        with Across(id="bottom"):
             yield HeatPane(id="heat")
             yield SamplePane(id="sample")
 

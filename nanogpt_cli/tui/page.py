@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.widget import Widget
 
 from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.desk import Desk
 
 
-class Page(Vertical):
+class Across(Horizontal):
+    """Panes side by side, which fill it: nothing of its own is ever seen."""
+
+    BLANK = True  # so that Textual does not look up the style of each of its lines
+
+
+class Down(Vertical):
+    """Panes one below the other, which fill it."""
+
+    BLANK = True
+
+
+class Page(Down):
     """A page draws from the desk in ``update``; keys that it does not override do nothing."""
 
     title = ""
@@ -30,7 +42,7 @@ class Page(Vertical):
         focused = self.app.focused
         if isinstance(focused, LineChart) and focused in self.query(LineChart):
             return focused
-        shown = [c for c in self.query(LineChart) if c.display and c.size.width > 0]
+        shown = [c for c in self.query(LineChart) if c.region.width > 0]
         return shown[0] if shown else None
 
     def metric(self, step: int) -> None:

@@ -223,18 +223,18 @@ def cell_of(value: float, x: Scale, width: int) -> int | None:
 
 def _rows(chars: NDArray[np.uint32], colors: NDArray[np.int16], keys: list[str]) -> list[Row]:
     """Group cells into runs of one colour; blanks join the run before them."""
-    rows: list[Row] = []
-    width = chars.shape[1]
-    for codes, line in zip(chars, colors, strict=True):
-        text = codes.tobytes().decode("utf-32-le")
-        shown = line.copy()
-        blank = codes == ord(" ")
-        if blank.any():
-            source = np.where(blank, 0, np.arange(width))
-            shown = line[np.maximum.accumulate(source)]
-        cuts = [0, *(np.flatnonzero(np.diff(shown)) + 1).tolist(), width]
-        rows.append([(text[a:b], keys[shown[a]]) for a, b in pairwise(cuts)])
-    return rows
+    height, width = chars.shape
+    source = np.maximum.accumulate(np.where(chars == ord(" "), 0, np.arange(width)), axis=1)
+    shown = np.take_along_axis(colors, source, axis=1)
+    begins = np.ones((height, width), bool)  # a run begins with each row, and with each colour
+    np.not_equal(shown[:, 1:], shown[:, :-1], out=begins[:, 1:])
+    at = np.flatnonzero(begins)
+    text = chars.tobytes().decode("utf-32-le")
+    names = [keys[number] for number in shown.reshape(-1)[at].tolist()]
+    cuts = [*at.tolist(), height * width]
+    runs = [(text[a:b], name) for (a, b), name in zip(pairwise(cuts), names, strict=True)]
+    ends = np.cumsum(begins.sum(1)).tolist()
+    return [runs[a:b] for a, b in pairwise([0, *ends])]
 
 
 def _with_y_axis(

@@ -11,7 +11,7 @@ from nanogpt_cli.tui.session import Piece, RunSession
 _PIECE = 1 << 19  # bytes of a log that are read and parsed at once
 _AHEAD = 8  # pieces that may wait to be folded: reading is not to run away from a busy screen
 PATIENCE = 1.0  # seconds; a piece takes a hundredth of it
-_REST = 0.05  # seconds that a key is given to be answered
+REST = 0.05  # seconds that a key is given to be answered
 
 
 class Reader:
@@ -103,7 +103,7 @@ class Reader:
     def _rest_if_tired(self) -> None:
         with self._changed:
             if self._tired:
-                self._changed.wait_for(lambda: self._stopped, _REST)
+                self._changed.wait_for(lambda: self._stopped, REST)
             self._tired = False
 
     def _hand_over(self, session: RunSession, found: Piece | Exception) -> bool:

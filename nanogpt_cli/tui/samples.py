@@ -6,12 +6,11 @@ import difflib
 import re
 
 from textual.app import ComposeResult
-from textual.containers import Horizontal
 from textual.widget import Widget
 
 from nanogpt_cli.run.events import Sample
 from nanogpt_cli.tui.desk import Desk
-from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.page import Across, Page
 from nanogpt_cli.tui.panes import Pane, printable, sample_rows, table, wrap
 from nanogpt_cli.tui.plot import Row
 
@@ -26,7 +25,7 @@ class SamplesPage(Page):
 
     def compose(self) -> ComposeResult:
         """Yield the list, the earlier text and the chosen text."""
-        with Horizontal():
+        with Across():
             yield Pane(id="list")
             yield Pane(id="before")
             yield Pane(id="chosen")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from textual.app import ComposeResult
-from textual.containers import Horizontal
 from textual.widget import Widget
 
 from nanogpt_cli import units
@@ -15,7 +14,7 @@ from nanogpt_cli.tui import palette
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.grid import ChartGrid
 from nanogpt_cli.tui.machine import positions
-from nanogpt_cli.tui.page import Page
+from nanogpt_cli.tui.page import Across, Page
 from nanogpt_cli.tui.plot import Trace
 from nanogpt_cli.tui.series import Columns, Floats
 from nanogpt_cli.tui.system_panes import NowPane, TimesPane
@@ -105,7 +104,7 @@ class SystemPage(Page):
 
     def compose(self) -> ComposeResult:
         """Yield both panes and the charts."""
-        with Horizontal(id="machine"):
+        with Across(id="machine"):
             yield TimesPane(id="times")
             yield NowPane(id="now")
         yield SystemGrid(self.desk, id="system-grid")

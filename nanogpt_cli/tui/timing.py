@@ -1,4 +1,4 @@
-"""Measure the dashboard's own cost: updating a full-screen chart, and opening a long run."""
+"""Measure the dashboard's own cost: updating a chart and a page, and opening a long run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.console import RenderableType
+from textual._compositor import CompositorUpdate
 from textual.app import App, ComposeResult
+from textual.screen import Screen
 
 from nanogpt_cli.run import events
 from nanogpt_cli.tui.app import Dashboard
@@ -57,6 +61,62 @@ async def _chart_update(points: int, updates: int) -> float:
     return statistics.median(spent)
 
 
+class _Painting(Dashboard):
+    """A dashboard without a terminal that makes every frame for one all the same."""
+
+    frames = 0
+
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:  # noqa: ARG002
+        if isinstance(renderable, CompositorUpdate):
+            renderable.render_segments(self.console)
+            self.frames += 1
+
+
+def overview_update(steps: int = 100_000, updates: int = 100) -> float:
+    """Median CPU seconds of an update of all of page Overview at 120 x 40, after ``steps`` steps.
+
+    An update lasts from 50 new steps, one with statistics of 6 layers, until the frame is written.
+    """
+    return asyncio.run(_overview_update(steps, updates))
+
+
+async def _overview_update(steps: int, updates: int) -> float:
+    session, rng, spent = RunSession(Path("run")), np.random.default_rng(0), list[float]()
+    session.loading = False
+    view = session.view
+    view.fold(events.RunStarted(name="run", max_steps=2 * steps, n_layer=6))
+
+    def more(first: int) -> None:
+        view.fold_many([_step(step, rng) for step in range(first, first + 50)])
+        rms = {"resid_rms": rng.uniform(1, 2, 6).tolist()}
+        view.fold(events.Layers(step=first + 49, stats=rms, every=50))
+
+    for first in range(1, steps, 50):
+        more(first)
+    view.fold(events.Sample(step=steps, prompt="ROMEO:", text=" What light is this?" * 20))
+    app = _Painting([session], live=False)
+    app.animation_level = "none"
+    async with app.run_test(size=SIZE) as pilot:
+        await pilot.pause()
+        await pilot.pause()
+        for _ in range(updates):
+            more(view.step + 1)
+            await asyncio.sleep(0.02)  # there is a pause between two looks in life, too
+            frames, started = app.frames, time.process_time()
+            app.draw(force=True)
+            await _until(lambda: app.frames > frames, pause=0)  # noqa: B023
+            spent.append(time.process_time() - started)
+    return statistics.median(spent)
+
+
+def _step(step: int, rng: np.random.Generator) -> events.Step:
+    loss = 1.4 + 9 * (1 + step / 50) ** -0.5 + 0.05 * rng.standard_normal()
+    return events.Step(
+        step=step, time=1.79e9 + step * 0.09, loss=loss, lr=3e-4, grad_norm=rng.gamma(2, 0.2),
+        tokens=step * 16384, tokens_per_s=rng.normal(1e5, 5e3), step_s=0.09,
+    )  # fmt: skip
+
+
 def open_run(folder: Path) -> dict[str, float]:
     """Wall and CPU seconds until the first frame with data, and until the whole run is shown."""
     return asyncio.run(_open_run(folder))
@@ -82,9 +142,9 @@ async def _open_run(folder: Path) -> dict[str, float]:
     return found
 
 
-async def _until(true: Callable[[], bool]) -> None:
+async def _until(true: Callable[[], bool], pause: float = 0.005) -> None:
     while not true():
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(pause)
 
 
 def write_long_run(folder: Path, steps: int) -> Path:
