@@ -8,6 +8,7 @@ the residual stream only.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nanogpt_cli.init import products, scope
+from nanogpt_cli.init import scope
 from nanogpt_cli.init.drawing import undrawn
 from nanogpt_cli.init.probes import ForwardProbe, GradientProbe, Histogram, mean_cosine, rms
 from nanogpt_cli.init.signals import GRADIENT_CLASSES, Signals
 from nanogpt_cli.init.sources import Drawn, Observer, WeightSource, chunks, load, matrices
 from nanogpt_cli.init.tensor_stats import Accumulator, TensorStats
+from nanogpt_cli.machine import products
 from nanogpt_cli.model.gpt import LAYER_NORM_EPS, Block
 
 WTE, WPE, HEAD = "transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"
@@ -67,13 +69,14 @@ def measure(
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - 1))
     try:
-        with torch.no_grad():
-            x = run.forward(run.embed(), keep=backward)
-            lse = run.head(x)
-            gradient = run.head_gradient(x, lse) if backward else None
-        run.kept = None
-        if gradient is not None:
-            run.backward(gradient)
+        with products.fast() if products.wide() else contextlib.nullcontext():
+            with torch.no_grad():
+                x = run.forward(run.embed(), keep=backward)
+                lse = run.head(x)
+                gradient = run.head_gradient(x, lse) if backward else None
+            run.kept = None
+            if gradient is not None:
+                run.backward(gradient)
     finally:
         torch.set_num_threads(threads)
     return run.found
@@ -88,10 +91,6 @@ class Blocks:
     def _buffer(self) -> Block:
         with undrawn():
             block = Block(self.source.config, 0)
-        for part in (block.attn, block.mlp):
-            for name, module in list(part.named_children()):
-                if isinstance(module, nn.Linear):
-                    setattr(part, name, products.Linear(module))
         if not self.layer_norm:
             block.ln_1 = block.ln_2 = nn.Identity()  # type: ignore[assignment]
         return block.eval().requires_grad_(False)

@@ -6,8 +6,9 @@ AVX-512: 110 GFLOP/s on a core where oneDNN reaches 250 (2026-11-30, an AMD EPYC
 alone; hence the operator of a private name, and a gradient of our own. ``F.linear`` is the slow
 twin, and takes over where that operator is missing.
 
-``Device.autocast`` turns them on, so that a run trains and evaluates with them, while a model that
-somebody looks at calls what PyTorch calls.
+``Device.autocast`` turns them on, so that a run trains and evaluates with them; an inspection and
+``forward`` use them where they are ``wide``. A model that somebody looks at calls what PyTorch
+calls.
 """
 
 from __future__ import annotations
@@ -51,6 +52,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         found: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return found
     return F.linear(x, weight, bias)
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` of tensors that need no gradient, by oneDNN where that is ``wide``."""
+    if wide() and _takes(x, weight):  # without the cost of an autograd function
+        return _by_weight(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+@functools.cache
+def wide() -> bool:
+    """Whether oneDNN computes with AVX-512. With AVX2 it is about as fast as MKL."""
+    return available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 @functools.cache

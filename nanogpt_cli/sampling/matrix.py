@@ -16,8 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nanogpt_cli.machine import products
+
 TILE = 16  # outputs per tile; 8 to 32 are about equally fast, 4 and 48 half as fast
 _PACKED_ROWS = 8  # with more rows the plain product is as fast
+_FEW_ROWS = 4  # with more rows that of oneDNN is faster, where it has AVX-512
 
 
 class Tiles(NamedTuple):
@@ -71,8 +74,8 @@ class Matrix:
         """Multiply the rows of ``x``, with the tiles if there are few rows."""
         outputs, inputs = self.weight.shape
         rows = x.numel() // inputs
-        if self.tiles is None or rows > _PACKED_ROWS:
-            return F.linear(x, self.weight, self.bias)
+        if self.tiles is None or rows > (_FEW_ROWS if products.wide() else _PACKED_ROWS):
+            return products.forward(x, self.weight, self.bias)
         y = self.tiles.apply(x.reshape(rows, inputs)).transpose(0, 1).flatten(1)
         return y[:, :outputs].view(*x.shape[:-1], outputs)
 

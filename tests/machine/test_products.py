@@ -115,3 +115,22 @@ def test_other_tensors_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> N
             assert not is_onednn(products.linear(torch.ones(2, 8), torch.ones(6, 8)))
         monkeypatch.setattr(products, "available", lambda: False)
         assert torch.equal(products.linear(x, weight, bias), F.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_product_without_gradient_is_that_of_float64(
+    wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if wide and not products.available():
+        pytest.skip("PyTorch has no oneDNN here")
+    monkeypatch.setattr(products, "wide", lambda: wide)
+    x, weight, bias, _ = (t.detach() for t in drawn((2, 9, 40), 65))
+    found = products.forward(x, weight, bias)
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    # A sum of n products: each of n roundings is at most eps of the sum of sizes.
+    size = x.abs().double() @ weight.abs().double().T + bias.abs()
+    eps = torch.finfo(torch.float32).eps
+    assert bool(((found - exact).abs() <= (x.shape[-1] + 1) * eps * size).all())
+    assert torch.equal(
+        products.forward(x.double(), weight.double()), F.linear(x.double(), weight.double())
+    )

@@ -144,7 +144,9 @@ def test_two_processes_are_made_again_by_one(text: str, tmp_path: Path) -> None:
         stepper.optimizers.zero_grad()
         for mine in rank:
             x, y = stepper.batch(0, mine)
-            (stepper.model.loss(x, y) * (4 / 16)).backward()
+            with stepper.device.autocast():
+                loss = stepper.model.loss(x, y)
+            (loss * (4 / 16)).backward()
         grads = [p.grad.clone() for p in stepper.model.parameters() if p.grad is not None]
         total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
     assert total is not None

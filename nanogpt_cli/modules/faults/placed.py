@@ -45,8 +45,8 @@ def _head(role: str, values: Tensor) -> int:
     """
     if role not in _KINDS or values.dim() < 2 or not bool(values[:, 0].any()):
         return 0
-    live = (values[: 4 * positions.MOST] != 0).any(0).nonzero().flatten()
-    if len(live) > positions.MOST or int(live[-1]) + 1 != len(live):
+    live = (values[: 4 * positions.MOST] != 0).any(0).nonzero().flatten().tolist()
+    if live != list(range(len(live))) or not 1 <= len(live) <= positions.MOST:
         return 0
     if role == "wpe":
         return len(live)
