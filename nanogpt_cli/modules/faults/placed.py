@@ -13,8 +13,9 @@ from nanogpt_cli.schemes.laws import Law
 
 # By role of the part. Queries may be turned or not, keys are as they are.
 _KINDS = {"wpe": ("sinusoids",), "q": ("offsets", "positions"), "k": ("positions",)}
-# Of the largest value: half a step of bfloat16, as which weights may have been stored.
-_ROUNDING = 2.0**-8
+# Of the largest value. Weights may have been stored in bfloat16, which rounds each to 2⁻⁹ of itself
+# and so the factor, which is taken from one of them.
+_ROUNDING = 2.0**-7
 
 
 def is_placed(role: str, values: Tensor) -> bool:
