@@ -100,3 +100,10 @@ def test_a_first_step_at_a_small_rate_leaves_a_start_by_design() -> None:
     assert all(is_placed(role, found[role]) for role in ("wpe", "q", "k"))
     verdicts, _ = judge_weights(start)
     assert not [v.text for v in verdicts if v.severity in (WARN, "fail")]
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_model_of_very_few_positions_can_be_judged(length: int) -> None:
+    config = GPTConfig(2, 4, C, length, 300, 0.0, False, "gelu")
+    verdicts, _ = judge_weights(build(config, schemes.get("gpt2"), 1))
+    assert not [v.text for v in verdicts if v.severity == "fail"]
