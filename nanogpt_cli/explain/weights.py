@@ -47,7 +47,9 @@ TOPICS: Final[dict[str, Topic]] = {
         "positions, or queries and keys, are placed by design",
         "The position table holds sinusoids in its first channels, or queries and keys read these "
         "channels and nothing else, so that head h looks h positions back (scheme lookback). "
-        "Such matrices hold no draws, and are not judged as draws.",
+        "Such matrices hold no draws, and are not judged as draws. Rows of a head beyond the first "
+        "eight are zero in queries and in keys; neither then gives the other a gradient, and they "
+        "stay zero in training.",
         "Every value is that of the design times one factor, up to the rounding to half precision.",
         "the scheme lookback, or [init] laws sinusoids, positions and offsets",
         healthy="Found and said; nothing is wrong.",

@@ -30,6 +30,8 @@ from nanogpt_cli.init.probes import causal_softmax
 # Above this score variance within a row, heads are sampled.
 HOT = 0.15
 _HEADS = 8
+# The share of a covariance below which a difference of two is rounding.
+_ROUNDING = 1e-12
 _CHANNELS = 512  # the sampled heads together have at least this many channels
 
 
@@ -74,7 +76,9 @@ class Heads:
             rest = X - self.places @ self.places.T / self.places.shape[1]
             known = self.places[:, :n].float()
         z = torch.randn(len(X), count * n, generator=rng)
-        x = (_root(rest) @ z + known.repeat(1, count)).view(causal.B, causal.T, count, n)
+        drawn = float(rest.trace()) > _ROUNDING * float(X.trace())  # else all is known
+        x = known.repeat(1, count) + (_root(rest) @ z if drawn else 0.0)
+        x = x.view(causal.B, causal.T, count, n)
         repeats = count // self.comparison.heads
         q, k = (x.permute(2, 0, 1, 3) @ w.repeat(repeats, 1, 1)[:, None].mT for w in weights)
         return q, k

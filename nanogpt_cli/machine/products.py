@@ -48,7 +48,7 @@ def fast() -> Iterator[None]:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``: ``x`` (..., in) times the transposed ``weight`` (out, in), plus ``bias``."""
-    if getattr(_wanted, "fast", False) and _takes(x, weight) and available():
+    if getattr(_wanted, "fast", False) and _takes(x, weight, bias) and available():
         found: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return found
     return F.linear(x, weight, bias)
@@ -56,7 +56,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear`` of tensors that need no gradient, by oneDNN where that is ``wide``."""
-    if wide() and _takes(x, weight):  # without the cost of an autograd function
+    if wide() and _takes(x, weight, bias):  # without the cost of an autograd function
         return _by_weight(x, weight, bias)
     return F.linear(x, weight, bias)
 
@@ -74,14 +74,20 @@ def available() -> bool:
     return built and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def _takes(x: Tensor, weight: Tensor) -> bool:
-    """Whether these are plain float32 tensors on a CPU; fake and sharded ones are PyTorch's."""
+def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether these are plain float32 tensors on a CPU; fake and sharded ones are PyTorch's.
+
+    So are empty ones and single vectors.
+    """
     return (
         type(x) is Tensor
         and type(weight) in _PLAIN
         and x.dtype == weight.dtype == torch.float32
+        and (bias is None or (type(bias) in _PLAIN and bias.dtype == torch.float32))
         and x.device.type == "cpu"
+        and x.dim() > 1
         and x.numel() > 0
+        and weight.numel() > 0
         and not torch.compiler.is_compiling()
     )
 

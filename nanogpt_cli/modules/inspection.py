@@ -282,7 +282,8 @@ def judge_weights(module: nn.Module, *, trained: bool | None = None) -> tuple[li
         module: with values; its call maps token ids to logits.
         trained: if it is known; else the weights tell.
     """
-    ids = torch.arange(_FEW)[None] % max(1, sizes_of(module).vocab_size)
+    sizes = sizes_of(module)
+    ids = torch.arange(min(_FEW, sizes.block_size or _FEW))[None] % max(1, sizes.vocab_size)
     anatomy = stream.watch(module, ids)
     parameters = dict(module.named_parameters())
     with torch.no_grad():

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 # The kinds of law, with their argument.
 KINDS = {"sinusoids": "std", "positions": "gain", "offsets": "gain"}
+# The classes of tensor for which each has a meaning.
+CLASSES = {"sinusoids": ("wpe",), "positions": ("q", "k"), "offsets": ("q", "k")}
 # The most channels that hold the position. Few slow waves tell near positions apart and leave the
 # other channels to the tokens. No wave is a multiple of another one, or positions would look alike
 # after its period: with 30, those up to 64 apart have a cosine below 0.45 unless they are near.

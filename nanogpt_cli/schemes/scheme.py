@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from nanogpt_cli.errors import UserError, nearest
+from nanogpt_cli.schemes import positions
 from nanogpt_cli.schemes.laws import Law, Rule, evaluate
 
 CLASSES = (
@@ -135,7 +136,8 @@ def _expand(
     table: Mapping[str, Any], where: str, classes: tuple[str, ...] = CLASSES
 ) -> dict[str, str]:
     """Spread group keys over their classes; a class wins over a group."""
-    known = (*classes, *GROUPS)
+    groups = {g: members for g, members in GROUPS.items() if {*members} <= {*classes}}
+    known = (*classes, *groups)
     for key, value in table.items():
         if key not in known:
             hint = nearest(key, known)
@@ -145,9 +147,11 @@ def _expand(
             )
         if not isinstance(value, str | int | float) or isinstance(value, bool):
             raise UserError(f"{where}.{key} must be text such as 'normal(0.02)'")
-    spread = {c: str(table[g]) for g, members in GROUPS.items() if g in table for c in members}
+    spread = {c: str(table[g]) for g, members in groups.items() if g in table for c in members}
     spread |= {c: str(table[c]) for c in classes if c in table}
-    return ({"gate": spread["fc"]} if "fc" in spread else {}) | spread
+    if "fc" in spread:
+        spread.setdefault("gate", spread["fc"])
+    return spread
 
 
 def _subtable(table: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
@@ -169,6 +173,18 @@ def _positive(table: Mapping[str, Any], key: str, default: int, where: str) -> i
     return value
 
 
+def _rule(text: str, tensor_class: str, where: str) -> Rule:
+    """The law of a class of tensor, if it may have that one."""
+    rule = Rule.parse(text)
+    homes = positions.CLASSES.get(rule.kind, (tensor_class,))
+    if tensor_class not in homes:
+        raise UserError(
+            f"{where}.{tensor_class} cannot be {rule}",
+            f"{rule.kind} is a law of {' and '.join(homes)}",
+        )
+    return rule
+
+
 def _from_table(name: str, table: Mapping[str, Any], base: Scheme | None, where: str) -> Scheme:
     """Read one scheme; what the table leaves out is taken from ``base``."""
     special = {*_TEXT_KEYS, *_FACTORS, "aliases", "base", "multipliers", "base_width", "base_depth",
@@ -177,9 +193,9 @@ def _from_table(name: str, table: Mapping[str, Any], base: Scheme | None, where:
     if not isinstance(untied, bool):
         raise UserError(f"{where}.untied must be true or false, got {untied!r:.80}")
     laws = _expand({k: v for k, v in table.items() if k not in special}, where)
-    rules = {c: Rule.parse(text) for c, text in laws.items()}
+    rules = {c: _rule(text, c, where) for c, text in laws.items()}
     in_first = _expand(_subtable(table, "first", where), f"{where}.first", _OF_BLOCKS)
-    first = {c: Rule.parse(text) for c, text in in_first.items()}
+    first = {c: _rule(text, c, f"{where}.first") for c, text in in_first.items()}
     multipliers = {k: str(v) for k, v in _subtable(table, "multipliers", where).items()}
     for key in multipliers:
         if key not in MULTIPLIERS:

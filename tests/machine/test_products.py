@@ -111,6 +111,9 @@ def test_other_tensors_are_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> N
         for a, b in ((x.double(), weight.double()), (x.to("meta"), weight.to("meta"))):
             assert not is_onednn(products.linear(a, b))
         assert products.linear(x[:0], weight).shape == (0, 6)
+        assert products.linear(x, weight[:0]).shape == (4, 0)
+        (of_x,) = torch.autograd.grad(products.linear(x[0], weight, bias).sum(), [x])
+        torch.testing.assert_close(of_x[0], weight.sum(0), rtol=0, atol=tolerance(7, 40.0))
         with FakeTensorMode():
             assert not is_onednn(products.linear(torch.ones(2, 8), torch.ones(6, 8)))
         monkeypatch.setattr(products, "available", lambda: False)

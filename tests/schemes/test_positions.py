@@ -14,9 +14,11 @@ from nanogpt_cli import schemes
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import lint
 from nanogpt_cli.init.drawing import build, init_tensor, matrices_of
+from nanogpt_cli.init.inspect import measure
 from nanogpt_cli.init.sources import Drawn
 from nanogpt_cli.init.spectral import spectral_norms
 from nanogpt_cli.init.tensor_stats import Accumulator, by_class
+from nanogpt_cli.init.theory import expect, random_tokens
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.schemes import positions
 
@@ -134,6 +136,38 @@ def test_own_schemes_may_have_laws_of_the_first_block() -> None:
     }
     assert by_layer == {0: 0.5, 1: 0.02}
     assert "v of block 0 normal(0.5)" in own.formula
-    for table in ({"first": {"wte": "normal(1)"}}, {"first": 3}, {"first": {"q": "offsets()"}}):
+    tables = ({"wte": "normal(1)"}, {"embedding": "normal(1)"}, 3, {"q": "offsets()"})
+    for first in tables:
         with pytest.raises(UserError):
-            schemes.parse_custom(table)
+            schemes.parse_custom({"first": first})
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"wpe": "positions(1)"}, "init.wpe cannot be positions(1)"),
+        ({"q": "sinusoids(1)"}, "init.q cannot be sinusoids(1)"),
+        ({"fc": "offsets(1)"}, "init.fc cannot be offsets(1)"),
+        ({"first": {"qkv": "offsets(1)"}}, "init.first.v cannot be offsets(1)"),
+    ],
+)
+def test_laws_of_positions_are_for_tables_and_queries_and_keys(
+    table: dict[str, object], message: str
+) -> None:
+    """Elsewhere they mean nothing; a table shorter than a head would have no value at all."""
+    with pytest.raises(UserError) as raised:
+        schemes.parse_custom({"base": "gpt2-w", **table})
+    assert message in str(raised.value)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("tokens", ["constant(0)", "normal(1e-9)"])
+def test_theory_of_a_stream_that_holds_positions_alone(tokens: str) -> None:
+    """All that the heads read is known: the scores are those of the design."""
+    own = schemes.parse_custom({"base": "lookback", "wte": tokens})
+    idx, targets = random_tokens(CONFIG, 1, 48, 0)
+    expected = expect(CONFIG, own, idx, targets, backward=False)
+    found = measure(Drawn(CONFIG, own, 0), idx, targets, backward=False).signals
+    # LayerNorm takes the mean of the waves off, which theory leaves out.
+    assert expected.score_std[0] == pytest.approx(found.score_std[0], rel=0.1)
+    assert expected.attn_entropy[0] == pytest.approx(found.attn_entropy[0], abs=0.05)

@@ -87,6 +87,8 @@ def _correlated(live: list[Sketch], *, start: bool) -> Iterator[Link]:
         rate = chance.of_correlation(r.clamp(-1, 1), shared)
         hit = (rate > chance.limit(pairs)) & (r.abs() > (0.0 if start else 0.95))
         for i, j in torch.nonzero(hit.triu(1)).tolist():
+            if live[i].grown and live[j].grown:
+                continue  # they began as the same comparison
             if (i, j) not in seen:
                 seen.add((i, j))
                 yield Link(live[i], live[j], float(r[i, j]), 0)

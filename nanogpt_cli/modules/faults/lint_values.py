@@ -77,6 +77,13 @@ def _empty(s: Sketch) -> Iterator[Finding]:
         empty = torch.nonzero(square == 0).flatten()
         if len(empty) <= (1 if s.part.role in TABLES and name == "row" else 0):
             continue
+        if name == "row" and s.grown:
+            what = (
+                f"{len(empty):,} of {len(square):,} rows are zero, as scheme lookback leaves them"
+            )
+            advice = "zero in queries and keys, they get no gradient: a head compares 8 channels"
+            yield Finding(NOTE, "positions", s.part, what, advice, float(len(empty)))
+            continue
         are = f"{name} {spans(empty.tolist())} is" if len(empty) == 1 else (
             f"{len(empty):,} of {len(square):,} {name}s are")  # fmt: skip
         where = "" if len(empty) == 1 else f" ({spans(empty.tolist())})"

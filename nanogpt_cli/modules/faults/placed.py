@@ -46,11 +46,31 @@ def _head(role: str, values: Tensor) -> int:
     """
     if role not in _KINDS or values.dim() < 2 or not bool(values[:, 0].any()):
         return 0
-    live = (values[: 4 * positions.MOST] != 0).any(0).nonzero().flatten().tolist()
+    # Of weights after a few steps, what moved by less than rounding would is still zero.
+    tiny = float(values[0, 0].abs()) * _ROUNDING
+    live = (values[: 4 * positions.MOST].abs() > tiny).any(0).nonzero().flatten().tolist()
     if live != list(range(len(live))) or not 1 <= len(live) <= positions.MOST:
         return 0
     if role == "wpe":
         return len(live)
     # Row D, the first of the second head, is the next that reads the first two columns.
-    rows = values[2:, :2].any(1).nonzero().flatten()
+    rows = (values[2:, :2].abs() > tiny).any(1).nonzero().flatten()
     return 2 + int(rows[0]) if len(rows) else len(values)
+
+
+def is_grown(role: str, empty: Tensor, rows: int) -> bool:
+    """Whether queries or keys may have begun as comparison of positions, and were trained since.
+
+    Rows of a head beyond the first few are zero in both, and so get no gradient.
+
+    Args:
+        role: of the part.
+        empty: indices of its rows that are zero.
+        rows: how many it has.
+    """
+    if role not in ("q", "k") or not len(empty) or int(empty[0]) != positions.MOST:
+        return False
+    later = (empty[1:] != empty[:-1] + 1).nonzero().flatten()
+    head = 1 + int(empty[later[0]]) if len(later) else rows
+    number = torch.arange(rows)
+    return rows % head == 0 and torch.equal(empty, number[number % head >= positions.MOST])

@@ -15,7 +15,7 @@ from torch import Tensor
 from nanogpt_cli.init.tensor_stats import kurtosis
 from nanogpt_cli.modules.anatomy import Part
 from nanogpt_cli.modules.faults import chance
-from nanogpt_cli.modules.faults.placed import is_placed
+from nanogpt_cli.modules.faults.placed import is_grown, is_placed
 
 PREFIX = 4096  # leading values that are compared between matrices
 _CHUNK = 1 << 22  # values that are read at once
@@ -58,6 +58,7 @@ class Sketch:
         constant_rows: how many rows have one value throughout that is not zero.
         structured: whether rows, columns or directions differ more than independent values do.
         placed: whether they hold or compare positions by design (``placed``).
+        grown: whether they have the empty rows of such queries or keys, and were trained since.
         prefix: the first values by rows, by columns, and of the first column alone, float32.
     """
 
@@ -88,6 +89,7 @@ class Sketch:
     constant_rows: int = 0
     structured: bool = False
     placed: bool = False
+    grown: bool = False
     prefix: tuple[Tensor, ...] = ()
 
     @property
@@ -166,6 +168,8 @@ def sketch(part: Part, values: Tensor) -> Sketch:
     found.row_key, found.column_key = keys(x), keys(x.T)
     found.prefix = _prefixes(x)
     found.placed = is_placed(part.role, x)
+    empty = (found.row_square == 0).nonzero().flatten()
+    found.grown = not found.placed and is_grown(part.role, empty, len(x))
     _sample(found, x)
     return found
 
