@@ -43,7 +43,7 @@ def why(
 
     Examples:
       nanogpt why
-      nanogpt why small 137 --budget 10m
+      nanogpt why small 97 --budget 10m
     """
     from nanogpt_cli import foreign_files
     from nanogpt_cli.cli import why_json, why_view

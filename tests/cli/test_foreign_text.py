@@ -459,8 +459,9 @@ def test_a_real_terminal_gets_no_foreign_sequence(place: Path) -> None:
 def test_the_live_dashboard_sends_no_foreign_sequence(place: Path) -> None:
     with Terminal("watch", RUN, NAME) as terminal:
         for keys, shown in (
-            ("", "loss"), ("2", "residual stream"), ("3", "best validation loss"), ("4", "samples"),
-            ("5", "stdout.log"), ("e", "saved"), ("P", "no trainer would answer"), ("?", "Pages"),
+            ("", "4/9"), ("2", "residual stream"), ("3", "best validation loss"), ("4", "samples"),
+            ("5", "evaluation"),  # the log has been read
+            ("e", "saved"), ("P", "no trainer would answer"), ("?", "Pages"),
             ("q", "what happened"),
         ):  # fmt: skip
             terminal.type(keys)
