@@ -65,7 +65,7 @@ def setting(key: str, value: Any) -> list[str]:
 
     A string is written bare unless it would then be read as something else (``2024`` a number).
     """
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's one more
     if isinstance(value, str) and _is_bare(value):
         text = value
     return ["--set", f"{key}={text}"]

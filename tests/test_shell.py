@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nanogpt_cli import shell
@@ -34,6 +34,7 @@ def test_a_shell_reads_the_words_that_were_meant(words: list[str]) -> None:
 @given(
     TEXT | st.sampled_from(["2024", "true", "1979-05-27", "[1]", "'x'", "a = b", "x # y", "~/x"])
 )
+@example(" \x7f")
 def test_a_setting_is_read_as_the_string_that_was_meant(text: str) -> None:
     option, setting = shell.setting("sample.prompt", text)
     assert option == "--set"

@@ -109,8 +109,12 @@ def test_a_connection_that_breaks_while_copying(
 ) -> None:
     program = tmp_path / "bin" / "ssh"
     text = program.read_text(encoding="utf-8")
+    pid = tmp_path / "pid"
+    # The far program may have written all by then, and would wait for the next request.
     broken = (
-        'sh -c "$command" | dd bs=1 count=4000 2>/dev/null; echo "\x1b[5mBroken pipe" >&2; exit 255'
+        f'exec 3<&0; {{ sh -c "$command" <&3 & echo $! > {pid}; wait; }} | '
+        f'{{ dd bs=1 count=4000 2>/dev/null; echo "\x1b[5mBroken pipe" >&2; kill $(cat {pid}); }}; '
+        "exit 255"
     )
     program.write_text(text.replace('exec sh -c "$command"', broken), encoding="utf-8")
     assert programs.nanogpt("watch", "gpu1:small", "--once") == 2
