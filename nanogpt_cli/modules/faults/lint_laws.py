@@ -83,6 +83,9 @@ def _half_scaled(roles: dict[str, list[Sketch]], shape: Shape) -> Iterator[Verdi
     if abs(math.log(math.sqrt(fans) / factor)) < 0.1 + slack:
         return  # a law by fan-in has the same two stds
     for role, other in (PROJECTIONS, PROJECTIONS[::-1]):
+        ratio = std[other] / base
+        if abs(math.log(ratio / fans)) < abs(math.log(ratio / factor)) - 0.01:
+            continue  # a law with out/in, as spectral-mup, is nearer
         if same(std[role], base, slack) and same(std[other], base * factor, slack):
             text = (
                 f"{role} has the plain std {std[role]:.3g} and only {other} the depth factor "
