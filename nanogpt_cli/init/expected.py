@@ -49,7 +49,7 @@ def expected_stats(
         idx, _ = random_tokens(config, 2, config.block_size, seed=0)
     idx = idx.cpu()
     sizes = group_sizes(idx.shape[1])
-    if Blueprint.of(config, scheme).layers[0].comparison:  # near positions are not alike
+    if Blueprint.of(config, scheme).by_position:  # near positions are not alike
         if idx.numel() > _ONE_BY_ONE:
             return {}
         sizes = torch.ones_like(sizes[:1]).repeat(idx.shape[1])

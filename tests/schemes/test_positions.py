@@ -14,6 +14,7 @@ from nanogpt_cli import schemes
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import lint
 from nanogpt_cli.init.drawing import build, init_tensor, matrices_of
+from nanogpt_cli.init.expected import expected_stats
 from nanogpt_cli.init.inspect import measure
 from nanogpt_cli.init.sources import Drawn
 from nanogpt_cli.init.spectral import spectral_norms
@@ -171,3 +172,10 @@ def test_theory_of_a_stream_that_holds_positions_alone(tokens: str) -> None:
     # LayerNorm takes the mean of the waves off, which theory leaves out.
     assert expected.score_std[0] == pytest.approx(found.score_std[0], rel=0.1)
     assert expected.attn_entropy[0] == pytest.approx(found.attn_entropy[0], abs=0.05)
+
+
+def test_statistics_are_expected_where_only_later_blocks_compare_positions() -> None:
+    table = {"base": "lookback", "q": "offsets(1)", "k": "positions(1)",
+             "first": {"q": "normal(0.02)", "k": "normal(0.02)"}}  # fmt: skip
+    rows = expected_stats(CONFIG, schemes.parse_custom(table))
+    assert rows["attn_score_std"][0] < 0.5 < rows["attn_score_std"][1]
