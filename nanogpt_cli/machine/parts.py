@@ -120,13 +120,11 @@ def gradients(
 
     numbers = range(len(dealt))
     values = list(threads.pool(parts).map(work, numbers) if parts > 1 else map(work, numbers))
-    # The layout of a parameter, for the optimizer's kernels.
-    found = [grad.contiguous() for grad in total.result]
-    return functools.reduce(torch.add, values), found
+    return functools.reduce(torch.add, values), total.result
 
 
 class Sum:
-    """The sum of numbered lists of tensors, given by several threads in any order.
+    """The sum of numbered lists of tensors, given by several threads in any order; contiguous.
 
     Neighbours are added as soon as both are there, then their sums, as in a tournament. Which of
     two came first changes no bit of their sum, so the result is a function of the number of lists
@@ -155,7 +153,8 @@ class Sum:
                         return
                 torch._foreach_add_(tensors, other)
             entrants, place, turn = (entrants + 1) // 2, place // 2, turn + 1
-        self.result = tensors
+        # Here, not in the thread that waits for all: PyTorch would wake others for each tensor.
+        self.result = [tensor.contiguous() for tensor in tensors]
 
 
 def _writable(tensor: Tensor) -> Tensor:

@@ -4,9 +4,10 @@ the thread count.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -37,6 +38,20 @@ def single_threaded(work: Callable[[], Result]) -> Result:
     with _MAKING:  # two simultaneous callers would make two pools and disturb the global setting
         threads = pool(min(_MOST, host.usable_cores()))
     return threads.submit(work).result()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Within, PyTorch computes in this thread alone.
+
+    Waking OpenMP's threads takes longer than they save on an operation of some 100,000 values.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _single_thread() -> None:

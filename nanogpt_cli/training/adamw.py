@@ -19,8 +19,8 @@ from torch import Tensor
 from nanogpt_cli.machine import parts
 from nanogpt_cli.machine.distributed import local
 
-# Values below which waking another thread costs more than it does.
-_FEW = 1 << 16
+# Values that one thread has updated before another is awake.
+_FEW = 1 << 20
 
 
 class Optimizer:

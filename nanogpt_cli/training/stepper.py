@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanogpt_cli.machine import distributed, parts
+from nanogpt_cli.machine import distributed, parts, threads
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.model import loss as losses
@@ -286,7 +286,7 @@ class Stepper:
 
     def apply(self, measured: Measured) -> None:
         """Clip and update weights and their average; the gradients are gone afterwards."""
-        with self.times.spending(step_times.OPTIMIZER):
+        with self.times.spending(step_times.OPTIMIZER), self._updating():
             if measured.clipped:
                 grads = [distributed.local(grad) for grad in self._grads()]
                 torch._foreach_mul_(grads, self.grad_clip / (measured.grad_norm + 1e-6))
@@ -295,6 +295,10 @@ class Stepper:
             self.scaler.update()
             self.optimizers.zero_grad()
             self.average.update(measured.index)
+
+    def _updating(self) -> contextlib.AbstractContextManager[None]:
+        """Where parts share the work of larger updates, the rest is too little for PyTorch's."""
+        return threads.alone() if self.n_parts > 1 else contextlib.nullcontext()
 
     def _grads(self) -> list[Tensor]:
         grads = [p.grad for _, p in self._named if p.grad is not None]
