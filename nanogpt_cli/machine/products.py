@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 _wanted = threading.local()
 _PLAIN = Tensor, nn.Parameter
+_ROWS = 16  # that oneDNN is told to expect; its order turned out to be the same for 8 and for 24
 
 
 class Linear(nn.Linear):
@@ -72,6 +73,38 @@ def available() -> bool:
     """Whether this PyTorch has oneDNN and the operator that reaches it."""
     built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return built and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def ordered(weight: Tensor) -> Tensor | None:
+    """A copy of a float32 weight (out, in) in oneDNN's own order, for ``by_ordered``, if it can.
+
+    A few rows are multiplied with it in half of the time, for it is read as one stream; hundreds in
+    three quarters.
+    """
+    return _ordered(weight) if _orders() else None
+
+
+def by_ordered(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear`` of rows that need no gradient and a weight that ``ordered`` has made."""
+    return _by_weight(x, weight, bias)
+
+
+@functools.cache
+def _orders() -> bool:
+    """Whether this PyTorch can put weights in oneDNN's order, and multiplies with them."""
+    if not available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    x, weight = torch.ones(2, 3), torch.arange(15.0).view(5, 3)
+    try:
+        found = by_ordered(x, _ordered(weight))
+    except RuntimeError:
+        return False
+    return torch.equal(found, F.linear(x, weight))
+
+
+def _ordered(weight: Tensor) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight.default(weight, _ROWS)
+    return found
 
 
 def _takes(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -118,7 +118,8 @@ class Decoder:
         end = length + len(tokens)
         positions = torch.arange(length, end, device=self.cache.device)
         x = self._embed(torch.tensor([tokens], device=self.cache.device), positions)  # (1, n, C)
-        turn, mask = self._turn(positions), _mask(positions, end)[None, :, 0, 0]  # (1, n, end)
+        # Of two dimensions, for with three PyTorch does not take its fused kernel.
+        turn, mask = self._turn(positions), _mask(positions, end)[:, 0, 0]  # (n, end)
         for layer, cache in zip(self.weights.layers, self.cache[:, slot], strict=True):
             q, k, v = self._heads(layer, x, turn)  # (1, H, n, D), and G heads
             cache[:, :, length:end] = torch.cat((k, v))

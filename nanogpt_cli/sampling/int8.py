@@ -68,6 +68,11 @@ class Int8Matrix:
         return self.weight.nbytes
 
     @property
+    def copied_bytes(self) -> int:
+        """Bytes of the matrix, which is itself a copy."""
+        return self.weight.nbytes
+
+    @property
     def product(self) -> Int8Matrix:
         """What multiplies single rows."""
         return self

@@ -1,9 +1,10 @@
-"""Matrices as decoding reads them: a float weight, and a packed copy of it for single rows.
+"""Matrices as decoding reads them: a float weight, and packed copies for single and for more rows.
 
 PyTorch's matrix-vector product on a CPU reads a weight (O, I) along several rows at once. If the
 weight is not cached, it reaches a quarter of the memory bandwidth: 10 GB/s of 49 on one core of a
 Zen 4 server (2026-11-24). Packed into tiles of 16 outputs, each contiguous (I, 16), the weight is
 read by a batched product as one stream at 22 to 30 GB/s, and two threads can share the work.
+Several rows at once are multiplied with a copy in oneDNN's order (``products.ordered``).
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from nanogpt_cli.machine import products
 
 TILE = 16  # outputs per tile; 8 to 32 are about equally fast, 4 and 48 half as fast
 _PACKED_ROWS = 8  # with more rows the plain product is as fast
-_FEW_ROWS = 4  # with more rows that of oneDNN is faster, where it has AVX-512
 
 
 class Tiles(NamedTuple):
@@ -61,26 +61,30 @@ class Matrix:
     Attributes:
         weight: shared with the model.
         bias: (O,) or ``None``.
-        tiles: a packed copy of both, or ``None``.
+        tiles: a packed copy of both for single rows, or ``None``.
+        ordered: a copy of the weight in oneDNN's order for more rows, or ``None``.
     """
 
-    __slots__ = ("bias", "tiles", "weight")
+    __slots__ = ("bias", "ordered", "tiles", "weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias
         self.tiles: Tiles | None = None
+        self.ordered: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Multiply the rows of ``x``, with the tiles if there are few rows."""
+        """Multiply the rows of ``x``, with the copy that is made for so many."""
         outputs, inputs = self.weight.shape
         rows = x.numel() // inputs
-        if self.tiles is None or rows > (_FEW_ROWS if products.wide() else _PACKED_ROWS):
+        if rows > 1 and self.ordered is not None:
+            return products.by_ordered(x, self.ordered, self.bias)
+        if self.tiles is None or rows > _PACKED_ROWS:
             return products.forward(x, self.weight, self.bias)
         y = self.tiles.apply(x.reshape(rows, inputs)).transpose(0, 1).flatten(1)
         return y[:, :outputs].view(*x.shape[:-1], outputs)
 
     def plain(self, rows: int | None = None) -> Matrix:
-        """A matrix with the first rows of the same tensors and no tiles."""
+        """A matrix with the first rows of the same tensors and no copies."""
         return Matrix(self.weight[:rows], None if self.bias is None else self.bias[:rows])
 
     @property
@@ -92,6 +96,12 @@ class Matrix:
     def nbytes(self) -> int:
         """Bytes that are read for a row without the tiles."""
         return self.weight.nbytes
+
+    @property
+    def copied_bytes(self) -> int:
+        """Bytes of the copies."""
+        tiles = 0 if self.tiles is None else self.tiles.weight.nbytes
+        return tiles + (0 if self.ordered is None else self.weight.nbytes)
 
     @property
     def product(self) -> Tiles | None:

@@ -17,11 +17,7 @@ import torch
 
 from nanogpt_cli.sampling.decode import Decoder
 from nanogpt_cli.sampling.decode_one import SingleStep
-from nanogpt_cli.sampling.weights import Weights
-
-AHEAD = 8  # tokens in one pass of the model, one of which is known; as many as its tiles take
-USUALLY_RIGHT = 0.75  # share of a pass's logits that must be used to go on
-_TRIALS = 8  # passes before it is asked for
+from nanogpt_cli.sampling.draft import Draft
 
 # Draws the token that follows some new tokens of a text, from logits (V,).
 Draw = Callable[[Any, Sequence[int]], int]
@@ -32,18 +28,20 @@ class Speculation:
 
     Args:
         decoder: the model with its cache, of which the text has slot 0.
-        draft: its weights in eight bits.
+        draft: its weights in eight bits, and the times that decide how many tokens it proposes.
     """
 
-    def __init__(self, decoder: Decoder, draft: Weights) -> None:
-        self.decoder, self.draft = decoder, SingleStep(draft)
+    def __init__(self, decoder: Decoder, draft: Draft) -> None:
+        self.decoder, self.draft = decoder, draft
+        self._step = SingleStep(draft.weights)
         self._ahead: list[tuple[int, int, Any]] = []  # (length, token, logits after it)
-        self._passes = self._used = 0
+        self._right = self._asked = 0
+        self._length = draft.length()
 
     @property
     def helps(self) -> bool:
-        """Whether enough of what was computed ahead has been used."""
-        return self._passes < _TRIALS or self._used >= USUALLY_RIGHT * AHEAD * self._passes
+        """Whether passes are still faster than steps, as far as the draft has been right."""
+        return bool(self._ahead) or self._length > 1
 
     def logits(self, token: int, length: int, most: int, draw: Draw) -> Any:
         """Logits (V,) after a token.
@@ -54,14 +52,18 @@ class Speculation:
             most: tokens that the text may still get, this one included.
             draw: draws the proposals.
         """
-        if self._ahead and self._ahead[0][:2] == (length, token):
-            self._used += 1
-            return self._ahead.pop(0)[2]
+        if self._ahead:
+            proposed = self._ahead.pop(0)
+            right = proposed[:2] == (length, token)
+            self._asked += 1
+            self._right += right
+            if right:
+                return proposed[2]
+            self._ahead = []
+        self._length = self.draft.length(self._right, self._asked)
         tokens = self._propose(token, length, most, draw)
         rows = self.decoder.extend(0, tokens, length).numpy()
         self._ahead = [(length + n, tokens[n], rows[n]) for n in range(1, len(tokens))]
-        self._passes += len(tokens) == AHEAD
-        self._used += len(tokens) == AHEAD
         return rows[0]
 
     @torch.inference_mode()
@@ -70,7 +72,7 @@ class Speculation:
         cache = self.decoder.stored(0)
         factor = self.decoder.config.multipliers.output
         tokens = [token]
-        for n in range(min(AHEAD, most, self.decoder.config.block_size - length) - 1):
-            logits = self.draft(tokens[-1], length + n, cache)[0].numpy() * factor
+        for n in range(min(self._length, most, self.decoder.config.block_size - length) - 1):
+            logits = self._step(tokens[-1], length + n, cache)[0].numpy() * factor
             tokens.append(draw(logits, tokens[1:]))
         return tokens

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from nanogpt_cli.sampling.decode import Decoder
-from nanogpt_cli.sampling.speculate import AHEAD, USUALLY_RIGHT
+from nanogpt_cli.sampling.draft import LENGTHS, Draft
 from nanogpt_cli.sampling.weights import Weights
 
 
@@ -33,6 +33,7 @@ class Tuning:
 
 # Too much for the processor's caches, whose speed would be measured otherwise.
 _PROBED_BYTES = 48 << 20
+_TURNS = 3
 
 
 def thread_counts(most: int) -> list[int]:
@@ -59,7 +60,9 @@ def tune(weights: Weights, counts: Sequence[int]) -> Tuning:
     seconds = dict.fromkeys(((n, packed) for packed in layouts for n in counts), math.inf)
     before = torch.get_num_threads()
     try:
-        for _ in range(3):  # in turns, so that a busy moment does not affect one candidate only
+        for _ in range(
+            _TURNS
+        ):  # in turns, so that a busy moment does not affect one candidate only
             for threads, packed in seconds:
                 torch.set_num_threads(threads)
                 took = _step_seconds(layouts[packed])
@@ -69,29 +72,37 @@ def tune(weights: Weights, counts: Sequence[int]) -> Tuning:
     best = min(seconds, key=lambda way: seconds[way] * (1.0 if way[0] == counts[0] else 1.1))
     if best[1]:
         weights.pack()
-    # A draft takes less memory than tiles do.
-    if True in layouts and _draft_pays(layouts[best[1]], best[0], seconds[best]):
-        weights.draft = weights.in_int8()
+    if True in layouts:  # a draft takes less memory than tiles do
+        draft = _draft(layouts[best[1]], best[0], seconds[best])
+        if draft.length() > 1:
+            weights.draft = replace(draft, weights=weights.in_int8())
     return Tuning(*best, weights.draft is not None, seconds)
 
 
-def _draft_pays(decoder: Decoder, threads: int, step: float) -> bool:
-    """Whether drafting and checking takes less time a token than a step of so many seconds."""
+def _draft(decoder: Decoder, threads: int, step: float) -> Draft:
+    """A draft of a decoder's weights, timed; ``step`` is the time of a step without one."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        draft = Decoder(decoder.weights.in_int8(), 1)
-        drafted = min(_step_seconds(draft) for _ in range(3))
-        checked = min(_check_seconds(decoder) for _ in range(3))
+        weights = decoder.weights.in_int8()
+        drafting = Decoder(weights, 1)
+        most = decoder.config.block_size
+        proposal = min(_step_seconds(drafting) for _ in range(_TURNS))
+        turns = [
+            {n: _pass_seconds(decoder, drafting, n) for n in LENGTHS if n <= most}
+            for _ in range(_TURNS)
+        ]
+        check = {n: min(turn[n] for turn in turns) - proposal for n in turns[0]}
     finally:
         torch.set_num_threads(before)
-    return (AHEAD - 1) * drafted + checked < 0.9 * USUALLY_RIGHT * AHEAD * step
+    return Draft(weights, step, proposal, check)
 
 
-def _check_seconds(decoder: Decoder) -> float:
-    tokens = [0] * min(AHEAD, decoder.config.block_size)
+def _pass_seconds(decoder: Decoder, drafting: Decoder, n: int) -> float:
+    """Seconds to check n tokens and to propose one, for which the draft is read into caches."""
     start = time.perf_counter()
-    decoder.extend(0, tokens, 0)
+    decoder.extend(0, [0] * n, 0)
+    drafting.step([0], [0], [0])
     return time.perf_counter() - start
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nanogpt_cli import host
+from nanogpt_cli.machine import products
 from nanogpt_cli.model.gpt import (
     ACTIVATIONS,
     GPT,
@@ -27,6 +28,9 @@ from nanogpt_cli.model.rms_norm import RMSNorm, rms_norm
 from nanogpt_cli.model.rope import rotation
 from nanogpt_cli.sampling.int8 import Int8Matrix, rounded
 from nanogpt_cli.sampling.matrix import TILE, Matrix, reserve
+
+if TYPE_CHECKING:
+    from nanogpt_cli.sampling.draft import Draft
 
 # Memory to assume of a machine that does not say how much it has.
 ASSUMED_MEMORY = 1 << 32
@@ -106,7 +110,7 @@ class Weights:
         ln_f: the last norm.
         head: the output projection (V, C).
         activation: activation function of the feed-forward network.
-        draft: the model in eight bits, if it should draft; see ``sampling.speculate``.
+        draft: the model in eight bits, where that makes decoding faster.
     """
 
     config: GPTConfig
@@ -117,7 +121,7 @@ class Weights:
     ln_f: Norm
     head: AnyMatrix
     activation: Callable[[Tensor], Tensor]
-    draft: Weights | None = None
+    draft: Draft | None = None
 
     @classmethod
     def of(cls, model: GPT, dtype: torch.dtype | None = None) -> Weights:
@@ -157,9 +161,9 @@ class Weights:
 
     @property
     def packed_bytes(self) -> int:
-        """Bytes that the tiles and the draft take."""
-        own = sum(m.product.weight.nbytes for m in self.matrices if m.product is not None)
-        return own + (self.draft.packed_bytes if self.draft else 0)
+        """Bytes that the packed copies and the draft take."""
+        own = sum(m.copied_bytes for m in self.matrices)
+        return own + (self.draft.weights.packed_bytes if self.draft else 0)
 
     @property
     def int8(self) -> bool:
@@ -171,16 +175,25 @@ class Weights:
         plain = self.wte.device.type == "cpu" and self.wte.dtype == torch.float32
         if not plain or self.int8 or self.config.n_embd % TILE:
             return False
+        return self._is_small(4)
+
+    def _is_small(self, share: int) -> bool:
+        """Whether the matrices take less than such a share of the machine's memory."""
         weights = sum(m.nbytes for m in self.matrices)
-        return 4 * weights < host.installed_bytes(ASSUMED_MEMORY)
+        return share * weights < host.installed_bytes(ASSUMED_MEMORY)
 
     def pack(self) -> None:
-        """Make the missing tiles, which take as much memory as the weights."""
+        """Make the missing tiles, which take as much memory as the weights.
+
+        Where there is room for as much again, copies for more than one row are made, too.
+        """
         missing = [m for m in self.matrices if isinstance(m, Matrix) and m.tiles is None]
         sizes = [matrix.n_tiles * TILE * matrix.weight.shape[1] for matrix in missing]
         rooms = torch.split(reserve(sum(sizes)), sizes)
         for matrix, room in zip(missing, rooms, strict=True):
             matrix.pack(room.view(matrix.n_tiles, -1, TILE))
+            if self._is_small(8):
+                matrix.ordered = products.ordered(matrix.weight)
 
     def first(self, nbytes: int) -> Weights:
         """A smaller model of the first layers, of at least ``nbytes``, and a head of 256 tokens.

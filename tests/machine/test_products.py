@@ -137,3 +137,28 @@ def test_a_product_without_gradient_is_that_of_float64(
     assert torch.equal(
         products.forward(x.double(), weight.double()), F.linear(x.double(), weight.double())
     )
+
+
+@needs_onednn
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 9, 16, 70])
+@pytest.mark.parametrize(("out", "inputs"), [(65, 40), (1, 3), (37, 130), (16, 16)])
+def test_a_weight_in_onednns_order_is_the_weight(
+    rows: int, out: int, inputs: int, with_bias: bool
+) -> None:
+    x, weight, bias, _ = (t.detach() for t in drawn((2, rows, inputs), out))
+    copy = products.ordered(weight)
+    assert copy is not None
+    found = products.by_ordered(x, copy, bias if with_bias else None)
+    exact = F.linear(x.double(), weight.double(), bias.double() if with_bias else None)
+    # A sum of n products: each of n roundings is at most eps of the sum of sizes.
+    size = x.abs().double() @ weight.abs().double().T + bias.abs()
+    eps = torch.finfo(torch.float32).eps
+    assert bool(((found - exact).abs() <= (inputs + 1) * eps * size).all())
+    weight.zero_()  # the copy shares nothing
+    assert torch.equal(products.by_ordered(x, copy, bias if with_bias else None), found)
+
+
+def test_without_onednn_there_are_no_copies_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_orders", lambda: False)
+    assert products.ordered(torch.ones(2, 2)) is None

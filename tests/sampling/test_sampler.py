@@ -13,6 +13,8 @@ import pytest
 import torch
 from cached_models import MODERN, V, make
 
+from nanogpt_cli import host
+from nanogpt_cli.machine import products
 from nanogpt_cli.model.gpt import GPT, Multipliers
 from nanogpt_cli.sampling import decode, decode_graph, sampler
 from nanogpt_cli.sampling.decode import Decoder, window_start
@@ -371,12 +373,21 @@ def test_a_captured_step_gives_the_logits_of_the_step(model: GPT) -> None:
     assert captured._replay.failure == ""
 
 
-def test_packed_weights_are_the_weights(model: GPT, packed: Weights) -> None:
-    """Whatever the number of rows, on both sides of where the plain product takes over."""
-    plain = Weights.of(model)
+@pytest.mark.parametrize("has_room", [False, True])
+def test_packed_weights_are_the_weights(
+    model: GPT, has_room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of rows, and whether or not there is room for oneDNN's copies."""
+    plain, packed = Weights.of(model), Weights.of(model)
     assert plain.packed_bytes == 0
-    rows = [m.weight.shape for m in plain.matrices]
-    assert packed.packed_bytes == sum(4 * -(-out // 16) * 16 * size for out, size in rows)
+    size = sum(m.nbytes for m in plain.matrices)
+    monkeypatch.setattr(host, "installed_bytes", lambda _: size * (9 if has_room else 5))
+    assert packed.can_pack()
+    packed.pack()
+    shapes = [m.weight.shape for m in plain.matrices]
+    tiles = sum(4 * -(-out // 16) * 16 * inputs for out, inputs in shapes)
+    ordered = has_room and products.ordered(torch.ones(2, 2)) is not None
+    assert packed.packed_bytes == tiles + (size if ordered else 0)
     for one, other in zip(packed.matrices, plain.matrices, strict=True):
         for rows in (1, 2, 8, 9):
             x = torch.randn(rows, 3 if rows == 2 else 1, one.weight.shape[1])

@@ -6,13 +6,15 @@ import functools
 from dataclasses import replace
 
 import cached_models
+import numpy as np
 import pytest
 import torch
 from cached_models import MODERN, V
 
 from nanogpt_cli.model.gpt import GPT, Multipliers
-from nanogpt_cli.sampling import speculate, tuning
+from nanogpt_cli.sampling import tuning
 from nanogpt_cli.sampling.decode import Decoder
+from nanogpt_cli.sampling.draft import LENGTHS, Draft
 from nanogpt_cli.sampling.sampler import GenerationConfig, generate, reference_logits
 from nanogpt_cli.sampling.settings import Sampling
 from nanogpt_cli.sampling.weights import Weights
@@ -21,9 +23,10 @@ make = functools.partial(cached_models.make, n_layer=2, block_size=40)
 
 
 def drafting(model: GPT, draft: GPT | None = None) -> Weights:
+    """Weights with a draft in eight bits, of which passes of eight tokens would be fastest."""
     weights = Weights.of(model)
     weights.pack()
-    weights.draft = Weights.of(draft or model).in_int8()
+    weights.draft = Draft(Weights.of(draft or model).in_int8(), 4.0, 1.0, {4: 8.0, 8: 9.0, 16: 50})
     return weights
 
 
@@ -100,7 +103,8 @@ def test_a_draft_that_guesses_wrong_costs_time_alone_and_is_given_up(passes: lis
     weights = drafting(model, make(seed=1, block_size=200))
     settings = GenerationConfig(150, sampling=Sampling(temperature=1.0, top_k=0))
     assert text(model, [1], replace(settings, weights=weights)) == text(model, [1], settings)
-    assert len(passes) == speculate._TRIALS
+    assert 1 < len(passes) < 8
+    assert passes == sorted(passes, reverse=True)  # shorter ones were tried before
 
 
 @pytest.mark.parametrize("changes", [{}, MODERN])
@@ -120,6 +124,30 @@ def test_several_tokens_at_once_give_the_logits_of_the_model(changes: dict[str, 
         torch.testing.assert_close(last[0], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_the_more_often_a_draft_is_right_the_further_ahead_it_proposes() -> None:
+    draft = Draft(drafting(make()), 10.0, 1.0, {4: 10.0, 8: 12.0, 16: 21.5})
+    always = [draft.length(n, n) for n in (0, 100, 1000)]
+    seldom = [draft.length(n // 4, n) for n in (0, 10, 40, 400)]
+    assert always == [8, 16, 16]
+    assert seldom[0] == 8
+    assert seldom == sorted(seldom, reverse=True)
+    assert seldom[-1] == 1
+
+
+def test_a_pass_takes_the_number_of_tokens_with_the_least_time_for_each_that_is_used() -> None:
+    """Against the mean over simulated passes."""
+    random = np.random.default_rng(0)
+    asked, share = 10**6, 0.9
+    for check in ({4: 10.0, 8: 12.0, 16: 16.0}, {4: 3.0, 8: 12.0}, {8: 30.0, 24: 31.0}):
+        seconds = {}
+        for n, took in check.items():
+            wrong = random.random((20_000, n - 1)) > share
+            used = 1 + np.where(wrong.any(1), wrong.argmax(1), n - 1)
+            seconds[n] = (n - 1 + took) / used.mean()
+        draft = Draft(drafting(make()), 100.0, 1.0, check)
+        assert draft.length(int(share * asked), asked) == min(seconds, key=lambda n: seconds[n])
+
+
 @pytest.mark.parametrize("packed", [10, 50])
 @pytest.mark.parametrize(("drafted", "checked", "pays"), [(1, 12, True), (50, 12, False)])
 def test_a_draft_is_made_where_it_is_measured_to_pay(
@@ -132,10 +160,15 @@ def test_a_draft_is_made_where_it_is_measured_to_pay(
         return float(drafted if weights.int8 else packed if weights.packed else 40)
 
     monkeypatch.setattr(tuning, "_step_seconds", seconds)
-    monkeypatch.setattr(tuning, "_check_seconds", lambda _: float(checked))
+    monkeypatch.setattr(tuning, "_pass_seconds", lambda *_: float(checked + drafted))
     model = make()
     weights = Weights.of(model)
     found = tuning.tune(weights, [1])
     assert (found.packed, found.drafts, weights.draft is not None) == (packed < 40, pays, pays)
+    if weights.draft is not None:
+        times = {n: float(checked) for n in LENGTHS}
+        expected = min(packed, 40), drafted, times
+        assert (weights.draft.step, weights.draft.proposal, weights.draft.check) == expected
+        assert len(weights.draft.weights.layers) == len(weights.layers)
     settings = GenerationConfig(20, weights=weights)
     assert text(model, [1], settings) == text(model, [1], replace(settings, cached=False))
