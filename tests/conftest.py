@@ -15,8 +15,9 @@ import programs
 import pytest
 from hypothesis import settings
 
-# As the program itself does: OpenMP threads must not spin. Read when torch is first imported.
+# As the program itself does: threads must not spin. Read when torch and NumPy are first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Where each core has a process, threads of several only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -32,7 +32,7 @@ _WARM_STEPS = 5
 _FOREVER = 10**9
 _NANOGPT_LINE = re.compile(r"iter (\d+): loss (\S+), time ([\d.]+)ms")
 # Variables that our program sets for its own threads and that the other loop must not inherit.
-OWN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+OWN_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass

@@ -65,6 +65,9 @@ def main() -> NoReturn:
     # busy processes on two cores, 100 small training steps took 79 s instead of 3 s. torch reads
     # the variable when it is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # NumPy's OpenBLAS starts a thread for each core, and each spins for some 60 ms of CPU time.
+    # Nothing here multiplies matrices with NumPy.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _forget_unusable_sizes()
     with guard.guarded() as out:
         code = _outcome(out)

@@ -8,7 +8,6 @@ the residual stream only.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +68,7 @@ def measure(
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads - 1))
     try:
-        with products.fast() if products.wide() else contextlib.nullcontext():
+        with products.fast():
             with torch.no_grad():
                 x = run.forward(run.embed(), keep=backward)
                 lse = run.head(x)

@@ -6,9 +6,9 @@ AVX-512: 110 GFLOP/s on a core where oneDNN reaches 250 (2026-11-30, an AMD EPYC
 alone; hence the operator of a private name, and a gradient of our own. ``F.linear`` is the slow
 twin, and takes over where that operator is missing.
 
-``Device.autocast`` turns them on, so that a run trains and evaluates with them; an inspection and
-``forward`` use them where they are ``wide``. A model that somebody looks at calls what PyTorch
-calls.
+``Device.autocast`` turns them on, so that a run trains and evaluates with them; so does an
+inspection, and ``forward`` where they are ``wide``. A model that somebody looks at calls what
+PyTorch calls.
 """
 
 from __future__ import annotations

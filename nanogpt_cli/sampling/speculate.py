@@ -17,7 +17,7 @@ import torch
 
 from nanogpt_cli.sampling.decode import Decoder
 from nanogpt_cli.sampling.decode_one import SingleStep
-from nanogpt_cli.sampling.draft import Draft
+from nanogpt_cli.sampling.weights import Draft
 
 # Draws the token that follows some new tokens of a text, from logits (V,).
 Draw = Callable[[Any, Sequence[int]], int]
@@ -32,11 +32,11 @@ class Speculation:
     """
 
     def __init__(self, decoder: Decoder, draft: Draft) -> None:
-        self.decoder, self.draft = decoder, draft
+        self.decoder, self.pace = decoder, draft.pace
         self._step = SingleStep(draft.weights)
         self._ahead: list[tuple[int, int, Any]] = []  # (length, token, logits after it)
         self._right = self._asked = 0
-        self._length = draft.length()
+        self._length = self.pace.length()
 
     @property
     def helps(self) -> bool:
@@ -60,7 +60,7 @@ class Speculation:
             if right:
                 return proposed[2]
             self._ahead = []
-        self._length = self.draft.length(self._right, self._asked)
+        self._length = self.pace.length(self._right, self._asked)
         tokens = self._propose(token, length, most, draw)
         rows = self.decoder.extend(0, tokens, length).numpy()
         self._ahead = [(length + n, tokens[n], rows[n]) for n in range(1, len(tokens))]

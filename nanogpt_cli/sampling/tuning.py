@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from nanogpt_cli.sampling.decode import Decoder
-from nanogpt_cli.sampling.draft import LENGTHS, Draft
-from nanogpt_cli.sampling.weights import Weights
+from nanogpt_cli.sampling.pace import LENGTHS, Pace
+from nanogpt_cli.sampling.weights import Draft, Weights
 
 
 @dataclass(frozen=True)
@@ -73,19 +73,18 @@ def tune(weights: Weights, counts: Sequence[int]) -> Tuning:
     if best[1]:
         weights.pack()
     if True in layouts:  # a draft takes less memory than tiles do
-        draft = _draft(layouts[best[1]], best[0], seconds[best])
-        if draft.length() > 1:
-            weights.draft = replace(draft, weights=weights.in_int8())
+        pace = _pace(layouts[best[1]], best[0], seconds[best])
+        if pace.length() > 1:
+            weights.draft = Draft(weights.in_int8(), pace)
     return Tuning(*best, weights.draft is not None, seconds)
 
 
-def _draft(decoder: Decoder, threads: int, step: float) -> Draft:
-    """A draft of a decoder's weights, timed; ``step`` is the time of a step without one."""
+def _pace(decoder: Decoder, threads: int, step: float) -> Pace:
+    """The times of decoding with a draft; ``step`` is the time of a step without one."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        weights = decoder.weights.in_int8()
-        drafting = Decoder(weights, 1)
+        drafting = Decoder(decoder.weights.in_int8(), 1)
         most = decoder.config.block_size
         proposal = min(_step_seconds(drafting) for _ in range(_TURNS))
         turns = [
@@ -95,7 +94,7 @@ def _draft(decoder: Decoder, threads: int, step: float) -> Draft:
         check = {n: min(turn[n] for turn in turns) - proposal for n in turns[0]}
     finally:
         torch.set_num_threads(before)
-    return Draft(weights, step, proposal, check)
+    return Pace(step, proposal, check)
 
 
 def _pass_seconds(decoder: Decoder, drafting: Decoder, n: int) -> float:

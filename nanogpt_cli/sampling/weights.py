@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,7 @@ from nanogpt_cli.model.rms_norm import RMSNorm, rms_norm
 from nanogpt_cli.model.rope import rotation
 from nanogpt_cli.sampling.int8 import Int8Matrix, rounded
 from nanogpt_cli.sampling.matrix import TILE, Matrix, reserve
-
-if TYPE_CHECKING:
-    from nanogpt_cli.sampling.draft import Draft
+from nanogpt_cli.sampling.pace import Pace
 
 # Memory to assume of a machine that does not say how much it has.
 ASSUMED_MEMORY = 1 << 32
@@ -97,6 +95,13 @@ class Layer(NamedTuple):
         )  # fmt: skip
 
 
+class Draft(NamedTuple):
+    """A faster model that proposes tokens, and the times that decide how many."""
+
+    weights: Weights
+    pace: Pace
+
+
 @dataclass
 class Weights:
     """All weights of a model that decoding reads.
@@ -110,7 +115,7 @@ class Weights:
         ln_f: the last norm.
         head: the output projection (V, C).
         activation: activation function of the feed-forward network.
-        draft: the model in eight bits, where that makes decoding faster.
+        draft: the model in eight bits, where it makes decoding faster.
     """
 
     config: GPTConfig

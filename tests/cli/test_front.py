@@ -207,3 +207,19 @@ cli.main()
     )
     programs.finish(process)
     assert process.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the threads as Linux lists them")
+def test_numpy_starts_no_threads_of_its_own() -> None:
+    """They would spin beside those that compute."""
+    code = (
+        "import contextlib, os, sys\nfrom nanogpt_cli import cli\n"
+        "sys.argv = ['nanogpt', '--version']\n"
+        "with contextlib.suppress(SystemExit): cli.main()\n"
+        "import numpy; print(len(os.listdir('/proc/self/task')))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    process = programs.start([sys.executable, "-c", code], env=environment, text=True)
+    out, _ = programs.finish(process)
+    assert process.returncode == 0
+    assert out.split()[-1] == "1"

@@ -14,10 +14,10 @@ from cached_models import MODERN, V
 from nanogpt_cli.model.gpt import GPT, Multipliers
 from nanogpt_cli.sampling import tuning
 from nanogpt_cli.sampling.decode import Decoder
-from nanogpt_cli.sampling.draft import LENGTHS, Draft
+from nanogpt_cli.sampling.pace import LENGTHS, Pace
 from nanogpt_cli.sampling.sampler import GenerationConfig, generate, reference_logits
 from nanogpt_cli.sampling.settings import Sampling
-from nanogpt_cli.sampling.weights import Weights
+from nanogpt_cli.sampling.weights import Draft, Weights
 
 make = functools.partial(cached_models.make, n_layer=2, block_size=40)
 
@@ -26,7 +26,8 @@ def drafting(model: GPT, draft: GPT | None = None) -> Weights:
     """Weights with a draft in eight bits, of which passes of eight tokens would be fastest."""
     weights = Weights.of(model)
     weights.pack()
-    weights.draft = Draft(Weights.of(draft or model).in_int8(), 4.0, 1.0, {4: 8.0, 8: 9.0, 16: 50})
+    pace = Pace(4.0, 1.0, {4: 8.0, 8: 9.0, 16: 50.0})
+    weights.draft = Draft(Weights.of(draft or model).in_int8(), pace)
     return weights
 
 
@@ -125,9 +126,9 @@ def test_several_tokens_at_once_give_the_logits_of_the_model(changes: dict[str, 
 
 
 def test_the_more_often_a_draft_is_right_the_further_ahead_it_proposes() -> None:
-    draft = Draft(drafting(make()), 10.0, 1.0, {4: 10.0, 8: 12.0, 16: 21.5})
-    always = [draft.length(n, n) for n in (0, 100, 1000)]
-    seldom = [draft.length(n // 4, n) for n in (0, 10, 40, 400)]
+    pace = Pace(10.0, 1.0, {4: 10.0, 8: 12.0, 16: 21.5})
+    always = [pace.length(n, n) for n in (0, 100, 1000)]
+    seldom = [pace.length(n // 4, n) for n in (0, 10, 40, 400)]
     assert always == [8, 16, 16]
     assert seldom[0] == 8
     assert seldom == sorted(seldom, reverse=True)
@@ -144,8 +145,8 @@ def test_a_pass_takes_the_number_of_tokens_with_the_least_time_for_each_that_is_
             wrong = random.random((20_000, n - 1)) > share
             used = 1 + np.where(wrong.any(1), wrong.argmax(1), n - 1)
             seconds[n] = (n - 1 + took) / used.mean()
-        draft = Draft(drafting(make()), 100.0, 1.0, check)
-        assert draft.length(int(share * asked), asked) == min(seconds, key=lambda n: seconds[n])
+        pace = Pace(100.0, 1.0, check)
+        assert pace.length(int(share * asked), asked) == min(seconds, key=lambda n: seconds[n])
 
 
 @pytest.mark.parametrize("packed", [10, 50])
@@ -166,9 +167,8 @@ def test_a_draft_is_made_where_it_is_measured_to_pay(
     found = tuning.tune(weights, [1])
     assert (found.packed, found.drafts, weights.draft is not None) == (packed < 40, pays, pays)
     if weights.draft is not None:
-        times = {n: float(checked) for n in LENGTHS}
-        expected = min(packed, 40), drafted, times
-        assert (weights.draft.step, weights.draft.proposal, weights.draft.check) == expected
+        checks = {n: float(checked) for n in LENGTHS}
+        assert weights.draft.pace == Pace(min(packed, 40), drafted, checks)
         assert len(weights.draft.weights.layers) == len(weights.layers)
     settings = GenerationConfig(20, weights=weights)
     assert text(model, [1], settings) == text(model, [1], replace(settings, cached=False))

@@ -1,13 +1,9 @@
-"""A draft for speculative decoding (``sampling.speculate``), and how far ahead it proposes."""
+"""How far ahead the draft of speculative decoding (``sampling.speculate``) should propose."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from nanogpt_cli.sampling.weights import Weights
 
 # Tokens in one pass of the model, of which one is known and the draft proposes the others.
 LENGTHS = (4, 8, 12, 16, 24)
@@ -18,17 +14,15 @@ _BELIEF, _BELIEVED = 10, 0.98
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A faster model, and measured times that tell whether it helps.
+class Pace:
+    """Measured times that tell whether a draft helps, in seconds.
 
     Attributes:
-        weights: of the draft.
         step: seconds of a step of the model itself.
         proposal: seconds of a step of the draft.
         check: seconds that a pass of so many tokens takes beside its proposals.
     """
 
-    weights: Weights
     step: float
     proposal: float
     check: Mapping[int, float]
