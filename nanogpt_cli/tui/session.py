@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -135,9 +136,20 @@ class RunSession:
             alive = process_alive(self.folder, self.view.started)
         written = last_activity(self.folder)
         state = liveness.judge(self.view, self.clock(), alive, exists=exists, written=written)
-        if self.loading and self.view.version and self.view.ended is None:
-            return replace(state, word="reading", key="dim", detail="its log is being read")
+        if not self.loading or self.view.ended is not None:
+            return state
+        reading = replace(state, word="reading", key="dim", detail="its log is being read")
+        if self.view.version:
+            return reading
+        # Of a log with events none is known yet: the trainer may have ended long ago.
+        if self._child is None and self._has_log():
+            return replace(reading, live=False)
         return state
+
+    def _has_log(self) -> bool:
+        with contextlib.suppress(OSError):
+            return self.folder.events.stat().st_size > 0
+        return False
 
     def problems(self) -> str:
         """Problems of the log in words; empty if there are none."""

@@ -63,6 +63,27 @@ async def test_keys_are_answered_while_the_reader_is_in_the_middle_of_a_log(runs
         assert "reading" not in screen(pilot).splitlines()[0]
 
 
+@pytest.mark.parametrize("key", ["P", "M"])
+async def test_before_the_first_piece_nobody_is_asked_to_command_a_trainer(
+    runs: Path, key: str
+) -> None:
+    """The run may have ended: it had been taken for one that waits."""
+    session = Gated(runs / "small-shakespeare")
+    session.pieces = 1  # the first piece waits as well
+    app = Dashboard([session])
+    async with app.run_test(size=(120, 40)) as pilot:
+        try:
+            await until(pilot, session.held.is_set)
+            assert (session.state().word, session.state().live) == ("reading", False)
+            await pilot.press(key)
+            await pilot.pause()
+            assert len(app.screen_stack) == 1
+        finally:
+            session.gate.set()
+        await until(pilot, lambda: not session.loading)
+        assert (session.state().word, session.state().live) == ("running", True)
+
+
 async def test_leaving_waits_for_no_log(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.0)
     session = Gated(runs / "small-shakespeare")
