@@ -38,8 +38,8 @@ class Pace:
         seconds = {
             n: ((n - 1) * self.proposal + took) / _used(n, p) for n, took in self.check.items()
         }
-        best = min(seconds, key=lambda n: seconds[n])
-        return best if seconds[best] < (1 - _SAVED) * self.step else 1
+        seconds[1] = (1 - _SAVED) * self.step
+        return min(seconds, key=lambda n: seconds[n])
 
 
 def _used(n: int, p: float) -> float:

@@ -182,10 +182,13 @@ class Weights:
             return False
         return self._is_small(4)
 
-    def _is_small(self, share: int) -> bool:
-        """Whether the matrices take less than such a share of the machine's memory."""
+    def _is_small(self, times: int) -> bool:
+        """Whether so many times the matrices are less than the memory this process may use."""
         weights = sum(m.nbytes for m in self.matrices)
-        return share * weights < host.installed_bytes(ASSUMED_MEMORY)
+        room = host.installed_bytes(ASSUMED_MEMORY)
+        if group := host.control_group():
+            room = min(room, group.limit)
+        return times * weights < room
 
     def pack(self) -> None:
         """Make the missing tiles, which take as much memory as the weights.
@@ -195,9 +198,10 @@ class Weights:
         missing = [m for m in self.matrices if isinstance(m, Matrix) and m.tiles is None]
         sizes = [matrix.n_tiles * TILE * matrix.weight.shape[1] for matrix in missing]
         rooms = torch.split(reserve(sum(sizes)), sizes)
+        twice = self._is_small(8)
         for matrix, room in zip(missing, rooms, strict=True):
             matrix.pack(room.view(matrix.n_tiles, -1, TILE))
-            if self._is_small(8):
+            if twice:
                 matrix.ordered = products.ordered(matrix.weight)
 
     def first(self, nbytes: int) -> Weights:

@@ -149,6 +149,15 @@ def test_a_pass_takes_the_number_of_tokens_with_the_least_time_for_each_that_is_
         assert pace.length(int(share * asked), asked) == min(seconds, key=lambda n: seconds[n])
 
 
+@pytest.mark.parametrize("block_size", [1, 2, 3, 4, 9])
+def test_a_context_shorter_than_any_pass_is_tuned_as_well(block_size: int) -> None:
+    model = make(block_size=block_size)
+    weights = Weights.of(model)
+    tuning.tune(weights, [1])
+    settings = GenerationConfig(30, sampling=Sampling(temperature=1.0), weights=weights)
+    assert text(model, [1], settings) == text(model, [1], replace(settings, cached=False))
+
+
 @pytest.mark.parametrize("packed", [10, 50])
 @pytest.mark.parametrize(("drafted", "checked", "pays"), [(1, 12, True), (50, 12, False)])
 def test_a_draft_is_made_where_it_is_measured_to_pay(
