@@ -60,9 +60,8 @@ def tune(weights: Weights, counts: Sequence[int]) -> Tuning:
     seconds = dict.fromkeys(((n, packed) for packed in layouts for n in counts), math.inf)
     before = torch.get_num_threads()
     try:
-        for _ in range(
-            _TURNS
-        ):  # in turns, so that a busy moment does not affect one candidate only
+        # In turns, so that a busy moment does not affect one candidate only.
+        for _ in range(_TURNS):
             for threads, packed in seconds:
                 torch.set_num_threads(threads)
                 took = _step_seconds(layouts[packed])
