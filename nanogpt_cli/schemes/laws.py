@@ -102,7 +102,7 @@ def _value(node: ast.AST, values: Mapping[str, float], text: str) -> float:
             return float(number)
         case ast.Name(id=name):
             if name in values:
-                return values[name]
+                return float(values[name])  # a power of whole numbers may have no end
             hint = nearest(name, values) or ", ".join(VARIABLES)
             raise UserError(f"formula {text!r} uses unknown {name!r}", f"known: {hint}")
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _OPERATORS:

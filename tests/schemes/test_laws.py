@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nanogpt_cli.errors import UserError
@@ -89,6 +89,8 @@ DEEP = st.builds(
 
 
 @given(LAW | CUT | DEEP)
+@example("uniform(L^L^L^L)")  # a whole number with more digits than there are atoms
+@example("normal(d^d^9)")
 def test_a_law_is_refused_in_words_or_has_a_size_that_can_be_drawn(text: str) -> None:
     try:
         law = Rule.parse(text).law(SHAPE)
