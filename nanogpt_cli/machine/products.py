@@ -64,7 +64,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @functools.cache
 def wide() -> bool:
-    """Whether oneDNN computes with AVX-512. With AVX2 it is about as fast as MKL."""
+    """Whether oneDNN computes with AVX-512. With AVX2, MKL is as fast for few rows."""
     return available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
