@@ -276,7 +276,7 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "naive_lengths": "contexts at which it was timed", "rivals": "tokens/s of other programs",
         "rival_threads": "CPU threads they used", "cache_bytes": "bytes of keys and values",
         "weight_bytes": "bytes of the weights as stored",
-        "packed_bytes": "bytes of their copies for decoding, a draft in eight bits included; 0 without any",
+        "packed_bytes": "bytes of their copies for decoding, the draft included; 0 without any",
         "speedup": "speed with the cache over speed without",
         "speedup_over": "our speed over that of each other program",
         "peak_bytes": "peak memory of this process",

@@ -297,7 +297,7 @@ class Stepper:
             self.average.update(measured.index)
 
     def _updating(self) -> contextlib.AbstractContextManager[None]:
-        """Where parts share the work of larger updates, the rest is too little for its threads."""
+        """With parts, which share larger updates, the rest is too little for OpenMP's threads."""
         return threads.alone() if self.n_parts > 1 else contextlib.nullcontext()
 
     def _grads(self) -> list[Tensor]:
