@@ -35,7 +35,7 @@ def room_of(module: str) -> str:
     """The room a module lies in; light ones and the root's modules form rooms of their own."""
     if module in LIGHT:
         return "light"
-    if module == f"{PACKAGE.name}.tui.view":
+    if module == f"{PACKAGE.name}.tui.state.view":
         return "view"
     room = module.split(".")[1] if module.count(".") else ""
     return room if (PACKAGE / room).is_dir() and room else "root"

@@ -23,7 +23,7 @@ _CHILD = """
 import json, sys
 from pathlib import Path
 from nanogpt_cli.recipe import files as recipe_files
-from nanogpt_cli.training.growth import MEASURES
+from nanogpt_cli.training.studies.growth import MEASURES
 from nanogpt_cli.text.tokens import open_data
 job = json.loads(sys.argv[1])
 recipe = recipe_files.from_values(job["recipe"])

@@ -114,7 +114,7 @@ def measure(source: Path, size: int, threads: int, folder: Path) -> list[Speed]:
         threads: threads for ``prepare``.
         folder: an empty folder for the text and the token files.
     """
-    from nanogpt_cli.text.gpt2_bpe import load_gpt2_encoding
+    from nanogpt_cli.text.tokenizers.gpt2_bpe import load_gpt2_encoding
 
     console.say(f"writing {size / 1e6:,.0f} MB of text")
     text, data = folder / "text.txt", source.read_bytes()
@@ -146,7 +146,7 @@ def document_loop(path: Path, length: int, out: Path) -> int:
     """
     import numpy as np
 
-    from nanogpt_cli.text.gpt2_bpe import load_gpt2_encoding
+    from nanogpt_cli.text.tokenizers.gpt2_bpe import load_gpt2_encoding
 
     encoding = load_gpt2_encoding()
     count = 0

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nanogpt_cli.bench import rivals as bench_rivals
-from nanogpt_cli.cli import options, sample_session, sample_speed
-from nanogpt_cli.cli.sample import Precision
+from nanogpt_cli.cli import options
+from nanogpt_cli.cli.sample import sampling_session, speed
+from nanogpt_cli.cli.sample.command import Precision
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
 
@@ -63,7 +64,7 @@ def bench_sample(
     """Measure sampling: time to first token, latency, tokens/s, compared with the naive path."""
     if min(prompt_tokens, num_samples, repeats) < 1 or new_tokens < 0:
         raise UserError("lengths, samples and repeats must be at least 1", "")
-    session = sample_session.open_session(
+    session = sampling_session.open_session(
         source, checkpoint, out, device=device, precision=precision.value, threads=threads
     )
     session.generation = replace(
@@ -79,4 +80,4 @@ def bench_sample(
             session.model, session.generation.sampling
         )
     ids = [i % session.tokenizer.vocab_size for i in range(prompt_tokens)]
-    sample_speed.measure(session, ids, rivals, repeats=repeats, as_json=as_json)
+    speed.measure(session, ids, rivals, repeats=repeats, as_json=as_json)

@@ -108,7 +108,8 @@ def _measure(
     """Measure both loops in turns, the machine's matmul speed, and the share of data loading."""
     from nanogpt_cli.machine import device
     from nanogpt_cli.text.tokens import open_data
-    from nanogpt_cli.training import growth, spec
+    from nanogpt_cli.training import spec
+    from nanogpt_cli.training.studies import growth
 
     _check(recipe, against)
     tokens = open_data(data)

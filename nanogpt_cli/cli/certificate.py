@@ -11,12 +11,12 @@ from nanogpt_cli.cli import console
 from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
-    from nanogpt_cli.text.certificate import Certificate, Difference, Lost
+    from nanogpt_cli.text.proof.certificate import Certificate, Difference, Lost
     from nanogpt_cli.text.tokens import TokenData
 
 
 def prove(data: TokenData, split: str, without: list[object]) -> Certificate:
-    """Compare a split with its source, with a progress bar; see ``text.certify``.
+    """Compare a split with its source, with a progress bar; see ``text.proof.certify``.
 
     Args:
         data: the set.
@@ -26,7 +26,7 @@ def prove(data: TokenData, split: str, without: list[object]) -> Certificate:
     Raises:
         UserError: the source is gone or was changed.
     """
-    from nanogpt_cli.text import certify
+    from nanogpt_cli.text.proof import certify
 
     console.say(f"comparing the {split} split of {data.folder} with its source")
     try:

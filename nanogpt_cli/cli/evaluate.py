@@ -17,7 +17,7 @@ from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
     from nanogpt_cli.cli.sources import LoadedModel
-    from nanogpt_cli.text.certificate import Certificate
+    from nanogpt_cli.text.proof.certificate import Certificate
     from nanogpt_cli.text.tokens import TokenData
     from nanogpt_cli.training.evaluate import Result
 

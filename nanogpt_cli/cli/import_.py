@@ -13,7 +13,7 @@ from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
     from nanogpt_cli.interop import LoadedModel
-    from nanogpt_cli.text.tokenizer import Tokenizer
+    from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer
 
 
 def register(app: typer.Typer) -> None:
@@ -96,6 +96,6 @@ def _read(source: str, meta: Path | None, tokenizer: Tokenizer | None) -> Loaded
 def _tokenizer(text: str) -> Tokenizer | None:
     if not text:
         return None
-    from nanogpt_cli.text import tokenizers
+    from nanogpt_cli.text.tokenizers import factory
 
-    return tokenizers.get(text)
+    return factory.get(text)

@@ -18,19 +18,22 @@ from nanogpt_cli.cli import complete, help_page
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Make a model": {
         "prepare": ("prepare", "Turn text into token files: named sets, files, folders, stdin."),
-        "train": ("train", "Train a model as a recipe says."),
-        "watch": ("watch", "Watch runs in the dashboard: live, finished, one or several."),
-        "sample": ("sample", "Let a model write."),
+        "train": ("train.command", "Train a model as a recipe says."),
+        "watch": ("watch.command", "Watch runs in the dashboard: live, finished, one or several."),
+        "sample": ("sample.command", "Let a model write."),
     },
     "Understand it": {
         "init-inspect": (
-            "init_inspect",
+            "init_inspect.command",
             "How a GPT starts, and why it trains: theory and measure.",
         ),
-        "explain": ("explain", "How a GPT works; what an alarm or a finding means."),
+        "explain": ("explain.command", "How a GPT works; what an alarm or a finding means."),
         "eval": ("evaluate", "Loss, perplexity and bits per byte over a whole split."),
-        "runs": ("runs", "List runs, compare two, draw several."),
-        "why": ("why", "Why the loss jumped: since when, which change cures it, what to type."),
+        "runs": ("runs.command", "List runs, compare two, draw several."),
+        "why": (
+            "why.command",
+            "Why the loss jumped: since when, which change cures it, what to type.",
+        ),
         "replay": ("replay", "Run a bad step again and find the first tensor that broke."),
     },
     "Carry it elsewhere": {

@@ -14,8 +14,8 @@ from nanogpt_cli.places import RUNS
 
 if TYPE_CHECKING:
     from nanogpt_cli.recipe import Recipe
-    from nanogpt_cli.training.plan import Forecast
-    from nanogpt_cli.training.roofline import Estimate
+    from nanogpt_cli.training.forecasts.plan import Forecast
+    from nanogpt_cli.training.forecasts.roofline import Estimate
 
 
 def register(app: typer.Typer) -> None:
@@ -55,8 +55,9 @@ def plan(
     from nanogpt_cli.model import homes
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.recipe import shares
-    from nanogpt_cli.training import plan as core
-    from nanogpt_cli.training import roofline, spec
+    from nanogpt_cli.training import spec
+    from nanogpt_cli.training.forecasts import plan as core
+    from nanogpt_cli.training.forecasts import roofline
 
     loaded = recipe_files.load(recipe, list(sets or [])).recipe
     if gpu and flops:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from nanogpt_cli import shell
-from nanogpt_cli.cli import console, jobs, options, recipe_write
+from nanogpt_cli.cli import console, options, recipe_write
+from nanogpt_cli.cli.train import jobs
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run.folder import find_run
 

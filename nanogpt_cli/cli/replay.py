@@ -39,7 +39,7 @@ def replay(
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.text.tokens import open_data
     from nanogpt_cli.training import progress
-    from nanogpt_cli.training import replay as core
+    from nanogpt_cli.training.studies import replay as core
 
     folder = find_run(run or None, out)
     known = core.known_steps(folder.incidents)

@@ -11,7 +11,7 @@ from nanogpt_cli.run.folder import RunFolder, find_run
 
 if TYPE_CHECKING:
     from nanogpt_cli.interop import LoadedModel as LoadedModel
-    from nanogpt_cli.text.tokenizer import Tokenizer
+    from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer
 
 
 def resolve(
@@ -31,7 +31,7 @@ def tokenizer_word(source: str, out: Path, tokenizer: Tokenizer | None) -> str:
         out: the folder in which runs are looked up by name.
         tokenizer: the model's.
     """
-    from nanogpt_cli.text import tiktoken_bpe
+    from nanogpt_cli.text.tokenizers import tiktoken_bpe
 
     if tokenizer is None:
         return ""

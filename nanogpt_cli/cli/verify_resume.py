@@ -36,7 +36,7 @@ def verify_resume(
     from nanogpt_cli.recipe import files as recipe_files
     from nanogpt_cli.text import prepare
     from nanogpt_cli.text.tokens import open_data
-    from nanogpt_cli.training import verify_resume as core
+    from nanogpt_cli.training.studies import verify_resume as core
 
     loaded = recipe_files.load(recipe, list(sets or [])).recipe
     stop = stop or steps // 2

@@ -30,8 +30,8 @@ def sample_text() -> str:
 
 
 def _bits(_: Model) -> Found:
-    from nanogpt_cli.text import bpe
-    from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer
+    from nanogpt_cli.text.tokenizers import bpe
+    from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer, CharTokenizer
 
     text = sample_text()
     data = text.encode()

@@ -81,7 +81,7 @@ def singular_values() -> tuple[list[float], list[float]]:
     import torch
 
     from nanogpt_cli.recipe.sections import Optim
-    from nanogpt_cli.training.newton_schulz import orthogonalize
+    from nanogpt_cli.training.optimizers.newton_schulz import orthogonalize
 
     rng = torch.Generator().manual_seed(0)
     out = torch.randn(_ROWS, _TOKENS * 2, generator=rng)

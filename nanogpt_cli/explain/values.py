@@ -142,10 +142,10 @@ class Shape:
 def limits() -> dict[str, float]:
     """Limits of the alarms."""
     from nanogpt_cli.recipe.sections import Optim
-    from nanogpt_cli.training import alarms as a
-    from nanogpt_cli.training import eval_rules as e
-    from nanogpt_cli.training import layer_rules as b
-    from nanogpt_cli.training import system_alarms as s
+    from nanogpt_cli.training.alarms import eval_rules as e
+    from nanogpt_cli.training.alarms import judge as a
+    from nanogpt_cli.training.alarms import layer_rules as b
+    from nanogpt_cli.training.alarms import system_alarms as s
 
     return {
         "fp16_max": (2 - 2**-10) * 2.0**15, "loss_window": a.LOSS_WINDOW,
@@ -195,8 +195,8 @@ def quiet_run() -> dict[str, float]:
     """How often each alarm is raised by a made-up run in which nothing is wrong."""
     from nanogpt_cli.run import events
     from nanogpt_cli.run.explained import ALARMS
-    from nanogpt_cli.training.alarms import Alarms
-    from nanogpt_cli.training.system_alarms import SystemAlarms
+    from nanogpt_cli.training.alarms.judge import Alarms
+    from nanogpt_cli.training.alarms.system_alarms import SystemAlarms
 
     start, rng, judge = math.log(RUN_VOCABULARY), random.Random(0), Alarms(RUN_VOCABULARY)
     machine = SystemAlarms()

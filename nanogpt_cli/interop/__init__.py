@@ -16,7 +16,7 @@ from nanogpt_cli.errors import UserError
 
 if TYPE_CHECKING:
     from nanogpt_cli.model.gpt import GPT
-    from nanogpt_cli.text.tokenizer import Tokenizer
+    from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer
 
 
 def import_again(state: Mapping[str, Any]) -> str:

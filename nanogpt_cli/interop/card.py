@@ -15,7 +15,7 @@ from nanogpt_cli.model import homes
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.run import events
 from nanogpt_cli.run.follow import EventReader
-from nanogpt_cli.text.tokenizer import Tokenizer
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer
 from nanogpt_cli.version import __version__
 
 CURVES: Final = "curves.svg"

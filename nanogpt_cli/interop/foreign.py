@@ -17,8 +17,8 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.model import homes
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.model.parameters import shapes, token_embedding
-from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
-from nanogpt_cli.training import checkpoint, tensor_files
+from nanogpt_cli.text.tokenizers.gpt2_bpe import VOCAB_SIZE
+from nanogpt_cli.training.checkpoints import checkpoint, tensor_files
 
 # torch.compile and DistributedDataParallel put these before every name.
 _PREFIXES = ("_orig_mod.", "module.")

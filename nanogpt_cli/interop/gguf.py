@@ -21,7 +21,7 @@ from nanogpt_cli.interop import gguf_models, gguf_vocab
 from nanogpt_cli.interop.gguf_models import Entry
 from nanogpt_cli.interop.gguf_vocab import Vocabulary
 from nanogpt_cli.interop.source import Exportable
-from nanogpt_cli.training.tensor_files import ahead, little_endian
+from nanogpt_cli.training.checkpoints.tensor_files import ahead, little_endian
 
 # Name on the command line -> names in the library: tensor type and file type.
 TYPES: Final = {

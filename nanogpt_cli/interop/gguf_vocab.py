@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import foreign_tokenizer, huggingface_files
-from nanogpt_cli.text.gpt2_bpe import byte_characters
-from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer
+from nanogpt_cli.text.tokenizers import foreign_tokenizer, huggingface_files
+from nanogpt_cli.text.tokenizers.gpt2_bpe import byte_characters
+from nanogpt_cli.text.tokenizers.tokenizer import END_OF_TEXT, Tokenizer
 
 # llama.cpp's types. In a text, it matches user-defined tokens always and control tokens only on
 # request, which is what added tokens and special tokens are to the ``tokenizers`` library.

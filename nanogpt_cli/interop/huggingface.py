@@ -30,10 +30,10 @@ from nanogpt_cli.interop.foreign import (
 )
 from nanogpt_cli.interop.source import Exportable, FoldedWeights, check_vocabulary
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.text import huggingface_files, tokenizers
-from nanogpt_cli.text.tokenizer import END_OF_TEXT, Tokenizer
-from nanogpt_cli.training import tensor_files
-from nanogpt_cli.training.tensor_files import LazyTensor
+from nanogpt_cli.text.tokenizers import factory, huggingface_files
+from nanogpt_cli.text.tokenizers.tokenizer import END_OF_TEXT, Tokenizer
+from nanogpt_cli.training.checkpoints import tensor_files
+from nanogpt_cli.training.checkpoints.tensor_files import LazyTensor
 
 CONFIG: Final = "config.json"
 WEIGHTS: Final = "model.safetensors"
@@ -189,7 +189,7 @@ def read(folder: Path, tokenizer: Tokenizer | None = None) -> LoadedModel:
         hf_config.fold_attention_scale(model, values, notes)
     tokenizer = tokenizer or huggingface_files.read(folder)
     if tokenizer is None and config.vocab_size in GPT2_ROWS:
-        tokenizer = tokenizers.get("gpt2")
+        tokenizer = factory.get("gpt2")
         notes.append("no tokenizer found: GPT-2's is assumed from the size of the vocabulary")
     elif tokenizer is None:
         notes.append("no tokenizer found: text cannot be encoded; name one with --tokenizer")

@@ -20,9 +20,11 @@ from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder, fresh_run
 from nanogpt_cli.run.log import EventWriter
-from nanogpt_cli.text import tokenizers, tokens
-from nanogpt_cli.text.tokenizer import Tokenizer
-from nanogpt_cli.training import checkpoint, starting
+from nanogpt_cli.text import tokens
+from nanogpt_cli.text.tokenizers import factory
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer
+from nanogpt_cli.training import starting
+from nanogpt_cli.training.checkpoints import checkpoint
 from nanogpt_cli.version import __version__
 
 # Names of folders and files that do not identify a model.
@@ -162,10 +164,10 @@ def _recipe(
     run: RunFolder, config: GPTConfig, data: Mapping[str, Any], tokenizer: Tokenizer | None
 ) -> recipe.Recipe:
     kind = "gpt2" if tokenizer is None else tokenizer.kind
-    if tokenizer is not None and kind not in tokenizers.NAMED:
+    if tokenizer is not None and kind not in factory.NAMED:
         # For any other vocabulary, data is prepared with the tokenizer's file.
         path = run.path / "tokenizer.json"
-        tokenizers.save(tokenizer, path)
+        factory.save(tokenizer, path)
         kind = str(path.resolve())
     names = recipe.Model.model_fields.keys() - {"init"}
     values = {name: getattr(config, name) for name in names}

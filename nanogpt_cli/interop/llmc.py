@@ -22,8 +22,8 @@ from nanogpt_cli.interop import LoadedModel
 from nanogpt_cli.interop.foreign import TensorSource, build
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.model.parameters import shapes
-from nanogpt_cli.text import tokenizers
-from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
+from nanogpt_cli.text.tokenizers import factory
+from nanogpt_cli.text.tokenizers.gpt2_bpe import VOCAB_SIZE
 
 MAGIC: Final = 20240326
 _HEADER: Final = 256
@@ -62,7 +62,7 @@ def read(path: Path) -> LoadedModel:
     notes: tuple[str, ...] = ()
     tokenizer = None
     if config.vocab_size == VOCAB_SIZE:
-        tokenizer = tokenizers.get("gpt2")
+        tokenizer = factory.get("gpt2")
     else:
         notes = (f"a vocabulary of {config.vocab_size} is not GPT-2's: name it with --tokenizer",)
     return LoadedModel(model, tokenizer, str(path), notes=notes)

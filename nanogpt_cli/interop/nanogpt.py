@@ -21,9 +21,9 @@ from nanogpt_cli.interop import LoadedModel, safe_torch, torchfile
 from nanogpt_cli.interop.foreign import GPT2_ROWS, build, config_of, native_names
 from nanogpt_cli.interop.source import Exportable, check_vocabulary
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.text import tokenizers
-from nanogpt_cli.text.tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer
-from nanogpt_cli.training.tensor_files import LazyTensor
+from nanogpt_cli.text.tokenizers import factory
+from nanogpt_cli.text.tokenizers.tokenizer import END_OF_TEXT, CharTokenizer, Tokenizer
+from nanogpt_cli.training.checkpoints.tensor_files import LazyTensor
 
 CHECKPOINT: Final = "ckpt.pt"
 META: Final = "meta.pkl"
@@ -172,7 +172,7 @@ def _tokenizer(
         tokenizer = read_meta(found)
     notes: tuple[str, ...] = ()
     if tokenizer is None and model.vocab_size in GPT2_ROWS:
-        tokenizer = tokenizers.get("gpt2")
+        tokenizer = factory.get("gpt2")
         notes = ("no meta.pkl found: the vocabulary is assumed to be GPT-2's, as in nanoGPT",)
     elif tokenizer is None:
         notes = ("no meta.pkl found: text cannot be encoded; name the file with --meta",)
@@ -186,7 +186,7 @@ def _native_tokenizer(path: Path) -> Tokenizer | None:
         return None
     value = foreign_files.read_object(path, foreign_files.LARGEST_VOCABULARY)
     with naming(path):
-        return tokenizers.from_json(value, str(path)) if value else None
+        return factory.from_json(value, str(path)) if value else None
 
 
 def _find_meta(path: Path, config: object) -> Path | None:

@@ -26,7 +26,7 @@ from nanogpt_cli.interop.onnx_model import MATRICES, Cached
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.model.parameters import token_embedding
-from nanogpt_cli.training.tensor_files import LazyTensor, computed, little_endian
+from nanogpt_cli.training.checkpoints.tensor_files import LazyTensor, computed, little_endian
 
 OPSET: Final = 18
 # A protobuf file is limited to 2 GiB; larger models would need their weights in another file.

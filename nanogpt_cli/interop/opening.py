@@ -11,9 +11,9 @@ from nanogpt_cli import foreign_files
 from nanogpt_cli.interop import LoadedModel, hub
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.run.folder import RunFolder, find_run
-from nanogpt_cli.text.tokenizer import Tokenizer
-from nanogpt_cli.training import checkpoint as checkpoints
-from nanogpt_cli.training import retention
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer
+from nanogpt_cli.training.checkpoints import checkpoint as checkpoints
+from nanogpt_cli.training.checkpoints import retention
 
 # OpenAI's models, which are usually named without their owner.
 _OPENAI = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")

@@ -31,8 +31,8 @@ from nanogpt_cli.model import homes
 from nanogpt_cli.model.gpt import GPT, LAYER_NORM_EPS, GPTConfig, Multipliers
 from nanogpt_cli.model.parameters import shapes, tensor_class
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.text.tokenizer import Tokenizer
-from nanogpt_cli.training import checkpoint, retention, tensor_files
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer
+from nanogpt_cli.training.checkpoints import checkpoint, retention, tensor_files
 
 _BRANCH_ENDS = re.compile(r"\.(c_proj|o_proj|down_proj)\.")
 

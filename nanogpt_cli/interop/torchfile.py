@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nanogpt_cli.training.tensor_files import LazyTensor, computed
+from nanogpt_cli.training.checkpoints.tensor_files import LazyTensor, computed
 
 _PROTOCOL = 2  # as in torch.save
 

@@ -25,10 +25,10 @@ from nanogpt_cli.interop import LoadedModel, compare, llama
 from nanogpt_cli.interop.compare import Check, Reference
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model.gpt import GPT
-from nanogpt_cli.text import cuts
-from nanogpt_cli.text.bpe import HuggingFaceTokenizer
-from nanogpt_cli.text.tokenizer import Tokenizer
-from nanogpt_cli.training import checkpoint
+from nanogpt_cli.text.tokenizers import cuts
+from nanogpt_cli.text.tokenizers.bpe import HuggingFaceTokenizer
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer
+from nanogpt_cli.training.checkpoints import checkpoint
 
 FILE: Final = "verify.json"
 _LEAST_POSITIONS: Final = 1024

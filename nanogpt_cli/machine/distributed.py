@@ -6,8 +6,8 @@ work:
 * DDP: each rank holds the whole model; gradients are averaged after the last micro-batch.
 * FSDP2 (``fully_shard``): each rank holds a slice of every parameter, gradient and moment; a
   block's weights are gathered while it computes. Each rank writes its rows into one shared file of
-  whole tensors (``training/tensor_files.py``) and reads its rows from it, so a run can be resumed
-  with a different number of processes.
+  whole tensors (``training/checkpoints/tensor_files.py``) and reads its rows from it, so a run can
+  be resumed with a different number of processes.
 """
 
 from __future__ import annotations

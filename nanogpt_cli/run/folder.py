@@ -4,7 +4,7 @@ Trainer, dashboard, sampler and exporter communicate through this folder only::
 
     runs/NAME/recipe.toml                 resolved recipe
               events.jsonl                append-only log, see ``run/events.py``
-              checkpoints/step-000500/    see ``training/checkpoint.py``
+              checkpoints/step-000500/    see ``training/checkpoints/checkpoint.py``
               incidents/step-000731/      flight recorder
               control/                    command files for a running trainer
               notes.json                    what its user says of it, see ``run/notes.py``

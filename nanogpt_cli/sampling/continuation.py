@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.sampling.sampler import GenerationConfig, Token, generate
 from nanogpt_cli.sampling.settings import Sampling
-from nanogpt_cli.text.stream import TextStream
-from nanogpt_cli.text.tokenizer import Tokenizer
+from nanogpt_cli.text.tokenizers.stream import TextStream
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer
 
 Ending = Literal["length", "end_of_text", "stop_string", "interrupted"]
 

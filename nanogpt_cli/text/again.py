@@ -6,8 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 
 from nanogpt_cli import shell
-from nanogpt_cli.text import catalogue, tokenizers
+from nanogpt_cli.text import catalogue
 from nanogpt_cli.text.request import Request
+from nanogpt_cli.text.tokenizers import factory
 from nanogpt_cli.text.tokens import Manifest
 
 
@@ -22,7 +23,7 @@ def prepare_words(manifest: Manifest, tokenizer: str, **changes: object) -> list
     request = manifest.raw["request"] | changes
     inputs = [str(text) for text in request.get("inputs", ())]
     there = [catalogue.find(text) is not None or Path(text).exists() for text in inputs]
-    if tokenizers.is_path(tokenizer):
+    if factory.is_path(tokenizer):
         there.append(Path(tokenizer).exists())
     if not inputs or not all(there):
         return []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from nanogpt_cli.text import catalogue, cuts, prepare
-from nanogpt_cli.text.documents import Reader, Tally
-from nanogpt_cli.text.reading import Meter
+from nanogpt_cli.text import catalogue, prepare
 from nanogpt_cli.text.request import Request
+from nanogpt_cli.text.sources.documents import Reader, Tally
+from nanogpt_cli.text.sources.reading import Meter
+from nanogpt_cli.text.tokenizers import cuts
 from nanogpt_cli.text.tokens import TokenData
 
 # Tokens in which the beginning is looked for, and the characters of a longer line that are kept.

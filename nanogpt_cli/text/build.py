@@ -15,14 +15,15 @@ from typing import Any, Final
 
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import bpe, cuts, pipeline, receipt, tokenizers, tokens
-from nanogpt_cli.text.charset import CharsetCollector, renumber, renumbered
-from nanogpt_cli.text.documents import Chunk, Reader, Tally, option
-from nanogpt_cli.text.reading import Meter, SourceFile
+from nanogpt_cli.text import pipeline, receipt, tokens
 from nanogpt_cli.text.request import Request, split_rule
-from nanogpt_cli.text.sources import StandardInput, TextSource
+from nanogpt_cli.text.sources.documents import Chunk, Reader, Tally, option
+from nanogpt_cli.text.sources.inputs import StandardInput, TextSource
+from nanogpt_cli.text.sources.reading import Meter, SourceFile
 from nanogpt_cli.text.splits import Counts, SplitWriter, TailWriter
-from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
+from nanogpt_cli.text.tokenizers import bpe, cuts, factory
+from nanogpt_cli.text.tokenizers.charset import CharsetCollector, renumber, renumbered
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer, Tokens
 from nanogpt_cli.version import __version__
 
 SOURCES: Final = "sources.jsonl"
@@ -89,7 +90,7 @@ class Build:
             if order is not None:
                 writer.counts = renumbered(writer.counts, order)
         facts.round_trip(tokenizer)
-        tokenizers.save(tokenizer, self.folder / tokens.TOKENIZER)
+        factory.save(tokenizer, self.folder / tokens.TOKENIZER)
         splits = self._seal(writer, order)
         manifest = self._manifest(tokenizer, rule, splits, writer, facts)
         (self.folder / "documents.tmp").unlink()
@@ -123,7 +124,7 @@ class Build:
             return CharsetCollector(eot=eot)
         size = bpe.trained_size(kind)
         if size is None:
-            return tokenizers.get(kind, eot=eot)
+            return factory.get(kind, eot=eot)
         if self._is_stream():
             raise UserError(
                 f"{kind} cannot be trained on standard input: the text is read twice",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from nanogpt_cli.errors import UserError, nearest
-from nanogpt_cli.text.sources import FileSource, TextSource, walk
+from nanogpt_cli.text.sources.inputs import FileSource, TextSource, walk
 
 _TESTS = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 
@@ -128,8 +128,8 @@ def published_size(name: str, tokenizer: str) -> tuple[int, int] | None:
 
     The token count is that of GPT-2's tokenizer, a fair estimate for any other BPE.
     """
-    from nanogpt_cli.text.bpe import trained_size
-    from nanogpt_cli.text.gpt2_bpe import VOCAB_SIZE
+    from nanogpt_cli.text.tokenizers.bpe import trained_size
+    from nanogpt_cli.text.tokenizers.gpt2_bpe import VOCAB_SIZE
 
     named = find(name)
     vocabulary = VOCAB_SIZE if tokenizer == "gpt2" else trained_size(tokenizer)
@@ -150,7 +150,7 @@ def unknown(name: str) -> UserError:
 def sources(named: NamedSet, report: Callable[[str], None]) -> list[TextSource]:
     """The sources of ``named``: assets are fetched and verified, hub sets are streamed later."""
     if named.hub is not None:
-        from nanogpt_cli.text.hub import HubSource
+        from nanogpt_cli.text.sources.hub import HubSource
 
         return [HubSource(named.name, *named.hub)]
     if named.name == "python":

@@ -14,8 +14,8 @@ from nanogpt_cli import files, foreign_files, places
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import tokens
-from nanogpt_cli.text.stream import text_of
-from nanogpt_cli.text.tokenizer import Tokens
+from nanogpt_cli.text.tokenizers.stream import text_of
+from nanogpt_cli.text.tokenizers.tokenizer import Tokens
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.user_input import expanded
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from nanogpt_cli import foreign_files, safe_pickle
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import build, receipt, tokenizers, tokens
-from nanogpt_cli.text.reading import Meter, SourceFile, open_file
+from nanogpt_cli.text import build, receipt, tokens
 from nanogpt_cli.text.request import Request
-from nanogpt_cli.text.sources import FileSource, TextSource
-from nanogpt_cli.text.tokenizer import CharTokenizer, Tokenizer, Tokens
+from nanogpt_cli.text.sources.inputs import FileSource, TextSource
+from nanogpt_cli.text.sources.reading import Meter, SourceFile, open_file
+from nanogpt_cli.text.tokenizers import factory
+from nanogpt_cli.text.tokenizers.tokenizer import CharTokenizer, Tokenizer, Tokens
 
 META: Final = "meta.pkl"
 _BLOCK: Final = 1 << 20  # tokens at a time
@@ -65,7 +66,7 @@ def import_folder(old: Path, fresh: Path, name: str, request: Request) -> dict[s
         UserError: a file is damaged or holds ids that the vocabulary lacks.
     """
     vocabulary = read_vocabulary(old)
-    tokenizer = tokenizers.get("gpt2") if vocabulary is None else _of_characters(vocabulary, old)
+    tokenizer = factory.get("gpt2") if vocabulary is None else _of_characters(vocabulary, old)
     splits, counts, read = {}, np.zeros(tokenizer.vocab_size, dtype=np.int64), []
     for split in tokens.SPLITS:
         splits[split], part, source = _copy(old / f"{split}.bin", fresh, tokenizer)
@@ -74,7 +75,7 @@ def import_folder(old: Path, fresh: Path, name: str, request: Request) -> dict[s
     if vocabulary is not None:
         with open_file(old / META, Meter()) as meta:
             read.append(meta.finished())
-    tokenizers.save(tokenizer, fresh / tokens.TOKENIZER)
+    factory.save(tokenizer, fresh / tokens.TOKENIZER)
     total = sum(splits[s]["tokens"] for s in tokens.SPLITS)
     manifest = build.manifest_json(
         name=name,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import cuts
-from nanogpt_cli.text.decoding import CODEC_POLICY
-from nanogpt_cli.text.documents import OTHER_ENCODING, Chunk
 from nanogpt_cli.text.parallel import ordered_map
-from nanogpt_cli.text.tokenizer import SAME_BYTES, Tokenizer, Tokens, UnknownCharacters
+from nanogpt_cli.text.sources.decoding import CODEC_POLICY
+from nanogpt_cli.text.sources.documents import OTHER_ENCODING, Chunk
+from nanogpt_cli.text.tokenizers import cuts
+from nanogpt_cli.text.tokenizers.tokenizer import SAME_BYTES, Tokenizer, Tokens, UnknownCharacters
 
 if TYPE_CHECKING:
     from hashlib import _Hash

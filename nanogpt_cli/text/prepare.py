@@ -10,19 +10,8 @@ from typing import Any
 
 from nanogpt_cli import files, host, places
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import (
-    bpe,
-    catalogue,
-    look,
-    nanogpt_data,
-    receipt,
-    shelf,
-    target,
-    tokenizers,
-    tokens,
-)
+from nanogpt_cli.text import catalogue, look, nanogpt_data, receipt, shelf, target, tokens
 from nanogpt_cli.text.build import Build, PrepareProgress
-from nanogpt_cli.text.documents import Tally
 from nanogpt_cli.text.request import (
     STDIN,
     VAL_FRACTION,
@@ -32,7 +21,9 @@ from nanogpt_cli.text.request import (
     default_name,
     of_recipe,
 )
-from nanogpt_cli.text.sources import StandardInput, TextSource, expand
+from nanogpt_cli.text.sources.documents import Tally
+from nanogpt_cli.text.sources.inputs import StandardInput, TextSource, expand
+from nanogpt_cli.text.tokenizers import bpe, factory
 from nanogpt_cli.user_input import expanded
 
 __all__ = ["VAL_FRACTION", "PrepareProgress", "Prepared", "Request", "ensure", "prepare", "ready"]
@@ -239,7 +230,7 @@ def vocabulary_size(data: Mapping[str, Any], *, report: Reporter) -> int:
         return tokens.read_manifest(folder).vocab_size
     kind, only = request.tokenizer, request.inputs[0] if len(request.inputs) == 1 else ""
     if kind != "char" and bpe.trained_size(kind) is None:
-        return tokenizers.get(kind, eot=request.eot).vocab_size
+        return factory.get(kind, eot=request.eot).vocab_size
     if published := catalogue.published_size(only, kind):
         return published[0]
     if kind == "char" and (named := catalogue.find(only)) and named.characters:

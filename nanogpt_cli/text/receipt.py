@@ -9,10 +9,10 @@ from typing import Any, Final
 import numpy as np
 
 from nanogpt_cli.printable import storable
-from nanogpt_cli.text.documents import Tally, option
 from nanogpt_cli.text.pipeline import Encoded
+from nanogpt_cli.text.sources.documents import Tally, option
 from nanogpt_cli.text.splits import DOCUMENT, SplitWriter
-from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer, Tokens
 
 _SAMPLE_CHARACTERS: Final = 2048
 _SAMPLES: Final = 64

@@ -11,8 +11,9 @@ from typing import Any, Final
 from nanogpt_cli import shell
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
-from nanogpt_cli.text import catalogue, tokenizers, tokens
-from nanogpt_cli.text.sources import FileSource, StandardInput, TextSource
+from nanogpt_cli.text import catalogue, tokens
+from nanogpt_cli.text.sources.inputs import FileSource, StandardInput, TextSource
+from nanogpt_cli.text.tokenizers import factory
 from nanogpt_cli.user_input import expanded
 
 SPLIT_RULES: Final = ("auto", "tail", "hash")
@@ -32,15 +33,15 @@ class Request:
 
     Attributes:
         inputs: names of sets, paths of files and folders, ``-`` for standard input.
-        tokenizer: a kind as in ``text.tokenizer``, or where a tokenizer lies (see
-            ``tokenizers.file_of``); if empty, the named set's own, else ``gpt2``.
+        tokenizer: a kind as in ``text.tokenizers.tokenizer``, or where a tokenizer lies (see
+            ``factory.file_of``); if empty, the named set's own, else ``gpt2``.
         split: ``tail`` (the last part of the text, as in nanoGPT), ``hash`` (each document by its
             hash) or ``auto``: hash for records and for 100 files or more, else tail; tail also
             where the hashes of a few documents leave one side empty.
         val_fraction: share of the characters (tail) or of the documents (hash) for validation.
         glob: take only the files of a folder that match.
         text_field: the field of a record (JSONL, CSV, Parquet) that holds the text or the messages
-            of a chat, or the path to it; see ``text.fields``.
+            of a chat, or the path to it; see ``text.sources.fields``.
         errors: how to treat what cannot be read: ``strict``, ``replace`` or ``skip``.
         encoding: encoding of text files; a byte-order mark in a file takes precedence.
         newlines: ``keep``, or ``lf`` to turn CRLF and CR into LF.
@@ -90,13 +91,13 @@ def checked(request: Request) -> Request:
     _check_options(request)
     named = catalogue.find(request.inputs[0]) if len(request.inputs) == 1 else None
     kind = request.tokenizer or (named.tokenizer if named else "gpt2")
-    tokenizers.check_kind(kind)
+    factory.check_kind(kind)
     split = request.split
     if split == "auto" and named:
         split = named.split
     changes = {
         "inputs": tuple(_absolute(i) for i in request.inputs),
-        "tokenizer": _absolute(kind) if tokenizers.is_path(kind) else kind,
+        "tokenizer": _absolute(kind) if factory.is_path(kind) else kind,
         "split": split,
     }
     return Request(**{**asdict(request), **changes})

@@ -16,7 +16,7 @@ from nanogpt_cli import places
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import look, target, tokens
 from nanogpt_cli.text.request import STDIN, Request, tokenizer_label
-from nanogpt_cli.text.sources import TextSource
+from nanogpt_cli.text.sources.inputs import TextSource
 
 
 @dataclass(frozen=True)

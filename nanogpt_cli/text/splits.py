@@ -11,11 +11,11 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
-from nanogpt_cli.text import cuts
-from nanogpt_cli.text.decoding import CODEC_POLICY
 from nanogpt_cli.text.pipeline import TRAIN, VAL, Encoded
+from nanogpt_cli.text.sources.decoding import CODEC_POLICY
 from nanogpt_cli.text.token_file import TokenFile
-from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
+from nanogpt_cli.text.tokenizers import cuts
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer, Tokens
 
 _COPY: Final = 1 << 22
 _TRIES: Final = 8  # places of a cut at which the whole chunk is encoded

@@ -14,7 +14,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import storable
 from nanogpt_cli.text import build, tokens
 from nanogpt_cli.text.request import Reporter, Request
-from nanogpt_cli.text.sources import FileSource, TextSource
+from nanogpt_cli.text.sources.inputs import FileSource, TextSource
 
 _OURS = {tokens.MANIFEST, tokens.TOKENIZER, build.SOURCES, "train.bin", "val.bin"}
 

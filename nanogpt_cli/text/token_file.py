@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nanogpt_cli.text.tokenizer import Tokens
+from nanogpt_cli.text.tokenizers.tokenizer import Tokens
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -11,8 +11,9 @@ import numpy as np
 
 from nanogpt_cli import files, foreign_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import manifest_values, tokenizers
-from nanogpt_cli.text.tokenizer import Tokenizer, Tokens
+from nanogpt_cli.text import manifest_values
+from nanogpt_cli.text.tokenizers import factory
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer, Tokens
 
 FORMAT: Final = "nanogpt-cli data"
 VERSION: Final = 1
@@ -85,7 +86,7 @@ class TokenData:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of these tokens, checked against the manifest's fingerprint."""
         path = self.folder / TOKENIZER
-        found = tokenizers.load(path)
+        found = factory.load(path)
         same_size = found.vocab_size == self.manifest.vocab_size
         if not same_size or found.fingerprint() != self.manifest.fingerprint:
             raise UserError(f"{path} is not the tokenizer this data was made with", _again(self))

@@ -19,7 +19,7 @@ from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run import addresses, events, history, notify, sinks
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.log import EventWriter
-from nanogpt_cli.training import retention
+from nanogpt_cli.training.checkpoints import retention
 from nanogpt_cli.training.monitor import Monitor
 from nanogpt_cli.training.trainer import Trainer
 

@@ -18,7 +18,8 @@ from nanogpt_cli.machine import distributed
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.training import checkpoint, evaluate, progress, retention, step_times
+from nanogpt_cli.training import evaluate, progress, step_times
+from nanogpt_cli.training.checkpoints import checkpoint, retention
 from nanogpt_cli.training.evaluate import Result
 from nanogpt_cli.training.spec import RunSpec
 from nanogpt_cli.training.state import RunState

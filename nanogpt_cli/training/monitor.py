@@ -17,7 +17,7 @@ from pathlib import Path
 from nanogpt_cli.machine import memory
 from nanogpt_cli.run import events
 from nanogpt_cli.system import Sampler
-from nanogpt_cli.training.system_alarms import SystemAlarms
+from nanogpt_cli.training.alarms.system_alarms import SystemAlarms
 from nanogpt_cli.training.trainer import Trainer
 
 # Share of one core that sampling may use; where a sample costs more, samples are rarer.

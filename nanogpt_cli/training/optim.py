@@ -13,8 +13,8 @@ from nanogpt_cli import recipe, schemes
 from nanogpt_cli.machine.distributed import Group, like
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.model.parameters import is_block_matrix, stacked_matrices, update_class
-from nanogpt_cli.training.adamw import AdamW, Optimizer
-from nanogpt_cli.training.muon import Muon
+from nanogpt_cli.training.optimizers.adamw import AdamW, Optimizer
+from nanogpt_cli.training.optimizers.muon import Muon
 
 
 def lr_factor(step: int, optim: recipe.Optim, max_steps: int) -> float:

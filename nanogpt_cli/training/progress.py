@@ -21,7 +21,7 @@ from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text import look, prepare, shelf
 from nanogpt_cli.text import tokens as prepared
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import checkpoint, retention
+from nanogpt_cli.training.checkpoints import checkpoint, retention
 from nanogpt_cli.training.spec import RunSpec
 from nanogpt_cli.training.stepper import Stepper
 

@@ -9,8 +9,8 @@ from nanogpt_cli import files
 from nanogpt_cli.machine import distributed
 from nanogpt_cli.run.events import Incident, Layers, Step, encode, plain
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.training import tensor_files
-from nanogpt_cli.training.checkpoint import MODEL, model_tensors
+from nanogpt_cli.training.checkpoints import tensor_files
+from nanogpt_cli.training.checkpoints.checkpoint import MODEL, model_tensors
 from nanogpt_cli.training.progress import data_identity
 from nanogpt_cli.training.spec import RunSpec
 from nanogpt_cli.training.stepper import Measured, Stepper

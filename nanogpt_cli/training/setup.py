@@ -19,8 +19,8 @@ from nanogpt_cli.run import events
 from nanogpt_cli.training import batches
 from nanogpt_cli.training.batches import Windows
 from nanogpt_cli.training.compiling import compile_loss
+from nanogpt_cli.training.forecasts.room import readable_memory
 from nanogpt_cli.training.optim import Optimizers
-from nanogpt_cli.training.room import readable_memory
 from nanogpt_cli.training.spec import RunSpec
 from nanogpt_cli.training.starting import Start, copied
 from nanogpt_cli.training.stepper import Stepper

@@ -15,9 +15,9 @@ from nanogpt_cli.init import drawing
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.model.parameters import TOKEN_TABLES
 from nanogpt_cli.text import again
-from nanogpt_cli.text.tokenizer import CharTokenizer, Tokenizer
+from nanogpt_cli.text.tokenizers.tokenizer import CharTokenizer, Tokenizer
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import checkpoint
+from nanogpt_cli.training.checkpoints import checkpoint
 from nanogpt_cli.training.spec import RunSpec
 
 

@@ -20,9 +20,9 @@ from nanogpt_cli.model.accounting import training_flops
 from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT
 from nanogpt_cli.training import batches, step_times
-from nanogpt_cli.training.ema import Average
 from nanogpt_cli.training.evaluate import Tokens
 from nanogpt_cli.training.optim import Optimizers
+from nanogpt_cli.training.optimizers.ema import Average
 from nanogpt_cli.training.step_times import StepTimes
 
 # Step and slots of a micro-batch.

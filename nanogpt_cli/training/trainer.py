@@ -25,11 +25,13 @@ from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run import events, history
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import checkpoint as checkpoints
-from nanogpt_cli.training import progress, resuming, retention, step_times
-from nanogpt_cli.training.alarms import Alarms
+from nanogpt_cli.training import progress, resuming, step_times
+from nanogpt_cli.training.alarms.judge import Alarms
 from nanogpt_cli.training.causes.live import Origin
+from nanogpt_cli.training.checkpoints import checkpoint as checkpoints
+from nanogpt_cli.training.checkpoints import retention
 from nanogpt_cli.training.commands import Commands
+from nanogpt_cli.training.forecasts.room import check_memory, readable_memory
 from nanogpt_cli.training.hooks import (
     Checkpoints,
     Evaluations,
@@ -40,7 +42,6 @@ from nanogpt_cli.training.hooks import (
 )
 from nanogpt_cli.training.progress import Progress
 from nanogpt_cli.training.recorder import Recorder
-from nanogpt_cli.training.room import check_memory, readable_memory
 from nanogpt_cli.training.setup import assemble, describe, probe_ids
 from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.starting import Start

@@ -14,11 +14,12 @@ from textual.widgets import ContentSwitcher
 from nanogpt_cli import shell
 from nanogpt_cli.run import events
 from nanogpt_cli.run.remote import status
-from nanogpt_cli.tui import export, generate, keys, palette
+from nanogpt_cli.tui import export, generate, keys
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.dialogs import Ask, Confirm, HelpScreen
-from nanogpt_cli.tui.page import Page
-from nanogpt_cli.tui.session import RunSession
+from nanogpt_cli.tui.drawing import palette
+from nanogpt_cli.tui.pages.page import Page
+from nanogpt_cli.tui.state.session import RunSession
 
 THEMES = ("textual-dark", "textual-light", "nord", "gruvbox", "tokyo-night", "solarized-light",
           "ansi-dark", "ansi-light")  # fmt: skip

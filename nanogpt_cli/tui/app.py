@@ -21,26 +21,27 @@ from textual.widgets import ContentSwitcher
 from nanogpt_cli import units
 from nanogpt_cli.printable import encodes, printable
 from nanogpt_cli.run import news
-from nanogpt_cli.tui import header, keys, runs_table
+from nanogpt_cli.tui import header, keys
 from nanogpt_cli.tui.actions import DashboardExit
 from nanogpt_cli.tui.bell import Bell
-from nanogpt_cli.tui.compare import ComparePage
 from nanogpt_cli.tui.desk import Desk
+from nanogpt_cli.tui.drawing.plot import Row
 from nanogpt_cli.tui.harmless import Harmless
-from nanogpt_cli.tui.layers import LayersPage
-from nanogpt_cli.tui.logs import LogsPage
-from nanogpt_cli.tui.overview import OverviewPage
-from nanogpt_cli.tui.page import Page
-from nanogpt_cli.tui.plot import Row
-from nanogpt_cli.tui.reader import REST, Reader
-from nanogpt_cli.tui.rows import RowsWidget
+from nanogpt_cli.tui.pages import runs_table
+from nanogpt_cli.tui.pages.compare import ComparePage
+from nanogpt_cli.tui.pages.layers import LayersPage
+from nanogpt_cli.tui.pages.logs import LogsPage
+from nanogpt_cli.tui.pages.overview import OverviewPage
+from nanogpt_cli.tui.pages.page import Page
+from nanogpt_cli.tui.pages.runs import RunsPage
+from nanogpt_cli.tui.pages.samples import SamplesPage
+from nanogpt_cli.tui.pages.system import SystemPage
 from nanogpt_cli.tui.run_actions import RunActions
-from nanogpt_cli.tui.runs import RunsPage
-from nanogpt_cli.tui.samples import SamplesPage
-from nanogpt_cli.tui.session import Piece, RunSession
+from nanogpt_cli.tui.state.reader import REST, Reader
+from nanogpt_cli.tui.state.session import Piece, RunSession
+from nanogpt_cli.tui.state.workspace import Workspace
 from nanogpt_cli.tui.swift import OneScreen, settled, swift
-from nanogpt_cli.tui.system import SystemPage
-from nanogpt_cli.tui.workspace import Workspace
+from nanogpt_cli.tui.widgets.rows import RowsWidget
 
 FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between two looks at the log
 SHARE = 0.02  # share of one core that the dashboard may use

@@ -8,8 +8,8 @@ from itertools import takewhile
 
 from nanogpt_cli.run import events
 from nanogpt_cli.run.news import News, bell_of
-from nanogpt_cli.tui.session import RunSession
-from nanogpt_cli.tui.view import RunView
+from nanogpt_cli.tui.state.session import RunSession
+from nanogpt_cli.tui.state.view import RunView
 
 
 @dataclass

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nanogpt_cli.tui import far
-from nanogpt_cli.tui.history import SMOOTHING
 from nanogpt_cli.tui.keys import PAGES
-from nanogpt_cli.tui.liveness import State
-from nanogpt_cli.tui.session import RunSession
-from nanogpt_cli.tui.view import RunView
-from nanogpt_cli.tui.window import Window
-from nanogpt_cli.tui.workspace import Workspace
+from nanogpt_cli.tui.state import far
+from nanogpt_cli.tui.state.history import SMOOTHING
+from nanogpt_cli.tui.state.liveness import State
+from nanogpt_cli.tui.state.session import RunSession
+from nanogpt_cli.tui.state.view import RunView
+from nanogpt_cli.tui.state.window import Window
+from nanogpt_cli.tui.state.workspace import Workspace
 
 
 @dataclass

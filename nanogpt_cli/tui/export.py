@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli import files
-from nanogpt_cli.tui import picture
+from nanogpt_cli.tui.drawing import picture
 
 if TYPE_CHECKING:
     from textual.app import App

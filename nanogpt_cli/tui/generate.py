@@ -9,7 +9,7 @@ import time
 
 from nanogpt_cli.run.events import Sample
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.tui.view import RunView
+from nanogpt_cli.tui.state.view import RunView
 
 _LENGTH = 200  # tokens, if the recipe does not say
 _PATIENCE = 300.0  # seconds

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from rich.cells import cell_len, set_cell_size
 
 from nanogpt_cli import units
-from nanogpt_cli.tui.liveness import State
-from nanogpt_cli.tui.plot import Row
-from nanogpt_cli.tui.view import RunView
+from nanogpt_cli.tui.drawing.plot import Row
+from nanogpt_cli.tui.state.liveness import State
+from nanogpt_cli.tui.state.view import RunView
 
 
 def header(

@@ -11,10 +11,10 @@ from typing import Any
 from nanogpt_cli.printable import encodes
 from nanogpt_cli.run import events
 from nanogpt_cli.system import Sampler
-from nanogpt_cli.tui import stepblocks
 from nanogpt_cli.tui.app import Dashboard
-from nanogpt_cli.tui.liveness import State
-from nanogpt_cli.tui.session import Piece, RunSession
+from nanogpt_cli.tui.state import stepblocks
+from nanogpt_cli.tui.state.liveness import State
+from nanogpt_cli.tui.state.session import Piece, RunSession
 
 EVERY = 1.0  # seconds between samples
 # What a sample says of the process that takes it, which here is the dashboard.

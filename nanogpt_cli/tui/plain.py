@@ -9,8 +9,8 @@ from typing import Any
 from nanogpt_cli import units
 from nanogpt_cli.run import events, notes
 from nanogpt_cli.tui.header import header
-from nanogpt_cli.tui.session import RunSession
-from nanogpt_cli.tui.view import RunView
+from nanogpt_cli.tui.state.session import RunSession
+from nanogpt_cli.tui.state.view import RunView
 
 
 def line(session: RunSession) -> str:

@@ -12,10 +12,10 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable
 from nanogpt_cli.run import notes, removal
 from nanogpt_cli.tui.actions import DashboardActions
-from nanogpt_cli.tui.compare import ComparePage
 from nanogpt_cli.tui.dialogs import Ask, Destroy
-from nanogpt_cli.tui.entries import Entry
-from nanogpt_cli.tui.runs import RunsPage
+from nanogpt_cli.tui.pages.compare import ComparePage
+from nanogpt_cli.tui.pages.runs import RunsPage
+from nanogpt_cli.tui.state.entries import Entry
 
 
 class RunActions(DashboardActions):

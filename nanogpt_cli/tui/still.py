@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.segment import Segment, Segments
 
-from nanogpt_cli.tui import export, picture
+from nanogpt_cli.tui import export
 from nanogpt_cli.tui.app import Dashboard
-from nanogpt_cli.tui.session import RunSession
-from nanogpt_cli.tui.workspace import Workspace
+from nanogpt_cli.tui.drawing import picture
+from nanogpt_cli.tui.state.session import RunSession
+from nanogpt_cli.tui.state.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from textual.screen import Screen
 
 from nanogpt_cli.run import events
 from nanogpt_cli.tui.app import Dashboard
-from nanogpt_cli.tui.charts import LineChart
-from nanogpt_cli.tui.plot import Trace
-from nanogpt_cli.tui.session import RunSession
-from nanogpt_cli.tui.window import Window
+from nanogpt_cli.tui.drawing.plot import Trace
+from nanogpt_cli.tui.state.session import RunSession
+from nanogpt_cli.tui.state.window import Window
+from nanogpt_cli.tui.widgets.charts import LineChart
 
 SIZE = (120, 40)
 

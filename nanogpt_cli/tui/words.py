@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nanogpt_cli.tui import heat
+from nanogpt_cli.tui.drawing import heat
 
 _SMOOTHED = (
     "smoothed over N steps",

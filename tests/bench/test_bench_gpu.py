@@ -21,7 +21,7 @@ from nanogpt_cli.bench.on_gpu.report import Part, Report, Setting
 from nanogpt_cli.cli import app, shapes
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.sampling import decode_graph
-from nanogpt_cli.training.adamw import AdamW
+from nanogpt_cli.training.optimizers.adamw import AdamW
 from nanogpt_cli.training.stepper import Stepper
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="ends groups of processes")

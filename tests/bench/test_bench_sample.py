@@ -18,8 +18,8 @@ from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.sampling.sampler import GenerationConfig, generate
 from nanogpt_cli.sampling.settings import Sampling
-from nanogpt_cli.text.tokenizer import ByteTokenizer
-from nanogpt_cli.training import checkpoint
+from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer
+from nanogpt_cli.training.checkpoints import checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.text import prepare
 from nanogpt_cli.text.tokens import open_data
-from nanogpt_cli.training import growth
+from nanogpt_cli.training.studies import growth
 
 TINY = (
     "model.n_layer=1", "model.n_head=2", "model.n_embd=16", "model.block_size=16",

@@ -15,12 +15,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tui"))
 
 import recorded
 
-from nanogpt_cli.cli import app, console, guard, train_console
+from nanogpt_cli.cli import app, console, guard
+from nanogpt_cli.cli.train import lines
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.tui.bell import Bell
-from nanogpt_cli.tui.session import RunSession
+from nanogpt_cli.tui.state.session import RunSession
 
 STARTED = events.RunStarted(name="small", max_steps=9, recipe={"log": {"bell": "osc9"}})
 STEP = events.Step(step=1, loss=4.0, lr=0.1, grad_norm=1.0, tokens=8, tokens_per_s=1.0)
@@ -39,7 +40,7 @@ def shown(stream: io.StringIO, *told: Any, monkeypatch: pytest.MonkeyPatch) -> s
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", stream)
     console.stderr.cache_clear()
-    with guard.guarded(), train_console.TrainConsole() as show:
+    with guard.guarded(), lines.TrainConsole() as show:
         for event in told:
             if isinstance(event, Exception):
                 raise event

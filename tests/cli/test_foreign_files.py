@@ -29,7 +29,7 @@ from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.text import prepare
-from nanogpt_cli.training import retention
+from nanogpt_cli.training.checkpoints import retention
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes"),

@@ -41,7 +41,7 @@ from nanogpt_cli.run import events
 from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.tui import still
 from nanogpt_cli.tui.keys import PAGES
-from nanogpt_cli.tui.session import RunSession
+from nanogpt_cli.tui.state.session import RunSession
 
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 # Blinking text, a window title, the clipboard, C1 controls, direction marks, markup of Rich.

@@ -24,8 +24,8 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import huggingface, nanogpt, source
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run.folder import RunFolder, find_run
-from nanogpt_cli.text import bpe, tokenizers
-from nanogpt_cli.training import checkpoint, retention
+from nanogpt_cli.text.tokenizers import bpe, factory
+from nanogpt_cli.training.checkpoints import checkpoint, retention
 
 
 @pytest.fixture(autouse=True)
@@ -94,12 +94,12 @@ def test_own_vocabulary_travels_with_the_run() -> None:
     assert invoke("model").exit_code == 0
     run = find_run("model")
     named = recipe_files.load(run.recipe).recipe.data.tokenizer
-    assert tokenizers.load(Path(named)).fingerprint() == tokenizer.fingerprint()
+    assert factory.load(Path(named)).fingerprint() == tokenizer.fingerprint()
 
 
 def test_llmc_file_needs_a_tokenizer_when_it_is_not_gpt2() -> None:
     path = write_llmc(Path("small.bin"), make_model(activation="gelu_tanh", vocab_size=65))
-    tokenizers.save(char_tokenizer(), Path("tokenizer.json"))
+    factory.save(char_tokenizer(), Path("tokenizer.json"))
     assert invoke(str(path), "--tokenizer", "tokenizer.json").exit_code == 0
     found = source.from_run(RunFolder(Path("runs/small")))
     assert found.weights.original.activation == "gelu_tanh"
@@ -247,12 +247,12 @@ def test_a_broken_vocabulary_beside_a_nanogpt_checkpoint_is_refused(name: str) -
 
 
 def test_another_tokenizer_takes_the_place_of_a_broken_one() -> None:
-    tokenizers.save(bpe.train(280, [TEXT]), Path("other.json"))
+    factory.save(bpe.train(280, [TEXT]), Path("other.json"))
     (bpe_folder() / "tokenizer.json").write_bytes(b"{")
     done = invoke("model", "--tokenizer", "other.json")
     assert done.exit_code == 0, done.exception
     found = source.from_run(find_run("model")).require_tokenizer("x")
-    assert found.fingerprint() == tokenizers.load(Path("other.json")).fingerprint()
+    assert found.fingerprint() == factory.load(Path("other.json")).fingerprint()
 
 
 @pytest.mark.parametrize("end", [50256, -1, None, "x", True, [3, 4], 3.5, {}])

@@ -473,8 +473,8 @@ def test_a_trained_model_is_not_judged_as_a_start(module: str, tmp_path: Path) -
     from nanogpt_cli.init.drawing import build
     from nanogpt_cli.model.gpt import GPTConfig
     from nanogpt_cli.run.folder import RunFolder
-    from nanogpt_cli.text.tokenizer import ByteTokenizer
-    from nanogpt_cli.training import checkpoint
+    from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer
+    from nanogpt_cli.training.checkpoints import checkpoint
 
     config = GPTConfig(3, 2, 64, 32, 300, 0.0, True, "gelu")
     model = build(config, schemes.get("gpt2"), 0)
@@ -514,11 +514,11 @@ def test_transformers_modules_and_folders_are_read(tmp_path: Path) -> None:
 
 
 def test_the_layers_view_gets_the_inspection(tmp_path: Path) -> None:
-    from nanogpt_cli.cli import init_inspect_input as inputs
-    from nanogpt_cli.cli.init_inspect_files import About, write_run
+    from nanogpt_cli.cli.init_inspect import subject as inputs
+    from nanogpt_cli.cli.init_inspect.written import About, write_run
     from nanogpt_cli.init.inspect import measure
     from nanogpt_cli.tui.plain import summary
-    from nanogpt_cli.tui.session import RunSession
+    from nanogpt_cli.tui.state.session import RunSession
 
     options = {"n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 50}
     subject, _ = inputs.subject("", "", [], options, 0, "random")

@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from nanogpt_cli import files
-from nanogpt_cli.cli import app, train
+from nanogpt_cli.cli import app
+from nanogpt_cli.cli.train import command
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
@@ -85,7 +86,7 @@ def test_a_resumed_run_took_the_time_of_all_its_sessions(tmp_path: Path) -> None
             log(events.Step(step=step + 2, time=begun + 20, **made))
             ended = events.RunEnded(step=step + 2, reason="stopped", time=begun + 30, seconds=30.0)
             log(ended)
-    assert train._facts(run, ended)["seconds"] == 60.0
+    assert command._facts(run, ended)["seconds"] == 60.0
     assert "took 1:00" in invoke("watch", "twice", "--out", tmp_path, "--once")
 
 

@@ -23,15 +23,16 @@ from click.testing import Result
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from nanogpt_cli.cli import app, sample_interactive, sample_session, sources
-from nanogpt_cli.cli.sample_output import SEPARATOR
+from nanogpt_cli.cli import app, sources
+from nanogpt_cli.cli.sample import interactive, sampling_session
+from nanogpt_cli.cli.sample.printed import SEPARATOR
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.sampling import tuning
 from nanogpt_cli.sampling.continuation import generate_text
-from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from nanogpt_cli.training import checkpoint
+from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from nanogpt_cli.training.checkpoints import checkpoint
 
 CHARACTERS = "\n !',.ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -407,7 +408,7 @@ def test_what_was_loaded_is_not_swept_again_and_the_collector_is_on(here: Path) 
     import gc
 
     kept = gc.get_freeze_count()
-    sample_session.open_session(
+    sampling_session.open_session(
         "small", "last", Path("runs"), device="cpu", precision="fp32", threads=1
     )
     assert gc.isenabled()
@@ -419,10 +420,10 @@ def test_a_gpu_without_bf16_samples_in_float32(
     here: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], native: bool
 ) -> None:
     """PyTorch would emulate bf16 there; the model itself stays on the CPU."""
-    monkeypatch.setattr(sample_session, "_device", torch.device)
+    monkeypatch.setattr(sampling_session, "_device", torch.device)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     monkeypatch.setattr(torch.nn.Module, "to", lambda model, _: model)
-    session = sample_session.open_session(
+    session = sampling_session.open_session(
         "small", "last", Path("runs"), device="cuda:1", precision="auto", threads=0
     )
     assert session.weights.wte.dtype == (torch.bfloat16 if native else torch.float32)
@@ -449,7 +450,7 @@ def test_the_first_token_does_not_wait_for_the_thread_probe(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     before = torch.get_num_threads()
     try:
-        session = sample_session.open_session(
+        session = sampling_session.open_session(
             "small", "last", Path("runs"), device="cpu", precision="fp32", threads=0
         )
         session.generation.max_new_tokens = 5
@@ -458,12 +459,12 @@ def test_the_first_token_does_not_wait_for_the_thread_probe(
         pieces = session.pieces([[1]])
         next(pieces)
         assert not probed
-        assert "cpu" in sample_session.describe(session)
+        assert "cpu" in sampling_session.describe(session)
         next(pieces)
         assert len(probed) == 1
         assert len(list(pieces)) == 58
         assert len(probed) == 1
-        assert "1 thread" in sample_session.describe(session)
+        assert "1 thread" in sampling_session.describe(session)
         session.tuned, session.threads_open = False, True
         next(session.pieces([[1] * 300]))
         assert len(probed) == 2
@@ -472,7 +473,7 @@ def test_the_first_token_does_not_wait_for_the_thread_probe(
 
 
 def test_an_endless_line_ends_the_loop(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_interactive, "LARGEST", 100)
+    monkeypatch.setattr(interactive, "LARGEST", 100)
     assert "over 100 characters" in refusal("--interactive", input="x" * 1000).message
 
 
@@ -494,7 +495,7 @@ def test_interactive_settings_last_and_mistakes_do_not_end_the_loop(here: Path) 
 
 
 def test_tab_completes_commands() -> None:
-    complete = sample_interactive._complete
+    complete = interactive._complete
     assert [complete("/to", n) for n in range(4)] == ["/topk ", "/topp ", "/tokens ", None]
     assert complete("to", 0) is None
     assert complete("", 0) is None
@@ -504,13 +505,13 @@ def test_tab_completes_commands() -> None:
 def test_a_text_that_is_stopped_says_how_far_it_came(
     here: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
-    pieces = sample_session.Session.pieces
+    pieces = sampling_session.Session.pieces
 
-    def stopped(session: sample_session.Session, ids: list[list[int]]) -> Iterator[Any]:
+    def stopped(session: sampling_session.Session, ids: list[list[int]]) -> Iterator[Any]:
         yield from itertools.islice(pieces(session, ids), 3)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample_session.Session, "pieces", stopped)
+    monkeypatch.setattr(sampling_session.Session, "pieces", stopped)
     result = nanogpt("-p", "AB", "-n", "9", "--seed", "1", *options)
     assert result.exit_code == 130
     assert "stopped · 3 tokens in" in result.stderr

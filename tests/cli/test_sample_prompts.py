@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nanogpt_cli.cli import sample_prompts
+from nanogpt_cli.cli.sample import prompts as sample_prompts
 from nanogpt_cli.errors import UserError
 
 

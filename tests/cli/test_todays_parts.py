@@ -16,7 +16,7 @@ from toy_run import MODERN
 
 from nanogpt_cli import files
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.training import checkpoint, retention
+from nanogpt_cli.training.checkpoints import checkpoint, retention
 
 MODEL = MODERN | {"n_head": 2, "n_embd": 16, "n_layer": 2, "block_size": 16}
 

@@ -21,7 +21,8 @@ from programs import finish
 from torch import Tensor
 from typer.testing import CliRunner
 
-from nanogpt_cli.cli import app, jobs
+from nanogpt_cli.cli import app
+from nanogpt_cli.cli.train import jobs
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run import events

@@ -188,7 +188,7 @@ def test_a_run_that_meets_nan_says_so_everywhere(nanogpt: Program) -> None:
 
 
 def test_train_and_watch_agree_how_long_it_took(nanogpt: Program) -> None:
-    from nanogpt_cli.tui.session import RunSession
+    from nanogpt_cli.tui.state.session import RunSession
 
     _, out, _ = nanogpt("train", "toy.toml", "--json")
     session = RunSession(RunFolder(Path("runs/toy")).path)

@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tui"))
 import recorded
 
 from nanogpt_cli.cli import app
-from nanogpt_cli.cli.watch_output import parting
+from nanogpt_cli.cli.watch.printed import parting
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.log import EventWriter
-from nanogpt_cli.tui import heat
-from nanogpt_cli.tui.session import RunSession
+from nanogpt_cli.tui.drawing import heat
+from nanogpt_cli.tui.state.session import RunSession
 
 
 @pytest.fixture(scope="module")

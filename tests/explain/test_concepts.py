@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from nanogpt_cli import schemes
-from nanogpt_cli.cli import app, explain_model, lazy
+from nanogpt_cli.cli import app, lazy
+from nanogpt_cli.cli.explain import subject
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.explain import (
     activation,
@@ -39,7 +40,7 @@ from nanogpt_cli.init.drawing import build
 from nanogpt_cli.model.gpt import ACTIVATIONS, GPT, GPTConfig
 from nanogpt_cli.recipe import problems
 from nanogpt_cli.recipe.sections import Optim
-from nanogpt_cli.training import newton_schulz
+from nanogpt_cli.training.optimizers import newton_schulz
 
 SMALL = Shape(2, 64)
 CLAIMS = ("times", "root", "width", "relu", "variance", "warmup")  # of the page init, in order
@@ -408,7 +409,7 @@ def test_the_model_is_the_one_that_is_named(
     Path("runs/mine").mkdir(parents=True)
     Path("runs/mine/recipe.toml").write_text(smallest.recipe(model={"n_layer": 3}))
     Path("runs/mine/events.jsonl").write_text("")
-    theirs = explain_model.shape("", "mine", [], {}).model()
+    theirs = subject.shape("", "mine", [], {}).model()
     assert theirs.config.n_layer == 3
     folder = Path("hf")
     folder.mkdir()
@@ -419,7 +420,7 @@ def test_the_model_is_the_one_that_is_named(
     assert code == 0
     told = {fact["name"]: fact["value"] for fact in json.loads(out)["facts"]}
     assert (told["model_layers"], told["model_width"]) == (5, 32)
-    changed = explain_model.shape("", "", ["model.n_layer=7"], {}).model()
+    changed = subject.shape("", "", ["model.n_layer=7"], {}).model()
     assert changed.config.n_layer == 7
 
 

@@ -25,7 +25,8 @@ from nanogpt_cli.init.lint_signals import MAX_GROWTH
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.recipe import problems
 from nanogpt_cli.run import events, explained
-from nanogpt_cli.training import alarms, eval_rules, layer_rules, system_alarms
+from nanogpt_cli.training.alarms import eval_rules, layer_rules, system_alarms
+from nanogpt_cli.training.alarms import judge as alarms
 
 PACKAGE = Path(nanogpt_cli.__file__).parent
 SMALL = values.Shape(2, 64)

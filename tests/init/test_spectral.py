@@ -11,7 +11,7 @@ from nanogpt_cli.init.lanczos import lanczos
 from nanogpt_cli.init.sources import Drawn, Stored
 from nanogpt_cli.init.spectral import norm_of, spectral_norms
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.training.muon import Muon
+from nanogpt_cli.training.optimizers.muon import Muon
 
 CONFIG = GPTConfig(2, 2, 128, 32, 500, 0.0, False, "gelu")
 

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import gguf, gguf_end, gguf_vocab, source
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.text import bpe
-from nanogpt_cli.text.bpe import HuggingFaceTokenizer
-from nanogpt_cli.text.tokenizer import ByteTokenizer
-from nanogpt_cli.training import checkpoint
+from nanogpt_cli.text.tokenizers import bpe
+from nanogpt_cli.text.tokenizers.bpe import HuggingFaceTokenizer
+from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer
+from nanogpt_cli.training.checkpoints import checkpoint
 
 library = pytest.importorskip("gguf")
 
@@ -103,7 +103,7 @@ def test_vocabulary_with_end_of_text_keeps_its_rows(tmp_path: Path) -> None:
 
 
 def test_ascii_vocabulary_gets_a_merge_that_never_applies() -> None:
-    from nanogpt_cli.text.tokenizer import CharTokenizer
+    from nanogpt_cli.text.tokenizers.tokenizer import CharTokenizer
 
     found = gguf_vocab.vocabulary(CharTokenizer("abc\n"), 4)
     assert found.merges == ["ÿ ÿ"]

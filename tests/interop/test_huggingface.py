@@ -15,8 +15,8 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import card, huggingface
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model.gpt import Multipliers
-from nanogpt_cli.text import bpe
-from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from nanogpt_cli.text.tokenizers import bpe
+from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
 
 def written(source: Exportable, folder: Path) -> Path:

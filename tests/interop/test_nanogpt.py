@@ -14,7 +14,7 @@ from tiny import Payload, char_tokenizer, exportable, quiet, same_tensors
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import nanogpt
 from nanogpt_cli.interop.source import Exportable
-from nanogpt_cli.text.tokenizer import ByteTokenizer
+from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer
 
 
 def written(source: Exportable, folder: Path) -> Path:

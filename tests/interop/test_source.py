@@ -12,7 +12,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import exporting, source
 from nanogpt_cli.model.gpt import Multipliers
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.training.checkpoint import CheckpointError
+from nanogpt_cli.training.checkpoints.checkpoint import CheckpointError
 
 FACTORS = Multipliers(embedding=3.0, residual=0.4, attention=0.07, output=0.25)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nanogpt_cli.interop import exporting, torchfile
 from nanogpt_cli.interop import onnx as onnx_export
-from nanogpt_cli.training.tensor_files import LazyTensor
+from nanogpt_cli.training.checkpoints.tensor_files import LazyTensor
 
 
 @pytest.mark.parametrize("target", ["hf", "gguf", "nanogpt", "pt2", "onnx"])

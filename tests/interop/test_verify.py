@@ -16,9 +16,9 @@ from tiny import TEXT, char_tokenizer, exportable, quiet
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import compare, exporting, verify
 from nanogpt_cli.interop.source import Exportable
-from nanogpt_cli.text import bpe
-from nanogpt_cli.text.bpe import HuggingFaceTokenizer
-from nanogpt_cli.text.tokenizer import Tokenizer
+from nanogpt_cli.text.tokenizers import bpe
+from nanogpt_cli.text.tokenizers.bpe import HuggingFaceTokenizer
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer
 
 NEEDS = {"hf": "transformers", "gguf": "xllamacpp", "onnx": "onnxruntime", "pt2": "torch"}
 

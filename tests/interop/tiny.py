@@ -13,8 +13,8 @@ from nanogpt_cli.interop import source
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.text.tokenizer import CharTokenizer, Tokenizer
-from nanogpt_cli.training import checkpoint
+from nanogpt_cli.text.tokenizers.tokenizer import CharTokenizer, Tokenizer
+from nanogpt_cli.training.checkpoints import checkpoint
 
 # Spaces, newlines, tabs and characters of one to four bytes in UTF-8.
 TEXT = "To be, or not to be:\n\tthat is the question; naïve café — 你好 🙂é\r\n" * 3

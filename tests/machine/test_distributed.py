@@ -30,7 +30,7 @@ from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.run.log import EventWriter
-from nanogpt_cli.training import checkpoint, retention
+from nanogpt_cli.training.checkpoints import checkpoint, retention
 from nanogpt_cli.training.trainer import Trainer
 
 

@@ -12,7 +12,8 @@ import toy_run
 
 from nanogpt_cli.machine import parts, threads
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import checkpoint, setup
+from nanogpt_cli.training import setup
+from nanogpt_cli.training.checkpoints import checkpoint
 from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.stepper import Stepper
 from nanogpt_cli.training.trainer import Trainer

@@ -17,7 +17,8 @@ from programs import LIMIT, as_ranks
 from typer.testing import CliRunner
 
 from nanogpt_cli import __main__
-from nanogpt_cli.cli import app, launch
+from nanogpt_cli.cli import app
+from nanogpt_cli.cli.train import launch
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine import joining, ranks
 from nanogpt_cli.machine.distributed import Group

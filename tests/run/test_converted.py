@@ -17,7 +17,7 @@ from nanogpt_cli.run import converted, event_files, events, sinks, tags
 from nanogpt_cli.run.converted import Converted
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
-from nanogpt_cli.tui.session import RunSession
+from nanogpt_cli.tui.state.session import RunSession
 
 T = TypeVar("T", bound=events.Event)
 

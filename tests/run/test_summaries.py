@@ -14,7 +14,7 @@ from nanogpt_cli.run import events, summaries
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.run.summaries import Summary
-from nanogpt_cli.tui.session import RunSession
+from nanogpt_cli.tui.state.session import RunSession
 
 
 def step(number: int, loss: float = 2.0) -> events.Step:

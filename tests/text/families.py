@@ -9,9 +9,8 @@ from typing import Any
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from nanogpt_cli.text import bpe
-from nanogpt_cli.text import tokenizers as by_name
-from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from nanogpt_cli.text.tokenizers import bpe, factory
+from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
 # Scripts, marks, spaces, and the spellings of tokens, beside each other in every order.
 ATOMS = [
@@ -129,7 +128,7 @@ def ours(family: str) -> Tokenizer:
     if family == "byte":
         return ByteTokenizer(eot=True)
     if family == "gpt2":
-        return by_name.get("gpt2")
+        return factory.get("gpt2")
     if family == "bpe:300":
         return bpe.train(300, WORDS)
     return bpe.HuggingFaceTokenizer(tokenizer_json(family))

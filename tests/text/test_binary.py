@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import binary, prepare
+from nanogpt_cli.text import prepare
 from nanogpt_cli.text.receipt import notes
+from nanogpt_cli.text.sources import binary
 
 PDF = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n" + b"1 0 obj (no zero bytes in here)\n" * 400
 

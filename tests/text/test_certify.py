@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 
 from nanogpt_cli import files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import bpe, cuts, decoded, prepare, tiktoken_bpe, tokens
-from nanogpt_cli.text.certificate import Certificate
-from nanogpt_cli.text.certify import certify
+from nanogpt_cli.text import prepare, tokens
 from nanogpt_cli.text.prepare import Request
-from nanogpt_cli.text.token_table import TokenTable
-from nanogpt_cli.text.tokenizers import get
+from nanogpt_cli.text.proof import decoded
+from nanogpt_cli.text.proof.certificate import Certificate
+from nanogpt_cli.text.proof.certify import certify
+from nanogpt_cli.text.tokenizers import bpe, cuts, tiktoken_bpe
+from nanogpt_cli.text.tokenizers.factory import get
+from nanogpt_cli.text.tokenizers.token_table import TokenTable
 
 TEXT = "The Café  naïve, do not Stop 日本 😀\n\nnew\tÜnknown x\u0301y wörld! "
 LEARNT = [TEXT.replace("Ü", ""), "tokens and words, of this world"] * 20

@@ -13,10 +13,12 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import csv_records, cuts, prepare
-from nanogpt_cli.text.decoding import Peekable
-from nanogpt_cli.text.documents import Reader, Tally
+from nanogpt_cli.text import prepare
 from nanogpt_cli.text.prepare import Request
+from nanogpt_cli.text.sources import csv_records
+from nanogpt_cli.text.sources.decoding import Peekable
+from nanogpt_cli.text.sources.documents import Reader, Tally
+from nanogpt_cli.text.tokenizers import cuts
 
 CELLS = st.text(st.sampled_from("ab c,;\t|\"'\n\r\x0b\u2028é日😀.5"), min_size=1, max_size=12)
 

@@ -11,9 +11,9 @@ import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanogpt_cli.text import bpe, cuts, tiktoken_bpe, tokenizers
-from nanogpt_cli.text.documents import Reader, Tally, text_chunks
-from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from nanogpt_cli.text.sources.documents import Reader, Tally, text_chunks
+from nanogpt_cli.text.tokenizers import bpe, cuts, factory, tiktoken_bpe
+from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
 # Everything the word patterns treat specially, beside itself in every order.
 ATOMS = [
@@ -89,7 +89,7 @@ def test_white_space_taken_as_one_word_gives_the_ids_of_the_whole(text: str) -> 
 
 def test_more_white_space_than_tiktoken_can_match(asset_cache) -> None:
     asset_cache("gpt2-vocab.bpe")
-    made = tokenizers.get("gpt2")
+    made = factory.get("gpt2")
     text = "hello." + " " * 1_200_000 + "\n the end"
     with pytest.raises(ValueError, match="Max stack size"):
         made.encoding.encode_to_numpy(text, disallowed_special=())
@@ -142,7 +142,7 @@ def test_a_token_that_begins_at_the_end_of_a_block_is_not_cut() -> None:
 
 def test_gpt2_chunks_encode_to_the_whole(asset_cache) -> None:
     asset_cache("gpt2-vocab.bpe")
-    made = tokenizers.get("gpt2")
+    made = factory.get("gpt2")
     generator = np.random.default_rng(7)
     for _ in range(200):
         text = "".join(generator.choice(ATOMS, size=200))

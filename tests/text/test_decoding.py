@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from nanogpt_cli import foreign_files, text_encoding
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import cuts, prepare, tokens
-from nanogpt_cli.text.decoding import Peekable, as_utf8
-from nanogpt_cli.text.documents import Reader, Tally
+from nanogpt_cli.text import prepare, tokens
 from nanogpt_cli.text.prepare import Request
+from nanogpt_cli.text.sources.decoding import Peekable, as_utf8
+from nanogpt_cli.text.sources.documents import Reader, Tally
+from nanogpt_cli.text.tokenizers import cuts
 
 ENCODINGS = (
     "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be",
@@ -173,8 +174,8 @@ def test_peeking_takes_nothing(data: bytes, sizes: list[int]) -> None:
 
 
 def test_every_error_policy_has_its_codec() -> None:
-    from nanogpt_cli.text.decoding import CODEC_POLICY
     from nanogpt_cli.text.request import ERROR_POLICIES
+    from nanogpt_cli.text.sources.decoding import CODEC_POLICY
 
     assert set(CODEC_POLICY) == set(ERROR_POLICIES)
     assert all(codecs.lookup_error(name) for name in CODEC_POLICY.values())

@@ -19,11 +19,12 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.sampling.continuation import generate_text
-from nanogpt_cli.text import cuts, prepare, tokens
+from nanogpt_cli.text import prepare, tokens
 from nanogpt_cli.text.prepare import Request
-from nanogpt_cli.text.stream import TextStream, text_of
-from nanogpt_cli.text.tokenizer import Tokenizer
-from nanogpt_cli.training import checkpoint
+from nanogpt_cli.text.tokenizers import cuts
+from nanogpt_cli.text.tokenizers.stream import TextStream, text_of
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer
+from nanogpt_cli.training.checkpoints import checkpoint
 
 TEXTS = st.lists(st.sampled_from(ATOMS), max_size=40).map("".join)
 # These change no text, so that decoding gives it back.

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from nanogpt_cli.cli import app
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import bpe, foreign_tokenizer, tokenizers
-from nanogpt_cli.text.tokenizer import CharTokenizer
+from nanogpt_cli.text.tokenizers import bpe, factory, foreign_tokenizer
+from nanogpt_cli.text.tokenizers.tokenizer import CharTokenizer
 
 Value = dict[str, Any]
 TEXT = "hello world, it's 12 o'clock. " * 40
@@ -204,7 +204,7 @@ def test_a_panic_while_encoding_is_an_error_that_names_the_file(
     good: Value, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words(r"(\p{Ogham}+)+[0-9]")(good := copy.deepcopy(good))
-    made = tokenizers.load(write(good))  # no text that it is tried with has such letters
+    made = factory.load(write(good))  # no text that it is tried with has such letters
     with pytest.raises(UserError, match=r"other.json cannot encode this text: .*retry-limit"):
         made.encode("\u1681" * 64 + ", 1")
     capfd.readouterr()
@@ -224,7 +224,7 @@ FRIENDLY = {
 @pytest.mark.parametrize("pattern", FRIENDLY.values(), ids=FRIENDLY)
 def test_word_patterns_of_published_tokenizers_are_used(good: Value, pattern: str) -> None:
     words(pattern)(good := copy.deepcopy(good))
-    made = tokenizers.load(write(good))
+    made = factory.load(write(good))
     assert made.decode(made.encode(TEXT)) == TEXT
 
 
@@ -239,7 +239,7 @@ CLIP = sequence({"type": "NFC"}, replace({"Regex": r"\s+"}, " "), {"type": "Lowe
 @pytest.mark.parametrize("normalizer", [LLAMA, XLNET, CLIP, {"type": "NFKC"}])
 def test_normalisers_of_published_tokenizers_are_used(good: Value, normalizer: Value) -> None:
     section("normalizer", normalizer)(good := copy.deepcopy(good))
-    assert tokenizers.load(write(good)).encode("Hello  world")
+    assert factory.load(write(good)).encode("Hello  world")
 
 
 def test_the_oldest_files_name_no_kind_of_model(good: Value) -> None:
@@ -247,12 +247,12 @@ def test_the_oldest_files_name_no_kind_of_model(good: Value) -> None:
     del old["model"]["type"]
     old["model"]["merges"] = [" ".join(pair) for pair in old["model"]["merges"]]
     assert foreign_tokenizer.model_type(old["model"]) == "BPE"
-    assert tokenizers.load(write(old)).encode(TEXT) == bpe.HuggingFaceTokenizer(good).encode(TEXT)
+    assert factory.load(write(old)).encode(TEXT) == bpe.HuggingFaceTokenizer(good).encode(TEXT)
 
 
 def test_ids_between_those_of_tokens_decode_to_nothing(good: Value) -> None:
     token("zz", 400)(good := copy.deepcopy(good))
-    made = tokenizers.load(write(good))
+    made = factory.load(write(good))
     assert made.vocab_size == 401
     assert made.token_bytes(399) == b""
     assert made.decode([399, *made.encode("hi")]) == "hi"
@@ -266,7 +266,7 @@ def test_ids_between_those_of_tokens_decode_to_nothing(good: Value) -> None:
 def test_end_of_text_is_one_of_the_ids(good: Value, eot: int, said: str) -> None:
     ours = {**bpe.HuggingFaceTokenizer(good).to_json(), "eot": eot}
     with pytest.raises(UserError, match=said):
-        tokenizers.load(write(ours))
+        factory.load(write(ours))
 
 
 def test_half_a_surrogate_pair_is_no_character() -> None:

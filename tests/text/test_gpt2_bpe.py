@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiktoken
 
-from nanogpt_cli.text import gpt2_bpe
+from nanogpt_cli.text.tokenizers import gpt2_bpe
 
 TIKTOKEN_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 SAMPLES = [

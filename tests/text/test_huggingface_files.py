@@ -12,9 +12,9 @@ import pytest
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop import huggingface
-from nanogpt_cli.text import huggingface_files, tokenizers
-from nanogpt_cli.text.tiktoken_bpe import TiktokenTokenizer
-from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from nanogpt_cli.text.tokenizers import factory, huggingface_files
+from nanogpt_cli.text.tokenizers.tiktoken_bpe import TiktokenTokenizer
+from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 
 TEXT = "Hello world  <|user|> CAFÉ, a Café and a café.\n<|endoftext|> naïve café 日本 x<|user|>y"
 SPECIAL = {
@@ -34,7 +34,7 @@ def gpt2(asset_cache, tmp_path: Path) -> Path:
     asset_cache("gpt2-vocab.bpe")
     folder = tmp_path / "gpt2"
     folder.mkdir()
-    huggingface._write_tokenizer(tokenizers.get("gpt2"), folder, 1024)
+    huggingface._write_tokenizer(factory.get("gpt2"), folder, 1024)
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
     return folder
 
@@ -102,11 +102,11 @@ def test_a_variant_of_gpt2_is_not_gpt2(gpt2: Path, change: Change) -> None:
 def test_tokens_added_to_vocab_json_and_merges(gpt2: Path, change: Change) -> None:
     written(gpt2, change)
     (gpt2 / "tokenizer.json").unlink()
-    made = tokenizers.load(gpt2)
+    made = factory.load(gpt2)
     assert (made.vocab_size, made.eot) == (50259, 50256)
     ids = made.encode(TEXT)
     assert ids == ids_of_transformers(gpt2, TEXT)
-    assert tokenizers.from_json(made.to_json()).encode(TEXT) == ids  # as a checkpoint keeps it
+    assert factory.from_json(made.to_json()).encode(TEXT) == ids  # as a checkpoint keeps it
 
 
 def test_anything_that_changes_ids_or_text_makes_another_tokenizer(gpt2: Path) -> None:
@@ -152,14 +152,14 @@ def in_pairs(folder: Path, value: dict[str, Any], config: dict[str, Any]) -> Non
 
 
 def test_gpt2s_own_file_is_gpt2(gpt2: Path) -> None:
-    fingerprint = tokenizers.get("gpt2").fingerprint()
-    assert tokenizers.load(gpt2).fingerprint() == fingerprint
+    fingerprint = factory.get("gpt2").fingerprint()
+    assert factory.load(gpt2).fingerprint() == fingerprint
     for change in (as_published, in_pairs):
         written(gpt2, change)
         value = json.loads((gpt2 / "tokenizer.json").read_text("utf-8"))
         assert isinstance(huggingface_files._recognise(value), TiktokenTokenizer), change
     (gpt2 / "tokenizer.json").unlink()
-    assert tokenizers.load(gpt2).fingerprint() == fingerprint
+    assert factory.load(gpt2).fingerprint() == fingerprint
 
 
 @pytest.mark.parametrize(
@@ -195,13 +195,13 @@ def test_a_file_of_another_name_stands_alone(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(value))
     (tmp_path / "added_tokens.json").write_text('{"<a>": 2}')
-    assert tokenizers.load(path).fingerprint() == CharTokenizer("ab").fingerprint()
+    assert factory.load(path).fingerprint() == CharTokenizer("ab").fingerprint()
 
 
 @pytest.mark.parametrize("family", ["unigram", "wordpiece", "byte-level, added tokens"])
 def test_every_family_keeps_its_ids_in_a_folder(tmp_path: Path, family: str) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(families.tokenizer_json(family)), "utf-8")
-    made = tokenizers.get(str(tmp_path))
+    made = factory.get(str(tmp_path))
     assert made.encode(TEXT) == families.library(family).encode(TEXT, add_special_tokens=False).ids
 
 
@@ -238,4 +238,4 @@ def test_a_tokenizer_without_a_limit_as_transformers_saves_it(tmp_path: Path) ->
 def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
     assert huggingface_files.read(tmp_path) is None
     with pytest.raises(UserError, match="holds no tokenizer"):
-        tokenizers.load(tmp_path)
+        factory.load(tmp_path)

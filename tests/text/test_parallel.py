@@ -4,13 +4,13 @@ import threading
 
 import pytest
 
-from nanogpt_cli.text import tiktoken_bpe, tokenizers
 from nanogpt_cli.text.parallel import ordered_map
+from nanogpt_cli.text.tokenizers import factory, tiktoken_bpe
 
 
 def test_threads_agree_with_the_main_thread(asset_cache, monkeypatch: pytest.MonkeyPatch) -> None:
     asset_cache("gpt2-vocab.bpe")
-    made = tokenizers.get("gpt2")
+    made = factory.get("gpt2")
     monkeypatch.setattr(tiktoken_bpe, "_COPY_PAYS", 1000)
     texts = [f"The {i}th text isn't long, " * 20 for i in range(40)]
     found = [ids.tolist() for ids in ordered_map(made.encode_array, texts, 3)]

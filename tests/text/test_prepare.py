@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import build, cuts, pipeline, prepare, sources, tokenizers, tokens
+from nanogpt_cli.text import build, pipeline, prepare, tokens
 from nanogpt_cli.text.prepare import Request
+from nanogpt_cli.text.sources import inputs as sources
+from nanogpt_cli.text.tokenizers import cuts, factory
 
 TEXT = "It was a dark night; naïve Zoë wrote 12 lines.\n“Really?” 日本語。\n" * 40
 
@@ -45,7 +47,7 @@ def test_gpt2_shakespeare_is_nanogpts(asset_cache) -> None:
     asset_cache("gpt2-vocab.bpe")
     request = Request(("shakespeare",), tokenizer="gpt2")
     data = tokens.open_data(prepare.prepare(request).folder)
-    encode, cut = tokenizers.get("gpt2").encode, int(len(text) * 0.9)
+    encode, cut = factory.get("gpt2").encode, int(len(text) * 0.9)
     assert (len(data.train), len(data.val)) == (301_966, 36_059)
     assert data.train.tolist() == encode(text[:cut])
     assert data.val.tolist() == encode(text[cut:])
@@ -131,9 +133,9 @@ def test_large_vocabularies_are_uint32(tmp_path: Path, monkeypatch: pytest.Monke
         "wide", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 100_256}
     )
     monkeypatch.setattr(tiktoken, "get_encoding", lambda _: wide)
-    tokenizers._named.cache_clear()
+    factory._named.cache_clear()
     data = made_from(write(tmp_path / "a.txt"), out=tmp_path / "o", tokenizer="cl100k_base")
-    tokenizers._named.cache_clear()
+    factory._named.cache_clear()
     assert data.manifest.dtype == "uint32"
     assert (tmp_path / "o" / "train.bin").stat().st_size == 4 * len(data.train)
     assert bytes(data.train.tolist()).decode() == TEXT[: int(len(TEXT) * 0.9)]

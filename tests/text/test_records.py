@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 
 from nanogpt_cli import foreign_files
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import certify, cuts, documents, fields, prepare, records, target, tokens
-from nanogpt_cli.text.decoding import Peekable
-from nanogpt_cli.text.documents import Reader, Tally
+from nanogpt_cli.text import prepare, target, tokens
 from nanogpt_cli.text.prepare import Request
+from nanogpt_cli.text.proof import certify
 from nanogpt_cli.text.receipt import notes
-from nanogpt_cli.text.sources import FileSource
+from nanogpt_cli.text.sources import documents, fields, records
+from nanogpt_cli.text.sources.decoding import Peekable
+from nanogpt_cli.text.sources.documents import Reader, Tally
+from nanogpt_cli.text.sources.inputs import FileSource
+from nanogpt_cli.text.tokenizers import cuts
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=9)
 
@@ -94,7 +97,7 @@ def test_the_content_of_a_json_file_decides(
 ) -> None:
     path = tmp_path / "a.json"
     path.write_text(content, encoding="utf-8")
-    from nanogpt_cli.text.reading import Meter
+    from nanogpt_cli.text.sources.reading import Meter
 
     source, tally = FileSource(path), Tally()
     chunks = source.chunks(Reader(cuts.character_cut), Meter(), tally)

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import cuts, documents, prepare, sources, tokens
-from nanogpt_cli.text.documents import Reader, Tally
+from nanogpt_cli.text import prepare, tokens
 from nanogpt_cli.text.prepare import Request
-from nanogpt_cli.text.reading import Meter
-from nanogpt_cli.text.sources import FileSource, StandardInput
+from nanogpt_cli.text.sources import documents, inputs
+from nanogpt_cli.text.sources.documents import Reader, Tally
+from nanogpt_cli.text.sources.inputs import FileSource, StandardInput
+from nanogpt_cli.text.sources.reading import Meter
+from nanogpt_cli.text.tokenizers import cuts
 
 DOCUMENTS = ["first, naïve", 'second "quoted"\nwith two lines', "third 日本語"]
 
@@ -24,7 +26,7 @@ def read(*paths: Path, glob: str | None = None, **options: str) -> list[str]:
     """The documents in ``paths``."""
     reader = Reader(cuts.character_cut, **options)
     tally, found, open_parts = Tally(), [], []
-    for source in sources.expand(list(map(str, paths)), glob, reader.encoding, tally):
+    for source in inputs.expand(list(map(str, paths)), glob, reader.encoding, tally):
         for chunk in source.chunks(reader, Meter(), tally):
             open_parts.append(chunk.data)
             if chunk.last:
@@ -109,7 +111,7 @@ def test_folders_are_walked_once_sorted_without_hidden_and_binary(tmp_path: Path
     assert read(tmp_path, glob="*.md") == ["two"]
     assert read(tmp_path, glob="**/*.py") == ["one"]
     assert read(tmp_path, glob="b/*") == ["two"]
-    assert list(sources.walk(tmp_path, "*.md", without={"deep"})) == []
+    assert list(inputs.walk(tmp_path, "*.md", without={"deep"})) == []
     with pytest.raises(UserError, match="no text files"):
         read(tmp_path, glob="*.rs")
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanogpt_cli.text.stream import TextStream
-from nanogpt_cli.text.tokenizer import ByteTokenizer
+from nanogpt_cli.text.tokenizers.stream import TextStream
+from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer
 
 BYTES = ByteTokenizer()
 

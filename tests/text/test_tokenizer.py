@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import bpe
-from nanogpt_cli.text import tokenizers as text_tokenizers
-from nanogpt_cli.text.charset import CharsetCollector
-from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer, UnknownCharacters
+from nanogpt_cli.text.tokenizers import bpe, factory
+from nanogpt_cli.text.tokenizers.charset import CharsetCollector
+from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer, CharTokenizer, UnknownCharacters
 
 WORDS = "the quick brown fox's 12 jumps — naïve 日本語 🙂 don't\n\n  over\tit\r\n<|endoftext|> "
 
@@ -69,7 +68,7 @@ def test_too_many_characters_are_refused() -> None:
 
 def test_gpt2_is_tiktokens(asset_cache) -> None:
     asset_cache("gpt2-vocab.bpe")
-    made = text_tokenizers.get("gpt2")
+    made = factory.get("gpt2")
     assert (made.vocab_size, made.eot, made.dtype) == (50257, 50256, np.dtype("<u2"))
     assert made.encode_array(WORDS).tolist() == made.encode(WORDS)
     assert made.encode("Hello world") == [15496, 995]
@@ -114,12 +113,12 @@ def test_huggingface_file_agrees_with_the_library(
 
     path = tmp_path / "tokenizer.json"
     trained.backend.save(str(path))
-    made = text_tokenizers.get(str(path))
+    made = factory.get(str(path))
     library = tokenizers.Tokenizer.from_file(str(path))
     text = WORDS.replace("<|endoftext|>", "")
     assert made.encode(text) == library.encode(text).ids
     assert (made.kind, made.eot, made.cut_rule) == ("hf", 0, "words")
-    assert text_tokenizers.get(str(tmp_path)).encode(text) == made.encode(text)
+    assert factory.get(str(tmp_path)).encode(text) == made.encode(text)
 
 
 def test_prefix_space_forbids_cutting_at_words(trained: bpe.HuggingFaceTokenizer) -> None:
@@ -132,10 +131,10 @@ def test_json_round_trip(tmp_path: Path, trained: bpe.HuggingFaceTokenizer, asse
     asset_cache("gpt2-vocab.bpe")
     for made in (
         CharTokenizer("cab"), CharTokenizer("ab", eot=True), ByteTokenizer(),
-        ByteTokenizer(eot=True), trained, text_tokenizers.get("gpt2"),
+        ByteTokenizer(eot=True), trained, factory.get("gpt2"),
     ):  # fmt: skip
-        text_tokenizers.save(made, tmp_path / "t.json")
-        again = text_tokenizers.load(tmp_path / "t.json")
+        factory.save(made, tmp_path / "t.json")
+        again = factory.load(tmp_path / "t.json")
         assert again.fingerprint() == made.fingerprint()
         assert (again.kind, again.eot, again.vocab_size) == (made.kind, made.eot, made.vocab_size)
         assert again.encode("ab") == made.encode("ab")
@@ -167,11 +166,11 @@ def test_broken_files_are_refused_by_name(tmp_path: Path, content: str, reason: 
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
     with pytest.raises(UserError, match=reason) as caught:
-        text_tokenizers.load(path)
+        factory.load(path)
     assert str(path) in caught.value.message
 
 
 @pytest.mark.parametrize("kind", ["bpe:100", "gtp2", "words"])
 def test_unknown_kinds_are_refused(kind: str) -> None:
     with pytest.raises(UserError, match=kind):
-        text_tokenizers.check_kind(kind)
+        factory.check_kind(kind)

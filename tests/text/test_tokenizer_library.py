@@ -8,7 +8,7 @@ import families
 import pytest
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import tokenizer_library
+from nanogpt_cli.text.tokenizers import tokenizer_library
 
 
 def test_an_error_of_the_library_becomes_one_line() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import unknown
-from nanogpt_cli.text.tokenizer import ByteTokenizer, CharTokenizer
+from nanogpt_cli.text.tokenizers import unknown
+from nanogpt_cli.text.tokenizers.tokenizer import ByteTokenizer, CharTokenizer
 
 KNOWN = CharTokenizer("\n !'-,.ABCabcdeT")
 

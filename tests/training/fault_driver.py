@@ -17,10 +17,10 @@ from pathlib import Path
 import torch._dynamo  # noqa: F401 - which the first optimizer would import in every child
 import toy_run
 
-from nanogpt_cli.cli import jobs, training
+from nanogpt_cli.cli.train import jobs, running
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.training import retention
+from nanogpt_cli.training.checkpoints import retention
 
 # No child is waited for longer than this.
 LIMIT_S = 120.0
@@ -63,7 +63,7 @@ def start(job: jobs.Job) -> int:
         os.dup2(null, 1)
         error = os.open(job.run.path / "stderr.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(error, 2)
-        code = 0 if training.run_alone(job).reason == "finished" else 3
+        code = 0 if running.run_alone(job).reason == "finished" else 3
     except KeyboardInterrupt:
         code = 3
     finally:

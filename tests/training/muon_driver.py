@@ -20,7 +20,7 @@ from nanogpt_cli.machine import distributed, exchange, joining
 from nanogpt_cli.machine.distributed import Group
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import muon
+from nanogpt_cli.training.optimizers import muon
 from nanogpt_cli.training.setup import assemble
 from nanogpt_cli.training.spec import resolve
 

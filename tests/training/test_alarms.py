@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nanogpt_cli.run.events import Alarm, Eval, Event, Histograms, Layers, RunStarted, Step
-from nanogpt_cli.training.alarms import Alarms
+from nanogpt_cli.training.alarms.judge import Alarms
 
 
 def step(number: int, loss: float = 3.0, **keys: Any) -> Step:

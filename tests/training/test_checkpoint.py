@@ -18,8 +18,8 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import drawing
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.training import checkpoint, retention
-from nanogpt_cli.training.checkpoint import CheckpointError
+from nanogpt_cli.training.checkpoints import checkpoint, retention
+from nanogpt_cli.training.checkpoints.checkpoint import CheckpointError
 
 CONFIG = GPTConfig(
     n_layer=1, n_head=1, n_embd=8, block_size=4, vocab_size=5, dropout=0.0, bias=False,

@@ -14,7 +14,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.init.drawing import build, configure
 from nanogpt_cli.init.theory import random_tokens
 from nanogpt_cli.model.gpt import GPTConfig
-from nanogpt_cli.training.coord_check import Coordinates, coord_check
+from nanogpt_cli.training.studies.coord_check import Coordinates, coord_check
 
 CONFIG = GPTConfig(2, 2, 64, 32, 128, 0.0, False, "gelu")
 WIDTHS, DEPTHS = (32, 64, 128, 256), (2, 4, 8, 16)

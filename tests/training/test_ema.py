@@ -15,7 +15,8 @@ from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import checkpoint, evaluate, retention
+from nanogpt_cli.training import evaluate
+from nanogpt_cli.training.checkpoints import checkpoint, retention
 from nanogpt_cli.training.trainer import Trainer
 
 NAME = "transformer.h.0.attn.c_attn.weight"

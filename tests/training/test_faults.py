@@ -15,7 +15,7 @@ import toy_run
 from nanogpt_cli.run import events, history
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
-from nanogpt_cli.training import checkpoint, retention
+from nanogpt_cli.training.checkpoints import checkpoint, retention
 
 # Each seed is a run that is interrupted at moments of its own.
 SEEDS = [

@@ -27,10 +27,11 @@ from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run import events
 from nanogpt_cli.sampling.decode import Decoder
 from nanogpt_cli.sampling.weights import Weights
-from nanogpt_cli.training import adamw, histograms, muon, setup, stats
+from nanogpt_cli.training import histograms, setup, stats
 from nanogpt_cli.training.activations import Activations
 from nanogpt_cli.training.batches import Windows
 from nanogpt_cli.training.optim import Optimizers
+from nanogpt_cli.training.optimizers import adamw, muon
 from nanogpt_cli.training.setup import assemble, describe
 from nanogpt_cli.training.spec import RunSpec, resolve, scheme_of
 from nanogpt_cli.training.stats import Collector

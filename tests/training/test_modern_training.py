@@ -22,7 +22,9 @@ from nanogpt_cli.machine import device, distributed, gpus, joining
 from nanogpt_cli.model import accounting, homes
 from nanogpt_cli.recipe import Optim
 from nanogpt_cli.run import events
-from nanogpt_cli.training import checkpoint, plan, retention, roofline, setup, spec, traffic
+from nanogpt_cli.training import setup, spec
+from nanogpt_cli.training.checkpoints import checkpoint, retention
+from nanogpt_cli.training.forecasts import plan, roofline, traffic
 from nanogpt_cli.training.trainer import Trainer
 
 pytestmark = pytest.mark.numeric

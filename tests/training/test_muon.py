@@ -10,9 +10,9 @@ import torch
 from numerics import tolerance
 from torch import Tensor
 
-from nanogpt_cli.training import newton_schulz
-from nanogpt_cli.training.muon import Muon
-from nanogpt_cli.training.newton_schulz import orthogonalize, polynomials
+from nanogpt_cli.training.optimizers import newton_schulz
+from nanogpt_cli.training.optimizers.muon import Muon
+from nanogpt_cli.training.optimizers.newton_schulz import orthogonalize, polynomials
 
 pytestmark = pytest.mark.numeric
 

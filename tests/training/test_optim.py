@@ -10,8 +10,8 @@ import torch
 from nanogpt_cli import recipe, schemes
 from nanogpt_cli.init import drawing
 from nanogpt_cli.model.gpt import GPT, GPTConfig
-from nanogpt_cli.training.adamw import AdamW
 from nanogpt_cli.training.optim import Optimizers, lr_factor
+from nanogpt_cli.training.optimizers.adamw import AdamW
 
 CONFIG = GPTConfig(
     n_layer=2, n_head=2, n_embd=16, block_size=8, vocab_size=11, dropout=0.0, bias=True,

@@ -14,7 +14,8 @@ from nanogpt_cli.machine import device
 from nanogpt_cli.model import accounting, loss
 from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT, GPTConfig
-from nanogpt_cli.training import plan, spec
+from nanogpt_cli.training import spec
+from nanogpt_cli.training.forecasts import plan
 from nanogpt_cli.training.trainer import Trainer
 
 CPU = device.choose(recipes.Train(device="cpu", precision="fp32"))

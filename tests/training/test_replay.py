@@ -17,8 +17,8 @@ from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import replay
 from nanogpt_cli.training.starting import Start
+from nanogpt_cli.training.studies import replay
 from nanogpt_cli.training.trainer import Trainer
 
 

@@ -10,7 +10,7 @@ from toy_run import differing, losses, of_type, recipe, tensors
 
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
-from nanogpt_cli.training import checkpoint, retention
+from nanogpt_cli.training.checkpoints import checkpoint, retention
 from nanogpt_cli.training.trainer import Trainer
 
 pytestmark = pytest.mark.numeric

@@ -15,7 +15,8 @@ from nanogpt_cli.model import accounting, loss
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.recipe import Optim
 from nanogpt_cli.recipe import files as recipe_files
-from nanogpt_cli.training import plan, roofline, spec, traffic
+from nanogpt_cli.training import spec
+from nanogpt_cli.training.forecasts import plan, roofline, traffic
 
 H200 = gpus.find("H200")
 GPT2 = GPTConfig(12, 12, 768, 1024, 50304, 0.0, False, "gelu")

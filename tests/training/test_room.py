@@ -12,9 +12,11 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
-from nanogpt_cli.training import drive, evaluate, lr_find, plan
+from nanogpt_cli.training import drive, evaluate
+from nanogpt_cli.training.forecasts import plan
 from nanogpt_cli.training.optim import Optimizers
 from nanogpt_cli.training.stepper import Stepper
+from nanogpt_cli.training.studies import lr_find
 from nanogpt_cli.training.trainer import Trainer
 
 DEVICE = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nGPU 0 has …")

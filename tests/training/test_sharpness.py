@@ -12,7 +12,7 @@ from nanogpt_cli.init.drawing import build, configure
 from nanogpt_cli.init.theory import random_tokens
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.training.optim import Optimizers
-from nanogpt_cli.training.sharpness import sharpness
+from nanogpt_cli.training.studies.sharpness import sharpness
 
 # Small enough for its whole Hessian: 404 parameters.
 CONFIG = GPTConfig(1, 2, 4, 6, 10, 0.0, True, "gelu")

@@ -14,7 +14,7 @@ from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import retention
+from nanogpt_cli.training.checkpoints import retention
 from nanogpt_cli.training.drive import drive, newest_checkpoint
 from nanogpt_cli.training.trainer import Trainer
 

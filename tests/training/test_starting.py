@@ -22,8 +22,9 @@ from nanogpt_cli.model.parameters import TOKEN_TABLES
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.text import prepare, tokens
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import lr_find, progress, spec
+from nanogpt_cli.training import progress, spec
 from nanogpt_cli.training.starting import Start
+from nanogpt_cli.training.studies import lr_find
 from nanogpt_cli.training.trainer import Trainer
 
 ALPHABETS = {"a": "abcdefgh \n", "b": "stuvwxyz \n", "c": "stuvwxyz! \n", "d": "abcdef \n"}
@@ -140,7 +141,7 @@ def test_every_command_that_joins_weights_and_tokens_refuses(
 
 
 def test_an_incident_is_replayed_with_its_own_data_only(tmp_path: Path) -> None:
-    from nanogpt_cli.training import replay
+    from nanogpt_cli.training.studies import replay
 
     data = set_of(tmp_path, "a", "byte")
     run = toy_run.folder(tmp_path / "run")

@@ -9,7 +9,7 @@ import torch
 from programs import LIMIT, as_ranks
 from safetensors.torch import load_file, save_file
 
-from nanogpt_cli.training import tensor_files
+from nanogpt_cli.training.checkpoints import tensor_files
 
 TENSORS = {
     "b.matrix": torch.arange(35, dtype=torch.float32).view(7, 5),

@@ -14,7 +14,8 @@ from toy_run import losses, of_type, recipe, tensors
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.commands import send_command
-from nanogpt_cli.training import checkpoint, progress, retention
+from nanogpt_cli.training import progress
+from nanogpt_cli.training.checkpoints import checkpoint, retention
 from nanogpt_cli.training.setup import assemble
 from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.starting import Start

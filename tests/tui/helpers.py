@@ -16,7 +16,7 @@ from textual.pilot import Pilot
 from nanogpt_cli.tui import export
 from nanogpt_cli.tui.actions import DashboardExit
 from nanogpt_cli.tui.app import Dashboard
-from nanogpt_cli.tui.session import RunSession
+from nanogpt_cli.tui.state.session import RunSession
 
 SIZES = [(120, 40), (80, 24), (60, 15)]
 

@@ -16,8 +16,8 @@ from recorded import START, recorded_events
 
 from nanogpt_cli.run import events
 from nanogpt_cli.run.log import EventWriter
-from nanogpt_cli.tui.session import RunSession
-from nanogpt_cli.tui.view import RunView
+from nanogpt_cli.tui.state.session import RunSession
+from nanogpt_cli.tui.state.view import RunView
 
 ALL_PAGES = "12345"
 

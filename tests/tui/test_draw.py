@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from nanogpt_cli import ticks, units
-from nanogpt_cli.tui import draw, heat
-from nanogpt_cli.tui.draw import Scale
-from nanogpt_cli.tui.plot import PlotOptions, Trace, plot
-from nanogpt_cli.tui.series import Columns, Smoothed, thin
+from nanogpt_cli.tui.drawing import draw, heat
+from nanogpt_cli.tui.drawing.draw import Scale
+from nanogpt_cli.tui.drawing.plot import PlotOptions, Trace, plot
+from nanogpt_cli.tui.state.series import Columns, Smoothed, thin
 
 values = st.floats(-1e6, 1e6, width=32) | st.sampled_from([np.nan, np.inf, -np.inf])
 series = arrays(np.float32, st.integers(1, 300), elements=values)

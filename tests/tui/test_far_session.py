@@ -11,7 +11,7 @@ import recorded
 
 from nanogpt_cli.run.remote import status
 from nanogpt_cli.run.remote.status import Status
-from nanogpt_cli.tui import far
+from nanogpt_cli.tui.state import far
 
 NOW = recorded.START + 1000.0
 CONNECTED = Status(

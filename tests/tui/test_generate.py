@@ -11,15 +11,15 @@ from recorded import write_run
 
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.text.tokenizer import CharTokenizer
+from nanogpt_cli.text.tokenizers.tokenizer import CharTokenizer
 from nanogpt_cli.tui import generate
-from nanogpt_cli.tui.view import RunView
+from nanogpt_cli.tui.state.view import RunView
 
 LETTERS = "\n !,.:ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz'"
 
 
 def ended_run(folder: Path) -> RunFolder:
-    from nanogpt_cli.training import checkpoint
+    from nanogpt_cli.training.checkpoints import checkpoint
 
     run = RunFolder(write_run(folder, steps=60, max_steps=60, ended="finished"))
     tokenizer = CharTokenizer(sorted(LETTERS))

@@ -16,9 +16,9 @@ from nanogpt_cli.run.commands import take_commands
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.tui import keys
 from nanogpt_cli.tui.app import HELD, Dashboard
-from nanogpt_cli.tui.charts import LineChart
 from nanogpt_cli.tui.keys import KEYS, PAGES
-from nanogpt_cli.tui.logs import detail_rows
+from nanogpt_cli.tui.pages.logs import detail_rows
+from nanogpt_cli.tui.widgets.charts import LineChart
 
 LEAVING = {"Q", "ctrl+c", "q", "ctrl+q"}
 # What is the same on all pages is pressed on one of them, turn by turn.
@@ -168,7 +168,7 @@ async def test_smoothing_fits_the_planned_length(planned: int, note: str, tmp_pa
 
 async def test_smoothing_does_not_change_with_the_zoom(runs: Path) -> None:
     async with opened(load(runs / "small-shakespeare")) as pilot:
-        from nanogpt_cli.tui.charts import LineChart, value_at
+        from nanogpt_cli.tui.widgets.charts import LineChart, value_at
 
         chart = dashboard(pilot).query_one("#loss", LineChart)
         before = [value_at(chart.traces[1], x) for x in (1500, 1700, 2000)]

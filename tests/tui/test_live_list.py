@@ -15,11 +15,13 @@ from textual.pilot import Pilot
 
 from nanogpt_cli.run.remote import status
 from nanogpt_cli.run.remote.status import Status
-from nanogpt_cli.tui import far, keys, runs_table
-from nanogpt_cli.tui import workspace as workspace_module
+from nanogpt_cli.tui import keys
 from nanogpt_cli.tui.app import Dashboard
-from nanogpt_cli.tui.session import RunSession
-from nanogpt_cli.tui.workspace import Workspace
+from nanogpt_cli.tui.pages import runs_table
+from nanogpt_cli.tui.state import far
+from nanogpt_cli.tui.state import workspace as workspace_module
+from nanogpt_cli.tui.state.session import RunSession
+from nanogpt_cli.tui.state.workspace import Workspace
 
 
 @asynccontextmanager

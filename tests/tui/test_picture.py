@@ -12,7 +12,8 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 
-from nanogpt_cli.tui import export, picture
+from nanogpt_cli.tui import export
+from nanogpt_cli.tui.drawing import picture
 
 SPACE = "{http://www.w3.org/2000/svg}"
 GROUP = f"{SPACE}g"

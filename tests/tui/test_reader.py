@@ -16,12 +16,12 @@ from recorded import recorded_events
 from nanogpt_cli.run import events
 from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.run.log import EventWriter
-from nanogpt_cli.tui import reader as module
-from nanogpt_cli.tui import session as sessions
 from nanogpt_cli.tui.app import Dashboard
-from nanogpt_cli.tui.reader import Reader
-from nanogpt_cli.tui.session import Piece, RunSession
-from nanogpt_cli.tui.view import RunView
+from nanogpt_cli.tui.state import reader as module
+from nanogpt_cli.tui.state import session as sessions
+from nanogpt_cli.tui.state.reader import Reader
+from nanogpt_cli.tui.state.session import Piece, RunSession
+from nanogpt_cli.tui.state.view import RunView
 
 
 class Gated(RunSession):

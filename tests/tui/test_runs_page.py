@@ -21,10 +21,11 @@ from textual.widgets import Input
 from nanogpt_cli.run import events, notes
 from nanogpt_cli.run.commands import take_commands
 from nanogpt_cli.run.folder import RunFolder
-from nanogpt_cli.tui import compare_grid, curves, palette
-from nanogpt_cli.tui.charts import LineChart
-from nanogpt_cli.tui.compare import ComparePage
-from nanogpt_cli.tui.workspace import SORTS, Workspace
+from nanogpt_cli.tui.drawing import curves, palette
+from nanogpt_cli.tui.pages import compare_grid
+from nanogpt_cli.tui.pages.compare import ComparePage
+from nanogpt_cli.tui.state.workspace import SORTS, Workspace
+from nanogpt_cli.tui.widgets.charts import LineChart
 
 ALL_SIZES = [*SIZES, (200, 60)]
 TWO_SIZES = [(60, 15), (120, 40)]  # of what costs seconds

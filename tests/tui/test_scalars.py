@@ -7,9 +7,9 @@ import math
 import pytest
 
 from nanogpt_cli.run import events
-from nanogpt_cli.tui import scalars
-from nanogpt_cli.tui.history import METRICS
-from nanogpt_cli.tui.view import RunView
+from nanogpt_cli.tui.state import scalars
+from nanogpt_cli.tui.state.history import METRICS
+from nanogpt_cli.tui.state.view import RunView
 
 
 def event(step: int, time: float = 0.0, **values: object) -> events.Scalars:

@@ -16,21 +16,24 @@ from textual.color import Color
 
 from nanogpt_cli import units
 from nanogpt_cli.run import events
-from nanogpt_cli.tui import dialogs, header, heat, keys, liveness, panes, patterns, words
-from nanogpt_cli.tui.compare import ComparePage
+from nanogpt_cli.tui import dialogs, header, keys, words
 from nanogpt_cli.tui.desk import Desk
+from nanogpt_cli.tui.drawing import heat
 from nanogpt_cli.tui.harmless import Harmless
-from nanogpt_cli.tui.history import StatisticHistory, Steps
-from nanogpt_cli.tui.layers import LayersPage
-from nanogpt_cli.tui.logs import LogsPage
-from nanogpt_cli.tui.overview import OverviewPage
-from nanogpt_cli.tui.page import Page
-from nanogpt_cli.tui.runs import RunsPage
-from nanogpt_cli.tui.samples import SamplesPage
-from nanogpt_cli.tui.session import RunSession
-from nanogpt_cli.tui.system import SystemPage
-from nanogpt_cli.tui.view import RunView
-from nanogpt_cli.tui.workspace import Workspace
+from nanogpt_cli.tui.pages.compare import ComparePage
+from nanogpt_cli.tui.pages.layers import LayersPage
+from nanogpt_cli.tui.pages.logs import LogsPage
+from nanogpt_cli.tui.pages.overview import OverviewPage
+from nanogpt_cli.tui.pages.page import Page
+from nanogpt_cli.tui.pages.runs import RunsPage
+from nanogpt_cli.tui.pages.samples import SamplesPage
+from nanogpt_cli.tui.pages.system import SystemPage
+from nanogpt_cli.tui.state import liveness, patterns
+from nanogpt_cli.tui.state.history import StatisticHistory, Steps
+from nanogpt_cli.tui.state.session import RunSession
+from nanogpt_cli.tui.state.view import RunView
+from nanogpt_cli.tui.state.workspace import Workspace
+from nanogpt_cli.tui.widgets import panes
 
 texts = st.text(st.characters(exclude_categories=["C"]), max_size=30)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from helpers import SIZES, load, opened, press, screen
 
-from nanogpt_cli.tui import export, keys, palette
+from nanogpt_cli.tui import export, keys
+from nanogpt_cli.tui.drawing import palette
 
 FOLDER = Path(__file__).parent / "snapshots"
 PAGES = ("overview", "layers", "compare", "samples", "logs", "runs")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanogpt_cli.run import events
-from nanogpt_cli.tui import stepblocks
+from nanogpt_cli.tui.state import stepblocks
 
 numbers = st.one_of(
     st.floats(allow_nan=True, allow_infinity=True, width=64),
@@ -76,7 +76,7 @@ def test_refuses_any_other_form(before: bytes, after: bytes) -> None:
 
 
 def test_one_unusual_line_costs_only_itself() -> None:
-    from nanogpt_cli.tui.view import RunView
+    from nanogpt_cli.tui.state.view import RunView
 
     view = RunView()
     broken = GOOD.replace(b'"step":2,', b'"step":oops,', 1)
@@ -86,8 +86,8 @@ def test_one_unusual_line_costs_only_itself() -> None:
 
 
 def test_what_is_not_known_is_neither_a_number_nor_broken() -> None:
-    from nanogpt_cli.tui import traces
-    from nanogpt_cli.tui.view import RunView
+    from nanogpt_cli.tui.drawing import traces
+    from nanogpt_cli.tui.state.view import RunView
 
     view = RunView()
     unknown = b'"grad_norm":null'

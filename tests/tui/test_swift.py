@@ -19,9 +19,9 @@ from textual.strip import Strip
 
 from nanogpt_cli.tui import export, keys, swift
 from nanogpt_cli.tui.app import Dashboard
-from nanogpt_cli.tui.history import Steps
-from nanogpt_cli.tui.rows import RowsWidget
-from nanogpt_cli.tui.series import MANY, Columns, Smoothed
+from nanogpt_cli.tui.state.history import Steps
+from nanogpt_cli.tui.state.series import MANY, Columns, Smoothed
+from nanogpt_cli.tui.widgets.rows import RowsWidget
 
 
 def drawn(lines: list[Strip]) -> list[list[tuple[str, str]]]:

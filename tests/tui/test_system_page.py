@@ -17,12 +17,14 @@ from nanogpt_cli.nvml import Nvml
 from nanogpt_cli.run import events
 from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.training import step_times
-from nanogpt_cli.tui import header, keys, slowness, system_panes, words
-from nanogpt_cli.tui.liveness import State
-from nanogpt_cli.tui.machine import PARTS, MachineHistory
+from nanogpt_cli.tui import header, keys, words
 from nanogpt_cli.tui.machine_app import MachineSession, machine_dashboard
-from nanogpt_cli.tui.system import CHARTS, traces
-from nanogpt_cli.tui.view import RunView
+from nanogpt_cli.tui.pages import system_panes
+from nanogpt_cli.tui.pages.system import CHARTS, traces
+from nanogpt_cli.tui.state import slowness
+from nanogpt_cli.tui.state.liveness import State
+from nanogpt_cli.tui.state.machine import PARTS, MachineHistory
+from nanogpt_cli.tui.state.view import RunView
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 GIB = 2**30

@@ -106,7 +106,7 @@ def _adamw(part: Part, device: torch.device, shapes: list[torch.Size]) -> None:
     """Five updates of both are equal; seconds of one."""
     import torch
 
-    from nanogpt_cli.training.adamw import AdamW
+    from nanogpt_cli.training.optimizers.adamw import AdamW
 
     generator = torch.Generator(device).manual_seed(_SEED)
 
@@ -136,7 +136,7 @@ def _muon(part: Part, device: torch.device, dtype: torch.dtype, setting: Setting
     """Singular values of one update of each kind of matrix in gpt2-124m."""
     import torch
 
-    from nanogpt_cli.training.muon import Muon
+    from nanogpt_cli.training.optimizers.muon import Muon
 
     C = setting.size(768, 32)
     generator = torch.Generator(device).manual_seed(_SEED)

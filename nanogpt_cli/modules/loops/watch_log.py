@@ -17,7 +17,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder, fresh_run
 from nanogpt_cli.run.log import EventWriter
-from nanogpt_cli.training.alarms import Alarms
+from nanogpt_cli.training.alarms.judge import Alarms
 
 # Seconds for which losses may stay on a GPU: reading one waits for the step.
 _FLUSH_S = 1.0

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from nanogpt_cli.errors import UserError
-from nanogpt_cli.text import cuts
-from nanogpt_cli.text.source_text import SourceText
+from nanogpt_cli.text.proof.source_text import SourceText
+from nanogpt_cli.text.tokenizers import cuts
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training.stepper import Stepper
 

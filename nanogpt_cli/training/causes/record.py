@@ -11,7 +11,7 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.run import events, history
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
-from nanogpt_cli.training.alarms import BAD_START, Alarms
+from nanogpt_cli.training.alarms.judge import BAD_START, Alarms
 
 # Alarms of a condition that lasts, which may be all that is wrong with a run.
 _LASTING = (

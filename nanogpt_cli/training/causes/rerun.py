@@ -23,9 +23,10 @@ from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokens import TokenData
-from nanogpt_cli.training import checkpoint, progress, retention
+from nanogpt_cli.training import progress
 from nanogpt_cli.training.causes.record import Record, Session
-from nanogpt_cli.training.room import check_memory
+from nanogpt_cli.training.checkpoints import checkpoint, retention
+from nanogpt_cli.training.forecasts.room import check_memory
 from nanogpt_cli.training.setup import assemble
 from nanogpt_cli.training.spec import resolve
 from nanogpt_cli.training.stepper import Measured, Stepper

@@ -1,0 +1,1 @@
+"""``nanogpt explain``: its command, its pages, and the model that is asked about."""

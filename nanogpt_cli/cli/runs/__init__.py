@@ -1,0 +1,1 @@
+"""``nanogpt runs``: lists, notes, comparisons and pictures of runs."""

@@ -1,0 +1,1 @@
+"""``nanogpt train``: what a call is to do, the trainer's processes, and lines on a terminal."""

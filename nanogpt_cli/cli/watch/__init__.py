@@ -1,0 +1,1 @@
+"""``nanogpt watch``: the dashboard here, in a browser and of other machines, and what it prints."""

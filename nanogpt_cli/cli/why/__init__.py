@@ -1,0 +1,1 @@
+"""``nanogpt why``: its command, its page and its JSON."""

@@ -1,0 +1,1 @@
+"""Tokenizers of every kind: their interface, their files, and what of a text they lose."""

@@ -1,0 +1,1 @@
+"""From what a run reports to alarms: a layer, a likely cause, an advice."""

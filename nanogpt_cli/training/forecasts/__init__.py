@@ -1,0 +1,1 @@
+"""What a recipe will need, without running it: memory, work, time on a GPU."""

@@ -1,0 +1,1 @@
+"""What the dashboard knows of its runs: read from run folders, folded, judged; without Textual."""

@@ -1,0 +1,1 @@
+"""Widgets that several pages use: charts, grids of charts, panes, histograms."""
