@@ -24,7 +24,8 @@ from nanogpt_cli.init.signals import GRADIENT_CLASSES, Signals
 from nanogpt_cli.init.sources import Drawn, Observer, WeightSource, chunks, load, matrices
 from nanogpt_cli.init.tensor_stats import Accumulator, TensorStats
 from nanogpt_cli.machine import products
-from nanogpt_cli.model.gpt import LAYER_NORM_EPS, Block
+from nanogpt_cli.model.config import LAYER_NORM_EPS
+from nanogpt_cli.model.gpt import Block
 
 WTE, WPE, HEAD = "transformer.wte.weight", "transformer.wpe.weight", "lm_head.weight"
 OnProgress = Callable[[int, int], None]

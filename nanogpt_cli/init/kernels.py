@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from nanogpt_cli.model.gpt import ACTIVATIONS
+from nanogpt_cli.model.mlp import ACTIVATIONS
 
 # Values and slopes of a kernel matrix R, R_ij = covariance of pre-activations i and j.
 Kernel = Callable[[Tensor], tuple[Tensor, Tensor]]

@@ -22,7 +22,7 @@ from nanogpt_cli.interop.gguf_end import Widened, biased_tensors, layer_norm_ten
 from nanogpt_cli.interop.huggingface import missing_biases
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model import homes
-from nanogpt_cli.model.gpt import LAYER_NORM_EPS
+from nanogpt_cli.model.config import LAYER_NORM_EPS
 from nanogpt_cli.model.parameters import TOKEN_TABLES
 
 # Module in model/gpt.py -> its name in the file; those of a block stand behind its number.

@@ -18,7 +18,8 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.interop.foreign import config_of
 from nanogpt_cli.interop.source import Exportable
 from nanogpt_cli.model import homes
-from nanogpt_cli.model.gpt import GPT, LAYER_NORM_EPS, GPTConfig
+from nanogpt_cli.model.config import LAYER_NORM_EPS
+from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.version import __version__
 
 # Activations that transformers has -> their names there.

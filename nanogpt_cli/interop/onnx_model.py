@@ -12,7 +12,8 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from nanogpt_cli.model.gpt import GPT, Block, CausalSelfAttention, GroupedAttention, LlamaBlock
+from nanogpt_cli.model.attention import CausalSelfAttention, GroupedAttention
+from nanogpt_cli.model.gpt import GPT, Block, LlamaBlock
 from nanogpt_cli.model.rope import Rotation, rotation, turned
 
 # The tensors of a block that lie in the file as (in, out).

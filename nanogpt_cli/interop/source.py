@@ -28,7 +28,8 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.init.drawing import undrawn
 from nanogpt_cli.interop import import_again
 from nanogpt_cli.model import homes
-from nanogpt_cli.model.gpt import GPT, LAYER_NORM_EPS, GPTConfig, Multipliers
+from nanogpt_cli.model.config import LAYER_NORM_EPS
+from nanogpt_cli.model.gpt import GPT, GPTConfig, Multipliers
 from nanogpt_cli.model.parameters import shapes, tensor_class
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nanogpt_cli.init.blueprint import Blueprint, Layer, Variances
-from nanogpt_cli.model.gpt import ACTIVATIONS as OUR_ACTIVATIONS
 from nanogpt_cli.model.gpt import GPT
+from nanogpt_cli.model.mlp import ACTIVATIONS as OUR_ACTIVATIONS
 from nanogpt_cli.modules.anatomy import Part
 from nanogpt_cli.modules.families import ACTIVATIONS, FAMILIES, NANOGPT, Family, own
 from nanogpt_cli.modules.plan import NORM_NAMES, Parts, Plan

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nanogpt_cli.init.blueprint import Blueprint, Layer
-from nanogpt_cli.model.gpt import ACTIVATIONS
+from nanogpt_cli.model.mlp import ACTIVATIONS
 from nanogpt_cli.modules.anatomy import Part
 from nanogpt_cli.modules.plan import Parts, Plan
 

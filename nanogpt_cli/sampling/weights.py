@@ -16,14 +16,8 @@ from torch import Tensor, nn
 
 from nanogpt_cli import host
 from nanogpt_cli.machine import products
-from nanogpt_cli.model.gpt import (
-    ACTIVATIONS,
-    GPT,
-    Block,
-    GatedMLP,
-    GPTConfig,
-    LlamaBlock,
-)
+from nanogpt_cli.model.gpt import GPT, Block, GPTConfig, LlamaBlock
+from nanogpt_cli.model.mlp import ACTIVATIONS, GatedMLP
 from nanogpt_cli.model.rms_norm import RMSNorm, rms_norm
 from nanogpt_cli.model.rope import rotation
 from nanogpt_cli.sampling.int8 import Int8Matrix, rounded

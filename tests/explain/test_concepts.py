@@ -37,7 +37,8 @@ from nanogpt_cli.explain.concept import FALSE, HALF, TRUE, ConceptPage
 from nanogpt_cli.explain.values import Model, Shape
 from nanogpt_cli.init import kernels
 from nanogpt_cli.init.drawing import build
-from nanogpt_cli.model.gpt import ACTIVATIONS, GPT, GPTConfig
+from nanogpt_cli.model.gpt import GPT, GPTConfig
+from nanogpt_cli.model.mlp import ACTIVATIONS
 from nanogpt_cli.recipe import problems
 from nanogpt_cli.recipe.sections import Optim
 from nanogpt_cli.training.optimizers import newton_schulz

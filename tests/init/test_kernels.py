@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanogpt_cli.init import kernels
-from nanogpt_cli.model.gpt import ACTIVATIONS
+from nanogpt_cli.model.mlp import ACTIVATIONS
 
 pytestmark = pytest.mark.numeric
 

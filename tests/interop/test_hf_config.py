@@ -10,7 +10,8 @@ import torch
 from tiny import exportable
 
 from nanogpt_cli.interop import hf_config
-from nanogpt_cli.model.gpt import ACTIVATIONS, GPTConfig
+from nanogpt_cli.model.gpt import GPTConfig
+from nanogpt_cli.model.mlp import ACTIVATIONS
 
 transformers = pytest.importorskip("transformers")
 

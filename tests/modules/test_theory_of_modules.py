@@ -185,7 +185,7 @@ def test_experts_agree_as_their_router_does() -> None:
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu", "relu", "relu2"])
 def test_kernels_of_tokens_with_unequal_variances(activation: str) -> None:
     """By quadrature over two Gaussians."""
-    from nanogpt_cli.model.gpt import ACTIVATIONS
+    from nanogpt_cli.model.mlp import ACTIVATIONS
 
     R = torch.tensor([[4.0, 0.3], [0.3, 0.1]], dtype=torch.float64)
     z = torch.linspace(-7, 7, 701, dtype=torch.float64)

@@ -16,16 +16,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from nanogpt_cli.model.gpt import (
-    GPT,
-    MLP,
-    Block,
-    CausalSelfAttention,
-    GatedMLP,
-    GroupedAttention,
-    LlamaBlock,
-    PlainMLP,
-)
+from nanogpt_cli.model.attention import CausalSelfAttention, GroupedAttention
+from nanogpt_cli.model.gpt import GPT, Block, LlamaBlock
+from nanogpt_cli.model.mlp import MLP, GatedMLP, PlainMLP
 from nanogpt_cli.model.rms_norm import RMSNorm
 from nanogpt_cli.training.forecasts.kernels import LONG, Kernel, Node, Value, fuse
 
