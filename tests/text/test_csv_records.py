@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,16 @@ def readable(text: str, rows: list[list[str]], **dialect: Any) -> bool:
     return list(csv.reader(io.StringIO(text, newline=""), **dialect)) == rows
 
 
+def common_too(text: str, rows: list[list[str]], delimiter: str) -> bool:
+    """Whether the usual quotes explain a text as well: ``',0`` twice is two rows, or one cell."""
+    try:
+        other = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error:
+        return False
+    as_wide = {len(row) for row in other} == {len(rows[0])}
+    return as_wide and sum(map(len, chain(*other))) <= sum(map(len, chain(*rows)))
+
+
 @settings(max_examples=60)
 @given(
     st.lists(CELLS, min_size=1, max_size=9),
@@ -63,7 +74,12 @@ def test_every_dialect_is_read_back(
     text = written(rows, delimiter=delimiter, quotechar=quote, quoting=quoting, lineterminator=end)
     assume(readable(text, rows, delimiter=delimiter, quotechar=quote))
     assume(quote in text or '"' not in text)  # nothing shows that this one is no quote
+    assume(quote == '"' or not common_too(text, rows, delimiter))
     assert read(text, tabs=last) == cells
+
+
+def test_of_two_readings_the_usual_quotes_count() -> None:
+    assert read("text,id\n',0\n',1\n") == ["'", "'"]
 
 
 @pytest.mark.parametrize("quote", ["'", '"'])

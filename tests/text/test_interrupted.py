@@ -24,7 +24,8 @@ OLD, NEW = "the old text, many times. " * 40, "a new text, written over it. " * 
 KILLED_AT_EVERY_STEP = """
     import builtins, io, os, pathlib, shutil, signal, sys
     from pathlib import Path
-    from nanogpt_cli.text import cuts, prepare, tokens
+    from nanogpt_cli.text import prepare, tokens
+    from nanogpt_cli.text.tokenizers import cuts
     from nanogpt_cli.text.prepare import Request
 
     source, out = sys.argv[1:]

@@ -71,7 +71,7 @@ RANKS = """
 import sys, torch, torch.distributed as dist, torch.distributed.checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
-from nanogpt_cli.training import checkpoint, tensor_files
+from nanogpt_cli.training.checkpoints import checkpoint, tensor_files
 from nanogpt_cli.machine import distributed, joining
 from pathlib import Path
 
