@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import programs
 import pytest
@@ -19,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tui"))
 import recorded
 
 from nanogpt_cli import extras
+from nanogpt_cli.cli.watch import serve
 from nanogpt_cli.run import commands
 from nanogpt_cli.run.folder import RunFolder
 
@@ -116,6 +119,27 @@ async def test_a_window_lists_the_runs_that_were_named_and_changes_none(
         await window.send_json(["stdin", "p"])
         await _until(window, "★")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_window_that_stops_leaves_no_process(
+    hangs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Output ends before its process does; the server must not take one for the other."""
+    if hangs:
+        monkeypatch.setattr(serve, "_LEAVING", 0.05)
+    wait = "time.sleep(600)" if hangs else "sys.stdin.read()"
+    program = f"import os, sys, time; os.write(1, b'__GANGLION__\\n'); os.close(1); {wait}"
+    command = f"exec {shlex.join([sys.executable, '-c', program])}"
+    nothing = AsyncMock()
+    service = serve.window_service()(
+        command, write_bytes=nothing, write_str=nothing, close=nothing, download_manager=nothing
+    )
+    await service.start(80, 24)
+    if not hangs:
+        service._process.stdin.write_eof()
+    await asyncio.wait_for(service.stop(), programs.LIMIT)
+    assert service._process.returncode is not None
 
 
 async def _until(window: aiohttp.ClientWebSocketResponse, *words: str) -> None:

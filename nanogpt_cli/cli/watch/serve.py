@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import os
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from nanogpt_cli.tui.state.workspace import Workspace
 
 _HOST = "127.0.0.1"
+_LEAVING = 5.0  # seconds that a window's process has to end after its last output
 # The page's template asks for a font from elsewhere; nothing is to be asked of other machines.
 _POLICY = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
@@ -129,9 +131,9 @@ async def _pages(command: str) -> web.Application:
 
     Through a tunnel (``ssh -L 9000:localhost:8000``) that is another port than ours.
     """
-    from textual_serve.server import Server
+    from textual_serve import server
 
-    class Pages(Server):
+    class Pages(server.Server):
         async def handle_index(self, request: web.Request) -> Any:
             self.public_url = f"http://{request.host}"  # read before anything is awaited
             return await super().handle_index(request)
@@ -139,7 +141,32 @@ async def _pages(command: str) -> web.Application:
         async def on_startup(self, app: web.Application) -> None:
             """Print no banner."""
 
+    # The library has no other way to name the class, and this process serves nothing else.
+    server.AppService = window_service()  # type: ignore[attr-defined]
     return await Pages(command, host=_HOST, title="nanogpt watch")._make_app()
+
+
+def window_service() -> Any:
+    """The class of Textual's server that holds the process of one window, with a patient end.
+
+    The library takes the end of a process's output for its end. A loop that is closed between the
+    two would report it with tracebacks, and a process that hangs would outlive the server.
+    """
+    from textual_serve.app_service import AppService
+
+    class WindowService(AppService):
+        async def stop(self) -> None:
+            await super().stop()
+            if (process := self._process) is None:
+                return
+            try:
+                await asyncio.wait_for(process.wait(), _LEAVING)
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+    return WindowService
 
 
 def _refusing_strangers(token: str) -> Any:
