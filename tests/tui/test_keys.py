@@ -125,7 +125,9 @@ async def test_zoom_pan_fit_follow_and_crosshair(runs: Path) -> None:
         await press(pilot, "f")
         assert window.follow
         assert window.high == pytest.approx(2000)
-        await press(pilot, "0", "c", "H", "h")
+        await press(pilot, "X", "plus", "h", "L", "L", "H", "H", "f")
+        assert window.high == pytest.approx(2000)
+        await press(pilot, "X", "0", "c", "H", "h")
         assert window.low is None
         assert window.cursor == pytest.approx(2000 - 11 * 2000 / 74, rel=0.01)
         assert "step 1,7" in screen(pilot)  # the read-out
