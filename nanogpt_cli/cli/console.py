@@ -188,7 +188,9 @@ def fitting(
     for head in sorted(shorten, key=lambda head: -needed[head]):
         if head in columns and over() > 0:
             needed[head] = max(min(needed[head], _LEAST_NAME), needed[head] - over())
-            columns[head] = tuple(units.shortened(str(c), needed[head]) for c in columns[head])
+            columns[head] = tuple(
+                units.shortened(str(c), needed[head], cell_len) for c in columns[head]
+            )
     table = simple_table(title, list(columns))
     for column, head in zip(table.columns, columns, strict=True):
         column.justify = "right" if head in numbers else "left"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from rich.cells import cell_len, chop_cells
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding
 from textual.events import Event, InputEvent
@@ -41,6 +41,7 @@ from nanogpt_cli.tui.state.reader import REST, Reader
 from nanogpt_cli.tui.state.session import Piece, RunSession
 from nanogpt_cli.tui.state.workspace import Workspace
 from nanogpt_cli.tui.swift import OneScreen, settled, swift
+from nanogpt_cli.tui.widgets.panes import wrap
 from nanogpt_cli.tui.widgets.rows import RowsWidget
 
 FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between two looks at the log
@@ -283,9 +284,11 @@ class Dashboard(RunActions):
     def _notice_rows(self) -> list[Row]:
         """The notice, on as many rows as it may take, else shortened."""
         width = max(self.size.width - 1, 1)
-        lines = textwrap.wrap(self._notice, width, break_on_hyphens=False)
+        lines = wrap(self._notice, width) if self._notice else []
         if len(lines) > self._notice_most:
-            lines = [units.shortened(self._notice, width)]
+            lines = chop_cells(self._notice, width)
+        if len(lines) > self._notice_most:
+            lines = [units.shortened(self._notice, width, cell_len)]
         return [[(f" {line}", self._notice_key)] for line in lines]
 
     def request_draw(self) -> None:
