@@ -19,9 +19,9 @@ from textual.timer import Timer
 from textual.widgets import ContentSwitcher
 
 from nanogpt_cli import units
-from nanogpt_cli.printable import encodes, printable
+from nanogpt_cli.printable import draws, printable
 from nanogpt_cli.run import news
-from nanogpt_cli.tui import header, keys
+from nanogpt_cli.tui import header, keys, terminal
 from nanogpt_cli.tui.actions import DashboardExit
 from nanogpt_cli.tui.bell import Bell
 from nanogpt_cli.tui.desk import Desk
@@ -134,6 +134,23 @@ class Dashboard(RunActions):
             for name in self.desk.pages:
                 yield _PAGES[name](self.desk, id=name)
         yield Line(id="footer")
+
+    def show(self) -> DashboardExit:
+        """Open it on the terminal, until it is left.
+
+        Raises:
+            Exception: whatever ended it otherwise.
+        """
+        self.desk.ramp = self.desk.ramp or not terminal.has_shades(self.console)
+        with swift():
+            left = self.run()
+        if self._exception is not None:
+            raise self._exception
+        return left or DashboardExit()
+
+    def _fatal_error(self) -> None:
+        """Close; who called ``show`` reports the error, and Textual none of its pages."""
+        self._close_messages_no_wait()
 
     def on_mount(self) -> None:
         """Start polling the log."""
@@ -356,15 +373,13 @@ def run_dashboard(
 ) -> DashboardExit:
     """Open the dashboard on runs and return how it was quit; the sessions keep what was read.
 
-    It needs a terminal (see ``nanogpt_cli.tui.terminal``) and uses ASCII if the terminal's encoding
-    has no braille. ``workspace`` is the list of page Runs, by default the folder that the first run
+    It needs a terminal (see ``nanogpt_cli.tui.terminal``) and uses ASCII if that has no braille.
+    ``workspace`` is the list of page Runs, by default the folder that the first run
     lies in.
     """
-    ascii_only = ascii_only or not encodes("⣿─●", getattr(sys.__stderr__, "encoding", None))
+    ascii_only = ascii_only or not draws(sys.__stderr__)
     app = Dashboard(
         sessions, workspace=workspace, readonly=readonly, ascii_only=ascii_only, theme=theme,
         page=page, bell=bell,
     )  # fmt: skip
-    with swift():
-        left = app.run() or DashboardExit()
-    return replace(left, front=app.desk.session)
+    return replace(app.show(), front=app.desk.session)
