@@ -8,10 +8,11 @@ is read. ``printable`` shows such characters instead of sending them.
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Final
+from typing import Final, TextIO
 
 from nanogpt_cli.errors import UserError
 
@@ -99,6 +100,16 @@ def encodes(text: str, encoding: str | None) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def draws(stream: TextIO | None) -> bool:
+    """Whether a stream can show the braille and line characters of charts.
+
+    Its encoding must have them, and Linux's own console has no font with braille.
+    """
+    if os.environ.get("TERM") == "linux" and stream is not None and stream.isatty():
+        return False
+    return encodes("⣿─●█", getattr(stream, "encoding", None))
 
 
 def encodable(text: str, encoding: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 
 from nanogpt_cli.user_input import whole
 
@@ -93,12 +94,28 @@ def size(count: float) -> str:
     raise AssertionError
 
 
-def shortened(text: str, room: int) -> str:
-    """At most ``room`` characters: both ends of a name or path tell more than its middle."""
-    if len(text) <= room:
+def shortened(text: str, room: int, size: Callable[[str], int] = len) -> str:
+    """At most ``room`` wide: both ends of a name or path tell more than its middle.
+
+    ``size`` tells how wide a text is: characters, or the cells that it takes in a terminal.
+    """
+    if size(text) <= room:
         return text
-    head = max(0, room - 1) // 2
-    return text[:head] + "…" + text[len(text) - (room - 1 - head) :] if room > 1 else text[:room]
+    if room < 2:
+        return _end(text, room, size, 1)
+    head = _end(text, (room - 1) // 2, size, 1)
+    return f"{head}…{_end(text, room - 1 - size(head), size, -1)}"
+
+
+def _end(text: str, room: int, size: Callable[[str], int], step: int) -> str:
+    """As much of a text's beginning (1) or end (-1) as fits."""
+    found = ""
+    for character in text[::step]:
+        longer = found + character if step > 0 else character + found
+        if size(longer) > room:
+            break
+        found = longer
+    return found
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:

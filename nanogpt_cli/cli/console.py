@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from nanogpt_cli import units
 from nanogpt_cli.cli import guard
-from nanogpt_cli.printable import encodes, json_escaped, printable
+from nanogpt_cli.printable import json_escaped, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,11 +54,6 @@ def painted(text: str, style: str, stream: TextIO) -> str:
     if not style or not text or not coloured(stream):
         return text
     return f"\x1b[{_STYLES[style]}m{text}\x1b[0m"
-
-
-def draws(stream: TextIO | None) -> bool:
-    """Whether a stream's encoding has the braille and line characters of charts."""
-    return encodes("⣿─●█", getattr(stream, "encoding", None))
 
 
 def write(stream: TextIO, text: str) -> None:
@@ -188,7 +183,9 @@ def fitting(
     for head in sorted(shorten, key=lambda head: -needed[head]):
         if head in columns and over() > 0:
             needed[head] = max(min(needed[head], _LEAST_NAME), needed[head] - over())
-            columns[head] = tuple(units.shortened(str(c), needed[head]) for c in columns[head])
+            columns[head] = tuple(
+                units.shortened(str(c), needed[head], cell_len) for c in columns[head]
+            )
     table = simple_table(title, list(columns))
     for column, head in zip(table.columns, columns, strict=True):
         column.justify = "right" if head in numbers else "left"

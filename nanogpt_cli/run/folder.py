@@ -18,7 +18,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanogpt_cli import foreign_files
+from nanogpt_cli import foreign_files, shell, units
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.places import RUNS
 from nanogpt_cli.printable import printable
@@ -140,6 +140,10 @@ def find_run(name: str | Path | None = None, root: Path = RUNS) -> RunFolder:
     for path in (Path(name), root / name):
         if RunFolder(path).is_run():
             return RunFolder(path)
+    if held := list_runs(Path(name)):
+        where = shell.quoted(shell.path_word(Path(name)))
+        hint = f"it holds {units.counted(len(held), 'run')}: --out {where}"
+        raise UserError(f"no run {str(name)!r}", hint)
     names = [run.name for run in runs]
     close = nearest(str(name), names)
     there = f"runs in {root}/: {', '.join(printable(name, '') for name in names[:10])}"

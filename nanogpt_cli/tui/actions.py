@@ -150,13 +150,9 @@ class DashboardActions(App[DashboardExit]):
 
     def action_follow(self) -> None:
         """Jump to the newest step and follow it."""
-        window = self.desk.window
-        window.follow = True
         if chart := self.page.chart():
-            if window.low is not None and window.high is not None:
-                window.pan(1e9, chart.full)
-            window.follow = True
-        self._redraw()
+            self.desk.window.to_end(chart.full)
+            self._redraw()
 
     def action_crosshair(self) -> None:
         """Show the crosshair at the newest point, or remove it."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from rich.cells import cell_len, chop_cells
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding
 from textual.events import Event, InputEvent
@@ -19,9 +19,9 @@ from textual.timer import Timer
 from textual.widgets import ContentSwitcher
 
 from nanogpt_cli import units
-from nanogpt_cli.printable import encodes, printable
+from nanogpt_cli.printable import draws, printable
 from nanogpt_cli.run import news
-from nanogpt_cli.tui import header, keys
+from nanogpt_cli.tui import header, keys, terminal
 from nanogpt_cli.tui.actions import DashboardExit
 from nanogpt_cli.tui.bell import Bell
 from nanogpt_cli.tui.desk import Desk
@@ -41,6 +41,7 @@ from nanogpt_cli.tui.state.reader import REST, Reader
 from nanogpt_cli.tui.state.session import Piece, RunSession
 from nanogpt_cli.tui.state.workspace import Workspace
 from nanogpt_cli.tui.swift import OneScreen, settled, swift
+from nanogpt_cli.tui.widgets.panes import wrap
 from nanogpt_cli.tui.widgets.rows import RowsWidget
 
 FASTEST, SLOWEST, HELD = 0.25, 2.0, 5.0  # seconds between two looks at the log
@@ -133,6 +134,23 @@ class Dashboard(RunActions):
             for name in self.desk.pages:
                 yield _PAGES[name](self.desk, id=name)
         yield Line(id="footer")
+
+    def show(self) -> DashboardExit:
+        """Open it on the terminal, until it is left.
+
+        Raises:
+            Exception: whatever ended it otherwise.
+        """
+        self.desk.ramp = self.desk.ramp or not terminal.has_shades(self.console)
+        with swift():
+            left = self.run()
+        if self._exception is not None:
+            raise self._exception
+        return left or DashboardExit()
+
+    def _fatal_error(self) -> None:
+        """Close; who called ``show`` reports the error, and Textual none of its pages."""
+        self._close_messages_no_wait()
 
     def on_mount(self) -> None:
         """Start polling the log."""
@@ -283,9 +301,11 @@ class Dashboard(RunActions):
     def _notice_rows(self) -> list[Row]:
         """The notice, on as many rows as it may take, else shortened."""
         width = max(self.size.width - 1, 1)
-        lines = textwrap.wrap(self._notice, width, break_on_hyphens=False)
+        lines = wrap(self._notice, width) if self._notice else []
         if len(lines) > self._notice_most:
-            lines = [units.shortened(self._notice, width)]
+            lines = chop_cells(self._notice, width)
+        if len(lines) > self._notice_most:
+            lines = [units.shortened(self._notice, width, cell_len)]
         return [[(f" {line}", self._notice_key)] for line in lines]
 
     def request_draw(self) -> None:
@@ -353,15 +373,13 @@ def run_dashboard(
 ) -> DashboardExit:
     """Open the dashboard on runs and return how it was quit; the sessions keep what was read.
 
-    It needs a terminal (see ``nanogpt_cli.tui.terminal``) and uses ASCII if the terminal's encoding
-    has no braille. ``workspace`` is the list of page Runs, by default the folder that the first run
+    It needs a terminal (see ``nanogpt_cli.tui.terminal``) and uses ASCII if that has no braille.
+    ``workspace`` is the list of page Runs, by default the folder that the first run
     lies in.
     """
-    ascii_only = ascii_only or not encodes("⣿─●", getattr(sys.__stderr__, "encoding", None))
+    ascii_only = ascii_only or not draws(sys.__stderr__)
     app = Dashboard(
         sessions, workspace=workspace, readonly=readonly, ascii_only=ascii_only, theme=theme,
         page=page, bell=bell,
     )  # fmt: skip
-    with swift():
-        left = app.run() or DashboardExit()
-    return replace(left, front=app.desk.session)
+    return replace(app.show(), front=app.desk.session)

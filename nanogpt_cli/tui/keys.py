@@ -144,11 +144,10 @@ def footer(
 ) -> list[tuple[str, str]]:
     """The bottom line: pages, as many keys as fit, and always help and how to leave."""
     always = [(" ?", "key"), (" help ", "dim"), (" q", "key"), (" leave ", "dim")]
-    pages = _pages(page, width) if len(shown) > 1 else [(f" {page.capitalize()} ", "select")]
-    if not readonly or width < 80 or len(shown) == 1:
-        note: list[tuple[str, str]] = []
-    else:
-        note = [(" read-only ", "warning")]
+    noted = readonly and width >= 80 and len(shown) > 1
+    note = [(" read-only ", "warning")] if noted else []
+    room = width - sum(len(text) for text, _ in note)
+    pages = _pages(page, room) if len(shown) > 1 else [(f" {page.capitalize()} ", "select")]
     used = sum(len(text) for text, _ in pages + always + note)
     middle: list[tuple[str, str]] = []
     for key in sorted(KEYS, key=lambda key: key.action.partition("(")[0] not in _FIRST[page]):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nanogpt_cli.printable import encodes
+from nanogpt_cli.printable import draws
 from nanogpt_cli.run import events
 from nanogpt_cli.system import Sampler
 from nanogpt_cli.tui.app import Dashboard
@@ -66,13 +66,12 @@ def run_machine(stream: Any) -> None:
     """Show the page until it is left.
 
     Args:
-        stream: the terminal; without braille in its encoding, charts are drawn in ASCII.
+        stream: the terminal; charts are drawn in ASCII where it has no braille.
     """
     sampler = Sampler(Path.cwd())
-    ascii_only = not encodes("⣿─●", getattr(stream, "encoding", None))
     no_gpus = sampler.nvml.why_not if sampler.nvml else ""
     try:
         session = MachineSession(sampler.sample, no_gpus)
-        machine_dashboard(session, ascii_only=ascii_only).run()
+        machine_dashboard(session, ascii_only=not draws(stream)).show()
     finally:
         sampler.close()

@@ -218,9 +218,7 @@ class RunActions(DashboardActions):
 
 def _brief(text: str, cells: int) -> str:
     """A name that leaves room for a dialog's keys on a small screen, whatever it holds."""
-    text = printable(text, "")
-    wide = cell_len(text) or 1
-    return units.shortened(text, max(3, cells * len(text) // wide)) if wide > cells else text
+    return units.shortened(printable(text, ""), cells, cell_len)
 
 
 def _removable(entry: Entry) -> bool:

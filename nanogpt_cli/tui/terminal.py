@@ -1,9 +1,11 @@
-"""Whether there is a terminal that the dashboard can be drawn on."""
+"""Whether there is a terminal that the dashboard can be drawn on, and what it shows."""
 
 from __future__ import annotations
 
 import os
 import sys
+
+from rich.console import Console
 
 
 def why_not() -> str:
@@ -18,3 +20,12 @@ def why_not() -> str:
         if stream is None or not stream.isatty():
             return f"{name} is not a terminal"
     return ""
+
+
+def has_shades(console: Console | None = None) -> bool:
+    """Whether it has the shades of a heat map, of which 16 colours leave two or three.
+
+    ``console`` writes to it; by default one that is as Rich makes it.
+    """
+    console = console or Console(force_terminal=True, legacy_windows=False)
+    return console.color_system in ("256", "truecolor")

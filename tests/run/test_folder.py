@@ -182,3 +182,16 @@ def test_the_runs_that_are_listed_in_a_message_stay_on_its_line(tmp_path: Path) 
         find_run("other", tmp_path)
     assert raised.value.hint is not None
     assert r"two\x0alines" in raised.value.hint
+
+
+def test_a_folder_of_runs_is_no_run_and_the_hint_says_how_to_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        folder = tmp_path / "my runs" / name
+        folder.mkdir(parents=True)
+        write(RunFolder(folder).events, MIXED)
+    with pytest.raises(UserError) as caught:
+        find_run("my runs")
+    assert caught.value.hint == "it holds 2 runs: --out 'my runs'"

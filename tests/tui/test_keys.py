@@ -19,6 +19,7 @@ from nanogpt_cli.tui.app import HELD, Dashboard
 from nanogpt_cli.tui.keys import KEYS, PAGES
 from nanogpt_cli.tui.pages.logs import detail_rows
 from nanogpt_cli.tui.widgets.charts import LineChart
+from nanogpt_cli.tui.widgets.panes import Pane
 
 LEAVING = {"Q", "ctrl+c", "q", "ctrl+q"}
 # What is the same on all pages is pressed on one of them, turn by turn.
@@ -103,13 +104,14 @@ def test_a_key_does_on_a_page_what_the_table_says(page: str) -> None:
             assert called.action == key.action, key
 
 
-@pytest.mark.parametrize("width", range(41, 200, 11))
+@pytest.mark.parametrize("readonly", [False, True])
 @pytest.mark.parametrize("page", PAGES)
-def test_footer_fits_and_always_offers_help(page: str, width: int) -> None:
-    text = "".join(piece for piece, _ in keys.footer(page, width, readonly=width % 2 == 0))
-    assert "? help" in text
-    assert "q leave" in text
-    assert len(text) <= width
+def test_footer_fits_and_always_offers_help(page: str, readonly: bool) -> None:
+    for width in range(41, 200):
+        text = "".join(piece for piece, _ in keys.footer(page, width, readonly))
+        assert "? help" in text
+        assert "q leave" in text
+        assert len(text) <= width
 
 
 async def test_zoom_pan_fit_follow_and_crosshair(runs: Path) -> None:
@@ -125,7 +127,9 @@ async def test_zoom_pan_fit_follow_and_crosshair(runs: Path) -> None:
         await press(pilot, "f")
         assert window.follow
         assert window.high == pytest.approx(2000)
-        await press(pilot, "0", "c", "H", "h")
+        await press(pilot, "X", "plus", "h", "L", "L", "H", "H", "f")
+        assert window.high == pytest.approx(2000)
+        await press(pilot, "X", "0", "c", "H", "h")
         assert window.low is None
         assert window.cursor == pytest.approx(2000 - 11 * 2000 / 74, rel=0.01)
         assert "step 1,7" in screen(pilot)  # the read-out
@@ -274,10 +278,30 @@ async def test_comparison(runs: Path) -> None:
         look(pilot)
         await press(pilot, "0")
         shown = screen(pilot)
-        assert "optim.lr  0.001  0.0003" in shown
+        names, values = dashboard(pilot).query_one("#diff", Pane).text().splitlines()
+        assert names.index("small-lr3e-4") == values.index("0.0003")
         assert "finished" in shown
         await press(pilot, "right_square_bracket")
         assert "validation loss" in screen(pilot)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+async def test_what_differs_between_many_runs_is_a_row_for_each(tmp_path: Path, width: int) -> None:
+    names = [f"long-run-{n}" for n in range(9)]
+    for n, name in enumerate(names):
+        recorded.write_run(tmp_path / name, steps=20, lr=(n + 1) * 1e-3, name=name)
+    sessions = load(*(tmp_path / name for name in names))
+    async with opened(sessions, (width, 40), page="compare") as pilot:
+        await press(pilot, *["d"] * (width == 80), "enter")  # the first one is hidden
+        pane = dashboard(pilot).query_one("#diff", Pane)
+        told = [line.split() for line in pane.text().splitlines()]
+        assert told == [
+            ["optim.lr"],
+            *([f"long-run-{n}", f"{(n + 1) * 1e-3:g}"] for n in range(1, 9)),
+        ]
+        chart = dashboard(pilot).query_one("#overlay", LineChart)
+        colors = {trace.name: trace.color for trace in chart.traces}
+        assert {row[0][0].strip(): row[0][1] for row in pane._rows[1:]} == colors
 
 
 async def test_a_diverged_run_does_not_flatten_the_comparison(runs: Path) -> None:

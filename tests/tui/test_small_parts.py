@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -115,11 +116,13 @@ def test_tables_of_panes_fit_any_width(lines: list[tuple[str, ...]], width: int,
     assert all(cell_len(line) <= width for line in panes.wrap("".join(map("".join, lines)), width))
 
 
-@given(st.text(max_size=40), st.integers(0, 40))
-def test_shortening_keeps_both_ends(text: str, room: int) -> None:
-    short = units.shortened(text, room)
-    assert len(short) <= room or len(text) <= room
-    if len(text) > room > 2:
+@pytest.mark.parametrize("size", [len, cell_len])
+@given(text=st.text(max_size=40) | st.text("宽字🚀ab", max_size=20), room=st.integers(0, 40))
+def test_shortening_keeps_both_ends(text: str, room: int, size: Callable[[str], int]) -> None:
+    short = units.shortened(text, room, size)
+    assert size(short) <= room or size(text) <= room
+    if size(text) > room > 2:
+        assert "…" in short
         head, _, tail = short.partition("…")
         assert text.startswith(head)
         assert text.endswith(tail)

@@ -222,14 +222,16 @@ def test_a_trainer_that_fails_at_once_shows_why(data: Path, terminal: Terminal) 
 
 @pytest.mark.parametrize(
     ("before", "option"),
-    [("NO_COLOR=1", ""), ("TERM=screen", ""), ("TERM=xterm COLORTERM=", "--ascii"),
-     ("TERM=xterm", "--theme ansi-dark")],
+    [("NO_COLOR=1", ""), ("TERM=screen COLORTERM=", ""), ("TERM=xterm COLORTERM=", "--ascii"),
+     ("TERM=linux", ""), ("TERM=xterm COLORTERM=truecolor", "--theme ansi-dark")],
 )  # fmt: skip
 def test_odd_terminals(recordings: Path, terminal: Terminal, before: str, option: str) -> None:
     command = f"{sys.executable} -m nanogpt_cli watch {recordings}/small-lr3e-4 {option}"
     terminal.type(f"{before} {command}")
-    shown = terminal.wait("finished", "layers × time" if "--ascii" not in option else "layers")
-    if option == "--ascii":
+    shown = terminal.wait("finished", "layers", "q leave")
+    few = "TERM=" in before and "truecolor" not in before
+    assert ("@@@" in shown) == few  # the heat map, of which 16 colours would leave three shades
+    if option == "--ascii" or "linux" in before:
         inside = "".join(line[1:60] for line in shown.splitlines()[2:20])
         assert inside.isascii()
     terminal.keys("2")
@@ -255,3 +257,21 @@ def test_several_runs_open_as_a_list(recordings: Path, terminal: Terminal) -> No
     terminal.wait("loss curve")
     terminal.keys("q")
     terminal.wait("next: nanogpt", "prompt>")
+
+
+def test_a_bug_is_one_line_and_the_terminal_is_given_back(
+    recordings: Path, terminal: Terminal, tmp_path: Path
+) -> None:
+    program = tmp_path / "broken.py"
+    program.write_text(
+        "from nanogpt_cli import cli\n"
+        "from nanogpt_cli.tui.pages.layers import LayersPage\n"
+        "LayersPage.update = lambda *_: 1 / 0\n"
+        "cli.main()\n"
+    )
+    terminal.type(f"{sys.executable} {program} watch {recordings}/small-lr3e-4; echo exit $?")
+    terminal.wait("learning rate")
+    terminal.keys("2")
+    shown = terminal.wait("bug in nanogpt-cli: ZeroDivisionError", "exit 1")
+    assert not terminal.on_alternate_screen()
+    assert len(shown.strip().splitlines()) < 8

@@ -7,6 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, Final
 
 from nanogpt_cli.cli import console, help_page
+from nanogpt_cli.printable import draws
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -125,7 +126,7 @@ def _draw(picture: Picture, width: int) -> None:
 
     from nanogpt_cli.tui.drawing.plot import PlotOptions, Trace, plot
 
-    plain = not console.draws(sys.stdout)
+    plain = not draws(sys.stdout)
     title: list[str | tuple[str, str]] = [picture.title]
     traces = []
     for n, curve in enumerate(picture.curves):

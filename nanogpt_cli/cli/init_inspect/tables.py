@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nanogpt_cli.cli import console
+from nanogpt_cli.printable import draws
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -237,7 +238,7 @@ def picture(measured: Signals | None, expected: Signals | None, width: int, heig
                     else shown.stream_rms[0] / max(shown.grad_rms[-1], 1e-300)
                 )
                 traces.append(Trace(name, x, np.asarray(values) * scale, colour, kind))
-    plain = not console.draws(sys.stdout)
+    plain = not draws(sys.stdout)
     options = PlotOptions(log_y=True, x_axis="block", ascii_only=plain)
     drawn = plot(traces, (0.0, max(1.0, x[-1])), width, height, options)
     text = Text()
@@ -254,7 +255,7 @@ def sparkline(values: Sequence[float], width: int = 48) -> str:
 
     from nanogpt_cli.tui.drawing import draw
 
-    plain = not console.draws(sys.stdout)
+    plain = not draws(sys.stdout)
     row = np.asarray(values, dtype=np.float64)
     return draw.sparkline(row, min(width, len(values)), ascii_only=plain)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanogpt_cli import files
-from nanogpt_cli.cli.console import coloured, draws, emit_json, say, write
+from nanogpt_cli.cli.console import coloured, emit_json, say, write
 from nanogpt_cli.cli.watch import remote_runs
 from nanogpt_cli.errors import UserError
+from nanogpt_cli.printable import draws
 from nanogpt_cli.user_input import whole
 
 if TYPE_CHECKING:
@@ -74,10 +75,10 @@ def print_frame(
     workspace: Workspace,
 ) -> None:
     """Write one frame: as a picture, as text to stdout, or both."""
-    from nanogpt_cli.tui import still
+    from nanogpt_cli.tui import still, terminal
 
-    terminal = sys.stdout.isatty()
-    if size is None and terminal and svg is None:
+    at_terminal = sys.stdout.isatty()
+    if size is None and at_terminal and svg is None:
         found = shutil.get_terminal_size(_DEFAULT_SIZE)
         size = found.columns, found.lines - 1
     still.load(sessions)
@@ -98,7 +99,7 @@ def print_frame(
         ascii_only, colours = look.ascii_only or not draws(sys.stdout), coloured(sys.stdout)
         frame = still.still(
             sessions, size, page=look.page, theme=look.theme, ascii_only=ascii_only,
-            ramp=not colours, workspace=workspace,
+            ramp=not (colours and terminal.has_shades()), workspace=workspace,
         )  # fmt: skip
         write(sys.stdout, frame.ansi if colours else frame.text)
 

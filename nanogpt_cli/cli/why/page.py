@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanogpt_cli import shell, units
 from nanogpt_cli.cli import console
-from nanogpt_cli.printable import printable
+from nanogpt_cli.printable import draws, printable
 from nanogpt_cli.run import explained
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _spark(
         here = [v for s, v in drawable if low <= s < high]
         last = _at(drawable, int(low))
         drawn.append(worst(here) if here else math.nan if last is None else last)
-    bars = sparkline(np.array(drawn), _CHART, ascii_only=not console.draws(sys.stdout))
+    bars = sparkline(np.array(drawn), _CHART, ascii_only=not draws(sys.stdout))
     return bars.replace("×", " ")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 from textual.app import ComposeResult
 from textual.widget import Widget
 
@@ -23,6 +26,7 @@ from nanogpt_cli.tui.widgets.panes import Pane, table
 
 METRICS = ("loss", "val_loss", "grad_norm", "lr", "tokens_per_s")
 MARKS = "●■▲◆▼★○"
+_MOST_NAME = 16  # cells of a run's name beside what differs
 
 
 class ComparePage(Page):
@@ -80,8 +84,10 @@ class ComparePage(Page):
         runs = [Shown(session.view, self._color(n, session)) for n, session in shown]
         self.set_class(len(self.chosen) > 1, "-several")
         self.query_one("#overlays", CompareGrid).draw(runs, self.chosen, note)
-        self._draw_runs(self.query_one("#runs", Pane))
-        draw_differences(self.query_one("#diff", Pane), [session for _, session in shown])
+        places = self._places()
+        self._draw_runs(self.query_one("#runs", Pane), places)
+        drawn = [Shown(run.view, places[id(run.view)][1]) for run in runs]
+        draw_differences(self.query_one("#diff", Pane), drawn)
 
     def _tags(self) -> list[str]:
         """What other programs have logged besides our own metrics."""
@@ -108,13 +114,12 @@ class ComparePage(Page):
             for run in part
         }
 
-    def _draw_runs(self, pane: Pane) -> None:
+    def _draw_runs(self, pane: Pane, places: Mapping[int, tuple[int, str]]) -> None:
         views = [session.view for _, session in self.shown()]
         tokens = common_tokens(views)
         by = f"by {units.si(tokens)} tokens"
         heads = ("", "run", "state", "step", "tokens", "best val loss", by)
         lines, keys = [], []
-        places = self._places()
         for session in self.desk.sessions:
             number, color = places.get(id(session.view), (None, "dim"))
             lines.append(run_line(session, number, tokens, self.desk.ascii_only))
@@ -225,26 +230,46 @@ def best_until(view: RunView, tokens: float) -> float | None:
     return float(values.min()) if len(values) else None
 
 
-def draw_differences(pane: Pane, sessions: list[RunSession]) -> None:
-    """Draw the recipe keys in which the runs differ."""
-    if len(sessions) < 2:
+def draw_differences(pane: Pane, runs: Sequence[Shown]) -> None:
+    """Draw the recipe keys in which the runs differ: a row each, or a column for many runs."""
+    if len(runs) < 2:
         pane.empty("choose a second run with j/k and enter", "what differs")
         return
-    recipes = [s.view.started.recipe if s.view.started else {} for s in sessions]
+    recipes = [run.view.started.recipe if run.view.started else {} for run in runs]
     if not any(recipes):
         pane.empty("these logs hold no recipes", "what differs")
         return
-    names: Row = [(" ", "dim")]
-    for index, session in enumerate(sessions):
-        names.append((f"{units.shortened(session.view.name, 16)}  ", palette.run_color(index)))
-    rows: list[Row] = []
-    for key, values in differing(recipes):
-        row: Row = [(f" {key}  ", "dim")]
-        for index, value in enumerate(values):
-            row.append((f"{short(value)}  ", palette.run_color(index)))
-        rows.append(row)
-    if not rows:
+    found = differing(recipes)
+    if not found:
         pane.empty("the recipes are the same", "what differs")
         return
-    pane.set_rows([names, *rows])
-    pane.set_title(f"what differs ─ {len(rows)} key{'s' * (len(rows) > 1)}")
+    names = [(units.shortened(run.view.name, _MOST_NAME, cell_len), run.color) for run in runs]
+    lines = [[("", "dim"), *names]]
+    for key, values in found:
+        told = ((short(value), run.color) for value, run in zip(values, runs, strict=True))
+        lines.append([(key, "dim"), *told])
+    width = pane.size.width
+    if sum(_sizes(lines)) > width:
+        lines = [list(column) for column in zip(*lines, strict=True)]
+    pane.set_rows([_aligned(line, _sizes(lines), width) for line in lines])
+    pane.set_title(f"what differs ─ {units.counted(len(found), 'key')}")
+
+
+def _sizes(lines: Sequence[Row]) -> list[int]:
+    """Cells of each column, with the blanks before it."""
+    return [
+        max(cell_len(line[i][0]) for line in lines) + 2 - (i == 0) for i in range(len(lines[0]))
+    ]
+
+
+def _aligned(line: Row, sizes: Sequence[int], width: int) -> Row:
+    """A line in columns; "…" stands for those that do not fit."""
+    row: Row = []
+    room = width
+    for number, ((text, key), size) in enumerate(zip(line, sizes, strict=True)):
+        last = number == len(sizes) - 1
+        if number and size + 2 * (not last) > room:
+            return [*row, (" …", "dim")]
+        row.append((" " * (1 + (number > 0)) + set_cell_size(text, size - 1 - (number > 0)), key))
+        room -= size
+    return row

@@ -156,9 +156,7 @@ def _head(name: str, width: int, workspace: Workspace, arrow: str) -> str:
 
 
 def _fit(text: str, width: int, *, right: bool = False) -> str:
-    text = printable(text, "")
-    if cell_len(text) > width:
-        text = units.shortened(text, width)
+    text = units.shortened(printable(text, ""), width, cell_len)
     if right:
         text = " " * max(0, width - cell_len(text)) + text
     return set_cell_size(text, width)

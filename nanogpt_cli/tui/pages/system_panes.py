@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 
 from nanogpt_cli import units
 from nanogpt_cli.tui.desk import Desk
@@ -130,7 +130,7 @@ class NowPane(Pane):
             room = max(4, width - _LABEL - 3 - spark)
             # What has no curve may use its place as well.
             wide = room if values is not None else room + spark
-            shown = units.shortened(text, wide)
+            shown = units.shortened(text, wide, cell_len)
             row: Row = [(f" {label:<{_LABEL}} ", "dim"), (set_cell_size(shown, wide), "text")]
             if values is not None and spark:
                 values = values[np.isfinite(values)]

@@ -50,27 +50,30 @@ class Window:
             return
         if new_high - new_low < 1e-6 * max(abs(new_high), 1e-6):
             return
-        self.low, self.high = self._outer(new_low), self._outer(new_high)
-        self._clamp(full)
+        self._place(new_low, new_high, full)
 
     def pan(self, share: float, full: tuple[float, float]) -> None:
         """Move by ``share`` of the visible width, but not beyond the data."""
         low, high = (self._inner(value) for value in self.range(full))
         move = share * (high - low)
-        self.low, self.high = self._outer(low + move), self._outer(high + move)
         self.follow = False
-        self._clamp(full)
+        self._place(low + move, high + move, full)
 
-    def _clamp(self, full: tuple[float, float]) -> None:
-        assert self.low is not None
-        assert self.high is not None
-        low, high = self._inner(self.low), self._inner(self.high)
+    def to_end(self, full: tuple[float, float]) -> None:
+        """Move to the newest values and follow them."""
+        low, high = (self._inner(value) for value in self.range(full))
+        last = self._inner(full[1])
+        self.follow = True
+        self._place(last - (high - low), last, full)
+
+    def _place(self, low: float, high: float, full: tuple[float, float]) -> None:
+        """Show what lies between positions on the axis, moved to where there are data."""
         first, last = self._inner(full[0]), self._inner(full[1])
-        move = max(first - low, 0.0) or min(last - high, 0.0)
         if high - low >= last - first:
             self.fit()
-        else:
-            self.low, self.high = self._outer(low + move), self._outer(high + move)
+            return
+        move = max(first - low, 0.0) or min(last - high, 0.0)
+        self.low, self.high = self._outer(low + move), self._outer(high + move)
 
     def show(self, low: float, high: float) -> None:
         """Show exactly this range."""

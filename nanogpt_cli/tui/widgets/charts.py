@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from rich.cells import cell_len
 
 from nanogpt_cli import units
 from nanogpt_cli.tui.drawing.plot import Plot, PlotOptions, Row, Trace, plot
@@ -97,7 +98,7 @@ class LineChart(RowsWidget, can_focus=True):
             if on
         ]
         for parts in (said + switches, said, [self.label]):
-            if len(title := " ─ ".join(parts)) <= self.size.width - 4:
+            if cell_len(title := " ─ ".join(parts)) <= self.size.width - 4:
                 return title
         return self.label
 
@@ -114,12 +115,13 @@ class LineChart(RowsWidget, can_focus=True):
             value = float(trace.y[-1]) if cursor is None else value_at(trace, cursor)
             bare = trace.color == "theory" or trace.color.startswith("band")
             shown = "" if bare else f" {units.number(value)}"
-            parts.append(f"{signs[trace.kind]} {trace.name}{shown}")
+            part = f"{signs[trace.kind]} {trace.name}{shown}"
+            parts += [part] if part not in parts else []  # bands of several lines mean the same
         if cursor is not None:
             at = units.duration(cursor) if self.window.axis == "time" else f"{cursor:,.0f}"
             parts.insert(0, f"{self.window.axis} {at}")
         room = self.size.width - 4
-        while parts and len("  ".join(parts)) > room:
+        while parts and cell_len("  ".join(parts)) > room:
             parts.pop(0 if cursor is None else -1)
         return "  ".join(parts)
 

@@ -203,9 +203,9 @@ def table(
 
     def cell(text: str, column: int) -> str:
         room = sizes[column]
-        if cell_len(text) > room:
-            text = text[: max(0, room - 1)] + "…" if last else units.shortened(text, room)
-        return set_cell_size(text, room)
+        if last and cell_len(text) > room:
+            text = set_cell_size(text, max(0, room - 1)).rstrip() + "…"
+        return set_cell_size(units.shortened(text, room, cell_len), room)
 
     def render(cells: Sequence[str]) -> str:
         joined = "  ".join(cell(text, column) for column, text in enumerate(cells[: len(sizes)]))
