@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from rich.cells import cell_len, chop_cells
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding
-from textual.events import Event, InputEvent
+from textual.events import Event, InputEvent, MouseMove
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.timer import Timer
@@ -112,7 +112,7 @@ class Dashboard(RunActions):
         self.reader = Reader(self.desk.sessions, self._on_arrival) if live else None
         self.looks = 0  # times that something new was folded and drawn
         self._next_look: Timer | None = None
-        self._folding_due = self._answering = False
+        self._folding_due = self._answering = self._waited = False
         self.look_cost = 0.0  # seconds of CPU from one look to the next, averaged
         self._spent = time.process_time()
         self._drawn: object = None
@@ -187,7 +187,8 @@ class Dashboard(RunActions):
 
     async def on_event(self, event: Event) -> None:
         """Answer keys before reading on."""
-        if self.reader is not None and isinstance(event, InputEvent):
+        moved = isinstance(event, MouseMove) and not event.button  # which asks for nothing
+        if self.reader is not None and isinstance(event, InputEvent) and not moved:
             self._answering = True
             self.reader.rest()
         await super().on_event(event)
@@ -203,11 +204,11 @@ class Dashboard(RunActions):
         """Fold what has been read and draw it; ask for more once all of it is there."""
         if self.reader is None:
             return
-        if self._answering:  # once for each key, so that a key held down does not stop it
-            self._answering = False
+        if self._answering and not self._waited:  # once, so that a key held down does not stop it
+            self._waited = True
             self.set_timer(REST, self._fold)
             return
-        self._folding_due = False
+        self._folding_due = self._answering = self._waited = False
         was_loading, ends = self.desk.loading, time.monotonic() + FOLDING
         while (taken := self.reader.take()) is not None:
             self._take(*taken)
