@@ -27,6 +27,7 @@ from nanogpt_cli.tui.bell import Bell
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.drawing.plot import Row
 from nanogpt_cli.tui.harmless import Harmless
+from nanogpt_cli.tui.mouse import MouseActions
 from nanogpt_cli.tui.pages import runs_table
 from nanogpt_cli.tui.pages.compare import ComparePage
 from nanogpt_cli.tui.pages.layers import LayersPage
@@ -36,7 +37,6 @@ from nanogpt_cli.tui.pages.page import Page
 from nanogpt_cli.tui.pages.runs import RunsPage
 from nanogpt_cli.tui.pages.samples import SamplesPage
 from nanogpt_cli.tui.pages.system import SystemPage
-from nanogpt_cli.tui.run_actions import RunActions
 from nanogpt_cli.tui.state.reader import REST, Reader
 from nanogpt_cli.tui.state.session import Piece, RunSession
 from nanogpt_cli.tui.state.workspace import Workspace
@@ -61,7 +61,7 @@ class Line(RowsWidget):
     DEFAULT_CSS = "Line { height: 1; background: $panel; }"
 
 
-class Dashboard(RunActions):
+class Dashboard(MouseActions):
     """The view of one or more run folders."""
 
     TITLE = "nanogpt"
@@ -294,10 +294,16 @@ class Dashboard(RunActions):
             )  # fmt: skip
         top.set_rows([row])
         bottom = self.query_one("#footer", Line)
-        footer = keys.footer(name, self.size.width, self.desk.readonly, self.desk.pages)
-        rows = self._notice_rows() or [footer]
+        rows = self._notice_rows() or [self.footer()]
         bottom.styles.height = len(rows)
         bottom.set_rows(rows)
+
+    def footer(self) -> Row:
+        """The pages and keys in the bottom line; empty while a notice stands there."""
+        if self._notice:
+            return []
+        page = self.page.id or ""
+        return keys.footer(page, self.size.width, self.desk.readonly, self.desk.pages)
 
     def _notice_rows(self) -> list[Row]:
         """The notice, on as many rows as it may take, else shortened."""
