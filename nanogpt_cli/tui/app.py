@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from rich.cells import cell_len, chop_cells
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding
-from textual.events import Event, InputEvent
+from textual.events import Event, InputEvent, MouseMove
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.timer import Timer
@@ -27,6 +27,7 @@ from nanogpt_cli.tui.bell import Bell
 from nanogpt_cli.tui.desk import Desk
 from nanogpt_cli.tui.drawing.plot import Row
 from nanogpt_cli.tui.harmless import Harmless
+from nanogpt_cli.tui.mouse import MouseActions
 from nanogpt_cli.tui.pages import runs_table
 from nanogpt_cli.tui.pages.compare import ComparePage
 from nanogpt_cli.tui.pages.layers import LayersPage
@@ -36,7 +37,6 @@ from nanogpt_cli.tui.pages.page import Page
 from nanogpt_cli.tui.pages.runs import RunsPage
 from nanogpt_cli.tui.pages.samples import SamplesPage
 from nanogpt_cli.tui.pages.system import SystemPage
-from nanogpt_cli.tui.run_actions import RunActions
 from nanogpt_cli.tui.state.reader import REST, Reader
 from nanogpt_cli.tui.state.session import Piece, RunSession
 from nanogpt_cli.tui.state.workspace import Workspace
@@ -61,7 +61,7 @@ class Line(RowsWidget):
     DEFAULT_CSS = "Line { height: 1; background: $panel; }"
 
 
-class Dashboard(RunActions):
+class Dashboard(MouseActions):
     """The view of one or more run folders."""
 
     TITLE = "nanogpt"
@@ -112,7 +112,7 @@ class Dashboard(RunActions):
         self.reader = Reader(self.desk.sessions, self._on_arrival) if live else None
         self.looks = 0  # times that something new was folded and drawn
         self._next_look: Timer | None = None
-        self._folding_due = self._answering = False
+        self._folding_due = self._answering = self._waited = False
         self.look_cost = 0.0  # seconds of CPU from one look to the next, averaged
         self._spent = time.process_time()
         self._drawn: object = None
@@ -187,7 +187,8 @@ class Dashboard(RunActions):
 
     async def on_event(self, event: Event) -> None:
         """Answer keys before reading on."""
-        if self.reader is not None and isinstance(event, InputEvent):
+        moved = isinstance(event, MouseMove) and not event.button  # which asks for nothing
+        if self.reader is not None and isinstance(event, InputEvent) and not moved:
             self._answering = True
             self.reader.rest()
         await super().on_event(event)
@@ -203,11 +204,11 @@ class Dashboard(RunActions):
         """Fold what has been read and draw it; ask for more once all of it is there."""
         if self.reader is None:
             return
-        if self._answering:  # once for each key, so that a key held down does not stop it
-            self._answering = False
+        if self._answering and not self._waited:  # once, so that a key held down does not stop it
+            self._waited = True
             self.set_timer(REST, self._fold)
             return
-        self._folding_due = False
+        self._folding_due = self._answering = self._waited = False
         was_loading, ends = self.desk.loading, time.monotonic() + FOLDING
         while (taken := self.reader.take()) is not None:
             self._take(*taken)
@@ -293,10 +294,16 @@ class Dashboard(RunActions):
             )  # fmt: skip
         top.set_rows([row])
         bottom = self.query_one("#footer", Line)
-        footer = keys.footer(name, self.size.width, self.desk.readonly, self.desk.pages)
-        rows = self._notice_rows() or [footer]
+        rows = self._notice_rows() or [self.footer()]
         bottom.styles.height = len(rows)
         bottom.set_rows(rows)
+
+    def footer(self) -> Row:
+        """The pages and keys in the bottom line; empty while a notice stands there."""
+        if self._notice:
+            return []
+        page = self.page.id or ""
+        return keys.footer(page, self.size.width, self.desk.readonly, self.desk.pages)
 
     def _notice_rows(self) -> list[Row]:
         """The notice, on as many rows as it may take, else shortened."""

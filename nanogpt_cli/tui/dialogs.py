@@ -72,6 +72,9 @@ class HelpScreen(ModalScreen[None]):
             look = "" if here else "dim"
             table.add_row(Text(shown, style="bold cyan" if here else "dim"),
                           Text(key.label + note, style=look))  # fmt: skip
+        table.add_row("", Text("\nThe mouse", style="bold"))
+        for shown, meaning in keys.MOUSE:
+            table.add_row(Text(shown, style="bold cyan"), Text(meaning))
         return table
 
     def action_scroll(self, lines: int) -> None:

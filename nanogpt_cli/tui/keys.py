@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -164,6 +165,26 @@ def footer(
     return [*pages, (" " * (gap // 2), "plain"), *middle, (" " * (gap - gap // 2), "plain"),
             *note, *always]  # fmt: skip
 
+
+def named_at(line: Sequence[tuple[str, str]], column: int, page: str) -> Key | None:
+    """The key that a bottom line names at a column."""
+    shown = ""
+    for text, look in line:
+        shown = text.strip() if look == "key" else "" if look == "plain" else shown
+        if column < len(text):
+            return next((key for key in KEYS if key.shown == shown and page in key.pages), None)
+        column -= len(text)
+    return None
+
+
+# What the mouse does, for the help.
+MOUSE = (
+    ("click", "a chart: the crosshair there, which a drag moves; a list: chooses the row"),
+    ("click twice", "opens the row"),
+    ("wheel", "a chart: zooms around the pointer; a list: next or previous row"),
+    ("bottom line", "click a page or a key there"),
+    ("shift", "held: the terminal marks text, as without a dashboard"),
+)
 
 # What a page is used for most, which its footer names even where few keys fit.
 _FIRST = {

@@ -91,7 +91,7 @@ async def test_compare_turns_to_the_tags_and_begins_with_one(logs: Path) -> None
     folders = {folder.name: folder.path for folder in source.runs}
     hf = helpers.load(folders["run0"], folders["run1"])
     async with helpers.opened(hf, page="compare") as pilot:
-        await helpers.press(pilot, *["right_square_bracket"] * 5)
+        await helpers.press(pilot, *["right_square_bracket"] * 3)
         assert "─ train/epoch ─" in helpers.screen(pilot)
         assert "nothing to compare" not in helpers.screen(pilot)
         assert "run1 3.000" in helpers.screen(pilot)  # its last value

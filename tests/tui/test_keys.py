@@ -14,6 +14,7 @@ from nanogpt_cli import shell
 from nanogpt_cli.run import events
 from nanogpt_cli.run.commands import take_commands
 from nanogpt_cli.run.folder import RunFolder
+from nanogpt_cli.run.log import EventWriter
 from nanogpt_cli.tui import keys
 from nanogpt_cli.tui.app import HELD, Dashboard
 from nanogpt_cli.tui.keys import KEYS, PAGES
@@ -283,6 +284,22 @@ async def test_comparison(runs: Path) -> None:
         assert "finished" in shown
         await press(pilot, "right_square_bracket")
         assert "validation loss" in screen(pilot)
+
+
+async def test_compare_turns_to_metrics_that_are_held_alone(tmp_path: Path) -> None:
+    with EventWriter(tmp_path / "events.jsonl") as write:
+        for step in range(1, 9):
+            write(events.Step(step=step, loss=1.0, lr=1e-3, grad_norm=None, tokens=step,
+                              tokens_per_s=None))  # fmt: skip
+            write(events.Scalars(step=step, values={"accuracy": step / 9}))
+    async with opened(load(tmp_path), page="compare") as pilot:
+        chart = dashboard(pilot).query_one("#overlay", LineChart)
+        seen = []
+        for _ in range(4):
+            await press(pilot, "right_square_bracket")
+            seen.append(chart.label)
+            assert "nothing to compare yet" not in screen(pilot)
+        assert seen == ["learning rate", "accuracy", "loss", "learning rate"]
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from programs import LIMIT
 from recorded import recorded_events
+from textual.events import Key
 
 from nanogpt_cli.run import events
 from nanogpt_cli.run.follow import EventReader
@@ -203,3 +204,19 @@ async def test_after_leaving_the_state_is_known_without_reading_all(
     assert session.state().word == "finished"
     assert session.view.step == 3000
     assert len(session.view.steps) < 3000
+
+
+async def test_keys_without_a_break_do_not_stop_the_reading(runs: Path) -> None:
+    session = RunSession(runs / "small-shakespeare", clock=clock)
+    app = Dashboard([session])
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.looks > 0 and not session.loading)
+        with (runs / "small-shakespeare" / "events.jsonl").open("a") as log:
+            log.write(events.encode(events.Note(message="new")) + "\n")
+        known = len(session.view.happenings)
+
+        def pressed_on() -> bool:
+            app.post_message(Key("s", "s"))
+            return len(session.view.happenings) > known
+
+        await until(pilot, pressed_on)

@@ -160,6 +160,7 @@ async def test_a_filter_is_judged_as_it_is_typed(seeds: Path, size: tuple[int, i
         assert "no run has a field 'lrr': did you mean lr?" in screen(pilot)
         await press(pilot, "enter")
         assert "filter runs" in screen(pilot)  # it is not taken
+        assert "enter accepts    esc cancels" in screen(pilot)
         await fill(pilot, "lr>=1e-3 -state:diverged")
         assert "3 of 5 runs match" in screen(pilot)
         await press(pilot, "enter")

@@ -139,7 +139,7 @@ def test_the_help_dialog_has_a_row_for_every_key_and_word(tmp_path: Path) -> Non
     desk = Desk([RunSession(tmp_path)], Workspace(tmp_path), readonly=True)
     said = words.on_page("overview", desk.view.layers.names())
     dialog = dialogs.HelpScreen("overview", desk)
-    assert dialog.text().row_count == len(keys.KEYS) + len(groups)
+    assert dialog.text().row_count == len(keys.KEYS) + len(groups) + len(keys.MOUSE) + 1
     assert dialog.words().row_count == len(said)
 
 

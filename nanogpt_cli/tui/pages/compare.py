@@ -139,8 +139,9 @@ class ComparePage(Page):
         pane.set_title("runs ─ best validation loss", "enter adds or hides a run")
 
     def metric(self, step: int) -> None:
-        """Show the next metric, alone; tags of other programs come after our own."""
-        names = [*METRICS, *self._tags()]
+        """Show the next metric that a run holds, alone; tags of other programs come last."""
+        held = self._known()
+        names = [*(n for n in METRICS if n in held), *self._tags()] or list(METRICS)
         first = self.chosen[0] if step < 0 else self.chosen[-1]
         here = names.index(first) if first in names else -1
         self.chosen = [names[(here + step) % len(names)]]

@@ -35,10 +35,16 @@ class Window:
         move = self._inner(full[1]) - high
         self.low, self.high = self._outer(low + move), self._outer(high + move)
 
-    def zoom(self, factor: float, full: tuple[float, float]) -> None:
-        """Show ``1 / factor`` of the current range around the crosshair, the tail or the middle."""
+    def zoom(self, factor: float, full: tuple[float, float], at: float | None = None) -> None:
+        """Show ``1 / factor`` of the current range around a place.
+
+        It is ``at``, else the crosshair, a tail that is followed, or the middle.
+        """
         low, high = (self._inner(value) for value in self.range(full))
-        if self.cursor is not None and low <= self._inner(self.cursor) <= high:
+        if at is not None:
+            anchor = self._inner(at)
+            self.follow = False
+        elif self.cursor is not None and low <= self._inner(self.cursor) <= high:
             anchor = self._inner(self.cursor)
         elif self.follow and self._inner(full[1]) <= high * (1 + 1e-9):
             anchor = high

@@ -86,6 +86,14 @@ class LineChart(RowsWidget, can_focus=True):
         self.set_rows(self.drawn.rows)
         self.set_title(self._title(), self._legend())
 
+    def position(self, column: int) -> float | None:
+        """The x value in the middle of a column of the pane; ``None`` beside the plot."""
+        plot = self.drawn
+        if plot is None or not 0 <= column - plot.left < plot.width:
+            return None
+        left, right = plot.x.edges(plot.width)[column - plot.left :][:2]
+        return float(left * right) ** 0.5 if plot.x.log else float(left + right) / 2
+
     def _title(self) -> str:
         said = [self.label, *([self.note] if self.note else [])]
         switches = [

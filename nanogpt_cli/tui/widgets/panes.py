@@ -29,6 +29,17 @@ class Pane(RowsWidget, can_focus=True):
     Pane:focus { border: round $accent; }
     """
 
+    @property
+    def chosen(self) -> int | None:
+        """The line of a list that is chosen; ``None`` in a pane that is no list."""
+        marked = (n for n, row in enumerate(self._rows) if any(k == "select" for _, k in row))
+        return next(marked, None)
+
+    @property
+    def count(self) -> int:
+        """How many lines there are."""
+        return len(self._rows)
+
     def empty(self, text: str, title: str = "") -> None:
         """Show a dimmed text that explains why there is nothing to see."""
         width, height = self.size.width, self.size.height
