@@ -135,7 +135,8 @@ def passes(
             counts[: y.shape[1]] += y.shape[0]
             if y.shape[1] == T:
                 means = found.to(wide).mean(1)
-                spread += torch.stack([means.new_tensor(len(means)), means.sum(), means @ means])
+                n = means.new_full((), len(means))  # filled there: a copied number would wait
+                spread += torch.stack([n, means.sum(), means @ means])
         yield min(1.0, (first + group.world) / len(todo))
     sums, counts = group.sum(sums).cpu().double(), group.sum(counts)
     total = int(counts.sum())

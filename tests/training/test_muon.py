@@ -76,6 +76,24 @@ def test_singular_values_end_near_one() -> None:
         assert (values - 1).abs().max() < error
 
 
+@pytest.mark.parametrize("steps", [3, 5, 6, 9])
+@pytest.mark.parametrize("size", [2, 8, 16, 64, 128])
+def test_rounding_to_bfloat16_does_not_throw_singular_values_away(size: int, steps: int) -> None:
+    """Not even of what lies at the steep ends of the polynomials' intervals."""
+    torch.manual_seed(0)
+    gaussian = torch.randn(256 if size < 64 else 32, size, size)
+    u, _, v = torch.linalg.svd(gaussian)
+    spread = torch.logspace(0, -3, size)
+    highest = 1.0
+    for a, b, c in polynomials(steps, wider=newton_schulz._WIDER_IN_HALF):
+        x = torch.linspace(1e-4, highest, 10_001, dtype=torch.float64)
+        highest = float((a * x + b * x**3 + c * x**5).max())
+    for kind in (gaussian, u @ v, (u * spread) @ v):
+        values = torch.linalg.svdvals(orthogonalize(kind, steps, torch.bfloat16).float())
+        # Rounding comes with each factor of the last product, and the polynomial there is flat.
+        assert values.max() < highest * (1 + 8 * torch.finfo(torch.bfloat16).eps)
+
+
 def test_each_polynomial_is_the_best_one_for_what_the_last_one_left() -> None:
     """Chebyshev: an odd quintic is best when its error takes its largest value four times."""
     low, high = 1e-3, 1.0
