@@ -151,6 +151,7 @@ def _print(opened: TokenData, shown: list[Any], top: int) -> None:
 
 def _print_histogram(opened: TokenData, top: int) -> None:
     from nanogpt_cli.text import look
+    from nanogpt_cli.text.tokenizers.tokenizer import quoted
 
     out, counts = console.stdout(), _counts(opened)
     total, order = int(counts.sum()), (-counts).argsort(kind="stable")[:top]
@@ -162,7 +163,7 @@ def _print_histogram(opened: TokenData, top: int) -> None:
     )
     widest = max(1, int(counts[order[0]]))
     for i in order:
-        text = opened.tokenizer.token_bytes(int(i)).decode("utf-8", "replace")
+        text = quoted(opened.tokenizer.token_bytes(int(i)))
         bar = "█" * max(1, round(40 * int(counts[i]) / widest)) if counts[i] else ""
         share = int(counts[i]) / max(1, total)
-        out.print(f"  {int(i):>6} {text!r:<14} {share:>7.2%} {bar}")
+        out.print(f"  {int(i):>6} {text:<14} {share:>7.2%} {bar}")

@@ -178,15 +178,15 @@ def _show_estimate(guess: Estimate) -> None:
 
 
 def _bytes(number: float) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:.0f} B"
 
 
 def _refusal(found: Forecast) -> str:
+    if not found.largest_micro_batch:
+        return "does not fit even with one sequence at a time: use a smaller model or block_size"
     if found.disk_bytes > found.disk_free:
         return "does not fit: the disk is too small for the checkpoints; lower train.keep"
-    if found.largest_micro_batch:
-        return f"does not fit: set train.batch_size = {found.largest_micro_batch}"
-    return "does not fit even with one sequence at a time: use a smaller model or block_size"
+    return f"does not fit: set train.batch_size = {found.largest_micro_batch}"

@@ -155,7 +155,9 @@ def _receipt_rows(
     if longest:
         where = f" ({short_path(Path(longest['source']))})" if receipt["documents"] > 1 else ""
         yield "longest document", f"{longest['tokens']:,} tokens{where}"
-    frequent = (f"{t['text']!r} {t['share']:.1%}" for t in receipt["most_frequent"])
+    frequent = (
+        f"{t.get('quoted') or repr(t['text'])} {t['share']:.1%}" for t in receipt["most_frequent"]
+    )
     yield "most frequent", ", ".join(frequent)
     if "duplicates" in receipt and "leakage" in receipt:
         yield "duplicates", f"{receipt['duplicates']:,} documents"

@@ -141,7 +141,11 @@ def read(
         path = path / CHECKPOINT
     value = safe_torch.load(path)
     if not isinstance(value, dict) or not isinstance(value.get("model_args"), dict):
-        raise UserError(f"{path} is not a nanoGPT checkpoint: it has no model_args")
+        raise UserError(
+            f"{path} is not a nanoGPT checkpoint: it has no model_args",
+            "weights alone do not say which model they belong to; for one of transformers, name "
+            "the folder that its save_pretrained wrote",
+        )
     config = _config(path, value["model_args"])
     tensors = safe_torch.tensors_of(value.get("model"), path)
     model = build(config, tensors, native_names(tensors, config))

@@ -165,7 +165,11 @@ def _read(path: Path, chain: tuple[Path, ...]) -> _Draft:
         if not isinstance(base, str):
             raise UserError(f"{path}: extends must be a string, the name of another recipe")
         beside = path.parent / base
-        parent = beside if foreign_files.present(beside) and not beside.is_dir() else locate(base)
+        parent = beside if foreign_files.present(beside) and not beside.is_dir() else None
+        try:
+            parent = parent or locate(base)
+        except UserError as error:
+            raise UserError(f"{path}: extends = {base!r}: {error.message}", error.hint) from None
         draft = _read(parent, (*chain, path.resolve()))
     before = _data_and_prompt(draft)
     for section, content in values.items():

@@ -49,6 +49,7 @@ class _Longest(Table):
 class _Frequent(Table):
     text: str
     share: float
+    quoted: str = ""
 
 
 class _Leakage(Table):

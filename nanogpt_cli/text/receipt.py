@@ -12,7 +12,7 @@ from nanogpt_cli.printable import storable
 from nanogpt_cli.text.pipeline import Encoded
 from nanogpt_cli.text.sources.documents import Tally, option
 from nanogpt_cli.text.splits import DOCUMENT, SplitWriter
-from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer, Tokens
+from nanogpt_cli.text.tokenizers.tokenizer import Tokenizer, Tokens, quoted
 
 _SAMPLE_CHARACTERS: Final = 2048
 _SAMPLES: Final = 64
@@ -173,7 +173,7 @@ def _spool(writer: SplitWriter) -> Tokens:
 
 
 def most_frequent(counts: Tokens, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """The ten most frequent tokens: id, text, share of all tokens."""
+    """The ten most frequent tokens: id, text, share of all tokens, and the text in quotes."""
     total = max(1, int(counts.sum()))
     order = np.argsort(-counts, kind="stable")[:_MOST_FREQUENT]
     return [
@@ -181,6 +181,7 @@ def most_frequent(counts: Tokens, tokenizer: Tokenizer) -> list[dict[str, Any]]:
             "id": int(i),
             "text": tokenizer.token_bytes(int(i)).decode("utf-8", "replace"),
             "share": round(int(counts[i]) / total, 5),
+            "quoted": quoted(tokenizer.token_bytes(int(i))),
         }
         for i in order
         if counts[i]

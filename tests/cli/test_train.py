@@ -200,6 +200,18 @@ def test_plan_and_lr_find(place: Path, nanogpt: Program) -> None:
     assert not (place / "runs").exists()
 
 
+def test_plan_of_a_model_beyond_memory_and_disk_names_the_memory(
+    place: Path, nanogpt: Program
+) -> None:
+    code, out, commentary = nanogpt(
+        "plan", "toy.toml", "--set", "model.n_layer=20", "--set", "model.n_embd=65536"
+    )
+    assert code == 1
+    assert " TB" in out
+    assert "use a smaller model" in commentary
+    assert "train.keep" not in commentary
+
+
 def test_plan_estimates_gpus_that_are_not_there(nanogpt: Program) -> None:
     code, out, commentary = nanogpt("plan", "gpt2-124m", "--gpu", "h200", "--gpus", "8", "--json")
     assert code == 0, commentary

@@ -117,6 +117,14 @@ def test_byte_tokenizer_comes_back(tmp_path: Path) -> None:
     assert found.tokenizer.kind == "byte"
 
 
+def test_weights_alone_are_refused_with_what_to_name_instead(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    torch.save({"transformer.wte.weight": torch.zeros(4, 2)}, path)
+    with pytest.raises(UserError, match="it has no model_args") as refused:
+        nanogpt.read(path)
+    assert "save_pretrained" in refused.value.hint
+
+
 def test_head_that_differs_from_the_embedding_is_refused(tmp_path: Path) -> None:
     path = written(exportable(), tmp_path) / "ckpt.pt"
     value = torch.load(path, weights_only=True)

@@ -29,6 +29,11 @@ def problems(path: Path, sets: tuple[str, ...] = ()) -> str:
     return str(caught.value)
 
 
+def test_a_base_that_is_missing_is_refused_with_the_file_that_names_it(tmp_path: Path) -> None:
+    found = problems(write(tmp_path, 'extends = "smal"\n'))
+    assert "mine.toml: extends = 'smal': no recipe 'smal'" in found
+
+
 @pytest.mark.parametrize("header", recipe_files.shipped(), ids=lambda header: header.name)
 def test_every_shipped_recipe_loads_and_says_what_to_expect(header: recipe_files.Header) -> None:
     loaded = recipe_files.load(header.name)

@@ -377,3 +377,12 @@ def test_training_a_bpe_says_how_far_it_is(tmp_path: Path) -> None:
     assert len(reading) == len(paths)
     size = sum(path.stat().st_size for path in paths)
     assert reading[-1].bytes == reading[-1].total == seen[-1].bytes == seen[-1].total == size
+
+
+def test_tokens_that_are_parts_of_characters_are_told_apart(tmp_path: Path) -> None:
+    path = write(tmp_path / "zh.txt", "日本語 " * 500)
+    receipt = made_from(path, out=tmp_path / "o", tokenizer="byte").manifest.raw["receipt"]
+    shown = [token["quoted"] for token in receipt["most_frequent"]]
+    assert r"b'\xe6'" in shown
+    assert "' '" in shown
+    assert len(set(shown)) == len(shown)

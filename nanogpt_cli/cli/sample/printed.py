@@ -244,8 +244,6 @@ def _list_tokens(session: Session, one: Continuation) -> None:
 
 
 def _shown(session: Session, id: int) -> str:
-    data = session.tokenizer.token_bytes(id)
-    try:
-        return repr(data.decode())
-    except UnicodeDecodeError:
-        return repr(data)
+    from nanogpt_cli.text.tokenizers.tokenizer import quoted
+
+    return quoted(session.tokenizer.token_bytes(id))

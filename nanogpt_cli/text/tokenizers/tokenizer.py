@@ -201,6 +201,14 @@ class ByteTokenizer(Tokenizer):
         return self._head()
 
 
+def quoted(data: bytes) -> str:
+    """The bytes of one token in quotes; as bytes where they are only a part of a character."""
+    try:
+        return repr(data.decode())
+    except UnicodeDecodeError:
+        return repr(data)
+
+
 def code_points(text: str) -> Tokens:
     """The Unicode code points of ``text``: uint8 for ASCII text, else uint32. Shape (len(text),).
 
