@@ -102,6 +102,16 @@ def test_a_matrix_that_is_the_transpose_of_another_one_is_named(kind: str) -> No
     assert "transposition, in blocks 0-5" in text
 
 
+@pytest.mark.parametrize("kind", faults.EVERY)
+def test_a_transpose_is_named_in_another_block_too(kind: str) -> None:
+    patient = faults.Patient(kind, faults.decoder(kind))
+    first, *_, last = zip(patient.parts("fc"), patient.parts("mlp_proj"), strict=True)
+    patient.put(last[0], patient.get(first[1]).T)
+    (text,) = [t for t in alarms(judged(patient.model)) if t.startswith("transposed-copy")]
+    assert last[0].key in text
+    assert first[1].key in text
+
+
 def test_a_stray_channel_of_a_gain_is_named() -> None:
     patient = faults.Patient("llama", faults.decoder("llama"))
     part = patient.parts("norm")[3]
@@ -318,3 +328,12 @@ def test_the_largest_shapes_are_not_needed_for_a_scale() -> None:
     model = build(shape, schemes.get("gpt2"), 0)
     inner = [(p, x) for p, x in named_parts.parts_of(model) if p.layer >= 0]
     assert not alarms(lint.lint(lint.sketches_of(inner), tied=False))
+
+
+def test_orthogonal_matrices_among_normal_ones_are_not_called_transposed() -> None:
+    patient = faults.Patient("gpt2", faults.decoder("gpt2"))
+    for part in patient.parts("fc"):
+        patient.put(part, torch.nn.init.orthogonal_(torch.empty_like(patient.get(part))))
+    found = [t for t in alarms(judged(patient.model)) if "fc" in t]
+    assert any("orthogonal with gain 1," in text for text in found)
+    assert not any("transposed" in text for text in found)

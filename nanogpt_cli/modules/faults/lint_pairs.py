@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -101,16 +101,25 @@ def _told(s: Sketch, keys: Tensor, length: int) -> Tensor:
 
 
 def _turned(live: list[Sketch]) -> Iterator[Verdict]:
-    """Matrices of one block whose rows are the columns of another one."""
-    blocks_of: dict[int, list[Sketch]] = {}
-    for s in live:
-        if s.part.layer >= 0:
-            blocks_of.setdefault(s.part.layer, []).append(s)
+    """Matrices of the blocks whose rows are the columns of another one."""
+    group = [s for s in live if s.part.layer >= 0]
+    if not group:
+        return
+    rows = [_told(s, s.row_key, s.shape[1]) for s in group]
+    columns = [_told(s, s.column_key, s.shape[0]) for s in group]
+    # A line that is both a row and a column is rare: a sound model has no pair to be compared.
+    common = torch.cat(rows)
+    common = common[torch.isin(common, torch.cat(columns))]
+    first, second = (
+        [i for i, keys in enumerate(lines) if bool(torch.isin(keys, common).any())]
+        for lines in (rows, columns)
+    )
     found = [
-        (a, b)
-        for group in blocks_of.values()
-        for a, b in permutations(group, 2)
-        if a.shape[1] == b.shape[0] and a.part.parameter != b.part.parameter and _is_turned(a, b)
+        (group[i], group[j])
+        for i, j in product(first, second)
+        if group[i].shape[1] == group[j].shape[0]
+        and group[i].part.parameter != group[j].part.parameter
+        and _are_same(rows[i], columns[j])
     ]
     if found:
         a, b = found[0]
@@ -122,8 +131,7 @@ def _turned(live: list[Sketch]) -> Iterator[Verdict]:
         yield Verdict(WARN, "transposed-copy", text, float(len(found)))
 
 
-def _is_turned(a: Sketch, b: Sketch) -> bool:
-    rows, columns = _told(a, a.row_key, a.shape[1]), _told(b, b.column_key, b.shape[0])
+def _are_same(rows: Tensor, columns: Tensor) -> bool:
     common = int(torch.isin(rows, columns).sum())
     return common > 1 and common >= 0.99 * min(len(rows), len(columns))
 

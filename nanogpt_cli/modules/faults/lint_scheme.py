@@ -247,6 +247,9 @@ def _cause(
         return "torch-default", "torch's default for nn.Embedding: not loaded, or not initialised"
     if uniform and same(r, 1 / math.sqrt(3), near):
         return "uniform-bound", "uniform within ± the std that was meant; multiply the bound by √3"
+    if all(x.orthogonal for x in group):  # its std is 1/√fan_out or 1/√fan_in of necessity
+        gain = std * math.sqrt(max(fan_in, fan_out))
+        return "law", f"orthogonal with gain {gain:.3g}, unlike the other matrices"
     known = [
         (r, math.sqrt(shape.d) if role in TABLES else math.nan, "scaled", "multiplied by √d"),
         (std, math.sqrt(2 / fan_in), "law", "Kaiming's law √(2/fan_in)"),
