@@ -2,7 +2,8 @@
 
 ``import nanogpt_cli as ng`` offers the names in ``__all__``; torch is imported when the first of
 them is used. The packages below (``training``, ``sampling``, ``init``, …) may be used as well, but
-may change; this module is stable.
+may change; this module is stable. Losses are in nats per token everywhere. Everything that a user
+can fix is raised as ``UserError``.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ def load_recipe(name: str | Path, sets: Sequence[str] = ()) -> Recipe:
         name: ``"small"``, ``"mine.toml"``, …
         sets: ``"optim.lr=3e-4"``, …
 
+    Returns:
+        A validated recipe with every default filled in.
+
     Raises:
         UserError: the recipe is invalid; the message lists every problem with file and line.
     """
@@ -68,7 +72,7 @@ def load_recipe(name: str | Path, sets: Sequence[str] = ()) -> Recipe:
 def prepare(
     name: str | Sequence[str], tokenizer: str, *, say: Reporter = _silent, **options: Any
 ) -> TokenData:
-    """The tokens of a named data set, a text file or a folder, prepared if they are missing.
+    """Open the tokens of a named data set, text files or folders; prepare them if they are missing.
 
     Args:
         name: ``"shakespeare"``, a path, several of them, …
@@ -77,8 +81,13 @@ def prepare(
         options: any other key of a recipe's table ``[data]``: ``val_fraction=0.2``,
             ``text_field="body"``, …
 
+    Returns:
+        The prepared data set: ``train`` and ``val`` are read-only arrays of token ids, shape
+        (tokens,), beside their ``tokenizer`` and ``vocab_size``.
+
     Raises:
-        UserError: a value is wrong, or the text cannot be prepared.
+        UserError: a value is wrong, a source cannot be found or fetched, or the text cannot be
+            prepared.
     """
     data = {"name": name if isinstance(name, str) else list(name), "tokenizer": tokenizer}
     return _tokens(recipe_files.from_values({"data": data | options}).data, say)
@@ -106,8 +115,12 @@ def train(
         should_stop: called between steps; true saves a checkpoint and ends the run.
         say: receives lines of commentary.
 
+    Yields:
+        Events with a ``type`` each, such as ``step`` (``loss``), ``eval`` (``val_loss``) and
+        ``run_ended``; ``nanogpt_cli.run.events`` describes their fields.
+
     Raises:
-        UserError: the recipe does not fit the data or the machine.
+        UserError: the recipe does not fit the data or the machine, or the disk is full.
     """
     from nanogpt_cli import files
     from nanogpt_cli.training.drive import drive
@@ -128,13 +141,17 @@ def train(
 def load_model(
     source: str | Path = "", *, checkpoint: str = "best", out: Path | str = "runs"
 ) -> LoadedModel:
-    """A trained model with its tokenizer.
+    """Load a trained model with its tokenizer.
 
     Args:
         source: a run, a checkpoint, a Hugging Face folder or hub id, or nanoGPT's ``ckpt.pt``; the
             newest run when empty.
         checkpoint: which checkpoint of a run: "best", "last" or a step.
         out: the folder in which a run is looked up by name.
+
+    Returns:
+        The model in evaluation mode, in float32 on the CPU, with ``tokenizer`` (``None`` if the
+        source has none), ``label`` and ``step``.
 
     Raises:
         UserError: nothing is found under this name, or it is damaged.
@@ -161,7 +178,10 @@ def sample(
         max_new_tokens: the largest number of tokens to draw.
         seed: the same seed repeats the text.
         sampling: temperature and filters; those of ``nanogpt sample`` by default.
-        stop: strings that end the text.
+        stop: strings that end the text; the string itself is not yielded.
+
+    Yields:
+        Pieces of the continuation, without the prompt; joined they are the text.
 
     Raises:
         UserError: the source has no tokenizer, or the prompt has characters it does not know.
@@ -191,10 +211,11 @@ class Report:
 
     Attributes:
         verdicts: sentences with a severity ("ok", "note", "warn", "fail") and a number.
-        scheme: the initialisation scheme that the weights follow, as ``gpt2`` or ``gpt2 × 0.5``;
-            empty if none is near or the weights are trained.
-        measured: signals by depth and statistics of every matrix.
-        expected: what theory expects of the signals; ``None`` where it claims nothing.
+        scheme: the initialisation scheme that the weights follow, such as ``gpt2`` or
+            ``gpt2 × 0.5``; empty if none is near or the weights are trained.
+        measured: ``signals`` by depth and statistics (``tensors``) of every matrix. Sizes of
+            signals and gradients are RMS values, and losses are in nats per token.
+        expected: the signals that theory expects; ``None`` for models that it does not cover.
     """
 
     verdicts: list[Verdict]
@@ -207,8 +228,9 @@ def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int =
     """Measure on random tokens how signals and gradients pass through a model.
 
     Args:
-        module: any decoder whose call maps token ids to logits: of transformers, nanoGPT or your
-            own. It runs in evaluation mode, and a copy of it on the CPU if it lies elsewhere.
+        module: any decoder of transformers, nanoGPT or your own whose call maps token ids, shape
+            (B, T), to logits, shape (B, T, V). It runs in evaluation mode, on the CPU; if its
+            parameters are on another device, a copy of it is used.
         batch, length: shape (B, T) of the tokens; T is at most the model's context length.
         seed: seed of the random tokens.
 
@@ -242,15 +264,18 @@ def _check_inspectable(module: nn.Module, vocab_size: int) -> None:
         )
     if not vocab_size:
         raise UserError(
-            "neither a configuration nor an nn.Embedding tells its vocabulary",
+            "neither a configuration nor an nn.Embedding gives the size of its vocabulary",
             "give the module a config with vocab_size",
         )
 
 
 def trainer_callback(watch: Watch) -> TrainerCallback:
-    """A callback for the ``Trainer`` of transformers that tells ``watch`` of its steps.
+    """Make a callback for the ``Trainer`` of transformers that reports its steps to ``watch``.
 
-    Losses are those that the Trainer logs: with ``logging_steps=1``, that of every step.
+    Losses are those that the Trainer logs; with ``logging_steps=1`` it logs every step.
+
+    Args:
+        watch: a watch on the model that the Trainer trains.
 
     Raises:
         UserError: transformers is not installed.

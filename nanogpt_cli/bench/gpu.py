@@ -150,7 +150,7 @@ def _chosen(only: list[str] | None) -> list[str]:
     """The items to run, in their own order."""
     unknown = [name for name in only or [] if name not in ITEMS]
     if unknown:
-        raise UserError(f"--only {unknown[0]} is no item", f"the items: {', '.join(ITEMS)}")
+        raise UserError(f"--only {unknown[0]} is not an item", f"the items: {', '.join(ITEMS)}")
     return [name for name in ITEMS if not only or name in only]
 
 
@@ -162,7 +162,10 @@ def _check(out: Path, against: Path | None, device: str) -> None:
     if against is not None:
         turns.script_of(against)
     if device not in ("cuda", "cpu"):
-        raise UserError(f"--device {device}: there are items for cuda alone", "cpu tries them")
+        raise UserError(
+            f"--device {device}: the items need cuda",
+            "--device cpu tries them at the smallest sizes",
+        )
     if device == "cuda":
         import torch
 

@@ -58,7 +58,7 @@ def bench_tui(
     if windows < 2 or seconds < 1:
         raise UserError("there must be at least 2 windows of at least 1 second", "")
     if keys < 0:
-        raise UserError(f"--keys {keys} is no number of keys", "0 leaves them out")
+        raise UserError(f"--keys {keys} is not a number of keys", "0 leaves them out")
     found: dict[str, Any] = {"loadavg": os.getloadavg()[0], "cpus": os.cpu_count()}
     with tempfile.TemporaryDirectory(prefix="nanogpt-bench-") as folder:
         found |= _drawing(Path(folder), points, steps)

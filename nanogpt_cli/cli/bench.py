@@ -6,7 +6,7 @@ import importlib
 
 import typer
 
-group = typer.Typer(help="Measure speed against peers and slow twins.", no_args_is_help=True)
+group = typer.Typer(help="Measure speed, also beside other programs.", no_args_is_help=True)
 
 # Each is a module ``bench/NAME.py`` with ``register(group)``. They are imported by name, because
 # ``bench`` is a room above this one.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nanogpt_cli.caches import Entry
 
 group = typer.Typer(
-    help="List and clear fetched files, prepared data, copies of far runs.",
+    help="List and clear fetched files, prepared data, copies of remote runs.",
     no_args_is_help=True,
 )
 
@@ -58,7 +58,7 @@ def clear(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...",
+            metavar="NAME",
             help="Names from the list, or assets, data, mirrors, other; all by default.",
         ),
     ] = None,

@@ -16,7 +16,7 @@ from nanogpt_cli.errors import UserError
 if TYPE_CHECKING:
     from nanogpt_cli.text.tokens import TokenData
 
-group = typer.Typer(help="List prepared sets, look into one.", invoke_without_command=True)
+group = typer.Typer(help="List prepared data sets, or inspect one.", invoke_without_command=True)
 
 
 def register(app: typer.Typer) -> None:
@@ -72,7 +72,9 @@ def inspect(
     length: Annotated[int, typer.Option(min=1, help="Tokens in a window.")] = 64,
     seed: Annotated[
         int,
-        typer.Option("--seed", min=0, max=options.LARGEST_SEED, help="Of the windows' positions."),
+        typer.Option(
+            "--seed", min=0, max=options.LARGEST_SEED, help="Seed of the windows' positions."
+        ),
     ] = 0,
     top: Annotated[int, typer.Option(min=1, help="Tokens in the histogram.")] = 16,
     as_json: options.AsJson = False,

@@ -219,7 +219,7 @@ def _data(
         )
     if found.vocab_size > source.model.config.vocab_size:
         raise UserError(
-            f"{folder} has {found.vocab_size} token ids, but the model only "
+            f"{folder} has {found.vocab_size} token ids, but the model has only "
             f"{source.model.config.vocab_size}",
             "prepare the text with the model's tokenizer",
         )

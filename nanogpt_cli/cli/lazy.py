@@ -25,30 +25,33 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Understand it": {
         "init-inspect": (
             "init_inspect.command",
-            "How a GPT starts, and why it trains: theory and measure.",
+            "How a GPT starts, and why it trains: theory and measurement.",
         ),
         "explain": ("explain.command", "How a GPT works; what an alarm or a finding means."),
         "eval": ("evaluate", "Loss, perplexity and bits per byte over a whole split."),
         "runs": ("runs.command", "List runs, compare two, draw several."),
         "why": (
             "why.command",
-            "Why the loss jumped: since when, which change cures it, what to type.",
+            "Why the loss jumped: when it began, which change cures it, what to type.",
         ),
         "replay": ("replay", "Run a bad step again and find the first tensor that broke."),
     },
     "Carry it elsewhere": {
-        "export": ("export", "Hugging Face, llama.cpp, ONNX, …: written, then proved by running."),
-        "import": ("import_", "Make a run of a foreign checkpoint."),
+        "export": (
+            "export",
+            "Write Hugging Face, llama.cpp, ONNX, … and prove each by running it.",
+        ),
+        "import": ("import_", "Turn another program's checkpoint into a run."),
     },
     "Plan and check": {
         "recipes": ("recipes", "List the shipped recipes."),
         "recipe": ("recipe", "Show, check, compare and write recipes."),
         "plan": ("plan", "Forecast memory, time and disk of a recipe."),
-        "data": ("data", "Look into prepared data."),
+        "data": ("data", "List prepared data sets, or inspect one."),
         "verify-resume": ("verify_resume", "Prove that stop and resume change nothing."),
-        "bench": ("bench", "Measure speed against peers and slow twins."),
+        "bench": ("bench", "Measure speed, also beside other programs."),
         "doctor": ("doctor", "What works on this machine, how fast, and what is missing."),
-        "cache": ("cache", "List and clear fetched files, prepared data, copies of far runs."),
+        "cache": ("cache", "List and clear fetched files, prepared data, copies of remote runs."),
         "docs": ("docs", "Read the manual: initialisation, recipes, benchmarks, and more."),
     },
 }

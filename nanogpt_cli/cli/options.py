@@ -26,7 +26,7 @@ WORDS: Final = {
     "--procs": "Processes that share each step",
     "--threads": "CPU threads; 0 measures which count is fastest",
     "--workers": "Threads; all cores by default",
-    "--seed": "Of",
+    "--seed": "Seed of",
     "--out": "Where",
 }
 

@@ -12,7 +12,7 @@ from nanogpt_cli.cli import console, options, prepare_view
 Inputs = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="NAME|PATH...",
+        metavar="NAME|PATH",
         help="A named set (see --list), files, folders, or - for standard input.",
         show_default=False,
     ),
@@ -32,7 +32,7 @@ Split = Annotated[
     str,
     typer.Option(
         help="tail (the end of the text, like nanoGPT), hash (each document by its hash), or "
-        "auto: hash for records and many files, else and for a few records tail."
+        "auto: hash for many records or files, else tail."
     ),
 ]
 ValFraction = Annotated[

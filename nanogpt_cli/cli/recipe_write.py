@@ -79,7 +79,7 @@ def from_nanogpt(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A file of nanoGPT's config/.")],
     flags: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[--KEY=VALUE]...", help="nanoGPT's own flags, after the file."),
+        typer.Argument(metavar="--KEY=VALUE", help="nanoGPT's own flags, after the file."),
     ] = None,
     out: Annotated[
         Path | None,

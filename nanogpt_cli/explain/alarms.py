@@ -16,7 +16,7 @@ _INSPECT = Action("Look at the initialisation:", "nanogpt init-inspect RECIPE")
 _LAYERS = Action("See the statistic of all layers over time:", "nanogpt watch --page layers")
 _LOSS = Action("See the loss around the alarm:", "nanogpt watch")
 _QUIET_RUN = (
-    "A run of {run_steps:,.0f} steps made up now, with a loss that falls from ln V = "
+    "A synthetic run of {run_steps:,.0f} steps, with a loss that falls from ln V = "
     "{run_start:.2f} "
     "to {run_end:.2f} with a scatter of {run_scatter:g}, raises this alarm {{}} times."
 )
@@ -57,8 +57,8 @@ TOPICS: Final[dict[str, Topic]] = {
     ),
     "loss-spike": Topic(
         "the loss jumped",
-        "One step's loss is far above the recent ones. Most spikes of a large model come back "
-        "within some steps; several in a row announce a divergence.",
+        "One step's loss is far above the recent ones. In a large model most spikes recover "
+        "within a few steps; several in a row announce a divergence.",
         "Every step: the loss exceeds the median of the last {loss_window:.0f} by {spike_rise:g} "
         "nats and by {spike_sigmas:g} standard deviations.",
         ("a learning rate near its limit", "a batch unlike the others, such as a binary file in "
@@ -69,19 +69,19 @@ TOPICS: Final[dict[str, Topic]] = {
     "divergence": Topic(
         "the run has diverged",
         "The loss left the level it had reached and did not come back. What was learned is mostly "
-        "lost, and training on seldom recovers it.",
+        "lost, and further training seldom recovers it.",
         "{diverged_steps:.0f} losses in a row all exceed the best level by {diverged_rise:g} nats "
         "and by {diverged_sigmas:g} standard deviations.",
         ("the learning rate is too high", "the warmup is too short",
          "no gradient clipping (optim.grad_clip = 0)"),
         (_LOWER_LR, _WARMUP, _FIND_LR,
-         Action("Go on from the newest whole checkpoint:", "nanogpt train runs/NAME --resume")),
+         Action("Resume from the newest intact checkpoint:", "nanogpt train runs/NAME --resume")),
         _quiet("divergence"),
     ),
     "always-clipped": Topic(
         "nearly every gradient is clipped",
         "Clipping is meant for rare large gradients. If it acts at every step, the clip sets the "
-        "size of the gradient, and rare large ones are not told from the rest. Adam divides by "
+        "size of the gradient, and rare large ones no longer stand out. Adam divides by "
         "that size again, so a run may still train well.",
         "More than {max_clipped:.0%} of the last {clipped_window:.0f} gradients were clipped.",
         ("optim.grad_clip is below the usual norm of the gradient", "the learning rate is so high "
@@ -109,7 +109,7 @@ TOPICS: Final[dict[str, Topic]] = {
         "The median of the last {speed_window:.0f} speeds is below {slow:.0%} of that of the last "
         "{loss_window:.0f}.",
         ("another program uses the machine", "the processor became hot and lowered its clock",
-         "a laptop that runs on its battery"),
+         "a laptop that runs on battery"),
         (Action("See the tokens per second:", "nanogpt watch"),
          Action("See what the machine did meanwhile:", "nanogpt watch --page system"),
          Action("Look at the machine:", "nanogpt doctor --watch")),
@@ -205,7 +205,7 @@ TOPICS: Final[dict[str, Topic]] = {
         (_LAYERS, _DECAY, _LOWER_LR),
         "At the start the stream grows by ×{growth:.2f} from the embedding to the end of "
         "{model_layers:.0f} layers of {model_width:.0f} channels, by theory. Training makes it "
-        "some ten times as large.",
+        "about ten times as large.",
     ),
     "vanishing-gradient": Topic(
         "a layer gets almost no gradient",
@@ -224,9 +224,9 @@ TOPICS: Final[dict[str, Topic]] = {
         "learned now does not hold for new text.",
         "The validation loss rose in {overfit_rises:.0f} evaluations in a row while the training "
         "loss fell.",
-        ("few data for the size of the model", "many passes over the same text"),
+        ("too little text for the size of the model", "many passes over the same text"),
         (Action("Keep the best checkpoint, which sample takes anyway:", "nanogpt sample runs/NAME"),
-         Action("Stop by itself next time:", "nanogpt train RECIPE --set train.patience=3"),
+         Action("Stop automatically next time:", "nanogpt train RECIPE --set train.patience=3"),
          Action("Regularise:", "nanogpt train RECIPE --set model.dropout=0.2")),
         _quiet("overfitting"),
     ),
@@ -247,8 +247,8 @@ TOPICS: Final[dict[str, Topic]] = {
     ),
     "low-loss": Topic(
         "the loss is lower than any language allows",
-        "The model predicts unseen text almost without error. That is either not unseen or not the "
-        "next token, or no language.",
+        "The model predicts unseen text almost without error. Either the text was seen in "
+        "training, or the target is not the next token, or the text is not language.",
         "An evaluation is below {low_loss:g} bits per byte.",
         ("targets that are not shifted: the model sees what it is to predict",
          "validation text that is also in the training split", "a text that repeats itself, such "
@@ -265,7 +265,7 @@ TOPICS: Final[dict[str, Topic]] = {
         "{max_error:g} nats and {max_error_share:.0%} of the loss.",
         ("a short text of which a tenth is set aside", "a long context: few windows",
          "a validation file of a few paragraphs"),
-        (Action("Set more aside:", "nanogpt prepare FILE --val-fraction 0.2"),
+        (Action("Set more text aside for validation:", "nanogpt prepare FILE --val-fraction 0.2"),
          Action("Look at the sizes of the splits:", "nanogpt data inspect NAME")),
         "The error falls with the square root of the length: four times as much text halves it. "
         + _quiet("small_validation"),
@@ -284,15 +284,15 @@ TOPICS: Final[dict[str, Topic]] = {
         (Action("See what fills the disk:", "nanogpt cache list"),
          Action("Keep the newest checkpoint and the best one only:",
                 "nanogpt train RECIPE --set train.keep=1"),
-         Action("See how the room became less:", "nanogpt watch --page system")),
-        "Room for {run_disk:.0f} checkpoints, in a run made up now, raises this alarm "
+         Action("See how the free space shrank:", "nanogpt watch --page system")),
+        "Room for {run_disk:.0f} checkpoints, in a synthetic run, raises this alarm "
         "{run_disk_low:.0f} times.",
     ),
     "memory-near-limit": Topic(
         "the memory is nearly used up",
-        "Where memory runs out, the system kills a process without a word, most often the one that "
-        "holds most: the trainer. In a container or a job of a scheduler, the limit is that of its "
-        "control group, which may be far below what the machine has.",
+        "Where memory runs out, the system kills a process without warning, most often the one "
+        "that holds most: the trainer. In a container or a job of a scheduler, the limit is that "
+        "of its control group, which may be far below what the machine has.",
         "At every sample of the machine: more than {max_memory:.0%} of its memory, or of the "
         "control group's limit, is in use. Cached files do not count.",
         ("other programs", "a micro-batch that is too large", "memory that grows with time: a leak",
@@ -300,8 +300,8 @@ TOPICS: Final[dict[str, Topic]] = {
         (Action("Halve the micro-batch; tokens_per_step keeps the step as it is:",
                 "nanogpt train RECIPE --set train.batch_size=4"),
          Action("Forecast what the run needs:", "nanogpt plan RECIPE"),
-         Action("See who uses it and since when:", "nanogpt watch --page system")),
-        "Half of the memory in use, in a run made up now, raises this alarm "
+         Action("See what uses it and since when:", "nanogpt watch --page system")),
+        "Half of the memory in use, in a synthetic run, raises this alarm "
         "{run_memory_near_limit:.0f} times.",
     ),
     "gpu-starved": Topic(
@@ -316,6 +316,6 @@ TOPICS: Final[dict[str, Topic]] = {
         (Action("See where the time goes:", "nanogpt watch --page system"),
          Action("Look at the machine without a run:", "nanogpt doctor --watch")),
         "Fetching data takes {run_data:.0%} of the time, and the GPU is busy for the rest, in a "
-        "run made up now: it raises this alarm {run_gpu_starved:.0f} times.",
+        "synthetic run: it raises this alarm {run_gpu_starved:.0f} times.",
     ),
 }  # fmt: skip

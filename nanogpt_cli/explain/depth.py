@@ -103,7 +103,8 @@ _RESIDUAL: Final = Words(
         "Each of {L} blocks adds two branches to the residual stream, {branches} in all. "
         "Independent branches add their variances, so {branches} equal ones would grow with depth. "
         "GPT-2 draws their last matrices with 0.02/√(2L): each variance is divided by the number "
-        "of branches, and the sum does not depend on L. Here: std {proj:.2g}, without {plain:.2g}.",
+        "of branches, and the sum does not depend on L. Here their std is {proj:.2g}, unscaled "
+        "{plain:.2g}.",
     ),
     (Action("One ingredient at a time:", "nanogpt init-inspect --ablate residual-scale"),
      Action("Over depth:", "nanogpt init-inspect --scan depth")),
@@ -119,8 +120,8 @@ _RESIDUAL: Final = Words(
                          ("{scheme} ×{growth:.1f}", "normal ×{growth_plain:.0f}"), True),
     after=(
         "“Last block writes”: its share of the stream's variance. The gradient at the embedding is "
-        "{gradient:.1f} times that after the last block, without scaling {gradient_plain:.0f} "
-        "times. A norm before the head hides the size of the stream from the loss, so a small "
+        "{gradient:.1f} times that after the last block, and {gradient_plain:.0f} times without "
+        "scaling. A norm before the head hides the size of the stream from the loss, so a small "
         "model trains either way.",
     ),
 )  # fmt: skip

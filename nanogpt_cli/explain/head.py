@@ -59,7 +59,7 @@ _WORDS: Final = Words(
         "blocks add to the stream, the less of it is left (nanogpt explain own-token).",
         "One tensor can start by one law only: with two, head and table may differ, as in schemes "
         "that start the head at zero. The gradient of a tied matrix is the sum of both uses; every "
-        "row gets some at each step, also of tokens that do not occur.",
+        "row gets some at each step, even those of tokens that do not occur.",
     ),
 )  # fmt: skip
 

@@ -104,7 +104,7 @@ def _equal(found: float, claimed: float) -> str:
 
 
 _ENGLISH: Final = Words(
-    "How does a GPT start, and why like this?",
+    "How does a GPT start, and why this way?",
     (),
     (Action("Is my init fine? Theory and measurement, layer by layer:", "nanogpt init-inspect"),
      Action("Why 0.02, and why 1/√(2L):", "nanogpt explain std")),

@@ -63,9 +63,9 @@ def bits_per_byte(loss: float, bytes_per_token: float) -> float:
 _BITS_WORDS: Final = Words(
     "Why bits per byte and not the loss?",
     (
-        "The loss is in nats a token, and tokens differ: of a longer token more has to be guessed. "
-        "Bits per byte divides by what is the same for all, the bytes of the text: loss / ln 2 / "
-        "(bytes per token). On {bytes:,} bytes of this manual, tokenised now:",
+        "The loss is in nats a token, and tokens differ in length: a longer token is harder to "
+        "guess. Bits per byte divides by what is the same for all, the bytes of the text: loss / "
+        "ln 2 / (bytes per token). On {bytes:,} bytes of this manual, tokenised now:",
     ),
     (Action("Of a run's whole validation split:", "nanogpt eval small"),
      Action("With a certificate that the tokens are the text:", "nanogpt train small --certify")),
@@ -80,8 +80,8 @@ _BITS_WORDS: Final = Words(
     ),
     after=(
         "Models of the three that predict this text equally well have the losses of the last "
-        "column: a smaller loss is no better model unless the tokens are the same.",
-        "It is also what a compressor reaches that codes with the model's probabilities. For "
+        "column: a smaller loss means a better model only if the tokens are the same.",
+        "It is also the rate of a compressor that codes with the model's probabilities. For "
         "comparison, zlib needs {zlib:.2f} bits per byte of this text and xz {lzma:.2f}; a model "
         "that needs less knows more of the language than they find in the text itself.",
     ),
@@ -132,7 +132,7 @@ _RESUME: Final = Words(
         "steps asked for in reverse order, each alone, read the same windows as in one run in "
         "{same:,} of {total:,} cases.",
     ),
-    (Action("Stop and go on:", "nanogpt train runs/small --resume"),
+    (Action("Resume a run that was stopped:", "nanogpt train runs/small --resume"),
      Action("Prove it for a recipe:", "nanogpt verify-resume small")),
     table=(
         ("a checkpoint holds", "MiB"),
@@ -142,8 +142,8 @@ _RESUME: Final = Words(
     ),
     after=(
         "It also holds the step, the recipe, the best loss so far and the tokenizer: kilobytes. "
-        "Weights alone would not do: without moments the optimizer begins anew with large first "
-        "steps (nanogpt explain warmup).",
+        "Weights alone would not suffice: without moments the optimizer begins anew with large "
+        "first steps (nanogpt explain warmup).",
         "By default a checkpoint is written every {every} steps, under a temporary name and "
         "renamed when it is whole; the newest {keep} and the best are kept. Ctrl-C finishes the "
         "step and saves. Two things must stay the same, because sums in another order round "

@@ -76,7 +76,7 @@ _WORDS: Final = Words(
         "QK-norm fixes the size of queries and keys, so scores have std {qk_scores:.2f} in place "
         "of {gpt2_scores:.2f} at any width, and cannot grow without limit in training. GQA lets "
         "{heads} query heads share {gqa_kv} heads of keys and values: {gqa_cache:.1f} MiB of cache "
-        "for {gpt2_cache:.1f}; the signal keeps its size.",
+        "instead of {gpt2_cache:.1f}; the signal keeps its size.",
         "SwiGLU multiplies two projections: at this std its output is a product of two small "
         "numbers, {swiglu_mlp:.4f} in place of {gpt2_mlp:.4f}, and the stream grows less.",
     ),

@@ -34,7 +34,7 @@ TOPICS: Final[dict[str, Topic]] = {
         ("torch's trunc_normal_ takes its bounds in the unit of the weights, not in σ: ±2 is 100σ "
          "at std 0.02",),
         (_SCHEMES,),
-        "The furthest of {cells:,.0f} normal values drawn now lies at {reach_sigma:.2f}σ.",
+        "The most extreme of {cells:,.0f} normal values drawn now lies at {reach_sigma:.2f}σ.",
     ),
     "laws": Topic(
         "the tensors follow their laws",
@@ -72,12 +72,12 @@ TOPICS: Final[dict[str, Topic]] = {
          "a scale so large that the stream overflows"),
         (Action("Load or draw the weights again, then inspect them:",
                 "nanogpt init-inspect --from runs/NAME"),),
-        "The furthest of {cells:,.0f} values drawn now with std 0.02 is {reach:.3f}.",
+        "The most extreme of {cells:,.0f} values drawn now with std 0.02 is {reach:.3f}.",
     ),
     "finite": Topic(
         "all numbers are finite",
-        "Nothing is wrong. These weights are trained, so this and dead units are all that is "
-        "judged of the pass through them.",
+        "Nothing is wrong. These weights are trained, so the pass through them is judged only "
+        "by this and by dead units.",
         "Loss, stream and gradients are finite in every block.",
         ("the model computes as it should",),
         (Action("Evaluate it:", "nanogpt eval"),),
@@ -140,9 +140,9 @@ TOPICS: Final[dict[str, Topic]] = {
     "rope-period": Topic(
         "rotary positions that repeat within the context",
         "Rotary embedding turns pairs of channels by angles that grow with the position, each pair "
-        "at its own speed. Once the slowest pair has come round, a far position looks like a near "
-        "one to the attention.",
-        "A warning if the slowest pair of every layer comes round in less than the context.",
+        "at its own speed. Once the slowest pair has completed a turn, attention cannot tell a far "
+        "position from a near one.",
+        "A warning if the slowest pair of every layer completes a turn within the context.",
         ("a small rope_theta", "narrow heads: fewer pairs reach the slow angles"),
         (Action("Raise it for one run:", "nanogpt train modern --set model.rope_theta=10000"),),
         "The default theta of {rope_theta:,.0f} and heads of {rope_head:.0f} channels: after "

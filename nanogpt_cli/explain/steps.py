@@ -69,7 +69,7 @@ _WARMUP: Final = Words(
         "And the size it divides by is poorly known at first: with β₂ = {beta:g} the average "
         "amounts to {batches1:.0f} batch at step 1, {batches10:.1f} at step 10 and "
         "{batches100:.1f} at step 100. Warmup takes small steps meanwhile.",
-        "A small peak does without; deeper models and higher peaks needed it with every scheme "
+        "A small peak needs no warmup; deeper models and higher peaks needed it with every scheme "
         "that was measured (nanogpt docs initialisation). Residual scaling is no substitute: "
         "it makes projections smaller, and so their first step larger beside them.",
     ),

@@ -7,7 +7,7 @@ from typing import Final
 from nanogpt_cli.explain.page import Action, Topic
 
 _TENSORS = Action("See every tensor:", "nanogpt init-inspect --from SOURCE --all")
-_AGAIN = Action("Mend the code or the file, and inspect the module again:",
+_AGAIN = Action("Fix the code or the file, and inspect the module again:",
                 "nanogpt init-inspect --from SOURCE")  # fmt: skip
 _SCHEMES = Action("See how the schemes draw:", "nanogpt init-inspect --list")
 _DEPTH = Action("See what the depth factor does:", "nanogpt init-inspect --ablate residual-scale")
@@ -36,8 +36,8 @@ _ALIKE = _SOUND + "rows are {row_low:.2f} to {row_high:.2f} times as large as th
 
 TOPICS: Final[dict[str, Topic]] = {
     "weights": _of(
-        "how the weights were judged", "If they are a start, every tensor must be independent "
-        "draws of one law. If they are trained, only damage is judged: training makes rows and "
+        "how the weights were judged", "In an initialisation, every tensor must be independent "
+        "draws of one law. Trained weights are judged only for damage: training makes rows and "
         "columns uneven by design.",
         "They count as trained if gains have moved and matrices have become uneven.",
         "a note says which of the two was assumed",
@@ -47,12 +47,12 @@ TOPICS: Final[dict[str, Topic]] = {
         "positions, or queries and keys, are placed by design",
         "The position table holds sinusoids in its first channels, or queries and keys read these "
         "channels and nothing else, so that head h looks h positions back (scheme lookback). "
-        "Such matrices hold no draws, and are not judged as draws. Rows of a head beyond the first "
-        "eight are zero in queries and in keys; neither then gives the other a gradient, and they "
-        "stay zero in training.",
+        "Such matrices are not random, and are not judged as random draws. Rows of a head beyond "
+        "the first eight are zero in queries and in keys; neither then gives the other a gradient, "
+        "and they stay zero in training.",
         "Every value is that of the design times one factor, up to the rounding to half precision.",
         "the scheme lookback, or [init] laws sinusoids, positions and offsets",
-        healthy="Found and said; nothing is wrong.",
+        healthy="This is only reported; nothing is wrong.",
         do=(Action("See what it does:", "nanogpt init-inspect --init lookback"),),
     ),
     "nearest": _of(
@@ -60,7 +60,7 @@ TOPICS: Final[dict[str, Topic]] = {
         "Most roles follow it, if need be times one factor; the other roles are compared with it. "
         "If none is near, the laws are not judged.",
         "The scheme that misses the fewest roles: logarithms of stds within {close:g} and chance.",
-        "a law of one's own, or one of another family, has no near scheme",
+        "a law of your own, or one of another family, is near no scheme",
         healthy="All roles follow the scheme.", do=(_SCHEMES,),
     ),
     "scale": _of(
@@ -84,7 +84,7 @@ TOPICS: Final[dict[str, Topic]] = {
     ),
     "plain-projections": _of(
         "no depth factor at all", "Residual projections have the std of the other matrices, so the "
-        "stream grows with the root of the depth. Many models train well so.",
+        "stream grows with the root of the depth. Many models train well this way.",
         "The nearest scheme is normal, which has one std for all matrices.",
         "a choice, or a scaling loop that matched no name",
         healthy=_GROWTH,
@@ -95,7 +95,7 @@ TOPICS: Final[dict[str, Topic]] = {
         "Attention and MLP both add to the residual stream. If only one is scaled, the other makes "
         "up most of it.",
         "One has the std of the other matrices, the other that divided by √(2L), up to chance.",
-        "a name such as c_proj that matches in one of both modules alone",
+        "a name such as c_proj that matches in only one of the two modules",
         healthy=_GROWTH, do=(_DEPTH,),
     ),
     "wrong-matrix": _of(
@@ -125,7 +125,7 @@ TOPICS: Final[dict[str, Topic]] = {
     "torch-default": _of(
         "torch's default is still there",
         "The values are those that nn.Linear or nn.Embedding draw in their constructor, while the "
-        "rest was drawn by the scheme: this part was not initialised or not loaded.",
+        "rest was drawn by the scheme: this part was not initialised, or not loaded.",
         "Uniform with std 1/√(3·fan_in) (a linear layer) or std 1 (an embedding), up to chance.",
         "an _init_weights that does not reach this module", "a key missing in a state dict",
         healthy=_STD,
@@ -160,7 +160,7 @@ TOPICS: Final[dict[str, Topic]] = {
     "odd-block": _of(
         "one block is unlike the others", "A role's std follows one trend over depth but for these "
         "blocks.", "Each block against the trend of all. " + _CHANCE,
-        "a block added or loaded later", "the depth factor in some blocks alone",
+        "a block added or loaded later", "the depth factor in only some of the blocks",
         healthy=_ALIKE, do=(_TENSORS,),
     ),
     "depth-order": _of(
@@ -171,7 +171,8 @@ TOPICS: Final[dict[str, Topic]] = {
         healthy="Constant over depth, 1/√(l+1) or 1/(l+1).", do=(_TENSORS,),
     ),
     "zero": _of(
-        "a matrix is zero", "Nothing passes it. If other blocks have values, it was not loaded.",
+        "a matrix is zero", "Nothing passes through it. If other blocks have values, it was not "
+                            "loaded.",
         "Every value is zero.", "a key missing in a state dict", "memory that was cleared",
         healthy=_SOUND + "{zeros:.1%} are zero.",
     ),
@@ -185,7 +186,7 @@ TOPICS: Final[dict[str, Topic]] = {
     "constant": _of(
         "a matrix is one value throughout", "All its outputs are alike, and stay alike: they get "
         "the same gradient.", "All values are equal and not zero.",
-        "filled in place of drawn: ones_, full_", healthy=_STD,
+        "filled instead of drawn: ones_, full_", healthy=_STD,
     ),
     "constant-rows": _of(
         "rows are one value throughout", "Such a row sees only the sum of its inputs.",
@@ -199,7 +200,7 @@ TOPICS: Final[dict[str, Topic]] = {
         healthy=_SOUND + "no row or column is zero.", do=(_TENSORS,),
     ),
     "sparse": _of(
-        "scattered values are zero", "A dense start has none.",
+        "scattered values are zero", "A dense initialisation has none.",
         "More than {max_zeros:.1%} of the values.", "pruning or a mask",
         healthy=_SOUND + "{zeros:.1%} are zero.",
     ),
@@ -216,7 +217,7 @@ TOPICS: Final[dict[str, Topic]] = {
         healthy=_SOUND + "{subnormal:.1%} are.",
     ),
     "garbage": _of(
-        "the values are no weights", "They range over so many powers of two that they are bytes "
+        "the values are not weights", "They range over so many powers of two that they are bytes "
         "read in the wrong way.",
         "The middle 80 % of |values| range over more than 2^{max_spread:g}.",
         "the wrong byte order or number format", "memory that was never written",
@@ -228,8 +229,8 @@ TOPICS: Final[dict[str, Topic]] = {
         healthy=_SOUND + "the furthest is {reach:.3f}.",
     ),
     "rank": _of(
-        "the matrix has a low rank", "Its outputs are combinations of few: it can do less than its "
-        "size suggests.", "The rank of a sample of its rows is below three quarters of their "
+        "the matrix has a low rank", "Its outputs span only a few directions: it can do less than "
+        "its size suggests.", "The rank of a sample of its rows is below three quarters of their "
         "number.",
         "a product of thin factors, such as LoRA", "rows computed from others",
         healthy=_SOUND + "rank {rank:.0f} of {sampled:.0f}.",
@@ -324,16 +325,18 @@ TOPICS: Final[dict[str, Topic]] = {
     "gain-drawn": _of(
         "a norm's gain was drawn like a matrix", "Channels are scaled at random, many nearly to "
         "zero.", "A gain that is not constant at the start.",
-        "normal_ over all parameters, without a look at their kind", healthy="1 in every channel.",
+        "normal_ over all parameters, whatever their kind", healthy="1 in every channel.",
     ),
     "bias": _of(
         "a bias does not start at zero", "Most recipes start biases at zero; torch draws them.",
-        "Any value that is not zero.", "torch's default", "a router that shall prefer experts",
+        "Any value that is not zero.", "torch's default", "a router that is meant to prefer some "
+                                                          "experts",
         healthy="0 in every channel.",
     ),
     "forward": _of(
         "the module does not compute what its weights suggest",
-        "Theory and measurement read the weights as a known architecture; its logits are others.",
+        "Theory and measurement read the weights as a known architecture; its logits differ from "
+        "that.",
         "The largest difference of the logits, as a share of the largest logit.",
         "another activation, attention scale, norm or residual path",
         healthy="Equal up to rounding.",

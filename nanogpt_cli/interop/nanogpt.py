@@ -33,9 +33,7 @@ _ARGUMENTS: Final = ("n_layer", "n_head", "n_embd", "block_size", "bias", "vocab
 def check(source: Exportable) -> None:
     """Raise ``UserError`` if nanoGPT's model cannot represent this one."""
     if source.config.naming != "gpt2":
-        raise UserError(
-            "nanoGPT has GPT-2's parts alone, this model has others", "--to hf has them"
-        )
+        raise UserError("nanoGPT has only GPT-2's parts; this model has others", "--to hf has them")
     if source.config.activation != "gelu":
         raise UserError(
             f"nanoGPT computes GELU by erf; this model was trained with "

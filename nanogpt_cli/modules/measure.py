@@ -174,7 +174,7 @@ class _Taken:
 
 def _refuse(difference: str) -> NoReturn:
     raise UserError(
-        f"the module computes otherwise than when it was watched: {difference}",
+        f"the module does not compute what it did when it was watched: {difference}",
         "it must do the same at every call: does it draw random numbers, or keep something?",
     )
 

@@ -82,7 +82,7 @@ def address(asked: str) -> str:
         problem = str(error).removeprefix(f"{_KEY}: ")
         raise UserError(
             f"{ENVIRONMENT} in the environment: {problem}",
-            f"for example {ENVIRONMENT}=https://ntfy.sh/TOPIC; unset it to be told nothing",
+            f"for example {ENVIRONMENT}=https://ntfy.sh/TOPIC; unset it to disable notifications",
         ) from None
 
 

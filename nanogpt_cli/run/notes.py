@@ -82,7 +82,7 @@ def change(run: RunFolder, **changes: Any) -> Notes:
         raise UserError(f"{run.path} holds no run any more", "list runs: `nanogpt runs`")
     before = read(run)
     if before.problem:
-        raise UserError(before.problem, "move that file away: notes and tags lie there")
+        raise UserError(before.problem, "move that file away: notes and tags are stored there")
     after = replace(before, **changes)
     after = replace(after, note=checked_note(after.note))
     if after == before:
@@ -111,7 +111,9 @@ def checked_note(text: str) -> str:
             "shorten it, or keep the text in a file of its own",
         )
     if not _encodes(text):
-        raise UserError("the note holds half a surrogate pair, which is no character", "retype it")
+        raise UserError(
+            "the note holds half a surrogate pair, which is not a character", "retype it"
+        )
     return text
 
 

@@ -40,11 +40,11 @@ def check_removable(run: RunFolder, now: float | None = None) -> None:
         raise UserError(f"{name}: it is a copy of a run on another machine",
                         "`nanogpt cache clear mirrors` deletes all copies")  # fmt: skip
     if not path.is_dir() or not _has_log(run):
-        raise UserError(f"{name}: it holds no event log, so it may be no run",
+        raise UserError(f"{name}: it holds no event log, so it may not be a run",
                         "remove the folder yourself")  # fmt: skip
     for entry in foreign_files.entries(path):
         if entry.name not in PARTS and not entry.name.startswith(files.TEMPORARY_PREFIX):
-            raise UserError(f"{name}: it holds {entry.name!r}, which is no part of a run",
+            raise UserError(f"{name}: it holds {entry.name!r}, which is not part of a run",
                             "move that away first, or remove the folder yourself")  # fmt: skip
     if reason := _alive(run, time.time() if now is None else now):
         raise UserError(f"{name}: {reason}", "stop the training first")

@@ -76,7 +76,7 @@ def _chosen(request: Request, sources: list[TextSource], folder: Path, *, force:
         raise UserError(
             f"{folder} holds another set: {changed}",
             "choose another folder with --out, or replace that set with --force; a run that was "
-            "trained on it could then not go on",
+            "trained on it could then not be resumed",
         )
     return Place(folder, current=not changed, reason=changed)
 

@@ -144,15 +144,15 @@ def newest_checkpoint(run: RunFolder, report: Report, before: int = 0) -> Path:
     if newest is None and before:
         there = ", ".join(map(str, retention.list_steps(run))) or "none"
         raise UserError(
-            f"run {run.name} has no whole checkpoint before step {before}; there are: {there}",
+            f"run {run.name} has no intact checkpoint before step {before}; there are: {there}",
             f"begin it again: {shell.hint('train', run.recipe)}",
         )
     if newest is None:
         raise UserError(
-            f"run {run.name} has no whole checkpoint to go on from",
+            f"run {run.name} has no intact checkpoint to resume from",
             f"start it again: {shell.hint('train', run.recipe)}",
         )
-    report(f"going on from {newest}")
+    report(f"resuming from {newest}")
     return newest
 
 

@@ -108,4 +108,4 @@ def how_to_go_on(folder: RunFolder | None, group: Group) -> str:
         return "see what the other processes have said, and start the run again"
     more = ["--procs", group.world] if group.world > 1 else []
     go_on = shell.hint("train", folder.path, "--resume", *more)
-    return f"go on from the last checkpoint: {go_on}"
+    return f"resume from the last checkpoint: {go_on}"

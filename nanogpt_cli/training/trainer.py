@@ -141,12 +141,12 @@ class Trainer:
         for step in self._skip:
             if step <= done:
                 raise UserError(
-                    f"step {step} cannot be left out: the run goes on after step {done}",
-                    f"go on from an earlier checkpoint: --before {step}",
+                    f"step {step} cannot be skipped: the run resumes after step {done}",
+                    f"resume from an earlier checkpoint: --before {step}",
                 )
             if step > last:
                 raise UserError(
-                    f"step {step} cannot be left out: the run has {last} steps",
+                    f"step {step} cannot be skipped: the run has {last} steps",
                     "name one of its steps",
                 )
 
@@ -329,7 +329,7 @@ class Trainer:
         if not folder:
             return "there is no checkpoint to return to"
         if index in done or len(done) >= _ROLLBACKS:
-            return "going on from the last checkpoint did not help"
+            return "resuming from the last checkpoint did not help"
         skip = self.progress.skip | {index}
         self._restore(Path(folder))
         self.progress.skip |= skip

@@ -374,7 +374,7 @@ _OURS = {key.action.partition("(")[0] for key in keys.KEYS} - {"command_palette"
 _QUESTIONS = {
     "pause": ("Pause training?", "It pauses after the current step; P again resumes it."),
     "resume": ("Resume training?", ""),
-    "checkpoint": ("Save a checkpoint now?", "Training goes on afterwards."),
+    "checkpoint": ("Save a checkpoint now?", "Training continues afterwards."),
     "eval": ("Evaluate now?", "One full pass over the validation split."),
     "sample": ("Write a sample from this prompt", "It appears under 4 Samples."),
     "lr": ("Multiply the learning rate by", "The whole remaining schedule is scaled."),

@@ -107,7 +107,7 @@ KEYS = (
     Key("T", "T", "tags", "tags of the run, kept in its folder", _LIST, _RUNS, "tags", True),
     Key("d,ctrl+d", "d", "delete", "delete the run, once you agree; never one in training",
         _LIST, _RUNS, control=True),
-    Key("space", "space", "hold", "hold the display; reading goes on", "Display", _OPENED,
+    Key("space", "space", "hold", "hold the display; reading continues", "Display", _OPENED,
         footer="hold"),
     Key("w", "w", "why", "the command that explains the event, or the crosshair's step", "Display",
         _EXPLAINED, "why"),
@@ -122,7 +122,7 @@ KEYS = (
     Key("Q,ctrl+c", "Q", "ask('stop')", "stop training, checkpoint saved", "Training",
         _OPENED, control=True),
     Key("Q,ctrl+c", "Q", "detach", "leave the dashboard, from the list too", "Training", _RUNS),
-    Key("q,ctrl+q", "q", "detach", "leave the dashboard; training goes on", "Training",
+    Key("q,ctrl+q", "q", "detach", "leave the dashboard; training continues", "Training",
         footer="leave"),
 )  # fmt: skip
 

@@ -266,8 +266,8 @@ def test_whoever_is_killed_leaves_what_is_finished_and_nothing_that_runs(tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--only", "speed"], "--only speed is no item"),
-        (["--device", "mps"], "--device mps: there are items for cuda alone"),
+        (["--only", "speed"], "--only speed is not an item"),
+        (["--device", "mps"], "--device mps: the items need cuda"),
         (["--out", "here"], "here exists"),
         (["--device", "cpu", "--against", "nowhere"], r"nowhere/train\.py does not exist"),
     ],

@@ -210,8 +210,8 @@ def test_logs_without_a_recipe_are_not_taken_for_seeds(root: Path) -> None:
     ("arguments", "words"),
     [
         (["fast", "--metric", "resid_rm"], ["no run holds such a metric", "'resid_rms'"]),
-        (["fast", "--metric", "resid_rms/2"], ["'2' is no layer", "0 to 1"]),
-        (["fast", "--metric", "resid_rms/²"], ["is no layer"]),
+        (["fast", "--metric", "resid_rms/2"], ["'2' is not a layer", "0 to 1"]),
+        (["fast", "--metric", "resid_rms/²"], ["is not a layer"]),
         (["fast", "--metric", "bits_per_byte"], ["nothing to draw", "val_loss, loss"]),
         (["empty"], ["nothing to draw", "none yet"]),
         (["fast", "--x", "epochs"], ["--x epochs", "tokens"]),

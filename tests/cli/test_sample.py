@@ -217,7 +217,7 @@ def test_messages_about_one_of_several_prompts_name_its_line(here: Path) -> None
         (("nosuch",), "no run 'nosuch'", "small"),
         (("--checkpoint", "7"), "no checkpoint '7'", "500"),
         (("--prompt", ""), "--prompt is empty", ""),
-        (("--prompt", "A" * 33), "33 tokens, but the model's context only 32", "--crop"),
+        (("--prompt", "A" * 33), "33 tokens, but the model's context is only 32", "--crop"),
         (("--prompt", "é", "--on-unknown", "skip"), "is empty without its unknown characters", ""),
         (("--prompt-file", "nosuch.txt"), "nosuch.txt: No such file", ""),
         (("--prompts", "bad.jsonl"), "bad.jsonl, line 2", ""),

@@ -117,7 +117,7 @@ def test_export_import_and_fine_tuning(run: Run) -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (("export", "mine", "--to", "nanogpt"), "nanoGPT has GPT-2's parts alone"),
+        (("export", "mine", "--to", "nanogpt"), "nanoGPT has only GPT-2's parts"),
         (("init-inspect", "mine.toml", "--compare=normal", "--measure"), 'model.norm = "rms"'),
         (("recipe", "check", "mine.toml", "--set", "model.n_kv_head=3"), "n_kv_head = 2 would"),
         (("recipe", "check", "mine.toml", "--set", "model.n_embd=6"), 'position = "rope" turns'),

@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_is_named_and_the_previous_one_taken(
     code, _, commentary = nanogpt("train", "toy", "--resume", "--set", "train.max_steps=7")
     assert code == 0, commentary
     assert "step-000006/model.safetensors is damaged" in commentary
-    assert "going on from runs/toy/checkpoints/step-000003" in commentary
+    assert "resuming from runs/toy/checkpoints/step-000003" in commentary
     assert (checkpoints / "damaged-step-000006").is_dir()
 
 

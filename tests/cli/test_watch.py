@@ -98,7 +98,7 @@ def test_a_heat_map_without_colours_is_drawn_in_characters(runs: Path) -> None:
         ("finished", None, False, "finished"),
         ("stopped", None, False, "stopped"),
         ("stopped", None, True, "stopped"),
-        ("", None, False, "training goes on"),
+        ("", None, False, "training continues"),
         ("", None, True, "asked to stop"),
         ("", "stop", False, "asked to stop"),
         ("", "pause", False, "is paused"),

@@ -194,7 +194,7 @@ def test_a_combination_without_a_home_is_refused_by_its_key() -> None:
 
 
 def test_nanogpt_has_no_home_for_them(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="GPT-2's parts alone"):
+    with pytest.raises(UserError, match="only GPT-2's parts"):
         exporting.export(exportable(**HOMES["llama"]), "nanogpt", tmp_path, quiet)
 
 

@@ -144,7 +144,7 @@ def test_a_killed_rank_ends_the_job_in_words_and_a_restart_finishes_it(tmp_path:
     limit = ["--set", f"train.max_steps={step + 3}"]
     again = train(tmp_path, forked(run.path, "--resume", *limit))
     assert again.returncode == 0, again.stderr
-    assert "going on from" in again.stderr
+    assert "resuming from" in again.stderr
     assert retention.list_steps(run)[-1] == step + 3
     assert processes_of(run) == [2, 2]
 

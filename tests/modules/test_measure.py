@@ -196,5 +196,5 @@ def test_a_module_that_takes_another_course_is_refused() -> None:
     ids = torch.arange(T).view(1, T)
     anatomy = watch(module, ids)
     module.layer.forward = lambda x: x.exp() + norm(x).neg()  # type: ignore[method-assign]
-    with pytest.raises(UserError, match="computes otherwise than when it was watched"):
+    with pytest.raises(UserError, match="does not compute what it did when it was watched"):
         measure(module, anatomy, ids, ids)

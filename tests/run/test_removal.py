@@ -96,4 +96,4 @@ def test_a_folder_without_a_run_stays(tmp_path: Path, log: bytes | None) -> None
 def test_a_run_with_something_else_in_it_stays(tmp_path: Path, name: str) -> None:
     run = made(tmp_path / "run")
     made(run.path / name) if name == "inner" else (run.path / name).touch()
-    assert f"it holds {name!r}, which is no part of a run" in refused(run)
+    assert f"it holds {name!r}, which is not part of a run" in refused(run)

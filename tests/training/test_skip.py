@@ -81,7 +81,7 @@ def test_it_is_remembered_by_a_run_that_died_before_its_next_checkpoint(tmp_path
     assert [step for step, event in made.items() if event.skipped] == [10]
 
 
-@pytest.mark.parametrize(("step", "says"), [(6, "goes on after step 6"), (13, "has 12 steps")])
+@pytest.mark.parametrize(("step", "says"), [(6, "resumes after step 6"), (13, "has 12 steps")])
 def test_a_step_that_cannot_be_left_out_is_refused(tmp_path: Path, step: int, says: str) -> None:
     run, data = begun(tmp_path)
     before = run.events.read_bytes()
@@ -98,5 +98,5 @@ def test_an_earlier_checkpoint_is_taken_and_later_ones_are_set_aside(tmp_path: P
     (undone,) = retention.undo_after(run, 4)
     assert undone.name == "undone-step-000006"
     assert retention.list_steps(run) == [4]
-    with pytest.raises(UserError, match="no whole checkpoint before step 3; there are: 4"):
+    with pytest.raises(UserError, match="no intact checkpoint before step 3; there are: 4"):
         newest_checkpoint(run, lambda _: None, 3)

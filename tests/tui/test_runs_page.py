@@ -266,7 +266,7 @@ async def test_what_is_not_deleted(place: Path, monkeypatch: pytest.MonkeyPatch)
             await press(pilot, "y", "end", "d")
             assert "it is a link to" in screen(pilot)
             await press(pilot, "y", "home", "j", "j", "d")
-            assert "it holds 'main.py', which is no part of a run" in screen(pilot)
+            assert "it holds 'main.py', which is not part of a run" in screen(pilot)
             await press(pilot, "y")
     for path in (place / "a-live", place / "fast-1", place.parent / "target"):
         assert (path / "events.jsonl").exists()

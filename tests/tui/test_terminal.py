@@ -169,7 +169,7 @@ def test_train_look_around_leave_come_back_and_stop(data: Path, terminal: Termin
     )
 
     terminal.keys("q")
-    terminal.wait("training goes on", "prompt>")
+    terminal.wait("training continues", "prompt>")
     assert not terminal.on_alternate_screen()
     assert alive(pid)
     terminal.type("clear; stty -a > after.txt")

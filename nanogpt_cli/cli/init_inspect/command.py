@@ -97,7 +97,9 @@ def init_inspect(
             rich_help_panel="Other models and data",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Of weights and tokens.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of weights and tokens.")
+    ] = 0,
     data: Annotated[
         str,
         typer.Option(

@@ -156,7 +156,7 @@ def warmup(subject: Subject, ask: InspectOptions, tokenizer: str, lint: bool) ->
         )
     if optim.name != "adamw":
         raise UserError(
-            f"--warmup knows the stability of AdamW alone, but the recipe asks for {optim.name}",
+            f"--warmup knows only the stability of AdamW, but the recipe asks for {optim.name}",
             "try --set optim.name=adamw",
         )
     config = replace(subject.config, dropout=0.0)

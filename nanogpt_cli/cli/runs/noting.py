@@ -44,7 +44,7 @@ def note(
 def tag(
     run: Annotated[str, typer.Argument(help="Run name or folder.")],
     tags: Annotated[
-        list[str] | None, typer.Argument(metavar="[TAG]...", help="Tags to add; +TAG is the same.")
+        list[str] | None, typer.Argument(metavar="TAG", help="Tags to add; +TAG is the same.")
     ] = None,
     remove: Annotated[
         list[str] | None, typer.Option("--remove", metavar="TAG", help="Tag to remove; repeatable.")
@@ -82,7 +82,7 @@ def _read(run: RunFolder) -> notes.Notes:
     """
     found = notes.read(run)
     if found.problem:
-        raise UserError(found.problem, "move that file away: notes and tags lie there")
+        raise UserError(found.problem, "move that file away: notes and tags are stored there")
     return found
 
 

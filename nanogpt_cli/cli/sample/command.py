@@ -67,7 +67,7 @@ def sample(
     prompt: Annotated[
         str | None,
         typer.Option(
-            "--prompt", "-p", help="Text to continue; - reads stdin; else the recipe's prompt.",
+            "--prompt", "-p", help="Text to continue; - reads stdin. Default: the recipe's.",
             rich_help_panel=_PROMPT, show_default=False,
         ),
     ] = None,
@@ -129,7 +129,7 @@ def sample(
                             rich_help_panel=_DRAW)
     ] = Sampling.repetition_penalty,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Of the text; a new one each time by default.",
+        int | None, typer.Option("--seed", help="Seed of the text; a new one each time by default.",
                                  rich_help_panel=_DRAW, show_default=False)
     ] = None,
     context: Annotated[

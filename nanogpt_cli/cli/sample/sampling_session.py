@@ -154,7 +154,7 @@ class Session:
             return ids
         if not self.crop:
             raise UserError(
-                f"the prompt has {len(ids)} tokens, but the model's context only {limit}",
+                f"the prompt has {len(ids)} tokens, but the model's context is only {limit}",
                 "shorten it, or use --crop to keep only its end",
             )
         note(f"{place}only the last {limit} of the prompt's {len(ids)} tokens are read")
@@ -198,7 +198,7 @@ def open_session(
     if int8 and place.type != "cpu":
         raise UserError(
             f"int8 weights are for CPUs, not for {place.type}",
-            "take --precision bf16, or --device cpu",
+            "use --precision bf16, or --device cpu",
         )
     weights = Weights.of(model, torch.bfloat16 if bf16 else torch.float32 if int8 else None)
     if int8:

@@ -32,13 +32,13 @@ def train(
         typer.Argument(
             metavar="RECIPE",
             help="A recipe file or the name of a shipped one (nanogpt recipes); "
-            "with --resume the run to go on with, the newest by default.",
+            "with --resume the run to resume, the newest by default.",
             show_default=False,
         ),
     ] = "",
     sets: options.Sets = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run from its newest whole checkpoint.")
+        bool, typer.Option("--resume", help="Resume a run from its newest intact checkpoint.")
     ] = False,
     before: Annotated[
         int | None,
@@ -46,8 +46,8 @@ def train(
             "--before",
             min=1,
             metavar="STEP",
-            help="With --resume: from the newest whole checkpoint before this step; later ones are "
-            "set aside.",
+            help="With --resume: from the newest intact checkpoint before this step; later ones "
+            "are set aside.",
         ),
     ] = None,
     skip_step: Annotated[
@@ -56,7 +56,7 @@ def train(
             "--skip-step",
             min=1,
             metavar="STEP",
-            help="Leave the update of this step out; repeatable.",
+            help="Skip the update of this step; repeatable.",
         ),
     ] = None,
     start_from: Annotated[
@@ -72,13 +72,17 @@ def train(
         typer.Option("--new-tokens", help="With --from: new token embeddings, for other text."),
     ] = False,
     tui: Annotated[
-        bool, typer.Option("--tui", help="Watch in the dashboard; the trainer is its own process.")
+        bool,
+        typer.Option("--tui", help="Watch in the dashboard; the trainer is a separate process."),
     ] = False,
     processes: options.Processes = 1,
     restarts: Annotated[
         int,
         typer.Option(
-            "--restarts", min=0, metavar="N", help="With --procs: start again N times if one dies."
+            "--restarts",
+            min=0,
+            metavar="N",
+            help="With --procs: restart up to N times if one dies.",
         ),
     ] = 0,
     lr_find: Annotated[
@@ -94,7 +98,7 @@ def train(
     ] = False,
     out: options.RunsFolder = RUNS,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Of the run; as --set run.seed=N.")
+        int | None, typer.Option("--seed", help="Seed of the run; as --set run.seed=N.")
     ] = None,
     device: Annotated[
         str, typer.Option("--device", help="auto, cpu, cuda, mps; as --set train.device=…")
@@ -105,7 +109,7 @@ def train(
     """Train a model as a recipe says.
 
     Prepares the data when it is missing, and never overwrites a run: a second run of the same
-    name gets a number. Ctrl-C finishes the step, saves, and says how to go on.
+    name gets a number. Ctrl-C finishes the step, saves, and says how to resume.
     """
     from nanogpt_cli.cli.train import running
 

@@ -344,6 +344,11 @@ def check_request(asked: Request) -> None:
     if asked.resume and asked.source:
         raise UserError("--resume and --from exclude each other", "--from begins a new run")
     if asked.before and not asked.resume:
-        raise UserError("--before goes with --resume", "a run without it begins at its first step")
+        raise UserError(
+            "--before goes with --resume", "--before chooses the checkpoint to resume from"
+        )
     if asked.new_tokens and not asked.source:
-        raise UserError("--new-tokens goes with --from", "a run without it begins anew as a whole")
+        raise UserError(
+            "--new-tokens goes with --from",
+            "--new-tokens replaces the token embeddings of the weights that --from names",
+        )

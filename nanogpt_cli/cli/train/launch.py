@@ -92,7 +92,7 @@ def run_processes(number: int, restarts: int, arguments: list[str], run: RunFold
         saved = any(run.checkpoints.glob("step-*"))
         raise UserError(
             f"rank {rank} ended with {_cause(failure.exitcode)}, so the job was ended",
-            f"go on from the last checkpoint: {again}" if saved else "its messages are above",
+            f"resume from the last checkpoint: {again}" if saved else "its messages are above",
         ) from None
     except SignalException:
         return  # the ranks were told, and saved before they ended

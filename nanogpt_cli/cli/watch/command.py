@@ -32,7 +32,9 @@ def register(app: typer.Typer) -> None:
 def watch(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="Names, folders (also TensorBoard's), HOST:PATH; else all runs."),
+        typer.Argument(
+            help="Names, folders (also TensorBoard's) or HOST:PATH; all runs by default."
+        ),
     ] = None,
     out: options.RunsFolder = RUNS,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and exit.")] = False,
@@ -62,7 +64,8 @@ def watch(
         str,
         typer.Option(
             metavar="KIND",
-            help="At the end, alarms, a crash: off, bell or osc9; else as the run's log.bell.",
+            help="Ring at the end, alarms and a crash: off, bell or osc9; by default the run's "
+            "log.bell.",
         ),
     ] = "",
     theme: Annotated[str | None, typer.Option(help="textual-dark, textual-light, nord, …")] = None,
@@ -74,7 +77,7 @@ def watch(
     ] = False,
     port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="Of --serve; one that is free by default."),
+        typer.Option(min=1, max=65535, help="Port for --serve; any free one by default."),
     ] = None,
     control: Annotated[
         bool, typer.Option("--control", help="Let the browser send commands to the trainer.")

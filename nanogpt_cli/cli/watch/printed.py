@@ -132,4 +132,4 @@ def parting(session: RunSession, *, asked_to_stop: bool) -> str:
         return f"{name} was asked to stop; it saves a checkpoint first"
     if state.word == "paused":
         return f"{name} is paused; P in the dashboard resumes it"
-    return f"{name}: training goes on" if state.live else f"{name}: {state.word}"
+    return f"{name}: training continues" if state.live else f"{name}: {state.word}"

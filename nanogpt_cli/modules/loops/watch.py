@@ -1,4 +1,4 @@
-"""Layer statistics of anybody's training loop, written into a run folder that the dashboard shows.
+"""Layer statistics of any training loop, written into a run folder that the dashboard shows.
 
 ::
 
@@ -40,7 +40,7 @@ _LEAST = 10
 
 
 class Watch:
-    """Logs loss, learning rate and statistics of every block while somebody else's loop trains.
+    """Logs loss, learning rate and statistics of every block while a loop of your own trains.
 
     Statistics are taken on few steps, by hooks that exist only there; other steps pay for one line
     in a file. No value of the training changes, and no random number is drawn. In a job of several
@@ -49,8 +49,9 @@ class Watch:
     Args:
         model: the module that the loop calls, compiled or wrapped in ``DistributedDataParallel``
             as the loop has it.
-        folder: the run folder to create; if it exists, ``NAME-2`` and so on is. See ``path``.
-        optimizer: one or several; without them there are no gradients, updates or learning rates.
+        folder: the run folder to create; if it exists, ``NAME-2`` or the next free name is created
+            instead (see ``path``).
+        optimizer: one or several; without them no gradients, updates or learning rates are logged.
         blocks: path of the repeated blocks (``"transformer.h"``), or the modules themselves; by
             default the list of modules of one class that holds the most parameters.
         batch: arguments of a small forward pass, a tuple or a dict. If given, activations are
@@ -58,10 +59,11 @@ class Watch:
             pass, because hooks do not run inside it; by default it is made from two sequences of
             the first batch.
         every: steps between samples; 0 keeps the cost within ``budget``.
-        budget: largest share of the time of a step.
+        budget: the largest share of the training time that sampling may take: 0.01 is 1 %.
         max_steps: the last step, where it is known; the dashboard then shows what remains.
-        tokens_per_step: of all processes; by default the size of the integer inputs of a step.
-        resume: go on with the run in ``folder`` after this step.
+        tokens_per_step: tokens of a step, of all processes together; by default the size of the
+            integer inputs of a step.
+        resume: continue the run in ``folder`` after this step.
 
     Attributes:
         path: the run folder.
@@ -119,16 +121,17 @@ class Watch:
         lr: float | None = None,
         grad_norm: Tensor | float | None = None,
     ) -> None:
-        """Note one step; call it after the optimizer's, once for all its micro-batches.
+        """Record one step; call it after the optimizer's step, once for all its micro-batches.
 
         Args:
-            loss: mean over the tokens of the step; a step without one is counted and not drawn.
+            loss: mean over the tokens of the step, in nats; a step without one is counted, but not
+                drawn.
             lr: the learning rate; by default that of the optimizer's first group.
             grad_norm: the norm of the whole gradient, as ``clip_grad_norm_`` returns it; by default
                 it is measured on the steps that are sampled.
 
         Raises:
-            UserError: one of them is not one number.
+            UserError: one of them is not a single number.
         """
         if (log := self._log) is None or log.closed:
             return
@@ -155,7 +158,11 @@ class Watch:
         self._last = time.perf_counter()
 
     def evaluate(self, *, loss: Tensor | float) -> None:
-        """Note a validation loss, in nats per token, of the weights after the last step."""
+        """Record a validation loss, in nats per token, of the weights after the last step.
+
+        Raises:
+            UserError: ``loss`` is not a single number.
+        """
         if self._log is None:
             return
         value = float(checked.number("loss", loss))

@@ -49,7 +49,7 @@ class Log:
     def __init__(self, folder: Path, *, resume: bool, vocab_size: int) -> None:
         if resume and not (folder / "events.jsonl").is_file():
             raise UserError(
-                f"there is no run at {folder} to go on with", "without resume= a new one begins"
+                f"there is no run at {folder} to continue", "without resume= a new one begins"
             )
         with files.readable_os_errors("create the run folder", folder):
             run = RunFolder(folder) if resume else fresh_run(folder.name, folder.parent)

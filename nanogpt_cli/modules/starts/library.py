@@ -33,7 +33,7 @@ def read_config(path: Path) -> Any:
         if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
             hint = nearest(kind, CONFIG_MAPPING.keys()) if isinstance(kind, str) else ""
             raise UserError(
-                f"{path}: transformers {_version()} knows no model_type {kind!r:.60}",
+                f"{path}: transformers {_version()} does not know the model_type {kind!r:.60}",
                 (f"nearest: {hint!r}; " if hint else "")
                 + "for a model with code of its own use --from path.py:factory",
             )

@@ -46,7 +46,8 @@ def unreachable(destination: str, reason: str) -> UserError:
 def lost(host: str, reason: str) -> UserError:
     """The connection broke before everything was here."""
     return UserError(
-        f"the connection to {host} broke: {reason}", "run the command again; it goes on from there"
+        f"the connection to {host} broke: {reason}",
+        "run the command again; it continues from there",
     )
 
 
@@ -63,7 +64,7 @@ def no_folder(address: Address) -> UserError:
 def no_run(address: Address) -> UserError:
     """The folder is there, and no run is in it."""
     return UserError(
-        f"{address.text!r} is no run: no recipe.toml and no events.jsonl lie there",
+        f"{address.text!r} is not a run: it has no recipe.toml and no events.jsonl",
         "name the run folder: HOST:runs/NAME",
     )
 

@@ -152,7 +152,7 @@ class Wire:
         if lines:
             return LostError(lines[-1])
         if code not in (None, 255):
-            return LostError(f"the far machine has no POSIX shell to run (exit code {code})")
+            return LostError(f"the remote machine has no POSIX shell to run (exit code {code})")
         return LostError("the connection was closed")
 
 

@@ -119,7 +119,7 @@ class FileSource:
             head = cast(io.BufferedReader, reading.buffered).peek()
             if not head.startswith(_PARQUET):
                 raise binary.refusal(head, self.name) or UserError(
-                    f"{self.name} is no Parquet file",
+                    f"{self.name} is not a Parquet file",
                     "give it the name of what it is, such as .csv",
                 )
             yield from parquet_records.parquet(self.path, self.name, reader, tally)

@@ -116,7 +116,7 @@ def replay(
     logged = _logged(run, step)
     if logged is not None and abs(passes[0].loss - logged) > _TOLERANCE * max(1.0, abs(logged)):
         raise UserError(
-            f"the log has loss {logged:.4f} for step {step}, made again it is "
+            f"the log has loss {logged:.4f} for step {step}, recomputed it is "
             f"{passes[0].loss:.4f}: these are not its weights",
             "a run begun with --from can be replayed from its checkpoints and incidents only",
         )
@@ -293,7 +293,7 @@ def _verdict(passes: list[Pass], weights: list[str], windows: list[int], kind: s
     if weights:
         return (
             f"the weights were not finite before the step ({weights[0]}): an earlier update broke "
-            "them; go on from an earlier checkpoint with a lower optim.lr"
+            "them; resume from an earlier checkpoint with a lower optim.lr"
         )
     if first.finite and kind in ("loss_spike", "divergence"):
         return (

@@ -154,7 +154,7 @@ def _check(views: Sequence[RunView], wanted: Wanted) -> None:
         whole = layer.isdecimal() and layer.isascii() and len(layer) < 9
         if layer and not (whole and int(layer) < count):
             raise UserError(
-                f"--metric {wanted.metric}: {layer!r} is no layer",
+                f"--metric {wanted.metric}: {layer!r} is not a layer",
                 f"layers of {name}: 0 to {count - 1}",
             )
         return

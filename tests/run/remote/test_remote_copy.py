@@ -252,7 +252,7 @@ def test_a_login_shell_that_prints_is_waited_out(run: Path, tmp_path: Path) -> N
     [
         ("gpu1:nowhere", "there is no folder nowhere or runs/nowhere on gpu1"),
         ("gpu1:/nowhere", "there is no folder /nowhere on gpu1"),
-        ("gpu1:empty", "'gpu1:empty' is no run"),
+        ("gpu1:empty", "'gpu1:empty' is not a run"),
     ],
 )
 def test_addresses_without_a_run(run: Path, home: Path, text: str, said: str) -> None:
@@ -285,7 +285,10 @@ def test_several_runs_of_a_host_share_a_connection(run: Path, home: Path, tmp_pa
 def test_a_machine_without_a_shell_is_named(tmp_path: Path, run: Path) -> None:
     program = tmp_path / "bin" / "ssh"
     program.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
-    with pytest.raises(UserError, match="the far machine has no POSIX shell"), following("gpu1:x"):
+    with (
+        pytest.raises(UserError, match="the remote machine has no POSIX shell"),
+        following("gpu1:x"),
+    ):
         pass
 
 
