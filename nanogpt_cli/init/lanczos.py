@@ -60,7 +60,8 @@ def lanczos(
 
 
 def _dot(a: Vector, b: Vector) -> float:
-    return sum(float((x * y).double().sum()) for x, y in zip(a, b, strict=True))
+    # Added up where the tensors lie: a number read of each would wait for the device each time.
+    return float(sum((x * y).double().sum() for x, y in zip(a, b, strict=True)))
 
 
 def _scaled(v: Vector, factor: float) -> list[Tensor]:

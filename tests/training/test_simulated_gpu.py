@@ -10,6 +10,7 @@ import torch
 import toy_run
 from simulated_cuda import GPU, GPUTensor, simulated
 
+from nanogpt_cli.init.lanczos import lanczos
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.run import events
 from nanogpt_cli.sampling.decode import Decoder
@@ -125,3 +126,14 @@ def test_a_captured_step_goes_on_as_the_eager_one_does() -> None:
         found = [logits.cpu() for logits in found]
     for here, there in zip(expected, found, strict=True):
         assert (here - there).abs().max() <= 2**8 * EPS * here.abs().max()
+
+
+def test_the_lanczos_method_waits_for_scalar_products_not_for_their_parts() -> None:
+    with simulated() as gpu:
+        waits = []
+        for parts in (1, 5):
+            before = len(gpu.waits)
+            lanczos(lambda v: [2 * x for x in v], [torch.ones(3, device=GPU)] * parts, 2, 0)
+            waits.append(len(gpu.waits) - before)
+    # The first direction is drawn on the host, a copy for each part.
+    assert waits[1] - waits[0] == 4
