@@ -344,7 +344,7 @@ def test_all_and_hist_add_tables() -> None:
         (["--coord-check", "--over", "heads"], "--over heads"),
         (["--coord-check", "--over", "depth", "--depths", "2"], "two depths"),
         (["--coord-check", "--optimizer", "sgd"], "--optimizer sgd"),
-        (["--warmup", "--set", "optim.name=muon"], "AdamW alone"),
+        (["--warmup", "--set", "optim.name=muon"], "only the stability of AdamW"),
         (["--from", "nowhere"], "nowhere"),
         (["--from", "x", "--n-layer", "2"], "defines the model itself"),
         (["--from", "nosuchmodule:make"], "nosuchmodule"),

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from nanogpt_cli import schemes
 from nanogpt_cli.init import drawing
-from nanogpt_cli.model.gpt import GPT, GPTConfig, _attend
+from nanogpt_cli.model.attention import _attend
+from nanogpt_cli.model.gpt import GPT, GPTConfig
 
 pytestmark = pytest.mark.numeric
 
