@@ -94,6 +94,14 @@ def size(count: float) -> str:
     raise AssertionError
 
 
+def decimal_size(count: float) -> str:
+    """Bytes as ``950 B``, ``12.3 MB`` or ``1.24 GB``, as makers of memory and disks count."""
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            return f"{count / limit:.3g} {unit}" if count < 1e15 else f"{count / limit:,.0f} {unit}"
+    return f"{count:.0f} B"
+
+
 def shortened(text: str, room: int, size: Callable[[str], int] = len) -> str:
     """At most ``room`` wide: both ends of a name or path tell more than its middle.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli import caches, places
+from nanogpt_cli import caches, places, units
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.cli.prepare_view import short_path
 from nanogpt_cli.errors import UserError
@@ -43,12 +43,12 @@ def _show(found: list[Entry], total: int) -> None:
     from rich import box
     from rich.table import Table
 
-    console.say(f"{short_path(places.cache_home())}: {console.size(total)}")
+    console.say(f"{short_path(places.cache_home())}: {units.decimal_size(total)}")
 
     table = Table("kind", "name", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("size", justify="right")
     for entry in found:
-        table.add_row(entry.kind, entry.name, console.size(entry.bytes))
+        table.add_row(entry.kind, entry.name, units.decimal_size(entry.bytes))
     if found:
         console.stdout().print(table)
 
@@ -75,12 +75,12 @@ def clear(
     if doomed and not yes:
         if not sys.stdin.isatty():
             raise UserError(
-                f"{len(doomed)} entries, {console.size(total)}, would be deleted",
+                f"{len(doomed)} entries, {units.decimal_size(total)}, would be deleted",
                 "confirm with --yes",
             )
         for entry in doomed:
-            console.say(f"  {entry.kind}  {entry.name}  {console.size(entry.bytes)}")
-        if not typer.confirm(f"delete these, {console.size(total)}?", err=True):
+            console.say(f"  {entry.kind}  {entry.name}  {units.decimal_size(entry.bytes)}")
+        if not typer.confirm(f"delete these, {units.decimal_size(total)}?", err=True):
             console.say("nothing deleted")
             return
     for entry in doomed:
@@ -88,5 +88,5 @@ def clear(
     if as_json:
         console.emit_json({"deleted": [entry.name for entry in doomed], "bytes": total})
     else:
-        console.say(f"{len(doomed)} deleted, {console.size(total)} freed")
+        console.say(f"{len(doomed)} deleted, {units.decimal_size(total)} freed")
     console.next_command("nanogpt cache list")

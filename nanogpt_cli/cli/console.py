@@ -265,11 +265,3 @@ def _finite(value: Any) -> Any:
     from nanogpt_cli.run.events import plain
 
     return plain(value)
-
-
-def size(number: float) -> str:
-    """A number of bytes as ``950 B``, ``12.3 MB`` or ``1.24 GB``."""
-    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= limit:
-            return f"{number / limit:.3g} {unit}"
-    return f"{number:.0f} B"

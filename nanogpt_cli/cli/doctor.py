@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nanogpt_cli import caches, extras, places
+from nanogpt_cli import caches, extras, places, units
 from nanogpt_cli.cli import console, doctor_view, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.user_input import expanded
@@ -208,6 +208,6 @@ def _problems(found: dict[str, Any]) -> list[str]:
         if not row["writable"]:
             problems.append(f"{row['path']} cannot be written to")
         elif row["free_bytes"] < LEAST_FREE_BYTES:
-            free = console.size(row["free_bytes"])
+            free = units.decimal_size(row["free_bytes"])
             problems.append(f"{row['path']} has only {free} free; see nanogpt cache list")
     return problems

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanogpt_cli import extras
+from nanogpt_cli import extras, units
 from nanogpt_cli.cli import console
 from nanogpt_cli.cli.prepare_view import short_path
 
@@ -26,8 +26,7 @@ def show(found: dict[str, Any]) -> None:
     _add(table, "compile", [_compile(found["compile"])])
     _add(table, "threads", [_threads(found["threads"])])
     _add(table, "disk", map(_disk, found["disk"]))
-    _add(table, "holds", [f"{c['name']} {console.size(c['bytes'])}, {short_path(Path(c['path']))}"
-                          for c in found["caches"] if c["bytes"]])  # fmt: skip
+    _add(table, "holds", map(_cache, filter(lambda cache: cache["bytes"], found["caches"])))
     _add(table, "terminal", _terminal(found["terminal"]))
     _add(table, "extras", [_extra(name, row) for name, row in found["extras"].items()])
     console.stdout().print(table)
@@ -54,7 +53,7 @@ def _versions(versions: dict[str, str]) -> list[str]:
 
 def _device(unit: dict[str, Any]) -> str:
     rates = ", ".join(f"{name} {_flops(rate)}" for name, rate in unit["tflops"].items())
-    memory = f", {console.size(unit['memory_bytes'])}" if unit["memory_bytes"] else ""
+    memory = f", {units.decimal_size(unit['memory_bytes'])}" if unit["memory_bytes"] else ""
     return f"{unit['device']}: {unit['name']}{memory}; matmul {rates or 'failed'}"
 
 
@@ -77,9 +76,13 @@ def _threads(row: dict[str, Any]) -> str:
     return ", ".join([text, *named])
 
 
+def _cache(row: dict[str, Any]) -> str:
+    return f"{row['name']} {units.decimal_size(row['bytes'])}, {short_path(Path(row['path']))}"
+
+
 def _disk(row: dict[str, Any]) -> str:
     state = "" if row["writable"] else ", NOT WRITABLE"
-    return f"{row['name']}: {console.size(row['free_bytes'])} free{state}, {row['path']}"
+    return f"{row['name']}: {units.decimal_size(row['free_bytes'])} free{state}, {row['path']}"
 
 
 def _terminal(row: dict[str, Any]) -> list[str]:

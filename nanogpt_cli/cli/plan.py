@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nanogpt_cli import shell
+from nanogpt_cli import shell, units
 from nanogpt_cli.cli import console, options
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.places import RUNS
@@ -137,17 +137,23 @@ def _show(found: Forecast, device: str, precision: str, free: str, how: str) -> 
         ("FLOPs per token", count(found.flops_per_token)),
         ("tokens", f"{count(found.tokens)} ({found.epochs:.2g} epochs)"),
         (f"memory ({device}, {precision})", ""),
-        ("  weights", _bytes(memory.weights)),
-        ("  gradients", _bytes(memory.gradients)),
-        ("  moments", _bytes(memory.moments)),
-        ("  activations", _bytes(memory.activations)),
-        ("  backward pass", _bytes(memory.backward)),
-        ("  update", _bytes(memory.update)),
-        ("  evaluation", _bytes(memory.evaluation)),
-        ("  program", _bytes(memory.program)),
-        ("  peak", f"{_bytes(memory.peak)} of {_bytes(found.available)}{free}"),
+        ("  weights", units.decimal_size(memory.weights)),
+        ("  gradients", units.decimal_size(memory.gradients)),
+        ("  moments", units.decimal_size(memory.moments)),
+        ("  activations", units.decimal_size(memory.activations)),
+        ("  backward pass", units.decimal_size(memory.backward)),
+        ("  update", units.decimal_size(memory.update)),
+        ("  evaluation", units.decimal_size(memory.evaluation)),
+        ("  program", units.decimal_size(memory.program)),
+        (
+            "  peak",
+            f"{units.decimal_size(memory.peak)} of {units.decimal_size(found.available)}{free}",
+        ),
         ("largest micro-batch", str(found.largest_micro_batch)),
-        ("disk", f"{_bytes(found.disk_bytes)} of {_bytes(found.disk_free)} free"),
+        (
+            "disk",
+            f"{units.decimal_size(found.disk_bytes)} of {units.decimal_size(found.disk_free)} free",
+        ),
     ]
     if found.seconds is not None and found.flops_per_second is not None:
         rows.append(
@@ -175,13 +181,6 @@ def _show_estimate(guess: Estimate) -> None:
     typer.echo(print_row("estimated speed", f"{console.count(guess.tokens_per_s)} tokens/s"))
     typer.echo(print_row("estimated MFU", f"{guess.mfu:.0%}"))
     typer.echo(print_row("estimated cost", cost))
-
-
-def _bytes(number: float) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.0f} B"
 
 
 def _refusal(found: Forecast) -> str:

@@ -14,6 +14,7 @@ import smallest
 from nanogpt_cli.run import events
 from nanogpt_cli.run.folder import RunFolder
 from nanogpt_cli.run.follow import EventReader
+from nanogpt_cli.training.forecasts import room
 
 RECIPE = smallest.recipe(
     model={"n_head": 2}, train={"max_steps": 6, "eval_every": 3, "checkpoint_every": 3}
@@ -219,7 +220,18 @@ def test_a_run_beyond_the_memory_is_refused_with_the_forecast(nanogpt: Program) 
         "train", "toy.toml", "--set", "model.n_embd=65536", "--set", "model.n_layer=100",
     )  # fmt: skip
     assert code == 2
+    assert "does not fit: its weights and gradients alone need 41.2 TB" in error
+
+
+def test_a_micro_batch_beyond_the_memory_is_refused_with_the_forecast(
+    nanogpt: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "available_bytes", lambda *_, **__: 800 << 20)
+    sizes = ["train.batch_size=262144", f"train.tokens_per_step={262144 * 8}"]
+    code, _, error = nanogpt("train", "toy.toml", *(x for s in sizes for x in ("--set", s)))
+    assert code == 2
     assert "does not fit: it needs about" in error
+    assert "set train.batch_size = " in error
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from nanogpt_cli import places
-from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine import parts, shapes
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.machine.memory import available_bytes
@@ -119,7 +118,7 @@ def forecast(
         available: bytes of the device's memory to plan for; 0: what is free now.
     """
     recipe = recipe.for_processes(processes)
-    model = _shape(spec.model_config(recipe, vocab_size))
+    model = shape(spec.model_config(recipe, vocab_size))
     needed = memory(recipe, model.config, device, processes=processes)
     free = available or available_bytes(device)
     tokens = recipe.tokens_per_step * recipe.train.max_steps
@@ -164,7 +163,7 @@ def memory(
     the gradients, and a sum of each round of additions may wait (``machine/parts.py``).
     """
     size = micro_batch or recipe.train.batch_size
-    model = _shape(config)
+    model = shape(config)
     split = processes if recipe.train.parallel == "fsdp" else 1
     weights, gradients, moments = (n // split for n in _state_bytes(recipe, model))
     T = config.block_size
@@ -188,7 +187,8 @@ def memory(
     )
 
 
-def _shape(config: GPTConfig) -> GPT:
+def shape(config: GPTConfig) -> GPT:
+    """A model without values."""
     with torch.device("meta"):
         return GPT(config)
 
@@ -277,30 +277,6 @@ class _Counted(Noise):
     ) -> Tensor:
         """As ``Noise.keep``."""
         return torch.empty(tuple(shape), dtype=torch.bfloat16)
-
-
-def check(recipe: Recipe, config: GPTConfig, device: Device, processes: int = 1) -> None:
-    """Refuse a run that this machine has not the memory for.
-
-    Args:
-        recipe: with ``tokens_per_step`` written out.
-        config: of its model.
-        device: where it would run.
-        processes: that share each step.
-
-    Raises:
-        UserError: with the forecast and the micro-batch that would fit.
-    """
-    room = available_bytes(device, with_swap=True)
-    needed = memory(recipe, config, device, processes=processes).peak
-    if needed <= room:
-        return
-    largest = largest_micro_batch(recipe, config, device, room, processes)
-    raise UserError(
-        f"the run does not fit: it needs about {needed / 1e9:.1f} GB of memory, "
-        f"{room / 1e9:.1f} GB are free",
-        f"set train.batch_size = {largest}" if largest else "use a smaller model or block_size",
-    )
 
 
 @functools.lru_cache(maxsize=64)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
+from nanogpt_cli import units
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.machine.memory import available_bytes, ran_out, reachable_bytes
@@ -18,12 +20,30 @@ def check_memory(spec: RunSpec) -> None:
     Raises:
         UserError: with the forecast and what would fit.
     """
-    config, recipe = spec.config, spec.recipe
+    config, recipe, processes = spec.config, spec.recipe, spec.group.world
     if _is_ample(config, recipe.train.batch_size * config.block_size, spec.device):
         return
     from nanogpt_cli.training.forecasts import plan  # tracing imports a second's worth of PyTorch
 
-    plan.check(recipe, config, spec.device, spec.group.world)
+    room = available_bytes(spec.device, with_swap=True)
+    free = f"of memory, {units.decimal_size(room)} are free"
+    # To trace a thousand layers takes ten seconds, so what they train is counted first.
+    one, two = (plan.shape(replace(config, n_layer=n)).n_parameters() for n in (1, 2))
+    parameters = one + (config.n_layer - 1) * (two - one)
+    least = 8 * parameters // (processes if recipe.train.parallel == "fsdp" else 1)
+    if least > room:
+        raise UserError(
+            "the run does not fit: its weights and gradients alone need "
+            f"{units.decimal_size(least)} {free}",
+            "use a smaller model",
+        )
+    needed = plan.memory(recipe, config, spec.device, processes=processes).peak
+    if needed > room:
+        largest = plan.largest_micro_batch(recipe, config, spec.device, room, processes)
+        raise UserError(
+            f"the run does not fit: it needs about {units.decimal_size(needed)} {free}",
+            f"set train.batch_size = {largest}" if largest else "use a smaller model or block_size",
+        )
 
 
 def _is_ample(config: GPTConfig, tokens: int, device: Device) -> bool:
