@@ -18,6 +18,7 @@ _SAMPLE_CHARACTERS: Final = 2048
 _SAMPLES: Final = 64
 _FIRST_SAMPLES: Final = 16
 _BUCKET_DOCUMENTS: Final = 1 << 21
+_LARGE_VOCABULARY: Final = 4096
 _MOST_FREQUENT: Final = 10
 
 
@@ -154,11 +155,30 @@ def notes(manifest: dict[str, Any]) -> Iterator[str]:
             f"the {receipt['documents']:,} documents follow one another without an end-of-text "
             f"token between them{offer}"
         )
+    if small := _smaller_vocabulary(receipt):
+        yield (
+            f"only {receipt['unique_tokens']:,} of the {receipt['vocab_size']:,} tokens of the "
+            "vocabulary occur, and a model has an embedding for each of them; "
+            f"{option('tokenizer', small)} makes it smaller and faster"
+        )
     if receipt.get("leakage", {"share": None})["share"]:
         yield (
             "some validation text is also in train, so its loss will look too good; "
             f"try {option('split', 'hash')}"
         )
+
+
+def _smaller_vocabulary(receipt: dict[str, Any]) -> str:
+    """The tokenizer to advise where most of a large vocabulary never occurs; else empty.
+
+    A token of a trained vocabulary then stands for some 200 bytes of the text, so that it occurs
+    dozens of times.
+    """
+    rows = receipt.get("vocab_size", 0)
+    if rows < _LARGE_VOCABULARY or 4 * receipt.get("unique_tokens", rows) >= rows:
+        return ""
+    size = min(receipt["bytes"] // 200, 2**15)
+    return f"bpe:{2 ** (size.bit_length() - 1)}" if size >= 512 else "char"
 
 
 def _longest(longest: tuple[int, str, int]) -> dict[str, Any]:

@@ -145,6 +145,20 @@ def test_ctrl_c_stops_cleanly(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [".o.lock"]
 
 
+@pytest.mark.parametrize(("repeats", "advised"), [(30, "char"), (3000, "bpe:512")])
+def test_a_vocabulary_too_large_for_the_text_is_remarked(
+    tmp_path: Path, nanogpt: Run, asset_cache, repeats: int, advised: str
+) -> None:
+    asset_cache("gpt2-vocab.bpe")
+    (tmp_path / "own.txt").write_text(TEXT * (repeats // 30))
+    first = nanogpt("prepare", "own.txt")
+    assert first.returncode == 0, first.stderr
+    assert "of the 50,257 tokens of the vocabulary occur" in first.stderr
+    assert f"--tokenizer {advised} " in first.stderr
+    followed = nanogpt("prepare", "own.txt", "--tokenizer", "char")
+    assert "of the vocabulary occur" not in followed.stderr
+
+
 def test_bench_measures_beside_the_document_loop(
     tmp_path: Path, asset_cache, capsys: pytest.CaptureFixture[str]
 ) -> None:
