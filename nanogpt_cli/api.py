@@ -240,12 +240,13 @@ def inspect(module: nn.Module, *, batch: int = 2, length: int = 128, seed: int =
     from nanogpt_cli.init.theory import random_tokens
     from nanogpt_cli.modules import inspection
     from nanogpt_cli.modules.graph.passes import evaluation, unwrapped
+    from nanogpt_cli.modules.sizes import sizes_of
     from nanogpt_cli.modules.starts.build import Built
 
     name = type(module).__name__
     module = unwrapped(module)
     with naming(name):
-        sizes = inspection.sizes_of(module)
+        sizes = sizes_of(module)
         _check_inspectable(module, sizes.vocab_size)
         if any(p.device.type != "cpu" for p in module.parameters()):
             module = copy.deepcopy(module).cpu()

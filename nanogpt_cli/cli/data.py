@@ -152,6 +152,8 @@ def _print(opened: TokenData, shown: list[Any], top: int) -> None:
 
 
 def _print_histogram(opened: TokenData, top: int) -> None:
+    from rich.cells import cell_len
+
     from nanogpt_cli.text import look
     from nanogpt_cli.text.tokenizers.tokenizer import quoted
 
@@ -168,4 +170,5 @@ def _print_histogram(opened: TokenData, top: int) -> None:
         text = quoted(opened.tokenizer.token_bytes(int(i)))
         bar = "█" * max(1, round(40 * int(counts[i]) / widest)) if counts[i] else ""
         share = int(counts[i]) / max(1, total)
-        out.print(f"  {int(i):>6} {text:<14} {share:>7.2%} {bar}")
+        text += " " * (14 - cell_len(text))
+        out.print(f"  {int(i):>6} {text} {share:>7.2%} {bar}")

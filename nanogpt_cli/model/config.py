@@ -169,7 +169,7 @@ class GPTConfig:
         factors = values.get("multipliers", {})
         for kind, found in ((cls, values), (Multipliers, factors)):
             if unknown := found.keys() - {item.name for item in fields(kind)}:
-                raise ValueError(f"{min(unknown)!r:.80} is no key of a model's configuration")
+                raise ValueError(f"{min(unknown)!r:.80} is not a key of a model's configuration")
         try:
             return cls(**{**values, "multipliers": Multipliers(**factors)})
         except TypeError as error:  # a key is missing

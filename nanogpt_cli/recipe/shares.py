@@ -47,7 +47,7 @@ def notes(recipe: Recipe, processes: int, *, vocab_size: int, cuda: bool) -> lis
         )
     if cuda and vocab_size % _TILE and vocab_size >= _LARGE_VOCABULARY:
         found.append(
-            f"a vocabulary of {vocab_size} is no multiple of {_TILE}, in which GPUs multiply "
+            f"a vocabulary of {vocab_size} is not a multiple of {_TILE}, in which GPUs multiply "
             f"faster; for a new model set model.vocab_size = {-(-vocab_size // _TILE) * _TILE}"
         )
     return found

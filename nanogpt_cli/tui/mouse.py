@@ -49,8 +49,8 @@ class MouseActions(RunActions):
         self._point(event)
 
     def _point(self, event: events.MouseEvent) -> None:
-        if event.button == 1 and (at := self._position(event)) is not None:
-            self.desk.window.cursor = at
+        if event.button == 1 and (found := self._on_chart(event)):
+            _, self.desk.window.cursor = found
             self._redraw()
 
     def _under(self, event: events.MouseEvent) -> Widget | None:
@@ -61,15 +61,14 @@ class MouseActions(RunActions):
             return self.get_widget_at(*event.screen_offset)[0]
         return None
 
-    def _position(self, event: events.MouseEvent) -> float | None:
-        """Where on the shared x axis the mouse is; ``None`` where it is on none."""
+    def _on_chart(self, event: events.MouseEvent) -> tuple[LineChart, float] | None:
+        """The chart of the shared x axis that the mouse is on, and where on that axis."""
         chart = self._under(event)
-        if not isinstance(chart, LineChart):
+        if not isinstance(chart, LineChart) or chart.window is not self.desk.window:
             return None
         offset = event.get_content_offset(chart)
-        if chart.window is not self.desk.window or offset is None:
-            return None
-        return chart.position(offset.x)
+        at = None if offset is None else chart.position(offset.x)
+        return None if at is None else (chart, at)
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         """Zoom in, or go a row up."""
@@ -80,17 +79,19 @@ class MouseActions(RunActions):
         self._scroll(event, 1)
 
     def _scroll(self, event: events.MouseEvent, step: int) -> None:
-        at, chart = self._position(event), self._under(event)
-        if at is not None and isinstance(chart, LineChart):
+        if found := self._on_chart(event):
+            chart, at = found
             self.desk.window.zoom(ZOOM**-step, chart.full, at)
             self._redraw()
-        elif _rows_away(chart, event) is not None:
+        elif _rows_away(self._under(event), event) is not None:
             self.action_row(step)
 
 
 def _rows_away(widget: Widget | None, event: events.MouseEvent) -> int | None:
     """How far below the chosen row of a list the mouse is; ``None`` if it is on no list's row."""
-    offset = event.get_content_offset(widget) if isinstance(widget, Pane) else None
-    if offset is None or not isinstance(widget, Pane) or widget.chosen is None:
+    if not isinstance(widget, Pane) or widget.chosen is None:
         return None
-    return offset.y - widget.chosen if 0 < offset.y < widget.count else None
+    offset = event.get_content_offset(widget)
+    if offset is None or not 0 < offset.y < widget.count:
+        return None
+    return offset.y - widget.chosen

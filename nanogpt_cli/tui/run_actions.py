@@ -11,14 +11,14 @@ from nanogpt_cli import units
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.printable import printable
 from nanogpt_cli.run import notes, removal
-from nanogpt_cli.tui.actions import DashboardActions
 from nanogpt_cli.tui.dialogs import Ask, Destroy
 from nanogpt_cli.tui.pages.compare import ComparePage
 from nanogpt_cli.tui.pages.runs import RunsPage
 from nanogpt_cli.tui.state.entries import Entry
+from nanogpt_cli.tui.trainer_actions import TrainerActions
 
 
-class RunActions(DashboardActions):
+class RunActions(TrainerActions):
     """What the keys of page Runs do; see ``tui/keys.py``."""
 
     def action_leave(self) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import programs
 import pytest
 from programs import LIMIT
+from rich.cells import cell_len
 from rich.console import Console
 
 from nanogpt_cli.cli import console, prepare_view
@@ -60,6 +61,14 @@ def test_prepare_then_inspect(tmp_path: Path, nanogpt: Run) -> None:
     table = nanogpt("data", "inspect", "data/own-char")
     assert "both sha256 verified" in table.stdout
     assert "own" in nanogpt("data").stdout
+
+
+def test_wide_tokens_leave_the_shares_in_their_column(tmp_path: Path, nanogpt: Run) -> None:
+    (tmp_path / "zh.txt").write_text("日本 ab\n" * 200, encoding="utf-8")
+    assert nanogpt("prepare", "zh.txt", "-t", "char", "--out", "zh").returncode == 0
+    rows = [row for row in nanogpt("data", "inspect", "zh").stdout.splitlines() if "% █" in row]
+    assert any("'日'" in row for row in rows)
+    assert len({cell_len(row[: row.index("%")]) for row in rows}) == 1
 
 
 def test_inspect_fails_on_damage(tmp_path: Path, nanogpt: Run) -> None:

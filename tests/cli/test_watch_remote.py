@@ -80,7 +80,7 @@ def test_a_local_folder_with_a_colon_wins(home: Path, capsys: pytest.CaptureFixt
     ("words", "said"),
     [
         (["gpu1:nowhere"], "error: there is no folder nowhere or runs/nowhere on gpu1"),
-        (["gpu1:runs", "gpu1:small"], "error: gpu1:runs is no run but a folder of 1"),
+        (["gpu1:runs", "gpu1:small"], "error: gpu1:runs is not a run but a folder of 1 run"),
         (["gpu1:no\x1b[5mwhere"], "error: there is no folder no\\x1b[5mwhere or"),
         (["http://gpu1/x"], "error: no run 'http://gpu1/x'"),
         (["gpu1:small", "nowhere"], "error: no run 'nowhere'"),

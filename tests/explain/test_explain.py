@@ -25,8 +25,7 @@ from nanogpt_cli.init.lint_signals import MAX_GROWTH
 from nanogpt_cli.model.gpt import GPTConfig
 from nanogpt_cli.recipe import problems
 from nanogpt_cli.run import events, explained
-from nanogpt_cli.training.alarms import eval_rules, layer_rules, system_alarms
-from nanogpt_cli.training.alarms import judge as alarms
+from nanogpt_cli.training.alarms import eval_rules, judge, layer_rules, system_alarms
 
 PACKAGE = Path(nanogpt_cli.__file__).parent
 SMALL = values.Shape(2, 64)
@@ -82,10 +81,10 @@ def findings() -> set[str]:
 
 
 def test_every_alarm_and_finding_has_a_page_and_no_page_is_of_neither() -> None:
-    kinds = {*alarms.STEP_KINDS, *layer_rules.KINDS, *eval_rules.KINDS, *system_alarms.KINDS}
+    kinds = {*judge.STEP_KINDS, *layer_rules.KINDS, *eval_rules.KINDS, *system_alarms.KINDS}
     assert kinds == set(explained.ALARMS)
     assert {explained.topic(kind) for kind in kinds} == registry.KINDS[ALARM].keys()
-    modules = (alarms, layer_rules, eval_rules, system_alarms)
+    modules = (judge, layer_rules, eval_rules, system_alarms)
     rules = "".join(Path(str(module.__file__)).read_text() for module in modules)
     raised = re.findall(r'Finding\(\s*"(\w+)"', rules)
     assert set(raised) == kinds  # what the rules raise is what is listed
@@ -149,8 +148,8 @@ def page_of(name: str) -> Page:
 def test_a_quiet_run_raises_no_alarm_and_a_planted_fault_does() -> None:
     quiet = values.quiet_run()
     assert not any(quiet[f"run_{kind}"] for kind in explained.ALARMS)
-    judge = alarms.Alarms(65)
-    found = judge.update(
+    alarms = judge.Alarms(65)
+    found = alarms.update(
         events.Step(step=1, loss=math.nan, lr=1e-3, grad_norm=1.0, tokens=1, tokens_per_s=1.0)
     )
     assert [explained.command(a.kind) for a in found] == ["nanogpt explain non-finite"]

@@ -11,7 +11,7 @@ import pytest
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.text import build, pipeline, prepare, tokens
 from nanogpt_cli.text.prepare import Request
-from nanogpt_cli.text.sources import inputs as sources
+from nanogpt_cli.text.sources import inputs
 from nanogpt_cli.text.tokenizers import cuts, factory
 
 TEXT = "It was a dark night; naïve Zoë wrote 12 lines.\n“Really?” 日本語。\n" * 40
@@ -275,7 +275,7 @@ def test_the_same_standard_input_makes_one_set(
     folders = []
     for text in (TEXT, TEXT, TEXT + "more", TEXT):
         with write(tmp_path / "piped", text).open("rb") as pipe:
-            monkeypatch.setattr(sources, "sys", types.SimpleNamespace(stdin=pipe))
+            monkeypatch.setattr(inputs, "sys", types.SimpleNamespace(stdin=pipe))
             made = prepare.prepare(Request(("-",), tokenizer="byte"))
         assert made.manifest == tokens.read_manifest(made.folder).raw
         folders.append((made.folder.name, made.fresh))

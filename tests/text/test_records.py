@@ -375,7 +375,7 @@ def test_chats_are_written_out_in_every_format(tmp_path: Path) -> None:
         ({"role": "user"}, "message 2 has neither role and content nor from and value"),
         ({"role": "user", "content": 3}, "'content' of message 2 is a number, not text"),
         ({"role": None, "content": "x"}, "'role' of message 2 is null, not text"),
-        ({"role": "user", "content": [{"type": "image_url"}]}, "a part of message 2 is no text"),
+        ({"role": "user", "content": [{"type": "image_url"}]}, "a part of message 2 is not text"),
         ("hello", "message 2 has neither"),
     ],
 )

@@ -15,7 +15,8 @@ from nanogpt_cli.model import accounting, loss
 from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.training import spec
-from nanogpt_cli.training.forecasts import plan
+from nanogpt_cli.training.forecasts import activations, plan
+from nanogpt_cli.training.forecasts.activations import activation_bytes
 from nanogpt_cli.training.trainer import Trainer
 
 CPU = device.choose(recipes.Train(device="cpu", precision="fp32"))
@@ -41,7 +42,7 @@ def kept_for_backward(config: GPTConfig, batch: int) -> int:
 def test_activations_without_memory_equal_those_with(activation: str) -> None:
     config = spec.model_config(recipe(model={"activation": activation, "dropout": 0.1}), 50)
     for batch in (1, 2, 5):
-        assert plan.activation_bytes(config, batch, CPU) == kept_for_backward(config, batch)
+        assert activation_bytes(config, batch, CPU) == kept_for_backward(config, batch)
 
 
 @pytest.mark.parametrize("optim", [{}, {"name": "muon"}, {"ema": 0.9}])
@@ -116,7 +117,7 @@ def test_an_untied_model_looks_its_embedding_up_for_nothing(tied: bool) -> None:
 def test_blocks_beyond_the_second_are_counted_without_tracing_them() -> None:
     config = replace(spec.model_config(recipe(), 50), n_layer=5, dropout=0.1)
     for size in (1, 3):
-        assert plan.activation_bytes(config, size, CPU) == plan._traced(config, size, CPU)
+        assert activation_bytes(config, size, CPU) == activations._traced(config, size, CPU)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -125,9 +126,9 @@ def test_sequences_are_counted_without_tracing_every_piece_of_the_head(
 ) -> None:
     config = replace(spec.model_config(recipe(), 51), n_layer=1, dropout=dropout)
     monkeypatch.setitem(loss._AT_ONCE, "cpu", 3 * config.block_size * config.vocab_size)
-    traced = {size: plan._traced(config, size, CPU) for size in (1, 2, 3, 4, 5, 6, 9)}
-    monkeypatch.setattr(plan, "_traced", lambda _, size, __: traced[size])
+    traced = {size: activations._traced(config, size, CPU) for size in (1, 2, 3, 4, 5, 6, 9)}
+    monkeypatch.setattr(activations, "_traced", lambda _, size, __: traced[size])
     for size in (1, 2, 3, 4, 5, 6, 9):
-        assert plan.activation_bytes(config, size, CPU) == traced[size]
+        assert activation_bytes(config, size, CPU) == traced[size]
     del traced[9]  # five sequences say what nine need
-    assert plan.activation_bytes(config, 9, CPU) > traced[6]
+    assert activation_bytes(config, 9, CPU) > traced[6]

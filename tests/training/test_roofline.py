@@ -16,7 +16,8 @@ from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.recipe import Optim
 from nanogpt_cli.recipe import files as recipe_files
 from nanogpt_cli.training import spec
-from nanogpt_cli.training.forecasts import plan, roofline, traffic
+from nanogpt_cli.training.forecasts import roofline, traffic
+from nanogpt_cli.training.forecasts.activations import activation_bytes
 
 H200 = gpus.find("H200")
 GPT2 = GPTConfig(12, 12, 768, 1024, 50304, 0.0, False, "gelu")
@@ -163,7 +164,7 @@ def test_what_there_are_no_figures_for_is_refused() -> None:
 def test_memory_of_a_gpu_is_counted_without_one() -> None:
     """Of a block in bf16: 36 bytes a value, what the norms and softmax keep, and cast weights."""
     three, four = (
-        plan.activation_bytes(replace(GPT2, n_layer=n), SEQUENCES, H200.device()) for n in (3, 4)
+        activation_bytes(replace(GPT2, n_layer=n), SEQUENCES, H200.device()) for n in (3, 4)
     )
     C, H = GPT2.n_embd, GPT2.n_head
     noise = 24  # seed and offset of attention's dropout
@@ -174,5 +175,5 @@ def test_activations_follow_the_heads_pieces() -> None:
     """A head in pieces keeps no logits, so memory falls where the pieces begin."""
     device = H200.device()
     begin = loss._AT_ONCE["cuda"] // (GPT2.block_size * GPT2.vocab_size)
-    whole, pieces = (plan.activation_bytes(GPT2, begin + n, device) for n in (0, 1))
+    whole, pieces = (activation_bytes(GPT2, begin + n, device) for n in (0, 1))
     assert pieces < whole

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from nanogpt_cli.init.lint import Verdict
     from nanogpt_cli.modules.graph.stream import Watched
-    from nanogpt_cli.modules.inspection import ModuleInspection, Sizes
+    from nanogpt_cli.modules.inspection import ModuleInspection
+    from nanogpt_cli.modules.sizes import Sizes
     from nanogpt_cli.modules.starts.build import Built
 
 _CONFIG = "config.json"
@@ -126,7 +127,8 @@ def inspect(built: Built, ask: InspectOptions, structure: Path | None, files: Fi
     from nanogpt_cli.init import lint
     from nanogpt_cli.modules.graph import override
     from nanogpt_cli.modules.inspection import inspect as measure
-    from nanogpt_cli.modules.inspection import tried_sizes, watch
+    from nanogpt_cli.modules.inspection import watch
+    from nanogpt_cli.modules.sizes import tried_sizes
 
     files.check()
     for option, asked in (("--theory", ask.theory_only), ("--hist", ask.hist)):

@@ -1,10 +1,10 @@
-"""What is wrong with a far address, in words that say what to do."""
+"""What is wrong with a remote address, in words that say what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nanogpt_cli import shell
+from nanogpt_cli import shell, units
 from nanogpt_cli.errors import UserError
 from nanogpt_cli.run.remote.address import Address
 
@@ -19,7 +19,7 @@ class NotARunError(UserError):
     def __init__(self, address: Address, folder: str, names: Sequence[str]) -> None:
         self.runs = [f"{_host(address)}:{folder}/{name}" for name in names]
         super().__init__(
-            f"{address.text} is no run but a folder of {len(names)}",
+            f"{address.text} is not a run but a folder of {units.counted(len(names), 'run')}",
             f"name one: {shell.hint('watch', self.runs[0])}",
         )
 

@@ -91,7 +91,7 @@ def _parts(content: list[Any], number: int) -> Iterator[str]:
     """The texts of a content in parts, as messages with pictures have it."""
     for part in content:
         if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-            raise ValueError(f"a part of message {number:,} is no text")
+            raise ValueError(f"a part of message {number:,} is not text")
         yield part["text"]
 
 

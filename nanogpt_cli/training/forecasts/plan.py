@@ -1,35 +1,31 @@
 """What a recipe will need, without running it: memory by component, work, time and disk.
 
-Weights, gradients and moments are counted to the byte. Activations are counted by tracing what
-autograd really keeps for the backward pass of one micro-batch (``saved_tensors_hooks`` on
-tensors without memory, ``machine/shapes.py``), so the count follows the model's code.
+Weights, gradients and moments are counted to the byte, activations as ``activations.py`` does.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nanogpt_cli import places
-from nanogpt_cli.machine import parts, shapes
+from nanogpt_cli.machine import parts
 from nanogpt_cli.machine.device import Device
 from nanogpt_cli.machine.memory import available_bytes
 from nanogpt_cli.model import loss
 from nanogpt_cli.model.accounting import training_flops
-from nanogpt_cli.model.dropout import Noise
 from nanogpt_cli.model.gpt import GPT, GPTConfig
 from nanogpt_cli.model.parameters import is_block_matrix
 from nanogpt_cli.recipe import Recipe
 from nanogpt_cli.training import evaluate, spec
+from nanogpt_cli.training.forecasts.activations import activation_bytes
 from nanogpt_cli.training.optim import takes_muon
 
 # Memory of the program before a model exists. CPU: resident, measured with torch 2.13 on Linux.
@@ -237,67 +233,6 @@ def _update_bytes(recipe: Recipe, model: GPT) -> int:
             stacks[shape] = stacks.get(shape, 0) + p.numel()
     # Muon holds all updates, and of its largest stack the input, two iterates and a product.
     return 4 * (watched + sum(stacks.values()) + 4 * max(stacks.values(), default=0))
-
-
-def activation_bytes(config: GPTConfig, micro_batch: int, device: Device) -> int:
-    """Bytes autograd keeps for the backward pass of one micro-batch, weights not counted.
-
-    They grow with each block as much as with the second.
-    """
-    if config.n_layer < 3:
-        return _of_sequences(config, micro_batch, device)
-    one, two = (_of_sequences(replace(config, n_layer=n), micro_batch, device) for n in (1, 2))
-    return two + (config.n_layer - 2) * (two - one)
-
-
-def _of_sequences(config: GPTConfig, micro_batch: int, device: Device) -> int:
-    """``activation_bytes`` of all blocks that ``config`` has.
-
-    Where the head works in pieces they grow with each sequence alike, from the second on: of one
-    alone, what is kept twice of several may be one tensor. Two of the smallest such sizes are
-    traced, since tracing takes as long as there are pieces.
-    """
-    T, V = config.block_size, config.vocab_size
-    plain = loss.logits_at_once(device.device, micro_batch * T, V) // (T * V)
-    smallest = max(2, plain + 1)
-    if micro_batch <= smallest + 1:
-        return _traced(config, micro_batch, device)
-    first, second = (_traced(config, smallest + n, device) for n in (0, 1))
-    return first + (micro_batch - smallest) * (second - first)
-
-
-class _Counted(Noise):
-    """Noise of the same size, without values."""
-
-    def keep(
-        self,
-        shape: Sequence[int],
-        p: float,  # noqa: ARG002
-        sequences: slice = slice(None),  # noqa: ARG002
-    ) -> Tensor:
-        """As ``Noise.keep``."""
-        return torch.empty(tuple(shape), dtype=torch.bfloat16)
-
-
-@functools.lru_cache(maxsize=64)
-def _traced(config: GPTConfig, micro_batch: int, device: Device) -> int:
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
-        return tensor
-
-    with shapes.alone(device):
-        model = GPT(config).train()
-        own = {p.untyped_storage()._cdata for p in model.parameters()}
-        ids = torch.zeros(micro_batch, config.block_size, dtype=torch.int64)
-        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-        noise = _Counted(range(micro_batch)) if device.eager_cpu else None
-        with hooks, shapes.autocast(device):
-            model.loss(ids, ids, noise)
-        return sum(
-            tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in own
-        )
 
 
 def largest_micro_batch(
