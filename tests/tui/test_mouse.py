@@ -41,6 +41,14 @@ async def test_a_click_puts_the_crosshair_there_and_a_drag_moves_it(runs: Path, 
         assert low < desk.window.cursor < high
 
 
+async def test_before_the_first_evaluation_there_is_no_value_of_one(runs: Path) -> None:
+    async with opened(load(runs / "small-shakespeare")) as pilot:
+        chart = dashboard(pilot).query_one("#loss", LineChart)
+        assert chart.drawn is not None
+        await mouse(pilot, events.MouseDown, (chart.content_region.x + chart.drawn.left, 10), 1)
+        assert "val –" in screen(pilot)
+
+
 async def test_the_wheel_zooms_around_the_pointer(runs: Path) -> None:
     async with opened(load(runs / "small-shakespeare")) as pilot:
         desk, chart = dashboard(pilot).desk, dashboard(pilot).query_one("#loss", LineChart)

@@ -25,10 +25,10 @@ def bounds(traces: Sequence[Trace], log: bool = False) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def value_at(trace: Trace, x: float) -> float:
-    """The latest value of ``trace`` at or before ``x``."""
+def value_at(trace: Trace, x: float) -> float | None:
+    """The latest value of ``trace`` at or before ``x``; ``None`` before its first."""
     index = int(np.searchsorted(trace.x, x, side="right")) - 1
-    return float(trace.y[index]) if index >= 0 else float("nan")
+    return float(trace.y[index]) if index >= 0 else None
 
 
 class LineChart(RowsWidget, can_focus=True):
