@@ -20,6 +20,7 @@ from torch import Tensor
 
 from nanogpt_cli.init import attention_fields as attention
 from nanogpt_cli.init import drawing
+from nanogpt_cli.init.attention_heads import Heads
 from nanogpt_cli.init.attention_theory import Causal
 from nanogpt_cli.init.blueprint import Blueprint, Layer, Variances
 from nanogpt_cli.init.expert_theory import expert_agreement
@@ -179,7 +180,7 @@ class Forward:
     def _attend(self, C: Tensor, layer: Layer, number: int) -> tuple[Tensor, attention.Field]:
         """What attention adds, before a norm of its own, and the attention itself."""
         plan, w, d = self.plan, layer.moments, self.plan.width
-        heads = attention.Heads(
+        heads = Heads(
             plan.head_size,
             layer.attention_scale,
             q=(d * w.q, w.bias_q),

@@ -45,7 +45,7 @@ def drive(
         run: its folder, which exists.
         recipe: names the sinks and who is told, and is written down when a resumed run has begun.
         start: makes the trainer, restored if the run is resumed.
-        resume: go on with a run that has events already.
+        resume: continue a run that has events already.
         report: receives lines of commentary.
 
     Raises:
@@ -126,7 +126,7 @@ def _recall(monitor: Monitor, run: RunFolder, step: int) -> None:
 
 
 def newest_checkpoint(run: RunFolder, report: Report, before: int = 0) -> Path:
-    """The newest whole checkpoint of a run; damaged ones that are newer are named and set aside.
+    """The newest intact checkpoint of a run; damaged ones that are newer are named and set aside.
 
     Args:
         run: the run.

@@ -12,7 +12,8 @@ from decoders import small, squares, tokens
 from torch import Tensor
 from torch.nn import functional as F
 
-from nanogpt_cli.init.attention_fields import Heads, field
+from nanogpt_cli.init.attention_fields import field
+from nanogpt_cli.init.attention_heads import Heads
 from nanogpt_cli.init.attention_theory import Causal
 from nanogpt_cli.init.blueprint import Blueprint, Layer, Placement, Variances
 from nanogpt_cli.init.expert_theory import expert_agreement

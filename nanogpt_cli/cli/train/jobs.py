@@ -1,4 +1,4 @@
-"""What a call of ``nanogpt train`` is to do: begin a run, go on with one, or restart one."""
+"""What a call of ``nanogpt train`` is to do: begin a run, resume one, or restart one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Request:
         name: of the recipe; with ``resume`` of the run, "" for the newest.
         sets: overrides ``KEY=VALUE``, those of ``--seed`` and ``--device`` included.
         out: the folder of runs.
-        resume: go on with an earlier run.
+        resume: continue an earlier run.
         source: the model to begin with, or "".
         new_tokens: draw the token embeddings of ``source`` anew.
         folder: the run folder that another process has made, or "".
@@ -77,7 +77,7 @@ class Job:
         recipe: resolved.
         data: folder of the prepared set.
         run: the run folder, which exists.
-        resume: go on from the newest whole checkpoint.
+        resume: continue from the newest intact checkpoint.
         source: the model to begin with, or "".
         new_tokens: draw its token embeddings anew.
         before, skip: as of ``Request``.

@@ -260,7 +260,7 @@ def _text(key: str, value: object) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise Refused(key, f"is {value!r:.60}: half a surrogate pair is no character") from None
+        raise Refused(key, f"is {value!r:.60}: half a surrogate pair is not a character") from None
     return value
 
 
