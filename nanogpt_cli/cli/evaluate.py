@@ -98,6 +98,7 @@ def evaluate(
     facts |= {
         "tokens": result.tokens,
         "loss": result.loss,
+        "std_error": result.std_error,
         "perplexity": result.perplexity,
         "bits_per_byte": proof.bits_per_byte(result.loss, result.tokens)
         if proof
@@ -151,7 +152,9 @@ def _words(
 def _refuse(facts: dict[str, Any], proof: Certificate, *, as_json: bool) -> None:
     """Say why nothing is evaluated; exit code 1."""
     if as_json:
-        unknown = dict.fromkeys(("tokens", "loss", "perplexity", "bits_per_byte", "by_position"))
+        unknown = dict.fromkeys(
+            ("tokens", "loss", "std_error", "perplexity", "bits_per_byte", "by_position")
+        )
         console.emit_json(facts | unknown | {"certificate": certificate.facts(proof)})
     else:
         for line in certificate.lines(proof):

@@ -43,7 +43,9 @@ _TRAIN: Final = {
 _EVAL: Final = {
     "model": "the model", "data": "folder of the data set", "split": "train or val",
     "step": "step of the checkpoint", "tokens": "number of tokens predicted",
-    "loss": "mean loss in nats per token", "perplexity": "exp(loss)",
+    "loss": "mean loss in nats per token",
+    "std_error": "standard error of loss, from the scatter of the windows' means, or null",
+    "perplexity": "exp(loss)",
     "bits_per_byte": "loss in bits per byte of text",
     "by_position": "loss at each position in the context",
 }  # fmt: skip

@@ -49,6 +49,17 @@ def log(name: str) -> list[events.Event]:
     return EventReader(Path("runs", name, "events.jsonl")).read_all()
 
 
+def test_eval_tells_the_loss_and_standard_error_that_the_run_logged(nanogpt: Program) -> None:
+    assert nanogpt("train", "toy.toml")[0] == 0
+    last = [event for event in log("toy") if isinstance(event, events.Eval)][-1]
+    code, out, _ = nanogpt("eval", "--run", "toy", "--checkpoint", "last", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert told["loss"] == pytest.approx(last.val_loss, rel=1e-6)
+    assert told["std_error"] == pytest.approx(last.std_error, rel=1e-4)
+    assert told["std_error"] > 0
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
