@@ -163,8 +163,8 @@ def _check(out: Path, against: Path | None, device: str) -> None:
         turns.script_of(against)
     if device not in ("cuda", "cpu"):
         raise UserError(
-            f"--device {device}: the items need cuda",
-            "--device cpu tries them at the smallest sizes",
+            f"--device {device} is not cuda or cpu",
+            "--device cpu rehearses every item on the smallest models, without a GPU",
         )
     if device == "cuda":
         import torch

@@ -286,7 +286,7 @@ def _stream_gradients(
 ) -> str:
     """Measure gradients into ``signals``; why there are none, or an empty string."""
     if not blocks or not all(anatomy.blocks):
-        return "its blocks are no modules of their own"
+        return "its blocks are not modules of their own"
     if not anatomy.head:
         return "it has no head, and thus no loss"
     found = stream_gradients(built, blocks, ids, targets)

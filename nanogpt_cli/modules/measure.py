@@ -51,7 +51,7 @@ def measure(
         anatomy: what ``watch`` found. Overrides change parts and kinds, not where things are.
         ids, targets: (B, T) int64 token ids and next ids.
         backward: whether to measure gradients, by a second pass that keeps all activations. They
-            stay empty if blocks are no modules of their own.
+            stay empty if blocks are not modules of their own.
 
     Raises:
         UserError: the module fails, or computes otherwise than when it was watched.
@@ -225,7 +225,7 @@ def measure_gradients(
         why there are none; empty if they were written into ``signals``.
     """
     if not all(anatomy.blocks):
-        return "its blocks are no modules of their own"
+        return "its blocks are not modules of their own"
     if not anatomy.head:
         return "it has no head, and thus no loss"
     module = unwrapped(module)

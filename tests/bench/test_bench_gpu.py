@@ -267,7 +267,7 @@ def test_whoever_is_killed_leaves_what_is_finished_and_nothing_that_runs(tmp_pat
     ("arguments", "message"),
     [
         (["--only", "speed"], "--only speed is not an item"),
-        (["--device", "mps"], "--device mps: the items need cuda"),
+        (["--device", "mps"], "--device mps is not cuda or cpu"),
         (["--out", "here"], "here exists"),
         (["--device", "cpu", "--against", "nowhere"], r"nowhere/train\.py does not exist"),
     ],
