@@ -30,11 +30,11 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def trainer(folder: Path, device: str, variant: str) -> Trainer:
+def trainer(folder: Path, device: str, variant: str, **train_keys: Any) -> Trainer:
     sections = {name: dict(section) for name, section in COMMON.items()}
     for name, section in VARIANTS[variant].items():
         sections[name] = sections.get(name, {}) | section
-    train = sections.get("train", {}) | {"device": device, "compile": False}
+    train = sections.get("train", {}) | {"device": device, "compile": False} | train_keys
     recipe = toy_run.recipe(**sections | {"train": train})
     return Trainer(recipe, toy_run.data(folder), toy_run.folder(folder / device))
 
@@ -89,6 +89,25 @@ def test_a_step_waits_once_and_its_statistics_once(tmp_path: Path) -> None:
     allowed = {"step": 1, "layers": 1, "eval": 2, "histograms": 1}
     assert len(waits) == 11 + 6 + 3 + 3
     assert all(count == allowed[kind] for (kind, _), count in waits.items())
+
+
+@pytest.mark.parametrize("action", ["stop", "skip", "rollback"])
+def test_what_is_not_finite_has_the_same_consequences(tmp_path: Path, action: str) -> None:
+    def story(device: str) -> list[tuple[str, int]]:
+        """Its events, when a weight becomes NaN after step 6."""
+        run = trainer(tmp_path, device, "gpt2", on_nonfinite=action)
+        told = []
+        for event in run.run():
+            told.append((event.type, getattr(event, "step", 0)))
+            if told.count(("step", 6)) == 1 and told[-1] == ("step", 6):
+                with torch.no_grad():
+                    run.model.blocks[0].mlp.c_fc.weight[0, 0] = float("nan")
+        return told
+
+    on_cpu = story("cpu")
+    with simulated():
+        assert story("cuda") == on_cpu
+    assert ("incident", 7) in on_cpu
 
 
 @pytest.mark.numeric
