@@ -616,13 +616,19 @@ def test_fewer_blocks_than_before_end_the_statistics_with_a_note(tmp_path: Path)
     assert sum("replaced by others" in note for note in notes) == 1
 
 
-def test_a_frozen_block_is_said_to_have_no_gradient(tmp_path: Path) -> None:
+def test_a_frozen_block_has_no_gradient_and_no_update_but_the_others_have(tmp_path: Path) -> None:
     model = Model()
     model.stack[0].requires_grad_(False)
     train(model, tmp_path / "run", steps=3, every=1)
     notes = [e.message for e in log(tmp_path / "run") if isinstance(e, events.Note)]
-    assert [note for note in notes if "frozen" in note]
-    assert "grad_norm" not in samples(tmp_path / "run")[0].stats
+    (note,) = [note for note in notes if "frozen" in note]
+    assert note.startswith("no updates of 1 block, the first is 0")
+    for found in samples(tmp_path / "run"):
+        for name in ("grad_norm", "update_ratio"):
+            first, *others = found.stats[name]
+            assert math.isnan(first)
+            assert all(map(math.isfinite, others))
+        assert all(map(math.isfinite, found.stats["weight_rms"]))
 
 
 def test_a_generator_that_is_closed_has_stopped(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
+from nanogpt_cli import units
 from nanogpt_cli.errors import UserError, nearest
 from nanogpt_cli.machine.distributed import is_split
 from nanogpt_cli.modules.loops.watch_forward import ForwardPass, Timed
@@ -153,7 +155,9 @@ class Target:
         stance: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
         return stance
 
-    def missing(self, stats: Mapping[str, object], error: str, optimizers: bool) -> Iterator[str]:
+    def missing(
+        self, stats: Mapping[str, Sequence[float]], error: str, optimizers: bool
+    ) -> Iterator[str]:
         """What the first sample lacks, and why, as sentences."""
         if error:
             yield f"statistics of activations are incomplete: {error}"
@@ -176,12 +180,15 @@ class Target:
         if not optimizers:
             yield "no gradients, updates and learning rates: give Watch the optimizer="
         elif "resid_rms" in stats and "grad_norm" not in stats:
-            yield (
-                "no gradients and updates in this step: the optimizer left it out, or got no "
-                "gradient for one of the blocks (frozen, or not in its groups)"
-            )
+            yield "no gradients and updates in this step: the optimizer left it out"
         elif "grad_norm" in stats and "update_ratio" not in stats:
-            yield "no updates: the optimizer got no gradient for some matrices of the blocks"
+            yield "no updates: the optimizer got no gradient for the matrices of the blocks"
+        elif frozen := [n for n, x in enumerate(stats.get("update_ratio", ())) if math.isnan(x)]:
+            which = units.counted(len(frozen), "block")
+            yield (
+                f"no updates of {which}, the first is {frozen[0]}: frozen, or not in the "
+                "optimizer's groups"
+            )
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -73,31 +73,47 @@ class Update:
 
     @torch.no_grad()
     def complete(self) -> dict[str, list[Tensor]]:
-        """The statistics that every layer has, scalars on the device; the hooks are gone then."""
+        """The statistics of the layers, scalars on the device; the hooks are gone then.
+
+        NaN stands for a layer without matrices, or one that no optimizer changes.
+        """
         self.remove()
-        now = [_rows(p) for p in self._matrices]
-        owners = [self._layer[p] for p in self._matrices]
-        if len(set(owners)) < self.layers:
-            return {}  # a block has no matrices
-        weight = self._by_layer(owners, norms(now, Group()).square())
-        sizes = torch.tensor([float(x.numel()) for x in now], device=weight.device)
-        found = {"weight_rms": (weight / self._by_layer(owners, sizes)).sqrt()}
-        if len(self._before) == len(now):
-            changes = [self._before[p].sub_(x) for p, x in zip(self._matrices, now, strict=True)]
-            change = self._by_layer(owners, norms(changes, Group()).square())
+        if not self._matrices:
+            return {}
+        weight = self._by_layer(self._matrices, [_rows(p) for p in self._matrices])
+        sizes = self._sums(self._owners(self._matrices), [_rows(p).numel() for p in self._matrices])
+        found = {"weight_rms": (weight / sizes).sqrt()}
+        if self._before:
+            trained = [p for p in self._matrices if p in self._before]
+            now = [_rows(p) for p in trained]
+            # The sum of what changes, not of what is frozen beside it.
+            weight = self._by_layer(trained, now)
+            changes = [self._before[p].sub_(x) for p, x in zip(trained, now, strict=True)]
+            change = self._by_layer(trained, changes)
             found["update_ratio"] = 0.5 * (change / weight.clamp(min=1e-30)).log10()
         if self._gradients:
             owners = [layer for layers, _ in self._gradients for layer in layers]
             squares = torch.cat([norm for _, norm in self._gradients]).square()
-            if {*owners, -1} == set(range(-1, self.layers)):
-                found["grad_norm"] = self._by_layer(owners, squares).sqrt()
+            if max(owners) >= 0:
+                found["grad_norm"] = self._sums(owners, squares).sqrt()
         return {name: list(row) for name, row in found.items()}
 
-    def _by_layer(self, owners: list[int], values: Tensor) -> Tensor:
-        """Sums of one value per tensor over the tensors of each layer."""
-        total = torch.zeros(self.layers + 1, device=values.device)  # the last: outside the blocks
-        place = torch.tensor([owner % (self.layers + 1) for owner in owners], device=values.device)
-        return total.index_add_(0, place, values)[:-1]
+    def _owners(self, parameters: Sequence[nn.Parameter]) -> list[int]:
+        return [self._layer[p] for p in parameters]
+
+    def _by_layer(self, parameters: Sequence[nn.Parameter], tensors: list[Tensor]) -> Tensor:
+        """Sums of the squares of one tensor per parameter over the parameters of each layer."""
+        return self._sums(self._owners(parameters), norms(tensors, Group()).square())
+
+    def _sums(self, owners: list[int], values: Tensor | list[int]) -> Tensor:
+        """Sums of one value per tensor over the tensors of each layer; NaN where it has none."""
+        device = self._matrices[0].device
+        added = torch.as_tensor(values, dtype=torch.float32, device=device)
+        total = torch.zeros(self.layers + 1, device=device)  # the last: outside the blocks
+        place = torch.tensor([owner % (self.layers + 1) for owner in owners], device=device)
+        total.index_add_(0, place, added)
+        none = torch.ones_like(total).index_fill_(0, place, 0.0)
+        return total.masked_fill_(none.bool(), float("nan"))[:-1]
 
 
 def _rows(parameter: Tensor) -> Tensor:
