@@ -133,7 +133,7 @@ def _values(name: str) -> dict[str, Any]:
     except UserError:
         if Path(name).suffix == ".toml":
             raise
-        recipe = recipe_files.load_resolved(find_run(name).recipe)
+        recipe = recipe_files.load_resolved(find_run(name).own_recipe())
     return {
         f"{section}.{key}": value
         for section, content in recipe.model_dump(mode="json").items()

@@ -49,7 +49,7 @@ def replay(
             f"name a step after it, for example the first: {shell.hint('replay', folder.path, 1)}",
         )
     step = step or known[-1]
-    wanted = recipe_files.load_resolved(folder.recipe).data.model_dump(mode="json")
+    wanted = recipe_files.load_resolved(folder.own_recipe()).data.model_dump(mode="json")
     data = progress.data_folder(core.saved(folder, step), wanted, console.say)
     found = core.replay(folder, open_data(data), step, console.say)
     if as_json:

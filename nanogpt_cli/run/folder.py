@@ -46,6 +46,19 @@ class RunFolder:
         """The resolved recipe."""
         return self.path / "recipe.toml"
 
+    def own_recipe(self) -> Path:
+        """The resolved recipe, where there is one.
+
+        Raises:
+            UserError: the run was trained by another program's loop.
+        """
+        if not foreign_files.present(self.recipe):
+            raise UserError(
+                f"run {self.name} holds no recipe.toml, so nanogpt train has not trained it",
+                "the program that has trained it can go on with it; here it can be watched",
+            )
+        return self.recipe
+
     @property
     def events(self) -> Path:
         """The append-only event log."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import torch
 from torch import Tensor, nn
@@ -629,6 +630,22 @@ def test_a_frozen_block_has_no_gradient_and_no_update_but_the_others_have(tmp_pa
             assert math.isnan(first)
             assert all(map(math.isfinite, others))
         assert all(map(math.isfinite, found.stats["weight_rms"]))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train watched --resume", "replay watched 1", "sample --run watched",
+        "eval --run watched", "export --run watched", "runs diff watched watched",
+    ],
+)  # fmt: skip
+def test_what_only_its_own_program_can_do_is_refused_with_that_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(Model(), Path("runs/watched"), steps=2, every=1)
+    assert programs.nanogpt(*command.split()) == 2
+    assert "run watched holds no recipe.toml" in capfd.readouterr().err
 
 
 def test_a_generator_that_is_closed_has_stopped(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def diff(
     from nanogpt_cli.tui.state.recipes import flat
 
     found = [find_run(name, out) for name in (first, second)]
-    recipes = [recipe_files.load_resolved(r.recipe).model_dump(mode="json") for r in found]
+    recipes = [recipe_files.load_resolved(r.own_recipe()).model_dump(mode="json") for r in found]
     values = [dict(flat(recipe)) for recipe in recipes]
     keys = [k for k in values[0] | values[1] if values[0].get(k) != values[1].get(k)]
     rows: dict[str, list[Any]] = {key: [v.get(key) for v in values] for key in keys}

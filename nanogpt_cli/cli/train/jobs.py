@@ -289,7 +289,7 @@ def resumed(asked: Request) -> Job:
     from nanogpt_cli.training.checkpoints import retention
 
     run = find_run(asked.name or None, asked.out)
-    loaded = recipe_files.load(run.recipe, asked.sets)
+    loaded = recipe_files.load(run.own_recipe(), asked.sets)
     for note in loaded.notes:
         console.say(note)
     addresses.keep(loaded.recipe.log.notify)

@@ -118,6 +118,8 @@ def find(run: RunFolder, which: str = "last") -> Path:
     """
     steps = list_steps(run)
     if not steps:
+        if foreign_files.present(run.events):
+            run.own_recipe()
         raise CheckpointError(
             f"run {run.name} has no checkpoint yet", "wait for its first save, or train longer"
         )

@@ -104,7 +104,7 @@ def replay(
     """
     if step < 1:
         raise UserError(f"steps count from 1, not {step}")
-    recipe = recipe_files.load_resolved(run.recipe)
+    recipe = recipe_files.load_resolved(run.own_recipe())
     if step > recipe.train.max_steps:
         raise UserError(f"run {run.name} has {recipe.train.max_steps} steps, not {step}")
     stepper, source = _before(run, recipe, data, step, report)
