@@ -223,8 +223,10 @@ def simulated() -> Iterator[Simulated]:
     @contextlib.contextmanager
     def capturing(graph: Graph, **_: object) -> Iterator[None]:
         gpu.graph = graph
-        yield
-        gpu.graph = None
+        try:
+            yield
+        finally:
+            gpu.graph = None
 
     stream = SimpleNamespace(wait_stream=lambda _: None, synchronize=lambda: None)
     known = {
