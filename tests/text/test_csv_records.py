@@ -78,6 +78,13 @@ def test_every_dialect_is_read_back(
     assert read(text, tabs=last) == cells
 
 
+def test_a_separator_in_a_quoted_name_divides_nothing() -> None:
+    with pytest.raises(UserError) as found:
+        read('"Text;x";b\n"hello; you";1\n')
+    assert "'Text;x', 'b'" in str(found.value.hint)
+    assert read('"Text;x";b\n"hello; you";1\n', field="Text;x") == ["hello; you"]
+
+
 def test_of_two_readings_the_usual_quotes_count() -> None:
     assert read("text,id\n',0\n',1\n") == ["'", "'"]
 

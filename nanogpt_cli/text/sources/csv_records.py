@@ -81,16 +81,17 @@ def recognise(sample: str, field: str, *, tabs: bool, whole: bool) -> Dialect:
     plain = [Dialect(delimiter, quote) for delimiter in delimiters for quote in "\"'"]
     headers = {dialect: _header(sample, dialect) for dialect in plain}
     usable = [dialect for dialect in plain if field in headers[dialect]]
-    if not usable:  # the separator that gives the most columns is the likeliest
-        return max(plain, key=lambda dialect: len(headers[dialect]))
-    common = [_try(sample, dialect, whole) for dialect in usable if dialect.quotechar == '"']
+    if not usable:  # the usual quotes, and the separator that gives the most columns
+        common = [dialect for dialect in plain if dialect.quotechar == '"']
+        return max(common, key=lambda dialect: len(headers[dialect]))
+    usual = [_try(sample, dialect, whole) for dialect in usable if dialect.quotechar == '"']
     others = [_try(sample, dialect, whole) for dialect in usable if dialect.quotechar == "'"]
-    if "\\" in sample and not any(trial.exact and trial.fits == 1 for trial in common):
+    if "\\" in sample and not any(trial.exact and trial.fits == 1 for trial in usual):
         others += [_try(sample, replace(d, escapechar="\\"), whole) for d in usable]
     escaped = '\\"' in sample  # without escapes hardly anyone writes this
     # In another dialect an invalid row may look valid: it must explain the whole sample.
-    valid = any(trial.fits == 1 for trial in common)
-    trials = common + [t for t in others if t.marked or (t.quoted and not valid) or not common]
+    valid = any(trial.fits == 1 for trial in usual)
+    trials = usual + [t for t in others if t.marked or (t.quoted and not valid) or not usual]
     return max(
         trials,
         key=lambda t: (t.fits, t.exact, (t.dialect.escapechar is None) != escaped, -t.length),
