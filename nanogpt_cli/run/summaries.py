@@ -8,6 +8,7 @@ alarms need the rest, in which evaluations and the like are searched for without
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import replace
 from typing import BinaryIO, Final
 
@@ -22,6 +23,7 @@ SAMPLE: Final = 1 << 12  # bytes of a block in between
 SAMPLES: Final = 24
 POINTS: Final = 96  # points of a curve; one that grows is thinned to half of them
 RECENT: Final = 8  # last steps, of which the speed is the median
+ALARMS: Final = 1000  # newest alarms that are remembered
 
 
 class Summary:
@@ -47,6 +49,10 @@ class Summary:
         self.complete = False
         self.points: list[tuple[int, float]] = []
         self.last_step: events.Step | None = None
+        # What lines before the end of the log say last, for an end that says nothing of it.
+        self._before: events.Step | None = None
+        self._went_on = False  # a step follows what ended the run
+        self._told = False  # the end of the log tells whether the run goes on
         self.speed = math.nan
         self.pace = 0.0
         self.last_time = 0.0
@@ -68,7 +74,8 @@ class Summary:
         self._tail: list[events.Event] = []
         self._evals: list[tuple[int, float]] = []
         self._lowest = math.inf
-        self._alarms: dict[tuple[str, int | None], events.Alarm] = {}
+        # With those that later ones replaced: a resume may make the later ones void.
+        self._alarms: deque[events.Alarm] = deque(maxlen=ALARMS)
 
     @property
     def has_steps(self) -> bool:
@@ -99,7 +106,7 @@ class Summary:
     @property
     def alarms(self) -> list[events.Alarm]:
         """Alarms that are active, as far as they are known."""
-        return history.active_alarms(self._alarms.values())
+        return history.active_alarms(self._alarms)
 
     @property
     def diverged(self) -> bool:
@@ -145,7 +152,9 @@ class Summary:
         whole = data.rfind(b"\n") + 1
         if not whole and data and len(data) < end - start and max_bytes < LONGEST_LINE:
             return self.search(max_bytes * 4)  # a line longer than the piece
-        self._middle += lines.rare(self._as_ours(data[:whole]))
+        text = self._as_ours(data[:whole])
+        self._middle += lines.rare(text)
+        self._note_before(text)
         # The end of the file is where it was, so that a piece without an end of line is skipped.
         self._gap = (start + (whole or end - start), end)
         if self._gap[0] >= end:
@@ -158,13 +167,27 @@ class Summary:
     def _finish(self) -> None:
         """All is known: fold it in its order; what the end alone tells stays."""
         found = [*self._head, *self._middle, *self._tail]
-        kept = self.ended, self.doing, self.last_step
+        resumed = any(isinstance(event, events.RunStarted) for event in self._tail)
+        last_step = self.last_step or (None if resumed else self._before)
+        ended, doing = self.ended, self.doing
         self._forget()
         self.complete = True
         for event in found:
             self._fold(event)
-        self.ended, self.doing, self.last_step = kept
+        if self._told or self._went_on:
+            self.ended = ended
+        self.doing, self.last_step = doing, last_step
         self._head, self._middle, self._tail = [], [], []
+
+    def _note_before(self, text: bytes) -> None:
+        """Keep what whole lines before the end say last; the end may hold samples only."""
+        start = text.rfind(lines.START)
+        steps = text[max(start, 0) :]
+        found = lines.last_steps(steps, 1)
+        self._before = found[0] if found else self._before if start < 0 else None
+        step, ended = steps.rfind(lines.STEP), steps.rfind(lines.ENDED)
+        if step != ended:
+            self._went_on = step > ended
 
     def _read_ends(self, file: BinaryIO, size: int) -> None:
         """Read the beginning, the end, and blocks in between."""
@@ -185,6 +208,7 @@ class Summary:
         cut = 0 if begin == whole else tail.find(b"\n") + 1
         end = max(cut, tail.rfind(b"\n") + 1)
         self._head = lines.rare(self._as_ours(head[:whole]))
+        self._note_before(self._as_ours(head[:whole]))
         self._gap = (whole, begin + cut)
         self._sample_blocks(file, size)
         for event in self._head:
@@ -215,7 +239,9 @@ class Summary:
         found = lines.last_steps(steps, RECENT)
         if found:
             self._take_steps(found)
-        if steps.rfind(lines.STEP) > steps.rfind(lines.ENDED):
+        step, ended = steps.rfind(lines.STEP), steps.rfind(lines.ENDED)
+        self._told = self._told or step != ended
+        if step > ended:
             self.ended = None  # it goes on, as a log without a word of its start says
         sign = lines.last_sign(text)
         if sign is not None:
@@ -242,9 +268,7 @@ class Summary:
         elif isinstance(event, events.Eval):
             self._fold_eval(event)
         elif isinstance(event, events.Alarm):
-            key = (event.kind, event.layer)
-            self._alarms.pop(key, None)
-            self._alarms[key] = event
+            self._alarms.append(event)
         elif isinstance(event, events.Command):
             if event.name in ("pause", "resume"):
                 self.paused = event.name == "pause"
@@ -270,7 +294,8 @@ class Summary:
         self._evals = [pair for pair in self._evals if pair[0] <= event.step]
         finite = [loss for _, loss in self._evals if math.isfinite(loss)]
         self._lowest = min(finite, default=math.inf)
-        self._alarms = {k: alarm for k, alarm in self._alarms.items() if alarm.step <= event.step}
+        valid = [alarm for alarm in self._alarms if alarm.step <= event.step]
+        self._alarms = deque(valid, maxlen=ALARMS)
         if self.last_step is not None and self.last_step.step > event.step:
             self.last_step = None
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nanogpt_cli.run import events, summaries
@@ -76,6 +76,9 @@ def log_of(drawn: list[tuple[str, float]]) -> list[events.Event]:
     st.integers(20, 3000),
     st.integers(0, 60),
 )
+@example([("alarm", 0.0), ("step", 0.0), ("alarm", 0.0), ("start", 0.0)], 150, 20, 0)
+@example([("step", 0.0)] * 3 + [("end", 0.0), ("sample", 0.0)], 290, 20, 6)
+@example([("step", 0.0)] * 5 + [("eval", 0.0)] * 2, 290, 20, 8)  # no step in the end of the log
 def test_a_summary_says_what_the_view_says(
     tmp_path_factory: pytest.TempPathFactory,
     drawn: list[tuple[str, float]],
