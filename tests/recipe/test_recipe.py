@@ -302,6 +302,18 @@ def test_new_shortens_the_warmup_of_a_short_run(
     assert recipe_files.load("mine.toml").recipe.optim.warmup_steps == 0
 
 
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "the file is empty"), (b"\x89PNG\r\n\x1a\n00", "is a picture")]
+)
+def test_new_refuses_a_file_without_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_bytes(content)
+    assert said in new("mine", "--data", "notes.txt")
+    assert not Path("mine.toml").exists()
+
+
 def test_new_refuses_what_would_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     said = new("mine", "--steps", "5", "--set", "optim.warmup_steps=10")
