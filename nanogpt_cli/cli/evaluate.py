@@ -65,6 +65,9 @@ def evaluate(
 ) -> None:
     """Evaluate a model on every token of a split: loss, perplexity, bits per byte, by position.
 
+    Bits per byte take every token to have the split's average number of bytes; with --certify they
+    count the bytes of the tokens that were predicted.
+
     With --certify, exit code 1 means that the tokens are not the source's, and 2 that the source
     is gone, so that nothing can be proved.
     """

@@ -13,7 +13,9 @@ _SUMMARY: Final = {
     "run": "name of the run", "folder": "path of its folder",
     "state": "running, finished, stopped, …", "detail": "more about the state",
     "time": "time of the last event, in seconds since 1970",
-    "parameters": "number of parameters of the model", "step": "optimizer steps made",
+    "parameters": "number of parameters of the model",
+    "begun_from": "trained weights that the run began with (train --from); empty without any",
+    "step": "optimizer steps made",
     "max_steps": "optimizer steps planned", "tokens": "tokens trained on",
     "loss": "last training loss, in nats per token", "lr": "learning rate of the last step",
     "grad_norm": "gradient norm of the last step, before clipping; null if it was not measured",
@@ -46,7 +48,7 @@ _EVAL: Final = {
     "loss": "mean loss in nats per token",
     "std_error": "standard error of loss, from the scatter of the windows' means, or null",
     "perplexity": "exp(loss)",
-    "bits_per_byte": "loss in bits per byte of text",
+    "bits_per_byte": "loss in bits per byte of text, at the average bytes per token of the split",
     "by_position": "loss at each position in the context",
 }  # fmt: skip
 _CERTIFICATE: Final = {
@@ -96,7 +98,10 @@ SHAPES: Final[dict[str, dict[str, str]]] = {
         "tokens_per_s": "tokens per second over all samples",
     },
     "eval": _EVAL,
-    "eval --certify": _EVAL | _CERTIFICATE,
+    "eval --certify": {
+        **_EVAL, "bits_per_byte": "loss in bits per byte of the tokens that were predicted",
+        **_CERTIFICATE,
+    },
     "init-inspect": {
         "model": "shape of the model", "scheme": "initialisation scheme",
         "size": "parameters, memory, FLOPs", "expected": "signals and loss by theory",

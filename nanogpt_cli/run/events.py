@@ -33,7 +33,8 @@ class RunStarted(Event):
     """The trainer is ready for its first step. ``step`` > 0 means resumed after that step.
 
     On resume every earlier event with a step greater than ``step`` is void: it will be repeated.
-    ``peak_flops`` is that of one device, of which each of the ``processes`` has one.
+    ``peak_flops`` is that of one device, of which each of the ``processes`` has one. ``begun_from``
+    describes the trained weights that the run began with before step 1; "" means the scheme's.
     """
 
     type: ClassVar[str] = "run_started"
@@ -52,6 +53,7 @@ class RunStarted(Event):
     flops_per_token: float = 0.0
     peak_flops: float | None = None
     processes: int = 1
+    begun_from: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     # Statistic name -> expected value per layer at initialisation (see ``init/theory.py``).
     expected: Mapping[str, Any] = field(default_factory=dict)

@@ -38,6 +38,7 @@ class Progress:
     evals_without_best: int = 0
     evaluated_step: int = -1
     skip: set[int] = field(default_factory=set)
+    begun_from: str = ""  # trained weights, as of ``events.RunStarted``
 
     def to_json(self) -> dict[str, Any]:
         """Strict JSON values."""

@@ -112,18 +112,19 @@ def probe_ids(spec: RunSpec) -> Tensor:
     return torch.from_numpy(batches.fetch(data.train, offsets, T)[:, :-1])
 
 
-def describe(spec: RunSpec, stepper: Stepper, *, step: int, scratch: bool) -> events.RunStarted:
+def describe(spec: RunSpec, stepper: Stepper, *, step: int, begun_from: str) -> events.RunStarted:
     """The event that opens a run's log.
 
     Args:
         spec: of the run.
         stepper: made from it.
         step: after which the run goes on.
-        scratch: the run began with the scheme's values, so theory knows what to expect of them.
+        begun_from: the trained weights that the run began with; "" for the scheme's values, of
+            which theory knows what to expect.
     """
     model, device, recipe = stepper.model, stepper.device, spec.recipe
     expected = {}
-    if scratch and spec.group.leads:
+    if not begun_from and spec.group.leads:
         expected = expected_stats(model.config, spec.scheme, probe_ids(spec))
     return events.RunStarted(
         name=spec.folder.name if spec.folder else recipe.run.name,
@@ -141,6 +142,7 @@ def describe(spec: RunSpec, stepper: Stepper, *, step: int, scratch: bool) -> ev
         flops_per_token=training_flops(model.config),
         peak_flops=device.peak_flops,
         processes=spec.group.world,
+        begun_from=begun_from,
         recipe=recipe.model_dump(mode="json"),
         expected=expected,
         notes=device.notes,

@@ -129,7 +129,8 @@ class Trainer:
         self.alarms = Alarms(data.vocab_size, len(data.train))
         self.origin = Origin()
         self.recorder = Recorder(spec, stepper)
-        self._scratch = start is None
+        if start:
+            self.progress.begun_from = start.label
         if checkpoint:
             self._restore(checkpoint)
         self._skip = sorted(set(skip))
@@ -231,7 +232,8 @@ class Trainer:
                 yield replace(self.origin.named(alarm), time=self.clock())
 
     def _run_started(self) -> events.RunStarted:
-        return describe(self.spec, self.stepper, step=self.progress.step, scratch=self._scratch)
+        done, begun_from = self.progress.step, self.progress.begun_from
+        return describe(self.spec, self.stepper, step=done, begun_from=begun_from)
 
     def _ended(self) -> str:
         """Why the loop is over; empty while it is not."""

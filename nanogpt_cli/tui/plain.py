@@ -31,6 +31,7 @@ def summary(session: RunSession) -> dict[str, Any]:
         "detail": state.detail,
         "time": view.last_time,
         "parameters": view.parameters,
+        "begun_from": view.started.begun_from if view.started else "",
         "step": view.step,
         "max_steps": view.max_steps,
         "tokens": step.tokens if step else 0,

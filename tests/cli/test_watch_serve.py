@@ -178,7 +178,10 @@ async def test_with_control_a_window_speaks_to_the_trainer(
     out, err = programs.finish(server)
     assert server.returncode == 130
     assert out == ""
-    assert err.splitlines() == ["open it in a browser on this machine; Ctrl-C ends it"]
+    assert err.splitlines() == [
+        "open it in a browser on this machine; it can command trainers, save notes, and delete "
+        "runs that have ended; Ctrl-C ends it"
+    ]
 
 
 @pytest.mark.parametrize(

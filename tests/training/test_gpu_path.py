@@ -310,7 +310,7 @@ def test_kernels_of_the_optimizer_are_not_billed_to_statistics(
 def test_a_run_on_several_processes_says_how_many(tmp_path: Path) -> None:
     group = distributed.Group(rank=0, world=2)
     spec = resolve(toy_run.recipe(), toy_run.data(tmp_path), group=group)
-    started = describe(spec, assemble(spec), step=0, scratch=False)
+    started = describe(spec, assemble(spec), step=0, begun_from="others")
     assert started.processes == 2
     assert events.decode(events.encode(started)) == started
     assert events.decode('{"type":"run_started","name":"old"}').processes == 1  # type: ignore[union-attr]

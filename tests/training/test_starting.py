@@ -20,6 +20,8 @@ from nanogpt_cli.errors import UserError
 from nanogpt_cli.init import drawing
 from nanogpt_cli.model.parameters import TOKEN_TABLES
 from nanogpt_cli.recipe import files as recipe_files
+from nanogpt_cli.run import events
+from nanogpt_cli.run.follow import EventReader
 from nanogpt_cli.text import prepare, tokens
 from nanogpt_cli.text.tokens import TokenData
 from nanogpt_cli.training import progress, spec
@@ -138,6 +140,33 @@ def test_every_command_that_joins_weights_and_tokens_refuses(
     out = capsys.readouterr()
     assert json.loads(out.out)["reason"] == "finished"
     assert "begin anew" in out.err
+
+
+def test_the_log_tells_the_weights_a_run_began_with_after_a_resume_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    set_of(tmp_path, "a")
+    (tmp_path / "r.toml").write_text(RECIPE)
+    here = ("--set", "data.name=a-char")
+    assert nanogpt("train", "r.toml", *here) == 0
+    assert nanogpt("train", "r.toml", *here, "--from", "r", "--set", "run.name=tuned") == 0
+    assert nanogpt("train", "tuned", "--resume", "--set", "train.max_steps=4") == 0
+    log = EventReader(tmp_path / "runs" / "tuned" / "events.jsonl").read_all()
+    sessions = [event for event in log if isinstance(event, events.RunStarted)]
+    assert [(s.step, s.begun_from, s.expected) for s in sessions] == [
+        (0, "run r, step 2 (best)", {}), (2, "run r, step 2 (best)", {}),
+    ]  # fmt: skip
+    capsys.readouterr()
+    assert nanogpt("runs", "diff", "r", "tuned", "--json") == 0
+    told = json.loads(capsys.readouterr().out)["values"]["begun_from"]
+    assert told == ["", "run r, step 2 (best)"]
+    assert nanogpt("why", "tuned", "3") == 0
+    assert "began with other weights" not in capsys.readouterr().out  # the checkpoint has them
+    shutil.rmtree(tmp_path / "runs" / "tuned" / "checkpoints")
+    assert nanogpt("why", "tuned", "3") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "it began with other weights, which are not kept: run r, step 2 (best)" in said
 
 
 def test_an_incident_is_replayed_with_its_own_data_only(tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ def diff(
     keys = [k for k in values[0] | values[1] if values[0].get(k) != values[1].get(k)]
     rows: dict[str, list[Any]] = {key: [v.get(key) for v in values] for key in keys}
     results = [summary(run) for run in found]
+    if results[0]["begun_from"] != results[1]["begun_from"]:
+        rows["begun_from"] = [result["begun_from"] for result in results]
     for key in ("state", "step", "tokens", "loss", "best_val_loss"):
         rows[key] = [result[key] for result in results]
     if as_json:

@@ -80,7 +80,12 @@ def watch(
         typer.Option(min=1, max=65535, help="Port for --serve; any free one by default."),
     ] = None,
     control: Annotated[
-        bool, typer.Option("--control", help="Let the browser send commands to the trainer.")
+        bool,
+        typer.Option(
+            "--control",
+            help="Let the browser command trainers, save notes, tags and pictures, and delete "
+            "runs that have ended.",
+        ),
     ] = False,
 ) -> None:
     """Watch runs: loss, layers, samples, alarms. Quitting does not stop the training.

@@ -41,7 +41,7 @@ class Ask:
 
     Attributes:
         port: to listen on; 0 for any that is free.
-        control: whether the browser may send commands to the trainer.
+        control: whether the browser may command trainers, save files and delete ended runs.
         ascii_only, theme, page: as options of ``nanogpt watch``.
     """
 
@@ -74,7 +74,11 @@ def serve(folders: Sequence[Path], ask: Ask, workspace: Workspace) -> None:
     with _listening(ask.port) as listener:
         token = secrets.token_urlsafe(16)
         port = listener.getsockname()[1]
-        rights = "" if ask.control else "; read-only (--control lets it speak to the trainer)"
+        rights = (
+            "; it can command trainers, save notes, and delete runs that have ended"
+            if ask.control
+            else "; read-only (--control lets it command, save and delete)"
+        )
         console.write(sys.stdout, f"http://{_HOST}:{port}/{token}/\n")
         console.say(f"open it in a browser on this machine{rights}; Ctrl-C ends it")
         with console.stdout_kept():

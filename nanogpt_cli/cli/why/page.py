@@ -197,8 +197,11 @@ def _replay(found: Diagnosis) -> Iterator[str]:
             )
             yield from (f"  {reason}" for reason in made.why)
             if not made.why and not found.start and made.differs == made.first:
+                begun = found.record.begun_from
                 yield from _wrapped(
-                    "  perhaps it began with other weights (train --from), which are not kept"
+                    f"  it began with other weights, which are not kept: {begun}"
+                    if begun
+                    else "  perhaps it began with other weights (train --from), which are not kept"
                 )
             elif not made.why:
                 yield "  nothing that the run has recorded explains it"

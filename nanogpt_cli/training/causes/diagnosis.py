@@ -138,7 +138,7 @@ def _replay(
         return
     if made:
         step_s = (clock() - begun) / made
-    scratch = result.start == 0 or _same_beginning(rerun, report)
+    scratch = not record.begun_from and (result.start == 0 or _same_beginning(rerun, report))
     known = trials.Evidence(
         record, event, story, rerun.recipe(event.step), scratch, result.start,
         result.batch.excess if result.batch else 0.0, step_s,

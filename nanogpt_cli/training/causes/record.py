@@ -62,6 +62,7 @@ class Record:
         incidents, alarms: in order; alarms only where they were raised.
         standing: alarms that were not cleared again; those for information aside.
         vocab_size: 0 if it is not known.
+        begun_from: trained weights that the run began with, as of ``events.RunStarted``.
         ending: why the run ended, as in ``events.RunEnded``; empty while it goes on.
     """
 
@@ -76,6 +77,7 @@ class Record:
     alarms: list[events.Alarm] = field(default_factory=list)
     standing: list[events.Alarm] = field(default_factory=list)
     vocab_size: int = 0
+    begun_from: str = ""
     ending: str = ""
 
     def session(self, step: int) -> Session | None:
@@ -130,6 +132,7 @@ def take(found: Record, event: events.Event) -> None:
             )  # fmt: skip
             found.sessions = [*(s for s in found.sessions if s.step < event.step), begun]
             found.vocab_size = event.vocab_size or found.vocab_size
+            found.begun_from = event.begun_from or found.begun_from
             found.ending = ""
         case events.Step():
             found.losses[event.step] = event.loss

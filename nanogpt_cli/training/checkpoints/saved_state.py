@@ -46,6 +46,7 @@ class _Progress(Table):
     evals_without_best: Count = 0
     evaluated_step: int = -1
     skip: list[Count] = Field(default_factory=list)
+    begun_from: str = ""
 
 
 class _State(Table):
