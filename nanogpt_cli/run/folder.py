@@ -54,8 +54,8 @@ class RunFolder:
         """
         if not foreign_files.present(self.recipe):
             raise UserError(
-                f"run {self.name} holds no recipe.toml, so nanogpt train has not trained it",
-                "the program that has trained it can go on with it; here it can be watched",
+                f"run {self.name} holds no recipe.toml: another program has trained it",
+                "go on with it in that program; here it can be watched",
             )
         return self.recipe
 
